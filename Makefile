@@ -1,0 +1,42 @@
+# Everything is installed into VENV, once: a stamp file there says with which extras.
+VENV ?= .venv
+PYTHON ?= python3
+CONSTRAINTS := constraints.txt
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS)
+
+.PHONY: help demo test lint
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.installed ## Install checkfree and train the demo, which loses stages on its way
+	$(BIN)/checkfree train configs/demo.yaml out=runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+test: export OMP_NUM_THREADS = 1
+test: $(VENV)/.installed-test ## Install what tests need and run them
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-dev ## Check style, types and who imports whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict checkfree
+	$(BIN)/lint-imports
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) --editable '.[test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-dev: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) --editable '.[test,dev]'
+	touch $@ $(VENV)/.installed $(VENV)/.installed-test

@@ -1,0 +1,63 @@
+"""How long making and checking a schedule takes, and how that grows. Run from the repository root:
+
+python benchmarks/schedule.py
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from checkfree.ops import Address, Route, Schedule
+from checkfree.routes import in_order, swapped
+from checkfree.schedule import Costs, check, gpipe, makespan, one_f_one_b, peak_stash
+
+SIZES = (8, 64), (16, 128), (32, 256), (64, 512)
+COSTS = Costs()
+
+
+def main() -> None:
+    """Prints one row for each schedule and size; growth is that of the seconds per op."""
+    print(
+        "body stages x microbatches   schedule       make s   check s   us/op  growth  span  stash"
+    )
+    for name, make, route in (
+        ("gpipe", gpipe, tuple),
+        ("1f1b", one_f_one_b, tuple),
+        ("1f1b swapped", one_f_one_b, swapped),
+    ):
+        before = None
+        for num_body, num_microbatches in SIZES:
+            seats = [Address(stage) for stage in range(num_body + 1)]
+            routes = route(in_order(seats, num_microbatches))
+            made, make_s = timed(lambda: make(routes))  # noqa: B023 (called at once)
+            _, check_s = timed(lambda: check(made, routes))  # noqa: B023
+            each = 1e6 * (make_s + check_s) / sum(map(len, made.values()))
+            growth = f"{each / before:.2f}" if before else "-"
+            before = each
+            print(
+                f"{num_body:11} x {num_microbatches:<13}  {name:13} {make_s:7.2f} {check_s:9.2f} "
+                f"{each:7.1f} {growth:>7} {length(made, routes):6.0f} "
+                f"{max(peak_stash(made).values()):5}"
+            )
+
+
+def timed(call: Callable[[], Schedule | None]) -> tuple[Schedule, float]:
+    """The result of a call, and the seconds that it took."""
+    start = time.perf_counter()
+    result = call()
+    return result or {}, time.perf_counter() - start
+
+
+def length(schedule: Schedule, routes: Sequence[Route]) -> float:
+    """How long the schedule takes, in forwards of one body stage."""
+    return makespan(
+        schedule,
+        routes,
+        seconds=lambda _, op: COSTS.duration(op, routes[op.microbatch]),
+        transfer=lambda *_: 0.0,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""checkfree: pipeline-parallel training that survives the loss of whole stages."""

@@ -1,0 +1,223 @@
+"""What a run is: frozen dataclasses, one docstring and unit per field. Data only; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from checkfree.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text a run trains on, and how it becomes tokens."""
+
+    name: str = "stdlib"
+    """``stdlib``, ``text``, ``jsonl``, ``parquet``, ``bin``, ``tinystories``, ``openwebtext`` or
+    ``hf:OWNER/NAME`` (any Hugging Face data set, streamed)."""
+
+    path: Optional[str] = None
+    """File or folder for ``text``, ``jsonl``, ``parquet`` and ``bin``."""
+
+    tokenizer: str = "bytes"
+    """``bytes``, or the path of a Hugging Face ``tokenizer.json``."""
+
+    text_field: str = "text"
+    """The column that holds the text, for ``jsonl``, ``parquet`` and Hugging Face data."""
+
+    validation_share: float = 0.05
+    """Share of the documents (by hash of name or content) that only validation sees, in (0, 1)."""
+
+    documents: Optional[int] = None
+    """At most this many documents of a stream; None: all that it has."""
+
+    cache: str = "~/.cache/checkfree"
+    """Where tokenized streams are kept."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How a stage steps."""
+
+    name: str = "adam"
+    """``adam`` or ``adamw``."""
+
+    lr: float = 2e-3
+    """Peak learning rate, per step."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the first and second moment, per step."""
+
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+
+    weight_decay: float = 0.0
+    """L2 for ``adam``, decoupled for ``adamw``."""
+
+    schedule: str = "constant"
+    """``constant``, ``cosine`` or ``wsd`` (warm-up, stable, decay)."""
+
+    warmup: int = 0
+    """Iterations of linear warm-up, for every schedule."""
+
+    decay: Optional[int] = None
+    """Iterations of decay at the end of a ``wsd`` run; None: a fifth of the run."""
+
+    min_lr: float = 0.0
+    """Where a decay ends, as a share of ``lr``, in [0, 1]."""
+
+    clip: Optional[float] = 1.0
+    """Largest gradient norm; None: no clipping."""
+
+    clip_over: str = "stage"
+    """The norm is that of each ``stage`` (the paper), or ``global``."""
+
+
+@dataclass(frozen=True)
+class RecoveryConfig:
+    """What is done about a lost stage."""
+
+    name: str = "checkfree"
+    """``none``, ``checkfree``, ``checkfree_plus``, ``checkpoint``, ``redundant``, ``random``,
+    ``zero``, ``copy`` or ``uniform``. A living replica is always copied first."""
+
+    exponent: float = 2.0
+    """CheckFree: a neighbour weighs its gradient norm to this power (1 or 2)."""
+
+    gradient: str = "before"
+    """CheckFree: the norm is taken ``before`` or ``after`` clipping."""
+
+    optimizer: str = "fresh"
+    """Moments of an inexactly rebuilt stage: ``fresh`` or ``average`` of the sources'."""
+
+    lr_scale: Optional[float] = None
+    """Learning rate of a rebuilt stage over the schedule's; None: the strategy's own (1.1 for
+    CheckFree and CheckFree+, else 1.0). Persists, does not compound."""
+
+    lr_scale_half_life: Optional[float] = None
+    """Iterations in which the excess of ``lr_scale`` over 1 halves; None: never."""
+
+    share: float = 0.5
+    """CheckFree+: share of the microbatches that run the ends swapped, in [0, 1]."""
+
+    partner: str = "copy"
+    """CheckFree+: a lost S2 or S(n-1) becomes a ``copy`` of its swap partner (the published code)
+    or the ``average`` of its neighbours (the published formula)."""
+
+    interval: int = 100
+    """Checkpoint: iterations between checkpoints."""
+
+
+@dataclass(frozen=True)
+class FailuresConfig:
+    """Which stages are lost, and when."""
+
+    scenario: str = "random"
+    """``none``, ``random``, ``poisson``, ``bursts``, ``adjacent``, ``nodes``, ``paper/500m/10`` or the path
+    of a trace. ``random`` without a probability or rate has no failures."""
+
+    probability: Optional[float] = None
+    """Of losing a stage, per stage and tick, in [0, 1]."""
+
+    rate_per_hour: Optional[float] = None
+    """Probability that a stage is lost within an hour, in [0, 1)."""
+
+    seconds_per_iteration: float = 91.3
+    """Turns ``rate_per_hour`` into a probability per tick; never measured."""
+
+    stages: Any = "body"
+    """``middle`` (2 … n-1), ``body`` (1 … n), ``all`` (0 … n), ``edges`` (1 and n), or a list."""
+
+    seed: Optional[int] = None
+    """None: the run's seed."""
+
+    burst: int = 2
+    """``bursts``: consecutive ticks over which one event loses stages."""
+
+    seats_per_node: int = 2
+    """``nodes``: seats that one node hosts, and that are lost with it."""
+
+    first: int = 1
+    """No failure before this tick."""
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """When the loss on unseen text is measured."""
+
+    every: int = 20
+    """Iterations between validations; 0: never."""
+
+    microbatches: int = 8
+    """Microbatches in one validation pass; always the same ones."""
+
+    after_repair: bool = True
+    """Also measure right after each repair, before the next step."""
+
+
+@dataclass(frozen=True)
+class EveryConfig:
+    """How often something is saved."""
+
+    every: Optional[int] = None
+    """Iterations between two; None: never."""
+
+
+@dataclass(frozen=True)
+class ResumeConfig:
+    """Snapshots that only ``--resume`` reads."""
+
+    every: int = 20
+    """Iterations between two; 0: never."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    seed: int = 0
+    """Every random draw of the run derives from it."""
+
+    iterations: int = 100
+    """Optimizer steps."""
+
+    out: str = "runs/{name}"
+    """The run folder; ``{name}`` becomes the configuration's file name."""
+
+    stages: int = 6
+    """Body stages S1 … Sn; stage 0 (embedding and head) comes on top."""
+
+    microbatches: int = 8
+    """Microbatches per iteration, over all replicas."""
+
+    batch: int = 4
+    """Sequences per microbatch."""
+
+    replicas: int = 1
+    """Seats per stage; each takes its share of the microbatches."""
+
+    schedule: str = "1f1b"
+    """``gpipe`` or ``1f1b``."""
+
+    devices: tuple[str, ...] = ("cpu",)
+    """Where stages stand: one device for all, or several that the stages are spread over."""
+
+    precision: str = "fp32"
+    """``fp32`` or ``bf16`` (autocast; weights and moments stay fp32)."""
+
+    recompute: Any = False
+    """Compute activations again in the backward pass instead of keeping them: true, false, or a
+    list of stages."""
+
+    threads: int = 1
+    """torch threads; the same bits come only from the same number (semantics 17)."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    failures: FailuresConfig = field(default_factory=FailuresConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint: EveryConfig = field(default_factory=EveryConfig)
+    """A safety net beside any strategy: checkpoints that the next ``--resume`` may use too."""
+    resume: ResumeConfig = field(default_factory=ResumeConfig)

@@ -1,0 +1,71 @@
+"""Who sits where: a small state machine of lives, without messages.
+
+A seat is *alive* (trains), *hollow* (joined, has no state worth training) or empty. ``lives``
+counts who has sat there, so that news of an earlier life cannot touch a later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from checkfree.ops import Address
+
+
+class Membership:
+    """The seats of a run; all alive at first."""
+
+    def __init__(self, seats: Iterable[Address], lives: Mapping[Address, int] | None = None):
+        self.alive = set(seats)
+        self.hollow: set[Address] = set()
+        self.lives = dict.fromkeys(self.alive, 0) | dict(lives or {})
+        self.num_stages = 1 + max(seat.stage for seat in self.alive)
+        self._losses: set[Address] = set()
+
+    def holds(self, seat: Address) -> bool:
+        """Somebody sits there."""
+        return seat in self.alive or seat in self.hollow
+
+    def whole(self) -> bool:
+        """Every stage has somebody, if only a hollow one."""
+        return len({seat.stage for seat in self.alive | self.hollow}) == self.num_stages
+
+    def lose(self, seat: Address, life: int) -> bool:
+        """This life is over. False if that is old news."""
+        if life < self.lives.get(seat, 0):
+            return False
+        held = self.holds(seat)
+        self.alive.discard(seat)
+        self.hollow.discard(seat)
+        self.lives[seat] = life + 1
+        if held:
+            self._losses.add(seat)
+        return held
+
+    def join(self, seat: Address, life: int) -> bool:
+        """A hollow one sits down. False if that is old news."""
+        if self.holds(seat) or life < self.lives.get(seat, 0):
+            return False
+        self.lives[seat] = life
+        self.hollow.add(seat)
+        return True
+
+    def empty(self, seats: Iterable[Address]) -> None:
+        """These are told to become something else: until then they have no state of use."""
+        for seat in seats:
+            self.alive.discard(seat)
+            self.hollow.add(seat)
+
+    def fill(self, seats: Iterable[Address]) -> None:
+        """These have a state again."""
+        for seat in seats:
+            self.hollow.discard(seat)
+            self.alive.add(seat)
+
+    def take_losses(self) -> set[Address]:
+        """Who was lost since this was last asked."""
+        lost, self._losses = self._losses, set()
+        return lost
+
+    def names(self) -> dict[str, int]:
+        """Living seats and their lives, as records name them."""
+        return {str(seat): self.lives[seat] for seat in sorted(self.alive)}

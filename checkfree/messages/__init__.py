@@ -1,0 +1,1 @@
+"""What crosses a wire: frozen dataclasses. ``control`` knows no torch, ``tensors`` does."""

@@ -1,0 +1,169 @@
+"""The words of a pipeline: addresses, routes, ops, and what a recovery may name.
+
+Rule 1: nothing here imports torch, and nothing here holds a tensor.
+Rule 2: everything here is immutable, hashable where it can be, and prints as you would write it.
+
+An op names a microbatch and a *hop*; the microbatch's route says which worker that hop is. Peers
+are read off the route too, so no code anywhere computes ``stage + 1``::
+
+    route 3 = 0.0 > 2.0 > 1.0 > 3.0 > 4.0 > 0.0   (stages 1 and 2 swapped)
+    F3@1    = forward of microbatch 3 at hop 1    (runs on worker 2.0)
+    S3@2    = the same worker computing hop 2 as well, on its copy of stage 1 (redundant)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal, NamedTuple
+
+
+class Address(NamedTuple):
+    """Where a message can be sent: a stage's replica ("2.0"), or one of the singletons."""
+
+    stage: int
+    replica: int = 0
+
+    def __str__(self) -> str:
+        return _SINGLETONS.get(self.stage) or f"{self.stage}.{self.replica}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Inverse of ``str``. Raises ValueError for anything but "2.0" or a singleton's name."""
+        for stage, name in _SINGLETONS.items():
+            if text == name:
+                return cls(stage)
+        match = re.fullmatch(r"(\d+)\.(\d+)", text)
+        if match is None:
+            raise ValueError(f"not an address: {text!r} (expected '2.0', 'lead' or 'store')")
+        return cls(int(match[1]), int(match[2]))
+
+
+_SINGLETONS = {-1: "lead", -2: "store", -3: "faults", -4: "log"}
+LEAD, STORE, FAULTS, LOG = (Address(stage) for stage in _SINGLETONS)
+
+Route = tuple[Address, ...]
+"""The workers one microbatch visits, in order. Stage 0 is first (embed) and last (loss)."""
+
+
+def render_route(route: Route) -> str:
+    """``0.0 > 2.0 > 1.0 > 3.0 > 0.0``"""
+    return " > ".join(map(str, route))
+
+
+def parse_route(text: str) -> Route:
+    """Inverse of :func:`render_route`."""
+    return tuple(Address.parse(part.strip()) for part in text.split(">"))
+
+
+class Kind(Enum):
+    """What an op does."""
+
+    FORWARD = "F"
+    BACKWARD = "B"
+    REDUCE = "R"  # sum gradients over the living replicas of a stage
+    SHADOW = "S"  # forward of the next hop on the copy this worker holds; its result is dropped
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+class Op(NamedTuple):
+    """One unit of a worker's work. ``REDUCE`` has neither microbatch nor hop."""
+
+    kind: Kind
+    microbatch: int = -1
+    hop: int = -1
+
+    def __str__(self) -> str:
+        if self.kind is Kind.REDUCE:
+            return "R"
+        return f"{self.kind.value}{self.microbatch}@{self.hop}"
+
+    @classmethod
+    def parse(cls, text: str) -> Op:
+        """Inverse of ``str``: ``Op.parse("F3@1") == Op(Kind.FORWARD, 3, 1)``."""
+        if text == "R":
+            return cls(Kind.REDUCE)
+        match = re.fullmatch(r"([FBS])(\d+)@(\d+)", text)
+        if match is None:
+            raise ValueError(f"not an op: {text!r} (expected 'F3@1', 'B3@1', 'S3@1' or 'R')")
+        return cls(Kind(match[1]), int(match[2]), int(match[3]))
+
+
+Schedule = Mapping[Address, tuple[Op, ...]]
+"""What each worker runs, in order. The order is the contract; timing is not part of it."""
+
+
+class Keep(NamedTuple):
+    """Something of ``owner`` that ``holder`` puts aside.
+
+    ``at="prepare"``: exact, part of the transaction. The holder steps a copy of the stage with the
+    owner's gradient, so both hold iteration i or neither does (semantics 13).
+    ``at="after"``: pushed after the step, and carries the iteration it is of.
+    """
+
+    owner: Address
+    holder: Address
+    what: Literal["state"] = "state"
+    at: Literal["prepare", "after"] = "prepare"
+
+
+class Source(NamedTuple):
+    """Where a state is read: ``holder``'s state of stage ``of``, after ``version`` iterations."""
+
+    holder: Address
+    of: int
+    version: int
+
+    def __str__(self) -> str:
+        own = self.holder.stage == self.of
+        return f"{self.holder}@{self.version}" if own else f"{self.holder}:{self.of}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one seat is rebuilt from, and by which rule (its name stands in the records)."""
+
+    rule: str
+    sources: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A plan to make every seat whole again; training goes on at iteration ``resume_at``."""
+
+    rebuild: Mapping[Address, Recipe]
+    resume_at: int
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a strategy cannot recover a loss, and what would have helped. One line."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class View:
+    """What a strategy may know when it plans: who lives, and what is kept where.
+
+    ``keeps`` are the exact copies whose holder lives, all of iteration ``committed``;
+    ``checkpoints`` the versions that the store offers, ascending; ``repairs`` how many repairs
+    this run has made.
+    """
+
+    alive: frozenset[Address]
+    num_stages: int
+    committed: int
+    tick: int = 0
+    keeps: frozenset[Keep] = frozenset()
+    checkpoints: tuple[int, ...] = ()
+    repairs: int = 0
+    seats: frozenset[Address] = field(default_factory=frozenset)
+
+    def living(self, stage: int) -> Address | None:
+        """The first living replica of a stage."""
+        return min((a for a in self.alive if a.stage == stage), default=None)

@@ -1,0 +1,218 @@
+"""The frozen records of a run, one JSON object a line in ``records.jsonl``.
+
+This is all that a report may read, so whatever a reader should know stands here. A record is
+written when it happened; ``seconds`` are filled in by the runtime, which alone has a clock.
+Ticks, iterations and epochs are those of the semantics: an iteration trained again after a
+rollback appears again, with a higher tick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+RECORDS = "records.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line. ``kind`` names its class."""
+
+    kind: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class ConfigRecord(Record):
+    """First line of a run: all that it takes to run it again."""
+
+    kind = "config"
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    data: Mapping[str, Any]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class PlanRecord(Record):
+    """Who trains from here on: at the start, after every repair, when a member joins or leaves.
+
+    ``members`` maps seats to their lives; ``rebuilds`` seats to rule and sources. Replaying these
+    records gives the run again, bit for bit (semantics 19).
+    """
+
+    kind = "plan"
+    epoch: int
+    iteration: int
+    tick: int
+    members: Mapping[str, int]
+    rebuilds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class IterationRecord(Record):
+    """One committed step. ``loss`` is the mean over its microbatches, in nats per token;
+    ``gradient_norms`` are per stage, after reduction and before clipping."""
+
+    kind = "iteration"
+    iteration: int
+    tick: int
+    epoch: int
+    loss: float
+    gradient_norms: Mapping[str, float]
+    clip: Mapping[str, float]
+    forwards: int
+    shadow_forwards: int
+    alive: int
+    tokens: int | None = None
+    lr: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class ValidationRecord(Record):
+    """Loss on text that training never sees, of the weights before step ``iteration``."""
+
+    kind = "validation"
+    iteration: int
+    tick: int
+    loss: float
+    after_repair: bool = False
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class FailureRecord(Record):
+    """Seats lost together, before the first op of ``tick`` or in the middle of it."""
+
+    kind = "failure"
+    iteration: int
+    tick: int
+    epoch: int
+    seats: Sequence[str]
+    stages: Sequence[int]
+    """Stages that lost their last living replica."""
+
+
+@dataclass(frozen=True)
+class RecoveryRecord(Record):
+    """What was done about a failure. ``rebuilds`` maps each seat to its rule, its sources, their
+    weights and the bytes they sent; validation losses are those just before and right after."""
+
+    kind = "recovery"
+    iteration: int
+    tick: int
+    epoch: int
+    resume_at: int
+    rebuilds: Mapping[str, Mapping[str, Any]]
+    bytes: int
+    lost_iterations: int
+    validation_before: float | None = None
+    validation_after: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class ResumeRecord(Record):
+    """The process ended and ``--resume`` went on from the snapshot of this tick."""
+
+    kind = "resume"
+    iteration: int
+    tick: int
+
+
+@dataclass(frozen=True)
+class LedgerRecord(Record):
+    """What the whole run computed and sent, by name of op and of message."""
+
+    kind = "ledger"
+    ops: Mapping[str, int]
+    messages: Mapping[str, int]
+    bytes: Mapping[str, int]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EndRecord(Record):
+    """Last line. ``status`` is ``done``, ``failed`` or ``interrupted``."""
+
+    kind = "end"
+    status: str
+    iteration: int
+    tick: int
+    reason: str = ""
+    recoveries: Sequence[Mapping[str, Any]] = ()
+    seconds: float | None = None
+
+
+def dumps(record: Record) -> str:
+    """One line of JSON, floats with all their digits; what is not a number becomes null."""
+    return json.dumps({"kind": record.kind, **_plain(dataclasses.asdict(record))}, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a run folder or file, in order. A last line cut short by a crash or a full
+    disk is left out. Raises ValueError for any other line that is no record."""
+    path = path / RECORDS if path.is_dir() else path
+    lines = path.read_bytes().split(b"\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            found.append({"kind": record["kind"], **record})
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}:{number} is no record: {line[:60]!r}") from None
+    return found
+
+
+def of_kind(records: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    """The records of one kind, in order."""
+    return [record for record in records if record["kind"] == kind]
+
+
+def recoveries(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per recovery: validation loss before, right after, and how many ticks until it was back at
+    or below what it was before (None: not within the run; semantics 15)."""
+    table = []
+    for place, record in enumerate(records):
+        if record["kind"] != "recovery":
+            continue
+        table.append(
+            {
+                "tick": record["tick"],
+                "iteration": record["iteration"],
+                "rules": {seat: made["rule"] for seat, made in record["rebuilds"].items()},
+                "before": record["validation_before"],
+                "after": record["validation_after"],
+                "back_after": _back_after(record, records[place:]),
+            }
+        )
+    return table
+
+
+def _back_after(record: Mapping[str, Any], rest: Sequence[Mapping[str, Any]]) -> int | None:
+    before = record["validation_before"]
+    if before is None:
+        return None
+    for later in of_kind(rest, "validation"):
+        if later["loss"] is not None and later["loss"] <= before:
+            return int(later["tick"] - record["tick"])
+    return None

@@ -1,0 +1,1 @@
+"""What is done about a lost stage: one strategy a file, all of the same protocol."""

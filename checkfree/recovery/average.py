@@ -1,0 +1,88 @@
+"""Pure functions on stage states: averages, and what an inexact rebuild carries on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from checkfree.messages.tensors import StageState
+
+
+@dataclass(frozen=True)
+class Inexact:
+    """How a stage starts that was not restored exactly."""
+
+    optimizer: str = "fresh"
+    lr_scale: float = 1.0
+
+
+def weighted_average(
+    tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
+) -> dict[str, Tensor]:
+    """``Σ wᵢ tᵢ / Σ wᵢ``, name by name, on the first one's device; weights need no normalising.
+
+    Raises ValueError unless the weights have a positive, finite sum.
+    """
+    shares = normalised(weights)
+    return {
+        name: _mix([t[name].to(tensors[0][name].device) for t in tensors], shares)
+        for name in tensors[0]
+    }
+
+
+def normalised(weights: Sequence[float]) -> tuple[float, ...]:
+    """The weights over their sum."""
+    total = float(sum(weights))
+    if not 0.0 < total < float("inf"):
+        raise ValueError(f"weights must have a positive, finite sum, got {tuple(weights)}")
+    return tuple(weight / total for weight in weights)
+
+
+def _mix(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    if len(tensors) == 2:  # one pass over memory instead of two
+        return torch.lerp(tensors[0], tensors[1], shares[1])
+    mixed = tensors[0] * shares[0]
+    for tensor, share in zip(tensors[1:], shares[1:], strict=True):
+        mixed.add_(tensor, alpha=share)
+    return mixed
+
+
+def gradient_weights(
+    states: Sequence[StageState], exponent: float, *, after_clipping: bool = False
+) -> tuple[float, ...]:
+    """ω of each source to the power, normalised (CheckFree, algorithm 1; semantics 11).
+
+    Equal weights where no source has had a gradient, or all of them were zero.
+    """
+    norms = [s.clipped_norm if after_clipping else s.gradient_norm for s in states]
+    weights = [norm**exponent for norm in norms]
+    return normalised(weights) if sum(weights) > 0 else normalised([1.0] * len(states))
+
+
+def mean_norms(states: Sequence[StageState]) -> tuple[float, float]:
+    """ω that a rebuilt stage starts with: the mean of its sources', before and after clipping."""
+    count = len(states)
+    return (
+        sum(s.gradient_norm for s in states) / count,
+        sum(s.clipped_norm for s in states) / count,
+    )
+
+
+def merge(states: Sequence[StageState], weights: Sequence[float], how: Inexact) -> StageState:
+    """A new stage out of others: their weighted average, with a fresh or averaged optimizer."""
+    moments: Mapping[str, Tensor] = {}
+    if how.optimizer == "average" and all(s.moments.keys() == states[0].moments.keys() for s in states):
+        moments = weighted_average([s.moments for s in states], weights)
+    before, after = mean_norms(states)
+    return StageState(
+        params=weighted_average([s.params for s in states], weights),
+        buffers=states[0].buffers,
+        moments=moments,
+        version=states[0].version,
+        gradient_norm=before,
+        clipped_norm=after,
+        lr_scale=how.lr_scale,
+    )

@@ -1,0 +1,49 @@
+"""Checkpoint and rollback: what most systems do today."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from checkfree.messages.tensors import StageState
+from checkfree.ops import STORE, Address, Keep, Recipe, Refusal, Repair, Source, View
+from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, wholly_lost
+
+
+class Checkpoint(Strategy):
+    """Every ``interval`` iterations all stages go to the store, the untrained ones included; a
+    loss rolls all of them back to the newest version that is good, and what came after it is
+    trained again on the same data."""
+
+    def __init__(self, interval: int):
+        self._interval = interval
+
+    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
+        if version % self._interval:
+            return ()
+        stages = sorted({worker.stage for worker in workers})
+        owners = (min(w for w in workers if w.stage == stage) for stage in stages)
+        return tuple(Keep(owner, STORE, "state", "after") for owner in owners)
+
+    def repair(
+        self, lost: frozenset[Address], view: View, refused: frozenset[Source]
+    ) -> Repair | Refusal:
+        bad = {source.version for source in refused if source.holder == STORE}
+        good = [version for version in view.checkpoints if version not in bad]
+        if not good:
+            stages = ", ".join(map(str, wholly_lost(lost, view)))
+            tried = f"all of {sorted(bad)} are damaged" if bad else "none was complete yet"
+            return Refusal(f"stage {stages} is lost and there is no good checkpoint: {tried}")
+        version = max(good)
+        return Repair(
+            {
+                seat: Recipe("checkpoint", (Source(STORE, seat.stage, version),))
+                for seat in sorted(view.seats)
+            },
+            version,
+        )
+
+    def rebuild(
+        self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
+    ) -> Rebuilding:
+        (state,) = states.values()
+        return Rebuilding(state)

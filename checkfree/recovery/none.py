@@ -1,0 +1,27 @@
+"""No recovery: a lost stage ends the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from checkfree.messages.tensors import StageState
+from checkfree.ops import Address, Refusal, Repair, Source, View
+from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, wholly_lost
+
+
+class NoRecovery(Strategy):
+    """What a plain pipeline does."""
+
+    def repair(
+        self, lost: frozenset[Address], view: View, refused: frozenset[Source]
+    ) -> Repair | Refusal:
+        stages = " and ".join(map(str, wholly_lost(lost, view)))
+        return Refusal(
+            f"stage {stages} is lost and recovery=none: choose recovery=checkfree_plus, "
+            "recovery=checkpoint or recovery=redundant, or set replicas=2"
+        )
+
+    def rebuild(
+        self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
+    ) -> Rebuilding:
+        raise AssertionError("recovery=none rebuilds nothing")

@@ -1,0 +1,54 @@
+"""Always first: a living replica of the same stage is copied, and that is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from checkfree.messages.tensors import StageState
+from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Schedule, Source, View
+from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, wholly_lost
+
+
+class ReplicaFirst(Strategy):
+    """Copies living twins, and asks ``inner`` only about stages that are wholly lost.
+
+    Whatever the rule, a state of the very stage that was lost is taken as it is, with its
+    optimizer: ``inner`` makes something new only of other stages' states.
+    """
+
+    def __init__(self, inner: Strategy):
+        self._inner = inner
+
+    def routes(self, routes: tuple[Route, ...]) -> tuple[Route, ...]:
+        return self._inner.routes(routes)
+
+    def ops(self, schedule: Schedule, routes: tuple[Route, ...]) -> Schedule:
+        return self._inner.ops(schedule, routes)
+
+    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
+        return self._inner.keeps(version, workers)
+
+    def repair(
+        self, lost: frozenset[Address], view: View, refused: frozenset[Source]
+    ) -> Repair | Refusal:
+        gone = wholly_lost(lost, view)
+        twins: dict[Address, Recipe] = {}
+        for seat in sorted(lost):
+            twin = view.living(seat.stage)
+            if twin is not None:
+                twins[seat] = Recipe("replica", (Source(twin, seat.stage, view.committed),))
+        if not gone:
+            return Repair(twins, view.committed)
+        wholly = frozenset(seat for seat in lost if seat.stage in gone)
+        repair = self._inner.repair(wholly, view, refused)
+        if isinstance(repair, Refusal) or repair.resume_at != view.committed:
+            return repair
+        return replace(repair, rebuild={**twins, **repair.rebuild})
+
+    def rebuild(
+        self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
+    ) -> Rebuilding:
+        if states and all(source.of == seat.stage for source in states):
+            return Rebuilding(next(iter(states.values())), (1.0,))
+        return self._inner.rebuild(seat, fresh, states)

@@ -1,0 +1,74 @@
+"""The protocol of a recovery strategy, whole.
+
+All but ``rebuild`` make plain data, so a strategy never sends, waits, or knows which runtime it
+is in; what it stores and moves can be priced without running it. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Schedule, Source, View
+
+if TYPE_CHECKING:
+    from checkfree.messages.tensors import StageState
+
+Fresh = Callable[[], "StageState"]
+"""Makes the seat's stage anew from (seed, "reinit", stage, tick); costs nothing if not called."""
+
+
+@dataclass(frozen=True)
+class Rebuilding:
+    """What a seat becomes, and how much each source weighed in it."""
+
+    state: StageState
+    weights: tuple[float, ...] = ()
+
+
+class Strategy(ABC):
+    """What is kept, what a loss is repaired from, and what is made of it."""
+
+    def routes(self, routes: tuple[Route, ...]) -> tuple[Route, ...]:
+        """The routes that training takes, from those in order."""
+        return routes
+
+    def ops(self, schedule: Schedule, routes: tuple[Route, ...]) -> Schedule:
+        """The schedule that training runs; a strategy may add ops of its own."""
+        return schedule
+
+    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
+        """What is put aside of the state after ``version`` iterations, where, and when."""
+        return ()
+
+    @abstractmethod
+    def repair(
+        self, lost: frozenset[Address], view: View, refused: frozenset[Source]
+    ) -> Repair | Refusal:
+        """From what to rebuild the ``lost`` seats. ``refused``: sources that proved no good."""
+
+    @abstractmethod
+    def rebuild(
+        self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
+    ) -> Rebuilding:
+        """The seat's new state, from those of its recipe's sources. Pure tensors."""
+
+
+def wholly_lost(lost: Collection[Address], view: View) -> tuple[int, ...]:
+    """The stages that have no living replica left."""
+    return tuple(sorted({seat.stage for seat in lost} - {seat.stage for seat in view.alive}))
+
+
+def repair_each(
+    lost: Collection[Address], view: View, recipe_of: Callable[[int], Recipe | Refusal]
+) -> Repair | Refusal:
+    """One recipe per wholly lost stage, for all of its seats; nothing is rolled back."""
+    recipes: dict[Address, Recipe] = {}
+    for stage in wholly_lost(lost, view):
+        recipe = recipe_of(stage)
+        if isinstance(recipe, Refusal):
+            return recipe
+        recipes |= {seat: recipe for seat in lost if seat.stage == stage}
+    return Repair(recipes, view.committed)

@@ -1,0 +1,85 @@
+"""The strategies by name, and how a configuration becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from checkfree.config import RecoveryConfig
+from checkfree.errors import BadInput
+from checkfree.recovery.ablations import Copy, Reinit, Uniform
+from checkfree.recovery.average import Inexact
+from checkfree.recovery.checkfree import CheckFree
+from checkfree.recovery.checkfree_plus import CheckFreePlus
+from checkfree.recovery.checkpoint import Checkpoint
+from checkfree.recovery.none import NoRecovery
+from checkfree.recovery.redundant import Redundant
+from checkfree.recovery.replica import ReplicaFirst
+from checkfree.recovery.safety_net import SafetyNet
+from checkfree.recovery.strategy import Strategy
+
+PAPER_LR_SCALE = 1.1
+
+
+def _checkfree(config: RecoveryConfig) -> CheckFree:
+    how = _inexact(config, PAPER_LR_SCALE)
+    return CheckFree(how, config.exponent, after_clipping=config.gradient == "after")
+
+
+def _checkfree_plus(config: RecoveryConfig) -> CheckFreePlus:
+    how = _inexact(config, PAPER_LR_SCALE)
+    return CheckFreePlus(_checkfree(config), how, config.share, config.partner)
+
+
+def _inexact(config: RecoveryConfig, lr_scale: float) -> Inexact:
+    return Inexact(
+        config.optimizer, lr_scale if config.lr_scale is None else config.lr_scale
+    )
+
+
+STRATEGIES: dict[str, Callable[[RecoveryConfig], Strategy]] = {
+    "none": lambda config: NoRecovery(),
+    "checkfree": _checkfree,
+    "checkfree_plus": _checkfree_plus,
+    "checkpoint": lambda config: Checkpoint(config.interval),
+    "redundant": lambda config: Redundant(),
+    "random": lambda config: Reinit("random", _inexact(config, 1.0)),
+    "zero": lambda config: Reinit("zero", _inexact(config, 1.0)),
+    "copy": lambda config: Copy(_inexact(config, 1.0)),
+    "uniform": lambda config: Uniform(_inexact(config, 1.0)),
+}
+
+
+def make_strategy(config: RecoveryConfig, checkpoint_every: int | None = None) -> Strategy:
+    """The strategy of a configuration, with replicas first and the safety net, if any, last.
+
+    Raises BadInput for values that no strategy can take.
+    """
+    check_recovery(config)
+    strategy = STRATEGIES[config.name](config)
+    if checkpoint_every is not None:
+        strategy = SafetyNet(strategy, Checkpoint(checkpoint_every))
+    return ReplicaFirst(strategy)
+
+
+def check_recovery(config: RecoveryConfig) -> None:
+    """Raise BadInput, one line, for a value out of range."""
+    _one_of("name", config.name, tuple(STRATEGIES))
+    _one_of("gradient", config.gradient, ("before", "after"))
+    _one_of("optimizer", config.optimizer, ("fresh", "average"))
+    _one_of("partner", config.partner, ("copy", "average"))
+    if config.exponent not in (1.0, 2.0):
+        raise BadInput(f"recovery.exponent={config.exponent}: expected 1 or 2")
+    if not 0.0 <= config.share <= 1.0:
+        raise BadInput(f"recovery.share={config.share}: expected a share in [0, 1]")
+    if config.interval < 1:
+        raise BadInput(f"recovery.interval={config.interval}: expected at least 1 iteration")
+    if config.lr_scale is not None and not 0.0 < config.lr_scale < float("inf"):
+        raise BadInput(f"recovery.lr_scale={config.lr_scale}: expected a positive factor")
+    half_life = config.lr_scale_half_life
+    if half_life is not None and not half_life > 0:
+        raise BadInput(f"recovery.lr_scale_half_life={half_life}: expected a positive number")
+
+
+def _one_of(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise BadInput(f"recovery.{field}={value}: expected one of {', '.join(choices)}")

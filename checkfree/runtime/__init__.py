@@ -1,0 +1,1 @@
+"""Runtimes host actors and carry their messages; nothing else differs between them."""

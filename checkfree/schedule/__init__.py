@@ -1,0 +1,35 @@
+"""The order of ops on every worker: made, checked, drawn as text, and laid out in time.
+
+    one_f_one_b(in_order(seats, 8))     ->  Schedule, one tuple of ops per worker
+    check(schedule, routes)             ->  raises unless it can run and covers its routes
+    render(schedule)                    ->  the grid that you know from papers; parse() reads it
+    timeline(schedule, routes, ...)     ->  when each op begins and ends, in seconds
+
+Nothing here knows a chain of stages: whom an op waits for is read off the microbatch's route.
+"""
+
+from checkfree.schedule.check import check, peak_stash
+from checkfree.schedule.costs import Costs
+from checkfree.schedule.make import SCHEDULES, Scheduler, forward_only, gpipe, one_f_one_b
+from checkfree.schedule.order import DeadlockError, ScheduleError, in_turn, needs
+from checkfree.schedule.picture import parse, render
+from checkfree.schedule.timeline import makespan, timeline
+
+__all__ = [
+    "SCHEDULES",
+    "Costs",
+    "DeadlockError",
+    "ScheduleError",
+    "Scheduler",
+    "check",
+    "forward_only",
+    "gpipe",
+    "in_turn",
+    "makespan",
+    "needs",
+    "one_f_one_b",
+    "parse",
+    "peak_stash",
+    "render",
+    "timeline",
+]

@@ -1,0 +1,128 @@
+"""Refuses a schedule that would not train what its routes say, and points at the op to blame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from checkfree.ops import Address, Kind, Op, Route, Schedule
+from checkfree.schedule.order import ScheduleError, excerpt, in_turn, key
+
+
+def check(
+    schedule: Schedule, routes: Sequence[Route], stash: int | None = None, backward: bool = True
+) -> None:
+    """Raises ScheduleError unless a schedule can run and covers its routes.
+
+    Every microbatch visits every hop of its route once each way (``backward=False``: once, out),
+    on the worker that the route names, forward before backward; each worker's list ends with its
+    only ``R`` (``backward=False``: has none); no deadlock (DeadlockError); no worker holds more
+    than ``stash`` microbatches between forward and backward. A shadow ``S3@2`` may stand once, on
+    the worker of hop 1, after ``F3@1``.
+    """
+    for worker in schedule:
+        _check_places(schedule, worker, routes)
+        _check_row(schedule, worker)
+        _check_direction(schedule, worker, backward)
+    _check_whole(schedule, routes, backward)
+    for _ in in_turn(schedule, {m: len(route) - 1 for m, route in enumerate(routes)}):
+        pass
+    if stash is not None:
+        _check_stash(schedule, stash)
+
+
+def peak_stash(schedule: Schedule) -> Mapping[Address, int]:
+    """The most microbatches that each worker holds at once between forward and backward.
+
+    A microbatch counts once however many hops it makes at the worker: stage 0 holds it from its
+    first forward there to its last backward.
+    """
+    return {worker: max(_held(ops), default=0) for worker, ops in schedule.items()}
+
+
+def _held(ops: Sequence[Op]) -> Iterator[int]:
+    """How many microbatches a worker holds after each of its ops."""
+    hops: dict[int, int] = {}  # of a held microbatch, between forward and backward
+    for kind, microbatch, _ in ops:
+        if kind is Kind.FORWARD:
+            hops[microbatch] = hops.get(microbatch, 0) + 1
+        elif kind is Kind.BACKWARD:
+            hops[microbatch] -= 1
+            if not hops[microbatch]:
+                del hops[microbatch]
+        yield len(hops)
+
+
+def _check_places(schedule: Schedule, worker: Address, routes: Sequence[Route]) -> None:
+    """Each op is one that the routes know, on the worker where they have it."""
+    for at, (kind, microbatch, hop) in enumerate(schedule[worker]):
+        if kind is Kind.REDUCE:
+            continue
+        if not 0 <= microbatch < len(routes):
+            raise _error(schedule, worker, at, f"there is no route {microbatch}")
+        route, shadow = routes[microbatch], kind is Kind.SHADOW
+        if not shadow <= hop < len(route):
+            raise _error(schedule, worker, at, f"route {microbatch} has no such hop")
+        if route[hop - shadow] != worker:
+            place = f"hop {hop - shadow} of route {microbatch} is {route[hop - shadow]}"
+            raise _error(schedule, worker, at, f"stands on {worker}, but {place}")
+
+
+def _check_row(schedule: Schedule, worker: Address) -> None:
+    """Each op stands once, after those of the same worker that it needs."""
+    seen: set[int] = set()
+    for at, op in enumerate(schedule[worker]):
+        kind, microbatch, hop = op
+        if kind is Kind.REDUCE:
+            continue
+        if (known := key(op)) in seen:
+            raise _error(schedule, worker, at, f"stands on {worker} twice")
+        seen.add(known)
+        if kind is not Kind.FORWARD:
+            forward = Op(Kind.FORWARD, microbatch, hop - (kind is Kind.SHADOW))
+            if key(forward) not in seen:
+                raise _error(schedule, worker, at, f"comes before {forward} of the same worker")
+
+
+def _check_direction(schedule: Schedule, worker: Address, backward: bool) -> None:
+    """``R`` stands last, and only there; without backwards, neither they nor it stand anywhere."""
+    ops = schedule[worker]
+    for at, op in enumerate(ops):
+        if not backward and op.kind in (Kind.BACKWARD, Kind.REDUCE):
+            raise _error(schedule, worker, at, "has no place in a schedule that only goes forward")
+        if op.kind is Kind.REDUCE and at + 1 < len(ops):
+            raise _error(schedule, worker, at, "must be the worker's last op")
+    if backward and not (ops and ops[-1].kind is Kind.REDUCE):
+        raise _missing(schedule, worker, Op(Kind.REDUCE))
+
+
+def _check_whole(schedule: Schedule, routes: Sequence[Route], backward: bool) -> None:
+    """Nothing that the routes ask for is missing."""
+    kinds = (Kind.FORWARD, Kind.BACKWARD) if backward else (Kind.FORWARD,)
+    # All stand where they belong, and once: so their number tells whether one is missing.
+    have = sum(op.kind in kinds for ops in schedule.values() for op in ops)
+    if have == len(kinds) * sum(map(len, routes)):
+        return
+    seen = {key(op) for ops in schedule.values() for op in ops}
+    for microbatch, route in enumerate(routes):
+        for hop, worker in enumerate(route):
+            for op in (Op(kind, microbatch, hop) for kind in kinds):
+                if key(op) not in seen:
+                    raise _missing(schedule, worker, op)
+
+
+def _check_stash(schedule: Schedule, stash: int) -> None:
+    for worker, ops in schedule.items():
+        for at, held in enumerate(_held(ops)):
+            if held > stash:
+                why = f"makes {worker} hold {held} microbatches, and at most {stash} are allowed"
+                raise _error(schedule, worker, at, why)
+
+
+def _error(schedule: Schedule, worker: Address, at: int, why: str) -> ScheduleError:
+    op = schedule[worker][at]
+    return ScheduleError(f"{op} {why}\n{excerpt(schedule, {worker: at})}")
+
+
+def _missing(schedule: Schedule, worker: Address, op: Op) -> ScheduleError:
+    row = schedule.get(worker, ())
+    return ScheduleError(f"{op} is missing on {worker}\n{excerpt(schedule, {worker: len(row)})}")

@@ -1,0 +1,208 @@
+"""Schedules from routes: list scheduling in simulated time, in time n log n of the ops.
+
+Rule 1: the result is a function of the arguments alone. Among the ops that are ready when a worker
+is free, a forward that may start beats a backward, then the lower microbatch wins. (Backward first
+sounds like 1F1B but runs in bursts: 26 % longer than GPipe at 64 stages x 512 microbatches.)
+Rule 2: a microbatch goes out along its route and home again, one *step* at a time. So each is at
+one place at any moment, and the queues hold nothing but microbatch numbers.
+Rule 3: whatever the bounds, a hop of a worker with no microbatch in flight may start one. So who
+waits at a hop waits for one further out, and the one furthest out waits for nobody: no deadlock,
+whatever the routes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import NamedTuple, Protocol
+
+from checkfree.ops import Address, Kind, Op, Route, Schedule
+from checkfree.schedule.costs import Costs
+
+_USUAL = Costs()
+_TICKS = 1_000_000  # per unit of cost; whole numbers, so that equal times are equal
+
+
+class Scheduler(Protocol):
+    """Makes a schedule from routes."""
+
+    def __call__(self, routes: Sequence[Route], costs: Costs = ...) -> Schedule: ...
+
+
+def gpipe(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
+    """All forwards of a worker, then all its backwards (GPipe). Stashes every microbatch.
+
+    Each worker's list ends with ``R``.
+    """
+    return _ending_in_reduce(_list_schedule(routes, costs, _Rule(forwards_first=True)))
+
+
+def one_f_one_b(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
+    """One forward, one backward (PipeDream-flush): with k hops to go, at most k are in flight.
+
+    No worker stashes more microbatches than a route has hops, however many there are. Where routes
+    cross (CheckFree+), one more, and stage 0 three: without, they wait for each other and take up
+    to 18 % longer. Each worker's list ends with ``R``.
+    """
+    crossing = len({tuple(worker.stage for worker in route) for route in routes}) > 1
+    rule = _Rule(bounded=True, spare=1 if crossing else 0, spare_at_start=3 if crossing else 0)
+    return _ending_in_reduce(_list_schedule(routes, costs, rule))
+
+
+def forward_only(routes: Sequence[Route]) -> Schedule:
+    """Forwards alone, without ``R``: what validation runs."""
+    lists = _list_schedule(routes, _USUAL, _Rule(homeward=False))
+    return {worker: tuple(ops) for worker, ops in lists.items()}
+
+
+SCHEDULES: Mapping[str, Scheduler] = {"gpipe": gpipe, "1f1b": one_f_one_b}
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a schedule adds to "run what is ready"."""
+
+    bounded: bool = False  # with k hops to go, at most k + spare microbatches are in flight
+    spare: int = 0
+    spare_at_start: int = 0  # the same, at the first hop
+    forwards_first: bool = False  # a worker's backwards wait for its last forward
+    homeward: bool = True  # there are backwards
+
+    def limit(self, hop: int, num_hops: int) -> float:
+        """The most microbatches in flight at a hop."""
+        if not self.bounded:
+            return math.inf
+        return num_hops - hop + (self.spare if hop else self.spare_at_start)
+
+
+class _Step(NamedTuple):
+    """One op of a microbatch's way out and home. It needs the step before it, and nothing else."""
+
+    worker: int
+    ticks: int  # that it takes
+    delay: int  # ticks that its input travels
+    kind: Kind
+    hop: int
+    slot: int | None  # the hop whose slot a forward takes, its backward frees; None on a revisit
+
+
+def _steps(route: Route, costs: Costs, rule: _Rule, numbers: Mapping[Address, int]) -> list[_Step]:
+    hops = range(len(route))
+    way = [(Kind.FORWARD, hop) for hop in hops]
+    way += [(Kind.BACKWARD, hop) for hop in reversed(hops) if rule.homeward]
+    steps, came_from = [], route[0]
+    for kind, hop in way:
+        worker = route[hop]
+        ticks = round(_TICKS * costs.duration(Op(kind, 0, hop), route))
+        delay = round(_TICKS * costs.transfer) if worker != came_from else 0
+        # Stage 0 holds a microbatch from its first hop on, so its last hop needs no second slot.
+        slot = hop if route.index(worker) == hop else None
+        steps.append(_Step(numbers[worker], ticks, delay, kind, hop, slot))
+        came_from = worker
+    return steps
+
+
+@dataclass
+class _Desk:
+    """One worker while its list is made: what is ready, what is in flight, what it has run."""
+
+    rule: _Rule
+    limits: dict[int, float] = field(default_factory=dict)  # slot -> most in flight
+    in_flight: dict[int, int] = field(default_factory=dict)
+    outward: dict[int | None, list[int]] = field(default_factory=dict)  # slot -> heap of ready
+    homeward: list[int] = field(default_factory=list)
+    forwards_left: int = 0
+    busy: bool = False
+    ops: list[Op] = field(default_factory=list)
+
+    def expect(self, step: _Step, num_hops: int) -> None:
+        """Makes room for a step that will come."""
+        if step.kind is Kind.BACKWARD:
+            return
+        self.forwards_left += 1
+        self.outward.setdefault(step.slot, [])
+        if step.slot is not None:
+            self.in_flight[step.slot] = 0
+            self.limits[step.slot] = self.rule.limit(step.slot, num_hops)
+
+    def file(self, microbatch: int, step: _Step) -> None:
+        """The input of a step is here."""
+        heap = self.homeward if step.kind is Kind.BACKWARD else self.outward[step.slot]
+        heappush(heap, microbatch)
+
+    def choose(self) -> int | None:
+        """Takes the best microbatch that may run now off its queue."""
+        best: list[int] | None = None
+        for slot, heap in self.outward.items():
+            if heap and (best is None or heap[0] < best[0]) and self._may_start(slot):
+                best = heap
+        if best:
+            return heappop(best)
+        held_back = self.rule.forwards_first and self.forwards_left
+        return heappop(self.homeward) if self.homeward and not held_back else None
+
+    def _may_start(self, slot: int | None) -> bool:
+        if slot is None or not self.in_flight[slot]:
+            return True
+        if self.in_flight[slot] >= self.limits[slot]:
+            return False
+        # As many as at the hop with the most room, and one for each other hop.
+        room = max(self.limits.values()) + len(self.limits) - 1
+        return sum(self.in_flight.values()) < room
+
+    def start(self, microbatch: int, step: _Step) -> None:
+        """Runs a step: the worker is busy until it is told otherwise."""
+        self.busy = True
+        self.ops.append(Op(step.kind, microbatch, step.hop))
+        forward = step.kind is Kind.FORWARD
+        self.forwards_left -= forward
+        if step.slot is not None:
+            self.in_flight[step.slot] += 1 if forward else -1
+
+
+def _list_schedule(routes: Sequence[Route], costs: Costs, rule: _Rule) -> dict[Address, list[Op]]:
+    workers = sorted({worker for route in routes for worker in route})
+    numbers = {worker: number for number, worker in enumerate(workers)}
+    by_route = {route: _steps(route, costs, rule, numbers) for route in set(routes)}
+    desks = [_Desk(rule) for _ in workers]
+    ways = [by_route[route] for route in routes]
+    for route, way in zip(routes, ways, strict=True):
+        for step in way:
+            desks[step.worker].expect(step, len(route))
+    _simulate(ways, desks)
+    return {worker: desk.ops for worker, desk in zip(workers, desks, strict=True)}
+
+
+def _simulate(ways: Sequence[Sequence[_Step]], desks: Sequence[_Desk]) -> None:
+    """Runs every step. An event is a microbatch m that arrives (m) or a worker w set free (~w)."""
+    ahead = [iter(way) for way in ways]
+    at = [next(steps) for steps in ahead]
+    events = [(0, microbatch) for microbatch in range(len(ways))]
+    while events:
+        now, touched = events[0][0], set()
+        while events and events[0][0] == now:
+            event = heappop(events)[1]
+            worker = at[event].worker if event >= 0 else ~event
+            touched.add(worker)
+            if event >= 0:
+                desks[worker].file(event, at[event])
+            else:
+                desks[worker].busy = False
+        for worker in sorted(touched):
+            desk = desks[worker]
+            microbatch = None if desk.busy else desk.choose()
+            if microbatch is None:
+                continue
+            step = at[microbatch]
+            desk.start(microbatch, step)
+            heappush(events, (now + step.ticks, ~worker))
+            following = next(ahead[microbatch], None)
+            if following is not None:
+                at[microbatch] = following
+                heappush(events, (now + step.ticks + following.delay, microbatch))
+
+
+def _ending_in_reduce(lists: Mapping[Address, Sequence[Op]]) -> Schedule:
+    return {worker: (*ops, Op(Kind.REDUCE)) for worker, ops in lists.items()}

@@ -1,0 +1,258 @@
+"""One stage's module and optimizer: forward, backward, step, snapshot, restore, destroy.
+
+It knows no pipeline: it is told which part of it runs, on what, and under which key to stash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from checkfree.errors import BadInput
+from checkfree.messages.tensors import StageState
+
+Key = tuple[int, int]
+"""(microbatch, hop): what a stash is kept under."""
+
+
+class Part(Enum):
+    """Which share of a stage a hop runs. Only stage 0 has an EMBED and a HEAD."""
+
+    EMBED = "embed"
+    BODY = "body"
+    HEAD = "head"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How stages compute and step; the same for all stages of a run but for the device."""
+
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    lr: Callable[[int], float]
+    device: torch.device = torch.device("cpu")
+    autocast: torch.dtype | None = None
+    recompute: bool = False
+    lr_scale_decay: float = 1.0
+    """Factor per step on the excess of ``lr_scale`` over 1."""
+
+
+class Stage:
+    """A module that trains by microbatches. Raises BadInput if forward changes a buffer: what a
+    retried microbatch computes must not depend on how often it was tried (semantics 18)."""
+
+    def __init__(self, module: nn.Module, conditions: Conditions):
+        self.module = module.to(conditions.device)
+        self._conditions = conditions
+        self._names = [name for name, _ in module.named_parameters()]
+        self._params = [param for _, param in module.named_parameters()]
+        persistent = module.state_dict(keep_vars=True)
+        self._buffers = {n: b for n, b in module.named_buffers() if n in persistent}
+        self._watched = [b for b in module.buffers()]
+        self._optimizer = conditions.optimizer(self._params)
+        self._stash: dict[Key, tuple[Tensor | None, Tensor]] = {}
+        self.gradient_norm = 0.0
+        self.clipped_norm = 0.0
+        self.lr_scale = 1.0
+        self.version = 0
+        self.reduced_norm = 0.0
+
+    # --- a microbatch ------------------------------------------------------------------------
+
+    def forward(self, key: Key, part: Part, x: Any, batch: Any, seed: int) -> Tensor:
+        """Run one part and stash what its backward needs.
+
+        ``x`` is the activation (batch, sequence, width), unused by EMBED; ``batch`` what the
+        pipeline was fed, unused by BODY. Returns an activation, or the mean loss () for HEAD.
+        """
+        entry = None
+        if part is not Part.EMBED:
+            entry = x = x.detach().to(self._conditions.device).requires_grad_()
+        y = self._compute(part, x, batch, seed)
+        self._stash[key] = (entry, y)
+        return _owned(y.detach())
+
+    @torch.no_grad()
+    def shadow(self, part: Part, x: Any, batch: Any, seed: int) -> Tensor:
+        """The same forward with nothing stashed: what a redundant neighbour computes."""
+        return self._compute(part, x, batch, seed)
+
+    @torch.no_grad()
+    def evaluate(self, part: Part, x: Any, batch: Any, seed: int) -> Tensor:
+        """Forward as a user of the finished model would run it: no dropout, nothing changed."""
+        training = self.module.training
+        self.module.eval()
+        try:
+            return _owned(self._compute(part, x, batch, seed))
+        finally:
+            self.module.train(training)
+
+    def backward(self, key: Key, dy: Tensor | None, scale: float = 1.0) -> Tensor | None:
+        """Add to the gradients. ``dy``: gradient by this part's output; None at the loss, whose
+        gradient is ``scale``. Returns the gradient by the part's input, None for EMBED."""
+        entry, y = self._stash.pop(key)
+        if dy is None:
+            dy = torch.full_like(y, scale)
+        y.backward(dy.to(y.device, y.dtype))  # type: ignore[no-untyped-call]
+        return None if entry is None else entry.grad
+
+    def _compute(self, part: Part, x: Any, batch: Any, seed: int) -> Tensor:
+        device, autocast = self._conditions.device, self._conditions.autocast
+        run, inputs = self._call(part, x, batch)
+        if self._conditions.recompute and torch.is_grad_enabled():
+            inputs, run = (run, *inputs), _recomputed
+        versions = [b._version for b in self._watched]
+        casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
+        with _seeded(seed, device), casting:
+            y: Tensor = run(*inputs)
+        if versions != [b._version for b in self._watched]:
+            raise BadInput(
+                f"forward of {type(self.module).__name__} changes one of its buffers "
+                f"({', '.join(n for n, _ in self.module.named_buffers())}); a microbatch that is "
+                "retried would train on other numbers: use a layer without running statistics"
+            )
+        return y
+
+    def _call(self, part: Part, x: Any, batch: Any) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
+        module: Any = self.module
+        if isinstance(x, Tensor):
+            x = x.to(self._conditions.device)
+        if part is Part.BODY:
+            return module, (x,)
+        batch = _to_device(batch, self._conditions.device)
+        return (module.embed, (batch,)) if part is Part.EMBED else (module.loss, (x, batch))
+
+    # --- a step --------------------------------------------------------------------------------
+
+    def discard(self) -> None:
+        """Forget an iteration that will be started over."""
+        self._stash.clear()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The summed gradients, by parameter; without those that got none."""
+        pairs = zip(self._names, self._params, strict=True)
+        return {name: param.grad for name, param in pairs if param.grad is not None}
+
+    def set_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Take these as the reduced gradients. The stage may change them in place later."""
+        for name, param in zip(self._names, self._params, strict=True):
+            gradient = gradients.get(name)
+            param.grad = None if gradient is None else gradient.to(param.device)
+
+    def reduced(self) -> float:
+        """The gradients are whole: their norm, which the step will remember."""
+        found = [p.grad for p in self._params if p.grad is not None]
+        self.reduced_norm = float(torch.nn.utils.get_total_norm(found)) if found else 0.0
+        return self.reduced_norm
+
+    def step(self, iteration: int, clip: float) -> None:
+        """One optimizer step with the gradients times ``clip``."""
+        found = [p.grad for p in self._params if p.grad is not None]
+        if clip != 1.0 and found:
+            torch._foreach_mul_(found, clip)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._conditions.lr(iteration) * self.lr_scale
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.gradient_norm, self.clipped_norm = self.reduced_norm, self.reduced_norm * clip
+        self.lr_scale = 1.0 + (self.lr_scale - 1.0) * self._conditions.lr_scale_decay
+        self.version = iteration + 1
+
+    # --- states --------------------------------------------------------------------------------
+
+    def snapshot(self) -> StageState:
+        """A copy of all that the stage is; it shares no memory with the stage."""
+        moments = {
+            f"{name}/{key}": value.detach().clone()
+            for name, param in zip(self._names, self._params, strict=True)
+            for key, value in self._optimizer.state.get(param, {}).items()
+        }
+        return StageState(
+            {n: _copy(p) for n, p in zip(self._names, self._params, strict=True)},
+            {n: _copy(b) for n, b in self._buffers.items()},
+            moments,
+            self.version,
+            self.gradient_norm,
+            self.clipped_norm,
+            self.lr_scale,
+        )
+
+    @torch.no_grad()
+    def restore(self, state: StageState) -> None:
+        """Become ``state``. Raises ValueError, changing nothing, if it does not fit."""
+        self._check_fit(state)
+        self.discard()
+        for name, param in zip(self._names, self._params, strict=True):
+            param.copy_(state.params[name])
+        for name, buffer in self._buffers.items():
+            buffer.copy_(state.buffers[name])
+        self._optimizer.state.clear()
+        params = dict(zip(self._names, self._params, strict=True))
+        for key, value in state.moments.items():
+            name, moment = key.rsplit("/", 1)
+            param = params[name]
+            self._optimizer.state[param][moment] = value.to(param.device, copy=True)
+        self.gradient_norm, self.clipped_norm = state.gradient_norm, state.clipped_norm
+        self.lr_scale, self.version = state.lr_scale, state.version
+
+    def _check_fit(self, state: StageState) -> None:
+        own = {n: tuple(p.shape) for n, p in zip(self._names, self._params, strict=True)}
+        got = {n: tuple(p.shape) for n, p in state.params.items()}
+        strange = {key.rsplit("/", 1)[0] for key in state.moments} - set(own)
+        if own != got or strange or set(self._buffers) != set(state.buffers):
+            odd = sorted(set(own.items()) ^ set(got.items()))[:4] or sorted(strange)[:4]
+            raise ValueError(f"the state does not fit the stage: {odd} differ")
+
+    @torch.no_grad()
+    def destroy(self) -> None:
+        """Overwrite every tensor with NaN, in place: lost means lost."""
+        self._stash.clear()
+        doomed = [*self._params, *(p.grad for p in self._params), *self._watched]
+        doomed += [v for kept in self._optimizer.state.values() for v in kept.values()]
+        for tensor in doomed:
+            if isinstance(tensor, Tensor):
+                tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
+
+
+def _recomputed(run: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    result: Tensor = checkpoint(run, *inputs, use_reentrant=False)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _owned(y: Tensor) -> Tensor:
+    """A view of something larger would take all of it along."""
+    whole = y.untyped_storage().nbytes() == y.numel() * y.element_size()
+    return y if y.is_contiguous() and whole else y.contiguous().clone()
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    return batch.to(device) if isinstance(batch, Tensor) else batch
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators of CPU and device, and put them back as they were after."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        torch.cuda.init()
+        index = device.index if device.index is not None else torch.cuda.current_device()
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

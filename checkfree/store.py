@@ -1,0 +1,221 @@
+"""The store: an actor that puts states on a disk and hands them out again.
+
+It works over a small file port that the runtime supplies. An archive is a folder of safetensors,
+one a stage, and a manifest with their sizes and SHA-256 sums that is written last and at once:
+without it the archive does not exist. Nothing is handed out that fails its checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS, Archive, Archived, Drop, Message, Outgoing, StateRequest
+from checkfree.messages.tensors import KeepState, StageState, StateReply
+from checkfree.ops import LEAD
+
+MANIFEST = "manifest.json"
+
+
+class Files(Protocol):
+    """Where the store keeps its bytes. Names are relative, with forward slashes."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """All of it or nothing, even if the machine stops. Raises OSError."""
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Raises OSError, or ValueError for a file larger than ``limit`` bytes."""
+
+    def names(self, folder: str) -> list[str]:
+        """Of files and folders directly in ``folder``, sorted; none if it is not there."""
+
+    def remove(self, folder: str) -> None:
+        """A folder and all in it, its manifest first."""
+
+
+class Damaged(ValueError):
+    """An archive's file is missing, cut short or changed. The message says which and how."""
+
+
+@dataclass
+class _Order:
+    archive: Archive
+    parts: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+class Store:
+    """Keeps the newest ``newest`` checkpoints and snapshots, and those that a snapshot needs."""
+
+    def __init__(self, files: Files, newest: int = 3):
+        self._files, self._newest = files, newest
+        self._epoch = -1
+        self._inbox: deque[Message] = deque()
+        self._orders: dict[tuple[int, str, int], _Order] = {}
+        self._early: dict[tuple[int, str, int], list[KeepState]] = {}
+
+    def deliver(self, message: Message) -> None:
+        self._inbox.append(message)
+
+    def advance(self) -> list[Outgoing] | None:
+        if not self._inbox:
+            return None
+        match message := self._inbox.popleft():
+            case Archive():
+                return self._open(message)
+            case KeepState():
+                return self._put(message)
+            case StateRequest():
+                return [(message.reply_to, self._reply(message))]
+            case Drop():
+                self.drop(message.area, message.newer_than)
+        return []
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def _open(self, archive: Archive) -> list[Outgoing]:
+        key = (archive.epoch, archive.area, archive.shelf)
+        if archive.epoch < self._epoch:
+            return []  # overtaken by that of a later epoch, which all states will be of
+        self._epoch = archive.epoch
+        self._orders = {k: order for k, order in self._orders.items() if k[0] == archive.epoch}
+        self._early = {k: states for k, states in self._early.items() if k[0] >= archive.epoch}
+        self._orders[key] = _Order(archive)
+        if archive.area != WEIGHTS:
+            self._files.remove(_folder(archive.area, archive.shelf))
+        out: list[Outgoing] = []
+        for state in self._early.pop(key, []):
+            out += self._put(state)
+        return out
+
+    def _put(self, message: KeepState) -> list[Outgoing]:
+        key = (message.epoch, message.area, message.shelf)
+        order = self._orders.get(key)
+        if order is None:
+            self._early.setdefault(key, []).append(message)
+            return []
+        stage = message.keep.owner.stage
+        data = encode_state(message.state, weights_only=message.area == WEIGHTS)
+        name = f"{_folder(message.area, message.shelf)}/stage-{stage}.safetensors"
+        self._files.write(name, data)
+        order.parts[stage] = {
+            "file": f"stage-{stage}.safetensors",
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        if len(order.parts) < len(order.archive.seats):
+            return []
+        del self._orders[key]
+        return [(LEAD, self._close(order))]
+
+    def _close(self, order: _Order) -> Archived:
+        archive = order.archive
+        manifest = {
+            "shelf": archive.shelf,
+            "stages": {str(stage): order.parts[stage] for stage in sorted(order.parts)},
+            "note": dict(archive.note),
+        }
+        folder = _folder(archive.area, archive.shelf)
+        self._files.write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+        if archive.area != WEIGHTS:
+            self._prune(archive.area)
+        offered = self.offered(archive.area)
+        return Archived(archive.epoch, archive.area, archive.shelf, offered)
+
+    def _prune(self, area: str) -> None:
+        keep = set(self.offered(area)[-self._newest :])
+        if area == CHECKPOINT:
+            for snapshot in self.offered(RESUME):
+                keep |= set(self.note(RESUME, snapshot)["progress"]["checkpoints"])
+        for shelf in self.offered(area):
+            if shelf not in keep:
+                self._files.remove(_folder(area, shelf))
+
+    def drop(self, area: str, newer_than: int) -> None:
+        """Forget the archives of ``area`` that are newer."""
+        for shelf in self.offered(area):
+            if shelf > newer_than:
+                self._files.remove(_folder(area, shelf))
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def offered(self, area: str) -> tuple[int, ...]:
+        """The complete archives of an area, ascending."""
+        shelves = (name for name in self._files.names(area) if name.isdigit())
+        return tuple(
+            sorted(int(s) for s in shelves if MANIFEST in self._files.names(f"{area}/{s}"))
+        )
+
+    def note(self, area: str, shelf: int) -> Mapping[str, Any]:
+        """What was noted with an archive. Raises Damaged."""
+        note: Mapping[str, Any] = self._manifest(area, shelf)["note"]
+        return note
+
+    def load(self, area: str, shelf: int, stage: int) -> StageState:
+        """One stage's state. Raises Damaged unless it is, byte for byte, what was written."""
+        name = f"{_folder(area, shelf)}/stage-{stage}.safetensors"
+        part = self._manifest(area, shelf)["stages"].get(str(stage))
+        if part is None:
+            raise Damaged(f"{name}: the manifest names no stage {stage}")
+        try:
+            data = self._files.read(name, int(part["bytes"]))
+        except (OSError, ValueError) as error:
+            raise Damaged(f"{name}: {error}") from None
+        if len(data) != part["bytes"] or hashlib.sha256(data).hexdigest() != part["sha256"]:
+            raise Damaged(f"{name} is damaged: its SHA-256 is not the manifest's")
+        return decode_state(data, name)
+
+    def _manifest(self, area: str, shelf: int) -> dict[str, Any]:
+        name = f"{_folder(area, shelf)}/{MANIFEST}"
+        try:
+            manifest: dict[str, Any] = json.loads(self._files.read(name, 1 << 20))
+            assert isinstance(manifest["stages"], dict) and isinstance(manifest["note"], dict)
+            return manifest
+        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+            raise Damaged(f"{name} is damaged: {error!r}") from None
+
+    def _reply(self, request: StateRequest) -> StateReply:
+        source = request.source
+        try:
+            state = self.load(CHECKPOINT, source.version, source.of)
+        except Damaged as error:
+            return StateReply(request.epoch, source, None, str(error))
+        return StateReply(request.epoch, source, state)
+
+
+def _folder(area: str, shelf: int) -> str:
+    return area if area == WEIGHTS else f"{area}/{shelf:08d}"
+
+
+def encode_state(state: StageState, *, weights_only: bool = False) -> bytes:
+    """A state as safetensors; what is no tensor stands in its metadata."""
+    if weights_only:
+        return safetensors.torch.save(dict(state.params) | dict(state.buffers))
+    numbers = {
+        "version": state.version,
+        "gradient_norm": state.gradient_norm,
+        "clipped_norm": state.clipped_norm,
+        "lr_scale": state.lr_scale,
+    }
+    return safetensors.torch.save(dict(state.tensors()), {"checkfree": json.dumps(numbers)})
+
+
+def decode_state(data: bytes, name: str = "state") -> StageState:
+    """Inverse of :func:`encode_state`. Raises Damaged for anything else."""
+    try:
+        tensors = safetensors.torch.load(data)
+        length = int.from_bytes(data[:8], "little")
+        numbers = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["checkfree"])
+        groups: dict[str, dict[str, Any]] = {"params": {}, "buffers": {}, "moments": {}}
+        for key, tensor in tensors.items():
+            group, _, inner = key.partition(":")
+            groups[group][inner] = tensor
+        return StageState(**groups, **numbers)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{name} is no state: {error!r}") from None

@@ -1,0 +1,41 @@
+"""The shape of a model. Imports no torch, so that a configuration can be read without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model of one family, before it is cut into stages."""
+
+    family: str = "llama"
+    """``llama`` or ``gpt``."""
+
+    width: int = 96
+    """Model dimension, in features per token."""
+
+    heads: int = 6
+    """Attention heads; must divide ``width``."""
+
+    kv_heads: Optional[int] = None
+    """Heads of keys and values (grouped-query attention); None: as many as ``heads``."""
+
+    hidden: Optional[int] = None
+    """Inner width of the feed-forward layer; None: 4 × ``width``."""
+
+    blocks: int = 12
+    """Transformer blocks in the whole model."""
+
+    context: int = 128
+    """Tokens per sequence."""
+
+    vocabulary: Optional[int] = None
+    """Token types; None: as many as the tokenizer knows."""
+
+    tied: bool = False
+    """The head shares the embedding's weights."""
+
+    dropout: float = 0.0
+    """Probability of dropping a feature, in [0, 1)."""

@@ -1,0 +1,107 @@
+"""Which families there are, and what they have in common. Imports no torch.
+
+A family is one file that can be read from top to bottom. It cuts a model into stage 0 (embedding,
+final norm and head) and equally many transformer blocks in each of the body stages 1 … n.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+from .config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FAMILIES = ("llama", "gpt")
+
+_NUMBER = re.compile(r"\d+")
+
+
+class Family(Protocol):
+    """What the file of a family offers."""
+
+    @property
+    def NAMES(self) -> Mapping[str, str]:
+        """Our parameter names to those of ``transformers``; ``{}`` stands for a block's number,
+        which we count within a stage and they from the first."""
+
+    @property
+    def TRANSPOSED(self) -> frozenset[str]:
+        """Keys of ``NAMES`` whose matrices ``transformers`` keeps the other way round."""
+
+    def stage(self, config: ModelConfig, i: int, stages: int) -> nn.Module:
+        """Stage ``i`` of a model cut into stage 0 and ``stages`` body stages, and nothing else."""
+
+    def parameters_of(self, config: ModelConfig) -> int:
+        """Parameters of the whole model; a tied head counts once."""
+
+    def transformers_name(self, config: ModelConfig, stages: int, i: int, name: str) -> str:
+        """What ``transformers`` calls parameter ``name`` of stage ``i``."""
+
+
+def family(name: str) -> Family:
+    """The file of a family, imported when first asked for. Raises ValueError if there is none."""
+    if name not in FAMILIES:
+        choices = ", ".join(FAMILIES)
+        raise ValueError(f"model.family is {name!r}, expected one of {choices}: choose one")
+    return cast(Family, import_module(f".{name}", __package__))
+
+
+def pattern_of(name: str) -> str:
+    """``blocks.3.norm.weight`` -> ``blocks.{}.norm.weight``, a key of a family's ``NAMES``."""
+    return _NUMBER.sub("{}", name)
+
+
+def renamed(names: Mapping[str, str], first_block: int, name: str) -> str:
+    """``name`` as ``transformers`` calls it, in a stage whose first block is ``first_block``.
+
+    Raises ValueError for a name that no parameter has.
+    """
+    pattern = pattern_of(name)
+    if pattern not in names:
+        known = ", ".join(names)
+        raise ValueError(f"no parameter is called {name!r}, expected one of {known}: name one")
+    return names[pattern].format(*(first_block + int(k) for k in _NUMBER.findall(name)))
+
+
+def check(config: ModelConfig, stages: int = 1) -> None:
+    """Raises ValueError, in one line, if no family could build ``config`` in ``stages`` stages."""
+    if config.vocabulary is None:
+        raise ValueError(
+            "model.vocabulary is None, expected a number of token types: "
+            "set it, or take over the tokenizer's"
+        )
+    _check_counts(config)
+    if config.width % config.heads:
+        raise ValueError(
+            f"model.heads is {config.heads}, which does not divide model.width {config.width}: "
+            f"choose among {_divisors(config.width)}"
+        )
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"model.dropout is {config.dropout}, expected 0 <= dropout < 1: use 0")
+    if stages < 1 or config.blocks % stages:
+        raise ValueError(
+            f"stages is {stages}, which does not cut model.blocks {config.blocks} into equal "
+            f"parts: choose among {_divisors(config.blocks)}, or change model.blocks"
+        )
+
+
+def check_place(i: int, stages: int) -> None:
+    """Raises ValueError unless there is a stage ``i``."""
+    if not 0 <= i <= stages:
+        raise ValueError(f"there is no stage {i}, expected one of 0 … {stages}: name one of those")
+
+
+def _check_counts(config: ModelConfig) -> None:
+    for name in ("width", "heads", "kv_heads", "hidden", "blocks", "context", "vocabulary"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"model.{name} is {value}, expected 1 or more: raise it")
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(k) for k in range(1, number + 1) if number % k == 0)

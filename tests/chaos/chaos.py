@@ -1,0 +1,127 @@
+"""Seeded chaos: kills at arbitrary deliveries, replacements that come late or never."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from checkfree.config import RecoveryConfig
+from checkfree.lead import Phase
+from checkfree.messages.control import Message
+from checkfree.ops import Address
+from checkfree.recovery.strategy import Strategy
+from checkfree.recovery.table import make_strategy
+from checkfree.runtime.replay import Replayed, ReplayedFaults, script
+from checkfree.schedule import gpipe, one_f_one_b
+from checkfree.worker import StageWorker
+from tests.tiny import Run, make
+
+SHAPES: tuple[dict[str, Any], ...] = (
+    {"recovery": "checkfree", "stages": 5, "replicas": 1},
+    {"recovery": "checkfree_plus", "stages": 4, "replicas": 1},
+    {"recovery": "checkfree_plus", "stages": 5, "replicas": 2},
+    {"recovery": "redundant", "stages": 3, "replicas": 1},
+    {"recovery": "redundant", "stages": 2, "replicas": 2},
+    {"recovery": "checkpoint", "stages": 3, "replicas": 1},
+    {"recovery": "checkpoint", "stages": 2, "replicas": 2},
+    {"recovery": "random", "stages": 2, "replicas": 3},
+)
+
+
+@dataclass
+class Plan:
+    """One chaos run, all of it from one seed."""
+
+    seed: int
+    shape: dict[str, Any]
+    kills: list[tuple[Phase | None, int]]
+    """(phase to wait for, deliveries to let pass in it)"""
+
+    @classmethod
+    def of(cls, seed: int) -> Plan:
+        rng = random.Random(seed)
+        phases = (None, Phase.COMMITTING, Phase.REBUILDING, Phase.REBUILDING)
+        kills: list[tuple[Phase | None, int]] = []
+        for _ in range(rng.choice((1, 2, 2, 3))):
+            phase = rng.choice(phases)
+            kills.append((phase, rng.randrange(1, 120) if phase is None else rng.randrange(1, 9)))
+        if kills[0][0] is Phase.REBUILDING:  # something must be lost before
+            kills[0] = (None, rng.randrange(1, 120))
+        return cls(seed, SHAPES[seed % len(SHAPES)], kills)
+
+    def strategy(self) -> Strategy:
+        return make_strategy(RecoveryConfig(name=self.shape["recovery"], interval=2))
+
+    def run(self, strategy: Strategy, **more: Any) -> Run:
+        terms = {
+            "iterations": 4,
+            "microbatches": 5,
+            "schedule": (gpipe, one_f_one_b)[self.seed % 2],
+            "validation_every": 3 * (self.seed % 3 == 0),
+            "validate_after_repair": self.seed % 3 == 0,
+            "max_ticks": 40,
+        }
+        sizes = {"stages": self.shape["stages"], "replicas": self.shape["replicas"]}
+        return make(strategy, terms=terms, seed=self.seed, **sizes, **more)
+
+
+@dataclass
+class Chaos:
+    """Kills as planned, while any pending message may be delivered next."""
+
+    plan: Plan
+    where: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.plan.seed + 1)
+        self.run = self.plan.run(self.plan.strategy(), pick=self.rng.randrange)
+        self.kills = list(self.plan.kills)
+        self.absent: list[tuple[Address, int, int]] = []  # seat, life, delivery of its return
+
+    def play(self) -> Run:
+        runtime = self.run.runtime
+        runtime.run(self._after_delivery)
+        while self.absent and not (self.run.lead.done or self.run.lead.failure):
+            self._return(self.absent.pop(0))
+            runtime.run(self._after_delivery)
+        return self.run
+
+    def _after_delivery(self, to: Address, message: Message) -> None:
+        due = [entry for entry in self.absent if entry[2] <= self.run.runtime.delivered]
+        for entry in due:
+            self.absent.remove(entry)
+            self._return(entry)
+        if not self.kills or self.run.lead._phase is Phase.ENDED:
+            return
+        phase, left = self.kills[0]
+        if phase is None or self.run.lead._phase is phase:
+            self.kills[0] = (phase, left - 1)
+        if left <= 1:
+            self.kills.pop(0)
+            self._kill()
+
+    def _kill(self) -> None:
+        actors = self.run.runtime.actors
+        seats = sorted(a for a, actor in actors.items() if isinstance(actor, StageWorker))
+        seat = self.rng.choice(seats)
+        self.where[self.run.lead._phase.value] += 1
+        life = self.run.runtime.kill(seat)
+        delay = self.rng.choice((0, 0, 5, 30, 400))
+        self.absent.append((seat, life + 1, self.run.runtime.delivered + delay))
+
+    def _return(self, entry: tuple[Address, int, int]) -> None:
+        self.run.runtime.join(entry[0], entry[1])
+
+
+def replay(plan: Plan, run: Run) -> Run:
+    """The same run, first in first out, from the plans that it recorded."""
+    plans = [dataclasses.asdict(record) for record in run.of_kind("plan")]
+    steps = script(plans)
+    again = plan.run(
+        Replayed(plan.strategy(), steps), faults=lambda host: ReplayedFaults(host, steps)
+    )
+    again.runtime.run()
+    return again

@@ -1,0 +1,41 @@
+"""A thousand seeded runs with kills anywhere: each ends, and replays from its plans bit for bit."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from tests.chaos.chaos import SHAPES, Chaos, Plan, replay
+from tests.tiny import same_states
+
+CHUNK, CHUNKS = 100, 10
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_every_run_ends_and_equals_its_replay(chunk: int) -> None:
+    torch.set_num_threads(1)
+    where: Counter[str] = Counter()
+    finished = 0
+    for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
+        chaos = Chaos(Plan.of(seed))
+        run = chaos.play()
+        assert run.lead.done or run.lead.failure, f"seed {seed} stalls while {run.lead._phase}"
+        again = replay(chaos.plan, run)
+        assert again.losses()[: len(run.losses())] == run.losses(), f"seed {seed}"
+        if run.lead.done:
+            one, other = run.states(), again.states()
+            both = one.keys() & other.keys()  # a seat may have come back after the last step
+            assert {name.split(".")[0] for name in both} == {name.split(".")[0] for name in one}
+            assert same_states({s: one[s] for s in both}, {s: other[s] for s in both}), seed
+            finished += 1
+        where += chaos.where
+    assert where["committing"] + where["rebuilding"] >= 0.3 * where.total(), where
+    assert finished >= 0.7 * CHUNK, finished
+
+
+def test_shapes_cover_what_they_should() -> None:
+    """3 replicas, swaps, exact keeps and rollback."""
+    assert {shape["replicas"] for shape in SHAPES} == {1, 2, 3}
+    assert {"checkfree_plus", "redundant", "checkpoint"} <= {s["recovery"] for s in SHAPES}

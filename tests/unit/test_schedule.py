@@ -1,0 +1,348 @@
+import re
+from itertools import pairwise
+from textwrap import dedent
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from checkfree.ops import Address, Kind, Op, parse_route
+from checkfree.report.timeline import draw_timeline
+from checkfree.routes import in_order, is_swapped, swapped
+from checkfree.schedule import (
+    SCHEDULES,
+    Costs,
+    DeadlockError,
+    ScheduleError,
+    check,
+    forward_only,
+    gpipe,
+    makespan,
+    needs,
+    one_f_one_b,
+    parse,
+    peak_stash,
+    render,
+    timeline,
+)
+
+USUAL, UNIT = Costs(), Costs(forward=1, backward=1, embed=1, head=1)
+
+
+def seats(num_body, num_replicas=1):
+    return [Address(s, r) for s in range(num_body + 1) for r in range(num_replicas)]
+
+
+def duration(routes, costs=USUAL):
+    return lambda _, op: costs.duration(op, routes[op.microbatch])
+
+
+def at_once(sender, receiver):
+    return 0.0
+
+
+@st.composite
+def pipelines(draw):
+    """Routes over stages with different numbers of living replicas; some of the ends swapped."""
+    num_body = draw(st.integers(1, 10))
+    living = [Address(s, r) for s in range(num_body + 1) for r in range(draw(st.integers(1, 3)))]
+    routes = in_order(living, draw(st.integers(1, 20)))
+    if num_body < 4:
+        return routes
+    return swapped(routes, draw(st.sampled_from([0, 0.1, 0.3, 0.5, 0.9, 1])))
+
+
+def crosses(routes):
+    return len({tuple(seat.stage for seat in route) for route in routes}) > 1
+
+
+costs = st.builds(Costs, *[st.sampled_from([0, 0.1, 0.3, 1, 2.5])] * 5)
+
+
+# What comes out
+
+
+TEXTBOOK = """\
+0.0 | F0@0 F1@0 F2@0 F3@0 .    .    .    B0@0 F4@0 B1@0 F5@0 B2@0 F6@0 B3@0 F7@0 B4@0 .    B5@0 .    B6@0 .    B7@0 R
+1.0 | .    F0@1 F1@1 F2@1 .    .    B0@1 F3@1 B1@1 F4@1 B2@1 F5@1 B3@1 F6@1 B4@1 F7@1 B5@1 .    B6@1 .    B7@1 R
+2.0 | .    .    F0@2 F1@2 .    B0@2 F2@2 B1@2 F3@2 B2@2 F4@2 B3@2 F5@2 B4@2 F6@2 B5@2 F7@2 B6@2 .    B7@2 R
+3.0 | .    .    .    F0@3 B0@3 F1@3 B1@3 F2@3 B2@3 F3@3 B3@3 F4@3 B4@3 F5@3 B5@3 F6@3 B6@3 F7@3 B7@3 R"""  # noqa: E501
+
+
+def test_1f1b_of_a_plain_chain_is_the_textbook_s():
+    chain = parse_route("0.0 > 1.0 > 2.0 > 3.0")
+    assert render(one_f_one_b([chain] * 8, Costs(embed=1, head=1))) == TEXTBOOK
+
+
+def test_1f1b_of_four_body_stages():
+    picture = """
+        0.0 | F0@0 F1@0 F2@0 F3@0 F4@0 F5@0 F0@5 B0@5 F1@5 B1@5 F2@5 B2@5 F3@5 B3@5 B0@0 F6@0 F4@5 B4@5 B1@0 F7@0 F5@5 B5@5 B2@0 F6@5 B6@5 B3@0 F7@5 B7@5 B4@0 B5@0 B6@0 B7@0 R
+        1.0 | F0@1 F1@1 F2@1 F3@1 F4@1 B0@1 F5@1 B1@1 F6@1 B2@1 F7@1 B3@1 B4@1 B5@1 B6@1 B7@1 R
+        2.0 | F0@2 F1@2 F2@2 F3@2 B0@2 F4@2 B1@2 F5@2 B2@2 F6@2 B3@2 F7@2 B4@2 B5@2 B6@2 B7@2 R
+        3.0 | F0@3 F1@3 F2@3 B0@3 F3@3 B1@3 F4@3 B2@3 F5@3 B3@3 F6@3 B4@3 F7@3 B5@3 B6@3 B7@3 R
+        4.0 | F0@4 F1@4 B0@4 F2@4 B1@4 F3@4 B2@4 F4@4 B3@4 F5@4 B4@4 F6@4 B5@4 F7@4 B6@4 B7@4 R"""  # noqa: E501
+    assert one_f_one_b(in_order(seats(4), 8)) == parse(picture)
+
+
+def test_gpipe_turns_round_after_its_last_forward():
+    assert render(gpipe(in_order(seats(2), 3))) == dedent("""\
+        0.0 | F0@0 F1@0 F2@0 F0@3 F1@3 F2@3 B0@3 B1@3 B2@3 B0@0 B1@0 B2@0 R
+        1.0 | .    F0@1 F1@1 F2@1 .    .    .    .    B0@1 B1@1 B2@1 R
+        2.0 | .    .    F0@2 F1@2 F2@2 .    .    B0@2 B1@2 B2@2 R""")
+
+
+def test_swapped_microbatches_pass_each_other():
+    routes = swapped(in_order(seats(4), 2))
+    assert render(one_f_one_b(routes, UNIT)) == dedent("""\
+        0.0 | F0@0 F1@0 .    .    .    F0@5 B0@5 F1@5 B1@5 .    .    B0@0 .    B1@0 R
+        1.0 | .    F0@1 .    .    F1@2 .    .    .    .    .    B0@1 B1@2 R
+        2.0 | .    .    F0@2 F1@1 .    .    .    .    .    B0@2 .    .    B1@1 R
+        3.0 | .    .    .    F0@3 .    .    F1@4 .    B0@3 B1@4 R
+        4.0 | .    .    .    .    F0@4 F1@3 .    B0@4 .    .    B1@3 R""")
+
+
+def test_forward_only_has_neither_backwards_nor_reduction():
+    routes = in_order(seats(2), 3)
+    assert render(forward_only(routes)) == dedent("""\
+        0.0 | F0@0 F1@0 F2@0 F0@3 F1@3 F2@3
+        1.0 | .    F0@1 F1@1 F2@1
+        2.0 | .    .    F0@2 F1@2 F2@2""")
+    check(forward_only(routes), routes, backward=False)
+
+
+def test_a_worker_does_not_wait_for_what_is_on_its_way():
+    routes = in_order(seats(1), 3)
+    near = gpipe(routes, UNIT)[Address(0)]
+    far = gpipe(routes, Costs(embed=1, head=1, transfer=5))[Address(0)]
+    assert [str(op) for op in near[:4]] == ["F0@0", "F1@0", "F0@2", "F1@2"]
+    assert [str(op) for op in far[:4]] == ["F0@0", "F1@0", "F2@0", "F0@2"]
+
+
+# What always holds
+
+
+@given(pipelines(), st.sampled_from(sorted(SCHEDULES)), costs)
+@settings(deadline=None)
+def test_every_schedule_covers_its_routes_and_ends(routes, name, costs):
+    schedule = SCHEDULES[name](routes, costs)
+    check(schedule, routes)
+    assert {ops[-1] for ops in schedule.values()} == {Op(Kind.REDUCE)}
+    assert schedule == SCHEDULES[name](list(routes), costs)
+
+
+@given(pipelines(), costs)
+@settings(deadline=None)
+def test_1f1b_holds_no_more_than_a_route_is_long(routes, costs):
+    length, stash = len(routes[0]), peak_stash(one_f_one_b(routes, costs))
+    crossing = crosses(routes)
+    for worker, held in stash.items():
+        assert held <= (length + 3 * crossing if worker.stage == 0 else length - 1 + 2 * crossing)
+
+
+@given(pipelines())
+@settings(deadline=None)
+def test_gpipe_holds_every_microbatch_that_comes_by(routes):
+    visits = {seat: sum(seat in route for route in routes) for route in routes for seat in route}
+    assert peak_stash(gpipe(routes)) == visits
+
+
+@given(st.integers(1, 10), st.integers(1, 24), st.integers(1, 3))
+@settings(deadline=None)
+def test_1f1b_takes_no_longer_than_gpipe(num_body, num_microbatches, num_replicas):
+    routes = in_order(seats(num_body, num_replicas), num_microbatches)
+    ours, gpipes = (
+        makespan(make(routes), routes, duration(routes), at_once) for make in (one_f_one_b, gpipe)
+    )
+    assert ours <= gpipes + 1e-9
+
+
+@given(pipelines())
+@settings(deadline=None)
+def test_validation_needs_forwards_alone(routes):
+    check(forward_only(routes), routes, backward=False)
+
+
+@given(pipelines(), st.sampled_from(sorted(SCHEDULES)))
+@settings(deadline=None)
+def test_what_is_rendered_can_be_parsed(routes, name):
+    schedule = SCHEDULES[name](routes)
+    assert parse(render(schedule)) == schedule
+
+
+@given(pipelines(), costs)
+@settings(deadline=None)
+def test_on_a_timeline_ops_follow_what_they_need_and_never_overlap(routes, costs):
+    schedule = one_f_one_b(routes, costs)
+    spans = timeline(schedule, routes, duration(routes, costs), lambda *_: 0.25)
+    for worker, ops in schedule.items():
+        for before, after in pairwise(ops):
+            assert spans[worker, before][1] <= spans[worker, after][0]
+        for op in ops:
+            for need in needs(op, routes):
+                sender = routes[need.microbatch][need.hop]
+                travel = 0.25 * (sender != worker)
+                assert spans[sender, need][1] + travel <= spans[worker, op][0]
+
+
+# What check refuses
+
+ROUTES = in_order(seats(2), 2)
+GOOD = """
+    0.0 | F0@0 F1@0 F0@3 B0@3 F1@3 B1@3 B0@0 B1@0 R
+    1.0 | F0@1 F1@1 B0@1 B1@1 R
+    2.0 | F0@2 B0@2 F1@2 B1@2 R
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "why"),
+    [
+        ("F0@2 B0@2", "F0@2", "B0@2 is missing on 2.0\n  2.0 | ... F1@2 B1@2 R [ ]"),
+        ("F1@1 B0@1", "F1@1 F1@1 B0@1", "F1@1 stands on 1.0 twice\n  1.0 | F0@1 F1@1 [F1@1] B0@1"),
+        ("F0@2 B0@2", "F0@2 F1@1 B0@2", "F1@1 stands on 2.0, but hop 1 of route 1 is 1.0"),
+        ("F0@2 B0@2", "B0@2 F0@2", "B0@2 comes before F0@2 of the same worker\n  2.0 | [B0@2]"),
+        ("F0@2 B0@2", "F0@2 B2@2", "B2@2 there is no route 2"),
+        ("F0@2 B0@2", "F0@2 B0@4", "B0@4 route 0 has no such hop"),
+        ("B1@2 R", "B1@2", "R is missing on 2.0"),
+        ("B1@2 R", "R B1@2", "R must be the worker's last op"),
+        ("F0@1 F1@1", "S0@2 F0@1 F1@1", "S0@2 comes before F0@1 of the same worker"),
+        ("F0@1 F1@1", "F0@1 S0@1 F1@1", "S0@1 stands on 1.0, but hop 0 of route 0 is 0.0"),
+        ("F0@1 F1@1", "F0@1 S0@2 S0@2 F1@1", "S0@2 stands on 1.0 twice"),
+        ("F0@1 F1@1", "F0@1 S0@0 F1@1", "S0@0 route 0 has no such hop"),
+    ],
+)
+def test_check_points_at_the_op_to_blame(right, wrong, why):
+    check(parse(GOOD), ROUTES)
+    assert right in GOOD
+    with pytest.raises(ScheduleError, match=re.escape(why)):
+        check(parse(GOOD.replace(right, wrong)), ROUTES)
+
+
+def test_a_missing_worker_is_missing_its_ops():
+    schedule = {w: ops for w, ops in parse(GOOD).items() if w.stage != 2}
+    with pytest.raises(ScheduleError, match=r"F0@2 is missing on 2\.0\n  2\.0 \| \[ \]"):
+        check(schedule, ROUTES)
+
+
+def test_a_deadlock_shows_what_each_worker_waits_for():
+    crossed = GOOD.replace("B0@1 B1@1", "B1@1 B0@1").replace("B1@3 B0@0", "B0@0 B1@3")
+    with pytest.raises(DeadlockError) as raised:
+        check(parse(crossed), ROUTES)
+    assert str(raised.value) == dedent("""\
+        deadlock: no worker can run its next op (10 of 19 ops ran)
+          0.0 | ... F0@3 B0@3 F1@3 [B0@0] B1@3 B1@0 R   waits for B0@1
+          1.0 | F0@1 F1@1 [B1@1] B0@1 R   waits for B1@2
+          2.0 | F0@2 B0@2 F1@2 [B1@2] R   waits for B1@3""")
+
+
+def test_a_large_deadlock_is_cut_short():
+    routes = in_order(seats(30), 40)
+    schedule = dict(gpipe(routes))
+    forward, *others = schedule[Address(8)]
+    others.remove(backward := Op(Kind.BACKWARD, 0, 8))
+    schedule[Address(8)] = (forward, backward, *others)
+    with pytest.raises(DeadlockError) as raised:
+        check(schedule, routes)
+    lines = str(raised.value).splitlines()
+    assert lines[-1] == "  ... and 19 more workers"
+    assert len(lines) == 14 and max(map(len, lines)) < 100
+
+
+def test_stash_has_a_bound():
+    check(parse(GOOD), ROUTES, stash=2)
+    with pytest.raises(ScheduleError, match=r"F1@0 makes 0\.0 hold 2 microbatches, and at most 1"):
+        check(parse(GOOD), ROUTES, stash=1)
+
+
+def test_shadows_stand_after_the_forward_they_follow_on():
+    shadowed = GOOD.replace("F0@1 F1@1", "F0@1 S0@2 F1@1 S1@2").replace("F1@0", "S0@1 F1@0 S1@1")
+    check(parse(shadowed), ROUTES, stash=2)
+
+
+def test_a_reduction_alone_is_a_worker_without_microbatches():
+    check(parse(GOOD + "    2.1 | R"), ROUTES)
+
+
+@pytest.mark.parametrize("more", [" R", " B0@2"])
+def test_forward_only_is_just_that(more):
+    schedule = parse(render(forward_only(ROUTES)) + more)
+    with pytest.raises(ScheduleError, match=f"{more.strip()} has no place in a schedule that only"):
+        check(schedule, ROUTES, backward=False)
+
+
+# What an op waits for, and what it costs
+
+
+@pytest.mark.parametrize(
+    ("op", "needed"),
+    [
+        ("F0@0", []),
+        ("F0@2", ["F0@1"]),
+        ("B0@3", ["F0@3"]),
+        ("B0@1", ["F0@1", "B0@2"]),
+        ("S0@2", ["F0@1"]),
+        ("R", []),
+    ],
+)
+def test_needs(op, needed):
+    assert needs(Op.parse(op), ROUTES) == tuple(map(Op.parse, needed))
+
+
+@pytest.mark.parametrize(
+    ("op", "cost"),
+    [
+        ("F0@0", 0.1),
+        ("F0@1", 1.0),
+        ("F0@3", 0.3),
+        ("B0@0", 0.2),
+        ("B0@1", 2.0),
+        ("B0@3", 0.6),
+        ("S0@2", 1.0),
+        ("R", 0.0),
+    ],
+)
+def test_stage_0_costs_less_at_either_end(op, cost):
+    assert USUAL.duration(Op.parse(op), ROUTES[0]) == cost
+
+
+def test_a_timeline_adds_up():
+    routes = in_order(seats(1), 1)
+    spans = timeline(one_f_one_b(routes), routes, lambda *_: 1.0, lambda *_: 0.5)
+    assert {str(op): span for (_, op), span in spans.items() if op.kind is not Kind.REDUCE} == {
+        "F0@0": (0.0, 1.0),
+        "F0@1": (1.5, 2.5),
+        "F0@2": (3.0, 4.0),
+        "B0@2": (4.0, 5.0),
+        "B0@1": (5.5, 6.5),
+        "B0@0": (7.0, 8.0),
+    }
+    assert makespan(one_f_one_b(routes), routes, lambda *_: 1.0, lambda *_: 0.5) == 9.0
+
+
+def test_replicas_reduce_together():
+    routes = in_order(seats(1, num_replicas=2), 3)
+    spans = timeline(gpipe(routes), routes, duration(routes), at_once)
+    reduce, twins = Op(Kind.REDUCE), (Address(1, 0), Address(1, 1))
+    assert len({spans[worker, reduce] for worker in twins}) == 1
+    assert spans[twins[0], reduce][0] == max(spans[w, op][1] for w, op in spans if w in twins)
+
+
+def test_a_deadlock_renders_without_time():
+    assert render(parse("0.0 | F0@1 F1@0\n1.0 | F1@1 F0@0")) == "0.0 | F0@1 F1@0\n1.0 | F1@1 F0@0"
+
+
+@pytest.mark.parametrize("text", ["1.0 F0@1", "1.0 | F0", "x | F0@1", "1.0 | R\n1.0 | R"])
+def test_what_is_no_schedule_is_not_parsed(text):
+    with pytest.raises(ValueError, match="not a"):
+        parse(text)
+
+
+def test_the_picture_is_an_image(tmp_path):
+    routes = swapped(in_order(seats(4), 6))
+    spans = timeline(one_f_one_b(routes), routes, duration(routes), at_once)
+    path = tmp_path / "timeline.svg"
+    draw_timeline(spans, path, swapped={m for m in range(6) if is_swapped(m, 0.5)})
+    drawn = path.read_text()
+    assert drawn.count("<pattern") == 3  # forward, backward and the legend's
+    draw_timeline(spans, tmp_path / "plain.svg")
+    assert "<pattern" not in (tmp_path / "plain.svg").read_text()
