@@ -1,1 +1,37 @@
-"""checkfree: pipeline-parallel training that survives the loss of whole stages."""
+"""checkfree: pipeline-parallel training that survives the loss of whole stages.
+
+    import checkfree
+
+    run = checkfree.train("configs/demo.yaml")
+    run = checkfree.train(stages=[edge, *blocks], batches=batches, config={"iterations": 100})
+
+Importing this package imports no torch; using ``train`` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from checkfree.build.train import Run, resume, train
+    from checkfree.config import Config
+    from checkfree.errors import BadInput, RunFailed
+
+__all__ = ["BadInput", "Config", "Run", "RunFailed", "resume", "train"]
+
+_HOMES = {
+    "BadInput": "checkfree.errors",
+    "Config": "checkfree.config",
+    "Run": "checkfree.build.train",
+    "RunFailed": "checkfree.errors",
+    "resume": "checkfree.build.train",
+    "train": "checkfree.build.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'checkfree' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

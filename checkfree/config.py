@@ -14,7 +14,7 @@ class DataConfig:
 
     name: str = "stdlib"
     """``stdlib``, ``text``, ``jsonl``, ``parquet``, ``bin``, ``tinystories``, ``openwebtext`` or
-    ``hf:OWNER/NAME`` (any Hugging Face data set, streamed)."""
+    ``hf:OWNER/NAME`` or ``hf:OWNER/NAME/SUBSET`` (any Hugging Face data set, streamed)."""
 
     path: Optional[str] = None
     """File or folder for ``text``, ``jsonl``, ``parquet`` and ``bin``."""
@@ -29,10 +29,10 @@ class DataConfig:
     """Share of the documents (by hash of name or content) that only validation sees, in (0, 1)."""
 
     documents: Optional[int] = None
-    """At most this many documents of a stream; None: all that it has."""
+    """At most this many documents (not for ``bin``); None: all."""
 
     cache: str = "~/.cache/checkfree"
-    """Where tokenized streams are kept."""
+    """Where tokenized text is kept."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 from checkfree.membership import Membership
 from checkfree.messages.control import (
@@ -89,6 +90,8 @@ class Progress:
     validation: float | None = None
     validated_at: int = -1
     checkpoints: tuple[int, ...] = ()
+    notes: int = 0
+    """Records that the lead has sent to the log."""
 
 
 class Phase(Enum):
@@ -140,7 +143,6 @@ class Lead:
         self._recovery: RecoveryRecord | None = None
         self._planned: dict[str, int] = {}
         self._plans: dict[frozenset[Address], tuple[tuple[Route, ...], Schedule]] = {}
-        self._noted = 0
         self._out: list[Outgoing] = []
 
     # --- messages in -----------------------------------------------------------------------------
@@ -316,8 +318,7 @@ class Lead:
         if not attempt.members <= attempt.stepped:
             return False
         self._note(self._iteration_record(attempt))
-        p = self.progress
-        self.progress = replace(p, committed=p.committed + 1, tick=p.tick + 1)
+        self._update(committed=self.progress.committed + 1, tick=self.progress.tick + 1)
         self._attempt, self._phase = None, Phase.IDLE
         return True
 
@@ -348,7 +349,7 @@ class Lead:
     def _validated(self, loss: float) -> None:
         p, recovery = self.progress, self._recovery
         self._note(ValidationRecord(p.committed, p.tick, loss, after_repair=recovery is not None))
-        self.progress = replace(p, validation=loss, validated_at=p.tick)
+        self._update(validation=loss, validated_at=p.tick)
         if recovery is not None:
             self._note(replace(recovery, validation_after=loss))
             self._recovery = None
@@ -403,7 +404,7 @@ class Lead:
     def _archived(self, message: Archived) -> None:
         self._awaited.discard(message.area)
         if message.area == CHECKPOINT:
-            self.progress = replace(self.progress, checkpoints=message.offered)
+            self._update(checkpoints=message.offered)
         if message.area == WEIGHTS:
             self.done = True
 
@@ -469,9 +470,7 @@ class Lead:
             self._keeps = set()
             self._send(STORE, Drop(CHECKPOINT, repair.resume_at))
         kept = tuple(v for v in p.checkpoints if v <= repair.resume_at)
-        self.progress = replace(
-            p, committed=repair.resume_at, checkpoints=kept, repairs=p.repairs + 1
-        )
+        self._update(committed=repair.resume_at, checkpoints=kept, repairs=p.repairs + 1)
         self._refused, self._repair, self._phase = frozenset(), None, Phase.IDLE
         self._note_plan(recovery.rebuilds)
         if gone and self._terms.validate_after_repair:
@@ -514,15 +513,18 @@ class Lead:
         return False
 
     def _advance_epoch(self) -> None:
-        self.progress = replace(self.progress, epoch=self.progress.epoch + 1)
+        self._update(epoch=self.progress.epoch + 1)
+
+    def _update(self, **changes: Any) -> None:
+        self.progress = replace(self.progress, **changes)
 
     def _note_plan(self, rebuilds: Mapping[str, Mapping[str, object]]) -> None:
         p, self._planned = self.progress, self._members.names()
         self._note(PlanRecord(p.epoch, p.committed, p.tick, self._planned, rebuilds))
 
     def _note(self, record: object) -> None:
-        self._send(LOG, Note(self._noted, record))
-        self._noted += 1
+        self._send(LOG, Note(self.progress.notes, record))
+        self._update(notes=self.progress.notes + 1)
 
     def _send(self, to: Address, message: Message) -> None:
         assert to != LEAD

@@ -109,7 +109,7 @@ class Stage:
             inputs, run = (run, *inputs), _recomputed
         versions = [b._version for b in self._watched]
         casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
-        with _seeded(seed, device), casting:
+        with seeded(seed, device), casting:
             y: Tensor = run(*inputs)
         if versions != [b._version for b in self._watched]:
             raise BadInput(
@@ -241,7 +241,7 @@ def _to_device(batch: Any, device: torch.device) -> Any:
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's generators of CPU and device, and put them back as they were after."""
     generators = [torch.default_generator]
     if device.type == "cuda":

@@ -141,7 +141,11 @@ class Store:
         """Forget the archives of ``area`` that are newer."""
         for shelf in self.offered(area):
             if shelf > newer_than:
-                self._files.remove(_folder(area, shelf))
+                self.forget(area, shelf)
+
+    def forget(self, area: str, shelf: int) -> None:
+        """One archive."""
+        self._files.remove(_folder(area, shelf))
 
     # --- reading ---------------------------------------------------------------------------------
 

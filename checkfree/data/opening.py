@@ -95,6 +95,7 @@ def _corpus(config: DataConfig, loader: stream.Loader | None) -> Corpus:
 
 
 def _check_room(split: Split, context: int) -> None:
+    of = "" if split.documents is None else f" (of {sum(split.documents)} documents)"
     mends = {
         "training": (split.train, "lower data.validation_share"),
         "validation": (split.validation, "raise data.validation_share"),
@@ -102,6 +103,6 @@ def _check_room(split: Split, context: int) -> None:
     for side, (tokens, mend) in mends.items():
         if len(tokens) <= context:
             raise BadInput(
-                f"the {side} text has {len(tokens)} tokens, expected at least {context + 1} "
+                f"the {side} text{of} has {len(tokens)} tokens, expected at least {context + 1} "
                 f"(model.context + 1); give more documents, {mend} or lower model.context"
             )

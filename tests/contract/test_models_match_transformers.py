@@ -32,7 +32,7 @@ CONFIGS = {
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.fixture(params=CONFIGS.values(), ids=list(CONFIGS))
 def config(request: pytest.FixtureRequest) -> ModelConfig:
     """One of the models that both sides build."""
     found: ModelConfig = request.param
@@ -41,18 +41,19 @@ def config(request: pytest.FixtureRequest) -> ModelConfig:
 
 def theirs(config: ModelConfig) -> Any:
     """The model as ``transformers`` builds it, in fp32 and with the plainest attention it has."""
-    shared = {
+    shared: dict[str, Any] = {
         "vocab_size": config.vocabulary,
         "tie_word_embeddings": config.tied,
         "attn_implementation": "eager",
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
+    model: Any
     if config.family == "llama":
         model = LlamaForCausalLM(LlamaConfig(**_llama(config), **shared))
     else:
         model = GPT2LMHeadModel(GPT2Config(**_gpt(config), **shared))
-    return model.float().eval()
+    return model.eval()
 
 
 def _llama(config: ModelConfig) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def ours(config: ModelConfig, stages: int = STAGES) -> list[Any]:
             nn.init.normal_(param, mean=0.1, std=0.2, generator=generator)
     with torch.no_grad():
         for name, param in modules[0].named_parameters():
-            param *= 0.02 if name in ("embedding.weight", "positions.weight") else 1.0
+            param.mul_(0.1 if name in ("embedding.weight", "positions.weight") else 1.0)
     return modules
 
 

@@ -1,0 +1,159 @@
+"""Put a run together: configuration and blueprint -> stages, workers, lead, runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from checkfree.build.blueprint import Blueprint
+from checkfree.checks import recomputed
+from checkfree.config import Config
+from checkfree.errors import BadInput
+from checkfree.failures import sample, seats_hit, strikes
+from checkfree.lead import Lead, Progress, Terms
+from checkfree.membership import Membership
+from checkfree.messages.control import Purpose
+from checkfree.messages.tensors import StageState
+from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address, Route, Schedule
+from checkfree.optimizer import check_optimizer, lr_at, make_optimizer
+from checkfree.recovery.strategy import Strategy
+from checkfree.recovery.table import make_strategy
+from checkfree.runtime.actor import Actor
+from checkfree.runtime.faults import Faults
+from checkfree.runtime.inprocess import InProcess
+from checkfree.schedule import SCHEDULES, check
+from checkfree.stage import Conditions, Stage
+from checkfree.store import Store
+from checkfree.worker import Batches, Equipment, StageWorker
+
+TICKS_PER_ITERATION = 50
+"""A run that rolls back more than this many times its length gets nowhere."""
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A run that has not begun; ``runtime.run()`` trains."""
+
+    runtime: InProcess
+    lead: Lead
+    workers: Mapping[Address, StageWorker]
+
+
+def assemble(
+    config: Config,
+    equipment: Equipment,
+    store: Store,
+    log: Actor,
+    progress: Progress = Progress(),  # noqa: B008 (frozen)
+    lives: Mapping[Address, int] | None = None,
+    tokens: int | None = None,
+) -> Assembly:
+    """All actors of a run in one process. ``progress`` and ``lives`` are a snapshot's."""
+    seats = [Address(s, r) for s in range(config.stages + 1) for r in range(config.replicas)]
+    lives = lives or dict.fromkeys(seats, 0)
+    lead = Lead(Membership(seats, lives), equipment.strategy, terms(config, tokens), progress)
+    workers = {seat: StageWorker(seat, lives[seat], equipment) for seat in seats}
+    runtime = InProcess(
+        {**workers, LEAD: lead, STORE: store, LOG: log},
+        lambda seat, life: StageWorker(seat, life, equipment, hollow=True),
+    )
+    runtime.actors[FAULTS] = Faults(runtime, struck_seats(config))
+    return Assembly(runtime, lead, workers)
+
+
+def terms(config: Config, tokens: int | None) -> Terms:
+    """What the lead has to know of a configuration."""
+    return Terms(
+        iterations=config.iterations,
+        microbatches=config.microbatches,
+        schedule=partial(_checked_schedule, config.schedule),
+        clip=config.optimizer.clip,
+        clip_over=config.optimizer.clip_over,
+        validation_every=config.validation.every,
+        validation_microbatches=config.validation.microbatches,
+        validate_after_repair=config.validation.every > 0 and config.validation.after_repair,
+        resume_every=config.resume.every,
+        max_ticks=TICKS_PER_ITERATION * config.iterations,
+        tokens=tokens,
+    )
+
+
+def _checked_schedule(name: str, routes: tuple[Route, ...]) -> Schedule:
+    schedule = SCHEDULES[name](routes)
+    check(schedule, routes)
+    return schedule
+
+
+def struck_seats(config: Config) -> Callable[[int], Collection[Address]]:
+    """tick -> the seats that the configured failures hit. The trace is sampled ahead and sampled
+    again, longer, when a run outlasts it: that changes nothing of what it had (semantics 4)."""
+    make = partial(
+        sample, config.failures, seed=config.seed, stages=config.stages, replicas=config.replicas
+    )
+    ticks = 4 * config.iterations
+    trace = make(ticks=ticks)
+
+    def struck(tick: int) -> Collection[Address]:
+        nonlocal ticks, trace
+        if tick >= ticks:
+            ticks *= 2
+            trace = make(ticks=ticks)
+        return seats_hit(strikes(trace, tick), config.stages + 1, config.replicas)
+
+    return struck
+
+
+def equip(config: Config, blueprint: Blueprint, batches: Mapping[Purpose, Batches]) -> Equipment:
+    """What every worker of a run is built with. Raises BadInput."""
+    check_optimizer(config.optimizer)
+    strategy: Strategy = make_strategy(config.recovery, config.checkpoint.every)
+    devices = _devices(config)
+    recompute = recomputed(config.recompute, config.stages)
+
+    def wrap(module: nn.Module, stage: int) -> Stage:
+        if config.precision == "fp64":
+            module = module.double()
+        return Stage(module, _conditions(config, devices[stage], stage in recompute))
+
+    def fresh(stage: int, tick: int) -> StageState:
+        return wrap(blueprint.fresh(stage, tick), stage).snapshot()
+
+    if config.recovery.name == "random":
+        blueprint.fresh(1, 0)  # what can't be initialised anew is refused before it is needed
+    return Equipment(
+        seed=config.seed,
+        make=lambda stage: wrap(blueprint.make(stage), stage),
+        fresh=fresh,
+        strategy=strategy,
+        batches=batches,
+    )
+
+
+def _conditions(config: Config, device: torch.device, recompute: bool) -> Conditions:
+    half_life = config.recovery.lr_scale_half_life
+    return Conditions(
+        optimizer=partial(make_optimizer, config.optimizer),
+        lr=lambda iteration: lr_at(config.optimizer, iteration, config.iterations),
+        device=device,
+        autocast=torch.bfloat16 if config.precision == "bf16" else None,
+        recompute=recompute,
+        lr_scale_decay=1.0 if half_life is None else 0.5 ** (1 / half_life),
+    )
+
+
+def _devices(config: Config) -> list[torch.device]:
+    """The device of each stage: runs of neighbours share one. Raises BadInput if one is absent."""
+    devices = [torch.device(name) for name in config.devices]
+    for device in devices:
+        present = torch.cuda.device_count()
+        if device.type == "cuda" and (device.index or 0) >= present:
+            raise BadInput(
+                f"devices names {device} and torch sees {present} CUDA devices: use devices=[cpu]"
+                + (f" or cuda:0 … cuda:{present - 1}" if present else "")
+            )
+    count = config.stages + 1
+    return [devices[stage * len(devices) // count] for stage in range(count)]

@@ -1,0 +1,129 @@
+"""What the stages of a run are made of: a model family's, or the user's own modules."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+import torch
+from torch import nn
+
+from checkfree.config import Config
+from checkfree.errors import BadInput
+from checkfree.models.families import family
+from checkfree.stage import seeded
+from checkfree.units import derive
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Makes one stage at a time, so that a seat never builds the rest of the model."""
+
+    stages: int
+    """Stages with stage 0: n + 1."""
+    make: Callable[[int], nn.Module]
+    """With its first weights, from (seed, "init", stage); the user's modules bring their own."""
+    fresh: Callable[[int, int], nn.Module]
+    """(stage, tick): initialised anew from (seed, "reinit", stage, tick)."""
+    parameters: int
+    tokens: int | None
+    """Tokens per iteration, where they can be known beforehand."""
+
+
+def of_family(config: Config, vocabulary: int) -> Blueprint:
+    """A built-in model. Raises BadInput if it cannot be cut as configured."""
+    model = config.model
+    if model.vocabulary is not None and model.vocabulary < vocabulary:
+        raise BadInput(
+            f"model.vocabulary={model.vocabulary} is smaller than the tokenizer's {vocabulary}: "
+            f"set model.vocabulary={vocabulary} or leave it out"
+        )
+    model = replace(model, vocabulary=model.vocabulary or vocabulary)
+    made = family(model.family)
+
+    def build(stage: int, purpose: str, *parts: int) -> nn.Module:
+        with seeded(derive(config.seed, purpose, stage, *parts), CPU):
+            return made.stage(model, stage, config.stages)
+
+    try:
+        with torch.device("meta"):
+            made.stage(model, 0, config.stages)
+            made.stage(model, 1, config.stages)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    return Blueprint(
+        stages=config.stages + 1,
+        make=lambda stage: build(stage, "init"),
+        fresh=lambda stage, tick: build(stage, "reinit", tick),
+        parameters=made.parameters_of(model),
+        tokens=config.microbatches * config.batch * model.context,
+    )
+
+
+def of_modules(stages: Sequence[nn.Module], seed: int) -> Blueprint:
+    """The user's own stages. Raises BadInput unless stage 0 has ``embed`` and ``loss`` and the
+    body stages have parameters of equal names and shapes."""
+    check_modules(stages)
+
+    def fresh(stage: int, tick: int) -> nn.Module:
+        module = copy.deepcopy(stages[stage])
+        with seeded(derive(seed, "reinit", stage, tick), CPU):
+            reset(module, stage)
+        return module
+
+    return Blueprint(
+        stages=len(stages),
+        make=lambda stage: copy.deepcopy(stages[stage]),
+        fresh=fresh,
+        parameters=sum(p.numel() for module in stages for p in module.parameters()),
+        tokens=None,
+    )
+
+
+def check_modules(stages: Sequence[nn.Module]) -> None:
+    """Raise BadInput, naming the first thing that is wrong."""
+    if len(stages) < 2:
+        raise BadInput(f"got {len(stages)} stages, expected stage 0 and at least one body stage")
+    for place, module in enumerate(stages):
+        if not isinstance(module, nn.Module):
+            got = type(module).__name__
+            raise BadInput(f"stage {place} is a {got}, expected a torch.nn.Module")
+    for method in ("embed", "loss"):
+        if not callable(getattr(stages[0], method, None)):
+            raise BadInput(
+                f"stage 0 ({type(stages[0]).__name__}) has no {method}: expected a module with "
+                "embed(batch) and loss(hidden, batch)"
+            )
+    first = _shapes(stages[1])
+    for place, module in enumerate(stages[2:], 2):
+        for one, other in zip_longest(first, _shapes(module)):
+            if one != other:
+                raise BadInput(
+                    f"body stage {place} has {other or 'nothing'} where stage 1 has "
+                    f"{one or 'nothing'}: body stages need equal parameter names and shapes, "
+                    "else no neighbour could stand in for another"
+                )
+
+
+def _shapes(module: nn.Module) -> list[str]:
+    return [f"{name} {list(param.shape)}" for name, param in module.named_parameters()]
+
+
+def reset(module: nn.Module, stage: int) -> None:
+    """Initialise anew by each layer's ``reset_parameters``. Raises BadInput for a layer with
+    parameters and no such method."""
+    for name, layer in module.named_modules():
+        own = list(layer.parameters(recurse=False))
+        anew = getattr(layer, "reset_parameters", None)
+        if callable(anew):
+            anew()
+        elif own:
+            raise BadInput(
+                f"stage {stage}: {name or 'the module'} ({type(layer).__name__}) has parameters and "
+                "no reset_parameters(), so it can't be initialised anew: give it one, or use "
+                "another recovery than random"
+            )

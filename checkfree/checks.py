@@ -1,0 +1,99 @@
+"""Values that no run can take, each refused with one line: what, got, expected, and the mend."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from checkfree.config import Config
+from checkfree.errors import BadInput
+from checkfree.failures import target_stages, tick_probability
+from checkfree.models.config import ModelConfig
+from checkfree.routes import check_swap
+from checkfree.schedule import SCHEDULES
+
+
+def check(config: Config) -> None:
+    """Raise BadInput for the first value out of range."""
+    _counts(config)
+    one_of("schedule", config.schedule, tuple(SCHEDULES))
+    one_of("precision", config.precision, ("fp32", "bf16", "fp64"))
+    if config.microbatches < config.replicas:
+        raise BadInput(
+            f"microbatches={config.microbatches} is fewer than replicas={config.replicas}: a "
+            f"replica without a microbatch trains nothing; set microbatches={config.replicas}"
+        )
+    _devices(config.devices)
+    recomputed(config.recompute, config.stages)
+    _model(config.model)
+    share = config.data.validation_share
+    if not 0.0 < share < 1.0:
+        raise BadInput(f"data.validation_share={share}: expected a share between 0 and 1")
+    tick_probability(config.failures)
+    if config.failures.scenario != "none":
+        target_stages(config.failures.stages, config.stages)
+    if config.recovery.name == "checkfree_plus":
+        check_swap(config.stages, config.recovery.share)
+
+
+def _counts(config: Config) -> None:
+    at_least("iterations", config.iterations, 1)
+    at_least("stages", config.stages, 1)
+    at_least("microbatches", config.microbatches, 1)
+    at_least("batch", config.batch, 1)
+    at_least("replicas", config.replicas, 1)
+    at_least("threads", config.threads, 1)
+    at_least("validation.every", config.validation.every, 0)
+    at_least("validation.microbatches", config.validation.microbatches, 1)
+    at_least("resume.every", config.resume.every, 0)
+    if config.checkpoint.every is not None:
+        at_least("checkpoint.every", config.checkpoint.every, 1)
+
+
+def at_least(key: str, value: int, least: int) -> None:
+    """Raise BadInput below ``least``."""
+    if value < least:
+        raise BadInput(f"{key}={value}: expected a whole number of at least {least}")
+
+
+def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise BadInput unless ``value`` is among ``choices``."""
+    if value not in choices:
+        raise BadInput(f"{key}={value}: expected one of {', '.join(choices)}")
+
+
+def _devices(devices: tuple[str, ...]) -> None:
+    if not devices:
+        raise BadInput("devices=[]: expected at least one, as in devices=[cpu]")
+    for device in devices:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", str(device)):
+            raise BadInput(f"devices: {device!r} is none: expected cpu, cuda or cuda:0")
+
+
+def recomputed(recompute: Any, stages: int) -> frozenset[int]:
+    """The stages that recompute activations. Raises BadInput unless true, false or stages."""
+    if isinstance(recompute, bool):
+        return frozenset(range(stages + 1)) if recompute else frozenset()
+    if not isinstance(recompute, (list, tuple)):
+        raise BadInput(f"recompute={recompute}: expected true, false, or stages as in [1, 2]")
+    for stage in recompute:
+        if isinstance(stage, bool) or not isinstance(stage, int) or not 0 <= stage <= stages:
+            raise BadInput(f"recompute names stage {stage}: this pipeline has 0 … {stages}")
+    return frozenset(recompute)
+
+
+def _model(model: ModelConfig) -> None:
+    one_of("model.family", model.family, ("llama", "gpt"))
+    for key in ("width", "heads", "blocks", "context"):
+        at_least(f"model.{key}", getattr(model, key), 1)
+    for key in ("kv_heads", "hidden", "vocabulary"):
+        if getattr(model, key) is not None:
+            at_least(f"model.{key}", getattr(model, key), 1)
+    if not 0.0 <= model.dropout < 1.0 or math.isnan(model.dropout):
+        raise BadInput(f"model.dropout={model.dropout}: expected a probability in [0, 1)")
+    if model.width % model.heads:
+        raise BadInput(
+            f"model.width={model.width} is no multiple of model.heads={model.heads}: "
+            f"set model.width={model.heads * max(1, round(model.width / model.heads))}"
+        )

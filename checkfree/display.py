@@ -1,0 +1,154 @@
+"""What a run shows while it trains: a live panel on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections import deque
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from checkfree.config import Config
+from checkfree.record import (
+    EndRecord,
+    FailureRecord,
+    IterationRecord,
+    PlanRecord,
+    Record,
+    RecoveryRecord,
+    ResumeRecord,
+    ValidationRecord,
+)
+from checkfree.units import render_bytes, render_seconds
+
+EVENTS = 10
+
+
+class Display:
+    """A listener of records. Use as a context: the panel is gone, its last state printed, after."""
+
+    def __init__(self, config: Config, console: Console, quiet: bool = False):
+        self._config, self._console, self._quiet = config, console, quiet
+        self._events: deque[Text] = deque(maxlen=EVENTS)
+        self._bar = Progress(
+            TextColumn("iteration"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            expand=True,
+        )
+        self._task = self._bar.add_task("", total=config.iterations)
+        self._members: dict[str, int] = {}
+        self._lost: tuple[int, ...] = ()
+        self._figures: dict[str, str] = {}
+        self._speed: float | None = None
+        live = console.is_terminal and not quiet
+        self._live = Live(console=console, refresh_per_second=8) if live else None
+
+    def __enter__(self) -> Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.update(self._panel(), refresh=True)
+            self._live.stop()
+
+    def __call__(self, record: Record) -> None:
+        """Take in one record."""
+        match record:
+            case IterationRecord():
+                self._iteration(record)
+            case ValidationRecord():
+                self._validation(record)
+            case FailureRecord():
+                self._lost = tuple(record.stages)
+                seats = ", ".join(record.seats)
+                self._event(f"tick {record.tick}: lost {seats}", "bold red")
+            case PlanRecord():
+                self._members, self._lost = dict(record.members), ()
+            case RecoveryRecord():
+                self._event(describe(record), "green")
+            case ResumeRecord():
+                self._bar.update(self._task, completed=record.iteration)
+                self._event(f"resumed at iteration {record.iteration}", "cyan")
+            case EndRecord() if record.status != "done":
+                why = f": {record.reason}" if record.reason else ""
+                self._event(f"{record.status} at iteration {record.iteration}{why}", "bold red")
+        if self._live is not None:
+            self._live.update(self._panel())
+
+    def _iteration(self, record: IterationRecord) -> None:
+        self._bar.update(self._task, completed=record.iteration + 1)
+        self._figures["loss"] = f"{record.loss:.4f}"
+        self._figures["lr"] = f"{record.lr:.2e}" if record.lr is not None else "–"
+        if record.seconds and record.tokens:
+            now = record.tokens / record.seconds
+            self._speed = now if self._speed is None else 0.9 * self._speed + 0.1 * now
+            self._figures["tokens/s"] = f"{self._speed:,.0f}"
+
+    def _validation(self, record: ValidationRecord) -> None:
+        self._figures["validation"] = f"{record.loss:.4f}"
+        if self._live is None and not record.after_repair:
+            figures = "  ".join(f"{name} {value}" for name, value in self._figures.items())
+            self._say(Text(f"iteration {record.iteration:>6}  {figures}"))
+
+    def _event(self, text: str, style: str) -> None:
+        line = Text(text, style=style, overflow="ellipsis", no_wrap=self._live is not None)
+        self._events.append(line)
+        if self._live is None:
+            self._say(line)
+
+    def _say(self, line: Text) -> None:
+        if not self._quiet:
+            self._console.print(line, soft_wrap=True)
+
+    def _panel(self) -> Group:
+        figures = Text("  ".join(f"{name} {value}" for name, value in self._figures.items()))
+        return Group(self._bar, figures, self._stages(), *self._events)
+
+    def _stages(self) -> Text:
+        line = Text("stages  ")
+        for stage in range(self._config.stages + 1):
+            alive = sum(seat.startswith(f"{stage}.") for seat in self._members)
+            down = stage in self._lost or not alive
+            style = "bold red" if down else "green" if alive == self._config.replicas else "yellow"
+            mark = f"{stage}" if self._config.replicas == 1 else f"{stage}×{alive}"
+            line.append(f"[{mark}] ", style=style)
+        return line
+
+
+def describe(record: RecoveryRecord) -> str:
+    """One line on what was done: "tick 9: 4.0 weighted average of 3.0 (0.44) and 5.0 (0.56) …"."""
+    rebuilt = dict(record.rebuilds)
+    rules = {made["rule"] for made in rebuilt.values()}
+    if record.lost_iterations or rules == {"checkpoint"}:
+        text = f"all stages back to iteration {record.resume_at}"
+        text += f", {record.lost_iterations} iterations to train again"
+    else:
+        text = "; ".join(f"{seat} {_recipe(made)}" for seat, made in rebuilt.items())
+    cost = f" ({render_bytes(record.bytes)}, {render_seconds(record.seconds or 0.0)})"
+    losses = ""
+    if record.validation_after is not None:
+        before = "–" if record.validation_before is None else f"{record.validation_before:.4f}"
+        losses = f", validation {before} → {record.validation_after:.4f}"
+    return f"tick {record.tick}: {text}{cost}{losses}"
+
+
+def _recipe(made: dict[str, Any]) -> str:
+    weights = made["weights"] or [None] * len(made["sources"])
+    many = len(made["sources"]) > 1
+    sources = [
+        f"{source['holder']} ({weight:.2f})" if many and weight is not None else source["holder"]
+        for source, weight in zip(made["sources"], weights, strict=False)
+    ]
+    return f"{made['rule']} of {' and '.join(sources)}" if sources else str(made["rule"])

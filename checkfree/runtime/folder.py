@@ -1,0 +1,79 @@
+"""A run's folder: what stands in it, who may write to it, and how it is picked up again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from checkfree.errors import BadInput
+from checkfree.record import RECORDS, read
+from checkfree.runtime.files import write_whole
+
+CONFIG, TRACE, PICTURE, VERSIONS = "config.yaml", "trace.json", "loss.png", "versions.json"
+SUPERSEDED = "superseded.jsonl"
+
+_LEADS_OWN = ("plan", "iteration", "validation", "failure", "recovery")
+
+
+def create(path: Path) -> Path:
+    """An empty run folder. Raises BadInput if there is a run already, or no place for one."""
+    if (path / RECORDS).exists() or (path.exists() and not path.is_dir()):
+        raise BadInput(
+            f"{path} holds a run already: give another out=FOLDER, or go on with it by "
+            f"checkfree train --resume {path}"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / RECORDS
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadInput(f"out={path} cannot be written: {error.strerror}; give another") from None
+    return path
+
+
+def existing(path: Path) -> Path:
+    """The folder of a run to resume. Raises BadInput if it is none."""
+    if not (path / RECORDS).is_file() or not (path / CONFIG).is_file():
+        raise BadInput(
+            f"{path} is no run folder ({CONFIG} and {RECORDS} expected): give the out=FOLDER of "
+            "the run that you want to go on"
+        )
+    return path
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Nobody else trains in this folder meanwhile. Raises BadInput if somebody does."""
+    with open(path / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BadInput(f"{path} is being trained by another process: wait or stop it") from None
+        yield
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def rewind(path: Path, notes: int) -> None:
+    """Take the records back to the first ``notes`` of the lead's; the rest, which a resumed run
+    makes again, goes to a file beside them."""
+    kept, superseded, seen = [], [], 0
+    for record in read(path):
+        own = record["kind"] in _LEADS_OWN
+        drop = record["kind"] in ("end", "ledger") or (own and seen >= notes)
+        (superseded if drop else kept).append(json.dumps(record))
+        seen += own
+    with open(path / SUPERSEDED, "a", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in superseded)
+        file.flush()
+        os.fsync(file.fileno())
+    write_whole(path / RECORDS, "".join(line + "\n" for line in kept).encode())

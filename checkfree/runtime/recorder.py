@@ -1,0 +1,84 @@
+"""Writes the lead's records down, one JSON object a line, and puts the time to them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from checkfree.messages.control import Message, Note, Outgoing
+from checkfree.record import (
+    FailureRecord,
+    IterationRecord,
+    PlanRecord,
+    Record,
+    RecoveryRecord,
+    ValidationRecord,
+    dumps,
+)
+
+Listener = Callable[[Record], None]
+
+
+class Recorder:
+    """The actor at the log's address. ``lr`` gives the schedule's rate of an iteration.
+
+    A record's seconds run from the record before it; a recovery's from its failure to the plan
+    that ended it, so that the validation after it does not count.
+    """
+
+    def __init__(self, path: Path, lr: Callable[[int], float], listeners: Sequence[Listener] = ()):
+        self.seconds: Counter[str] = Counter()
+        self.ops: Counter[str] = Counter()
+        self._file = open(path, "ab")  # noqa: SIM115 (lives as long as the run)
+        self._lr, self._listeners = lr, listeners
+        self._since = self._failed_at = time.perf_counter()
+        self._repaired_in = 0.0
+
+    def deliver(self, message: Message) -> None:
+        assert isinstance(message, Note)
+        self.write(self._timed(message.record))
+
+    def advance(self) -> list[Outgoing] | None:
+        return None
+
+    def write(self, record: Record) -> None:
+        """Append one record. Raises OSError, leaving the lines before it whole."""
+        good = self._file.tell()
+        try:
+            self._file.write((dumps(record) + "\n").encode())
+            self._file.flush()
+        except OSError:
+            os.ftruncate(self._file.fileno(), good)
+            raise
+        for listener in self._listeners:
+            listener(record)
+
+    def close(self) -> None:
+        """All that was written is on the disk."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def _timed(self, record: Record) -> Record:
+        now = time.perf_counter()
+        passed, self._since = now - self._since, now
+        match record:
+            case IterationRecord():
+                record = replace(record, seconds=passed, lr=self._lr(record.iteration))
+                self.ops.update(forward=record.forwards, shadow_forward=record.shadow_forwards)
+            case ValidationRecord():
+                record = replace(record, seconds=passed)
+            case FailureRecord():
+                self._failed_at = now
+            case PlanRecord() if record.rebuilds:
+                passed = self._repaired_in = now - self._failed_at
+                self.seconds["recovery"] += passed
+            case RecoveryRecord():
+                record = replace(record, seconds=self._repaired_in)
+        if isinstance(record, (IterationRecord, ValidationRecord)):
+            self.seconds[record.kind] += passed
+        return record
