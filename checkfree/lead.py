@@ -436,7 +436,9 @@ class Lead:
             return self._fail(f"iteration {self.progress.committed}: {repair.reason}")
         used = {s for recipe in repair.rebuild.values() for s in recipe.sources}
         if used & self._refused:
-            return self._fail(f"the state of {min(used & self._refused)} is no good to rebuild from")
+            return self._fail(
+                f"the state of {min(used & self._refused)} is no good to rebuild from"
+            )
         self._repair, self._rebuilt, self._phase = repair, {}, Phase.REBUILDING
         self._members.empty(repair.rebuild)
         p = self.progress

@@ -119,7 +119,9 @@ class Stage:
             )
         return y
 
-    def _call(self, part: Part, x: Any, batch: Any) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
+    def _call(
+        self, part: Part, x: Any, batch: Any
+    ) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
         module: Any = self.module
         if isinstance(x, Tensor):
             x = x.to(self._conditions.device)

@@ -17,7 +17,17 @@ from typing import Any, Protocol
 import safetensors.torch
 from safetensors import SafetensorError
 
-from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS, Archive, Archived, Drop, Message, Outgoing, StateRequest
+from checkfree.messages.control import (
+    CHECKPOINT,
+    RESUME,
+    WEIGHTS,
+    Archive,
+    Archived,
+    Drop,
+    Message,
+    Outgoing,
+    StateRequest,
+)
 from checkfree.messages.tensors import KeepState, StageState, StateReply
 from checkfree.ops import LEAD
 

@@ -250,7 +250,9 @@ class StageWorker:
 
     def _backward(self, attempt: _Attempt, op: Op) -> None:
         key, route = (op.microbatch, op.hop), attempt.plan.routes[op.microbatch]
-        dx = self.stage.backward(key, attempt.gradients.pop(key, None), 1 / len(attempt.plan.routes))
+        dx = self.stage.backward(
+            key, attempt.gradients.pop(key, None), 1 / len(attempt.plan.routes)
+        )
         if op.hop > 0:
             assert dx is not None
             gradient = Gradient(attempt.plan.ticket, op.microbatch, op.hop - 1, dx)
@@ -274,8 +276,10 @@ class StageWorker:
             batch = self._equipment.batches[ticket.purpose](ticket.iteration, op.microbatch)
         if part is Part.EMBED:
             attempt.batches[op.microbatch] = batch  # the head of the same seat reads it again
-        return part, batch, derive(
-            self._equipment.seed, "forward", ticket.iteration, op.microbatch, op.hop
+        return (
+            part,
+            batch,
+            derive(self._equipment.seed, "forward", ticket.iteration, op.microbatch, op.hop),
         )
 
     # --- the end of an attempt -------------------------------------------------------------------

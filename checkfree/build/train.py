@@ -252,9 +252,7 @@ def _lr(config: Config) -> Callable[[int], float]:
     return lambda iteration: lr_at(config.optimizer, iteration, config.iterations)
 
 
-def _end(
-    job: _Job, assembly: Assembly, recorder: Recorder, status: str, seconds: float
-) -> None:
+def _end(job: _Job, assembly: Assembly, recorder: Recorder, status: str, seconds: float) -> None:
     """The last two records and the picture; after an error too, if the disk still takes them."""
     progress, reason = assembly.lead.progress, assembly.lead.failure
     runtime = assembly.runtime
@@ -262,9 +260,7 @@ def _end(
         LedgerRecord(*map(dict, (recorder.ops, runtime.messages, runtime.bytes, recorder.seconds)))
     )
     made = recoveries(read(job.folder))
-    recorder.write(
-        EndRecord(status, progress.committed, progress.tick, reason, made, seconds)
-    )
+    recorder.write(EndRecord(status, progress.committed, progress.tick, reason, made, seconds))
     draw(job.folder)
 
 

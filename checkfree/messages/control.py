@@ -91,7 +91,6 @@ CHECKPOINT, RESUME, WEIGHTS = "checkpoint", "resume", "weights"
 """Areas of the store: a strategy's, the snapshots of ``--resume``, and the finished run's."""
 
 
-
 @dataclass(frozen=True)
 class Push(Message):
     """lead -> owner: send your state of ``version`` to the holder. If that is the store, it goes

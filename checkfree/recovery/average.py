@@ -74,7 +74,9 @@ def mean_norms(states: Sequence[StageState]) -> tuple[float, float]:
 def merge(states: Sequence[StageState], weights: Sequence[float], how: Inexact) -> StageState:
     """A new stage out of others: their weighted average, with a fresh or averaged optimizer."""
     moments: Mapping[str, Tensor] = {}
-    if how.optimizer == "average" and all(s.moments.keys() == states[0].moments.keys() for s in states):
+    if how.optimizer == "average" and all(
+        s.moments.keys() == states[0].moments.keys() for s in states
+    ):
         moments = weighted_average([s.moments for s in states], weights)
     before, after = mean_norms(states)
     return StageState(

@@ -31,9 +31,7 @@ def _checkfree_plus(config: RecoveryConfig) -> CheckFreePlus:
 
 
 def _inexact(config: RecoveryConfig, lr_scale: float) -> Inexact:
-    return Inexact(
-        config.optimizer, lr_scale if config.lr_scale is None else config.lr_scale
-    )
+    return Inexact(config.optimizer, lr_scale if config.lr_scale is None else config.lr_scale)
 
 
 STRATEGIES: dict[str, Callable[[RecoveryConfig], Strategy]] = {
