@@ -85,6 +85,9 @@ def _train(arguments: argparse.Namespace) -> int:
         if arguments.config is not None:
             raise BadInput("--resume RUN takes no other argument: the run knows its configuration")
         path = folders.existing(arguments.resume)
+        if folders.finished(path):
+            print(f"{path} is done: nothing to resume")
+            return DONE
         return _go(arguments, path, load(path / folders.CONFIG), fresh=False)
     if arguments.config is None:
         raise BadInput("give a CONFIG, as in: checkfree train configs/demo.yaml; or --resume RUN")

@@ -113,8 +113,8 @@ class FailuresConfig:
     """Which stages are lost, and when."""
 
     scenario: str = "random"
-    """``none``, ``random``, ``poisson``, ``bursts``, ``adjacent``, ``nodes``, ``paper/500m/10`` or the path
-    of a trace. ``random`` without a probability or rate has no failures."""
+    """``none``, ``random``, ``poisson``, ``bursts``, ``adjacent``, ``nodes``, a preset such as
+    ``paper/500m/10``, or the path of a trace. ``random`` without a rate has no failures."""
 
     probability: Optional[float] = None
     """Of losing a stage, per stage and tick, in [0, 1]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -144,7 +145,7 @@ def describe(record: RecoveryRecord) -> str:
     return f"tick {record.tick}: {text}{cost}{losses}"
 
 
-def _recipe(made: dict[str, Any]) -> str:
+def _recipe(made: Mapping[str, Any]) -> str:
     weights = made["weights"] or [None] * len(made["sources"])
     many = len(made["sources"]) > 1
     sources = [

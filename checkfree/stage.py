@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from checkfree.errors import BadInput
 from checkfree.messages.tensors import StageState
 
+CPU = torch.device("cpu")
+
 Key = tuple[int, int]
 """(microbatch, hop): what a stash is kept under."""
 
@@ -36,7 +38,7 @@ class Conditions:
 
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
     lr: Callable[[int], float]
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     autocast: torch.dtype | None = None
     recompute: bool = False
     lr_scale_decay: float = 1.0
@@ -54,7 +56,7 @@ class Stage:
         self._params = [param for _, param in module.named_parameters()]
         persistent = module.state_dict(keep_vars=True)
         self._buffers = {n: b for n, b in module.named_buffers() if n in persistent}
-        self._watched = [b for b in module.buffers()]
+        self._watched = list(module.buffers())
         self._optimizer = conditions.optimizer(self._params)
         self._stash: dict[Key, tuple[Tensor | None, Tensor]] = {}
         self.gradient_norm = 0.0
@@ -224,7 +226,7 @@ class Stage:
 
 
 def _recomputed(run: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    result: Tensor = checkpoint(run, *inputs, use_reentrant=False)  # type: ignore[no-untyped-call]
+    result: Tensor = checkpoint(run, *inputs, use_reentrant=False)
     return result
 
 
@@ -247,7 +249,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's generators of CPU and device, and put them back as they were after."""
     generators = [torch.default_generator]
     if device.type == "cuda":
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         index = device.index if device.index is not None else torch.cuda.current_device()
         generators.append(torch.cuda.default_generators[index])
     states = [generator.get_state() for generator in generators]

@@ -226,7 +226,7 @@ def decode_state(data: bytes, name: str = "state") -> StageState:
         tensors = safetensors.torch.load(data)
         length = int.from_bytes(data[:8], "little")
         numbers = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["checkfree"])
-        groups: dict[str, dict[str, Any]] = {"params": {}, "buffers": {}, "moments": {}}
+        groups: dict[str, Any] = {"params": {}, "buffers": {}, "moments": {}}
         for key, tensor in tensors.items():
             group, _, inner = key.partition(":")
             groups[group][inner] = tensor

@@ -148,7 +148,7 @@ class Run:
     def states(self) -> dict[str, StageState]:
         """Of the members, by seat."""
         found = {}
-        for seat in sorted(self.lead._members.alive & self.runtime.actors.keys()):
+        for seat in sorted(self.lead.members.alive & self.runtime.actors.keys()):
             worker = self.runtime.actors[seat]
             assert isinstance(worker, StageWorker)
             found[str(seat)] = worker.stage.snapshot()

@@ -13,10 +13,8 @@ from torch import nn
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.models.families import family
-from checkfree.stage import seeded
+from checkfree.stage import CPU, seeded
 from checkfree.units import derive
-
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def reset(module: nn.Module, stage: int) -> None:
             anew()
         elif own:
             raise BadInput(
-                f"stage {stage}: {name or 'the module'} ({type(layer).__name__}) has parameters and "
-                "no reset_parameters(), so it can't be initialised anew: give it one, or use "
+                f"stage {stage}: {name or 'the module'} ({type(layer).__name__}) has parameters "
+                "and no reset_parameters(), so it can't be initialised anew: give it one, or use "
                 "another recovery than random"
             )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +13,16 @@ import torch
 from torch import nn
 
 from checkfree.build.assemble import Assembly, assemble, equip
-from checkfree.build.blueprint import Blueprint, of_family, of_modules
-from checkfree.checks import check
+from checkfree.build.job import Job, any_config, of_config, of_users, trace, versions
+from checkfree.build.snapshot import Snapshot, newest
 from checkfree.config import Config
-from checkfree.data import open_data
 from checkfree.errors import BadInput, RunFailed
-from checkfree.failures import sample, write_trace
+from checkfree.failures import write_trace
 from checkfree.lead import Progress
-from checkfree.load import build as build_config
-from checkfree.load import load, to_tree, to_yaml
-from checkfree.messages.control import CHECKPOINT, RESUME, Purpose
-from checkfree.messages.tensors import StageState
-from checkfree.ops import Address
+from checkfree.load import load, to_yaml
 from checkfree.optimizer import lr_at
 from checkfree.record import (
     RECORDS,
-    ConfigRecord,
     EndRecord,
     LedgerRecord,
     ResumeRecord,
@@ -42,7 +34,7 @@ from checkfree.report.curves import draw_run
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles, write_whole
 from checkfree.runtime.recorder import Listener, Recorder
-from checkfree.store import Damaged, Store
+from checkfree.store import Store
 from checkfree.worker import Batches
 
 
@@ -55,7 +47,7 @@ class Run:
     status: str
     reason: str
     stages: tuple[nn.Module, ...]
-    """The trained stages 0 … n; of the last state if the run failed."""
+    """The trained stages 0 … n; those that live if the run failed."""
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -66,18 +58,6 @@ class Run:
     def losses(self) -> list[float]:
         """The loss of every committed step, in order."""
         return [record["loss"] for record in of_kind(self.records, "iteration")]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A run that is about to start, or to go on."""
-
-    config: Config
-    folder: Path
-    blueprint: Blueprint
-    batches: Mapping[Purpose, Batches]
-    described: Mapping[str, Any]
-    listeners: Sequence[Listener]
 
 
 def train(
@@ -102,16 +82,15 @@ def train(
     Raises BadInput, RunFailed (a full disk, for example: what was saved stays good) and whatever
     a user's module raises. A run that its strategy could not save returns with status "failed".
     """
-    made = _config(config)
-    if stages is not None:
-        made = _for_modules(made, len(stages), validated=validation is not None)
+    made = any_config(config)
     job = _job(made, Path(made.out), stages, batches, validation, listeners)
+    equip(job.config, job.blueprint, job.feeds)  # what can't be built is refused before writing
     path = folders.create(job.folder)
-    with _writing(job):
-        write_whole(path / folders.CONFIG, to_yaml(made).encode())
+    with folders.locked(path), _writing(path):
+        write_whole(path / folders.CONFIG, to_yaml(job.config).encode())
         folders.write_json(path / folders.VERSIONS, versions())
-        write_trace(_trace(made), path / folders.TRACE)
-    return _run(job, fresh=True)
+        write_trace(trace(job.config), path / folders.TRACE)
+        return _run(job, None)
 
 
 def resume(
@@ -127,28 +106,8 @@ def resume(
     path = folders.existing(Path(folder))
     config = load(path / folders.CONFIG)
     job = _job(config, path, stages, batches, validation, listeners)
-    return _run(job, fresh=False)
-
-
-# --- preparing -----------------------------------------------------------------------------------
-
-
-def _config(config: Config | str | Path | Mapping[str, Any] | None) -> Config:
-    if isinstance(config, Config):
-        check(config)
-        return config
-    if isinstance(config, Mapping):
-        config = build_config(config)
-        return replace(config, out=config.out.replace("{name}", "run"))
-    return load(config)
-
-
-def _for_modules(config: Config, count: int, *, validated: bool) -> Config:
-    config = replace(config, stages=max(1, count - 1))
-    if not validated:
-        config = replace(config, validation=replace(config.validation, every=0))
-    check(config)
-    return config
+    with folders.locked(path), _writing(path):
+        return _run(job, newest(path, Store(DiskFiles(path))))
 
 
 def _job(
@@ -158,120 +117,83 @@ def _job(
     batches: Batches | None,
     validation: Batches | None,
     listeners: Sequence[Listener],
-) -> _Job:
-    if stages is None:
-        if batches is not None or validation is not None:
-            raise BadInput("batches and validation go with stages=[…]: give your modules too")
-        data = open_data(
-            config.data, context=config.model.context, batch=config.batch, seed=config.seed
-        )
-        feeds = {Purpose.TRAIN: data.train, Purpose.VALIDATE: data.validation}
-        blueprint = of_family(config, data.vocabulary)
-        return _Job(config, folder, blueprint, feeds, data.describe(), listeners)
-    if batches is None:
-        raise BadInput("stages=[…] needs batches=FUNCTION of (iteration, microbatch)")
-    feeds = {Purpose.TRAIN: batches, Purpose.VALIDATE: validation or batches}
-    blueprint = of_modules(stages, config.seed)
-    return _Job(config, folder, blueprint, feeds, {"name": "user"}, listeners)
+) -> Job:
+    if stages is not None:
+        return of_users(config, folder, stages, batches, validation, listeners)
+    if batches is not None or validation is not None:
+        raise BadInput("batches and validation go with stages=[…]: give your modules too")
+    return of_config(config, folder, listeners)
 
 
-def _trace(config: Config) -> Any:
-    size = {"stages": config.stages, "replicas": config.replicas}
-    return sample(config.failures, seed=config.seed, ticks=config.iterations, **size)
-
-
-def versions() -> dict[str, str]:
-    """What the bits of a run depend on beside its configuration (semantics 17)."""
-    names = ("checkfree", "torch", "numpy", "safetensors")
-    found = {name: _version(name) for name in names}
-    return found | {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-# --- running -------------------------------------------------------------------------------------
-
-
-def _run(job: _Job, *, fresh: bool) -> Run:
+def _run(job: Job, snapshot: Snapshot | None) -> Run:
     started = time.perf_counter()
     with ExitStack() as stack:
         stack.enter_context(_threads(job.config.threads))
-        stack.enter_context(folders.locked(job.folder))
-        stack.enter_context(_writing(job))
-        equipment = equip(job.config, job.blueprint, job.batches)
-        store = Store(DiskFiles(job.folder))
-        snapshot = None if fresh else _snapshot(job.folder, store)
-        recorder = Recorder(job.folder / RECORDS, _lr(job.config), job.listeners)
+        recorder = _recorder(job)
         stack.callback(recorder.close)
-        if snapshot is None:
-            assembly = assemble(job.config, equipment, store, recorder, tokens=job.blueprint.tokens)
-            recorder.write(_config_record(job))
-        else:
-            assembly = assemble(
-                job.config,
-                equipment,
-                store,
-                recorder,
-                snapshot.progress,
-                snapshot.lives,
-                job.blueprint.tokens,
-            )
-            for seat, worker in assembly.workers.items():
-                worker.stage.restore(snapshot.states[seat.stage])
-            recorder.write(ResumeRecord(snapshot.progress.committed, snapshot.progress.tick))
+        assembly = _assembly(job, recorder, snapshot)
         status = "interrupted"
         try:
             assembly.runtime.run()
             lead = assembly.lead
-            assert lead.done or lead.failure, f"nothing moves and the lead is {lead}"
+            assert lead.done or lead.failure, f"nothing moves while the lead is {lead.phase}"
             status = "done" if lead.done else "failed"
         finally:
             _end(job, assembly, recorder, status, time.perf_counter() - started)
-    modules = tuple(
-        assembly.runtime.actors[Address(stage)].stage.module  # type: ignore[attr-defined]
-        for stage in range(job.blueprint.stages)
-        if Address(stage) in assembly.runtime.actors
-    )
-    return Run(job.folder, job.config, status, assembly.lead.failure, modules)
+    reason = assembly.lead.failure
+    return Run(job.folder, job.config, status, reason, _modules(assembly))
 
 
-def _config_record(job: _Job) -> ConfigRecord:
-    return ConfigRecord(to_tree(job.config), versions(), job.described, job.blueprint.parameters)
+def _recorder(job: Job) -> Recorder:
+    def lr(iteration: int) -> float:
+        return lr_at(job.config.optimizer, iteration, job.config.iterations)
+
+    return Recorder(job.folder / RECORDS, lr, job.listeners)
 
 
-def _lr(config: Config) -> Callable[[int], float]:
-    return lambda iteration: lr_at(config.optimizer, iteration, config.iterations)
+def _assembly(job: Job, recorder: Recorder, snapshot: Snapshot | None) -> Assembly:
+    """All actors, in the state of the snapshot if there is one; the records say which."""
+    equipment = equip(job.config, job.blueprint, job.feeds)
+    store, tokens = Store(DiskFiles(job.folder)), job.blueprint.tokens
+    progress = snapshot.progress if snapshot else Progress()
+    lives = snapshot.lives if snapshot else None
+    assembly = assemble(job.config, equipment, store, recorder, progress, lives, tokens)
+    if not read(job.folder):
+        recorder.write(job.config_record())
+    if snapshot is not None:
+        for seat, worker in assembly.workers.items():
+            worker.stage.restore(snapshot.states[seat.stage])
+        recorder.write(ResumeRecord(progress.committed, progress.tick))
+    return assembly
 
 
-def _end(job: _Job, assembly: Assembly, recorder: Recorder, status: str, seconds: float) -> None:
+def _modules(assembly: Assembly) -> tuple[nn.Module, ...]:
+    """One living replica of each stage."""
+    found: dict[int, nn.Module] = {}
+    for seat in sorted(assembly.lead.members.alive & assembly.runtime.actors.keys()):
+        worker: Any = assembly.runtime.actors[seat]
+        found.setdefault(seat.stage, worker.stage.module)
+    return tuple(found.values())
+
+
+def _end(job: Job, assembly: Assembly, recorder: Recorder, status: str, seconds: float) -> None:
     """The last two records and the picture; after an error too, if the disk still takes them."""
-    progress, reason = assembly.lead.progress, assembly.lead.failure
-    runtime = assembly.runtime
-    recorder.write(
-        LedgerRecord(*map(dict, (recorder.ops, runtime.messages, runtime.bytes, recorder.seconds)))
-    )
-    made = recoveries(read(job.folder))
-    recorder.write(EndRecord(status, progress.committed, progress.tick, reason, made, seconds))
+    lead, runtime = assembly.lead, assembly.runtime
+    messages, sizes = dict(runtime.messages), dict(runtime.bytes)
+    recorder.write(LedgerRecord(dict(recorder.ops), messages, sizes, dict(recorder.seconds)))
+    made, p = recoveries(read(job.folder)), lead.progress
+    recorder.write(EndRecord(status, p.committed, p.tick, lead.failure, made, seconds))
     draw(job.folder)
 
 
 def draw(folder: Path) -> Path:
     """The loss curve of a run folder, with its failures marked."""
-    records = read(folder)
-    kinds = ("iteration", "validation", "failure", "recovery")
-    path = folder / folders.PICTURE
+    records, path = read(folder), folder / folders.PICTURE
     config = of_kind(records, "config")[0]["config"]
+    kinds = ("iteration", "validation", "failure", "recovery")
+    iterations, validations, failures, repairs = (of_kind(records, kind) for kind in kinds)
     title = f"{config['recovery']['name']}, {folder.name}"
-    draw_run(*(of_kind(records, kind) for kind in kinds), path=path, title=title)
+    draw_run(iterations, validations, failures, repairs, path, title)
     return path
 
 
@@ -286,59 +208,12 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(job: _Job) -> Iterator[None]:
+def _writing(folder: Path) -> Iterator[None]:
     """A disk that takes no more ends the run with one line; what it took stays good."""
     try:
         yield
     except OSError as error:
         raise RunFailed(
-            f"cannot write to {job.folder}: {error.strerror or error}; all that was written before "
-            f"is good: make room, then checkfree train --resume {job.folder}"
+            f"cannot write to {folder}: {error.strerror or error}; all that was written before is "
+            f"good: make room, then checkfree train --resume {folder}"
         ) from error
-
-
-# --- resuming ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    progress: Progress
-    lives: Mapping[Address, int]
-    states: Mapping[int, StageState]
-
-
-def _snapshot(folder: Path, store: Store) -> _Snapshot | None:
-    """The newest good snapshot, with the folder taken back to it; None: begin anew."""
-    for shelf in reversed(store.offered(RESUME)):
-        try:
-            found = _load(store, shelf)
-        except Damaged:
-            continue
-        store.drop(RESUME, shelf)
-        _drop_later(store, found.progress)
-        folders.rewind(folder, found.progress.notes)
-        return found
-    store.drop(CHECKPOINT, -1)
-    folders.rewind(folder, 0)
-    (folder / RECORDS).unlink()
-    return None
-
-
-def _load(store: Store, shelf: int) -> _Snapshot:
-    note = store.note(RESUME, shelf)
-    try:
-        values = dict(note["progress"])
-        values["checkpoints"] = tuple(values["checkpoints"])
-        progress = Progress(**values)
-        lives = {Address.parse(seat): int(life) for seat, life in note["lives"].items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"snapshot {shelf}: {error!r}") from None
-    stages = sorted({seat.stage for seat in lives})
-    return _Snapshot(progress, lives, {s: store.load(RESUME, shelf, s) for s in stages})
-
-
-def _drop_later(store: Store, progress: Progress) -> None:
-    """Checkpoints that the snapshot did not know: the run will write them again."""
-    for shelf in store.offered(CHECKPOINT):
-        if shelf not in progress.checkpoints:
-            store.forget(CHECKPOINT, shelf)

@@ -58,7 +58,7 @@ def average_recipe(
         if holder is None:
             return Refusal(
                 f"stages {min(stage, side)} and {max(stage, side)} are lost together and stage "
-                f"{stage} needs both neighbours: recovery=checkpoint or replicas=2 would have helped"
+                f"{stage} needs both neighbours: recovery=checkpoint or replicas=2 would help"
             )
         pair.append(Source(holder, side, view.committed))
     if set(pair) & refused:

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Source, View
 from checkfree.recovery.average import Inexact, merge
-from checkfree.recovery.checkfree import CheckFree, average_recipe
 from checkfree.recovery.checkfree import RULE as AVERAGE
+from checkfree.recovery.checkfree import CheckFree, average_recipe
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 from checkfree.routes import neighbours, swap_partner, swapped
 

@@ -7,8 +7,19 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Address, Keep, Kind, Op, Recipe, Refusal, Repair, Route, Schedule
-from checkfree.ops import Source, View
+from checkfree.ops import (
+    Address,
+    Keep,
+    Kind,
+    Op,
+    Recipe,
+    Refusal,
+    Repair,
+    Route,
+    Schedule,
+    Source,
+    View,
+)
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from checkfree.errors import BadInput
-from checkfree.record import RECORDS, read
+from checkfree.record import RECORDS, of_kind, read
 from checkfree.runtime.files import write_whole
 
 CONFIG, TRACE, PICTURE, VERSIONS = "config.yaml", "trace.json", "loss.png", "versions.json"
@@ -47,6 +47,12 @@ def existing(path: Path) -> Path:
     return path
 
 
+def finished(path: Path) -> bool:
+    """The run in this folder came to its end."""
+    ends = of_kind(read(path), "end")
+    return bool(ends) and ends[-1]["status"] == "done"
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Nobody else trains in this folder meanwhile. Raises BadInput if somebody does."""
@@ -66,7 +72,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def rewind(path: Path, notes: int) -> None:
     """Take the records back to the first ``notes`` of the lead's; the rest, which a resumed run
     makes again, goes to a file beside them."""
-    kept, superseded, seen = [], [], 0
+    kept: list[str] = []
+    superseded: list[str] = []
+    seen = 0
     for record in read(path):
         own = record["kind"] in _LEADS_OWN
         drop = record["kind"] in ("end", "ledger") or (own and seen >= notes)

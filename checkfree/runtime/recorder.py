@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ class Recorder:
     """
 
     def __init__(self, path: Path, lr: Callable[[int], float], listeners: Sequence[Listener] = ()):
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.ops: Counter[str] = Counter()
         self._file = open(path, "ab")  # noqa: SIM115 (lives as long as the run)
         self._lr, self._listeners = lr, listeners

@@ -9,12 +9,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from checkfree.messages.control import Due, Message, Outgoing, Struck
 from checkfree.messages.tensors import StageState
-from checkfree.ops import LEAD, Address, Keep, Recipe, Refusal, Repair, Route, Schedule, Source
-from checkfree.ops import View
+from checkfree.ops import (
+    LEAD,
+    Address,
+    Keep,
+    Recipe,
+    Refusal,
+    Repair,
+    Route,
+    Schedule,
+    Source,
+    View,
+)
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
 from checkfree.runtime.faults import Host
 
@@ -31,7 +42,7 @@ class Step:
 
 def script(plans: Sequence[Mapping[str, Any]]) -> tuple[Step, ...]:
     """The steps that lead from each plan record to the next. The first plan is the start."""
-    return tuple(_step(one, next_) for one, next_ in zip(plans, plans[1:], strict=False))
+    return tuple(_step(one, next_) for one, next_ in pairwise(plans))
 
 
 def _step(before: Mapping[str, Any], after: Mapping[str, Any]) -> Step:

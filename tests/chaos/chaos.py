@@ -94,10 +94,10 @@ class Chaos:
         for entry in due:
             self.absent.remove(entry)
             self._return(entry)
-        if not self.kills or self.run.lead._phase is Phase.ENDED:
+        if not self.kills or self.run.lead.phase is Phase.ENDED:
             return
         phase, left = self.kills[0]
-        if phase is None or self.run.lead._phase is phase:
+        if phase is None or self.run.lead.phase is phase:
             self.kills[0] = (phase, left - 1)
         if left <= 1:
             self.kills.pop(0)
@@ -107,7 +107,7 @@ class Chaos:
         actors = self.run.runtime.actors
         seats = sorted(a for a, actor in actors.items() if isinstance(actor, StageWorker))
         seat = self.rng.choice(seats)
-        self.where[self.run.lead._phase.value] += 1
+        self.where[self.run.lead.phase.value] += 1
         life = self.run.runtime.kill(seat)
         delay = self.rng.choice((0, 0, 5, 30, 400))
         self.absent.append((seat, life + 1, self.run.runtime.delivered + delay))

@@ -1,0 +1,109 @@
+"""A run that is about to start, or to go on: everything checked, nothing written yet."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from checkfree.build.blueprint import Blueprint, of_family, of_modules
+from checkfree.checks import check
+from checkfree.config import Config
+from checkfree.data import open_data
+from checkfree.errors import BadInput
+from checkfree.failures import Trace, sample
+from checkfree.load import build as build_config
+from checkfree.load import load, to_tree
+from checkfree.messages.control import Purpose
+from checkfree.record import ConfigRecord
+from checkfree.runtime.recorder import Listener
+from checkfree.worker import Batches
+
+Feeds = Mapping[Purpose, Batches]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train, on what, where to."""
+
+    config: Config
+    folder: Path
+    blueprint: Blueprint
+    feeds: Feeds
+    data: Mapping[str, Any]
+    """What the records say of the data: content hash, sizes."""
+    listeners: Sequence[Listener]
+
+    def config_record(self) -> ConfigRecord:
+        """The first record of the run."""
+        return ConfigRecord(to_tree(self.config), versions(), self.data, self.blueprint.parameters)
+
+
+def any_config(config: Config | str | Path | Mapping[str, Any] | None) -> Config:
+    """A checked Config of whatever a caller gave. Raises BadInput."""
+    if isinstance(config, Config):
+        check(config)
+        return config
+    if isinstance(config, Mapping):
+        config = build_config(config)
+        return replace(config, out=config.out.replace("{name}", "run"))
+    return load(config)
+
+
+def of_config(config: Config, folder: Path, listeners: Sequence[Listener]) -> Job:
+    """A built-in model on configured data. Raises BadInput."""
+    context, batch = config.model.context, config.batch
+    data = open_data(config.data, context=context, batch=batch, seed=config.seed)
+    feeds: Feeds = {Purpose.TRAIN: data.train, Purpose.VALIDATE: data.validation}
+    blueprint = of_family(config, data.vocabulary)
+    return Job(config, folder, blueprint, feeds, data.describe(), listeners)
+
+
+def of_users(
+    config: Config,
+    folder: Path,
+    stages: Sequence[nn.Module],
+    batches: Batches | None,
+    validation: Batches | None,
+    listeners: Sequence[Listener],
+) -> Job:
+    """The user's own modules and batches. Raises BadInput."""
+    if batches is None:
+        raise BadInput("stages=[…] needs batches=FUNCTION of (iteration, microbatch)")
+    blueprint = of_modules(stages, config.seed)
+    config = replace(config, stages=len(stages) - 1)
+    if validation is None:
+        config = replace(config, validation=replace(config.validation, every=0))
+    check(config)
+    feeds: Feeds = {Purpose.TRAIN: batches, Purpose.VALIDATE: validation or batches}
+    return Job(config, folder, blueprint, feeds, {"name": "user"}, listeners)
+
+
+def trace(config: Config) -> Trace:
+    """The failures of a run without rollbacks, for its folder."""
+    size = {"stages": config.stages, "replicas": config.replicas}
+    return sample(config.failures, seed=config.seed, ticks=config.iterations, **size)
+
+
+def versions() -> dict[str, str]:
+    """What the bits of a run depend on beside its configuration (semantics 17)."""
+    names = ("checkfree", "torch", "numpy", "safetensors")
+    found = {name: _version(name) for name in names}
+    return found | {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,74 @@
+"""What is put aside, as the lead keeps count of it: exact copies, and archives of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from checkfree.lead.progress import Progress
+from checkfree.messages.control import Archive, Archived, Kept, Outgoing, Push
+from checkfree.ops import STORE, Address, Keep
+
+
+class Keeping:
+    """``current`` are the exact copies that their holders have of the committed version: stepped
+    with each commit, so they stay current until owner or holder changes."""
+
+    def __init__(self) -> None:
+        self.current: set[Keep] = set()
+        self._awaited: set[Keep | str] = set()
+
+    @property
+    def waiting(self) -> bool:
+        """States are still under way."""
+        return bool(self._awaited)
+
+    def give_up(self) -> None:
+        """What is under way will not be waited for."""
+        self._awaited = set()
+
+    def lose(self, holder: Address) -> None:
+        """What it held is gone; copies of it elsewhere are what it is rebuilt from."""
+        self.current = {keep for keep in self.current if keep.holder != holder}
+
+    def replace(self, seats: Collection[Address]) -> None:
+        """These are new: neither what they hold nor copies of them are current."""
+        self.current = {k for k in self.current if k.owner not in seats and k.holder not in seats}
+
+    def kept(self, message: Kept) -> None:
+        self.current.add(message.keep)
+        self._awaited.discard(message.keep)
+
+    def archived(self, message: Archived) -> None:
+        self._awaited.discard(message.area)
+
+    def refresh(self, wanted: Collection[Keep], progress: Progress) -> list[Outgoing]:
+        """Orders for the exact copies that their holders don't have: whole states, once."""
+        self.current &= set(wanted)
+        missing = sorted(set(wanted) - self.current)
+        self._awaited |= set(missing)
+        epoch, version = progress.epoch, progress.committed
+        return [(keep.owner, Push(epoch, keep, version)) for keep in missing]
+
+    def archive(
+        self,
+        area: str,
+        shelf: int,
+        owners: Collection[Address],
+        progress: Progress,
+        lives: Mapping[str, int],
+    ) -> list[Outgoing]:
+        """Orders to put the owners' states on a shelf of the store."""
+        self._awaited.add(area)
+        epoch, version = progress.epoch, progress.committed
+        note = {"progress": progress.to_json(), "lives": dict(lives)}
+        orders: list[Outgoing] = [(STORE, Archive(epoch, area, shelf, tuple(owners), note))]
+        for owner in owners:
+            keep = Keep(owner, STORE, "state", "after")
+            orders.append((owner, Push(epoch, keep, version, area, shelf)))
+        return orders
+
+
+def first_seats(alive: Collection[Address]) -> tuple[Address, ...]:
+    """One living seat of each stage: replicas are all the same."""
+    firsts = {seat.stage: seat for seat in sorted(alive, reverse=True)}
+    return tuple(firsts[stage] for stage in sorted(firsts))

@@ -1,0 +1,55 @@
+"""What the lead knows of a run, and how far the run has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from checkfree.ops import Route, Schedule
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the lead has to know of a run beforehand."""
+
+    iterations: int
+    microbatches: int
+    schedule: Callable[[tuple[Route, ...]], Schedule]
+    clip: float | None = 1.0
+    clip_over: str = "stage"
+    validation_every: int = 0
+    validation_microbatches: int = 1
+    validate_after_repair: bool = False
+    resume_every: int = 0
+    max_ticks: int = 1_000_000
+    tokens: int | None = None
+    """Tokens per iteration, for the records."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come: what a resumed lead starts from."""
+
+    committed: int = 0
+    """Iterations that the weights have seen; the next one's index."""
+    tick: int = 0
+    epoch: int = 0
+    repairs: int = 0
+    validation: float | None = None
+    """The last validation loss, and the tick that it was measured at."""
+    validated_at: int = -1
+    checkpoints: tuple[int, ...] = ()
+    """Versions that the store offers, ascending."""
+    notes: int = 0
+    """Records that the lead has sent to the log."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that :meth:`from_json` makes the same of."""
+        return {**vars(self), "checkpoints": list(self.checkpoints)}
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Progress:
+        """Raises KeyError, TypeError or ValueError for anything else."""
+        checkpoints = tuple(int(version) for version in tree["checkpoints"])
+        return cls(**{**tree, "checkpoints": checkpoints})

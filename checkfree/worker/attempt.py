@@ -1,0 +1,90 @@
+"""What a worker knows of the ticket that it works on: its plan, and what has arrived for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from checkfree.messages.control import Begin, Purpose, Ticket
+from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
+from checkfree.ops import Address, Keep, Kind, Op, Route
+from checkfree.stage import Key, Part
+
+Data = Activation | Gradient | Share | KeepGradient
+"""Messages that belong to one ticket."""
+
+
+@dataclass
+class Attempt:
+    """Filled by messages, emptied by ops."""
+
+    plan: Begin
+    address: Address
+    todo: deque[Op] = field(default_factory=deque)
+    activations: dict[Key, Tensor] = field(default_factory=dict)
+    gradients: dict[Key, Tensor] = field(default_factory=dict)
+    shares: dict[Address, Share] = field(default_factory=dict)
+    kept: dict[Keep, KeepGradient] = field(default_factory=dict)
+    losses: dict[int, Tensor] = field(default_factory=dict)
+    batches: dict[int, Any] = field(default_factory=dict)
+    shadowed: dict[Key, Tensor] = field(default_factory=dict)
+    forwards: int = 0
+    shadow_forwards: int = 0
+    shared: bool = False
+    pushed: bool = False
+    prepared: bool = False
+
+    def __post_init__(self) -> None:
+        self.todo = deque(self.plan.schedule.get(self.address, ()))
+        seats = self.plan.schedule
+        self.twins = [seat for seat in seats if seat.stage == self.address.stage]
+        self.held = [keep for keep in self.plan.keeps if keep.holder == self.address]
+
+    @property
+    def ticket(self) -> Ticket:
+        return self.plan.ticket
+
+    @property
+    def training(self) -> bool:
+        return self.plan.ticket.purpose is Purpose.TRAIN
+
+    def route(self, op: Op) -> Route:
+        return self.plan.routes[op.microbatch]
+
+    def part(self, op: Op) -> Part:
+        """Which share of its stage an op's hop runs."""
+        if op.hop == 0:
+            return Part.EMBED
+        return Part.HEAD if op.hop == len(self.route(op)) - 1 else Part.BODY
+
+    def file(self, message: Data) -> None:
+        """Put a message where the op that needs it looks."""
+        match message:
+            case Activation():
+                self.activations[message.microbatch, message.hop] = message.tensor
+            case Gradient():
+                self.gradients[message.microbatch, message.hop] = message.tensor
+            case Share():
+                self.shares[message.sender] = message
+            case KeepGradient():
+                self.kept[message.keep] = message
+
+    def ready(self, op: Op) -> bool:
+        """All that the op reads is here."""
+        key = (op.microbatch, op.hop)
+        match op.kind:
+            case Kind.REDUCE:
+                return len(self.shares) == len(self.twins)
+            case Kind.FORWARD:
+                return op.hop == 0 or key in self.activations
+            case Kind.BACKWARD:
+                return self.part(op) is Part.HEAD or key in self.gradients
+            case Kind.SHADOW:
+                return key in self.shadowed
+
+    def keeps_here(self) -> bool:
+        """Every gradient for a copy that this worker holds has arrived."""
+        return all(keep in self.kept for keep in self.held)

@@ -1,0 +1,163 @@
+"""What each op does to a worker's stage and copies, and what it sends. Knows no membership."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from checkfree.messages.control import Commit, Outgoing, Prepared
+from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
+from checkfree.ops import LEAD, Address, Kind, Op
+from checkfree.stage import Part, Stage
+from checkfree.units import derive
+from checkfree.worker.attempt import Attempt
+from checkfree.worker.equipment import Equipment
+
+
+class Compute:
+    """A worker's own ``stage``, and by stage the exact ``copies`` that it holds for others."""
+
+    def __init__(self, address: Address, equipment: Equipment):
+        self.address = address
+        self.stage = equipment.make(address.stage)
+        self.copies: dict[int, Stage] = {}
+        self._equipment = equipment
+
+    def all(self) -> tuple[Stage, ...]:
+        """Own stage and copies."""
+        return (self.stage, *self.copies.values())
+
+    def copy_of(self, stage: int) -> Stage:
+        """The copy held of a stage, made if there is none yet."""
+        if stage not in self.copies:
+            self.copies[stage] = self._equipment.make(stage)
+        return self.copies[stage]
+
+    # --- ops -------------------------------------------------------------------------------------
+
+    def run(self, attempt: Attempt, op: Op) -> list[Outgoing]:
+        """One op whose inputs are here."""
+        match op.kind:
+            case Kind.FORWARD:
+                return self._forward(attempt, op)
+            case Kind.BACKWARD:
+                return self._backward(attempt, op)
+            case Kind.SHADOW:
+                return self._shadow(attempt, op)
+            case Kind.REDUCE:
+                return self._reduce(attempt)
+
+    def _forward(self, attempt: Attempt, op: Op) -> list[Outgoing]:
+        key, part = (op.microbatch, op.hop), attempt.part(op)
+        batch, seed = self._batch(attempt, op), self._seed(attempt, op)
+        x = attempt.activations.pop(key, None)
+        if attempt.training:
+            y = self.stage.forward(key, part, x, batch, seed)
+            attempt.forwards += 1
+        else:
+            y = self.stage.evaluate(part, x, batch, seed)
+        if part is Part.HEAD:
+            attempt.losses[op.microbatch] = y
+            return []
+        following = op.hop + 1
+        if attempt.todo and attempt.todo[0] == Op(Kind.SHADOW, op.microbatch, following):
+            attempt.shadowed[op.microbatch, following] = y
+        to = attempt.route(op)[following]
+        return [(to, Activation(attempt.ticket, op.microbatch, following, y))]
+
+    def _backward(self, attempt: Attempt, op: Op) -> list[Outgoing]:
+        key = (op.microbatch, op.hop)
+        dy, share = attempt.gradients.pop(key, None), 1 / len(attempt.plan.routes)
+        dx = self.stage.backward(key, dy, share)
+        if dx is None:
+            return []
+        to = attempt.route(op)[op.hop - 1]
+        return [(to, Gradient(attempt.ticket, op.microbatch, op.hop - 1, dx))]
+
+    def _shadow(self, attempt: Attempt, op: Op) -> list[Outgoing]:
+        x = attempt.shadowed.pop((op.microbatch, op.hop))
+        copy = self.copies[attempt.route(op)[op.hop].stage]
+        batch, seed = self._batch(attempt, op), self._seed(attempt, op)
+        copy.shadow(attempt.part(op), x, batch, seed)
+        attempt.shadow_forwards += 1
+        return []
+
+    def _reduce(self, attempt: Attempt) -> list[Outgoing]:
+        """Sum in address order: float addition doesn't commute, and delivery must not show."""
+        if len(attempt.shares) > 1:
+            total: dict[str, Tensor] = {}
+            for address in sorted(attempt.shares):
+                for name, gradient in attempt.shares[address].tensors.items():
+                    known = total.get(name)
+                    total[name] = (
+                        gradient.clone() if known is None else known + gradient.to(known.device)
+                    )
+            self.stage.set_gradients(total)
+        return []
+
+    def _batch(self, attempt: Attempt, op: Op) -> Any:
+        """What the embedding reads, and the head of the same seat once more."""
+        part = attempt.part(op)
+        if part is Part.BODY:
+            return None
+        if part is Part.HEAD and op.microbatch in attempt.batches:
+            return attempt.batches.pop(op.microbatch)
+        ticket = attempt.ticket
+        batch = self._equipment.batches[ticket.purpose](ticket.iteration, op.microbatch)
+        if part is Part.EMBED:
+            attempt.batches[op.microbatch] = batch
+        return batch
+
+    def _seed(self, attempt: Attempt, op: Op) -> int:
+        """Of a forward's dropout: the same for every try, and for a shadow (semantics 18)."""
+        iteration = attempt.ticket.iteration
+        return derive(self._equipment.seed, "forward", iteration, op.microbatch, op.hop)
+
+    # --- the end of an iteration -----------------------------------------------------------------
+
+    def share(self, attempt: Attempt) -> list[Outgoing]:
+        """The summed gradients, to the other replicas."""
+        attempt.shared = True
+        share = Share(attempt.ticket, self.address, self.stage.gradients())
+        attempt.file(share)
+        return [(twin, share) for twin in attempt.twins if twin != self.address]
+
+    def keep_gradients(self, attempt: Attempt) -> list[Outgoing]:
+        """The reduced gradients, to who holds an exact copy of this stage."""
+        attempt.pushed = True
+        if not attempt.training:
+            return []
+        self.stage.reduced()
+        out: list[Outgoing] = []
+        for keep in attempt.plan.keeps:
+            if keep.owner == self.address:
+                own = {name: grad.clone() for name, grad in self.stage.gradients().items()}
+                out.append((keep.holder, KeepGradient(attempt.ticket, keep, own)))
+        return out
+
+    def prepared(self, attempt: Attempt) -> list[Outgoing]:
+        """The answer to the lead; the one place where losses are read to the host."""
+        attempt.prepared = True
+        order = sorted(attempt.losses)
+        losses = torch.stack([attempt.losses[m] for m in order]).tolist() if order else []
+        answer = Prepared(
+            attempt.ticket,
+            self.address,
+            tuple(zip(order, losses, strict=True)),
+            self.stage.reduced_norm,
+            attempt.forwards,
+            attempt.shadow_forwards,
+        )
+        return [(LEAD, answer)]
+
+    def commit(self, attempt: Attempt, order: Commit) -> None:
+        """Step the stage, and the copies with their owners' gradients."""
+        iteration = order.ticket.iteration
+        self.stage.step(iteration, order.clip[self.address.stage])
+        for keep in attempt.held:
+            copy = self.copies[keep.owner.stage]
+            copy.set_gradients(attempt.kept[keep].tensors)
+            copy.reduced()
+            copy.step(iteration, order.clip[keep.owner.stage])

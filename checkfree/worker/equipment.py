@@ -1,0 +1,28 @@
+"""What every worker of a run is built with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from checkfree.messages.control import Purpose
+from checkfree.messages.tensors import StageState
+from checkfree.recovery.strategy import Strategy
+from checkfree.stage import Stage
+
+Batches = Callable[[int, int], Any]
+"""(iteration, microbatch) -> a batch. Pure, so a retried iteration sees the same data."""
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """The same for all seats of a run."""
+
+    seed: int
+    make: Callable[[int], Stage]
+    """A stage with its first weights, from (seed, "init", stage)."""
+    fresh: Callable[[int, int], StageState]
+    """(stage, tick): a stage's state initialised anew."""
+    strategy: Strategy
+    batches: Mapping[Purpose, Batches]

@@ -1,0 +1,127 @@
+"""Learning-rate schedules by their numbers, optimizers against torch, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from checkfree.config import OptimizerConfig
+from checkfree.errors import BadInput
+from checkfree.optimizer import LR_SCHEDULES, check_optimizer, lr_at, make_optimizer
+
+UNIT = OptimizerConfig(lr=1.0)
+
+
+def rates(config: OptimizerConfig, iterations: int) -> list[float]:
+    return [lr_at(config, iteration, iterations) for iteration in range(iterations)]
+
+
+def test_constant_is_the_default() -> None:
+    assert rates(OptimizerConfig(), 3) == [2e-3] * 3
+
+
+@pytest.mark.parametrize("schedule", LR_SCHEDULES)
+def test_every_schedule_warms_up_in_a_line(schedule: str) -> None:
+    config = replace(UNIT, schedule=schedule, warmup=4, lr=8.0)
+    assert rates(config, 100)[:5] == [2.0, 4.0, 6.0, 8.0, 8.0]
+
+
+def test_cosine_falls_from_the_peak_to_the_floor() -> None:
+    config = replace(UNIT, schedule="cosine", warmup=1)
+    assert rates(config, 5) == pytest.approx([1.0, 1.0, 0.8535534, 0.5, 0.1464466])
+    floored = replace(config, min_lr=0.2)
+    assert rates(floored, 5) == pytest.approx([1.0, 1.0, 0.8828427, 0.6, 0.3171573])
+    assert lr_at(floored, 5, 5) == pytest.approx(0.2)
+
+
+def test_wsd_is_stable_and_decays_over_the_last_fifth() -> None:
+    config = replace(UNIT, schedule="wsd")
+    assert rates(config, 20) == [1.0] * 17 + [0.75, 0.5, 0.25]
+    assert rates(replace(config, min_lr=0.5), 20)[-3:] == [0.875, 0.75, 0.625]
+
+
+def test_wsd_decays_as_long_as_it_is_told() -> None:
+    config = replace(UNIT, schedule="wsd", warmup=2, decay=2)
+    assert rates(config, 6) == [0.5, 1.0, 1.0, 1.0, 1.0, 0.5]
+    assert rates(replace(config, warmup=0, decay=0), 3) == [1.0] * 3
+
+
+@given(
+    st.sampled_from(LR_SCHEDULES),
+    st.integers(0, 40),
+    st.none() | st.integers(0, 40),
+    st.floats(0, 1),
+    st.integers(1, 50),
+)
+def test_a_rate_stays_between_nothing_and_the_peak(
+    schedule: str, warmup: int, decay: int | None, floor: float, iterations: int
+) -> None:
+    config = replace(UNIT, schedule=schedule, warmup=warmup, decay=decay, min_lr=floor)
+    found = rates(config, iterations)
+    assert all(0 < rate <= 1.0 + 1e-12 for rate in found[:-1])
+    after = found[warmup:]
+    assert all(one >= other - 1e-12 for one, other in zip(after, after[1:], strict=False))
+    assert all(rate >= floor - 1e-12 for rate in after)
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_optimizers_step_as_torchs_own(name: str, theirs: type[torch.optim.Adam]) -> None:
+    config = OptimizerConfig(name=name, lr=0.1, betas=(0.5, 0.9), eps=1e-4, weight_decay=0.2)
+    ours, plain = (nn.Parameter(torch.tensor([1.0, -2.0, 3.0])) for _ in range(2))
+    optimizers = (
+        make_optimizer(config, [ours]),
+        theirs([plain], lr=0.1, betas=(0.5, 0.9), eps=1e-4, weight_decay=0.2, foreach=False),
+    )
+    for step in range(1, 4):
+        for param in (ours, plain):
+            param.grad = torch.tensor([0.3, -0.1, 0.7]) * step
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(ours, plain)
+
+
+def test_weight_decay_tells_adam_and_adamw_apart() -> None:
+    moved = {}
+    for name in ("adam", "adamw"):
+        param = nn.Parameter(torch.tensor([4.0]))
+        param.grad = torch.tensor([0.0])
+        make_optimizer(OptimizerConfig(name=name, lr=0.1, weight_decay=0.5), [param]).step()
+        moved[name] = param.item()
+    assert moved == pytest.approx({"adam": 3.9, "adamw": 3.8})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "sgd"}, "optimizer.name=sgd: expected one of adam, adamw"),
+        ({"schedule": "linear"}, "optimizer.schedule=linear: expected one of constant, cosine"),
+        ({"clip_over": "all"}, "optimizer.clip_over=all: expected stage or global"),
+        ({"lr": -1e-3}, r"optimizer.lr=-0.001: expected a number in \[0.0, inf\]"),
+        ({"lr": float("nan")}, "optimizer.lr=nan"),
+        ({"lr": float("inf")}, "optimizer.lr=inf"),
+        ({"eps": -1.0}, "optimizer.eps=-1.0"),
+        ({"weight_decay": -0.1}, "optimizer.weight_decay=-0.1"),
+        ({"min_lr": 1.1}, r"optimizer.min_lr=1.1: expected a number in \[0.0, 1.0\]"),
+        ({"warmup": -1}, "optimizer.warmup=-1"),
+        ({"decay": -1}, "optimizer.decay=-1"),
+        ({"clip": -1.0}, "optimizer.clip=-1.0"),
+        ({"clip": 0.0}, "optimizer.clip=0 would stop all training: give a norm, or null"),
+        ({"betas": (1.0, 0.9)}, r"optimizer.betas\[0\]=1.0"),
+        ({"betas": (0.9, -0.1)}, r"optimizer.betas\[1\]=-0.1"),
+    ],
+)
+def test_values_that_no_optimizer_takes_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message) as refused:
+        check_optimizer(replace(OptimizerConfig(), **change))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("change", [{}, {"clip": None}, {"lr": 0.0}, {"decay": 0}, {"min_lr": 1.0}])
+def test_odd_but_fine_values_are_taken(change: dict[str, Any]) -> None:
+    check_optimizer(replace(OptimizerConfig(), **change))
