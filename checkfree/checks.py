@@ -13,6 +13,8 @@ from checkfree.models.config import ModelConfig
 from checkfree.routes import check_swap
 from checkfree.schedule import SCHEDULES
 
+MOST_THREADS = 1024
+
 
 def check(config: Config) -> None:
     """Raise BadInput for the first value out of range."""
@@ -44,6 +46,8 @@ def _counts(config: Config) -> None:
     at_least("batch", config.batch, 1)
     at_least("replicas", config.replicas, 1)
     at_least("threads", config.threads, 1)
+    if config.threads > MOST_THREADS:
+        raise BadInput(f"threads={config.threads}: expected at most {MOST_THREADS}")
     at_least("validation.every", config.validation.every, 0)
     at_least("validation.microbatches", config.validation.microbatches, 1)
     at_least("resume.every", config.resume.every, 0)

@@ -203,7 +203,7 @@ class Config:
     """Where stages stand: one device for all, or several that the stages are spread over."""
 
     precision: str = "fp32"
-    """``fp32`` or ``bf16`` (autocast; weights and moments stay fp32)."""
+    """``fp32``, ``fp64``, or ``bf16`` (autocast; weights and moments stay fp32)."""
 
     recompute: Any = False
     """Compute activations again in the backward pass instead of keeping them: true, false, or a

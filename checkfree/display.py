@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -61,11 +62,18 @@ class Display:
         trace: TracebackType | None,
     ) -> None:
         if self._live is not None:
-            self._live.update(self._panel(), refresh=True)
-            self._live.stop()
+            with suppress(OSError):
+                self._live.update(self._panel(), refresh=True)
+                self._live.stop()
 
     def __call__(self, record: Record) -> None:
-        """Take in one record."""
+        """Take in one record. A terminal that went away takes no training with it."""
+        try:
+            self._take(record)
+        except OSError:
+            self._quiet, self._live = True, None
+
+    def _take(self, record: Record) -> None:
         match record:
             case IterationRecord():
                 self._iteration(record)

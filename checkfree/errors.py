@@ -9,3 +9,11 @@ class BadInput(ValueError):
 
 class RunFailed(RuntimeError):
     """The run cannot go on. One line that says why and what would have helped. Exit code 1."""
+
+
+def cannot_write(path: object, error: OSError) -> RunFailed:
+    """For a disk that takes no more: what was written before it stays good."""
+    return RunFailed(
+        f"cannot write {path}: {error.strerror or error}; all that was written before is good: "
+        "make room, then go on with checkfree train --resume RUN"
+    )

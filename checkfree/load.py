@@ -15,9 +15,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from checkfree.checks import check
-from checkfree.config import Config
+from checkfree.config import Config, RecoveryConfig
 from checkfree.errors import BadInput
 from checkfree.failures import SAMPLERS
+
+LONGEST_PATH = 1000
 
 SHORT = {"recovery": "name", "failures": "scenario"}
 """Sections that may be given as one word, and the key that the word is for."""
@@ -40,11 +42,13 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
 def build(tree: Mapping[str, Any]) -> Config:
     """A checked Config from nested mappings. Raises BadInput."""
     _check_keys(tree, Config, "")
+    if isinstance(tree.get("devices"), str):
+        tree = {**tree, "devices": [tree["devices"]]}
     try:
         made = OmegaConf.merge(OmegaConf.structured(Config()), OmegaConf.create(dict(tree)))
         config = _as_config(OmegaConf.to_container(made, resolve=True), Config)
     except OmegaConfBaseException as error:
-        raise BadInput(_explain(error)) from None
+        raise BadInput(_explain(error, tree)) from None
     check(config)
     return config  # type: ignore[no-any-return]
 
@@ -66,6 +70,8 @@ def to_yaml(config: Config) -> str:
 def find(path: str | Path) -> Path:
     """A configuration by path, else one that ships with checkfree by name."""
     path = Path(path)
+    if len(str(path)) > LONGEST_PATH:
+        raise BadInput(f"{str(path)[:60]}…: a path of {len(str(path))} characters is no file's")
     if path.is_file():
         return path
     shipped = Path(str(resources.files("checkfree.configs")))
@@ -82,7 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise BadInput(f"{path}: not YAML: {reason}") from None
     if not isinstance(tree, dict):
@@ -112,7 +118,7 @@ def _value(key: str, text: str) -> Any:
         return text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         raise BadInput(f"{key}={text}: the value is not YAML; put quotes around text") from None
 
 
@@ -145,8 +151,15 @@ def _variant(section: str, key: str, word: str) -> dict[str, Any]:
     if match is None:
         return {section: {key: word}}
     options = [option.strip() for option in match[2].split(",") if option.strip()]
-    words = [o if "." in o.split("=")[0] else f"{section}.{o}" for o in options]
+    words = [o if _is_whole(o) else f"{section}.{o}" for o in options]
     return merge({section: {key: match[1]}}, parse_words(words))
+
+
+def _is_whole(option: str) -> bool:
+    """It names a key from the top, as ``failures.stages=middle`` and ``failures=none`` do."""
+    key = option.partition("=")[0]
+    own = {field.name for field in dataclasses.fields(RecoveryConfig)}
+    return "." in key or (key not in own and key in {f.name for f in dataclasses.fields(Config)})
 
 
 def _give_way(tree: dict[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,7 +214,22 @@ def _as_config(tree: Any, of: Any) -> Any:
     return of(**values)
 
 
-def _explain(error: OmegaConfBaseException) -> str:
-    key = getattr(error, "full_key", None) or "configuration"
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"{key}: {reason}"
+def _explain(error: OmegaConfBaseException, tree: Mapping[str, Any]) -> str:
+    """What, got, expected, and how it is written."""
+    key = getattr(error, "full_key", None) or _culprit(tree)
+    got: Any = tree
+    default: Any = to_tree(Config())
+    for part in key.split("."):
+        got = got.get(part) if isinstance(got, Mapping) else None
+        default = default.get(part) if isinstance(default, Mapping) else None
+    names = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+    expected = names.get(type(default).__name__, "a value")
+    if isinstance(default, list):
+        expected = f"a list of {len(default)}" if len(default) > 1 else "a list"
+    return f"{key}={got}: expected {expected}, as in {key}={default}"
+
+
+def _culprit(tree: Mapping[str, Any]) -> str:
+    """OmegaConf does not say which list has the wrong length: there is one that has a length."""
+    betas = tree.get("optimizer")
+    return "optimizer.betas" if isinstance(betas, Mapping) and "betas" in betas else "configuration"

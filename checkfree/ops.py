@@ -158,7 +158,6 @@ class View:
     alive: frozenset[Address]
     num_stages: int
     committed: int
-    tick: int = 0
     keeps: frozenset[Keep] = frozenset()
     checkpoints: tuple[int, ...] = ()
     repairs: int = 0
@@ -167,3 +166,8 @@ class View:
     def living(self, stage: int) -> Address | None:
         """The first living replica of a stage."""
         return min((a for a in self.alive if a.stage == stage), default=None)
+
+    def held(self, stage: int) -> tuple[Source, ...]:
+        """The exact copies of a stage that live, by holder."""
+        holders = sorted(keep.holder for keep in self.keeps if keep.owner.stage == stage)
+        return tuple(Source(holder, stage, self.committed) for holder in holders)

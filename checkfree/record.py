@@ -127,13 +127,15 @@ class ResumeRecord(Record):
 
 @dataclass(frozen=True)
 class LedgerRecord(Record):
-    """What the whole run computed and sent, by name of op and of message."""
+    """What the run computed and took, from its records; and what was sent since ``since_tick``,
+    the last resume, by name of message. Snapshots of ``--resume`` are left out (semantics 16)."""
 
     kind = "ledger"
     ops: Mapping[str, int]
+    seconds: Mapping[str, float]
     messages: Mapping[str, int]
     bytes: Mapping[str, int]
-    seconds: Mapping[str, float]
+    since_tick: int = 0
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,20 @@ def of_kind(records: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str
     return [record for record in records if record["kind"] == kind]
 
 
+def ledger(
+    records: Sequence[Mapping[str, Any]], messages: Mapping[str, int], sent: Mapping[str, int]
+) -> LedgerRecord:
+    """Sum up the records of a run, beside what its runtime counted."""
+    steps, resumed = of_kind(records, "iteration"), of_kind(records, "resume")
+    ops = {name: sum(step[name] for step in steps) for name in ("forwards", "shadow_forwards")}
+    seconds = {
+        kind: sum(record["seconds"] or 0.0 for record in of_kind(records, kind))
+        for kind in ("iteration", "validation", "recovery")
+    }
+    since = resumed[-1]["tick"] if resumed else 0
+    return LedgerRecord(ops, seconds, messages, sent, since)
+
+
 def recoveries(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Per recovery: validation loss before, right after, and how many ticks until it was back at
     or below what it was before (None: not within the run; semantics 15)."""
@@ -209,9 +225,11 @@ def recoveries(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _back_after(record: Mapping[str, Any], rest: Sequence[Mapping[str, Any]]) -> int | None:
-    before = record["validation_before"]
+    before, after = record["validation_before"], record["validation_after"]
     if before is None:
         return None
+    if after is not None and after <= before:
+        return 0
     for later in of_kind(rest, "validation"):
         if later["loss"] is not None and later["loss"] <= before:
             return int(later["tick"] - record["tick"])

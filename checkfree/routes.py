@@ -59,15 +59,20 @@ def swapped(routes: Sequence[Route], share: float = 0.5) -> tuple[Route, ...]:
 
 def check_swap(num_body: int, share: float) -> None:
     """Raises BadInput unless ``share`` of the microbatches can swap ends of ``num_body`` stages."""
-    if not 0 <= share <= 1:
-        raise BadInput(
-            f"the share of swapped microbatches must be in [0, 1], got {share}: "
-            "set recovery.share to 0.5 (the paper's) or another share in that range"
-        )
+    check_share(share)
     if num_body < FEWEST_TO_SWAP:
         raise BadInput(
             f"swapping both ends takes at least {FEWEST_TO_SWAP} body stages, got {num_body}: "
             f"set stages to {FEWEST_TO_SWAP} or more, or recovery.name to checkfree"
+        )
+
+
+def check_share(share: float) -> None:
+    """Raises BadInput outside of [0, 1]."""
+    if not 0 <= share <= 1:
+        raise BadInput(
+            f"the share of swapped microbatches must be in [0, 1], got {share}: "
+            "set recovery.share to 0.5 (the paper's) or another share in that range"
         )
 
 

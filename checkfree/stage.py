@@ -56,7 +56,6 @@ class Stage:
         self._params = [param for _, param in module.named_parameters()]
         persistent = module.state_dict(keep_vars=True)
         self._buffers = {n: b for n, b in module.named_buffers() if n in persistent}
-        self._watched = list(module.buffers())
         self._optimizer = conditions.optimizer(self._params)
         self._stash: dict[Key, tuple[Tensor | None, Tensor]] = {}
         self.gradient_norm = 0.0
@@ -109,11 +108,11 @@ class Stage:
         run, inputs = self._call(part, x, batch)
         if self._conditions.recompute and torch.is_grad_enabled():
             inputs, run = (run, *inputs), _recomputed
-        versions = [b._version for b in self._watched]
+        before = _buffer_versions(self.module)
         casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
         with seeded(seed, device), casting:
             y: Tensor = run(*inputs)
-        if versions != [b._version for b in self._watched]:
+        if before != _buffer_versions(self.module):
             raise BadInput(
                 f"forward of {type(self.module).__name__} changes one of its buffers "
                 f"({', '.join(n for n, _ in self.module.named_buffers())}); a microbatch that is "
@@ -190,13 +189,14 @@ class Stage:
 
     @torch.no_grad()
     def restore(self, state: StageState) -> None:
-        """Become ``state``. Raises ValueError, changing nothing, if it does not fit."""
+        """Become ``state``; one without buffers or moments leaves the stage its own buffers and a
+        fresh optimizer. Raises ValueError, changing nothing, if it does not fit."""
         self._check_fit(state)
         self.discard()
         for name, param in zip(self._names, self._params, strict=True):
             param.copy_(state.params[name])
-        for name, buffer in self._buffers.items():
-            buffer.copy_(state.buffers[name])
+        for name, buffer in state.buffers.items():
+            self._buffers[name].copy_(buffer)
         self._optimizer.state.clear()
         params = dict(zip(self._names, self._params, strict=True))
         for key, value in state.moments.items():
@@ -210,7 +210,9 @@ class Stage:
         own = {n: tuple(p.shape) for n, p in zip(self._names, self._params, strict=True)}
         got = {n: tuple(p.shape) for n, p in state.params.items()}
         strange = {key.rsplit("/", 1)[0] for key in state.moments} - set(own)
-        if own != got or strange or set(self._buffers) != set(state.buffers):
+        if state.buffers and self._buffers.keys() != state.buffers.keys():
+            strange |= self._buffers.keys() ^ state.buffers.keys()
+        if own != got or strange:
             odd = sorted(set(own.items()) ^ set(got.items()))[:4] or sorted(strange)[:4]
             raise ValueError(f"the state does not fit the stage: {odd} differ")
 
@@ -218,7 +220,7 @@ class Stage:
     def destroy(self) -> None:
         """Overwrite every tensor with NaN, in place: lost means lost."""
         self._stash.clear()
-        doomed = [*self._params, *(p.grad for p in self._params), *self._watched]
+        doomed = [*self._params, *(p.grad for p in self._params), *self.module.buffers()]
         doomed += [v for kept in self._optimizer.state.values() for v in kept.values()]
         for tensor in doomed:
             if isinstance(tensor, Tensor):
@@ -240,8 +242,22 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
+def _buffer_versions(module: nn.Module) -> list[tuple[int, int]]:
+    """What changes when a buffer is written to or replaced."""
+    return [(id(buffer), buffer._version) for buffer in module.buffers()]
+
+
 def _to_device(batch: Any, device: torch.device) -> Any:
-    return batch.to(device) if isinstance(batch, Tensor) else batch
+    """Tensors, also those in tuples, lists and mappings."""
+    match batch:
+        case Tensor():
+            return batch.to(device)
+        case tuple() | list():
+            return type(batch)(_to_device(item, device) for item in batch)
+        case dict():
+            return {key: _to_device(item, device) for key, item in batch.items()}
+        case _:
+            return batch
 
 
 @contextmanager

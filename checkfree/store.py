@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,7 +24,6 @@ from checkfree.messages.control import (
     WEIGHTS,
     Archive,
     Archived,
-    Drop,
     Message,
     Outgoing,
     StateRequest,
@@ -32,13 +32,14 @@ from checkfree.messages.tensors import KeepState, StageState, StateReply
 from checkfree.ops import LEAD
 
 MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 1 << 24  # bytes
 
 
 class Files(Protocol):
     """Where the store keeps its bytes. Names are relative, with forward slashes."""
 
     def write(self, name: str, data: bytes) -> None:
-        """All of it or nothing, even if the machine stops. Raises OSError."""
+        """All of it or nothing, even if the machine stops. Raises RunFailed."""
 
     def read(self, name: str, limit: int) -> bytes:
         """Raises OSError, or ValueError for a file larger than ``limit`` bytes."""
@@ -83,8 +84,6 @@ class Store:
                 return self._put(message)
             case StateRequest():
                 return [(message.reply_to, self._reply(message))]
-            case Drop():
-                self.drop(message.area, message.newer_than)
         return []
 
     # --- writing ---------------------------------------------------------------------------------
@@ -97,8 +96,10 @@ class Store:
         self._orders = {k: order for k, order in self._orders.items() if k[0] == archive.epoch}
         self._early = {k: states for k, states in self._early.items() if k[0] >= archive.epoch}
         self._orders[key] = _Order(archive)
+        if archive.area == CHECKPOINT:
+            self.keep_only(CHECKPOINT, archive.known)
         if archive.area != WEIGHTS:
-            self._files.remove(_folder(archive.area, archive.shelf))
+            self.forget(archive.area, archive.shelf)
         out: list[Outgoing] = []
         for state in self._early.pop(key, []):
             out += self._put(state)
@@ -132,7 +133,7 @@ class Store:
             "note": dict(archive.note),
         }
         folder = _folder(archive.area, archive.shelf)
-        self._files.write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+        self._files.write(f"{folder}/{MANIFEST}", _sealed(manifest))
         if archive.area != WEIGHTS:
             self._prune(archive.area)
         offered = self.offered(archive.area)
@@ -142,15 +143,20 @@ class Store:
         keep = set(self.offered(area)[-self._newest :])
         if area == CHECKPOINT:
             for snapshot in self.offered(RESUME):
-                keep |= set(self.note(RESUME, snapshot)["progress"]["checkpoints"])
-        for shelf in self.offered(area):
-            if shelf not in keep:
-                self._files.remove(_folder(area, shelf))
+                keep |= self._checkpoints_of(snapshot)
+        self.keep_only(area, keep)
 
-    def drop(self, area: str, newer_than: int) -> None:
-        """Forget the archives of ``area`` that are newer."""
+    def _checkpoints_of(self, snapshot: int) -> set[int]:
+        """Those that a run resumed from this snapshot would count on."""
+        try:
+            return set(self.note(RESUME, snapshot)["progress"]["checkpoints"])
+        except (Damaged, KeyError, TypeError):
+            return set()  # nothing will be resumed from it
+
+    def keep_only(self, area: str, shelves: Collection[int]) -> None:
+        """Forget all other archives of ``area``."""
         for shelf in self.offered(area):
-            if shelf > newer_than:
+            if shelf not in shelves:
                 self.forget(area, shelf)
 
     def forget(self, area: str, shelf: int) -> None:
@@ -161,7 +167,7 @@ class Store:
 
     def offered(self, area: str) -> tuple[int, ...]:
         """The complete archives of an area, ascending."""
-        shelves = (name for name in self._files.names(area) if name.isdigit())
+        shelves = (name for name in self._files.names(area) if re.fullmatch("[0-9]{1,12}", name))
         return tuple(
             sorted(int(s) for s in shelves if MANIFEST in self._files.names(f"{area}/{s}"))
         )
@@ -188,11 +194,9 @@ class Store:
     def _manifest(self, area: str, shelf: int) -> dict[str, Any]:
         name = f"{_folder(area, shelf)}/{MANIFEST}"
         try:
-            manifest: dict[str, Any] = json.loads(self._files.read(name, 1 << 20))
-            assert isinstance(manifest["stages"], dict) and isinstance(manifest["note"], dict)
-            return manifest
-        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-            raise Damaged(f"{name} is damaged: {error!r}") from None
+            return _unsealed(self._files.read(name, LARGEST_MANIFEST))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise Damaged(f"{name} is damaged: {error}") from None
 
     def _reply(self, request: StateRequest) -> StateReply:
         source = request.source
@@ -205,6 +209,22 @@ class Store:
 
 def _folder(area: str, shelf: int) -> str:
     return area if area == WEIGHTS else f"{area}/{shelf:08d}"
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest with its own sum, so that no bit of it can change unnoticed."""
+    body = json.dumps(manifest)
+    seal = hashlib.sha256(body.encode()).hexdigest()
+    return json.dumps({"sha256": seal, "body": body}, indent=1).encode()
+
+
+def _unsealed(data: bytes) -> dict[str, Any]:
+    sealed = json.loads(data)
+    body = str(sealed["body"])
+    if hashlib.sha256(body.encode()).hexdigest() != sealed["sha256"]:
+        raise ValueError("its SHA-256 is another")
+    manifest: dict[str, Any] = json.loads(body)
+    return manifest
 
 
 def encode_state(state: StageState, *, weights_only: bool = False) -> bytes:

@@ -79,7 +79,7 @@ def equipment(seed: int, strategy: Strategy, dropout: float = 0.1) -> Equipment:
 
     return Equipment(
         seed,
-        lambda stage: Stage(module(seed, "init", stage, dropout=dropout), conditions),
+        lambda stage, host: Stage(module(seed, "init", stage, dropout=dropout), conditions),
         fresh,
         strategy,
         {Purpose.TRAIN: batches(seed, "train"), Purpose.VALIDATE: batches(seed, "validation")},

@@ -34,6 +34,10 @@ TICKS_PER_ITERATION = 50
 """A run that rolls back more than this many times its length gets nowhere."""
 
 
+SAMPLED_TICKS = 4
+"""Ticks of a trace that are drawn ahead, per iteration: rollbacks make more than one."""
+
+
 @dataclass(frozen=True)
 class Assembly:
     """A run that has not begun; ``runtime.run()`` trains."""
@@ -53,16 +57,21 @@ def assemble(
     tokens: int | None = None,
 ) -> Assembly:
     """All actors of a run in one process. ``progress`` and ``lives`` are a snapshot's."""
-    seats = [Address(s, r) for s in range(config.stages + 1) for r in range(config.replicas)]
-    lives = lives or dict.fromkeys(seats, 0)
-    lead = Lead(Membership(seats, lives), equipment.strategy, terms(config, tokens), progress)
-    workers = {seat: StageWorker(seat, lives[seat], equipment) for seat in seats}
+    lives = lives or dict.fromkeys(seats(config), 0)
+    lead = Lead(Membership(lives, lives), equipment.strategy, terms(config, tokens), progress)
+    workers = {seat: StageWorker(seat, lives[seat], equipment) for seat in lives}
     runtime = InProcess(
         {**workers, LEAD: lead, STORE: store, LOG: log},
         lambda seat, life: StageWorker(seat, life, equipment, hollow=True),
     )
     runtime.actors[FAULTS] = Faults(runtime, struck_seats(config))
     return Assembly(runtime, lead, workers)
+
+
+def seats(config: Config) -> tuple[Address, ...]:
+    """All seats of a configuration, stage by stage."""
+    stages, replicas = range(config.stages + 1), range(config.replicas)
+    return tuple(Address(stage, replica) for stage in stages for replica in replicas)
 
 
 def terms(config: Config, tokens: int | None) -> Terms:
@@ -94,7 +103,7 @@ def struck_seats(config: Config) -> Callable[[int], Collection[Address]]:
     make = partial(
         sample, config.failures, seed=config.seed, stages=config.stages, replicas=config.replicas
     )
-    ticks = 4 * config.iterations
+    ticks = SAMPLED_TICKS * config.iterations
     trace = make(ticks=ticks)
 
     def struck(tick: int) -> Collection[Address]:
@@ -105,6 +114,14 @@ def struck_seats(config: Config) -> Callable[[int], Collection[Address]]:
         return seats_hit(strikes(trace, tick), config.stages + 1, config.replicas)
 
     return struck
+
+
+def stages_at_risk(config: Config) -> frozenset[int]:
+    """Those that the configured failures hit, as far as they are drawn ahead."""
+    ticks = SAMPLED_TICKS * config.iterations
+    size = {"stages": config.stages, "replicas": config.replicas}
+    trace = sample(config.failures, seed=config.seed, ticks=ticks, **size)
+    return frozenset(failure.stage for failure in trace)
 
 
 def equip(config: Config, blueprint: Blueprint, batches: Mapping[Purpose, Batches]) -> Equipment:
@@ -122,11 +139,12 @@ def equip(config: Config, blueprint: Blueprint, batches: Mapping[Purpose, Batche
     def fresh(stage: int, tick: int) -> StageState:
         return wrap(blueprint.fresh(stage, tick), stage).snapshot()
 
-    if config.recovery.name == "random":
-        blueprint.fresh(1, 0)  # what can't be initialised anew is refused before it is needed
+    if config.recovery.name in ("random", "zero"):
+        for stage in {1, *stages_at_risk(config)}:
+            blueprint.fresh(stage, 0)  # what can't be initialised anew is refused now
     return Equipment(
         seed=config.seed,
-        make=lambda stage: wrap(blueprint.make(stage), stage),
+        make=lambda stage, host: wrap(blueprint.make(stage), host),
         fresh=fresh,
         strategy=strategy,
         batches=batches,

@@ -53,6 +53,11 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
             made.stage(model, 1, config.stages)
     except ValueError as error:
         raise BadInput(str(error)) from None
+    except (RuntimeError, TypeError, OverflowError):
+        raise BadInput(
+            f"model of width {model.width}, hidden {model.hidden}, vocabulary {model.vocabulary}: "
+            "no tensor can be that large; give smaller sizes"
+        ) from None
     return Blueprint(
         stages=config.stages + 1,
         make=lambda stage: build(stage, "init"),

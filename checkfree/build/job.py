@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from checkfree.build.assemble import SAMPLED_TICKS
 from checkfree.build.blueprint import Blueprint, of_family, of_modules
 from checkfree.checks import check
 from checkfree.config import Config
 from checkfree.data import open_data
 from checkfree.errors import BadInput
-from checkfree.failures import Trace, sample
+from checkfree.failures import SAMPLERS, Trace, presets, sample
 from checkfree.load import build as build_config
 from checkfree.load import load, to_tree
 from checkfree.messages.control import Purpose
@@ -47,13 +49,11 @@ class Job:
 
 def any_config(config: Config | str | Path | Mapping[str, Any] | None) -> Config:
     """A checked Config of whatever a caller gave. Raises BadInput."""
-    if isinstance(config, Config):
-        check(config)
-        return config
-    if isinstance(config, Mapping):
-        config = build_config(config)
-        return replace(config, out=config.out.replace("{name}", "run"))
-    return load(config)
+    if isinstance(config, (str, Path)) or config is None:
+        return load(config)
+    made = config if isinstance(config, Config) else build_config(config)
+    check(made)
+    return replace(made, out=made.out.replace("{name}", "run"))
 
 
 def of_config(config: Config, folder: Path, listeners: Sequence[Listener]) -> Job:
@@ -86,9 +86,35 @@ def of_users(
 
 
 def trace(config: Config) -> Trace:
-    """The failures of a run without rollbacks, for its folder."""
+    """The failures that are due, for the run's folder; rollbacks may make for further ones."""
     size = {"stages": config.stages, "replicas": config.replicas}
-    return sample(config.failures, seed=config.seed, ticks=config.iterations, **size)
+    ticks = SAMPLED_TICKS * config.iterations
+    return sample(config.failures, seed=config.seed, ticks=ticks, **size)
+
+
+def with_trace(config: Config, path: Path) -> Config:
+    """A run that was given a trace file goes on with its own copy of it."""
+    scenario = config.failures.scenario
+    if scenario == "none" or scenario in SAMPLERS or scenario in presets() or not path.is_file():
+        return config
+    return replace(config, failures=replace(config.failures, scenario=str(path)))
+
+
+def check_same(job: Job, records: Sequence[Mapping[str, Any]]) -> None:
+    """Raise BadInput if a run would go on with another configuration or other data than it began
+    with: it would not be the run that it was."""
+    if not records or records[0]["kind"] != "config":
+        raise BadInput(f"{job.folder}/records.jsonl does not begin with the run's configuration")
+    then, now = records[0], to_tree(job.config)
+    for key, value in now.items():
+        was = then["config"].get(key)
+        if key not in ("failures", "out") and was != value:
+            raise BadInput(f"config.yaml has {key}={value}, the run began with {was}: put it back")
+    if then["data"] != json.loads(json.dumps(job.data)):
+        raise BadInput(
+            f"the data are not those that the run began with ({then['data']}): put them back, or "
+            "start anew with another out="
+        )
 
 
 def versions() -> dict[str, str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from checkfree.errors import BadInput
 from checkfree.lead import Progress
 from checkfree.messages.control import CHECKPOINT, RESUME
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address
-from checkfree.runtime.folder import rewind
+from checkfree.record import of_kind, read
+from checkfree.runtime.folder import count_notes, rewind
 from checkfree.store import Damaged, Store
 
 
@@ -23,37 +25,54 @@ class Snapshot:
     states: Mapping[int, StageState]
 
 
-def newest(folder: Path, store: Store) -> Snapshot | None:
-    """The newest snapshot that is not damaged, with the folder taken back to its moment: later
-    archives are forgotten and later records put aside. None: the run has to begin anew."""
-    for shelf in reversed(store.offered(RESUME)):
+def newest(folder: Path, store: Store, seats: Collection[Address]) -> Snapshot | None:
+    """The newest good snapshot of a run with these seats, else its newest good checkpoint, with
+    the folder taken back to that moment: later archives are forgotten, later records put aside.
+
+    None if the run was stopped before its first step, and can begin anew. Raises BadInput if it
+    came further than that and left nothing good.
+    """
+    records, notes, damage = read(folder), count_notes(folder), []
+    for area, shelf in _candidates(store):
         try:
-            found = _load(store, shelf)
-        except Damaged:
+            found = _load(store, area, shelf, seats)
+        except Damaged as error:
+            damage.append(str(error))
             continue
-        store.drop(RESUME, shelf)
-        _drop_unknown_checkpoints(store, found.progress)
+        if found.progress.notes > notes:
+            damage.append(f"records.jsonl was cut short: {notes} of {found.progress.notes} records")
+            continue
+        store.keep_only(RESUME, [s for s in store.offered(RESUME) if s <= found.progress.tick])
+        store.keep_only(CHECKPOINT, found.progress.checkpoints)
         rewind(folder, found.progress.notes)
         return found
-    store.drop(RESUME, -1)
-    store.drop(CHECKPOINT, -1)
+    if of_kind(records, "iteration"):
+        why = damage[0] if damage else "resume.every=0 made none"
+        raise BadInput(
+            f"{folder} has no good snapshot to go on from ({why}): start anew with another out="
+        )
     rewind(folder, 0)
     return None
 
 
-def _load(store: Store, shelf: int) -> Snapshot:
-    note = store.note(RESUME, shelf)
+def _candidates(store: Store) -> Iterator[tuple[str, int]]:
+    for area in (RESUME, CHECKPOINT):
+        for shelf in reversed(store.offered(area)):
+            yield area, shelf
+
+
+def _load(store: Store, area: str, shelf: int, seats: Collection[Address]) -> Snapshot:
+    note = store.note(area, shelf)
     try:
         progress = Progress.from_json(note["progress"])
         lives = {Address.parse(seat): int(life) for seat, life in note["lives"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Damaged(f"the manifest of snapshot {shelf} is damaged: {error!r}") from None
+        raise Damaged(f"the manifest of {area} {shelf} is damaged: {error!r}") from None
+    if area == CHECKPOINT:  # it was not there yet when it noted what was
+        progress = replace(progress, checkpoints=(*progress.checkpoints, shelf))
+    if lives.keys() != set(seats):
+        raise Damaged(
+            f"{area} {shelf} is of {len(lives)} seats, the configuration has {len(seats)}"
+        )
     stages = sorted({seat.stage for seat in lives})
-    return Snapshot(progress, lives, {s: store.load(RESUME, shelf, s) for s in stages})
-
-
-def _drop_unknown_checkpoints(store: Store, progress: Progress) -> None:
-    """The run will write them again; until then it must not know of them."""
-    for shelf in store.offered(CHECKPOINT):
-        if shelf not in progress.checkpoints:
-            store.forget(CHECKPOINT, shelf)
+    return Snapshot(progress, lives, {s: store.load(area, shelf, s) for s in stages})

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from checkfree.build.assemble import Assembly, assemble, equip
-from checkfree.build.job import Job, any_config, of_config, of_users, trace, versions
+from checkfree.build.assemble import Assembly, assemble, equip, seats
+from checkfree.build.job import (
+    Job,
+    any_config,
+    check_same,
+    of_config,
+    of_users,
+    trace,
+    versions,
+    with_trace,
+)
 from checkfree.build.snapshot import Snapshot, newest
 from checkfree.config import Config
-from checkfree.errors import BadInput, RunFailed
-from checkfree.failures import write_trace
+from checkfree.errors import BadInput, RunFailed, cannot_write
+from checkfree.failures import render_trace
 from checkfree.lead import Progress
 from checkfree.load import load, to_yaml
 from checkfree.optimizer import lr_at
 from checkfree.record import (
     RECORDS,
     EndRecord,
-    LedgerRecord,
     ResumeRecord,
+    ledger,
     of_kind,
     read,
     recoveries,
@@ -33,6 +41,7 @@ from checkfree.record import (
 from checkfree.report.curves import draw_run
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles, write_whole
+from checkfree.runtime.process import settled
 from checkfree.runtime.recorder import Listener, Recorder
 from checkfree.store import Store
 from checkfree.worker import Batches
@@ -86,10 +95,10 @@ def train(
     job = _job(made, Path(made.out), stages, batches, validation, listeners)
     equip(job.config, job.blueprint, job.feeds)  # what can't be built is refused before writing
     path = folders.create(job.folder)
-    with folders.locked(path), _writing(path):
+    with folders.locked(path):
         write_whole(path / folders.CONFIG, to_yaml(job.config).encode())
         folders.write_json(path / folders.VERSIONS, versions())
-        write_trace(trace(job.config), path / folders.TRACE)
+        write_whole(path / folders.TRACE, render_trace(trace(job.config)).encode())
         return _run(job, None)
 
 
@@ -104,10 +113,12 @@ def resume(
     """Go on with a run that was stopped, from its newest good snapshot, bit for bit as if it had
     never stopped. A run of your own modules needs them again. Raises BadInput, RunFailed."""
     path = folders.existing(Path(folder))
-    config = load(path / folders.CONFIG)
+    config = with_trace(load(path / folders.CONFIG), path / folders.TRACE)
     job = _job(config, path, stages, batches, validation, listeners)
-    with folders.locked(path), _writing(path):
-        return _run(job, newest(path, Store(DiskFiles(path))))
+    check_same(job, read(path))
+    equip(job.config, job.blueprint, job.feeds)
+    with folders.locked(path):
+        return _run(job, newest(path, Store(DiskFiles(path)), seats(config)))
 
 
 def _job(
@@ -128,19 +139,21 @@ def _job(
 def _run(job: Job, snapshot: Snapshot | None) -> Run:
     started = time.perf_counter()
     with ExitStack() as stack:
-        stack.enter_context(_threads(job.config.threads))
+        stack.enter_context(settled(job.config.threads))
         recorder = _recorder(job)
         stack.callback(recorder.close)
         assembly = _assembly(job, recorder, snapshot)
-        status = "interrupted"
         try:
             assembly.runtime.run()
-            lead = assembly.lead
-            assert lead.done or lead.failure, f"nothing moves while the lead is {lead.phase}"
-            status = "done" if lead.done else "failed"
-        finally:
-            _end(job, assembly, recorder, status, time.perf_counter() - started)
-    reason = assembly.lead.failure
+            reason = assembly.lead.failure
+            assert assembly.lead.done or reason, f"nothing moves: {assembly.lead.phase}"
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            with suppress(RunFailed):  # a disk that is full stays full; the error counts
+                _end(job, assembly, recorder, status, str(error), started)
+            raise
+        status = "failed" if reason else "done"
+        _end(job, assembly, recorder, status, reason, started)
     return Run(job.folder, job.config, status, reason, _modules(assembly))
 
 
@@ -176,14 +189,19 @@ def _modules(assembly: Assembly) -> tuple[nn.Module, ...]:
     return tuple(found.values())
 
 
-def _end(job: Job, assembly: Assembly, recorder: Recorder, status: str, seconds: float) -> None:
-    """The last two records and the picture; after an error too, if the disk still takes them."""
-    lead, runtime = assembly.lead, assembly.runtime
-    messages, sizes = dict(runtime.messages), dict(runtime.bytes)
-    recorder.write(LedgerRecord(dict(recorder.ops), messages, sizes, dict(recorder.seconds)))
-    made, p = recoveries(read(job.folder)), lead.progress
-    recorder.write(EndRecord(status, p.committed, p.tick, lead.failure, made, seconds))
-    draw(job.folder)
+def _end(
+    job: Job, assembly: Assembly, recorder: Recorder, status: str, reason: str, started: float
+) -> None:
+    """The last two records and the picture. Raises RunFailed if the disk takes no more."""
+    runtime, records, p = assembly.runtime, read(job.folder), assembly.lead.progress
+    recorder.write(ledger(records, dict(runtime.messages), dict(runtime.bytes)))
+    seconds = time.perf_counter() - started
+    made = recoveries(records)
+    recorder.write(EndRecord(status, p.committed, p.tick, reason, made, seconds))
+    try:
+        draw(job.folder)
+    except OSError as error:
+        raise cannot_write(job.folder / folders.PICTURE, error) from error
 
 
 def draw(folder: Path) -> Path:
@@ -195,25 +213,3 @@ def draw(folder: Path) -> Path:
     title = f"{config['recovery']['name']}, {folder.name}"
     draw_run(iterations, validations, failures, repairs, path, title)
     return path
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """A disk that takes no more ends the run with one line; what it took stays good."""
-    try:
-        yield
-    except OSError as error:
-        raise RunFailed(
-            f"cannot write to {folder}: {error.strerror or error}; all that was written before is "
-            f"good: make room, then checkfree train --resume {folder}"
-        ) from error

@@ -61,7 +61,8 @@ class Keeping:
         self._awaited.add(area)
         epoch, version = progress.epoch, progress.committed
         note = {"progress": progress.to_json(), "lives": dict(lives)}
-        orders: list[Outgoing] = [(STORE, Archive(epoch, area, shelf, tuple(owners), note))]
+        known = progress.checkpoints
+        orders: list[Outgoing] = [(STORE, Archive(epoch, area, shelf, tuple(owners), known, note))]
         for owner in owners:
             keep = Keep(owner, STORE, "state", "after")
             orders.append((owner, Push(epoch, keep, version, area, shelf)))

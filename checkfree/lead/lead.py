@@ -33,7 +33,6 @@ from checkfree.messages.control import (
     Archived,
     Begin,
     Commit,
-    Drop,
     Due,
     Joined,
     Kept,
@@ -107,7 +106,7 @@ class Lead:
         self._repairing: Repairing | None = None
         self._refused: frozenset[Source] = frozenset()
         self._recovery: RecoveryRecord | None = None
-        self._planned: dict[str, int] = {}
+        self._planned = members.names() if progress.notes else {}
         self._plans: dict[frozenset[Address], tuple[tuple[Route, ...], Schedule]] = {}
         self._out: list[Outgoing] = []
 
@@ -154,9 +153,11 @@ class Lead:
             self._attempt.members.discard(worker)
         if self.phase is Phase.RUNNING:
             self._abort()
-        elif self.phase in (Phase.STORING, Phase.REBUILDING):
+        elif self.phase is Phase.STORING:
             self.phase, self._stored_at = Phase.IDLE, -1
             self._keeping.give_up()
+        elif self.phase is Phase.REBUILDING:
+            self.phase = Phase.IDLE
 
     def _join(self, worker: Address, life: int) -> None:
         if self.members.holds(worker) and life > self.members.lives[worker]:
@@ -359,7 +360,7 @@ class Lead:
         keeps = frozenset(keep for keep in self._keeping.current if keep.holder in alive)
         seats = alive | self.members.hollow
         count = self.members.num_stages
-        return View(alive, count, p.committed, p.tick, keeps, p.checkpoints, p.repairs, seats)
+        return View(alive, count, p.committed, keeps, p.checkpoints, p.repairs, seats)
 
     def _plan_repair(self) -> bool:
         view = self._view()
@@ -399,8 +400,6 @@ class Lead:
         inexact = wholly_lost(seats, self._view())
         self.members.fill(seats)
         self._keeping.replace(seats)
-        if plan.resume_at != p.committed:
-            self._send(STORE, Drop(CHECKPOINT, plan.resume_at))
         recovery = repairing.record(p)
         kept = tuple(version for version in p.checkpoints if version <= plan.resume_at)
         self._update(committed=plan.resume_at, checkpoints=kept, repairs=p.repairs + 1)

@@ -51,5 +51,8 @@ class Progress:
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Progress:
         """Raises KeyError, TypeError or ValueError for anything else."""
-        checkpoints = tuple(int(version) for version in tree["checkpoints"])
-        return cls(**{**tree, "checkpoints": checkpoints})
+        made = cls(**{**tree, "checkpoints": tuple(tree["checkpoints"])})
+        counts = (made.committed, made.tick, made.epoch, made.repairs, made.notes)
+        if not all(type(n) is int and n >= 0 for n in (*counts, *made.checkpoints)):
+            raise ValueError(f"counts are whole numbers from 0, got {dict(tree)}")
+        return made

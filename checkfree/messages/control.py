@@ -114,12 +114,15 @@ class Kept(Message):
 
 @dataclass(frozen=True)
 class Archive(Message):
-    """lead -> store: when the parts of these seats are all here, they are an archive."""
+    """lead -> store: when the parts of these seats are all here, they are an archive. Of the
+    checkpoints only those ``known`` to the run are still worth keeping: a rollback forgot the
+    others."""
 
     epoch: int
     area: str
     shelf: int
     seats: tuple[Address, ...]
+    known: tuple[int, ...] = ()
     note: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -131,14 +134,6 @@ class Archived(Message):
     area: str
     shelf: int
     offered: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Drop(Message):
-    """lead -> store: forget archives of ``area`` that are newer than ``newer_than``."""
-
-    area: str
-    newer_than: int
 
 
 # --- recovery ------------------------------------------------------------------------------

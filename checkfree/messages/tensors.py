@@ -58,6 +58,7 @@ class StageState:
     """All that a stage is, after ``version`` committed iterations.
 
     ``moments`` is the optimizer's state, flat, by "parameter/name"; empty: a fresh optimizer.
+    ``buffers`` empty: the stage keeps its own (they never change, semantics 18).
     The norms are those of the last committed step's reduced gradient, before and after clipping.
     """
 

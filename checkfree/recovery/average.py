@@ -81,7 +81,7 @@ def merge(states: Sequence[StageState], weights: Sequence[float], how: Inexact) 
     before, after = mean_norms(states)
     return StageState(
         params=weighted_average([s.params for s in states], weights),
-        buffers=states[0].buffers,
+        buffers={},  # constants of the stage, which a neighbour's need not equal
         moments=moments,
         version=states[0].version,
         gradient_norm=before,

@@ -41,7 +41,7 @@ class CheckFreePlus(Strategy):
 
     def _recipe(self, stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:
         if stage == 0:
-            return _embedding(view)
+            return _embedding(view, refused)
         last = view.num_stages - 1
         partner = swap_partner(stage, last)
         at_edge = len(neighbours(stage, last)) < 2
@@ -57,14 +57,14 @@ class CheckFreePlus(Strategy):
         return self._average.rebuild(seat, fresh, states)
 
 
-def _embedding(view: View) -> Recipe | Refusal:
-    holders = sorted(keep.holder for keep in view.keeps if keep.owner.stage == 0)
-    if not holders:
+def _embedding(view: View, refused: frozenset[Source]) -> Recipe | Refusal:
+    held = [source for source in view.held(0) if source not in refused]
+    if not held:
         return Refusal(
             "stage 0 is lost together with both holders of its copy (the first and last body "
             "stage): recovery=checkpoint or replicas=2 would have helped"
         )
-    return Recipe("embedding copy", (Source(holders[0], 0, view.committed),))
+    return Recipe("embedding copy", (held[0],))
 
 
 def _copy(stage: int, partner: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:

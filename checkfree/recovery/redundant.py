@@ -54,7 +54,7 @@ class Redundant(Strategy):
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
     ) -> Repair | Refusal:
-        return repair_each(lost, view, lambda stage: _recipe(stage, view))
+        return repair_each(lost, view, lambda stage: _recipe(stage, view, refused))
 
     def rebuild(
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
@@ -63,12 +63,12 @@ class Redundant(Strategy):
         return Rebuilding(state)
 
 
-def _recipe(stage: int, view: View) -> Recipe | Refusal:
-    holders = sorted(keep.holder for keep in view.keeps if keep.owner.stage == stage)
-    if not holders:
+def _recipe(stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:
+    held = [source for source in view.held(stage) if source not in refused]
+    if not held:
         before = (stage - 1) % view.num_stages
         return Refusal(
             f"stages {before} and {stage} are lost together and {before} held the only copy of "
             f"{stage}: recovery=checkpoint or replicas=2 would have helped"
         )
-    return Recipe("redundant copy", (Source(holders[0], stage, view.committed),))
+    return Recipe("redundant copy", (held[0],))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Schedule, Source, View
-from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, wholly_lost
+from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
 
 
 class ReplicaFirst(Strategy):
@@ -32,15 +32,14 @@ class ReplicaFirst(Strategy):
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
     ) -> Repair | Refusal:
-        gone = wholly_lost(lost, view)
         twins: dict[Address, Recipe] = {}
         for seat in sorted(lost):
-            twin = view.living(seat.stage)
+            twin = _twin(seat.stage, view, refused)
             if twin is not None:
-                twins[seat] = Recipe("replica", (Source(twin, seat.stage, view.committed),))
-        if not gone:
+                twins[seat] = Recipe("replica", (twin,))
+        wholly = lost - twins.keys()
+        if not wholly:
             return Repair(twins, view.committed)
-        wholly = frozenset(seat for seat in lost if seat.stage in gone)
         repair = self._inner.repair(wholly, view, refused)
         if isinstance(repair, Refusal) or repair.resume_at != view.committed:
             return repair
@@ -52,3 +51,9 @@ class ReplicaFirst(Strategy):
         if states and all(source.of == seat.stage for source in states):
             return Rebuilding(next(iter(states.values())), (1.0,))
         return self._inner.rebuild(seat, fresh, states)
+
+
+def _twin(stage: int, view: View, refused: frozenset[Source]) -> Source | None:
+    """The first living replica whose state has not proved no good."""
+    twins = (Source(s, stage, view.committed) for s in sorted(view.alive) if s.stage == stage)
+    return next((twin for twin in twins if twin not in refused), None)

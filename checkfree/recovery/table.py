@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from checkfree.checks import one_of
 from checkfree.config import RecoveryConfig
 from checkfree.errors import BadInput
 from checkfree.recovery.ablations import Copy, Reinit, Uniform
@@ -16,6 +17,7 @@ from checkfree.recovery.redundant import Redundant
 from checkfree.recovery.replica import ReplicaFirst
 from checkfree.recovery.safety_net import SafetyNet
 from checkfree.recovery.strategy import Strategy
+from checkfree.routes import check_share
 
 PAPER_LR_SCALE = 1.1
 
@@ -61,14 +63,13 @@ def make_strategy(config: RecoveryConfig, checkpoint_every: int | None = None) -
 
 def check_recovery(config: RecoveryConfig) -> None:
     """Raise BadInput, one line, for a value out of range."""
-    _one_of("name", config.name, tuple(STRATEGIES))
-    _one_of("gradient", config.gradient, ("before", "after"))
-    _one_of("optimizer", config.optimizer, ("fresh", "average"))
-    _one_of("partner", config.partner, ("copy", "average"))
+    one_of("recovery.name", config.name, tuple(STRATEGIES))
+    one_of("recovery.gradient", config.gradient, ("before", "after"))
+    one_of("recovery.optimizer", config.optimizer, ("fresh", "average"))
+    one_of("recovery.partner", config.partner, ("copy", "average"))
     if config.exponent not in (1.0, 2.0):
         raise BadInput(f"recovery.exponent={config.exponent}: expected 1 or 2")
-    if not 0.0 <= config.share <= 1.0:
-        raise BadInput(f"recovery.share={config.share}: expected a share in [0, 1]")
+    check_share(config.share)
     if config.interval < 1:
         raise BadInput(f"recovery.interval={config.interval}: expected at least 1 iteration")
     if config.lr_scale is not None and not 0.0 < config.lr_scale < float("inf"):
@@ -76,8 +77,3 @@ def check_recovery(config: RecoveryConfig) -> None:
     half_life = config.lr_scale_half_life
     if half_life is not None and not half_life > 0:
         raise BadInput(f"recovery.lr_scale_half_life={half_life}: expected a positive number")
-
-
-def _one_of(field: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise BadInput(f"recovery.{field}={value}: expected one of {', '.join(choices)}")

@@ -6,21 +6,23 @@ import os
 import shutil
 from pathlib import Path
 
+from checkfree.errors import cannot_write
+
 
 def write_whole(path: Path, data: bytes) -> None:
-    """All of it or nothing, even if the machine stops. Raises OSError, leaving no half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """All of it or nothing, even if the machine stops. Raises RunFailed, leaving no half a file."""
     draft = path.with_name(path.name + ".draft")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(draft, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-    except OSError:
+        _sync_folder(path.parent)
+    except OSError as error:
         draft.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        raise cannot_write(path, error) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from checkfree.errors import BadInput
+from checkfree.messages.control import WEIGHTS
 from checkfree.record import RECORDS, of_kind, read
 from checkfree.runtime.files import write_whole
 
@@ -22,7 +22,7 @@ _LEADS_OWN = ("plan", "iteration", "validation", "failure", "recovery")
 
 def create(path: Path) -> Path:
     """An empty run folder. Raises BadInput if there is a run already, or no place for one."""
-    if (path / RECORDS).exists() or (path.exists() and not path.is_dir()):
+    if _is_file(path / RECORDS):
         raise BadInput(
             f"{path} holds a run already: give another out=FOLDER, or go on with it by "
             f"checkfree train --resume {path}"
@@ -38,25 +38,40 @@ def create(path: Path) -> Path:
 
 
 def existing(path: Path) -> Path:
-    """The folder of a run to resume. Raises BadInput if it is none."""
-    if not (path / RECORDS).is_file() or not (path / CONFIG).is_file():
+    """The folder of a run to resume. Raises BadInput if it is none, or its records are damaged."""
+    if not all(_is_file(path / name) for name in (RECORDS, CONFIG)):
         raise BadInput(
             f"{path} is no run folder ({CONFIG} and {RECORDS} expected): give the out=FOLDER of "
             "the run that you want to go on"
         )
+    try:
+        read(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path} cannot be resumed: {error}; start anew with another out=") from None
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, for one
+        return False
 
 
 def finished(path: Path) -> bool:
     """The run in this folder came to its end."""
     ends = of_kind(read(path), "end")
-    return bool(ends) and ends[-1]["status"] == "done"
+    return bool(ends) and ends[-1]["status"] == "done" and (path / WEIGHTS).is_dir()
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Nobody else trains in this folder meanwhile. Raises BadInput if somebody does."""
-    with open(path / ".lock", "w") as lock:
+    try:
+        lock = open(path / ".lock", "w")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be locked: {error.strerror}; give another out=") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -67,6 +82,11 @@ def locked(path: Path) -> Iterator[None]:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Whole or not at all."""
     write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def count_notes(path: Path) -> int:
+    """Records that the lead has made of this run."""
+    return sum(record["kind"] in _LEADS_OWN for record in read(path))
 
 
 def rewind(path: Path, notes: int) -> None:
@@ -82,6 +102,4 @@ def rewind(path: Path, notes: int) -> None:
         seen += own
     with open(path / SUPERSEDED, "a", encoding="utf-8") as file:
         file.writelines(line + "\n" for line in superseded)
-        file.flush()
-        os.fsync(file.fileno())
     write_whole(path / RECORDS, "".join(line + "\n" for line in kept).encode())

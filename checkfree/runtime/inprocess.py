@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from checkfree.messages.control import Joined, Lost, Message, Outgoing
+from checkfree.messages.control import RESUME, WEIGHTS, Joined, Lost, Message, Outgoing
 from checkfree.messages.tensors import tensor_bytes
 from checkfree.ops import LEAD, Address
 from checkfree.runtime.actor import Actor
@@ -81,7 +81,13 @@ class InProcess:
         actor = self.actors.get(address)
         while actor is not None and (out := actor.advance()) is not None:
             for _, message in out:
-                name = type(message).__name__
-                self.messages[name] += 1
-                self.bytes[name] += tensor_bytes(message)
+                self._count(message)
             self._pending.extend(out)
+
+    def _count(self, message: Message) -> None:
+        """What a ledger tells; ``--resume`` and the finished weights are no strategy's cost."""
+        if getattr(message, "area", "") in (RESUME, WEIGHTS):
+            return
+        name = type(message).__name__
+        self.messages[name] += 1
+        self.bytes[name] += tensor_bytes(message)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from checkfree.errors import cannot_write
 from checkfree.messages.control import Message, Note, Outgoing
 from checkfree.record import (
     FailureRecord,
@@ -31,9 +31,9 @@ class Recorder:
     """
 
     def __init__(self, path: Path, lr: Callable[[int], float], listeners: Sequence[Listener] = ()):
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.ops: Counter[str] = Counter()
-        self._file = open(path, "ab")  # noqa: SIM115 (lives as long as the run)
+        self._path = path
+        # Unbuffered: what a full disk refused must not come out later, in the middle of the file.
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (lives as long as the run)
         self._lr, self._listeners = lr, listeners
         self._since = self._failed_at = time.perf_counter()
         self._repaired_in = 0.0
@@ -46,14 +46,15 @@ class Recorder:
         return None
 
     def write(self, record: Record) -> None:
-        """Append one record. Raises OSError, leaving the lines before it whole."""
-        good = self._file.tell()
+        """Append one record. Raises RunFailed, leaving the lines before it whole."""
+        line = (dumps(record) + "\n").encode()
+        good = os.fstat(self._file.fileno()).st_size
         try:
-            self._file.write((dumps(record) + "\n").encode())
-            self._file.flush()
-        except OSError:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
             os.ftruncate(self._file.fileno(), good)
-            raise
+            raise cannot_write(self._path, error) from error
         for listener in self._listeners:
             listener(record)
 
@@ -69,16 +70,12 @@ class Recorder:
         match record:
             case IterationRecord():
                 record = replace(record, seconds=passed, lr=self._lr(record.iteration))
-                self.ops.update(forward=record.forwards, shadow_forward=record.shadow_forwards)
             case ValidationRecord():
                 record = replace(record, seconds=passed)
             case FailureRecord():
                 self._failed_at = now
             case PlanRecord() if record.rebuilds:
-                passed = self._repaired_in = now - self._failed_at
-                self.seconds["recovery"] += passed
+                self._repaired_in = now - self._failed_at
             case RecoveryRecord():
                 record = replace(record, seconds=self._repaired_in)
-        if isinstance(record, (IterationRecord, ValidationRecord)):
-            self.seconds[record.kind] += passed
         return record

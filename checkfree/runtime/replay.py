@@ -42,7 +42,8 @@ class Step:
 
 def script(plans: Sequence[Mapping[str, Any]]) -> tuple[Step, ...]:
     """The steps that lead from each plan record to the next. The first plan is the start."""
-    return tuple(_step(one, next_) for one, next_ in pairwise(plans))
+    steps = (_step(one, next_) for one, next_ in pairwise(plans))
+    return tuple(step for step in steps if step.lost or step.joined or step.repair)
 
 
 def _step(before: Mapping[str, Any], after: Mapping[str, Any]) -> Step:

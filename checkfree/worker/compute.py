@@ -21,7 +21,7 @@ class Compute:
 
     def __init__(self, address: Address, equipment: Equipment):
         self.address = address
-        self.stage = equipment.make(address.stage)
+        self.stage = equipment.make(address.stage, address.stage)
         self.copies: dict[int, Stage] = {}
         self._equipment = equipment
 
@@ -32,7 +32,7 @@ class Compute:
     def copy_of(self, stage: int) -> Stage:
         """The copy held of a stage, made if there is none yet."""
         if stage not in self.copies:
-            self.copies[stage] = self._equipment.make(stage)
+            self.copies[stage] = self._equipment.make(stage, self.address.stage)
         return self.copies[stage]
 
     # --- ops -------------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ class Equipment:
     """The same for all seats of a run."""
 
     seed: int
-    make: Callable[[int], Stage]
-    """A stage with its first weights, from (seed, "init", stage)."""
+    make: Callable[[int, int], Stage]
+    """(stage, host): a stage with its first weights, from (seed, "init", stage), where stage
+    ``host`` stands."""
     fresh: Callable[[int, int], StageState]
     """(stage, tick): a stage's state initialised anew."""
     strategy: Strategy

@@ -124,7 +124,7 @@ class StageWorker:
 
     def _handle(self, message: Message) -> list[Outgoing]:
         match message:
-            case Begin() if message.ticket > self._latest and not self._hollow:
+            case Begin() if self._may_begin(message):
                 self._begin(message)
             case Commit() if self._attempt and message.ticket == self._attempt.ticket:
                 self._compute.commit(self._attempt, message)
@@ -137,7 +137,7 @@ class StageWorker:
             case KeepState() if message.epoch >= self._epoch:
                 return [(LEAD, self._kept(message))]
             case StateRequest():
-                return [(message.reply_to, self._reply(message))]
+                return self._reply(message)
             case Rebuild() if message.life == self.life and message.epoch >= self._epoch:
                 return self._order(message)
             case StateReply() if self._rebuild and message.epoch == self._rebuild.epoch:
@@ -145,6 +145,10 @@ class StageWorker:
             case _:
                 pass  # of a ticket, epoch or life that is over
         return []
+
+    def _may_begin(self, plan: Begin) -> bool:
+        newer = plan.ticket > self._latest and plan.ticket.epoch >= self._epoch
+        return newer and not self._hollow
 
     def _begin(self, plan: Begin) -> None:
         self._leave()
@@ -171,14 +175,15 @@ class StageWorker:
         self._compute.copy_of(message.keep.owner.stage).restore(message.state)
         return Kept(message.epoch, message.keep, message.state.version)
 
-    def _reply(self, request: StateRequest) -> StateReply:
+    def _reply(self, request: StateRequest) -> list[Outgoing]:
+        """Silence for what is not held: it was asked of an earlier life of this seat, and the
+        lead, when it hears of that loss, plans again."""
         source = request.source
         own = source.of == self.address.stage and not self._hollow
         held = self.stage if own else self.copies.get(source.of)
         if held is None or held.version != source.version:
-            problem = f"{self.address} does not hold stage {source.of} of version {source.version}"
-            return StateReply(request.epoch, source, None, problem)
-        return StateReply(request.epoch, source, held.snapshot())
+            return []
+        return [(request.reply_to, StateReply(request.epoch, source, held.snapshot()))]
 
     def _order(self, order: Rebuild) -> list[Outgoing]:
         self._leave()

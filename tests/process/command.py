@@ -17,7 +17,7 @@ from typing import Any
 import checkfree
 from checkfree.record import RECORDS, of_kind, read
 
-DEADLINE = 120.0
+DEADLINE = 300.0
 """Seconds after which a process is stuck, whatever the load."""
 
 TEXT = "text.txt"
@@ -106,7 +106,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 
 
 def start_until(tick: int, cwd: Path, *words: str, folder: str) -> subprocess.Popen[str]:
-    """``checkfree WORDS``, returned while it runs and its records in ``folder`` tell of ``tick``."""
+    """``checkfree WORDS``, returned as soon as the records in ``folder`` tell of ``tick``."""
     process = start(cwd, checkfree_command(*words))
     wait_until(lambda: last_tick(cwd / folder) >= tick, process)
     return process

@@ -54,13 +54,13 @@ def test_words_read_as_in_the_documentation() -> None:
 
 @pytest.mark.parametrize("text", ["", "2", "2.", "-1.0", "2.0.0", " 2.0", "Lead", "2.0\n"])
 def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not an address: .* expected '2.0', 'lead'"):
+    with pytest.raises(ValueError, match=r"not an address: .* \(expected '2.0', 'lead'"):
         Address.parse(text)
 
 
 @pytest.mark.parametrize("text", ["", "F3", "F3@", "@1", "R3@1", "X3@1", "F-1@0", "f3@1", "F3@1\n"])
 def test_what_is_no_op_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not an op: .* expected 'F3@1'"):
+    with pytest.raises(ValueError, match=r"not an op: .* \(expected 'F3@1'"):
         Op.parse(text)
 
 

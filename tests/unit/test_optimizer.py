@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -66,11 +67,13 @@ def test_a_rate_stays_between_nothing_and_the_peak(
     found = rates(config, iterations)
     assert all(0 < rate <= 1.0 + 1e-12 for rate in found[:-1])
     after = found[warmup:]
-    assert all(one >= other - 1e-12 for one, other in zip(after, after[1:], strict=False))
+    assert all(one >= other - 1e-12 for one, other in pairwise(after))
     assert all(rate >= floor - 1e-12 for rate in after)
 
 
-@pytest.mark.parametrize(("name", "theirs"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
 def test_optimizers_step_as_torchs_own(name: str, theirs: type[torch.optim.Adam]) -> None:
     config = OptimizerConfig(name=name, lr=0.1, betas=(0.5, 0.9), eps=1e-4, weight_decay=0.2)
     ours, plain = (nn.Parameter(torch.tensor([1.0, -2.0, 3.0])) for _ in range(2))

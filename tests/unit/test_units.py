@@ -16,7 +16,7 @@ calls = st.tuples(
 
 
 def test_seeds_are_the_same_on_every_machine() -> None:
-    assert derive(0, "init", 3) == 5862974850604384228
+    assert derive(0, "init", 3) == 2252789267471770932
     assert derive(7, "forward", 2, 1, 0) == derive(7, "forward", 2, 1, 0)
 
 

@@ -1,0 +1,185 @@
+"""Without failures the pipeline is a plain PyTorch loop with gradient accumulation, and no more.
+
+Why ``eps`` is 1e-6: where a gradient is all but zero, Adam divides it by eps, so a difference of
+rounding (about 1e-17 in float64) may move a weight by lr · 1e-17 / eps. With 1e-6 that is 2e-14 a
+step, far below the bound of 1e-10, while any true difference (a microbatch left out, a share
+counted double, a clip over the wrong stages) moves weights by about lr: 2e-3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import checkfree
+from checkfree.config import Config, OptimizerConfig
+from checkfree.data import open_data
+from tests.contract.small import counting, modules, small, text
+
+Batches = Callable[[int, int], Tensor]
+
+BASE = {
+    "optimizer": {"eps": 1e-6, "clip": 0.1},
+    "validation": {"every": 8, "microbatches": 1},  # which the loop has not: it changes nothing
+}
+SWAPPED = {"recovery": {"name": "checkfree_plus"}}
+COSINE = {"schedule": "cosine", "warmup": 4, "min_lr": 0.1}
+CASES: dict[str, dict[str, Any]] = {
+    "1f1b": {"schedule": "1f1b"},
+    "gpipe": {"schedule": "gpipe"},
+    "swapped": SWAPPED,
+    "two replicas": {"replicas": 2},
+    "two replicas, swapped, gpipe": {**SWAPPED, "replicas": 2, "schedule": "gpipe"},
+    "shadow forwards": {"recovery": {"name": "redundant"}},
+    "recomputed": {"recompute": True},
+    "clipped over all stages": {"optimizer": {"clip_over": "global", "clip": 0.7}},
+    "not clipped": {"optimizer": {"clip": None}},
+    "adamw, warm-up, cosine": {"optimizer": {"name": "adamw", "weight_decay": 0.1, **COSINE}},
+    "gpt, tied, recomputed in part": {
+        "model": {"family": "gpt", "tied": True},
+        "recompute": [0, 3],
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+# --- the plain loop ------------------------------------------------------------------------------
+
+
+def plain_loop(config: Config, stages: Sequence[nn.Module], batches: Batches) -> list[float]:
+    """Train ``stages`` in place as any tutorial would. Returns the loss of each step."""
+    optimizers = [make_optimizer(config.optimizer, stage) for stage in stages]
+    losses = []
+    for iteration in range(config.iterations):
+        total = 0.0
+        for microbatch in range(config.microbatches):
+            batch = batches(iteration, microbatch)
+            hidden = stages[0].embed(batch)
+            for stage in order(config, microbatch):
+                hidden = stages[stage](hidden)
+            loss = stages[0].loss(hidden, batch) / config.microbatches
+            loss.backward()
+            total += loss.item()
+        clip(config.optimizer, stages)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, iteration)
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(total)
+    return losses
+
+
+def make_optimizer(config: OptimizerConfig, stage: nn.Module) -> torch.optim.Optimizer:
+    made = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
+    return made(stage.parameters(), eps=config.eps, weight_decay=config.weight_decay)
+
+
+def order(config: Config, microbatch: int) -> list[int]:
+    """The body stages as a microbatch visits them."""
+    if config.recovery.name == "checkfree_plus" and microbatch % 2 == 1:
+        return [2, 1, 4, 3]
+    return [1, 2, 3, 4]
+
+
+def clip(config: OptimizerConfig, stages: Sequence[nn.Module]) -> None:
+    if config.clip is None:
+        return
+    if config.clip_over == "global":
+        everything = [p for stage in stages for p in stage.parameters()]
+        nn.utils.clip_grad_norm_(everything, config.clip)
+        return
+    for stage in stages:
+        nn.utils.clip_grad_norm_(stage.parameters(), config.clip)
+
+
+def learning_rate(config: Config, iteration: int) -> float:
+    peak, warmup = config.optimizer.lr, config.optimizer.warmup
+    if iteration < warmup:
+        return peak * (iteration + 1) / warmup
+    if config.optimizer.schedule == "constant":
+        return peak
+    lowest = peak * config.optimizer.min_lr
+    done = (iteration - warmup) / (config.iterations - warmup)
+    return lowest + (peak - lowest) * (1 + math.cos(math.pi * done)) / 2
+
+
+# --- the pipeline beside it ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+def test_float64_losses_and_weights_to_1e_10(case: dict[str, Any], tmp_path: Path) -> None:
+    config = small(tmp_path / "run", BASE, {"precision": "fp64"}, case)
+    batches, own = counting(config), [stage.double() for stage in modules(config)]
+    run = train_own_modules(config)
+    expected = plain_loop(config, own, batches)
+    assert run.losses == pytest.approx(expected, rel=0, abs=1e-10)
+    assert largest_difference(run.stages, own) < 1e-10
+    assert expected[-1] < expected[0] - 0.2, "nothing was learnt, so little was compared"
+    assert clips(run) >= (0 if config.optimizer.clip is None else config.iterations)
+
+
+@pytest.mark.parametrize("name", ["1f1b", "swapped", "two replicas"])
+def test_float32_losses_to_1e_5(name: str, tmp_path: Path) -> None:
+    config = small(tmp_path / "run", BASE, CASES[name])
+    expected = plain_loop(config, modules(config), counting(config))
+    assert train_own_modules(config).losses == pytest.approx(expected, rel=0, abs=1e-5)
+
+
+@pytest.mark.parametrize("precision, bound", [("fp64", 1e-10), ("fp32", 1e-5)])
+def test_a_built_in_model_on_a_text(precision: str, bound: float, tmp_path: Path) -> None:
+    """The model section and the text of a configuration, and nothing passed in."""
+    changes = {"precision": precision, **text(tmp_path / "text")}
+    config = small(tmp_path / "run", BASE, SWAPPED, changes)
+    opened = open_data(config.data, context=8, batch=config.batch, seed=config.seed)
+    own = [stage.double() if precision == "fp64" else stage for stage in modules(config)]
+    expected = plain_loop(config, own, opened.train)
+    assert checkfree.train(config).losses == pytest.approx(expected, rel=0, abs=bound)
+
+
+def test_the_modules_passed_in_stay_as_they_are(tmp_path: Path) -> None:
+    config = small(tmp_path / "run", {"precision": "fp64", "iterations": 1})
+    start = modules(config)
+    checkfree.train(config, stages=start, batches=counting(config))
+    assert largest_difference(start, modules(config)) == 0.0
+    assert all(param.dtype is torch.float32 for stage in start for param in stage.parameters())
+
+
+def test_swaps_and_clipping_show_in_the_loop(tmp_path: Path) -> None:
+    """Else the cases that swap or clip would compare nothing: each gives losses of its own."""
+    changes = ({}, SWAPPED, CASES["not clipped"], CASES["clipped over all stages"])
+    configs = [small(tmp_path, BASE, {"iterations": 4}, change) for change in changes]
+    last = sorted(plain_loop(c, modules(c), counting(c))[-1] for c in configs)
+    assert all(above - below > 1e-6 for below, above in pairwise(last)), last
+
+
+def train_own_modules(config: Config) -> checkfree.Run:
+    feeds = {"batches": counting(config), "validation": counting(config, "validation")}
+    return checkfree.train(config, stages=modules(config), **feeds)
+
+
+def clips(run: checkfree.Run) -> int:
+    """How often a stage's gradient was clipped."""
+    factors = [record["clip"].values() for record in run.records if record["kind"] == "iteration"]
+    return sum(factor < 1 for of_step in factors for factor in of_step)
+
+
+def largest_difference(ones: Sequence[nn.Module], others: Sequence[nn.Module]) -> float:
+    """Over all parameters of all stages."""
+    pairs = zip(ones, others, strict=True)
+    return max(
+        (one - other.to(one.dtype)).abs().max().item()
+        for first, second in pairs
+        for one, other in zip(first.parameters(), second.parameters(), strict=True)
+    )

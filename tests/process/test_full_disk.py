@@ -1,0 +1,80 @@
+"""A disk that fills up in mid-run ends it with one line; nothing that was written is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from checkfree.messages.control import RESUME
+from checkfree.record import RECORDS, of_kind, read
+from checkfree.runtime.files import DiskFiles
+from checkfree.store import Store
+from tests.process.command import (
+    checkfree_command,
+    finished,
+    last_tick,
+    numbers,
+    only_line,
+    start,
+    wait_until,
+)
+from tests.process.small_disk import NoMount, SmallDisk, small_disk
+
+SIZE = 4 << 20
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture
+def disk(folder: Path) -> Iterator[SmallDisk]:
+    try:
+        with small_disk(folder / "disk", SIZE) as made:
+            yield made
+    except NoMount as reason:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"no small disk to fill: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("every", "room"),
+    [
+        pytest.param(10, 0, id="a record does not fit"),
+        pytest.param(5, 16 * PAGE, id="a snapshot does not fit"),
+    ],
+)
+def test_full_disk(folder: Path, undisturbed: Path, disk: SmallDisk, every: int, room: int) -> None:
+    words = ["train", "small.yaml", "failures=losses.json", "recovery=checkfree_plus", "--quiet"]
+    words[-1:-1] = [f"out={disk.path}/run", f"resume.every={every}"]
+    run_folder = disk.view / "run"
+    process = start(folder, [*disk.prefix, *checkfree_command(*words)])
+    wait_until(lambda: last_tick(run_folder) >= 11, process)
+    process.send_signal(signal.SIGSTOP)
+    written = read(run_folder)
+    disk.fill(room)
+    process.send_signal(signal.SIGCONT)
+    line = only_line(finished(process, 1))
+    assert f"checkfree train --resume {disk.path}/run" in line
+    assert "No space left" in line
+
+    *lines, rest = (run_folder / RECORDS).read_bytes().split(b"\n")
+    assert not rest
+    assert [json.loads(line) for line in lines] == read(run_folder)
+    assert read(run_folder)[: len(written)] == written
+    store = Store(DiskFiles(run_folder))
+    newest = store.offered(RESUME)[-1]
+    assert newest >= 10
+    assert [store.load(RESUME, newest, stage).version for stage in range(5)] == [newest] * 5
+
+    disk.clear()
+    resumed = start(
+        folder,
+        [*disk.prefix, *checkfree_command("train", "--quiet", "--resume", f"{disk.path}/run")],
+    )
+    finished(resumed)
+    assert of_kind(read(run_folder), "resume")[0]["tick"] == newest
+    assert numbers(run_folder) == numbers(undisturbed)

@@ -1,0 +1,102 @@
+"""What ``checkfree schedule`` shows is what trains."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from checkfree.build.assemble import assemble, equip
+from checkfree.build.blueprint import of_family
+from checkfree.build.show import show_schedule
+from checkfree.config import Config
+from checkfree.errors import BadInput
+from checkfree.load import load
+from checkfree.messages.control import Begin, Message, Purpose
+from checkfree.ops import Address, Kind, Route, Schedule, parse_route
+from checkfree.schedule import parse
+from checkfree.store import Store
+from tests.tiny import Log, MemoryFiles
+
+SMALL = [
+    *("iterations=1", "stages=4", "microbatches=6", "failures=none", "validation.every=0"),
+    *("model.width=4", "model.heads=2", "model.hidden=4", "model.blocks=4", "model.context=4"),
+]
+VARIANTS = [
+    "recovery=none",
+    "recovery=none schedule=gpipe",
+    "recovery=checkfree_plus",
+    "recovery=checkfree_plus(share=1) replicas=2",
+    "recovery=redundant",
+    "recovery=redundant schedule=gpipe replicas=2",
+]
+
+
+def trained(config: Config) -> tuple[Schedule, tuple[Route, ...]]:
+    """What the lead orders when it trains as configured."""
+
+    def batch(iteration: int, microbatch: int) -> Tensor:
+        return torch.full((1, config.model.context + 1), microbatch)
+
+    feeds = dict.fromkeys(Purpose, batch)
+    equipment = equip(config, of_family(config, vocabulary=8), feeds)
+    run = assemble(config, equipment, Store(MemoryFiles()), Log())
+    orders: list[Begin] = []
+
+    def note(to: Address, message: Message) -> None:
+        if isinstance(message, Begin):
+            orders.append(message)
+
+    run.runtime.run(note)
+    assert run.lead.done and {to.ticket.purpose for to in orders} == {Purpose.TRAIN}
+    return orders[0].schedule, orders[0].routes
+
+
+@pytest.mark.parametrize("words", VARIANTS)
+def test_it_is_the_very_schedule_that_trains(tmp_path: Path, words: str) -> None:
+    config = load(None, [*SMALL, *words.split()])
+    grid, rest = show_schedule(config, tmp_path / "t.png").split("\n\n")
+    schedule, routes = trained(config)
+    assert parse(grid) == schedule
+    shown = dict(re.findall(r"route (\d+): (.*)", rest))
+    assert "0" in shown
+    assert all(parse_route(route) == routes[int(m)] for m, route in shown.items())
+
+
+def test_swapped_routes_are_shown_beside_the_plain_one(tmp_path: Path) -> None:
+    text = show_schedule(load(None, [*SMALL, "recovery=checkfree_plus"]), tmp_path / "t.png")
+    assert "route 0: 0.0 > 1.0 > 2.0 > 3.0 > 4.0 > 0.0" in text
+    assert "route 1: 0.0 > 2.0 > 1.0 > 4.0 > 3.0 > 0.0" in text
+
+
+def test_shadow_forwards_are_shown(tmp_path: Path) -> None:
+    grid = show_schedule(load(None, [*SMALL, "recovery=redundant"]), tmp_path / "t.png")
+    ops = [op for row in parse(grid.split("\n\n")[0]).values() for op in row]
+    assert any(op.kind is Kind.SHADOW for op in ops)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "start"), [("png", b"\x89PNG\r\n\x1a\n"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
+)
+def test_it_draws_a_picture(tmp_path: Path, suffix: str, start: bytes) -> None:
+    picture = tmp_path / f"t.{suffix}"
+    text = show_schedule(load("demo"), picture)
+    assert picture.read_bytes().startswith(start) and picture.stat().st_size > 1000
+    assert text.endswith(f"timeline: {picture}")
+
+
+def test_its_figures(tmp_path: Path) -> None:
+    """GPipe, two body stages, one microbatch: nothing overlaps, so one worker in three is busy."""
+    words = ["stages=2", "microbatches=1", "schedule=gpipe", "recovery=none", "model.blocks=2"]
+    text = show_schedule(load(None, [*SMALL, *words]), tmp_path / "t.png")
+    assert "33% busy, at most 1 microbatches stashed" in text
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/t.png", "t.nonsense"])
+def test_where_no_picture_can_be(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match=r"--picture .* cannot be written") as caught:
+        show_schedule(load("demo"), tmp_path / name)
+    assert "\n" not in str(caught.value)
