@@ -71,8 +71,8 @@ def check_share(share: float) -> None:
     """Raises BadInput outside of [0, 1]."""
     if not 0 <= share <= 1:
         raise BadInput(
-            f"the share of swapped microbatches must be in [0, 1], got {share}: "
-            "set recovery.share to 0.5 (the paper's) or another share in that range"
+            f"recovery.share={share}: expected a share of the microbatches in [0, 1]; the paper "
+            "swaps 0.5 of them"
         )
 
 

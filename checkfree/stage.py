@@ -207,13 +207,13 @@ class Stage:
         self.lr_scale, self.version = state.lr_scale, state.version
 
     def _check_fit(self, state: StageState) -> None:
-        own = {n: tuple(p.shape) for n, p in zip(self._names, self._params, strict=True)}
-        got = {n: tuple(p.shape) for n, p in state.params.items()}
-        strange = {key.rsplit("/", 1)[0] for key in state.moments} - set(own)
-        if state.buffers and self._buffers.keys() != state.buffers.keys():
-            strange |= self._buffers.keys() ^ state.buffers.keys()
+        params = dict(zip(self._names, self._params, strict=True))
+        own, got = _shapes(params), _shapes(state.params)
+        if state.buffers:
+            own, got = own | _shapes(self._buffers), got | _shapes(state.buffers)
+        strange = [key for key, moment in state.moments.items() if not _suits(key, moment, params)]
         if own != got or strange:
-            odd = sorted(set(own.items()) ^ set(got.items()))[:4] or sorted(strange)[:4]
+            odd = sorted(own ^ got)[:4] or sorted(strange)[:4]
             raise ValueError(f"the state does not fit the stage: {odd} differ")
 
     @torch.no_grad()
@@ -225,6 +225,16 @@ class Stage:
         for tensor in doomed:
             if isinstance(tensor, Tensor):
                 tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> set[tuple[str, tuple[int, ...]]]:
+    return {(name, tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def _suits(key: str, moment: Tensor, params: Mapping[str, Tensor]) -> bool:
+    """A moment is named after its parameter and has its shape, or is a number."""
+    name, _, _ = key.rpartition("/")
+    return name in params and moment.shape in ((), params[name].shape)
 
 
 def _recomputed(run: Callable[..., Tensor], *inputs: Any) -> Tensor:

@@ -127,13 +127,14 @@ class Store:
 
     def _close(self, order: _Order) -> Archived:
         archive = order.archive
-        manifest = {
+        manifest: dict[str, Any] = {
             "shelf": archive.shelf,
             "stages": {str(stage): order.parts[stage] for stage in sorted(order.parts)},
             "note": dict(archive.note),
         }
         folder = _folder(archive.area, archive.shelf)
-        self._files.write(f"{folder}/{MANIFEST}", _sealed(manifest))
+        manifest["sha256"] = _sum_of(manifest)
+        self._files.write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
         if archive.area != WEIGHTS:
             self._prune(archive.area)
         offered = self.offered(archive.area)
@@ -194,9 +195,13 @@ class Store:
     def _manifest(self, area: str, shelf: int) -> dict[str, Any]:
         name = f"{_folder(area, shelf)}/{MANIFEST}"
         try:
-            return _unsealed(self._files.read(name, LARGEST_MANIFEST))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise Damaged(f"{name} is damaged: {error}") from None
+            manifest: dict[str, Any] = json.loads(self._files.read(name, LARGEST_MANIFEST))
+            expected = manifest.pop("sha256")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Damaged(f"{name} is damaged: {error!r}") from None
+        if _sum_of(manifest) != expected:
+            raise Damaged(f"{name} is damaged: its SHA-256 is not the one in it")
+        return manifest
 
     def _reply(self, request: StateRequest) -> StateReply:
         source = request.source
@@ -211,20 +216,9 @@ def _folder(area: str, shelf: int) -> str:
     return area if area == WEIGHTS else f"{area}/{shelf:08d}"
 
 
-def _sealed(manifest: Mapping[str, Any]) -> bytes:
-    """A manifest with its own sum, so that no bit of it can change unnoticed."""
-    body = json.dumps(manifest)
-    seal = hashlib.sha256(body.encode()).hexdigest()
-    return json.dumps({"sha256": seal, "body": body}, indent=1).encode()
-
-
-def _unsealed(data: bytes) -> dict[str, Any]:
-    sealed = json.loads(data)
-    body = str(sealed["body"])
-    if hashlib.sha256(body.encode()).hexdigest() != sealed["sha256"]:
-        raise ValueError("its SHA-256 is another")
-    manifest: dict[str, Any] = json.loads(body)
-    return manifest
+def _sum_of(manifest: Mapping[str, Any]) -> str:
+    """Of what it says, not of how that is laid out."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def encode_state(state: StageState, *, weights_only: bool = False) -> bytes:

@@ -370,7 +370,8 @@ class Lead:
         used = {s for recipe in repair.rebuild.values() for s in recipe.sources}
         if used & self._refused:
             return self._fail(
-                f"the state of {min(used & self._refused)} is no good to rebuild from"
+                f"the state of {min(used & self._refused)} is no good to rebuild from: "
+                "recovery=checkpoint keeps older ones"
             )
         self._repairing, self.phase = Repairing(repair), Phase.REBUILDING
         self.members.empty(repair.rebuild)

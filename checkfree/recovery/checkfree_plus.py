@@ -59,6 +59,11 @@ class CheckFreePlus(Strategy):
 
 def _embedding(view: View, refused: frozenset[Source]) -> Recipe | Refusal:
     held = [source for source in view.held(0) if source not in refused]
+    if view.held(0) and not held:
+        return Refusal(
+            "stage 0 is lost and every copy of it is no good: recovery=checkpoint or replicas=2 "
+            "would have helped"
+        )
     if not held:
         return Refusal(
             "stage 0 is lost together with both holders of its copy (the first and last body "

@@ -32,7 +32,10 @@ class Checkpoint(Strategy):
         if not good:
             stages = ", ".join(map(str, wholly_lost(lost, view)))
             tried = f"all of {sorted(bad)} are damaged" if bad else "none was complete yet"
-            return Refusal(f"stage {stages} is lost and there is no good checkpoint: {tried}")
+            return Refusal(
+                f"stage {stages} is lost and there is no good checkpoint: {tried}; "
+                "replicas=2 or a smaller recovery.interval would have helped"
+            )
         version = max(good)
         return Repair(
             {

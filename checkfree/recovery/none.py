@@ -15,9 +15,12 @@ class NoRecovery(Strategy):
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
     ) -> Repair | Refusal:
-        stages = " and ".join(map(str, wholly_lost(lost, view)))
+        gone = wholly_lost(lost, view)
+        which = (
+            f"stage {gone[0]} is" if len(gone) == 1 else f"stages {', '.join(map(str, gone))} are"
+        )
         return Refusal(
-            f"stage {stages} is lost and recovery=none: choose recovery=checkfree_plus, "
+            f"{which} lost and recovery=none: choose recovery=checkfree_plus, "
             "recovery=checkpoint or recovery=redundant, or set replicas=2"
         )
 

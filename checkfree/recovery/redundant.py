@@ -65,6 +65,11 @@ class Redundant(Strategy):
 
 def _recipe(stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:
     held = [source for source in view.held(stage) if source not in refused]
+    if view.held(stage) and not held:
+        return Refusal(
+            f"stage {stage} is lost and its redundant copy is no good: recovery=checkpoint or "
+            "replicas=2 would have helped"
+        )
     if not held:
         before = (stage - 1) % view.num_stages
         return Refusal(

@@ -54,6 +54,7 @@ class ReplicaFirst(Strategy):
 
 
 def _twin(stage: int, view: View, refused: frozenset[Source]) -> Source | None:
-    """The first living replica whose state has not proved no good."""
-    twins = (Source(s, stage, view.committed) for s in sorted(view.alive) if s.stage == stage)
-    return next((twin for twin in twins if twin not in refused), None)
+    """The first living replica whose state has not proved no good, if there is a choice."""
+    twins = [Source(s, stage, view.committed) for s in sorted(view.alive) if s.stage == stage]
+    good = [twin for twin in twins if twin not in refused]
+    return next(iter(good or twins), None)

@@ -106,8 +106,9 @@ class StageWorker:
             return self._advance_attempt(self._attempt)
         order = self._rebuild
         if order is not None and len(self._states) == len(order.recipe.sources):
-            self._rebuild = None
-            return [(LEAD, self._rebuilt(order))]
+            answer = self._rebuilt(order)
+            self._rebuild, self._states = None, {}
+            return [(LEAD, answer)]
         return None
 
     def _advance_attempt(self, attempt: Attempt) -> list[Outgoing] | None:

@@ -58,7 +58,7 @@ def test_full_disk(folder: Path, undisturbed: Path, disk: SmallDisk, every: int,
     disk.fill(room)
     process.send_signal(signal.SIGCONT)
     line = only_line(finished(process, 1))
-    assert f"checkfree train --resume {disk.path}/run" in line
+    assert "checkfree train --resume" in line
     assert "No space left" in line
 
     *lines, rest = (run_folder / RECORDS).read_bytes().split(b"\n")

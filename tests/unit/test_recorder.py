@@ -39,15 +39,13 @@ def test_each_note_becomes_a_line_at_once(tmp_path: Path) -> None:
     recorder.close()
 
 
-def test_a_step_gets_its_rate_and_its_time_and_counts_its_ops(tmp_path: Path) -> None:
+def test_a_step_gets_its_rate_and_its_time(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "records.jsonl", halving)
     for number in range(2):
         recorder.deliver(Note(number, STEP))
     recorder.close()
     for record in read(tmp_path / "records.jsonl"):
         assert record["lr"] == 0.125 and record["seconds"] >= 0
-    assert recorder.ops == {"forward": 24, "shadow_forward": 8}
-    assert set(recorder.seconds) == {"iteration"}
 
 
 def test_a_recovery_lasts_from_its_failure_to_its_plan(tmp_path: Path) -> None:
@@ -62,8 +60,9 @@ def test_a_recovery_lasts_from_its_failure_to_its_plan(tmp_path: Path) -> None:
     for number, record in enumerate(notes):
         recorder.deliver(Note(number, record))
     recorder.close()
-    assert recorder.seconds["recovery"] == read(tmp_path / "records.jsonl")[-1]["seconds"]
-    assert set(recorder.seconds) == {"recovery", "validation"}
+    failure, plan, validation, recovery = read(tmp_path / "records.jsonl")
+    assert recovery["seconds"] >= 0 and validation["seconds"] >= 0
+    assert "seconds" not in failure and "seconds" not in plan
 
 
 def test_listeners_hear_what_was_written(tmp_path: Path) -> None:
@@ -86,6 +85,7 @@ def test_a_resumed_run_writes_after_what_stands_there(tmp_path: Path) -> None:
 FULL = """
 import resource, sys
 from pathlib import Path
+from checkfree.errors import RunFailed
 from checkfree.record import ResumeRecord
 from checkfree.runtime.recorder import Recorder
 
@@ -98,7 +98,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 9, hard))
 for tick in range(tries):
     try:
         recorder.write(ResumeRecord(0, 1000 + tick))
-    except OSError:
+    except RunFailed:
         print("full")
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 if len(sys.argv) > 3:

@@ -71,7 +71,7 @@ def test_below_four_body_stages_nothing_can_swap(num_body):
 
 @pytest.mark.parametrize("share", [-0.1, 1.01, float("nan")])
 def test_a_share_is_between_0_and_1(share):
-    with pytest.raises(BadInput, match=r"must be in \[0, 1\], got .*: set recovery.share"):
+    with pytest.raises(BadInput, match=r"recovery.share=.*: expected a share .* in \[0, 1\]"):
         swapped(in_order(seats(4), 2), share)
 
 

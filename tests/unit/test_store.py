@@ -15,13 +15,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkfree.errors import RunFailed
 from checkfree.messages.control import (
     CHECKPOINT,
     RESUME,
     WEIGHTS,
     Archive,
     Archived,
-    Drop,
     Message,
     Outgoing,
     StateRequest,
@@ -59,8 +59,14 @@ def send(store: Store, *messages: Message) -> list[Outgoing]:
     return out
 
 
-def order(shelf: int, area: str = CHECKPOINT, epoch: int = 0, note: object = None) -> Archive:
-    return Archive(epoch, area, shelf, SEATS, {"progress": note or {}})
+def order(
+    shelf: int,
+    area: str = CHECKPOINT,
+    epoch: int = 0,
+    note: object = None,
+    known: tuple[int, ...] = tuple(range(99)),
+) -> Archive:
+    return Archive(epoch, area, shelf, SEATS, known, {"progress": note or {}})
 
 
 def part(shelf: int, stage: int, area: str = CHECKPOINT, epoch: int = 0) -> KeepState:
@@ -204,12 +210,12 @@ def test_a_damaged_snapshot_does_not_end_the_training_that_goes_on() -> None:
     assert store.offered(CHECKPOINT) == (4,)
 
 
-def test_a_rollback_drops_what_is_newer() -> None:
+def test_what_a_rollback_forgot_is_dropped_with_the_next_checkpoint() -> None:
     store = Store(MemoryFiles())
     archive(store, 0, 4, 8)
     archive(store, 8, area=RESUME, note={"checkpoints": []})
-    assert send(store, Drop(CHECKPOINT, 0)) == []
-    assert (store.offered(CHECKPOINT), store.offered(RESUME)) == ((0,), (8,))
+    send(store, order(2, known=(0,)), part(2, 0), part(2, 1))
+    assert (store.offered(CHECKPOINT), store.offered(RESUME)) == ((0, 2), (8,))
 
 
 def test_the_finished_weights_are_one_folder_of_plain_files() -> None:
@@ -325,7 +331,7 @@ def test_a_write_that_fails_leaves_the_old_file(
     path = tmp_path / "folder" / "file"
     write_whole(path, b"old")
     for step in ("fsync", "replace"):
-        with monkeypatch.context() as broken, pytest.raises(OSError, match="No space"):
+        with monkeypatch.context() as broken, pytest.raises(RunFailed, match="No space"):
             broken.setattr(os, step, stop)
             write_whole(path, b"new")
         assert path.read_bytes() == b"old"
