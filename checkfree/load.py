@@ -10,14 +10,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from checkfree.checks import check
 from checkfree.config import Config, RecoveryConfig
 from checkfree.errors import BadInput
-from checkfree.failures import SAMPLERS
+from checkfree.failures import SAMPLERS, presets
+from checkfree.typed import as_config, written
 
 LONGEST_PATH = 1000
 
@@ -40,17 +41,12 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
 
 
 def build(tree: Mapping[str, Any]) -> Config:
-    """A checked Config from nested mappings. Raises BadInput."""
-    _check_keys(tree, Config, "")
-    if isinstance(tree.get("devices"), str):
-        tree = {**tree, "devices": [tree["devices"]]}
-    try:
-        made = OmegaConf.merge(OmegaConf.structured(Config()), OmegaConf.create(dict(tree)))
-        config = _as_config(OmegaConf.to_container(made, resolve=True), Config)
-    except OmegaConfBaseException as error:
-        raise BadInput(_explain(error, tree)) from None
+    """A checked Config from nested mappings, short forms included. Raises BadInput."""
+    full = _expand(tree)
+    _check_keys(full, Config, "")
+    config: Config = as_config(full, Config, "")
     check(config)
-    return config  # type: ignore[no-any-return]
+    return config
 
 
 def to_tree(config: Config) -> dict[str, Any]:
@@ -64,7 +60,7 @@ def _plain(value: Any) -> Any:
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration as a file that runs again."""
-    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+    return OmegaConf.to_yaml(OmegaConf.create(to_tree(config)))
 
 
 def find(path: str | Path) -> Path:
@@ -85,15 +81,16 @@ def find(path: str | Path) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tree = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except (YAMLError, OmegaConfBaseException, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise BadInput(f"{path}: not YAML: {reason}") from None
     if not isinstance(tree, dict):
         raise BadInput(f"{path}: expected keys and values, got {type(tree).__name__}")
-    return tree
+    return tree  # type: ignore[return-value]
 
 
 # --- words -------------------------------------------------------------------------------------
@@ -117,8 +114,9 @@ def _value(key: str, text: str) -> Any:
     if key in SHORT:  # "checkpoint(interval=25)" and paths are no YAML
         return text
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
+        found = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+        return found["value"]  # type: ignore[call-overload, index]
+    except (YAMLError, OmegaConfBaseException, RecursionError):
         raise BadInput(f"{key}={text}: the value is not YAML; put quotes around text") from None
 
 
@@ -163,16 +161,18 @@ def _is_whole(option: str) -> bool:
 
 
 def _give_way(tree: dict[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
-    """A rate on the command line replaces the file's, whatever unit and scenario that has."""
-    given = words.get("failures")
-    rates = ("probability", "rate_per_hour")
-    if not isinstance(given, Mapping) or not any(given.get(rate) is not None for rate in rates):
+    """A rate on the command line replaces the file's, whatever unit and scenario that has; so
+    does a scenario that brings a rate of its own."""
+    given, section = words.get("failures"), tree.get("failures")
+    if not isinstance(given, Mapping) or not isinstance(section, Mapping):
         return tree
-    section = tree.get("failures")
-    below = dict(section) if isinstance(section, Mapping) else {}
-    for rate in rates:
-        below.pop(rate, None)
-    if below.get("scenario") not in SAMPLERS:
+    rates = ("probability", "rate_per_hour")
+    below = dict(section)
+    has_rate = any(given.get(rate) is not None for rate in rates)
+    if has_rate or given.get("scenario") in presets():
+        for rate in rates:
+            below.pop(rate, None)
+    if has_rate and below.get("scenario") not in SAMPLERS:
         below.pop("scenario", None)
     return {**tree, "failures": below}
 
@@ -192,44 +192,10 @@ def _check_keys(tree: Mapping[str, Any], of: Any, prefix: str) -> None:
             continue
         if not isinstance(value, Mapping):
             inner = dataclasses.fields(section)[0].name
-            raise BadInput(f"{prefix}{key}={value}: expected keys, as in {key}.{inner}=…")
+            raise BadInput(f"{prefix}{key}={written(value)}: expected keys, as in {key}.{inner}=…")
         _check_keys(value, section, f"{prefix}{key}.")
 
 
 def _section(field: dataclasses.Field[Any]) -> Any:
     made = field.default_factory() if callable(field.default_factory) else None
     return type(made) if dataclasses.is_dataclass(made) else None
-
-
-def _as_config(tree: Any, of: Any) -> Any:
-    """Plain data to frozen dataclasses; lists become tuples where the field is one."""
-    values = {}
-    for field in dataclasses.fields(of):
-        value, section = tree[field.name], _section(field)
-        if section is not None:
-            value = _as_config(value, section)
-        elif isinstance(field.default, tuple):
-            value = tuple(value)
-        values[field.name] = value
-    return of(**values)
-
-
-def _explain(error: OmegaConfBaseException, tree: Mapping[str, Any]) -> str:
-    """What, got, expected, and how it is written."""
-    key = getattr(error, "full_key", None) or _culprit(tree)
-    got: Any = tree
-    default: Any = to_tree(Config())
-    for part in key.split("."):
-        got = got.get(part) if isinstance(got, Mapping) else None
-        default = default.get(part) if isinstance(default, Mapping) else None
-    names = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
-    expected = names.get(type(default).__name__, "a value")
-    if isinstance(default, list):
-        expected = f"a list of {len(default)}" if len(default) > 1 else "a list"
-    return f"{key}={got}: expected {expected}, as in {key}={default}"
-
-
-def _culprit(tree: Mapping[str, Any]) -> str:
-    """OmegaConf does not say which list has the wrong length: there is one that has a length."""
-    betas = tree.get("optimizer")
-    return "optimizer.betas" if isinstance(betas, Mapping) and "betas" in betas else "configuration"

@@ -56,7 +56,8 @@ class Stage:
         self._params = [param for _, param in module.named_parameters()]
         persistent = module.state_dict(keep_vars=True)
         self._buffers = {n: b for n, b in module.named_buffers() if n in persistent}
-        self._optimizer = conditions.optimizer(self._params)
+        # torch refuses an optimizer of nothing, and an embedding may have nothing to learn.
+        self._optimizer = conditions.optimizer(self._params or [nn.Parameter(torch.empty(0))])
         self._stash: dict[Key, tuple[Tensor | None, Tensor]] = {}
         self.gradient_norm = 0.0
         self.clipped_norm = 0.0
@@ -100,7 +101,8 @@ class Stage:
         entry, y = self._stash.pop(key)
         if dy is None:
             dy = torch.full_like(y, scale)
-        y.backward(dy.to(y.device, y.dtype))  # type: ignore[no-untyped-call]
+        if entry is not None or y.requires_grad:  # a frozen embedding has nothing to learn
+            y.backward(dy.to(y.device, y.dtype))  # type: ignore[no-untyped-call]
         return None if entry is None else entry.grad
 
     def _compute(self, part: Part, x: Any, batch: Any, seed: int) -> Tensor:
@@ -118,7 +120,15 @@ class Stage:
                 f"({', '.join(n for n, _ in self.module.named_buffers())}); a microbatch that is "
                 "retried would train on other numbers: use a layer without running statistics"
             )
+        self._check_output(part, y)
         return y
+
+    def _check_output(self, part: Part, y: Any) -> None:
+        name = type(self.module).__name__
+        if not isinstance(y, Tensor):
+            raise BadInput(f"{name} returns a {type(y).__name__} for {part.value}: return a Tensor")
+        if part is Part.HEAD and y.ndim:
+            raise BadInput(f"loss of {name} has shape {list(y.shape)}, expected (): return a mean")
 
     def _call(
         self, part: Part, x: Any, batch: Any
@@ -263,7 +273,8 @@ def _to_device(batch: Any, device: torch.device) -> Any:
         case Tensor():
             return batch.to(device)
         case tuple() | list():
-            return type(batch)(_to_device(item, device) for item in batch)
+            moved = [_to_device(item, device) for item in batch]
+            return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
         case dict():
             return {key: _to_device(item, device) for key, item in batch.items()}
         case _:

@@ -107,13 +107,16 @@ def check_modules(stages: Sequence[nn.Module]) -> None:
             if one != other:
                 raise BadInput(
                     f"body stage {place} has {other or 'nothing'} where stage 1 has "
-                    f"{one or 'nothing'}: body stages need equal parameter names and shapes, "
-                    "else no neighbour could stand in for another"
+                    f"{one or 'nothing'}: body stages need parameters of equal names, shapes and "
+                    "types, else no neighbour could stand in for another"
                 )
 
 
 def _shapes(module: nn.Module) -> list[str]:
-    return [f"{name} {list(param.shape)}" for name, param in module.named_parameters()]
+    return [
+        f"{name} {list(param.shape)} {str(param.dtype).removeprefix('torch.')}"
+        for name, param in module.named_parameters()
+    ]
 
 
 def reset(module: nn.Module, stage: int) -> None:
@@ -128,5 +131,5 @@ def reset(module: nn.Module, stage: int) -> None:
             raise BadInput(
                 f"stage {stage}: {name or 'the module'} ({type(layer).__name__}) has parameters "
                 "and no reset_parameters(), so it can't be initialised anew: give it one, or use "
-                "another recovery than random"
+                "another recovery than random and zero"
             )

@@ -47,12 +47,16 @@ class Job:
         return ConfigRecord(to_tree(self.config), versions(), self.data, self.blueprint.parameters)
 
 
-def any_config(config: Config | str | Path | Mapping[str, Any] | None) -> Config:
-    """A checked Config of whatever a caller gave. Raises BadInput."""
+def any_config(
+    config: Config | str | Path | Mapping[str, Any] | None, body_stages: int | None = None
+) -> Config:
+    """A checked Config of whatever a caller gave; ``body_stages``: of the modules that came with
+    it, if any did. Raises BadInput."""
+    forced = {} if body_stages is None else {"stages": body_stages}
     if isinstance(config, (str, Path)) or config is None:
-        return load(config)
-    made = config if isinstance(config, Config) else build_config(config)
-    check(made)
+        return load(config, [f"{key}={value}" for key, value in forced.items()])
+    tree = to_tree(config) if isinstance(config, Config) else config
+    made = build_config({**tree, **forced})
     return replace(made, out=made.out.replace("{name}", "run"))
 
 
@@ -74,8 +78,13 @@ def of_users(
     listeners: Sequence[Listener],
 ) -> Job:
     """The user's own modules and batches. Raises BadInput."""
-    if batches is None:
-        raise BadInput("stages=[…] needs batches=FUNCTION of (iteration, microbatch)")
+    for name, feed in (("batches", batches), ("validation", validation or batches)):
+        if not callable(feed):
+            got = "nothing" if feed is None else f"a {type(feed).__name__}"
+            raise BadInput(
+                f"got {got} for {name}: stages=[…] needs {name}=FUNCTION of (iteration, microbatch)"
+            )
+    assert batches is not None
     blueprint = of_modules(stages, config.seed)
     config = replace(config, stages=len(stages) - 1)
     if validation is None:

@@ -91,7 +91,7 @@ def train(
     Raises BadInput, RunFailed (a full disk, for example: what was saved stays good) and whatever
     a user's module raises. A run that its strategy could not save returns with status "failed".
     """
-    made = any_config(config)
+    made = any_config(config, None if stages is None else max(1, len(stages) - 1))
     job = _job(made, Path(made.out), stages, batches, validation, listeners)
     equip(job.config, job.blueprint, job.feeds)  # what can't be built is refused before writing
     path = folders.create(job.folder)
@@ -175,7 +175,10 @@ def _assembly(job: Job, recorder: Recorder, snapshot: Snapshot | None) -> Assemb
         recorder.write(job.config_record())
     if snapshot is not None:
         for seat, worker in assembly.workers.items():
-            worker.stage.restore(snapshot.states[seat.stage])
+            try:
+                worker.stage.restore(snapshot.states[seat.stage])
+            except ValueError as error:
+                raise BadInput(f"stage {seat.stage} is not the run's: {error}") from None
         recorder.write(ResumeRecord(progress.committed, progress.tick))
     return assembly
 

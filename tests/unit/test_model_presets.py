@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from checkfree import configs
-from checkfree.config import Config
 from checkfree.failures.paper import PER_ITERATION
+from checkfree.load import load
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import family
 
@@ -24,13 +23,6 @@ COUNTS = {
     "paper/gpt-500m": 368_896_000,
 }
 """Parameters of the published shapes; what the paper calls them is rounded, and generously."""
-
-
-def load(path: Path) -> Config:
-    merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-    config = OmegaConf.to_object(merged)
-    assert isinstance(config, Config)
-    return config
 
 
 def count(config: ModelConfig, stages: int) -> int:

@@ -1,0 +1,58 @@
+"""What the README shows is there, and its commands run (on a model of a few hundred weights)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from checkfree.cli import main
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = (
+    "iterations=6",
+    "resume.every=2",
+    "batch=1",
+    "microbatches=2",
+    "validation.microbatches=1",
+    "model.width=12",
+    "model.heads=2",
+    "model.hidden=12",
+    "model.blocks=6",
+    "model.context=16",
+)
+
+
+def commands() -> list[list[str]]:
+    """The lines of shell blocks that call checkfree, without their comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    return [line[1:] for line in lines if line[:1] == ["checkfree"]]
+
+
+def test_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    missing = [t for t in targets if not t.startswith("http") and not (ROOT / t).exists()]
+    assert targets and not missing
+
+
+def test_commands_run_in_the_order_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    found = commands()
+    assert len(found) >= 6
+    for words in found:
+        trains = words[0] == "train" and "--resume" not in words
+        assert main([*words, *SMALL] if trains else words) == 0, words
+    assert (tmp_path / "runs" / "a" / "loss.png").exists()
+
+
+def test_every_make_target_it_names_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = re.findall(r"^make (\w+)", README, re.MULTILINE)
+    assert {"demo", "test"} <= set(named)
+    assert all(re.search(rf"^{name}:", makefile, re.MULTILINE) for name in named)
