@@ -112,7 +112,9 @@ def with_trace(config: Config, path: Path) -> Config:
 def check_same(job: Job, records: Sequence[Mapping[str, Any]]) -> None:
     """Raise BadInput if a run would go on with another configuration or other data than it began
     with: it would not be the run that it was."""
-    if not records or records[0]["kind"] != "config":
+    if not records:
+        return  # stopped before its first record
+    if records[0]["kind"] != "config":
         raise BadInput(f"{job.folder}/records.jsonl does not begin with the run's configuration")
     then, now = records[0], to_tree(job.config)
     for key, value in now.items():

@@ -94,11 +94,12 @@ def train(
     made = any_config(config, None if stages is None else max(1, len(stages) - 1))
     job = _job(made, Path(made.out), stages, batches, validation, listeners)
     equip(job.config, job.blueprint, job.feeds)  # what can't be built is refused before writing
+    due = render_trace(trace(job.config)).encode()
     path = folders.create(job.folder)
     with folders.locked(path):
         write_whole(path / folders.CONFIG, to_yaml(job.config).encode())
         folders.write_json(path / folders.VERSIONS, versions())
-        write_whole(path / folders.TRACE, render_trace(trace(job.config)).encode())
+        write_whole(path / folders.TRACE, due)
         return _run(job, None)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shlex
 import signal
 import subprocess
 import sys
@@ -90,7 +89,7 @@ def finished(
         out, err = process.communicate(timeout=DEADLINE)
     finally:
         process.kill()
-    told = f"{shlex.join(process.args)}: {process.returncode}\n{out}{err}"
+    told = f"{process.args!r}: {process.returncode}\n{out}{err}"
     assert expect is None or process.returncode == expect, told
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
