@@ -52,6 +52,7 @@ class Stage:
     def __init__(self, module: nn.Module, conditions: Conditions):
         self.module = module.to(conditions.device)
         self._conditions = conditions
+        self._layers = list(module.modules())  # walking them anew costs more than a small op
         self._names = [name for name, _ in module.named_parameters()]
         self._params = [param for _, param in module.named_parameters()]
         persistent = module.state_dict(keep_vars=True)
@@ -110,11 +111,11 @@ class Stage:
         run, inputs = self._call(part, x, batch)
         if self._conditions.recompute and torch.is_grad_enabled():
             inputs, run = (run, *inputs), _recomputed
-        before = _buffer_versions(self.module)
+        before = self._buffer_versions()
         casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
         with seeded(seed, device), casting:
             y: Tensor = run(*inputs)
-        if before != _buffer_versions(self.module):
+        if before != self._buffer_versions():
             raise BadInput(
                 f"forward of {type(self.module).__name__} changes one of its buffers "
                 f"({', '.join(n for n, _ in self.module.named_buffers())}); a microbatch that is "
@@ -140,6 +141,11 @@ class Stage:
             return module, (x,)
         batch = _to_device(batch, self._conditions.device)
         return (module.embed, (batch,)) if part is Part.EMBED else (module.loss, (x, batch))
+
+    def _buffer_versions(self) -> list[tuple[int, int]]:
+        """What changes when a buffer is written to or replaced."""
+        found = (b for layer in self._layers for b in layer._buffers.values() if b is not None)
+        return [(id(buffer), buffer._version) for buffer in found]
 
     # --- a step --------------------------------------------------------------------------------
 
@@ -260,11 +266,6 @@ def _owned(y: Tensor) -> Tensor:
 
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone(memory_format=torch.contiguous_format)
-
-
-def _buffer_versions(module: nn.Module) -> list[tuple[int, int]]:
-    """What changes when a buffer is written to or replaced."""
-    return [(id(buffer), buffer._version) for buffer in module.buffers()]
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:

@@ -43,7 +43,6 @@ WRONG_WORDS = {
     "data.path=missing.txt": ("missing.txt", "expected a file"),
     "failures=missing.json": ("missing.json", "no such file"),
     "failures=far.json": ("stage 99", "0 … 4", "set stages"),
-    "recovery=magic": ("magic", "checkfree_plus"),
     "optimizer.lr=-1": ("optimizer.lr=-1", "0"),
 }
 

@@ -111,25 +111,35 @@ def run_until_fsync(number: int, folder: Path, words: tuple[str, ...]) -> int:
 # --- SIGINT, SIGTERM -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("number", "other"), [(signal.SIGINT, GO_ON), (signal.SIGTERM, train(*PLUS))]
-)
-def test_interrupted(
-    folder: Path, undisturbed: Path, number: signal.Signals, other: tuple[str, ...]
-) -> None:
+def interrupt(folder: Path, number: signal.Signals) -> str:
+    """The line that a run ends with when it gets a signal at tick 12."""
     process = start_until(12, folder, *train(*PLUS), folder="run")
-    process.send_signal(signal.SIGSTOP)  # it holds its folder until a second process has tried
-    only_line(run(folder, *other, expect=2))
     process.send_signal(number)
-    process.send_signal(signal.SIGCONT)
     line = only_line(finished(process, 130))
     assert end_of(folder / "run")["status"] == "interrupted"
-    reached = last_tick(folder / "run")
-    _, command = line.split("go on: ")
+    return line
+
+
+def test_interrupted_and_resumed_as_it_says(folder: Path, undisturbed: Path) -> None:
+    _, command = interrupt(folder, signal.SIGINT).split("go on: ")
     assert shlex.split(command) == ["checkfree", "train", "--resume", "run"]
+    reached = last_tick(folder / "run")
     run(folder, *shlex.split(command)[1:])
     assert_resumed(folder / "run", reached)
     assert_same(folder / "run", undisturbed)
+
+
+def test_terminated(folder: Path) -> None:
+    assert "go on: checkfree train --resume run" in interrupt(folder, signal.SIGTERM)
+
+
+def test_a_second_process_keeps_off(folder: Path) -> None:
+    process = start_until(0, folder, *train(*PLUS), folder="run")
+    process.send_signal(signal.SIGSTOP)  # it holds its folder, however slow the others are
+    for other, reason in ((GO_ON, "another process"), (train(*PLUS), "holds a run already")):
+        assert reason in only_line(run(folder, *other, expect=2))
+    process.kill()
+    finished(process, -signal.SIGKILL)
 
 
 # --- damage --------------------------------------------------------------------------------------
@@ -151,7 +161,6 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "flipped": ("stage-2.safetensors", flip),
     "cut": ("stage-0.safetensors", cut),
     "unreadable": ("manifest.json", cut),
-    "missing": ("stage-4.safetensors", Path.unlink),
 }
 
 
