@@ -19,12 +19,12 @@ import checkfree
 SITE = Path(sysconfig.get_path("purelib")).resolve()
 SMALL = (
     "iterations=2",
-    "stages=2",
+    "stages=4",
     "microbatches=2",
     "batch=1",
     "model.width=16",
     "model.heads=2",
-    "model.blocks=2",
+    "model.blocks=4",
     "model.context=16",
     "failures.scenario=none",
 )
