@@ -52,7 +52,8 @@ class Stage:
     def __init__(self, module: nn.Module, conditions: Conditions):
         self.module = module.to(conditions.device)
         self._conditions = conditions
-        self._layers = list(module.modules())  # walking them anew costs more than a small op
+        # Found once: walking all layers at each forward costs more than a small op.
+        self._buffered = [layer for layer in module.modules() if layer._buffers]
         self._names = [name for name, _ in module.named_parameters()]
         self._params = [param for _, param in module.named_parameters()]
         persistent = module.state_dict(keep_vars=True)
@@ -144,7 +145,7 @@ class Stage:
 
     def _buffer_versions(self) -> list[tuple[int, int]]:
         """What changes when a buffer is written to or replaced."""
-        found = (b for layer in self._layers for b in layer._buffers.values() if b is not None)
+        found = (b for layer in self._buffered for b in layer._buffers.values() if b is not None)
         return [(id(buffer), buffer._version) for buffer in found]
 
     # --- a step --------------------------------------------------------------------------------

@@ -100,7 +100,9 @@ class StateReply(Message):
 
 def tensor_bytes(message: object) -> int:
     """Bytes of tensor data that a message carries; headers and framing left out."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(message))
+    if isinstance(message, (Activation, Gradient)):
+        return message.tensor.nbytes
+    return sum(tensor.nbytes for tensor in tensors_of(message))
 
 
 def tensors_of(message: object) -> Iterator[Tensor]:
