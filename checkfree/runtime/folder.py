@@ -27,6 +27,10 @@ def create(path: Path) -> Path:
             f"{path} holds a run already: give another out=FOLDER, or go on with it by "
             f"checkfree train --resume {path}"
         )
+    if _is_file(path / CONFIG):
+        raise BadInput(
+            f"{path} holds a {CONFIG} that a run would overwrite: give another out=FOLDER"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / RECORDS
