@@ -125,10 +125,14 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one seat is rebuilt from, and by which rule (its name stands in the records)."""
+    """What one seat is rebuilt from, and by which rule (its name stands in the records).
+
+    ``moments``: the optimizer's state is sent too; a rule that starts a fresh one needs none.
+    """
 
     rule: str
     sources: tuple[Source, ...] = ()
+    moments: bool = True
 
 
 @dataclass(frozen=True)

@@ -187,17 +187,19 @@ class Stage:
 
     # --- states --------------------------------------------------------------------------------
 
-    def snapshot(self) -> StageState:
-        """A copy of all that the stage is; it shares no memory with the stage."""
-        moments = {
+    def snapshot(self, *, moments: bool = True) -> StageState:
+        """A copy of all that the stage is, or all but its optimizer's ``moments``; it shares no
+        memory with the stage."""
+        state = {
             f"{name}/{key}": value.detach().clone()
             for name, param in zip(self._names, self._params, strict=True)
             for key, value in self._optimizer.state.get(param, {}).items()
+            if moments
         }
         return StageState(
             {n: _copy(p) for n, p in zip(self._names, self._params, strict=True)},
             {n: _copy(b) for n, b in self._buffers.items()},
-            moments,
+            state,
             self.version,
             self.gradient_norm,
             self.clipped_norm,

@@ -52,6 +52,7 @@ def _rebuild(recipe: Recipe, answer: Rebuilt) -> dict[str, Any]:
             {"holder": str(source.holder), "stage": source.of, "version": source.version}
             for source in recipe.sources
         ],
+        "moments": recipe.moments,
         "weights": list(answer.weights),
         "bytes": answer.bytes,
     }

@@ -152,11 +152,12 @@ class Rebuild(Message):
 
 @dataclass(frozen=True)
 class StateRequest(Message):
-    """worker -> the holder of a source."""
+    """worker -> the holder of a source. The store sends what it has, moments or not."""
 
     epoch: int
     reply_to: Address
     source: Source
+    moments: bool = True
 
 
 @dataclass(frozen=True)

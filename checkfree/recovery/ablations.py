@@ -54,22 +54,21 @@ class Copy(Strategy):
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
     ) -> Repair | Refusal:
-        return repair_each(lost, view, lambda stage: _copy_recipe(stage, view, refused))
+        return repair_each(lost, view, lambda stage: self._recipe(stage, view, refused))
+
+    def _recipe(self, stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:
+        source = None if stage == 0 else _beside(stage, view)
+        if source is None or source in refused:
+            return Refusal(
+                f"stage {stage} is lost and the stage that recovery=copy would copy is not there: "
+                "recovery=checkpoint or replicas=2 would have helped"
+            )
+        return Recipe("copy", (source,), self._how.moments)
 
     def rebuild(
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
     ) -> Rebuilding:
         return Rebuilding(merge(list(states.values()), (1.0,), self._how), (1.0,))
-
-
-def _copy_recipe(stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:
-    source = None if stage == 0 else _beside(stage, view)
-    if source is None or source in refused:
-        return Refusal(
-            f"stage {stage} is lost and the stage that recovery=copy would copy is not there: "
-            "recovery=checkpoint or replicas=2 would have helped"
-        )
-    return Recipe("copy", (source,))
 
 
 def _beside(stage: int, view: View) -> Source | None:
@@ -87,8 +86,8 @@ class Uniform(Strategy):
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
     ) -> Repair | Refusal:
-        rule = "uniform average"
-        return repair_each(lost, view, lambda stage: average_recipe(rule, stage, view, refused))
+        recipe = Recipe("uniform average", (), self._how.moments)
+        return repair_each(lost, view, lambda stage: average_recipe(recipe, stage, view, refused))
 
     def rebuild(
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]

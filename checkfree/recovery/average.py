@@ -18,6 +18,11 @@ class Inexact:
     optimizer: str = "fresh"
     lr_scale: float = 1.0
 
+    @property
+    def moments(self) -> bool:
+        """It takes more than weights."""
+        return self.optimizer == "average"
+
 
 def weighted_average(
     tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Recipe, Refusal, Repair, Source, View
@@ -25,7 +26,11 @@ class CheckFree(Strategy):
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
     ) -> Repair | Refusal:
-        return repair_each(lost, view, lambda stage: average_recipe(RULE, stage, view, refused))
+        return repair_each(lost, view, lambda stage: self.recipe(stage, view, refused))
+
+    def recipe(self, stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:
+        """For one lost stage, or why there is none."""
+        return average_recipe(Recipe(RULE, (), self._how.moments), stage, view, refused)
 
     def rebuild(
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
@@ -36,9 +41,9 @@ class CheckFree(Strategy):
 
 
 def average_recipe(
-    rule: str, stage: int, view: View, refused: frozenset[Source]
+    recipe: Recipe, stage: int, view: View, refused: frozenset[Source]
 ) -> Recipe | Refusal:
-    """A recipe of both living neighbours of a body stage, or why there are not two."""
+    """``recipe`` with both living neighbours of a body stage, or why there are not two."""
     last = view.num_stages - 1
     if stage == 0:
         return Refusal(
@@ -66,4 +71,4 @@ def average_recipe(
             f"stage {stage} is lost and a neighbour's weights are not finite: "
             "lower optimizer.lr, or use recovery=checkpoint"
         )
-    return Recipe(rule, tuple(pair))
+    return replace(recipe, sources=tuple(pair))

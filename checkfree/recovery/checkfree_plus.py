@@ -8,8 +8,7 @@ from collections.abc import Collection, Mapping
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Source, View
 from checkfree.recovery.average import Inexact, merge
-from checkfree.recovery.checkfree import RULE as AVERAGE
-from checkfree.recovery.checkfree import CheckFree, average_recipe
+from checkfree.recovery.checkfree import CheckFree
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 from checkfree.routes import neighbours, swap_partner, swapped
 
@@ -46,8 +45,8 @@ class CheckFreePlus(Strategy):
         partner = swap_partner(stage, last)
         at_edge = len(neighbours(stage, last)) < 2
         if partner is not None and (at_edge or self._partner == "copy"):
-            return _copy(stage, partner, view, refused)
-        return average_recipe(AVERAGE, stage, view, refused)
+            return _copy(stage, partner, view, refused, self._how.moments)
+        return self._average.recipe(stage, view, refused)
 
     def rebuild(
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
@@ -72,7 +71,9 @@ def _embedding(view: View, refused: frozenset[Source]) -> Recipe | Refusal:
     return Recipe("embedding copy", (held[0],))
 
 
-def _copy(stage: int, partner: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:
+def _copy(
+    stage: int, partner: int, view: View, refused: frozenset[Source], moments: bool
+) -> Recipe | Refusal:
     holder = view.living(partner)
     if holder is None:
         return Refusal(
@@ -85,4 +86,4 @@ def _copy(stage: int, partner: int, view: View, refused: frozenset[Source]) -> R
             f"stage {stage} is lost and its swap partner's weights are not finite: "
             "lower optimizer.lr, or use recovery=checkpoint"
         )
-    return Recipe("partner copy", (source,))
+    return Recipe("partner copy", (source,), moments)

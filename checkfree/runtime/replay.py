@@ -63,7 +63,7 @@ def _recipe(made: Mapping[str, Any]) -> Recipe:
         Source(Address.parse(s["holder"]), int(s["stage"]), int(s["version"]))
         for s in made["sources"]
     )
-    return Recipe(str(made["rule"]), tuple(sources))
+    return Recipe(str(made["rule"]), tuple(sources), bool(made["moments"]))
 
 
 class ReplayedFaults:

@@ -184,14 +184,15 @@ class StageWorker:
         held = self.stage if own else self.copies.get(source.of)
         if held is None or held.version != source.version:
             return []
-        return [(request.reply_to, StateReply(request.epoch, source, held.snapshot()))]
+        state = held.snapshot(moments=request.moments)
+        return [(request.reply_to, StateReply(request.epoch, source, state))]
 
     def _order(self, order: Rebuild) -> list[Outgoing]:
         self._leave()
         self._epoch, self._hollow = order.epoch, True
         self._rebuild, self._states = order, {}
         return [
-            (source.holder, StateRequest(order.epoch, self.address, source))
+            (source.holder, StateRequest(order.epoch, self.address, source, order.recipe.moments))
             for source in order.recipe.sources
         ]
 

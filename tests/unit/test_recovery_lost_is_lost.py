@@ -240,9 +240,9 @@ def test_whenever_it_dies_no_keep_or_reply_shares_its_memory(
 class ForgetsToClone(Stage):
     """A stage whose snapshot is itself."""
 
-    def snapshot(self) -> StageState:
+    def snapshot(self, *, moments: bool = True) -> StageState:
         own = {name: param.detach() for name, param in self.module.named_parameters()}
-        return replace(super().snapshot(), params=own)
+        return replace(super().snapshot(moments=moments), params=own)
 
 
 class Adopts(Stage):

@@ -1,0 +1,66 @@
+"""What all parts of the lead share: who sits where, how far the run is, and what goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from checkfree.lead.keeping import Keeping
+from checkfree.lead.progress import Progress, Terms
+from checkfree.membership import Membership
+from checkfree.messages.control import Message, Note, Outgoing
+from checkfree.ops import LEAD, LOG, Address, Keep, View
+from checkfree.record import PlanRecord
+from checkfree.recovery.strategy import Strategy
+
+
+class Desk:
+    """``out`` are the messages that the next ``take`` hands over."""
+
+    def __init__(self, members: Membership, strategy: Strategy, terms: Terms, progress: Progress):
+        self.members, self.strategy, self.terms = members, strategy, terms
+        self.progress = progress
+        self.keeping = Keeping()
+        self.out: list[Outgoing] = []
+        self.planned = members.names() if progress.notes else {}
+        """Members as the last plan record names them."""
+
+    def take(self) -> list[Outgoing]:
+        """What is to be sent, once."""
+        out, self.out = self.out, []
+        return out
+
+    def send(self, to: Address, message: Message) -> None:
+        assert to != LEAD
+        self.out.append((to, message))
+
+    def note(self, record: object) -> None:
+        """Have a record written down."""
+        self.send(LOG, Note(self.progress.notes, record))
+        self.update(notes=self.progress.notes + 1)
+
+    def note_plan(self, rebuilds: Mapping[str, Mapping[str, object]]) -> None:
+        """Who trains from here on."""
+        p, self.planned = self.progress, self.members.names()
+        self.note(PlanRecord(p.epoch, p.committed, p.tick, self.planned, rebuilds))
+
+    def update(self, **changes: Any) -> None:
+        """Of the run's progress."""
+        self.progress = replace(self.progress, **changes)
+
+    def advance_epoch(self) -> None:
+        """Whatever is under way is over."""
+        self.update(epoch=self.progress.epoch + 1)
+
+    def due_keeps(self) -> tuple[Keep, ...]:
+        """What the strategy wants put aside of the committed state."""
+        return self.strategy.keeps(self.progress.committed, sorted(self.members.alive))
+
+    def view(self) -> View:
+        """What a strategy may know."""
+        p, alive = self.progress, frozenset(self.members.alive)
+        keeps = frozenset(keep for keep in self.keeping.current if keep.holder in alive)
+        seats = alive | self.members.hollow
+        count = self.members.num_stages
+        return View(alive, count, p.committed, keeps, p.checkpoints, p.repairs, seats)

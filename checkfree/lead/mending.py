@@ -1,0 +1,100 @@
+"""From a loss to a run that is whole again: noted, planned, rebuilt, accepted, and read.
+
+A repair whose sources prove no good is planned again without them; every other failure of a
+rebuild ends the run. What an inexact repair cost is read by a validation right after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from checkfree.lead.desk import Desk
+from checkfree.lead.repairing import Repairing
+from checkfree.messages.control import Rebuild, Rebuilt
+from checkfree.ops import Refusal, Source
+from checkfree.record import FailureRecord, RecoveryRecord
+from checkfree.recovery.strategy import wholly_lost
+
+
+class Mending:
+    """``unread``: the repair whose cost the next validation will tell."""
+
+    def __init__(self, desk: Desk):
+        self._desk = desk
+        self._under_way: Repairing | None = None
+        self._refused: frozenset[Source] = frozenset()
+        self.unread: RecoveryRecord | None = None
+
+    def deliver(self, message: Rebuilt) -> None:
+        """The answer of a seat that was to be rebuilt."""
+        if self._under_way is not None:
+            self._under_way.answers[message.sender] = message
+
+    def note_losses(self) -> None:
+        """A record of who was lost since the last time, if anybody was."""
+        desk = self._desk
+        lost = desk.members.take_losses()
+        if not lost:
+            return
+        if self.unread is not None:  # lost again before it could be validated
+            desk.note(self.unread)
+            self.unread = None
+        p, gone = desk.progress, wholly_lost(lost, desk.view())
+        seats = tuple(map(str, sorted(lost)))
+        desk.note(FailureRecord(p.committed, p.tick, p.epoch, seats, gone))
+
+    def plan(self) -> Refusal | None:
+        """Order the hollow seats rebuilt, or say why that can't be."""
+        desk, p = self._desk, self._desk.progress
+        repair = desk.strategy.repair(frozenset(desk.members.hollow), desk.view(), self._refused)
+        if isinstance(repair, Refusal):
+            return Refusal(f"iteration {p.committed}: {repair.reason}")
+        used = {s for recipe in repair.rebuild.values() for s in recipe.sources}
+        if used & self._refused:
+            return Refusal(
+                f"the state of {min(used & self._refused)} is no good to rebuild from: "
+                "recovery=checkpoint keeps older ones"
+            )
+        self._under_way = Repairing(repair)
+        desk.members.empty(repair.rebuild)
+        for seat, recipe in sorted(repair.rebuild.items()):
+            life = desk.members.lives[seat]
+            desk.send(seat, Rebuild(p.epoch, life, recipe, p.tick, repair.resume_at))
+        return None
+
+    def finish(self) -> Refusal | bool:
+        """Whether this repair is over: accepted, or to be planned again without bad sources."""
+        assert self._under_way is not None
+        failed = self._under_way.failed()
+        if failed and not failed[0].bad:
+            return Refusal(f"{failed[0].sender} could not be rebuilt: {failed[0].problem}")
+        if failed:
+            self._refused |= self._under_way.bad()
+            self._desk.advance_epoch()
+            return True
+        if not self._under_way.complete():
+            return False
+        self._accept(self._under_way)
+        return True
+
+    def read(self, loss: float) -> None:
+        """What the validation right after the repair found."""
+        if self.unread is not None:
+            self._desk.note(replace(self.unread, validation_after=loss))
+            self.unread = None
+
+    def _accept(self, repairing: Repairing) -> None:
+        desk, plan = self._desk, repairing.plan
+        p, seats = desk.progress, plan.rebuild.keys()
+        inexact = wholly_lost(seats, desk.view())
+        desk.members.fill(seats)
+        desk.keeping.replace(seats)
+        recovery = repairing.record(p)
+        kept = tuple(version for version in p.checkpoints if version <= plan.resume_at)
+        desk.update(committed=plan.resume_at, checkpoints=kept, repairs=p.repairs + 1)
+        self._refused, self._under_way = frozenset(), None
+        desk.note_plan(recovery.rebuilds)
+        if inexact and desk.terms.validate_after_repair:
+            self.unread = recovery
+        else:
+            desk.note(recovery)

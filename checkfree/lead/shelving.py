@@ -1,0 +1,60 @@
+"""What goes to shelves, and to neighbours, between two iterations: all at once or not at all."""
+
+from __future__ import annotations
+
+from checkfree.lead.desk import Desk
+from checkfree.lead.keeping import first_seats
+from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS, Archived, Outgoing
+from checkfree.ops import STORE, Address
+
+
+class Shelving:
+    """``finished``: the weights of the whole run are stored."""
+
+    def __init__(self, desk: Desk):
+        self._desk = desk
+        self._stored_at = desk.progress.tick if desk.progress.tick else -1
+        self.finished = False
+
+    def due(self) -> bool:
+        """Order what is due next; False if nothing is."""
+        return self._archives() or self._copies()
+
+    def weights(self) -> bool:
+        """Order the trained weights stored."""
+        members, committed = self._desk.members, self._desk.progress.committed
+        return self._archive(WEIGHTS, committed, first_seats(members.alive))
+
+    def archived(self, message: Archived) -> None:
+        """The store has it."""
+        self._desk.keeping.archived(message)
+        if message.area == CHECKPOINT:
+            self._desk.update(checkpoints=message.offered)
+        self.finished = self.finished or message.area == WEIGHTS
+
+    def give_up(self) -> None:
+        """Somebody was lost meanwhile: all of it will be ordered anew."""
+        self._desk.keeping.give_up()
+        self._stored_at = -1
+
+    def _archives(self) -> bool:
+        desk, p, every = self._desk, self._desk.progress, self._desk.terms.resume_every
+        owners = tuple(keep.owner for keep in desk.due_keeps() if keep.holder == STORE)
+        if owners and p.committed not in p.checkpoints:
+            return self._archive(CHECKPOINT, p.committed, owners)
+        if every and p.tick % every == 0 and self._stored_at != p.tick:
+            self._stored_at = p.tick  # after the checkpoint, so that the snapshot knows of it
+            return self._archive(RESUME, p.tick, first_seats(desk.members.alive))
+        return False
+
+    def _copies(self) -> bool:
+        wanted = [keep for keep in self._desk.due_keeps() if keep.at == "prepare"]
+        return self._ordered(self._desk.keeping.refresh(wanted, self._desk.progress))
+
+    def _archive(self, area: str, shelf: int, owners: tuple[Address, ...]) -> bool:
+        desk, lives = self._desk, self._desk.members.names()
+        return self._ordered(desk.keeping.archive(area, shelf, owners, desk.progress, lives))
+
+    def _ordered(self, orders: list[Outgoing]) -> bool:
+        self._desk.out += orders
+        return bool(orders)
