@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from checkfree.config import Config
+from checkfree.config import Config, FleetConfig
 from checkfree.errors import BadInput
 from checkfree.failures import target_stages, tick_probability
 from checkfree.models.config import ModelConfig
@@ -14,6 +14,9 @@ from checkfree.routes import check_swap
 from checkfree.schedule import SCHEDULES
 
 MOST_THREADS = 1024
+
+FLEETS = ("paper", "datacenter", "machine", "home", "thread")
+"""Those that ``checkfree.simulate`` describes."""
 
 
 def check(config: Config) -> None:
@@ -32,11 +35,26 @@ def check(config: Config) -> None:
     share = config.data.validation_share
     if not 0.0 < share < 1.0:
         raise BadInput(f"data.validation_share={share}: expected a share between 0 and 1")
+    check_fleet(config.fleet)
     tick_probability(config.failures)
     if config.failures.scenario != "none":
         target_stages(config.failures.stages, config.stages)
     if config.recovery.name == "checkfree_plus":
         check_swap(config.stages, config.recovery.share)
+
+
+def check_fleet(fleet: FleetConfig) -> None:
+    """Raise BadInput for the first value that no fleet could have."""
+    one_of("fleet.name", fleet.name, FLEETS)
+    one_of("fleet.upload", fleet.upload, ("blocking", "overlapped"))
+    for name in ("detection", "replacement", "price"):
+        value = getattr(fleet, name)
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise BadInput(f"fleet.{name}={value}: expected a number of at least 0")
+    for name in ("flops", "store"):
+        value = getattr(fleet, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise BadInput(f"fleet.{name}={value}: expected a number above 0")
 
 
 def _counts(config: Config) -> None:

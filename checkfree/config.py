@@ -113,8 +113,9 @@ class FailuresConfig:
     """Which stages are lost, and when."""
 
     scenario: str = "random"
-    """``none``, ``random``, ``poisson``, ``bursts``, ``adjacent``, ``nodes``, a preset such as
-    ``paper/500m/10``, or the path of a trace. ``random`` without a rate has no failures."""
+    """``none``, ``random``, ``poisson``, ``bursts``, ``adjacent``, ``nodes``, ``clock``, a preset
+    such as ``paper/500m/10``, or the path of a trace. ``random`` without a rate has no failures.
+    ``clock``: ``rate_per_hour`` acts on the simulated seconds of ``fleet`` (semantics 9)."""
 
     probability: Optional[float] = None
     """Of losing a stage, per stage and tick, in [0, 1]."""
@@ -139,6 +140,41 @@ class FailuresConfig:
 
     first: int = 1
     """No failure before this tick."""
+
+
+@dataclass(frozen=True)
+class FleetConfig:
+    """The machines on whose simulated clock a run is priced, and its failures may fall."""
+
+    name: str = "paper"
+    """``paper`` (its seven sites), ``datacenter``, ``machine`` (one, a device per seat), ``home``
+    (internet lines), or ``thread`` (the in-process runtime: ops don't overlap)."""
+
+    sizes: Optional[str] = None
+    """Whose bytes and work are priced: ``own`` (the trained model's), ``published`` (the paper's
+    throughput set-up), or a configuration such as ``paper/500m``. None: ``published`` for the
+    fleet ``paper``, else ``own``."""
+
+    profile: Optional[str] = None
+    """A file that ``checkfree profile`` wrote: measured seconds of every op."""
+
+    flops: Optional[float] = None
+    """Floating-point operations that a node really does per second; None: the fleet's."""
+
+    detection: Optional[float] = None
+    """Seconds until a lost stage is noticed; None: the fleet's."""
+
+    replacement: Optional[float] = None
+    """Seconds until a replacement stands by; None: the fleet's."""
+
+    upload: str = "blocking"
+    """Checkpoints hold training up (``blocking``) or go beside it (``overlapped``)."""
+
+    store: Optional[float] = None
+    """Bytes per second between a node and the checkpoint store; None: the fleet's."""
+
+    price: Optional[float] = None
+    """What a node costs per hour, in any currency; None: no costs are told."""
 
 
 @dataclass(frozen=True)
@@ -221,3 +257,4 @@ class Config:
     checkpoint: EveryConfig = field(default_factory=EveryConfig)
     """A safety net beside any strategy: checkpoints that the next ``--resume`` may use too."""
     resume: ResumeConfig = field(default_factory=ResumeConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,21 @@ from checkfree.typed import as_config, written
 
 LONGEST_PATH = 1000
 
+COMPARE = "compare"
+"""The section of a file that only ``checkfree compare`` reads; it is no part of a run."""
+
 SHORT = {"recovery": "name", "failures": "scenario"}
 """Sections that may be given as one word, and the key that the word is for."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A configuration file, short forms written out; nothing in it is checked yet."""
+
+    name: str
+    tree: Mapping[str, Any]
+    compare: Mapping[str, Any]
+    """What stands under ``compare:``, see ``checkfree.compare.options``."""
 
 
 def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -32,19 +46,39 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     Raises BadInput for a missing or malformed file, an unknown key, a wrong type, or a value that
     no run can take.
     """
-    file = None if path is None else find(path)
-    tree = {} if file is None else _expand(_read(file))
-    words = _expand(parse_words(overrides))
-    config = build(merge(_give_way(tree, words), words))
-    name = "run" if file is None else file.stem
-    return dataclasses.replace(config, out=config.out.replace("{name}", name))
+    source = open_source(path)
+    config = build(over(source.tree, expand(parse_words(overrides))))
+    return dataclasses.replace(config, out=config.out.replace("{name}", source.name))
+
+
+def open_source(path: str | Path | None) -> Source:
+    """The file at ``path``, or a shipped one of that name; None: all defaults. Raises BadInput."""
+    if path is None:
+        return Source("run", {}, {})
+    file = find(path)
+    tree = _read(file)
+    section = tree.pop(COMPARE, None)
+    if section is not None and not isinstance(section, Mapping):
+        raise BadInput(f"{file}: {COMPARE}={written(section)}: expected keys, as in seeds: 3")
+    return Source(file.stem, expand(tree), section or {})
+
+
+def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings without short forms, the second over the first; its failure rate, if it has
+    one, replaces the first's."""
+    return merge(_give_way(dict(below), above), above)
+
+
+def as_section(tree: Mapping[str, Any], of: Any, prefix: str) -> Any:
+    """Nested mappings as the dataclass ``of``; ``prefix`` goes before keys in errors. Raises
+    BadInput for an unknown key or a wrong type."""
+    _check_keys(tree, of, prefix)
+    return as_config(tree, of, prefix)
 
 
 def build(tree: Mapping[str, Any]) -> Config:
     """A checked Config from nested mappings, short forms included. Raises BadInput."""
-    full = _expand(tree)
-    _check_keys(full, Config, "")
-    config: Config = as_config(full, Config, "")
+    config: Config = as_section(expand(tree), Config, "")
     check(config)
     return config
 
@@ -96,6 +130,20 @@ def _read(path: Path) -> dict[str, Any]:
 # --- words -------------------------------------------------------------------------------------
 
 
+def expand(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections given as one word, written out; "checkpoint(interval=25)" too."""
+    full = dict(tree)
+    for section, key in SHORT.items():
+        value = full.get(section)
+        if isinstance(value, Mapping) and isinstance(value.get(key), str):
+            full = merge(full, _variant(section, key, value[key]))
+        elif value is None and section in full:
+            full[section] = {key: "none"}
+        elif isinstance(value, str):
+            full = merge({**full, section: {}}, _variant(section, key, value))
+    return full
+
+
 def parse_words(words: Sequence[str]) -> dict[str, Any]:
     """``["a.b=1", "c=x"]`` -> ``{"a": {"b": 1}, "c": "x"}``; later words win."""
     tree: dict[str, Any] = {}
@@ -106,7 +154,7 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
         value: Any = _value(key, text)
         for part in reversed(key.split(".")):
             value = {part: value}
-        tree = merge(_expand(tree), _expand(value))
+        tree = merge(expand(tree), expand(value))
     return tree
 
 
@@ -128,20 +176,6 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
         merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
     return merged
-
-
-def _expand(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections given as one word, written out; "checkpoint(interval=25)" too."""
-    full = dict(tree)
-    for section, key in SHORT.items():
-        value = full.get(section)
-        if isinstance(value, Mapping) and isinstance(value.get(key), str):
-            full = merge(full, _variant(section, key, value[key]))
-        elif value is None and section in full:
-            full[section] = {key: "none"}
-        elif isinstance(value, str):
-            full = merge({**full, section: {}}, _variant(section, key, value))
-    return full
 
 
 def _variant(section: str, key: str, word: str) -> dict[str, Any]:
@@ -172,7 +206,8 @@ def _give_way(tree: dict[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
     if has_rate or given.get("scenario") in presets():
         for rate in rates:
             below.pop(rate, None)
-    if has_rate and below.get("scenario") not in SAMPLERS:
+    keep = (*SAMPLERS, "clock") if given.get("rate_per_hour") is not None else SAMPLERS
+    if has_rate and below.get("scenario") not in keep:
         below.pop("scenario", None)
     return {**tree, "failures": below}
 

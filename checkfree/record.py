@@ -9,8 +9,10 @@ rollback appears again, with a higher tick.
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,10 +169,11 @@ def _plain(value: Any) -> Any:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a run folder or file, in order. A last line cut short by a crash or a full
-    disk is left out. Raises ValueError for any other line that is no record."""
+    """The records of a run folder or file (``.jsonl`` or ``.jsonl.gz``), in order. A last line cut
+    short by a crash or a full disk is left out. Raises ValueError for any other line that is no
+    record."""
     path = path / RECORDS if path.is_dir() else path
-    lines = path.read_bytes().split(b"\n")
+    lines = _content(path).split(b"\n")
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -183,6 +186,15 @@ def read(path: Path) -> list[dict[str, Any]]:
                 break
             raise ValueError(f"{path}:{number} is no record: {line[:60]!r}") from None
     return found
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is no gzip file, or cut short: {error}") from None
 
 
 def of_kind(records: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:

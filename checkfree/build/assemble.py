@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,32 +10,25 @@ import torch
 from torch import nn
 
 from checkfree.build.blueprint import Blueprint
+from checkfree.build.due import stages_at_risk, struck_seats
+from checkfree.build.terms import seats, terms
 from checkfree.checks import recomputed
 from checkfree.config import Config
 from checkfree.errors import BadInput
-from checkfree.failures import sample, seats_hit, strikes
-from checkfree.lead import Lead, Progress, Terms
+from checkfree.lead import Lead, Progress
 from checkfree.membership import Membership
 from checkfree.messages.control import Purpose
 from checkfree.messages.tensors import StageState
-from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address, Route, Schedule
+from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
 from checkfree.optimizer import check_optimizer, lr_at, make_optimizer
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.table import make_strategy
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
-from checkfree.schedule import SCHEDULES, check
 from checkfree.stage import Conditions, Stage
 from checkfree.store import Store
 from checkfree.worker import Batches, Equipment, StageWorker
-
-TICKS_PER_ITERATION = 50
-"""A run that rolls back more than this many times its length gets nowhere."""
-
-
-SAMPLED_TICKS = 4
-"""Ticks of a trace that are drawn ahead, per iteration: rollbacks make more than one."""
 
 
 @dataclass(frozen=True)
@@ -66,62 +59,6 @@ def assemble(
     )
     runtime.actors[FAULTS] = Faults(runtime, struck_seats(config))
     return Assembly(runtime, lead, workers)
-
-
-def seats(config: Config) -> tuple[Address, ...]:
-    """All seats of a configuration, stage by stage."""
-    stages, replicas = range(config.stages + 1), range(config.replicas)
-    return tuple(Address(stage, replica) for stage in stages for replica in replicas)
-
-
-def terms(config: Config, tokens: int | None) -> Terms:
-    """What the lead has to know of a configuration."""
-    return Terms(
-        iterations=config.iterations,
-        microbatches=config.microbatches,
-        schedule=partial(_checked_schedule, config.schedule),
-        clip=config.optimizer.clip,
-        clip_over=config.optimizer.clip_over,
-        validation_every=config.validation.every,
-        validation_microbatches=config.validation.microbatches,
-        validate_after_repair=config.validation.every > 0 and config.validation.after_repair,
-        resume_every=config.resume.every,
-        max_ticks=TICKS_PER_ITERATION * config.iterations,
-        tokens=tokens,
-    )
-
-
-def _checked_schedule(name: str, routes: tuple[Route, ...]) -> Schedule:
-    schedule = SCHEDULES[name](routes)
-    check(schedule, routes)
-    return schedule
-
-
-def struck_seats(config: Config) -> Callable[[int], Collection[Address]]:
-    """tick -> the seats that the configured failures hit. The trace is sampled ahead and sampled
-    again, longer, when a run outlasts it: that changes nothing of what it had (semantics 4)."""
-    make = partial(
-        sample, config.failures, seed=config.seed, stages=config.stages, replicas=config.replicas
-    )
-    ticks = SAMPLED_TICKS * config.iterations
-    trace = make(ticks=ticks)
-
-    def struck(tick: int) -> Collection[Address]:
-        nonlocal ticks, trace
-        if tick >= ticks:
-            ticks *= 2
-            trace = make(ticks=ticks)
-        return seats_hit(strikes(trace, tick), config.stages + 1, config.replicas)
-
-    return struck
-
-
-def stages_at_risk(config: Config) -> frozenset[int]:
-    """Those that the configured failures hit, as far as they are drawn ahead."""
-    ticks = SAMPLED_TICKS * config.iterations
-    size = {"stages": config.stages, "replicas": config.replicas}
-    trace = sample(config.failures, seed=config.seed, ticks=ticks, **size)
-    return frozenset(failure.stage for failure in trace)
 
 
 def equip(config: Config, blueprint: Blueprint, batches: Mapping[Purpose, Batches]) -> Equipment:

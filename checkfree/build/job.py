@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from checkfree.build.assemble import SAMPLED_TICKS
 from checkfree.build.blueprint import Blueprint, of_family, of_modules
+from checkfree.build.rehearsal import CLOCK
+from checkfree.build.sizes import OWN, named_sizes
 from checkfree.checks import check
 from checkfree.config import Config
 from checkfree.data import open_data
 from checkfree.errors import BadInput
-from checkfree.failures import SAMPLERS, Trace, presets, sample
+from checkfree.failures import SAMPLERS, presets
 from checkfree.load import build as build_config
 from checkfree.load import load, to_tree
 from checkfree.messages.control import Purpose
@@ -85,6 +86,11 @@ def of_users(
                 f"got {got} for {name}: stages=[…] needs {name}=FUNCTION of (iteration, microbatch)"
             )
     assert batches is not None
+    if config.failures.scenario == CLOCK and named_sizes(config.fleet) == OWN:
+        raise BadInput(
+            "failures.scenario clock needs to know what stages weigh, and your own modules are not "
+            "measured: give fleet.sizes, as in published or paper/500m"
+        )
     blueprint = of_modules(stages, config.seed)
     config = replace(config, stages=len(stages) - 1)
     if validation is None:
@@ -94,17 +100,11 @@ def of_users(
     return Job(config, folder, blueprint, feeds, {"name": "user"}, listeners)
 
 
-def trace(config: Config) -> Trace:
-    """The failures that are due, for the run's folder; rollbacks may make for further ones."""
-    size = {"stages": config.stages, "replicas": config.replicas}
-    ticks = SAMPLED_TICKS * config.iterations
-    return sample(config.failures, seed=config.seed, ticks=ticks, **size)
-
-
 def with_trace(config: Config, path: Path) -> Config:
     """A run that was given a trace file goes on with its own copy of it."""
     scenario = config.failures.scenario
-    if scenario == "none" or scenario in SAMPLERS or scenario in presets() or not path.is_file():
+    known = ("none", CLOCK, *SAMPLERS, *presets())
+    if scenario in known or not path.is_file():
         return config
     return replace(config, failures=replace(config.failures, scenario=str(path)))
 

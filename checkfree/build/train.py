@@ -11,18 +11,19 @@ from typing import Any
 
 from torch import nn
 
-from checkfree.build.assemble import Assembly, assemble, equip, seats
+from checkfree.build.assemble import Assembly, assemble, equip
+from checkfree.build.due import due_trace
 from checkfree.build.job import (
     Job,
     any_config,
     check_same,
     of_config,
     of_users,
-    trace,
     versions,
     with_trace,
 )
 from checkfree.build.snapshot import Snapshot, newest
+from checkfree.build.terms import seats
 from checkfree.config import Config
 from checkfree.errors import BadInput, RunFailed, cannot_write
 from checkfree.failures import render_trace
@@ -94,7 +95,7 @@ def train(
     made = any_config(config, None if stages is None else max(1, len(stages) - 1))
     job = _job(made, Path(made.out), stages, batches, validation, listeners)
     equip(job.config, job.blueprint, job.feeds)  # what can't be built is refused before writing
-    due = render_trace(trace(job.config)).encode()
+    due = render_trace(due_trace(job.config)).encode()
     path = folders.create(job.folder)
     with folders.locked(path):
         write_whole(path / folders.CONFIG, to_yaml(job.config).encode())

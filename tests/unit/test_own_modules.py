@@ -309,6 +309,16 @@ def test_too_few_stages_for_swaps(tmp_path: Path) -> None:
         train(tmp_path / "run", pipeline(3), {"recovery": {"name": "checkfree_plus"}})
 
 
+def test_a_clock_needs_sizes(tmp_path: Path) -> None:
+    clock = {"failures": {"scenario": "clock", "rate_per_hour": 0.99}}
+    words = {**clock, "fleet": {"name": "home"}, "recovery": "redundant"}
+    with pytest.raises(BadInput, match=r"give fleet\.sizes, as in published"):
+        train(tmp_path, pipeline(), words)
+    words["fleet"] = {"name": "home", "sizes": "published"}
+    run = train(tmp_path, pipeline(), words)
+    assert of_kind(run.records, "failure")
+
+
 @pytest.mark.parametrize("given", [None, [1, 2]])
 def test_batches_must_be_a_function(tmp_path: Path, given: Any) -> None:
     with pytest.raises(BadInput, match="batches=FUNCTION"):

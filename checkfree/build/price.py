@@ -1,0 +1,65 @@
+"""What a run took on a fleet: rehearsed with the failures that it met, and held against it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from checkfree.build.rehearsal import CLOCK, setting, strikes
+from checkfree.config import Config, FleetConfig
+from checkfree.errors import BadInput
+from checkfree.ops import Address
+from checkfree.priced import Priced
+from checkfree.record import of_kind
+from checkfree.simulate.rehearse import rehearse
+from checkfree.simulate.strikes import Strikes, TickStrikes
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def price(
+    config: Config, records: Records | None = None, fleet: FleetConfig | None = None
+) -> Priced:
+    """The run that ``records`` tell of, on ``fleet`` (None: the configuration's own); without
+    records the run that ``config`` would make.
+
+    Raises BadInput for a fleet that is none, and for records that the configuration does not
+    lead to, because then nothing can be said of their cost.
+    """
+    asked = config if fleet is None else replace(config, fleet=fleet)
+    if records is None:
+        return rehearse(setting(asked), strikes(asked)).priced
+    trained = [int(record["iteration"]) for record in of_kind(records, "iteration")]
+    until = len(trained) if not _came_to_its_end(records) else None
+    found = rehearse(setting(asked), _met(asked, config, records), until=until).priced
+    if list(found.iterations) != trained:
+        at = _first_difference(found.iterations, trained)
+        raise BadInput(
+            f"the records go another way than their configuration at tick {at}: they cannot be "
+            "priced; a run whose sources were damaged is one such"
+        )
+    return found
+
+
+def _came_to_its_end(records: Records) -> bool:
+    """Done, or ended by a refusal; an interruption or a loss that is no number comes from
+    outside of what is rehearsed."""
+    ends = of_kind(records, "end")
+    return bool(ends) and ends[-1]["status"] == "done"
+
+
+def _met(asked: Config, config: Config, records: Records) -> Strikes:
+    """On the clock that drew them, failures strike in the midst of an iteration; else by tick."""
+    if config.failures.scenario == CLOCK and asked.fleet == config.fleet:
+        return strikes(asked)
+    met: defaultdict[int, set[Address]] = defaultdict(set)
+    for failure in of_kind(records, "failure"):
+        met[int(failure["tick"])] |= {Address.parse(seat) for seat in failure["seats"]}
+    return TickStrikes(met)
+
+
+def _first_difference(one: Sequence[int], other: Sequence[int]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((tick for tick, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -1,0 +1,42 @@
+"""What a configuration means to a lead: its seats and its terms. No tensors."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from checkfree.config import Config
+from checkfree.lead import Terms
+from checkfree.ops import Address, Route, Schedule
+from checkfree.schedule import SCHEDULES, check
+
+TICKS_PER_ITERATION = 50
+"""A run that rolls back more than this many times its length gets nowhere."""
+
+
+def seats(config: Config) -> tuple[Address, ...]:
+    """All seats of a configuration, stage by stage."""
+    stages, replicas = range(config.stages + 1), range(config.replicas)
+    return tuple(Address(stage, replica) for stage in stages for replica in replicas)
+
+
+def terms(config: Config, tokens: int | None) -> Terms:
+    """What the lead has to know of a configuration."""
+    return Terms(
+        iterations=config.iterations,
+        microbatches=config.microbatches,
+        schedule=partial(_checked_schedule, config.schedule),
+        clip=config.optimizer.clip,
+        clip_over=config.optimizer.clip_over,
+        validation_every=config.validation.every,
+        validation_microbatches=config.validation.microbatches,
+        validate_after_repair=config.validation.every > 0 and config.validation.after_repair,
+        resume_every=config.resume.every,
+        max_ticks=TICKS_PER_ITERATION * config.iterations,
+        tokens=tokens,
+    )
+
+
+def _checked_schedule(name: str, routes: tuple[Route, ...]) -> Schedule:
+    schedule = SCHEDULES[name](routes)
+    check(schedule, routes)
+    return schedule

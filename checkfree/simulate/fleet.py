@@ -1,0 +1,117 @@
+"""Machines and links: how far apart two seats are, and how fast each of them computes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from checkfree.checks import check_fleet
+from checkfree.config import FleetConfig
+from checkfree.ops import Address
+from checkfree.simulate import sites
+
+MIB, GB = 2**20, 1e9
+
+
+@dataclass(frozen=True)
+class Link:
+    """One way. ``latency`` in seconds, ``bandwidth`` in bytes per second."""
+
+    latency: float
+    bandwidth: float
+
+    def seconds(self, count: int) -> float:
+        """For ``count`` bytes to pass, without the latency."""
+        return count / self.bandwidth
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """One node a seat. Stages stand at one place after the other, and begin again at the first;
+    each further replica of a stage ``spread`` places on."""
+
+    name: str
+    between: Callable[[int, int], Link]
+    """(place, place) -> the link from one to the other; equal places: within one."""
+    places: int
+    flops: float
+    """Floating-point operations that a node really does per second."""
+    detection: float
+    """Seconds until a loss is noticed."""
+    replacement: float
+    """Seconds until a replacement has joined, from then on."""
+    store: float
+    """Bytes per second between a node and the checkpoint store, each for itself."""
+    shared_uplink: bool = False
+    """A node's sends queue for one line, whomever they go to; else each link is by itself."""
+    serial: bool = False
+    """One thread runs everything, one op after another."""
+    overlapped: bool = False
+    """Checkpoints go to the store beside training; the next one waits for the last."""
+    price: float | None = None
+    """Of a node, per hour."""
+    spread: int = 0
+
+    def link(self, one: Address, other: Address) -> Link:
+        """From one seat to another."""
+        return self.between(self.place(one), self.place(other))
+
+    def place(self, seat: Address) -> int:
+        """Where a seat stands."""
+        return (seat.stage + self.spread * seat.replica) % self.places
+
+
+def _sevenfold(one: int, other: int) -> Link:
+    pair = sites.SITES[one], sites.SITES[other]
+    found = sites.BETWEEN.get(pair) or sites.BETWEEN.get((pair[1], pair[0])) or sites.SAME_SITE
+    return Link(found[0] / 1000, found[1] * sites.GIB)
+
+
+def _everywhere(latency: float, bandwidth: float) -> Callable[[int, int], Link]:
+    link = Link(latency, bandwidth)
+    return lambda one, other: link
+
+
+FLEETS: Mapping[str, Fleet] = MappingProxyType(
+    {
+        fleet.name: fleet
+        for fleet in (
+            Fleet(
+                "paper",
+                _sevenfold,
+                places=len(sites.SITES),
+                flops=15e12,
+                detection=2.0,
+                replacement=0.0,
+                store=3 * sites.STAGE / sites.CHECKPOINT_SECONDS,
+                spread=2,
+            ),
+            Fleet("datacenter", _everywhere(50e-6, 12.5 * GB), 1, 150e12, 1.0, 30.0, 2 * GB),
+            Fleet("machine", _everywhere(10e-6, 50 * GB), 1, 150e12, 0.1, 1.0, 2 * GB),
+            Fleet(
+                "home",
+                _everywhere(0.03, 2.5e6),
+                places=1,
+                flops=15e12,
+                detection=3.0,
+                replacement=60.0,
+                store=2.5e6,
+                shared_uplink=True,
+            ),
+            Fleet("thread", _everywhere(0.0, math.inf), 1, 50e9, 0.0, 0.0, 0.3 * GB, serial=True),
+        )
+    }
+)
+"""By name. ``paper`` is measured (see ``sites``), but for the places of its replicas, which are not
+told: only if they stand at different sites does an iteration take the published 91 s. The others
+are round figures of their kind."""
+
+
+def fleet_of(config: FleetConfig) -> Fleet:
+    """The preset with the configuration's own values over it. Raises BadInput."""
+    check_fleet(config)
+    names = ("flops", "detection", "replacement", "store", "price")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    return replace(FLEETS[config.name], overlapped=config.upload == "overlapped", **given)

@@ -1,0 +1,199 @@
+"""One iteration on a fleet, op by op and message by message: when it ends, and where time went.
+
+Every op begins when its worker is free and its input has arrived; every message leaves when the
+line is free. What a worker waits for is *bubble* while another one computes, and *transfer* once
+the bytes are under way. The mean over workers is what an iteration's seconds are made of.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from checkfree.ops import Address, Keep, Kind, Op, Route, Schedule
+from checkfree.schedule import in_turn
+from checkfree.simulate.fleet import Fleet
+from checkfree.simulate.sizes import Pace, Sizes
+
+LEADS_PLACE = Address(0)
+"""The lead sits beside the first stage."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """Mean seconds of a worker, which add up to ``total``, and bytes by name of message."""
+
+    total: float
+    seconds: dict[str, float]
+    bytes: dict[str, int]
+
+
+@dataclass
+class Lines:
+    """When each line is free again. Sends of one worker come in the order of time."""
+
+    fleet: Fleet
+    free: defaultdict[tuple[Address, Address], float] = field(
+        default_factory=lambda: defaultdict(float)
+    )
+
+    def send(self, now: float, one: Address, other: Address, count: int) -> float:
+        """When ``count`` bytes that are ready ``now`` have arrived."""
+        if one == other:
+            return now
+        link = self.fleet.link(one, other)
+        line = (one, one) if self.fleet.shared_uplink else (one, other)
+        self.free[line] = max(now, self.free[line]) + link.seconds(count)
+        return self.free[line] + link.latency
+
+
+@dataclass
+class _Desk:
+    """A worker's time so far, by class."""
+
+    free: float = 0.0
+    spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def wait(self, until: float, ready: float) -> None:
+        """For something that was ready at the sender's at ``ready`` and is here ``until``."""
+        if until <= self.free:
+            return
+        bubble = min(max(ready - self.free, 0.0), until - self.free)
+        self.spent["bubble"] += bubble
+        self.spent["transfer"] += until - self.free - bubble
+        self.free = until
+
+    def work(self, seconds: float, kind: str = "useful") -> None:
+        self.spent[kind] += seconds
+        self.free += seconds
+
+
+def price_iteration(
+    routes: Sequence[Route],
+    schedule: Schedule,
+    keeps: Sequence[Keep],
+    fleet: Fleet,
+    sizes: Sizes,
+    pace: Pace,
+) -> Price:
+    """From Begin to the last Stepped, the messages to and from the lead included."""
+    if fleet.serial:
+        return _one_after_another(routes, schedule, keeps, sizes, pace)
+    desks, lines = {worker: _Desk() for worker in schedule}, Lines(fleet)
+    for worker, desk in desks.items():  # Begin
+        desk.wait(fleet.link(LEADS_PLACE, worker).latency, 0.0)
+    _run(routes, schedule, desks, lines, sizes, pace)
+    _reduce(desks, lines, sizes)
+    _keep(keeps, desks, lines, sizes)
+    total = _commit(keeps, desks, fleet, pace)
+    return Price(total, _means(list(desks.values())), message_bytes(routes, schedule, keeps, sizes))
+
+
+def _run(
+    routes: Sequence[Route],
+    schedule: Schedule,
+    desks: dict[Address, _Desk],
+    lines: Lines,
+    sizes: Sizes,
+    pace: Pace,
+) -> None:
+    """Forwards, backwards and shadows. ``come``: when the input of an op was ready, and is here."""
+    come: dict[Op, tuple[float, float]] = {}
+    for worker, op in in_turn(schedule, {m: len(route) - 1 for m, route in enumerate(routes)}):
+        if op.kind is Kind.REDUCE:
+            continue
+        desk, route = desks[worker], routes[op.microbatch]
+        ready, here = come.pop(op, (0.0, 0.0))
+        desk.wait(here, ready)
+        desk.work(pace.seconds(op, route), "redundant" if op.kind is Kind.SHADOW else "useful")
+        following = _following(op, route)
+        if following is not None:
+            arrival = lines.send(desk.free, worker, route[following.hop], sizes.activation)
+            come[following] = desk.free, arrival
+
+
+def _following(op: Op, route: Route) -> Op | None:
+    """The op that another worker runs with what this one sends."""
+    if op.kind is Kind.FORWARD and op.hop + 1 < len(route):
+        return Op(Kind.FORWARD, op.microbatch, op.hop + 1)
+    if op.kind is Kind.BACKWARD and op.hop > 0:
+        return Op(Kind.BACKWARD, op.microbatch, op.hop - 1)
+    return None
+
+
+def _reduce(desks: dict[Address, _Desk], lines: Lines, sizes: Sizes) -> None:
+    """Each replica sends its gradients to all others of its stage."""
+    done = {worker: desk.free for worker, desk in desks.items()}
+    for worker, desk in desks.items():
+        twins = [twin for twin in done if twin.stage == worker.stage and twin != worker]
+        count = sizes.params[worker.stage]
+        for arrival, ready in sorted(
+            (lines.send(done[twin], twin, worker, count), done[twin]) for twin in twins
+        ):
+            desk.wait(arrival, ready)
+
+
+def _keep(keeps: Sequence[Keep], desks: dict[Address, _Desk], lines: Lines, sizes: Sizes) -> None:
+    """Reduced gradients to who holds an exact copy; waiting for them is the copies' cost."""
+    done = {worker: desk.free for worker, desk in desks.items()}
+    for keep in keeps:
+        count = sizes.params[keep.owner.stage]
+        arrival = lines.send(done[keep.owner], keep.owner, keep.holder, count)
+        desk = desks[keep.holder]
+        desk.work(max(0.0, arrival - max(desk.free, done[keep.owner])), "redundant")
+        desk.wait(arrival, arrival)
+
+
+def _commit(keeps: Sequence[Keep], desks: dict[Address, _Desk], fleet: Fleet, pace: Pace) -> float:
+    """All prepared, everybody steps, all have stepped. Returns when the lead knows."""
+    away = {worker: fleet.link(worker, LEADS_PLACE).latency for worker in desks}
+    last = max(desk.free for desk in desks.values())
+    decided = max(desk.free + away[worker] for worker, desk in desks.items())
+    for worker, desk in desks.items():
+        desk.wait(decided + away[worker], last)
+        desk.work(pace.step(worker))
+    for keep in keeps:
+        desks[keep.holder].work(pace.step(keep.owner), "redundant")
+    last = max(desk.free for desk in desks.values())
+    end = max(desk.free + away[worker] for worker, desk in desks.items())
+    for desk in desks.values():
+        desk.wait(end, last)
+    return end
+
+
+def _means(desks: Sequence[_Desk]) -> dict[str, float]:
+    kinds = sorted({kind for desk in desks for kind in desk.spent})
+    return {kind: sum(desk.spent[kind] for desk in desks) / len(desks) for kind in kinds}
+
+
+def _one_after_another(
+    routes: Sequence[Route],
+    schedule: Schedule,
+    keeps: Sequence[Keep],
+    sizes: Sizes,
+    pace: Pace,
+) -> Price:
+    """One thread: nothing overlaps, nobody waits."""
+    desk = _Desk()
+    for op in (op for ops in schedule.values() for op in ops if op.kind is not Kind.REDUCE):
+        kind = "redundant" if op.kind is Kind.SHADOW else "useful"
+        desk.work(pace.seconds(op, routes[op.microbatch]), kind)
+    for worker in schedule:
+        desk.work(pace.step(worker))
+    for keep in keeps:
+        desk.work(pace.step(keep.owner), "redundant")
+    desk.work(pace.overhead)
+    return Price(desk.free, dict(desk.spent), message_bytes(routes, schedule, keeps, sizes))
+
+
+def message_bytes(
+    routes: Sequence[Route], schedule: Schedule, keeps: Sequence[Keep], sizes: Sizes
+) -> dict[str, int]:
+    """What the workers send, by name of message, as a run's ledger counts it."""
+    hops = sum(len(route) - 1 for route in routes) * sizes.activation
+    replicas = Counter(worker.stage for worker in schedule)
+    shares = sum(k * (k - 1) * sizes.params[stage] for stage, k in replicas.items())
+    kept = sum(sizes.params[keep.owner.stage] for keep in keeps)
+    sent = {"Activation": hops, "Gradient": hops, "Share": shares, "KeepGradient": kept}
+    return {name: count for name, count in sent.items() if count}

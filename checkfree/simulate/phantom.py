@@ -1,0 +1,120 @@
+"""Workers and a store without tensors: they answer as the real ones do, with bytes instead.
+
+They keep what decides what is sent: which version each state is of, whether an optimizer has
+stepped yet, who holds a copy of whom, and which checkpoints are offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from checkfree.messages.control import CHECKPOINT, Archive, Begin, Push, Rebuild
+from checkfree.ops import STORE, Address, Keep, Kind, Schedule, Source
+from checkfree.simulate.sizes import Sizes
+
+NEWEST = 3
+"""Checkpoints that a store keeps, as ``checkfree.store`` does."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A state of a stage: all that decides how many bytes it has."""
+
+    stage: int
+    moments: bool = False
+
+    def bytes(self, sizes: Sizes, *, moments: bool = True) -> int:
+        return sizes.state(self.stage, moments=self.moments and moments)
+
+
+@dataclass
+class Phantoms:
+    """All seats of a run, their copies of each other, and the store."""
+
+    sizes: Sizes
+    averages_moments: bool
+    own: dict[Address, Held] = field(default_factory=dict)
+    copies: dict[tuple[Address, int], Held] = field(default_factory=dict)
+    shelves: dict[int, dict[int, Held]] = field(default_factory=dict)
+    peak_peers: int = 0
+    peak_store: int = 0
+    """Most bytes held at once for others, and in checkpoints."""
+
+    @classmethod
+    def new(cls, sizes: Sizes, seats: Collection[Address], averages_moments: bool) -> Phantoms:
+        """All seats with their first weights."""
+        return cls(sizes, averages_moments, {seat: Held(seat.stage) for seat in seats})
+
+    def lose(self, seat: Address) -> None:
+        """With all that it holds."""
+        self.own.pop(seat, None)
+        self.copies = {key: held for key, held in self.copies.items() if key[0] != seat}
+
+    def step(self, seats: Collection[Address], keeps: Collection[Keep]) -> None:
+        """Every optimizer has moments now."""
+        for seat in seats:
+            if not self.own[seat].moments:
+                self.own[seat] = Held(seat.stage, True)
+        for keep in keeps:
+            if not self.copies[keep.holder, keep.owner.stage].moments:
+                self.copies[keep.holder, keep.owner.stage] = Held(keep.owner.stage, True)
+
+    def push(self, order: Push) -> Held:
+        """What the owner sends; a peer holds it from now on."""
+        held = self.own[order.keep.owner]
+        if order.keep.holder != STORE:
+            self.copies[order.keep.holder, held.stage] = held
+        return held
+
+    def archive(self, order: Archive) -> tuple[int, ...]:
+        """File the owners' states; returns what the store offers then."""
+        if order.area != CHECKPOINT:
+            return ()
+        known = {version: self.shelves[version] for version in order.known}
+        known[order.shelf] = {seat.stage: self.own[seat] for seat in order.seats}
+        self.shelves = {version: known[version] for version in sorted(known)[-NEWEST:]}
+        return tuple(self.shelves)
+
+    def source(self, source: Source) -> Held:
+        """What a rebuild reads."""
+        if source.holder == STORE:
+            return self.shelves[source.version][source.of]
+        own = source.holder.stage == source.of
+        return self.own[source.holder] if own else self.copies[source.holder, source.of]
+
+    def rebuilt(self, seat: Address, order: Rebuild) -> Held:
+        """What the seat becomes: exact if all it is made of is of its own stage."""
+        sources = order.recipe.sources
+        found = [self.source(source) for source in sources]
+        if sources and all(source.of == seat.stage for source in sources):
+            return found[0]
+        mixed = self.averages_moments and bool(found) and all(held.moments for held in found)
+        return Held(seat.stage, mixed)
+
+    def reply(self, source: Source, *, moments: bool) -> int:
+        """Bytes of the answer to a StateRequest; the store sends what it has."""
+        return self.source(source).bytes(self.sizes, moments=moments or source.holder == STORE)
+
+    def note_peak(self) -> None:
+        """How much is held now, if it is more than ever."""
+        peers = sum(held.bytes(self.sizes) for held in self.copies.values())
+        shelved = (held for shelf in self.shelves.values() for held in shelf.values())
+        self.peak_peers = max(self.peak_peers, peers)
+        self.peak_store = max(self.peak_store, sum(held.bytes(self.sizes) for held in shelved))
+
+
+def counts(schedule: Schedule) -> Mapping[Address, tuple[int, int]]:
+    """Forwards and shadow forwards of each worker."""
+    return {
+        worker: (
+            sum(op.kind is Kind.FORWARD for op in ops),
+            sum(op.kind is Kind.SHADOW for op in ops),
+        )
+        for worker, ops in schedule.items()
+    }
+
+
+def losses(begin: Begin, worker: Address) -> tuple[tuple[int, float], ...]:
+    """Zeros, for the microbatches whose loss the worker takes."""
+    return tuple((m, 0.0) for m, route in enumerate(begin.routes) if route[-1] == worker)

@@ -1,0 +1,297 @@
+"""A run without tensors: the real lead, phantom workers, and a clock that only moves for a reason.
+
+What it decides (routes, schedules, keeps, repairs, rollbacks, refusals) is what training decides,
+because the same code decides it. What it takes is priced per distinct iteration, once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from checkfree.failures import Failure, Trace, make_trace
+from checkfree.lead import Lead, Terms
+from checkfree.membership import Membership
+from checkfree.messages.control import (
+    CHECKPOINT,
+    Archive,
+    Archived,
+    Begin,
+    Commit,
+    Due,
+    Joined,
+    Kept,
+    Lost,
+    Message,
+    Note,
+    Outgoing,
+    Prepared,
+    Purpose,
+    Push,
+    Rebuild,
+    Rebuilt,
+    Stepped,
+    Struck,
+)
+from checkfree.ops import Address
+from checkfree.priced import Priced
+from checkfree.record import IterationRecord, Record, RecoveryRecord, ValidationRecord
+from checkfree.recovery.strategy import Strategy
+from checkfree.simulate.bill import Bill
+from checkfree.simulate.fleet import Fleet
+from checkfree.simulate.iteration import Price, message_bytes, price_iteration
+from checkfree.simulate.phantom import Phantoms, counts, losses
+from checkfree.simulate.sizes import Pace, Sizes
+from checkfree.simulate.strikes import Strikes
+from checkfree.simulate.transfers import push_seconds, rebuild_seconds, upload_seconds
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is simulated, and on what."""
+
+    seats: tuple[Address, ...]
+    strategy: Strategy
+    terms: Terms
+    fleet: Fleet
+    sizes: Sizes
+    pace: Pace
+    averages_moments: bool = False
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a run will do, and take. ``records`` are those of its lead, without any losses."""
+
+    records: tuple[Record, ...]
+    trace: Trace
+    priced: Priced
+    reason: str
+    """Why it ends early; empty: it does not."""
+
+
+def rehearse(
+    setting: Setting,
+    strikes: Strikes,
+    listener: Callable[[int], object] = bool,
+    until: int | None = None,
+) -> Rehearsal:
+    """Run it, for at most ``until`` ticks. ``listener`` hears how many have passed, after each."""
+    host = _Host(setting, strikes, listener)
+    host.run(until)
+    return host.rehearsal()
+
+
+class _Host:
+    """Carries messages between the lead and phantoms, and turns the clock."""
+
+    def __init__(self, setting: Setting, strikes: Strikes, listener: Callable[[int], object]):
+        self._setting, self._strikes, self._listener = setting, strikes, listener
+        seats = setting.seats
+        self._lead = Lead(
+            Membership(seats, dict.fromkeys(seats, 0)), setting.strategy, setting.terms
+        )
+        self._phantoms = Phantoms.new(setting.sizes, seats, setting.averages_moments)
+        self._bill = Bill()
+        self._inbox: deque[Message] = deque()
+        self._prices: dict[tuple[int, Any], tuple[Begin, Price]] = {}
+        self._counts: dict[int, Any] = {}
+        self._begun: tuple[Begin, Price] | None = None
+        self._struck_at: float | None = None
+        self._uploaded, self._highest = 0.0, -1
+        self._records: list[Record] = []
+        self._failures: list[Failure] = []
+        self._trained: list[int] = []
+        self._ends: list[float] = []
+        self._recoveries: list[float] = []
+
+    def run(self, until: int | None) -> None:
+        while (out := self._lead.advance()) is not None:
+            if until is not None and len(self._ends) >= until:
+                return
+            self._act(out)
+            while self._inbox:
+                self._lead.deliver(self._inbox.popleft())
+        assert self._lead.done or self._lead.failure, f"nothing moves: {self._lead.phase}"
+
+    def rehearsal(self) -> Rehearsal:
+        setting, bill, phantoms = self._setting, self._bill, self._phantoms
+        phantoms.note_peak()
+        priced = Priced(
+            fleet=f"{setting.fleet.name} ({setting.sizes.name} sizes)",
+            iterations=tuple(self._trained),
+            ends=tuple(self._ends),
+            seconds=dict(bill.seconds),
+            bytes=dict(bill.bytes),
+            messages=dict(bill.messages),
+            recoveries=tuple(self._recoveries),
+            stored={"peers": phantoms.peak_peers, "store": phantoms.peak_store},
+            nodes=1 if setting.fleet.serial else len(setting.seats),
+            price=setting.fleet.price,
+            reason=self._lead.failure,
+        )
+        trace = make_trace(self._failures)
+        return Rehearsal(tuple(self._records), trace, priced, self._lead.failure)
+
+    # --- what the lead sends ---------------------------------------------------------------------
+
+    def _act(self, out: Sequence[Outgoing]) -> None:
+        groups: dict[type, list[Any]] = {}
+        for to, message in out:
+            groups.setdefault(type(message), []).append((to, message))
+        for kind, group in groups.items():
+            if kind is Note:
+                self._records += [_without_losses(note.record) for _, note in group]
+            elif kind is Due:
+                self._due(group[0][1])
+            elif kind is Begin:
+                self._begin([to for to, _ in group], group[0][1])
+            elif kind is Commit:
+                self._commit([to for to, _ in group], group[0][1])
+            elif kind is Rebuild:
+                self._rebuild(group)
+            elif kind is Archive:
+                self._archive(group[0][1])
+            elif kind is Push and Archive not in groups:
+                self._push([order for _, order in group])
+
+    def _due(self, due: Due) -> None:
+        seats = self._strikes.before(due.tick, self._bill.now)
+        lost, joined = self._kill(seats)
+        self._inbox.append(Struck(due.epoch, due.tick, lost, joined))
+
+    def _kill(self, seats: Collection[Address]) -> tuple[Any, Any]:
+        """Their lives end, others begin; what is lost is noticed and replaced."""
+        if not seats:
+            return (), ()
+        lives = self._lead.members.lives
+        lost = tuple((seat, lives[seat]) for seat in sorted(seats))
+        for seat in seats:
+            self._phantoms.lose(seat)
+        self._failures += _entries(self._lead.progress.tick, seats, self._setting.seats)
+        if self._struck_at is None:
+            self._struck_at = self._bill.now
+        fleet = self._setting.fleet
+        self._bill.spend("detection", fleet.detection + fleet.replacement)
+        return lost, tuple((seat, life + 1) for seat, life in lost)
+
+    # --- an iteration ----------------------------------------------------------------------------
+
+    def _begin(self, workers: Sequence[Address], begin: Begin) -> None:
+        if begin.ticket.purpose is Purpose.VALIDATE:
+            sent = message_bytes(begin.routes, {}, (), self._setting.sizes)
+            self._bill.send("validation", "Activation", sent["Activation"])
+            return self._prepare(workers, begin)
+        if self._struck_at is not None:
+            self._recoveries.append(self._bill.now - self._struck_at)
+            self._struck_at = None
+        price, now, tick = self._price(begin), self._bill.now, self._lead.progress.tick
+        hit = self._strikes.during(tick, now, now + price.total)
+        if hit is None:
+            self._begun = begin, price
+            return self._prepare(workers, begin)
+        self._struck_at = hit
+        self._bill.aborted(price, hit - now)
+        lost, joined = self._kill(self._strikes.before(tick, max(hit, self._bill.now)))
+        self._inbox.extend(Lost(seat, life) for seat, life in lost)
+        self._inbox.extend(Joined(seat, life) for seat, life in joined)
+
+    def _price(self, begin: Begin) -> Price:
+        key = id(begin.schedule), begin.keeps
+        if key not in self._prices:
+            s = self._setting
+            price = price_iteration(
+                begin.routes, begin.schedule, begin.keeps, s.fleet, s.sizes, s.pace
+            )
+            self._prices[key] = begin, price  # begin too: ids are of living objects only
+        return self._prices[key][1]
+
+    def _prepare(self, workers: Sequence[Address], begin: Begin) -> None:
+        key = id(begin.schedule)
+        if key not in self._counts:
+            made = counts(begin.schedule)
+            self._counts[key] = begin, {w: (losses(begin, w), *made[w]) for w in workers}
+        answers = self._counts[key][1]
+        for worker in workers:
+            zeros, forwards, shadows = answers[worker]
+            self._inbox.append(Prepared(begin.ticket, worker, zeros, 1.0, forwards, shadows))
+
+    def _commit(self, workers: Sequence[Address], commit: Commit) -> None:
+        assert self._begun is not None
+        begin, price = self._begun
+        iteration = commit.ticket.iteration
+        self._bill.iteration(price, again=iteration <= self._highest)
+        self._highest = max(self._highest, iteration)
+        self._phantoms.step(workers, begin.keeps)
+        self._trained.append(iteration)
+        self._ends.append(self._bill.now)
+        self._listener(len(self._ends))
+        self._inbox.extend(Stepped(commit.ticket, worker) for worker in workers)
+
+    # --- states ----------------------------------------------------------------------------------
+
+    def _push(self, orders: Sequence[Push]) -> None:
+        """Exact copies, whole, for holders that have none."""
+        kind = "redundant" if self._struck_at is None else "rebuild"
+        sizes = [(o.keep, self._phantoms.push(o).bytes(self._setting.sizes)) for o in orders]
+        for order, (_, count) in zip(orders, sizes, strict=True):
+            self._bill.send(kind, "KeepState", count)
+            self._inbox.append(Kept(order.epoch, order.keep, order.version))
+        self._bill.spend(kind, push_seconds(sizes, self._setting.fleet))
+        self._phantoms.note_peak()
+
+    def _archive(self, order: Archive) -> None:
+        """A checkpoint; the finished weights are nobody's cost."""
+        offered = self._phantoms.archive(order)
+        self._inbox.append(Archived(order.epoch, order.area, order.shelf, offered))
+        if order.area != CHECKPOINT:
+            return
+        fleet, sizes = self._setting.fleet, self._setting.sizes
+        sent = [self._phantoms.own[seat].bytes(sizes) for seat in order.seats]
+        self._bill.send("checkpoint", "KeepState", sum(sent))
+        seconds = upload_seconds(sent, fleet)
+        if fleet.overlapped:
+            self._bill.spend("checkpoint", max(0.0, self._uploaded - self._bill.now))
+            self._uploaded = self._bill.now + seconds
+        else:
+            self._bill.spend("checkpoint", seconds)
+        self._phantoms.note_peak()
+
+    def _rebuild(self, orders: Sequence[tuple[Address, Rebuild]]) -> None:
+        replies = [
+            (seat, source.holder, self._phantoms.reply(source, moments=order.recipe.moments))
+            for seat, order in orders
+            for source in order.recipe.sources
+        ]
+        made = [(seat, self._phantoms.rebuilt(seat, order)) for seat, order in orders]
+        self._phantoms.own |= dict(made)
+        self._bill.send("rebuild", "StateReply", sum(count for _, _, count in replies))
+        self._bill.spend("rebuild", rebuild_seconds(replies, self._setting.fleet))
+        for seat, order in orders:
+            moved = sum(count for to, _, count in replies if to == seat)
+            self._inbox.append(Rebuilt(order.epoch, order.life, seat, (), moved))
+
+
+def _entries(tick: int, struck: Collection[Address], seats: Collection[Address]) -> list[Failure]:
+    """As a trace has them: a stage if all of its seats are struck, else each seat."""
+    found: list[Failure] = []
+    for stage in sorted({seat.stage for seat in struck}):
+        hit = {seat for seat in struck if seat.stage == stage}
+        whole = hit == {seat for seat in seats if seat.stage == stage}
+        found += [Failure(tick, stage)] if whole else [Failure(tick, *seat) for seat in sorted(hit)]
+    return found
+
+
+def _without_losses(record: Record) -> Record:
+    match record:
+        case IterationRecord():
+            return replace(record, loss=NAN, gradient_norms={})
+        case ValidationRecord():
+            return replace(record, loss=NAN)
+        case RecoveryRecord():
+            return replace(record, validation_before=None, validation_after=None)
+    return record

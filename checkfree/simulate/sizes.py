@@ -1,0 +1,111 @@
+"""What there is to compute and to send: bytes and work of stages, and the seconds that ops take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from checkfree.ops import Address, Kind, Op, Route
+from checkfree.simulate import sites
+from checkfree.simulate.fleet import Fleet
+from checkfree.simulate.profile import Profile
+
+BACKWARD = 2.0
+"""Of a forward's work, where nothing was measured."""
+
+FORWARD_SHARE = 1 / 3
+"""Of the paper's seconds per sample and block, taken as those of forward and backward together:
+as a forward's alone they would make an iteration longer than it was (see the calibration)."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes, by stage 0 … n where there is more than one number; and work of a microbatch."""
+
+    name: str
+    activation: int
+    """Of one microbatch between two stages."""
+    params: tuple[int, ...]
+    buffers: tuple[int, ...]
+    moments: tuple[int, ...]
+    """Of the optimizer's state, once the stage has stepped."""
+    embed: float
+    """FLOPs of a forward, as those below."""
+    body: float
+    head: float
+
+    def state(self, stage: int, *, moments: bool) -> int:
+        """Bytes of a stage's state as it is sent."""
+        return self.params[stage] + self.buffers[stage] + self.moments[stage] * moments
+
+
+@dataclass(frozen=True)
+class Part:
+    """Seconds of one microbatch."""
+
+    forward: float
+    backward: float
+    shadow: float
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of everything that a node computes. ``steps``: of an optimizer step, by stage."""
+
+    embed: Part
+    body: Part
+    head: Part
+    steps: tuple[float, ...]
+    overhead: float = 0.0
+    """Of an iteration, beside its ops; of one thread that does everything."""
+
+    def seconds(self, op: Op, route: Route) -> float:
+        """Of an op on a microbatch's route."""
+        part = self._part(op.hop, len(route))
+        if op.kind is Kind.FORWARD:
+            return part.forward
+        return part.backward if op.kind is Kind.BACKWARD else part.shadow
+
+    def step(self, seat: Address) -> float:
+        """Of an optimizer step of a seat's stage."""
+        return self.steps[seat.stage]
+
+    def _part(self, hop: int, hops: int) -> Part:
+        if hop == 0:
+            return self.embed
+        return self.head if hop == hops - 1 else self.body
+
+
+def published(stages: int) -> Sizes:
+    """The paper's throughput set-up: 32 MiB activations, 256 MiB of weights in a stage of four
+    blocks, microbatches of 16 samples. Its work is stated in seconds, see ``pace_of``."""
+    params = (sites.EMBEDDING, *[sites.STAGE] * stages)
+    none, moments = (0,) * (stages + 1), tuple(2 * count for count in params)
+    return Sizes("published", sites.ACTIVATION, params, none, moments, 0.0, 0.0, 0.0)
+
+
+def pace_of(sizes: Sizes, fleet: Fleet, profile: Profile | None = None) -> Pace:
+    """Measured seconds if there is a profile; else work over the fleet's speed, with steps free."""
+    free = (0.0,) * len(sizes.params)
+    if profile is not None:
+        return _measured(profile, len(sizes.params))
+    if sizes.name == "published":
+        both = sites.SECONDS_PER_SAMPLE_AND_BLOCK * sites.SAMPLES * sites.BLOCKS_PER_STAGE
+        body = _part(both * FORWARD_SHARE)
+        head = _part(body.forward * sites.HEAD_BLOCKS / sites.BLOCKS_PER_STAGE)
+        return Pace(Part(0.0, 0.0, 0.0), body, head, free)
+    work = (sizes.embed, sizes.body, sizes.head)
+    embed, body, head = (_part(flops / fleet.flops) for flops in work)
+    return Pace(embed, body, head, free)
+
+
+def _part(forward: float) -> Part:
+    return Part(forward, BACKWARD * forward, forward)
+
+
+def _measured(profile: Profile, count: int) -> Pace:
+    embed, body, head = (
+        Part(part.forward, part.backward, part.shadow)
+        for part in (profile.embed, profile.body, profile.head)
+    )
+    steps = (profile.step_edge, *[profile.step_body] * (count - 1))
+    return Pace(embed, body, head, steps, profile.iteration_overhead)

@@ -1,0 +1,129 @@
+"""What is simulated is what trains: the same records, and the same bytes, message by message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import checkfree
+from checkfree.build.price import price
+from checkfree.build.rehearsal import rehearse
+from checkfree.load import build
+from checkfree.record import dumps, of_kind
+
+SIZE = {
+    "iterations": 14,
+    "stages": 4,
+    "microbatches": 4,
+    "batch": 1,
+    "model": {"width": 8, "heads": 2, "hidden": 8, "blocks": 4, "context": 8},
+    "optimizer": {"lr": 1e-3},
+    "validation": {"every": 5, "microbatches": 2},
+    "resume": {"every": 4},
+}
+EVERYWHERE = {"probability": 0.05, "stages": "all", "seed": 1}
+CLOCK = {"scenario": "clock", "rate_per_hour": 0.5, "stages": "all", "seed": 2}
+SLOW = {"sizes": "own", "flops": 2e3}
+RUNS: dict[str, dict[str, Any]] = {
+    "no failure": {"recovery": "none"},
+    "checkfree": {"failures": {**EVERYWHERE, "stages": "middle", "seed": 3}},
+    "checkfree, moments averaged": {
+        "recovery": "checkfree(optimizer=average)",
+        "failures": {**EVERYWHERE, "stages": "middle", "seed": 3},
+    },
+    "checkfree_plus": {"recovery": "checkfree_plus", "failures": EVERYWHERE},
+    "checkpoint": {"recovery": "checkpoint(interval=4)", "failures": EVERYWHERE},
+    "redundant": {"recovery": "redundant", "failures": EVERYWHERE},
+    "random": {"recovery": "random", "failures": EVERYWHERE},
+    "zero, net below": {"recovery": "zero", "failures": EVERYWHERE, "checkpoint": {"every": 3}},
+    "copy": {"recovery": "copy", "failures": {**EVERYWHERE, "stages": "body"}},
+    "replicas": {"replicas": 2, "recovery": "checkfree_plus", "failures": EVERYWHERE},
+    "nodes": {
+        "replicas": 2,
+        "recovery": "redundant",
+        "failures": {**EVERYWHERE, "scenario": "nodes", "seats_per_node": 1, "stages": "body"},
+    },
+    "refused": {"recovery": "none", "failures": {**EVERYWHERE, "seed": 3}},
+    "doubles": {"precision": "fp64", "recovery": "redundant", "failures": EVERYWHERE},
+    "gpt, tied": {
+        "model": {**SIZE["model"], "family": "gpt", "tied": True},  # type: ignore[dict-item]
+        "recovery": "checkfree_plus",
+        "failures": EVERYWHERE,
+    },
+    "on the clock": {
+        "recovery": "checkfree_plus",
+        "failures": CLOCK,
+        "fleet": SLOW,
+    },
+    "checkpoints on the clock": {
+        "recovery": "checkpoint(interval=4)",
+        "failures": CLOCK,
+        "fleet": SLOW,
+    },
+}
+MEASURED = {
+    "loss",
+    "gradient_norms",
+    "clip",
+    "validation_before",
+    "validation_after",
+    "seconds",
+    "tokens",
+    "lr",
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_rehearsal_makes_the_records_and_bytes_of_the_run(name: str, tmp_path: Path) -> None:
+    config = build({**SIZE, "fleet": {"sizes": "own"}, "out": str(tmp_path / "run"), **RUNS[name]})
+    expected = rehearse(config)
+    run = checkfree.train(config)
+    assert run.reason == expected.reason
+    assert _plans(run.records) == _plans([_read(record) for record in expected.records])
+    sent = {kind: n for kind, n in of_kind(run.records, "ledger")[-1]["bytes"].items() if n}
+    if "clock" in name:  # there, iterations are cut off that in process never began
+        assert sum(expected.priced.messages.values()) > sum(sent.values())
+    else:
+        assert expected.priced.messages == sent
+    if name not in ("no failure",):
+        assert expected.trace, "nothing was lost, so nothing was tested"
+
+
+def test_a_run_is_priced_by_what_it_met(tmp_path: Path) -> None:
+    config = build({**SIZE, **RUNS["on the clock"], "out": str(tmp_path / "run")})
+    run = checkfree.train(config)
+    priced = price(config, run.records)
+    assert priced == rehearse(config).priced
+    assert priced.seconds["replay"] > 0, "losses fell into iterations that were under way"
+
+
+def test_records_that_went_another_way_are_refused(tmp_path: Path) -> None:
+    config = build({**SIZE, **RUNS["checkpoint"], "out": str(tmp_path / "run")})
+    records = checkfree.train(config).records
+    without = [record for record in records if record["kind"] != "failure"]
+    with pytest.raises(checkfree.BadInput, match="go another way"):
+        price(config, without)
+
+
+def _read(record: Any) -> dict[str, Any]:
+    import json
+
+    return dict(json.loads(dumps(record)))
+
+
+def _plans(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was decided: everything but what only tensors and a real clock can tell."""
+    kinds = ("plan", "iteration", "validation", "failure", "recovery")
+    return [
+        {key: _decided(value) for key, value in record.items() if key not in MEASURED}
+        for record in records
+        if record["kind"] in kinds
+    ]
+
+
+def _decided(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _decided(item) for key, item in value.items() if key != "weights"}
