@@ -1,7 +1,8 @@
 """Which stages are lost, and when. Data only: nothing is killed here.
 
-``trace`` has the words, ``scenarios.sample`` makes a trace from a configuration, ``files`` reads
-and writes it, ``render`` shows it. Semantics 2 and 4 to 9 say what a trace means.
+``trace`` has the words, ``scenarios.sample`` makes a trace from a configuration, ``spot`` from
+what happened to spot instances, ``files`` reads and writes it, ``render`` shows it. Semantics 2
+and 4 to 9 say what a trace means.
 """
 
 from checkfree.failures.files import read_trace, render_trace, write_trace
@@ -15,6 +16,7 @@ from checkfree.failures.rates import (
 from checkfree.failures.render import picture, summary
 from checkfree.failures.samplers import SAMPLERS, pack
 from checkfree.failures.scenarios import sample
+from checkfree.failures.spot import Pipeline, import_spot
 from checkfree.failures.streams import arrivals
 from checkfree.failures.targets import target_stages
 from checkfree.failures.trace import Failure, Trace, make_trace, seats_hit, strikes
@@ -23,9 +25,11 @@ __all__ = [
     "PER_ITERATION",
     "SAMPLERS",
     "Failure",
+    "Pipeline",
     "Trace",
     "arrivals",
     "implied_seconds",
+    "import_spot",
     "make_trace",
     "pack",
     "picture",
