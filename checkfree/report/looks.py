@@ -1,0 +1,97 @@
+"""How each strategy looks in every plot: a colour of Okabe and Ito, a dash and a marker of its own.
+
+So strategies can be told apart in print, and by people with any kind of colour vision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from checkfree.priced import BYTES, SECONDS
+from checkfree.report.study import REFERENCE
+
+
+@dataclass(frozen=True)
+class Look:
+    """``dash`` and ``marker`` are plotly's words; the others matplotlib's and SVG's."""
+
+    color: str
+    dash: str
+    marker: str
+    strokes: tuple[float, ...]
+    """Lengths drawn and left out, in line widths; empty: solid."""
+    symbol: str
+    """The marker in matplotlib's words."""
+
+
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00")
+_DASHES = (
+    ("solid", ()),
+    ("8px,3px", (8, 3)),
+    ("2px,3px", (2, 3)),
+    ("9px,3px,2px,3px", (9, 3, 2, 3)),
+    ("14px,4px", (14, 4)),
+    ("14px,3px,2px,3px,2px,3px", (14, 3, 2, 3, 2, 3)),
+)
+_MARKERS = (
+    ("circle", "o"),
+    ("square", "s"),
+    ("diamond", "D"),
+    ("triangle-up", "^"),
+    ("triangle-down", "v"),
+    ("pentagon", "p"),
+    ("star", "*"),
+)
+_REFERENCE = Look("#000000", "solid", "cross", (), "P")
+
+
+def looks(labels: Sequence[str]) -> Mapping[str, Look]:
+    """A look for each label; the reference is black and solid. Repeats after 42 labels."""
+    others = [label for label in labels if label != REFERENCE]
+    return {REFERENCE: _REFERENCE} | {label: _look(i) for i, label in enumerate(others)}
+
+
+def _look(place: int) -> Look:
+    dash, strokes = _DASHES[place % len(_DASHES)]
+    marker, symbol = _MARKERS[place % len(_MARKERS)]
+    return Look(_COLORS[place % len(_COLORS)], dash, marker, strokes, symbol)
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Of a bar: colour and hatching, as plotly and as matplotlib call it."""
+
+    color: str
+    shape: str
+    hatch: str
+
+
+_FILLS = (
+    Fill("#0072B2", "", ""),
+    Fill("#D9D9D9", "", ""),
+    Fill("#56B4E9", "/", "///"),
+    Fill("#CC79A7", "\\", "\\\\\\"),
+    Fill("#E69F00", ".", "..."),
+    Fill("#000000", "", ""),
+    Fill("#009E73", "x", "xxx"),
+    Fill("#D55E00", "-", "---"),
+)
+SECONDS_FILLS = dict(zip(SECONDS, _FILLS, strict=True))
+BYTES_FILLS: Mapping[str, Fill] = {
+    "useful": SECONDS_FILLS["useful"],
+    "redundant": SECONDS_FILLS["redundant"],
+    "checkpoint": SECONDS_FILLS["checkpoint"],
+    "rebuild": SECONDS_FILLS["rebuild"],
+    "replay": SECONDS_FILLS["replay"],
+    "validation": SECONDS_FILLS["bubble"],
+}
+assert tuple(BYTES_FILLS) == BYTES
+
+INK, GREY, PALE = "#1A1A1A", "#5F6368", "#E6E6E6"
+
+
+def faint(color: str, share: float) -> str:
+    """``#RRGGBB`` as a CSS colour of which only ``share`` covers what is behind."""
+    red, green, blue = (int(color[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{share:g})"

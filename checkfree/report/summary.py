@@ -1,0 +1,164 @@
+"""The numbers of the headline table: a row a strategy and rate, as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from checkfree.record import of_kind
+from checkfree.report.estimate import Estimate, estimate, reading_noise
+from checkfree.report.groups import Book, Group
+from checkfree.report.tracks import Run
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Where a run first read a validation loss at or below the target."""
+
+    iteration: int
+    tick: int
+    hours: float
+    """Simulated; NaN without a price."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One strategy at one rate; None where there is nothing to tell."""
+
+    group: Group
+    gap: Estimate | None
+    """To the reference, mean over validation points after iteration 0; nats per token."""
+    gap_at_end: Estimate | None
+    compared_to: int | None
+    """The last iteration that all seeds and their references have."""
+    reached: tuple[Reached, ...]
+    """Of the seeds that reached the target."""
+    seconds: float | None
+    """Simulated, per iteration that the run kept, whatever was lost and repeated included."""
+    undisturbed: float | None
+    """The same without detection, rebuilding and replay."""
+    goodput: float | None
+    cost: float | None
+    failures: float
+    """Losses of stages per run."""
+    recoveries: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All rows, and what they are measured against."""
+
+    rows: tuple[Row, ...]
+    target: float | None
+    target_from: str
+    noise: float
+    """Of one validation reading, in nats per token; NaN if the reference has too few."""
+
+
+def summarize(book: Book) -> Summary:
+    """Every number of the headline table."""
+    target, source = target_of(book)
+    rows = tuple(_row(book, group, target) for group in book.groups)
+    losses = [run.validation.last()[1].tolist() for run in book.references]
+    return Summary(rows, target, source, reading_noise(losses))
+
+
+def target_of(book: Book) -> tuple[float | None, str]:
+    """The validation loss to reach, and where it comes from."""
+    if book.study.target is not None:
+        return book.study.target, "given"
+    bests = [best(run) for run in book.references]
+    finite = [loss for loss in bests if math.isfinite(loss)]
+    return (max(finite), "the worst of the reference's best") if finite else (None, "")
+
+
+def best(run: Run) -> float:
+    """The lowest validation loss; NaN if none was read."""
+    losses = run.validation.losses[np.isfinite(run.validation.losses)]
+    return float(losses.min()) if len(losses) else math.nan
+
+
+def _row(book: Book, group: Group, target: float | None) -> Row:
+    gaps = () if group.is_reference else gap_lines(book, group)
+    curves = [run.entry.priced for run in group.runs]
+    kept = [(priced, len(set(priced.iterations))) for priced in curves if priced is not None]
+    calm = [
+        sum(s for name, s in p.seconds.items() if name not in ("detection", "rebuild", "replay"))
+        for p, _ in kept
+    ]
+    return Row(
+        group,
+        estimate(fmean(gap.values()) for gap in gaps if gap),
+        estimate(gap[max(gap)] for gap in gaps if gap),
+        max(gaps[0]) if gaps and gaps[0] else None,
+        tuple(at for run in group.runs if (at := reach(run, target)) is not None),
+        mean(p.total / count for p, count in kept if count),
+        mean(c / count for c, (_, count) in zip(calm, kept, strict=True) if count),
+        mean(priced.goodput for priced, _ in kept),
+        mean(priced.cost for priced, _ in kept if priced.cost is not None),
+        fmean(lost_stages(run) for run in group.runs),
+        fmean(repaired(run) for run in group.runs),
+    )
+
+
+def gap_lines(book: Book, group: Group) -> tuple[Mapping[int, float], ...]:
+    """Per seed with a reference: iteration -> loss minus the reference's, after iteration 0.
+
+    All have the same iterations: those that every seed and every reference has, so they stop where
+    the first of them ended.
+    """
+    pairs = [(run, twin) for run in group.runs if (twin := book.reference(run)) is not None]
+    lines = [
+        (dict(zip(*_points(run), strict=True)), dict(zip(*_points(twin), strict=True)))
+        for run, twin in pairs
+    ]
+    if not lines:
+        return ()
+    places = set.intersection(*(set(ours) & set(theirs) for ours, theirs in lines))
+    ordered = sorted(int(place) for place in places if place > 0)
+    return tuple({at: ours[at] - theirs[at] for at in ordered} for ours, theirs in lines)
+
+
+def _points(run: Run) -> tuple[list[float], list[float]]:
+    x, y = run.validation.on("iterations") or (np.empty(0), np.empty(0))
+    return x.tolist(), y.tolist()
+
+
+def reach(run: Run, target: float | None) -> Reached | None:
+    """In the order in which it was trained."""
+    if target is None:
+        return None
+    track = run.validation
+    found = np.flatnonzero(np.isfinite(track.losses) & (track.losses <= target))
+    if not len(found):
+        return None
+    place = found[0]
+    hours = track.clocks.get("hours")
+    return Reached(
+        int(track.iterations[place]),
+        int(track.ticks[place]),
+        math.nan if hours is None else float(hours[place]),
+    )
+
+
+def lost_stages(run: Run) -> int:
+    """Stages lost, each time counted; a seat whose twin lived counts as one loss too."""
+    failures = of_kind(run.entry.records, "failure")
+    return sum(len(f.get("stages") or f.get("seats") or ()) for f in failures)
+
+
+def repaired(run: Run) -> int:
+    """Repairs made; those of a curve that another run lent are its price's."""
+    made = len(of_kind(run.entry.records, "recovery"))
+    priced = run.entry.priced
+    return max(made, len(priced.recoveries)) if priced is not None and run.entry.reused else made
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """None of nothing."""
+    found = list(values)
+    return fmean(found) if found else None
