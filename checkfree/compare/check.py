@@ -1,0 +1,102 @@
+"""All that can be wrong with a comparison, found before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from checkfree.build.assemble import equip
+from checkfree.build.due import due_trace
+from checkfree.build.job import of_config
+from checkfree.build.rehearsal import CLOCK, setting, strikes
+from checkfree.compare.folders import Records, is_trace_file
+from checkfree.compare.plan import Cell
+from checkfree.config import Config, FailuresConfig
+from checkfree.errors import BadInput
+from checkfree.optimizer import check_optimizer
+from checkfree.recovery.table import make_strategy
+
+
+def check_values(cells: Sequence[Cell]) -> None:
+    """Raise BadInput for the first value that no run could take. Needs no data."""
+    for cell in _columns(cells):
+        with _named(cell):
+            make_strategy(cell.config.recovery, cell.config.checkpoint.every)
+            check_optimizer(cell.config.optimizer)
+            setting(cell.config)
+            if cell.config.failures.scenario == CLOCK:
+                strikes(cell.config)
+            else:
+                due_trace(cell.config)
+
+
+def check_buildable(cells: Sequence[Cell]) -> Mapping[str, Any]:
+    """What the records of these cells will say of their data, after all has been built once that
+    a run is built of. Opens the data, and so fills their cache. Raises BadInput."""
+    job = of_config(cells[0].config, cells[0].folder, ())
+    for cell in _columns(cells):
+        with _named(cell):
+            equip(_calm(cell.config), job.blueprint, job.feeds)
+    data: Mapping[str, Any] = json.loads(json.dumps(job.data))
+    return data
+
+
+def _columns(cells: Sequence[Cell]) -> list[Cell]:
+    """One cell of each strategy and rate: seeds make no difference to what is right."""
+    return list({(cell.label, cell.rate): cell for cell in reversed(cells)}.values())[::-1]
+
+
+@contextmanager
+def _named(cell: Cell) -> Iterator[None]:
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{cell.label}: {error}") from None
+
+
+def _calm(config: Config) -> Config:
+    """Failures on the clock take a rehearsal to know: too long for a check."""
+    if config.failures.scenario != CLOCK:
+        return config
+    return replace(config, failures=FailuresConfig(scenario="none"))
+
+
+def check_data(found: Mapping[str, Records], expected: Mapping[str, Any] | None) -> None:
+    """Raise BadInput unless all runs saw the same data. ``found``: records by name of their run;
+    ``expected``: what runs that are yet to come will see, if there are any."""
+    of = {name: records[0]["data"] for name, records in found.items()}
+    first, theirs = next(iter(of.items()), ("", None))
+    for name, data in of.items():
+        if data != theirs:
+            raise BadInput(f"{name} saw other data than {first} ({data}, {theirs}): {_MEND}")
+    if expected is not None and theirs is not None and theirs != expected:
+        raise BadInput(f"{first} saw other data ({theirs}) than is here ({expected}): {_MEND}")
+
+
+_MEND = "give another --out and --results, or remove what is of the other data"
+
+
+def trace_notes(config: Config) -> list[str]:
+    """What is odd about a trace file beside this run, one line each."""
+    if not is_trace_file(config):
+        return []
+    ticks = [failure.tick for failure in due_trace(config)]
+    name, length = config.failures.scenario, config.iterations
+    late = sum(tick >= length for tick in ticks)
+    notes = []
+    if late:
+        notes.append(
+            f"{name}: {late} of {len(ticks)} failures come after tick {length - 1}, the last "
+            "iteration's; they strike only runs that train iterations again"
+        )
+    if not ticks:
+        notes.append(f"{name} has no failures")
+    elif max(ticks) < length // 2:
+        notes.append(
+            f"{name} ends at tick {max(ticks)}; the {length - 1 - max(ticks)} iterations after it "
+            "run undisturbed"
+        )
+    return notes

@@ -1,0 +1,194 @@
+"""How far the run of a cell has come, by what stands in its folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from checkfree.build.due import due_trace
+from checkfree.build.rehearsal import CLOCK
+from checkfree.compare.plan import Cell
+from checkfree.config import Config
+from checkfree.errors import BadInput
+from checkfree.failures import SAMPLERS, presets, render_trace
+from checkfree.load import build, load, to_tree
+from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
+from checkfree.record import RECORDS, read
+from checkfree.runtime.folder import CONFIG, PICTURE, SUPERSEDED, TRACE, VERSIONS
+from checkfree.typed import written
+
+OURS = (CONFIG, VERSIONS, TRACE, RECORDS, SUPERSEDED, PICTURE, ".lock")
+OUR_FOLDERS = (RESUME, CHECKPOINT, WEIGHTS)
+
+Records = Sequence[Mapping[str, Any]]
+
+
+class State(Enum):
+    """Of a cell's run."""
+
+    NEW = "new"
+    STOPPED = "stopped"
+    """Killed or interrupted, with something to go on from."""
+    DONE = "done"
+    """To its end, or to where its strategy could not save it."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Of a cell: how far it is, with all of its records if it is done."""
+
+    state: State
+    records: Records = ()
+
+
+def standing(cell: Cell, results: Path | None) -> Standing:
+    """From the cell's run folder, else from its compact record. Raises BadInput if either is of
+    another configuration, or damaged."""
+    try:
+        return _standing(cell, results)
+    except OSError as error:
+        raise BadInput(
+            f"{cell.folder} cannot be read: {error.strerror}; give another --out"
+        ) from None
+
+
+def _standing(cell: Cell, results: Path | None) -> Standing:
+    found = _of_folder(cell)
+    if found.state is not State.DONE and results is not None:
+        path = compact_path(results, cell)
+        if path.exists():
+            records = checked_records(path)
+            check_same(cell.config, _config_of(path, records), path)
+            return Standing(State.DONE, records)
+    return found
+
+
+def compact_path(results: Path, cell: Cell) -> Path:
+    """Where the compact record of a cell stands in a folder of results."""
+    return results / f"{cell.place}.jsonl.gz"
+
+
+def crash_path(folder: Path) -> Path:
+    """The file beside a run's folder that tells how its process crashed."""
+    return folder.with_name(folder.name + ".crash")
+
+
+def _of_folder(cell: Cell) -> Standing:
+    folder = cell.folder
+    if not (folder / RECORDS).exists():
+        return _half(cell)
+    records = checked_records(folder)
+    if not records or not (folder / CONFIG).exists():
+        return _half(cell)
+    check_same(cell.config, _config_of(folder, records), folder)
+    _check_trace(cell)
+    if ended(records) in ("done", "failed") and not crash_path(folder).exists():
+        return Standing(State.DONE, records)
+    if any(_has_content(folder / name) for name in (RESUME, CHECKPOINT)):
+        return Standing(State.STOPPED)
+    return _half(cell)
+
+
+def _half(cell: Cell) -> Standing:
+    """A run that was killed before its first snapshot begins anew, see :func:`clear`."""
+    folder = cell.folder
+    if (folder / CONFIG).exists():
+        check_same(cell.config, to_tree(load(folder / CONFIG)), folder)
+    return Standing(State.NEW)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run writes into its folder, and nothing else. Raises BadInput."""
+    try:
+        for name in OURS:
+            (folder / name).unlink(missing_ok=True)
+        for name in OUR_FOLDERS:
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be cleared: {error.strerror}; remove it") from None
+
+
+def _has_content(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def checked_records(path: Path) -> list[dict[str, Any]]:
+    """The records in a folder or file. Raises BadInput if they are damaged."""
+    try:
+        return read(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: {error}; remove it, and the run is trained anew") from None
+
+
+def ended(records: Records) -> str:
+    """The status of the last ``end`` record, if nothing came after it; else empty."""
+    last = records[-1] if records else {"kind": ""}
+    return str(last["status"]) if last["kind"] == "end" else ""
+
+
+# --- the same configuration ----------------------------------------------------------------------
+
+
+def _config_of(path: Path, records: Records) -> Mapping[str, Any]:
+    first: Mapping[str, Any] = records[0] if records else {"kind": ""}
+    if first["kind"] != "config":
+        raise BadInput(f"{path} does not begin with the run's configuration: remove it")
+    tree: dict[str, Any] = dict(first["config"])
+    try:  # one of an older version lacks keys, and means their defaults
+        return to_tree(build(tree))
+    except BadInput:
+        return tree
+
+
+def check_same(config: Config, found: Mapping[str, Any], where: Path) -> None:
+    """Raise BadInput, naming the key, unless ``found`` is ``config`` in all that a run's numbers
+    depend on."""
+    for key, wanted, was in differences(json.loads(json.dumps(to_tree(config))), found):
+        if not _is_free(key, config):
+            raise BadInput(
+                f"{where} was trained with {key}={written(was)}, this comparison has "
+                f"{key}={written(wanted)}: give another --out, or remove it to train it anew"
+            )
+
+
+def _is_free(key: str, config: Config) -> bool:
+    """No number of the run depends on it."""
+    if key.startswith("fleet."):
+        return config.failures.scenario != "clock" or key == "fleet.price"
+    return key in ("out", "devices")
+
+
+def differences(
+    one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """(key, value in one, value in other) of nested mappings where they differ."""
+    for key in (*one, *(key for key in other if key not in one)):
+        first, second = one.get(key), other.get(key)
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            yield from differences(first, second, f"{prefix}{key}.")
+        elif first != second:
+            yield f"{prefix}{key}", first, second
+
+
+def _check_trace(cell: Cell) -> None:
+    """A trace file may have been edited since."""
+    path = cell.folder / TRACE
+    if not is_trace_file(cell.config) or not path.exists():
+        return
+    if path.read_text(encoding="utf-8") != render_trace(due_trace(cell.config)):
+        raise BadInput(
+            f"{cell.folder} was trained with other failures than {cell.config.failures.scenario} "
+            "has now: give another --out, or remove it to train it anew"
+        )
+
+
+def is_trace_file(config: Config) -> bool:
+    """The failures come from a file."""
+    scenario = config.failures.scenario
+    return scenario not in ("none", CLOCK, *SAMPLERS, *presets())

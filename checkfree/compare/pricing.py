@@ -1,0 +1,91 @@
+"""What finished runs took on a fleet's clock, remembered so that a second report is quick."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import checkfree
+from checkfree.compare.folders import Records
+from checkfree.config import Config, FleetConfig
+from checkfree.errors import BadInput
+from checkfree.load import build
+from checkfree.priced import Priced
+from checkfree.runtime.folder import write_json
+
+Pricer = Callable[[Config, Records, FleetConfig], Priced]
+
+PRICED = "priced"
+"""The folder below a comparison's where prices are remembered."""
+
+_UNPRICED = ("report", "compare", "cli", "data")
+"""Rooms whose source no price depends on."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Prices runs, each once. ``fleet``: keys of the fleet's configuration that are laid over each
+    run's own; ``memory``: a folder."""
+
+    pricer: Pricer
+    memory: Path
+    fleet: Mapping[str, Any]
+
+    def of(self, records: Records) -> Priced:
+        """The price of a run. Raises BadInput for one that can't be priced."""
+        config = build(records[0]["config"])
+        asked = self._asked(config)
+        path = self.memory / f"{_key(records, asked)}.json"
+        try:
+            return parse(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError):
+            made = self.pricer(config, records, asked)
+            write_json(path, asdict(made))
+            return made
+
+    def _asked(self, config: Config) -> FleetConfig:
+        if "name" in self.fleet and self.fleet["name"] != config.fleet.name:
+            return replace(FleetConfig(), **self.fleet)  # what was said of another fleet is moot
+        return replace(config.fleet, **self.fleet)
+
+
+def parse(tree: Mapping[str, Any]) -> Priced:
+    """What ``asdict`` made of it, read back from JSON."""
+    lists = {name: tuple(tree[name]) for name in ("iterations", "ends", "recoveries")}
+    return Priced(**{**tree, **lists})
+
+
+def _key(records: Sequence[Mapping[str, Any]], fleet: FleetConfig) -> str:
+    told = [
+        (r["kind"], r.get("iteration"), r.get("tick"), r.get("seats"), r.get("status"))
+        for r in records
+    ]
+    config = {key: value for key, value in records[0]["config"].items() if key != "out"}
+    content = [config, told, asdict(fleet), _profile(fleet), _source()]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _profile(fleet: FleetConfig) -> str:
+    """The content of the file that a fleet's seconds are read from."""
+    if fleet.profile is None:
+        return ""
+    try:
+        return hashlib.sha256(Path(fleet.profile).read_bytes()).hexdigest()
+    except OSError as error:
+        raise BadInput(f"fleet.profile={fleet.profile}: {error.strerror}") from None
+
+
+@cache
+def _source() -> str:
+    """A hash of the code that prices: another version may come to another price."""
+    root = Path(checkfree.__file__).parent
+    found = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        if path.relative_to(root).parts[0] not in _UNPRICED:
+            found.update(path.read_bytes())
+    return found.hexdigest()

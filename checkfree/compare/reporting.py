@@ -1,0 +1,97 @@
+"""The report of whatever stands in some folders, and its main table as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from checkfree.build.price import price
+from checkfree.checks import check_fleet
+from checkfree.compare.gather import gather, priced
+from checkfree.compare.pricing import PRICED, Pricer, Prices
+from checkfree.config import FleetConfig
+from checkfree.errors import cannot_write
+from checkfree.load import as_section
+from checkfree.record import of_kind
+from checkfree.report.estimate import Estimate, estimate
+from checkfree.report.groups import Group, book
+from checkfree.report.study import Study
+from checkfree.report.summary import Row, summarize
+from checkfree.report.tracks import Run
+from checkfree.report.write import write_report
+
+
+def report(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    target: float | None = None,
+    fleet: Mapping[str, Any] | None = None,
+    pricer: Pricer = price,
+) -> tuple[Path, Study]:
+    """Write the report of all finished runs in ``folders`` into ``out``; returns its page and what
+    it was made from. ``target``: validation loss, over the comparison's own; ``fleet``: keys of
+    ``fleet`` over each run's own. Raises BadInput, RunFailed."""
+    check_fleet(as_section(fleet or {}, FleetConfig, "fleet."))
+    study = gather(folders)
+    if target is not None:
+        study = replace(study, target=target)
+    study = priced(study, Prices(pricer, out / PRICED, fleet or {}))
+    try:
+        return write_report(study, out), study
+    except OSError as error:
+        raise cannot_write(out, error) from error
+
+
+def table(study: Study) -> Table:
+    """Per strategy and rate: seeds, the last validation loss, the gap to the reference, and where
+    runs ended that could not be saved. Means with the half width of their 95 % intervals."""
+    made = Table(box=None, pad_edge=False)
+    for name in ("strategy", "failures", "seeds", "last validation", "gap to no_failure", "ended"):
+        made.add_column(name, overflow="fold")
+    for row in summarize(book(study)).rows:
+        group = row.group
+        made.add_row(
+            group.label,
+            _rate(group),
+            str(len(group.runs)),
+            _shown(last_validation(group)),
+            _shown(row.gap, sign="+"),
+            _ended(row),
+        )
+    return made
+
+
+def last_validation(group: Group) -> Estimate | None:
+    """Of all seeds; None if one of them ended early, for then there is no mean of the end."""
+    if group.lost or group.unfinished:
+        return None
+    return estimate(_last(run) for run in group.runs)
+
+
+def _last(run: Run) -> float | None:
+    losses = run.validation.on("iterations")
+    return float(losses[1][-1]) if losses is not None and len(losses[1]) else None
+
+
+def _rate(group: Group) -> str:
+    if group.rate is not None:
+        return f"{group.rate:g} %/h"
+    met = any(of_kind(run.entry.records, "failure") for run in group.runs)
+    return "as configured" if met else "none"
+
+
+def _shown(value: Estimate | None, sign: str = "") -> str:
+    if value is None:
+        return "–"
+    mean = f"{value.mean:{sign}.4f}"
+    return mean if value.n == 1 else f"{mean} ± {value.half:.4f}"
+
+
+def _ended(row: Row) -> str:
+    lost = row.group.lost
+    return ", ".join(f"at {run.end}" for run in lost) if lost else ""

@@ -1,0 +1,152 @@
+"""Redundant computation loses nothing, so its losses are those of the run without failures: one
+seed is trained to prove it, and the others take the reference's curve.
+
+What they met, and where they ended, is rehearsed: the same lead decides it as in training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from checkfree.build.rehearsal import rehearse
+from checkfree.compare.folders import Records, clear, differences, ended
+from checkfree.compare.plan import Cell
+from checkfree.config import Config
+from checkfree.errors import RunFailed
+from checkfree.failures import render_trace
+from checkfree.load import to_tree, to_yaml
+from checkfree.record import RECORDS, EndRecord, dumps, of_kind, recoveries
+from checkfree.report.study import REFERENCE
+from checkfree.runtime.files import write_whole
+from checkfree.runtime.folder import CONFIG, TRACE
+from checkfree.simulate.rehearse import Rehearsal
+
+EXACT = "redundant"
+"""The strategy whose losses are known without training."""
+
+_OWN = ("recovery.", "failures.", "fleet.")
+
+Rehearse = Callable[[Config], Rehearsal]
+
+
+@dataclass(frozen=True)
+class Loan:
+    """A cell that takes the curve of ``reference``, once ``proof`` was trained and proved equal to
+    ``model``, the reference of its own seed."""
+
+    cell: Cell
+    reference: Cell
+    proof: Cell
+    model: Cell
+
+    @property
+    def needs(self) -> tuple[Cell, ...]:
+        """What has to be done before."""
+        return self.reference, self.proof, self.model
+
+
+def loans(cells: Sequence[Cell]) -> dict[str, Loan]:
+    """By place, the cells that need no training: all but the first of each exact strategy."""
+    references = {cell.number: cell for cell in cells if cell.label == REFERENCE}
+    proofs: dict[str, Cell] = {}
+    found = {}
+    for cell in cells:
+        reference = references[cell.number]
+        if cell.config.recovery.name != EXACT or not _is_alike(cell.config, reference.config):
+            continue
+        proof = proofs.setdefault(cell.label, cell)
+        if proof is not cell:
+            found[cell.place] = Loan(cell, reference, proof, references[proof.number])
+    return found
+
+
+def _is_alike(one: Config, other: Config) -> bool:
+    """But for recovery, failures and their clock."""
+    found = differences(to_tree(one), to_tree(other))
+    return all(key == "out" or key.startswith(_OWN) for key, _, _ in found)
+
+
+def prove(proof: Cell, trained: Records, reference: Records) -> None:
+    """Raise RunFailed, naming the iteration, unless each loss of ``trained`` is the reference's."""
+    expected = _losses(reference)
+    for step in of_kind(trained, "iteration"):
+        iteration, loss = step["iteration"], step["loss"]
+        if expected.get(iteration) == loss:
+            continue
+        then, now = reference[0]["versions"], trained[0]["versions"]
+        cause = (
+            "a bug, or a device that is not deterministic"
+            if then == now
+            else (f"they were trained with other versions or on another machine ({then}, {now})")
+        )
+        raise RunFailed(
+            f"{proof}: loss {loss} at iteration {iteration}, {REFERENCE} has "
+            f"{expected.get(iteration)}: {cause}; --train-redundant trains all seeds"
+        )
+
+
+def _losses(records: Records) -> dict[int, float | None]:
+    return {step["iteration"]: step["loss"] for step in of_kind(records, "iteration")}
+
+
+def can_lend(reference: Records) -> bool:
+    """The reference came to its end, so it has a loss for every iteration."""
+    return ended(reference) == "done"
+
+
+def borrow(loan: Loan, reference: Records, made: Rehearsal) -> list[dict[str, Any]]:
+    """The records of the loan's cell: as rehearsed, with the reference's losses."""
+    config = {**reference[0], "config": to_tree(loan.cell.config), "reused": loan.reference.place}
+    records: list[dict[str, Any]] = [config]
+    filler = _Filler(reference)
+    records += [filler.filled(json.loads(dumps(record))) for record in made.records]
+    status = "failed" if made.reason else "done"
+    steps = of_kind(records, "iteration")
+    tick = steps[-1]["tick"] + 1 if steps else 0
+    table = recoveries(records)
+    end = EndRecord(status, len(steps), tick, made.reason, table)
+    return [*records, json.loads(dumps(end))]
+
+
+class _Filler:
+    """Puts losses into rehearsed records, in their order."""
+
+    def __init__(self, reference: Records):
+        self._steps = {step["iteration"]: step for step in of_kind(reference, "iteration")}
+        checks = [v for v in of_kind(reference, "validation") if not v["after_repair"]]
+        self._checks: Mapping[int, float | None] = {v["iteration"]: v["loss"] for v in checks}
+        self._last: float | None = None
+
+    def filled(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A copy; real seconds stay empty, for nothing was trained."""
+        match record["kind"]:
+            case "iteration":
+                step = self._steps[record["iteration"]]
+                kept = {key: step.get(key) for key in ("loss", "tokens", "lr")}
+                return {**record, **kept, "seconds": None}
+            case "validation":
+                loss = self._checks.get(record["iteration"])
+                if loss is not None:
+                    self._last = loss
+                return {**record, "loss": loss, "seconds": None}
+            case "recovery":
+                after = self._checks.get(record["iteration"])
+                known = {"validation_before": self._last, "validation_after": after}
+                return {**record, **known, "seconds": None}
+        return record
+
+
+def lend(loan: Loan, reference: Records, rehearsed: Rehearse = rehearse) -> list[dict[str, Any]]:
+    """Write the run folder of the loan's cell, and return its records. Raises RunFailed."""
+    made = rehearsed(loan.cell.config)
+    records = borrow(loan, reference, made)
+    folder = loan.cell.folder
+    clear(folder)
+    write_whole(folder / CONFIG, to_yaml(loan.cell.config).encode())
+    write_whole(folder / TRACE, render_trace(made.trace).encode())
+    lines = (json.dumps(record) + "\n" for record in records)
+    write_whole(folder / RECORDS, "".join(lines).encode())
+    return records

@@ -1,0 +1,134 @@
+"""Trains the cells that are not done, in child processes, and keeps what they end with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from checkfree.compare import reuse
+from checkfree.compare.folders import (
+    Records,
+    Standing,
+    State,
+    checked_records,
+    clear,
+    crash_path,
+    ended,
+)
+from checkfree.compare.plan import Cell
+from checkfree.compare.pool import Ended, Pool
+from checkfree.compare.progress import Show, describe
+from checkfree.errors import BadInput, cannot_write
+from checkfree.load import to_yaml
+from checkfree.runtime.files import write_whole
+
+LOOK = 0.1
+"""Seconds between two looks at the children."""
+
+REFUSED = "checkfree: the run ended:"
+"""How a run that its strategy could not save begins its last line; see ``checkfree.cli.train``."""
+
+
+class Work:
+    """``found``: how far each cell is, by place; kept up to date. ``loans``: the cells that need no
+    training once others are done. ``finished`` hears of each cell that gets a result."""
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        found: dict[str, Standing],
+        loans: Mapping[str, reuse.Loan],
+        finished: Callable[[Cell, Records], None],
+    ):
+        self._cells = {cell.place: cell for cell in cells}
+        self._found, self._finished = found, finished
+        rest = [cell for cell in cells if found[cell.place].state is not State.DONE]
+        self._loans = {
+            cell.place: loans[cell.place]
+            for cell in rest
+            if cell.place in loans and found[cell.place].state is State.NEW
+        }
+        self._queue = [cell for cell in rest if cell.place not in self._loans]
+        self.iterations = sum(cell.config.iterations for cell in self._queue)
+        """Yet to be trained."""
+        self.crashed: dict[str, str] = {}
+        """Run -> why it has no result."""
+
+    def run(self, pool: Pool, show: Show) -> None:
+        """Until every cell has a result or can have none."""
+        self._lend(show)
+        while self._queue or pool.keys:
+            while self._queue and pool.free:
+                self._start(self._queue.pop(0), pool, show)
+            for end in pool.ended():
+                self._settle(self._cells[end.key], end, show)
+                self._lend(show)
+            show.look()
+            if pool.keys:
+                time.sleep(LOOK)
+        for loan in self._loans.values():
+            self.crashed[str(loan.cell)] = f"it needs {' and '.join(map(str, loan.needs[:2]))}"
+
+    def _start(self, cell: Cell, pool: Pool, show: Show) -> None:
+        if self._found[cell.place].state is State.STOPPED:
+            words = ["train", "--resume", str(cell.folder), "--quiet"]
+        else:
+            clear(cell.folder)
+            file = config_path(cell.folder)
+            write_whole(file, to_yaml(cell.config).encode())
+            words = ["train", str(file), "--quiet"]
+        pool.start(cell.place, words)
+        show.began(cell)
+
+    def _settle(self, cell: Cell, end: Ended, show: Show) -> None:
+        if _came_to_an_end(cell, end):
+            self._result(cell, _result(cell), show)
+        else:
+            self.crashed[str(cell)] = end.last.removeprefix("checkfree: ")
+            show.ended(cell, f"crashed: {self.crashed[str(cell)]}")
+
+    def _result(self, cell: Cell, records: Records, show: Show) -> None:
+        self._found[cell.place] = Standing(State.DONE, records)
+        self._finished(cell, records)
+        show.ended(cell, describe(records))
+
+    def _lend(self, show: Show) -> None:
+        """Whatever can be had without training by now."""
+        for place, loan in list(self._loans.items()):
+            reference, proof, model = (self._found[cell.place].records for cell in loan.needs)
+            if not (reference and proof and model):
+                continue
+            del self._loans[place]
+            if reuse.can_lend(reference):
+                reuse.prove(loan.proof, proof, model)
+                self._result(loan.cell, reuse.lend(loan, reference), show)
+            else:
+                self._queue.append(loan.cell)
+
+
+def config_path(folder: Path) -> Path:
+    """The file beside a run's folder that the run is started with."""
+    return folder.with_name(folder.name + ".yaml")
+
+
+def _came_to_an_end(cell: Cell, end: Ended) -> bool:
+    """Else the run's process crashed, which is noted beside its folder."""
+    refused = end.code == 1 and any(line.startswith(REFUSED) for line in end.lines)
+    note = crash_path(cell.folder)
+    try:
+        config_path(cell.folder).unlink(missing_ok=True)
+        if end.code == 0 or refused:
+            note.unlink(missing_ok=True)
+        else:
+            note.write_text("\n".join([*end.lines, f"exit code {end.code}", ""]))
+    except OSError as error:
+        raise cannot_write(note, error) from error
+    return end.code == 0 or refused
+
+
+def _result(cell: Cell) -> Records:
+    records = checked_records(cell.folder)
+    if not ended(records):
+        raise BadInput(f"{cell.folder}: its run left no end; remove it to train it anew")
+    return records
