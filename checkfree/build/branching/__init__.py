@@ -1,0 +1,1 @@
+"""Branching: one state of a run, many rules for a stage lost there, the same data after it."""

@@ -1,0 +1,174 @@
+"""One branch: a state of the run, a stage lost there, a rule, and the same data after it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+from checkfree.build.assemble import Assembly
+from checkfree.build.blueprint import Blueprint, of_family
+from checkfree.build.branching.request import Records, Rule
+from checkfree.build.branching.trunk import Ground, Watch, begin, recorder_of
+from checkfree.build.branching.walk import Leg, fetch, struck, walk
+from checkfree.build.job import Job
+from checkfree.build.terms import seats
+from checkfree.config import Config, EveryConfig, FailuresConfig, ResumeConfig
+from checkfree.failures import Failure
+from checkfree.load import to_tree
+from checkfree.messages.control import CHECKPOINT
+from checkfree.messages.tensors import StageState
+from checkfree.ops import Address, Keep, Refusal, Repair, Route, Source, View
+from checkfree.record import RECORDS, EndRecord, ResumeRecord, ledger, of_kind, read
+from checkfree.record import recoveries as told
+from checkfree.recovery.none import NoRecovery
+from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
+from checkfree.recovery.table import make_strategy
+from checkfree.runtime import folder as folders
+from checkfree.runtime.files import DiskFiles
+from checkfree.runtime.recorder import Recorder
+from checkfree.store import Store
+from checkfree.units import derive
+
+
+@dataclass(frozen=True)
+class Limb:
+    """What one branch is: no ``rule`` is the run itself, without a loss."""
+
+    folder: Path
+    start: int
+    """The iteration that it begins at; before the loss where the rule has to put aside first."""
+    rule: Rule | None = None
+    stage: int = 0
+    reinit: int = 0
+    """Which of several initialisations a lost stage gets; 0: the run's own."""
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        if self.rule is None:
+            return "the run, uninterrupted"
+        again = f", initialisation {self.reinit}" if self.reinit else ""
+        return f"stage {self.stage}, {self.rule.label}{again}"
+
+
+class OnRoutes(Strategy):
+    """Keeps and repairs as ``rule`` does, on the routes that the run trains on: all branches go
+    on alike, and differ in their repair only."""
+
+    def __init__(self, run: Strategy, rule: Strategy):
+        self._run, self._rule = run, rule
+
+    def routes(self, routes: tuple[Route, ...]) -> tuple[Route, ...]:
+        return self._run.routes(routes)
+
+    def keeps(self, version: int, workers: Any) -> tuple[Keep, ...]:
+        return self._rule.keeps(version, workers)
+
+    def repair(
+        self, lost: frozenset[Address], view: View, refused: frozenset[Source]
+    ) -> Repair | Refusal:
+        return self._rule.repair(lost, view, refused)
+
+    def rebuild(
+        self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
+    ) -> Rebuilding:
+        return self._rule.rebuild(seat, fresh, states)
+
+
+def grow(ground: Ground, limb: Limb, watch: Watch) -> Records:
+    """Train a branch, or find it done; its records. Raises BadInput, RunFailed."""
+    lock = ground.request.folder / "locks" / limb.folder.name
+    lock.mkdir(parents=True, exist_ok=True)
+    with folders.locked(lock):  # a killed command may have left a child behind
+        job = _job(ground, limb)
+        if not _done(ground, job):
+            _grow(ground, limb, job, watch)
+        return read(job.folder)
+
+
+def _grow(ground: Ground, limb: Limb, job: Job, watch: Watch) -> None:
+    shutil.rmtree(job.folder, ignore_errors=True)
+    trace = [] if limb.rule is None else [Failure(ground.tick, limb.stage)]
+    begin(job, trace)
+    job = replace(job, listeners=(watch(limb.label, ground.stop - limb.start),))
+    with ExitStack() as stack:
+        recorder = recorder_of(job)
+        stack.callback(recorder.close)
+        _train(ground, limb, job, recorder)
+
+
+def _train(ground: Ground, limb: Limb, job: Job, recorder: Recorder) -> None:
+    request, since = ground.request, time.perf_counter()
+    tick = ground.tick - (request.at - limb.start)
+    start = fetch(ground.states, tick, request.folder / "states")
+    recorder.write(ResumeRecord(start.progress.committed, start.progress.tick))
+    lost = tuple(seat for seat in seats(job.config) if seat.stage == limb.stage)
+    losses = struck({} if limb.rule is None else {ground.tick: lost})
+    run = make_strategy(ground.config.recovery)
+    strategy = OnRoutes(run, NoRecovery() if limb.rule is None else limb.rule.strategy)
+    leg = Leg(job, ground.stop, losses, start, strategy)
+    store = Store(DiskFiles(job.folder))
+    assembly = walk(leg, store, recorder)
+    store.keep_only(CHECKPOINT, ())
+    _end(assembly, job.folder, recorder, since)
+
+
+def _end(assembly: Assembly, folder: Path, recorder: Recorder, since: float) -> None:
+    runtime, lead, records = assembly.runtime, assembly.lead, read(folder)
+    recorder.write(ledger(records, dict(runtime.messages), dict(runtime.bytes)))
+    status, seconds = "failed" if lead.failure else "done", time.perf_counter() - since
+    p = lead.progress
+    recorder.write(EndRecord(status, p.committed, p.tick, lead.failure, told(records), seconds))
+
+
+def _job(ground: Ground, limb: Limb) -> Job:
+    config, blueprint = _config(ground, limb), ground.job.blueprint
+    if limb.reinit:
+        blueprint = _reinitialised(ground, blueprint, limb.reinit)
+    return replace(ground.job, config=config, folder=limb.folder, blueprint=blueprint)
+
+
+def _config(ground: Ground, limb: Limb) -> Config:
+    config, request = ground.config, ground.request
+    every = gcd(request.at, limb.start, *request.gaps) or 1
+    return replace(
+        config,
+        out=str(limb.folder),
+        recovery=config.recovery if limb.rule is None else limb.rule.config,
+        failures=FailuresConfig(scenario=str(limb.folder / folders.TRACE)),
+        validation=replace(config.validation, every=every, after_repair=True),
+        checkpoint=EveryConfig(),
+        resume=ResumeConfig(0),
+    )
+
+
+def _reinitialised(ground: Ground, blueprint: Blueprint, number: int) -> Blueprint:
+    """The same weights to begin with, others for a stage that starts anew."""
+    seed = derive(ground.config.seed, "reinit", number)
+    vocabulary = ground.job.data["vocabulary"]
+    return replace(blueprint, fresh=of_family(replace(ground.config, seed=seed), vocabulary).fresh)
+
+
+def _done(ground: Ground, job: Job) -> bool:
+    """This very branch came to its end before, as far as it is asked for now."""
+    if not (job.folder / RECORDS).is_file():
+        return False
+    try:
+        records = read(job.folder)
+    except ValueError:
+        return False
+    ends, began = of_kind(records, "end"), of_kind(records, "config")
+    same = bool(began) and placeless(began[0]["config"]) == placeless(to_tree(job.config))
+    ended = bool(ends) and (ends[-1]["status"] == "failed" or ends[-1]["iteration"] >= ground.stop)
+    return same and ended
+
+
+def placeless(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as plain data, without the paths of its own folder."""
+    return {key: value for key, value in config.items() if key not in ("out", "failures")}

@@ -1,0 +1,154 @@
+"""What a branching is asked for, and its rules; nothing trains here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from checkfree.config import Config, RecoveryConfig
+from checkfree.errors import BadInput
+from checkfree.load import build, merge, parse_words, to_tree
+from checkfree.ops import Address
+from checkfree.recovery.strategy import Strategy
+from checkfree.recovery.table import check_recovery, make_strategy
+
+GAPS = (0, 10, 50, 100, 200)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Kill each of ``stages`` alone in ``run`` at iteration ``at``, and apply each of ``rules``."""
+
+    run: Path
+    at: int
+    stages: tuple[int, ...]
+    rules: tuple[str, ...]
+    """Strategies as on the command line: ``checkfree(exponent=1)``."""
+    gaps: tuple[int, ...] = GAPS
+    """Steps after the loss at which the validation loss is read, ascending; 0: right after it."""
+    reinits: int = 1
+    """How many initialisations the rule ``random`` is tried with."""
+    out: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the branches go."""
+        return self.out or self.run.with_name(f"{self.run.name}-at-{self.at}")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One strategy under test, as it was asked for."""
+
+    label: str
+    config: RecoveryConfig
+    strategy: Strategy
+
+
+def check_request(request: Request) -> None:
+    """Raise BadInput for what no run could be branched by."""
+    if request.at < 0:
+        raise BadInput(f"--at {request.at}: expected an iteration, 0 or more")
+    gaps = request.gaps
+    if not gaps or gaps[0] < 0 or list(gaps) != sorted(set(gaps)):
+        given = ",".join(map(str, gaps))
+        raise BadInput(f"--gaps {given}: expected ascending steps after the loss, as in 0,10,50")
+    if request.reinits < 1:
+        raise BadInput(f"--seeds-of-reinit {request.reinits}: expected at least 1")
+    for name, asked in (("--stages", request.stages), ("--rules", request.rules)):
+        if not asked:
+            raise BadInput(f"{name} names none: expected at least one, separated by commas")
+
+
+def check_stages(stages: Sequence[int], last: int) -> None:
+    """Raise BadInput for a stage that the run has not got."""
+    for stage in stages:
+        if not 0 <= stage <= last:
+            raise BadInput(f"--stages names stage {stage}: the run has stages 0 … {last}")
+
+
+def rules_of(labels: Sequence[str], config: Config) -> tuple[Rule, ...]:
+    """The rules of a run with this configuration, each label once. Raises BadInput."""
+    return tuple(_rule(label, config) for label in dict.fromkeys(labels))
+
+
+def _rule(label: str, config: Config) -> Rule:
+    tree = to_tree(config)
+    words = parse_words([f"recovery={label}"])
+    name = words["recovery"].get("name", "")
+    try:
+        check_recovery(RecoveryConfig(name=name))
+        recovery = build(merge(tree, words)).recovery
+        strategy = make_strategy(recovery)
+    except BadInput as error:
+        raise BadInput(f"--rules {label}: {error}") from None
+    other = sorted(set(words) - {"recovery"})
+    if other:
+        raise BadInput(
+            f"--rules {label} sets {', '.join(other)}: a rule may set only options of recovery, "
+            "because all branches go on with the same state, data and optimizer"
+        )
+    return Rule(label, recovery, strategy)
+
+
+def split_rules(text: str) -> tuple[str, ...]:
+    """``"copy,checkfree(exponent=1,gradient=after)"`` -> its two rules."""
+    parts = re.findall(r"(?:[^,(]|\([^)]*\))+", text)
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def lead_in(strategy: Strategy, at: int, earliest: int, seats: Collection[Address]) -> int:
+    """The latest iteration from which a strategy, run until ``at``, has put aside all that it ever
+    would after a step (checkpoints); ``at`` for one that keeps nothing or only exact copies, which
+    it makes at once. Not before ``earliest``."""
+    kept = {
+        iteration: owners
+        for iteration in range(at, earliest - 1, -1)
+        if (owners := _kept_after(strategy, iteration, seats))
+    }
+    missing = set().union(*kept.values()) if kept else set()
+    start = at
+    for iteration, owners in kept.items():
+        if not missing:
+            break
+        missing -= owners
+        start = iteration
+    return start
+
+
+def _kept_after(strategy: Strategy, iteration: int, seats: Collection[Address]) -> set[int]:
+    keeps = strategy.keeps(iteration, seats)
+    return {keep.owner.stage for keep in keeps if keep.at == "after"}
+
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def tick_at(records: Records, iteration: int) -> int | None:
+    """The tick at which a run first had ``iteration`` iterations behind it; None: never."""
+    if iteration == 0:
+        return 0
+    steps = (r for r in records if r["kind"] == "iteration" and r["iteration"] == iteration - 1)
+    found = next(steps, None)
+    return None if found is None else int(found["tick"]) + 1
+
+
+def losses_of_seats(records: Records, before: int) -> dict[int, tuple[Address, ...]]:
+    """tick -> the seats that a run lost there, for ticks below ``before``."""
+    found: dict[int, tuple[Address, ...]] = {}
+    for record in records:
+        if record["kind"] == "failure" and record["tick"] < before:
+            seats = tuple(Address.parse(seat) for seat in record["seats"])
+            found[record["tick"]] = (*found.get(record["tick"], ()), *seats)
+    return found
+
+
+def undisturbed_from(records: Records, failures: Collection[int]) -> int:
+    """The first iteration after which a run lost nothing more: what it had reached at the tick of
+    its last failure, and one further."""
+    last = max(failures, default=-1)
+    reached = (r["iteration"] for r in records if r["kind"] == "iteration" and r["tick"] <= last)
+    return max(reached, default=-1) + 1 if failures else 0

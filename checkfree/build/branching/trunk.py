@@ -1,0 +1,223 @@
+"""The run that branches leave: its state at one iteration, taken up from a snapshot or trained
+again, and compared with what the run recorded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from checkfree.build.branching.request import (
+    Records,
+    Request,
+    losses_of_seats,
+    tick_at,
+    undisturbed_from,
+)
+from checkfree.build.branching.walk import Leg, save, struck, walk
+from checkfree.build.job import Job, check_same, of_config, versions, with_trace
+from checkfree.build.snapshot import Snapshot, newest
+from checkfree.build.terms import seats
+from checkfree.config import Config, FailuresConfig, ResumeConfig
+from checkfree.errors import BadInput, RunFailed
+from checkfree.failures import Failure, make_trace, render_trace
+from checkfree.load import load, to_yaml
+from checkfree.messages.control import CHECKPOINT, RESUME
+from checkfree.ops import Address
+from checkfree.optimizer import lr_at
+from checkfree.record import RECORDS, dumps, of_kind, read
+from checkfree.runtime import folder as folders
+from checkfree.runtime.files import DiskFiles, write_whole
+from checkfree.runtime.recorder import Listener, Recorder
+from checkfree.store import Damaged, Store
+
+Watch = Callable[[str, int], Listener]
+"""(what is trained, how many iterations) -> a listener of its records."""
+
+RESUME_EVERY = 20
+_NOT_ITS_OWN = ("config", "resume", "ledger", "end")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The run, and where in it the branches begin."""
+
+    request: Request
+    job: Job
+    records: Records
+    tick: int
+    """Of the loss: the run had ``request.at`` iterations behind it."""
+    failures: Mapping[int, Sequence[Address]]
+    """The run's own, before ``tick``."""
+    earliest: int
+    """First iteration since which the run lost nothing."""
+
+    @property
+    def config(self) -> Config:
+        """The run's."""
+        return self.job.config
+
+    @property
+    def stop(self) -> int:
+        """Iterations after which a branch ends. A stage is only lost where a step would follow."""
+        return self.request.at + max(1, self.request.gaps[-1])
+
+    @property
+    def states(self) -> Store:
+        """Of the iterations that branches start from, all of them kept."""
+        return Store(DiskFiles(self.request.folder / "states"), newest=1_000_000)
+
+    @property
+    def exact(self) -> bool:
+        """The same bits come out again (semantics 17)."""
+        return all(device == "cpu" for device in self.config.devices)
+
+
+def survey(request: Request) -> Ground:
+    """Find the place in the run. Raises BadInput, with nothing written."""
+    path = folders.existing(request.run)
+    records = read(path)
+    began = of_kind(records, "config")
+    if began and began[0]["data"].get("name") == "user":
+        raise BadInput(f"{path} trained modules of your own, which a command has not got")
+    config = with_trace(load(path / folders.CONFIG), path / folders.TRACE)
+    tick = _tick(request, config, records)
+    job = of_config(config, path, ())
+    check_same(job, records)
+    failures = losses_of_seats(records, tick)
+    return Ground(request, job, records, tick, failures, undisturbed_from(records, failures))
+
+
+def _tick(request: Request, config: Config, records: Records) -> int:
+    tick, end = tick_at(records, request.at), request.at + request.gaps[-1]
+    if tick is None:
+        reached = max((r["iteration"] + 1 for r in of_kind(records, "iteration")), default=0)
+        raise BadInput(f"--at {request.at} is beyond {request.run}, which came to {reached}")
+    if end > config.iterations and config.optimizer.schedule != "constant":
+        raise BadInput(
+            f"--at {request.at} with --gaps up to {request.gaps[-1]} goes beyond the run's "
+            f"{config.iterations} iterations, where its learning rate ends: lower one of them"
+        )
+    return tick
+
+
+def states_at(ground: Ground, iterations: Collection[int], watch: Watch) -> None:
+    """Have the states of these iterations on disk; those that are there already stay."""
+    for iteration in sorted(iterations):
+        tick = ground.tick - (ground.request.at - iteration)
+        if tick not in ground.states.offered(RESUME):
+            _train_to(ground, iteration, tick, watch)
+
+
+def _train_to(ground: Ground, iteration: int, tick: int, watch: Watch) -> None:
+    folder = ground.request.folder / "trunk"
+    job = replace(ground.job, config=_config(ground, folder), folder=folder)
+    if not (folder / RECORDS).is_file():  # which is written last
+        shutil.rmtree(folder, ignore_errors=True)
+        _begin(ground, job, _take_over(ground, job, tick))
+    start = _newest(ground, job, tick)
+    done = start.progress.committed if start else 0
+    job = replace(job, listeners=(watch("the run, as it was", iteration - done),))
+    with ExitStack() as stack:
+        recorder = recorder_of(job)
+        stack.callback(recorder.close)
+        leg = Leg(job, iteration, struck(ground.failures), start)
+        assembly = walk(leg, Store(DiskFiles(folder)), recorder)
+    _compare(ground, read(folder))
+    if assembly.lead.failure or assembly.lead.progress.tick != tick:
+        reason = assembly.lead.failure or f"tick {assembly.lead.progress.tick}, expected {tick}"
+        raise RunFailed(f"{folder} did not come to iteration {iteration} as the run did: {reason}")
+    save(assembly, ground.states)
+
+
+def _config(ground: Ground, folder: Path) -> Config:
+    resume = ResumeConfig(ground.config.resume.every or RESUME_EVERY)
+    failures = FailuresConfig(scenario=str(folder / folders.TRACE))
+    return replace(ground.config, out=str(folder), failures=failures, resume=resume)
+
+
+def _begin(ground: Ground, job: Job, records: Records = ()) -> None:
+    lost = (Failure(t, s.stage, s.replica) for t, seats in ground.failures.items() for s in seats)
+    begin(job, make_trace(lost), records)
+
+
+def begin(job: Job, trace: Sequence[Failure], records: Records = ()) -> None:
+    """A run folder with all that stands in it before it trains: the first record, and those that
+    another run made before."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    write_whole(job.folder / folders.CONFIG, to_yaml(job.config).encode())
+    folders.write_json(job.folder / folders.VERSIONS, versions())
+    write_whole(job.folder / folders.TRACE, render_trace(tuple(trace)).encode())
+    lines = [dumps(job.config_record()), *map(json.dumps, records)]
+    write_whole(job.folder / RECORDS, "".join(f"{line}\n" for line in lines).encode())
+
+
+def recorder_of(job: Job) -> Recorder:
+    """Appends to the records of a job's folder."""
+    config = job.config
+
+    def lr(iteration: int) -> float:
+        return lr_at(config.optimizer, iteration, config.iterations)
+
+    return Recorder(job.folder / RECORDS, lr, job.listeners)
+
+
+# --- what the run left ---------------------------------------------------------------------------
+
+
+def _take_over(ground: Ground, job: Job, tick: int) -> Records:
+    """Copy the run's archives that are not beyond ``tick``; its lead's records."""
+    source = Store(DiskFiles(ground.request.run))
+    for area in (RESUME, CHECKPOINT):
+        for shelf in source.offered(area):
+            name = f"{area}/{shelf:08d}"
+            if _tick_of(source, area, shelf) <= tick:
+                with suppress(OSError):  # the run, if it still trains, has removed it
+                    shutil.copytree(ground.request.run / name, job.folder / name)
+    return [record for record in ground.records if record["kind"] not in _NOT_ITS_OWN]
+
+
+def _tick_of(store: Store, area: str, shelf: int) -> float:
+    """Infinity for an archive that is no good."""
+    try:
+        return int(store.note(area, shelf)["progress"]["tick"])
+    except (Damaged, KeyError, TypeError, ValueError):
+        return float("inf")
+
+
+def _newest(ground: Ground, job: Job, tick: int) -> Snapshot | None:
+    """The newest good state up to ``tick`` in the trunk, which is taken back there; None: it has
+    to begin anew, and is ready to."""
+    store = Store(DiskFiles(job.folder))
+    for area in (RESUME, CHECKPOINT):
+        good = [s for s in store.offered(area) if _tick_of(store, area, s) <= tick]
+        store.keep_only(area, good)
+    try:
+        return newest(job.folder, store, seats(job.config))
+    except BadInput:
+        shutil.rmtree(job.folder)
+        _begin(ground, job)
+        return None
+
+
+def _compare(ground: Ground, made: Records) -> None:
+    if ground.exact:
+        differ = first_difference(ground.records, made)
+        if differ is not None:
+            raise RunFailed(
+                f"{ground.request.run} {differ}: the same run gives other numbers here, so its "
+                "state can't be had back (other versions, machine or threads: see versions.json)"
+            )
+
+
+def first_difference(records: Records, made: Records) -> str | None:
+    """Where two runs' steps of one tick differ, in words."""
+    then = {r["tick"]: (r["iteration"], r["loss"]) for r in of_kind(records, "iteration")}
+    for step in of_kind(made, "iteration"):
+        now, was = (step["iteration"], step["loss"]), then.get(step["tick"])
+        if was is not None and was != now:
+            return f"had loss {was[1]} at tick {step['tick']} and now has {now[1]}"
+    return None

@@ -1,0 +1,230 @@
+"""Measure what the simulator has to know of a machine: seconds of ops, and what goes beside them.
+
+Nothing is timed apart from its surroundings: a real run in one process trains on the real data,
+with a clock around each call of its stages, so caches and allocator are as training has them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from checkfree.build.assemble import Assembly, assemble, equip
+from checkfree.build.branching.walk import save
+from checkfree.build.job import Job, of_config, versions
+from checkfree.build.stopwatch import Name, Stopwatch, Time
+from checkfree.checks import at_least
+from checkfree.config import (
+    Config,
+    EveryConfig,
+    FailuresConfig,
+    RecoveryConfig,
+    ResumeConfig,
+    ValidationConfig,
+)
+from checkfree.errors import BadInput
+from checkfree.messages.control import Message, Note, Outgoing
+from checkfree.record import IterationRecord
+from checkfree.runtime.files import DiskFiles
+from checkfree.runtime.process import settled
+from checkfree.simulate.profile import FORMAT
+from checkfree.stage import Part, Stage
+from checkfree.store import Store
+
+WARM_UP = 3
+REPEATS = 20
+COPIES = 5
+"""Rounds of copying and of writing all states."""
+
+Piece = Callable[[str, int], Callable[[], None]]
+"""(label, iterations) -> what to call after each."""
+
+
+def profile(
+    config: Config, repeats: int, piece: Piece, clock: Time = time.perf_counter
+) -> dict[str, Any]:
+    """A profile as plain data, see ``checkfree.simulate.profile``. Raises BadInput, RunFailed."""
+    at_least("--repeats", repeats, 1)
+    plain = _nothing_else(config)
+    job = of_config(plain, Path(config.out), ())
+    with settled(config.threads), _scratch(config.out) as folder:
+        job = replace(job, folder=Path(folder))
+        whole = _measure(job, repeats, piece, clock)
+        half = replace(plain, microbatches=max(config.replicas, config.microbatches // 2))
+        fewer = _measure(replace(job, config=half), repeats, piece, clock)
+        rates = _rates(whole.assembly, Path(folder) / "states")
+    return {
+        "format": FORMAT,
+        "checkfree": versions()["checkfree"],
+        "device": ",".join(config.devices),
+        "precision": config.precision,
+        "threads": config.threads,
+        "sizes": _sizes(config, int(job.data["vocabulary"])),
+        "seconds": {**whole.seconds(), "message_overhead": _slope(whole, fewer)},
+        "bytes_per_second": rates,
+    }
+
+
+def _nothing_else(config: Config) -> Config:
+    """Nothing to do but to train."""
+    return replace(
+        config,
+        failures=FailuresConfig(scenario="none"),
+        recovery=RecoveryConfig(name="none"),
+        validation=ValidationConfig(every=0),
+        checkpoint=EveryConfig(),
+        resume=ResumeConfig(0),
+    )
+
+
+def _scratch(out: str) -> tempfile.TemporaryDirectory[str]:
+    """On the disk that a run would write to. Raises BadInput."""
+    path = Path(out).absolute()
+    nearest = next(p for p in (path, *path.parents) if p.is_dir())
+    try:
+        return tempfile.TemporaryDirectory(dir=nearest)
+    except OSError as error:
+        raise BadInput(f"out={out} cannot be written: {error.strerror}; give another") from None
+
+
+def _sizes(config: Config, vocabulary: int) -> dict[str, int]:
+    model = config.model
+    return {
+        "batch": config.batch,
+        "context": model.context,
+        "width": model.width,
+        "blocks_per_stage": model.blocks // config.stages,
+        "vocabulary": model.vocabulary or vocabulary,
+    }
+
+
+# --- a run with clocks ---------------------------------------------------------------------------
+
+
+class Clock:
+    """Stands where the recorder stands and calls at each committed iteration."""
+
+    def __init__(self, call: Callable[[], None]):
+        self._call = call
+
+    def deliver(self, message: Message) -> None:
+        if isinstance(message, Note) and isinstance(message.record, IterationRecord):
+            self._call()
+
+    def advance(self) -> list[Outgoing] | None:
+        return None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one configuration, with the first iterations left out."""
+
+    assembly: Assembly
+    ops: Mapping[Name, float]
+    """Median seconds of a call."""
+    counts: Mapping[Name, float]
+    """Calls in an iteration; shadows, which are made between iterations, left out."""
+    iteration: float
+    """Median seconds of an iteration."""
+    messages: float
+    """Delivered in an iteration."""
+
+    @property
+    def overhead(self) -> float:
+        """Seconds of an iteration that no op took."""
+        return max(0.0, self.iteration - sum(self.ops[n] * k for n, k in self.counts.items()))
+
+    def seconds(self) -> dict[str, Any]:
+        """As a profile has it."""
+        kinds = ("forward", "backward", "shadow")
+        parts = {p.value: {kind: self.ops[p.value, kind] for kind in kinds} for p in Part}
+        steps = {k: self.ops[k, "norm"] + self.ops[k, "step"] for k in ("edge", "body")}
+        return {**parts, "step": steps, "iteration_overhead": self.overhead}
+
+
+def _measure(job: Job, repeats: int, piece: Piece, clock: Time) -> Measured:
+    config = replace(job.config, iterations=WARM_UP + repeats)
+    advance = piece(f"{config.microbatches} microbatches", config.iterations)
+    devices = [torch.device(name) for name in config.devices]
+    watch = Stopwatch([device for device in devices if device.type == "cuda"], clock)
+    iterations: list[float] = []
+    since = clock()
+
+    def turn() -> None:
+        nonlocal since
+        iterations.append(clock() - since)
+        watch.shadows({seat.stage: w.stage for seat, w in assembly.workers.items()})
+        watch.sheets.append(defaultdict(list))
+        advance()
+        since = clock()
+
+    equipment = equip(config, job.blueprint, job.feeds)
+    clocked = replace(
+        equipment,
+        make=lambda stage, host: watch.on(equipment.make(stage, host), "body" if stage else "edge"),
+    )
+    assembly = assemble(config, clocked, Store(DiskFiles(job.folder)), Clock(turn))
+    since = clock()
+    assembly.runtime.run()
+    return _summed(assembly, watch.sheets[WARM_UP:-1], iterations[WARM_UP:])
+
+
+def _summed(
+    assembly: Assembly, sheets: Sequence[Mapping[Name, list[float]]], iterations: Sequence[float]
+) -> Measured:
+    calls: defaultdict[Name, list[float]] = defaultdict(list)
+    for sheet in sheets:
+        for name, seconds in sheet.items():
+            calls[name] += seconds
+    count = len(sheets)
+    messages = assembly.runtime.delivered / (count + WARM_UP)
+    return Measured(
+        assembly,
+        {name: statistics.median(seconds) for name, seconds in calls.items()},
+        {n: len(seconds) / count for n, seconds in calls.items() if n[1] != "shadow"},
+        statistics.median(iterations),
+        messages,
+    )
+
+
+def _slope(whole: Measured, fewer: Measured) -> float:
+    """What a message more adds, from two runs that differ in their number."""
+    more = whole.messages - fewer.messages
+    return max(0.0, (whole.overhead - fewer.overhead) / more) if more > 0 else 0.0
+
+
+# --- states --------------------------------------------------------------------------------------
+
+
+def _rates(assembly: Assembly, folder: Path) -> dict[str, float]:
+    """Bytes per second of all states, copied and taken over; and written as a checkpoint is."""
+    stages = [worker.stage for worker in assembly.workers.values()]
+    copies, writes = [], []
+    for place in range(COPIES):
+        start = time.perf_counter()
+        count = sum(_copied(stage) for stage in stages)
+        copies.append(count / (time.perf_counter() - start))
+        start = time.perf_counter()
+        save(assembly, Store(DiskFiles(folder / str(place))))
+        writes.append(_written(folder / str(place)) / (time.perf_counter() - start))
+    return {"copy": statistics.median(copies), "store": statistics.median(writes)}
+
+
+def _copied(stage: Stage) -> int:
+    state = stage.snapshot()
+    stage.restore(state)
+    if any(param.is_cuda for param in state.params.values()):
+        torch.cuda.synchronize()
+    return sum(tensor.nbytes for _, tensor in state.tensors())
+
+
+def _written(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))

@@ -1,0 +1,242 @@
+"""Run a recorded run again in process, from its plans, and see that the same losses come out.
+
+Not from its trace: who joined late, left, or was the source of a repair stands in the plans alone
+(semantics 19). A swarm's run and one of one process leave the same records, so either is replayed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from checkfree.build.assemble import Assembly, assemble, equip
+from checkfree.build.branching.trunk import begin, recorder_of
+from checkfree.build.job import Job, check_same, of_config, versions
+from checkfree.build.train import draw
+from checkfree.config import Config, FailuresConfig, ResumeConfig
+from checkfree.errors import BadInput, RunFailed
+from checkfree.load import load
+from checkfree.ops import FAULTS, Address
+from checkfree.record import (
+    EndRecord,
+    IterationRecord,
+    Record,
+    ValidationRecord,
+    ledger,
+    of_kind,
+    read,
+    recoveries,
+)
+from checkfree.runtime import folder as folders
+from checkfree.runtime.files import DiskFiles
+from checkfree.runtime.process import settled
+from checkfree.runtime.recorder import Recorder
+from checkfree.runtime.replay import Replayed, ReplayedFaults, Step, script
+from checkfree.store import Store
+
+Loss = tuple[str, int, int, float | None]
+"""Kind of record, tick, iteration, loss; None: it was no number."""
+
+Records = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A run to be replayed."""
+
+    folder: Path
+    config: Config
+    records: Records
+    lives: Mapping[Address, int]
+    """Who sat where at the start."""
+    steps: tuple[Step, ...]
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """Of steps and validations, in order."""
+        return tuple(_losses(self.records))
+
+    @property
+    def done(self) -> bool:
+        """The run came to its end."""
+        ends = of_kind(self.records, "end")
+        return bool(ends) and ends[-1]["status"] == "done"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many iterations were the same, and in words what was not ("": nothing)."""
+
+    iterations: int
+    difference: str = ""
+
+
+def recording(run: Path) -> Recording:
+    """What a run folder tells. Raises BadInput if it can't be replayed."""
+    path = folders.existing(run)
+    records = read(path)
+    began, plans = of_kind(records, "config"), of_kind(records, "plan")
+    if began and began[0]["data"].get("name") == "user":
+        raise BadInput(f"{path} trained modules of your own, which a command has not got")
+    if not began or not plans:
+        raise BadInput(f"{path} has no plans yet, expected a run that has begun: train it first")
+    try:
+        lives = {Address.parse(seat): int(n) for seat, n in plans[0]["members"].items()}
+        steps = script(plans)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(
+            f"{path} has a plan that can't be read ({error!r}): replay a run with whole records"
+        ) from None
+    return Recording(path, load(path / folders.CONFIG), records, lives, steps)
+
+
+def replay(
+    run: Recording, out: Path | None = None, watch: Callable[[], None] = lambda: None
+) -> Outcome:
+    """Train the run again, as far as it came, into the new folder ``out`` if one is given.
+
+    ``watch`` is called after each iteration. Stops at the first loss that differs in any bit.
+    Raises BadInput for an ``out`` that holds something and for data that are not the run's.
+    """
+    with ExitStack() as stack:
+        if out is None:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="checkfree-replay-")))
+        else:
+            folder = out
+        comparison = _Comparison(run, watch)
+        job = _job(run, folder, comparison)
+        folders.create(folder)
+        stack.enter_context(folders.locked(folder))
+        stack.enter_context(settled(run.config.threads))
+        recorder = _begun(run, job)
+        stack.callback(recorder.close)
+        assembly = _assembly(run, job, recorder)
+        _train(assembly, comparison)
+        if out is not None:
+            _end(assembly, folder, recorder, comparison)
+    return Outcome(comparison.iterations, comparison.difference)
+
+
+def _job(run: Recording, folder: Path, comparison: _Comparison) -> Job:
+    job = replace(of_config(run.config, folder, (comparison,)), folder=run.folder)
+    check_same(job, run.records)
+    return replace(job, folder=folder)
+
+
+def _begun(run: Recording, job: Job) -> Recorder:
+    begin(job, ())
+    if (run.folder / folders.TRACE).is_file():
+        shutil.copyfile(run.folder / folders.TRACE, job.folder / folders.TRACE)
+    return recorder_of(job)
+
+
+def _assembly(run: Recording, job: Job, recorder: Recorder) -> Assembly:
+    """The run's actors, but for who strikes and what is repaired; both are in the plans."""
+    quiet = replace(run.config, failures=FailuresConfig("none"), resume=ResumeConfig(0))
+    equipment = equip(quiet, job.blueprint, job.feeds)
+    equipment = replace(equipment, strategy=Replayed(equipment.strategy, run.steps))
+    store, tokens = Store(DiskFiles(job.folder)), job.blueprint.tokens
+    assembly = assemble(quiet, equipment, store, recorder, lives=run.lives, tokens=tokens)
+    assembly.runtime.actors[FAULTS] = ReplayedFaults(assembly.runtime, run.steps)
+    return assembly
+
+
+def _train(assembly: Assembly, comparison: _Comparison) -> None:
+    try:
+        comparison.begin()
+        assembly.runtime.run()
+    except _Enough:
+        return
+    comparison.ended(assembly.lead.failure or f"nothing moves: {assembly.lead.phase}")
+
+
+def _end(assembly: Assembly, folder: Path, recorder: Recorder, comparison: _Comparison) -> None:
+    """What a report needs to read of the folder."""
+    runtime, progress = assembly.runtime, assembly.lead.progress
+    records = read(folder)
+    recorder.write(ledger(records, dict(runtime.messages), dict(runtime.bytes)))
+    status = "done" if assembly.lead.done else "interrupted"
+    reason = comparison.difference or ("" if assembly.lead.done else "the recorded run ends here")
+    made = recoveries(records)
+    recorder.write(EndRecord(status, progress.committed, progress.tick, reason, made))
+    draw(folder)
+
+
+# --- the same, or not ----------------------------------------------------------------------------
+
+
+class _Enough(Exception):
+    """All that there is to compare has been."""
+
+
+class _Comparison:
+    """A listener of the replay's records, beside those of the run."""
+
+    def __init__(self, run: Recording, watch: Callable[[], None]):
+        self._left, self._done, self._watch = deque(run.losses), run.done, watch
+        self.iterations = 0
+        self.difference = ""
+
+    def __call__(self, record: Record) -> None:
+        if not isinstance(record, (IterationRecord, ValidationRecord)):
+            return
+        (made,) = _losses([{"kind": record.kind, **vars(record)}])
+        self._compare(made)
+        if isinstance(record, IterationRecord):
+            self.iterations += 1
+            self._watch()
+        self.begin()
+
+    def begin(self) -> None:
+        """Raise _Enough if the run recorded nothing more, and did not come to its end."""
+        if not self._left and not self._done:
+            raise _Enough
+
+    def ended(self, reason: str) -> None:
+        """The replay moves no more: it should have made all that the run did."""
+        if self._left and not self.difference:
+            self.difference = f"{_name(self._left[0])} was recorded; the replay ended: {reason}"
+
+    def _compare(self, made: Loss) -> None:
+        was = self._left.popleft() if self._left else None
+        if was == made:
+            return
+        told = "nothing more" if was is None else f"{_name(was)}, loss {was[3]!r},"
+        self.difference = f"{told} was recorded; the replay has {_name(made)}, loss {made[3]!r}"
+        raise _Enough
+
+
+def _losses(records: Records) -> Iterator[Loss]:
+    for record in records:
+        if record["kind"] in ("iteration", "validation"):
+            loss = record["loss"]
+            number = loss if loss is not None and abs(loss) < float("inf") else None
+            yield record["kind"], record["tick"], record["iteration"], number
+
+
+def _name(loss: Loss) -> str:
+    kind, tick, iteration, _ = loss
+    at = f" (tick {tick})" if tick != iteration else ""
+    return f"{'iteration' if kind == 'iteration' else 'validation before'} {iteration}{at}"
+
+
+def failed(run: Recording, outcome: Outcome) -> RunFailed:
+    """The error of a replay that was not the same: one line, with what may be the reason."""
+    return RunFailed(
+        f"{run.folder} after {outcome.iterations} equal iterations: "
+        f"{outcome.difference} ({_reason(run)})"
+    )
+
+
+def _reason(run: Recording) -> str:
+    then, now = of_kind(run.records, "config")[0]["versions"], versions()
+    other = [
+        f"{name} {was}, here {now.get(name)}" for name, was in then.items() if now.get(name) != was
+    ]
+    return f"it was made with {'; '.join(other)}" if other else "same versions, same kind of CPU"
