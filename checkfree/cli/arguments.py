@@ -1,0 +1,24 @@
+"""What commands have in common: exit codes, and how a configuration is given."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    Commands = object
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def takes_config(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """A configuration, and words over it: every command that reads one takes both."""
+    parser.add_argument(
+        "config",
+        nargs=None if required else "?",
+        metavar="CONFIG",
+        help="a YAML file, or the name of one that ships (demo)",
+    )
+    parser.add_argument("words", nargs="*", metavar="key=value", help="as in iterations=100")

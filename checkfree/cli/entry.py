@@ -1,0 +1,84 @@
+"""Run one command of the command line; what went wrong is one line."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from checkfree.cli import (
+    branch,
+    compare,
+    failures,
+    profile,
+    replay,
+    report,
+    schedule,
+    simulate,
+    train,
+)
+from checkfree.cli.arguments import BAD_INPUT, FAILED, INTERRUPTED
+from checkfree.errors import BadInput, RunFailed
+
+COMMANDS = (train, compare, report, replay, branch, simulate, profile, schedule, failures)
+"""Modules with ``add(commands)``, in the order in which the help lists them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Bad input is one line, never a traceback."""
+    arguments = _parse(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(arguments.run(arguments))
+    except BadInput as error:
+        print(f"checkfree: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except RunFailed as error:
+        print(f"checkfree: {error}", file=sys.stderr)
+        return FAILED
+    except (MemoryError, torch_memory_error()) as error:
+        reason = str(error).splitlines()[0] if str(error) else "this machine has too little"
+        print(f"checkfree: out of memory: {reason}; lower batch or model sizes", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:  # whoever read our output, as `head`, has had enough
+        sys.stderr.close()
+        return FAILED
+    except KeyboardInterrupt:
+        print("checkfree: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """key=value words may stand anywhere, also behind an option."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    strange = [word for word in rest if word.startswith("-") or "=" not in word]
+    if strange or (rest and not hasattr(arguments, "words")):
+        parser.error(f"unrecognized arguments: {' '.join(strange or rest)}")
+    if rest:
+        arguments.words = [*arguments.words, *rest]
+    return arguments
+
+
+def torch_memory_error() -> type[BaseException]:
+    """torch's own, if torch was needed at all."""
+    torch = sys.modules.get("torch")
+    return getattr(torch, "OutOfMemoryError", MemoryError)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """A node that is taken away gets SIGTERM first: as good as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="checkfree",
+        description="Pipeline-parallel training that survives the loss of whole stages.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser
