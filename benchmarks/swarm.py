@@ -1,0 +1,212 @@
+"""A swarm on this machine beside one process and beside torch's own pipeline over gloo, in turn.
+
+    python benchmarks/swarm.py [--iterations 12] [--gloo] [key=value …]
+
+4 stages × 8 microbatches of 4 × 128 tokens, width 512: 1 MB activations and about 6M parameters a
+stage, one thread a worker. CPU time is that of all processes, launcher, lead and libp2p daemons
+included, between two iterations; memory pages and imports of the start are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from checkfree.build.blueprint import of_family
+from checkfree.load import load
+from checkfree.optimizer import make_optimizer
+from checkfree.record import RECORDS, of_kind, read
+
+WORDS = [
+    *("stages=4", "microbatches=8", "batch=4", "failures=none", "recovery=none"),
+    *("validation.every=0", "resume.every=0", "data.name=text", "optimizer.clip=null"),
+    *("model.width=512", "model.heads=8", "model.hidden=1365", "model.blocks=8"),
+    *("model.context=128", "model.vocabulary=256"),
+]
+WARM_UP = 3
+RANKS = 4
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one iteration: wall time, and the CPU time of all processes."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def processor_seconds(pids: list[int]) -> float:
+    """User and system time of these so far."""
+    total = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def family_of(pid: int) -> list[int]:
+    """A process and all below it."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(found)
+
+
+def watch(command: list[str], ticks: Callable[[], int], last: int) -> float:
+    """CPU seconds of an iteration of a command, between WARM_UP and the last but one."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=one_thread()) as process:
+        marks: dict[int, float] = {}
+        for tick in (WARM_UP, last - 1):
+            while ticks() < tick and process.poll() is None:
+                time.sleep(0.005)
+            marks[tick] = processor_seconds(family_of(process.pid))
+        assert process.wait() == 0, f"{command} failed"
+    return (marks[last - 1] - marks[WARM_UP]) / (last - 1 - WARM_UP)
+
+
+def one_thread() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HIVEMIND_LOGLEVEL": "ERROR"}
+
+
+def ours(kind: list[str], folder: Path, words: list[str], iterations: int) -> Figures:
+    """A run of ``checkfree KIND``."""
+
+    def ticks() -> int:
+        return len(of_kind(read(folder), "iteration")) if (folder / RECORDS).exists() else 0
+
+    more = [f"out={folder}", f"iterations={iterations}", "--quiet"]
+    command = [sys.executable, "-m", "checkfree", *kind, *words, *more]
+    cpu = watch(command, ticks, iterations)
+    seconds = [record["seconds"] for record in of_kind(read(folder), "iteration")]
+    return Figures(statistics.median(seconds[WARM_UP:]), cpu)
+
+
+# --- torch.distributed.pipelining over gloo ------------------------------------------------------
+
+
+class Rank(nn.Module):
+    """A stage of the same model; the first rank embeds too, the last has the head too."""
+
+    def __init__(self, body: nn.Module, edge: nn.Module, first: bool, last: bool):
+        super().__init__()
+        self.body, self.edge = body, edge if first or last else None
+        self.first, self.last = first, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(self.edge.embed(x) if self.first and self.edge else x)
+        return y
+
+
+def rank_main(rank: int, port: int, words: list[str], iterations: int, progress: Path) -> None:
+    """One process of the gloo pipeline. The first writes how far it is."""
+    from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+
+    torch.set_num_threads(1)
+    config = load(None, [word for word in words if not word.startswith("data")])
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=RANKS)
+    blueprint = of_family(config, 256)
+    edge, last = blueprint.make(0), rank == RANKS - 1
+    module = Rank(blueprint.make(rank + 1), edge, rank == 0, last)
+    optimizer = make_optimizer(config.optimizer, list(module.parameters()))
+    rows = config.batch * config.microbatches
+    stage = PipelineStage(module, rank, RANKS, torch.device("cpu"))
+
+    def loss(hidden: Tensor, tokens: Tensor) -> Tensor:
+        value: Tensor = edge.loss(hidden, tokens)  # type: ignore[operator]
+        return value
+
+    schedule = Schedule1F1B(stage, config.microbatches, loss_fn=loss)
+    times = []
+    for iteration in range(iterations):
+        since = time.perf_counter()
+        generator = torch.Generator().manual_seed(iteration)
+        tokens = torch.randint(256, (rows, config.model.context + 1), generator=generator)
+        optimizer.zero_grad(set_to_none=True)
+        if rank == 0:
+            schedule.step(tokens)
+        else:
+            schedule.step(target=tokens) if last else schedule.step()
+        optimizer.step()
+        dist.barrier()
+        times.append(time.perf_counter() - since)
+        if rank == 0:
+            progress.write_text(" ".join(map(str, times)))
+    dist.destroy_process_group()
+
+
+def gloo(folder: Path, words: list[str], iterations: int) -> Figures:
+    """The same modules in torch's 1F1B."""
+    progress, port = folder / "gloo", str(random.randrange(20000, 30000))
+    command = [sys.executable, __file__, "--ranks", port, str(progress), str(iterations), *words]
+
+    def times() -> list[float]:
+        return [*map(float, progress.read_text().split())] if progress.exists() else []
+
+    cpu = watch(command, lambda: len(times()), iterations)
+    return Figures(statistics.median(times()[WARM_UP:]), cpu)
+
+
+def start_ranks(port: str, progress: str, iterations: str, *words: str) -> None:
+    torch.multiprocessing.start_processes(
+        rank_main,
+        ranks(int(port), list(words), int(iterations), Path(progress)),
+        nprocs=RANKS,
+        start_method="spawn",
+    )
+
+
+def ranks(port: int, words: list[str], iterations: int, progress: Path) -> tuple[object, ...]:
+    return port, words, iterations, progress
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--iterations", type=int, default=12)
+    parser.add_argument("--gloo", action="store_true", help="torch's pipeline too")
+    arguments, words = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "text.txt").write_text("the lost stage of a neighbour is a mean\n" * 4000)
+        words = [*WORDS, f"data.path={folder}/text.txt", *words]
+        (folder / "empty.yaml").write_text("{}\n")
+        config = [str(folder / "empty.yaml"), *words]
+        count = arguments.iterations
+        one = ours(["train"], folder / "one", config, count)
+        swarm = ours(["swarm", "up"], folder / "swarm", config, count)
+        print(f"one process  {one.seconds:.3f} s  CPU {one.cpu_seconds:.3f} s")
+        ratio = swarm.cpu_seconds / one.cpu_seconds
+        print(f"swarm        {swarm.seconds:.3f} s  CPU {swarm.cpu_seconds:.3f} s = {ratio:.2f}×")
+        if arguments.gloo:
+            other = gloo(folder, words, count)
+            print(f"torch, gloo  {other.seconds:.3f} s  CPU {other.cpu_seconds:.3f} s")
+            print(f"swarm / gloo {swarm.seconds / other.seconds:.2f}× wall")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--ranks"]:
+        start_ranks(*sys.argv[2:])
+    else:
+        main()

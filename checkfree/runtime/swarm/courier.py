@@ -1,0 +1,169 @@
+"""The thread that moves messages while the main thread computes, and what it puts in its inbox."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+
+from checkfree.messages import codec
+from checkfree.messages.control import Message
+from checkfree.ops import LEAD, Address
+from checkfree.runtime.swarm.frames import Notice, Peer
+from checkfree.runtime.swarm.streams import Post
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A message for an actor of this process."""
+
+    to: Address
+    message: Message
+
+
+@dataclass(frozen=True)
+class News:
+    """What became of a peer: "opened" or "closed" its stream to us, "silent" for too long, or
+    "broken", ours to it. ``peer`` None and "daemon": we are cut off ourselves."""
+
+    what: str
+    peer: Peer | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Noticed:
+    """A notice of a peer."""
+
+    peer: Peer
+    notice: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A line from the launcher."""
+
+    said: dict[str, Any]
+
+
+Item = Delivered | News | Noticed | Order
+
+
+class Courier:
+    """Streams of one process, in a thread of their own; ``inbox`` is what came in.
+
+    It never computes and never blocks, so it answers while an op runs for seconds.
+    """
+
+    def __init__(self, secret: bytes, limits: codec.Limits):
+        self.inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self.loop = uvloop.new_event_loop()
+        self.post = Post(secret, self, limits)
+        self.heard_at: dict[Peer, float] = {}
+        """When each peer was last heard, by ``time.monotonic``; for the loop's thread only."""
+        self.pulses: dict[Peer, dict[str, Any]] = {}
+        """The last pulse of each peer of this run, the dead among them."""
+        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    # --- from the main thread --------------------------------------------------------------------
+
+    def open(self, sockets: Path, identity: Path) -> None:
+        """Listen. Raises OSError or hivemind's P2PDaemonError."""
+        self.wait(self.post.open(sockets, identity))
+        self.start(self._watch_daemon())
+
+    def sit(self, seat: Address, life: int) -> Peer:
+        """Take a seat; only then do others hear of us."""
+        return self.wait(self.post.sit(seat, life))
+
+    def wait(self, work: Coroutine[Any, Any, T], within: float | None = None) -> T:
+        """Run something in the courier's loop and wait for what it returns."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(within)
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something in the courier's loop until it ends or we close."""
+        self.loop.call_soon_threadsafe(self._start, work)
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def send(self, to: Address, message: Message) -> None:
+        """Encoded here and now; its tensors must not be changed any more."""
+        self.loop.call_soon_threadsafe(self.post.send, to, codec.encode(message))
+
+    def notify(self, to: Address, notice: Notice) -> None:
+        self.loop.call_soon_threadsafe(self.post.notify, to, notice)
+
+    def learn(self, peer: Peer) -> None:
+        self.loop.call_soon_threadsafe(self.post.learn, peer)
+
+    def flush(self, within: float) -> None:
+        """Wait until what was sent has left, but not longer than ``within`` seconds."""
+
+        async def work() -> None:
+            await asyncio.wait((asyncio.ensure_future(self.post.flushed()),), timeout=within)
+
+        self.wait(work())
+
+    def close(self) -> None:
+        async def work() -> None:
+            for task in self._tasks:
+                task.cancel()
+            await self.post.close()
+
+        self.wait(work(), 10.0)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10.0)
+
+    # --- in the courier's thread -----------------------------------------------------------------
+
+    async def _watch_daemon(self) -> None:
+        await self.post.daemon_ended()
+        self.inbox.put(News("daemon", None, "the libp2p daemon is gone"))
+
+    def heard(self, peer: Peer) -> None:
+        self.heard_at[peer] = time.monotonic()
+
+    def opened(self, peer: Peer) -> None:
+        self.heard(peer)
+        self.inbox.put(News("opened", peer))
+
+    def closed(self, peer: Peer) -> None:
+        self.heard_at.pop(peer, None)
+        self.inbox.put(News("closed", peer, "its stream ended"))
+
+    def message(self, to: Address, message: Message) -> None:
+        self.inbox.put(Delivered(to, message))
+
+    def notice(self, peer: Peer, notice: dict[str, Any]) -> None:
+        if "pulse" in notice:
+            self.pulses[peer] = notice
+        else:
+            self.inbox.put(Noticed(peer, notice))
+
+    def broken(self, peer: Peer, why: str) -> None:
+        self.inbox.put(News("broken", peer, why))
+
+
+async def beat(post: Post, every: float, pulse: Callable[[], Notice]) -> None:
+    """Tell the lead that we live, from the courier's thread: also while an op runs."""
+    while True:
+        post.notify(LEAD, pulse())
+        await asyncio.sleep(every)

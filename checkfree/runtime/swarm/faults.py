@@ -1,0 +1,60 @@
+"""Failures that a trace names, as real SIGKILLs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+
+from checkfree.messages.control import Due, Message, Outgoing, Struck
+from checkfree.ops import LEAD, Address
+from checkfree.runtime.swarm.attendance import Attendance
+
+
+class RealFaults:
+    """The actor at the faults' address; see ``checkfree.runtime.faults.Faults``, whose rules it
+    keeps: each tick strikes once, all its seats together, before its first op (semantics 4, 5).
+
+    It answers when every seat that it struck was noticed to be lost and is taken again, so that
+    the lead plans one repair for all of them.
+    """
+
+    def __init__(
+        self,
+        attendance: Attendance,
+        kill: Callable[[Address, int], None],
+        strikes: Callable[[int], Collection[Address]],
+    ):
+        self._attendance, self._kill, self._strikes = attendance, kill, strikes
+        self._struck: set[int] = set()
+        self._inbox: deque[Message] = deque()
+        self._due: Due | None = None
+        self._lost: tuple[tuple[Address, int], ...] = ()
+
+    def deliver(self, message: Message) -> None:
+        self._inbox.append(message)
+
+    def advance(self) -> list[Outgoing] | None:
+        if self._inbox:
+            message = self._inbox.popleft()
+            assert isinstance(message, Due)
+            self._strike(message)
+            return []
+        if self._due is None or not self._settled():
+            return None
+        lives = self._attendance.lives
+        joined = tuple((seat, lives[seat]) for seat, _ in self._lost)
+        answer = Struck(self._due.epoch, self._due.tick, self._lost, joined)
+        self._due, self._lost = None, ()
+        return [(LEAD, answer)]
+
+    def _strike(self, due: Due) -> None:
+        seats = [] if due.tick in self._struck else sorted(self._strikes(due.tick))
+        self._struck.add(due.tick)
+        self._due = due
+        self._lost = tuple((seat, self._attendance.lives[seat]) for seat in seats)
+        for seat, life in self._lost:
+            self._kill(seat, life)
+
+    def _settled(self) -> bool:
+        present = self._attendance.present
+        return all(seat in present and present[seat].life > life for seat, life in self._lost)

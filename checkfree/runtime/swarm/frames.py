@@ -1,0 +1,110 @@
+"""What goes over a raw stream: a hello, then frames. No pickle; sizes are checked before use.
+
+    frame   = kind:u8 stage:i16 replica:i16 size:u32, then the message (its own prefix tells its
+              size, ours is 0) or a notice: so many bytes of JSON
+    hello   = the first notice on a stream: who opens it, and the proof that it knows the run's
+              secret, for exactly this pair of peers
+
+Notices are the runtime's own: who sits where, that one lives, that a run ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from checkfree.ops import Address
+
+MESSAGE, NOTICE = 1, 2
+ENVELOPE = struct.Struct("<BhhI")
+LARGEST_NOTICE = 1 << 20  # bytes
+PROTOCOL = 1
+
+Notice = Mapping[str, Any]
+
+
+class BadFrame(ValueError):
+    """Bytes that are no frame of ours. One line."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who sits at a seat in one life, and where its streams are opened."""
+
+    seat: Address
+    life: int
+    id: str
+    addresses: tuple[str, ...]
+
+    def gives_way(self, other: Peer) -> bool:
+        """``other`` is the same, or sits here in a later life."""
+        return other == self or other.life > self.life
+
+    def to_json(self) -> list[Any]:
+        """Plain data that :meth:`from_json` makes the same of."""
+        return [str(self.seat), self.life, self.id, list(self.addresses)]
+
+    @classmethod
+    def from_json(cls, plain: Any) -> Peer:
+        """Raises BadFrame for anything else."""
+        try:
+            seat, life, name, addresses = plain
+            if type(life) is not int or life < 0 or type(name) is not str:
+                raise ValueError
+            if not all(type(address) is str for address in addresses):
+                raise ValueError
+            return cls(Address.parse(seat), life, name, tuple(addresses))
+        except (ValueError, TypeError):
+            raise BadFrame(f"no peer: {plain!r:.80}") from None
+
+
+def envelope(to: Address) -> bytes:
+    """What stands before a message for an actor."""
+    return ENVELOPE.pack(MESSAGE, to.stage, to.replica, 0)
+
+
+def notice_frame(notice: Notice) -> bytes:
+    """A whole frame."""
+    data = json.dumps(notice, separators=(",", ":")).encode()
+    return ENVELOPE.pack(NOTICE, 0, 0, len(data)) + data
+
+
+def read_notice(data: bytes) -> dict[str, Any]:
+    """Raises BadFrame for anything but a JSON object."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadFrame(f"no notice: {data[:40]!r}") from None
+    if not isinstance(found, dict):
+        raise BadFrame(f"no notice: {data[:40]!r}")
+    return found
+
+
+def hello(me: Peer, to: str, secret: bytes) -> Notice:
+    """The first notice from ``me`` to the peer with the id ``to``."""
+    return {"hello": me.to_json(), "protocol": PROTOCOL, "proof": _proof(me, to, secret)}
+
+
+def check_hello(notice: Notice, sender: str, receiver: str, secret: bytes) -> Peer:
+    """Who opened a stream. ``sender`` and ``receiver`` are the ids that libp2p has verified.
+    Raises BadFrame for whoever does not know the secret, or says to be somebody else."""
+    if notice.get("protocol") != PROTOCOL:
+        raise BadFrame(f"speaks protocol {notice.get('protocol')!r:.20}, expected {PROTOCOL}")
+    peer = Peer.from_json(notice.get("hello"))
+    proof = notice.get("proof")
+    if peer.id != sender or type(proof) is not str:
+        raise BadFrame("says to be somebody else")
+    if not hmac.compare_digest(proof.encode(), _proof(peer, receiver, secret).encode()):
+        raise BadFrame("does not know the secret of the run")
+    return peer
+
+
+def _proof(sender: Peer, receiver: str, secret: bytes) -> str:
+    """Good for this pair only: a peer cannot show another's proof to a third."""
+    told = json.dumps([PROTOCOL, sender.to_json(), receiver]).encode()
+    return hmac.new(secret, told, hashlib.sha256).hexdigest()

@@ -1,0 +1,83 @@
+"""Host actors in one process: their messages come from a courier, and from one another.
+
+The main thread computes, one op at a time; between two ops it files what has arrived, so that an
+Abort or a newer ticket is heeded at once and an early activation is at hand when it is needed.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+
+from checkfree.messages.control import RESUME, WEIGHTS, Message, Outgoing
+from checkfree.messages.tensors import tensor_bytes
+from checkfree.ops import Address
+from checkfree.runtime.actor import Actor
+from checkfree.runtime.swarm.courier import Courier, Delivered, Item
+
+
+class Host:
+    """``handle`` gets whatever comes in that is no message for an actor."""
+
+    def __init__(
+        self, actors: Mapping[Address, Actor], courier: Courier, handle: Callable[[Item], None]
+    ):
+        self.actors = dict(actors)
+        self.messages: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self._courier, self._handle = courier, handle
+        self._pending: deque[Outgoing] = deque()
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Until ``until`` holds, which can only come of something that is delivered or handled,
+        and nothing is left that the actors here have to say to one another."""
+        while self._pending or not until():
+            self._file(block=not self._advance())
+
+    def post(self, to: Address, message: Message) -> None:
+        """Send from outside."""
+        self._pending.append((to, message))
+
+    def _advance(self) -> bool:
+        """One op of each actor, and what they say to one another. False: nothing moved."""
+        moved = bool(self._pending)
+        while self._pending:
+            to, message = self._pending.popleft()
+            if to in self.actors:
+                self.actors[to].deliver(message)
+        for actor in self.actors.values():
+            out = actor.advance()
+            for to, message in out or ():
+                self._send(to, message)
+            moved = moved or out is not None
+        return moved
+
+    def _send(self, to: Address, message: Message) -> None:
+        self._count(message)
+        if to in self.actors:
+            self._pending.append((to, message))
+        else:
+            self._courier.send(to, message)
+
+    def _file(self, *, block: bool) -> None:
+        """All that has arrived; wait for the first of it if there is nothing else to do."""
+        inbox = self._courier.inbox
+        try:
+            while True:
+                item = inbox.get(block=block)
+                block = False
+                if not isinstance(item, Delivered):
+                    self._handle(item)
+                elif item.to in self.actors:
+                    self.actors[item.to].deliver(item.message)
+        except queue.Empty:
+            return
+
+    def _count(self, message: Message) -> None:
+        """As the in-process runtime counts, for the ledger."""
+        if getattr(message, "area", "") in (RESUME, WEIGHTS):
+            return
+        name = type(message).__name__
+        self.messages[name] += 1
+        self.bytes[name] += tensor_bytes(message)

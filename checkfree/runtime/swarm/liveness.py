@@ -1,0 +1,50 @@
+"""Who has been silent for too long: the slow way to notice a loss, for whoever hangs.
+
+A killed process is noticed by the end of its stream within milliseconds. One that is stopped, or
+behind a cut link, ends nothing: it only falls silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from checkfree.runtime.swarm.frames import Peer
+
+PATIENCE = 1.5
+"""Seconds of silence after which a peer counts as lost; the one knob."""
+_BEATS, _SLOWEST = 6, 0.5
+
+
+def beat_every(patience: float) -> float:
+    """Seconds between two pulses: several have to be missed."""
+    return min(patience / _BEATS, _SLOWEST)
+
+
+class Vigil:
+    """Judges by the times at which peers were last heard. Time that we ourselves were away, as
+    when a laptop sleeps, is nobody's silence."""
+
+    def __init__(self, patience: float, now: float):
+        self._patience = patience
+        self._looked = self._back = now
+
+    def silent(self, heard: Mapping[Peer, float], now: float) -> list[Peer]:
+        """Those to give up. Call it several times within the patience."""
+        if now - self._looked > self._patience / 2:
+            self._back = now
+        self._looked = now
+        since = {peer: max(at, self._back) for peer, at in heard.items()}
+        return [peer for peer, at in since.items() if now - at > self._patience]
+
+
+async def keep_vigil(
+    patience: float, heard: Mapping[Peer, float], tell: Callable[[Peer], None]
+) -> None:
+    """``tell`` of whoever fell silent, again at every look until it is no longer ``heard``."""
+    vigil = Vigil(patience, time.monotonic())
+    while True:
+        await asyncio.sleep(beat_every(patience) / 2)
+        for peer in vigil.silent(heard, time.monotonic()):
+            tell(peer)

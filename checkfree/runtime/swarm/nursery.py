@@ -1,0 +1,227 @@
+"""Forks the processes of a run. It has imported torch and hivemind, opened the data and read the
+snapshot once, so a replacement is there in a fraction of a second and shares that memory.
+
+It is single-threaded and never opens a stream: what it forks may start threads and daemons. Each
+fork leads its own process group and dies with the nursery, as the nursery does with the launcher.
+
+It talks to the launcher in lines of JSON, on its standard input and output.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+Birth = Mapping[str, Any]
+"""What a fork is to become: "seat", "life" and whatever its ``main`` understands."""
+
+CALM_AFTER = 1.0
+"""Seconds without news after which a spare is made."""
+
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+
+
+def die_with_parent(parent: int) -> None:
+    """SIGKILL us when ``parent`` is gone. Linux only; elsewhere the next command sweeps."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was faster
+        os._exit(1)
+
+
+class Leash:
+    """The two ends that tie a nursery to its launcher: lines of JSON in and out. They leave
+    standard input and output, so that nothing printed by chance gets between the lines."""
+
+    def __init__(self) -> None:
+        self.inward, self.outward = os.dup(0), os.dup(1)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.dup2(2, 1)
+        os.close(nothing)
+        self._rest = b""
+
+    def tell(self, value: Mapping[str, Any]) -> None:
+        with suppress(BrokenPipeError):
+            os.write(self.outward, json.dumps(value).encode() + b"\n")
+
+    def hear(self) -> list[dict[str, Any]] | None:
+        """What has come, waiting for some; None: the launcher is gone."""
+        data = os.read(self.inward, 1 << 16)
+        if not data:
+            return None
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def cut(self) -> None:
+        """In a fork: this is not ours."""
+        os.close(self.inward)
+        os.close(self.outward)
+
+
+Main = Callable[[Callable[[], Birth], bool], int]
+"""What a fork does: it is given a function that waits for its birth, and whether it is a spare,
+which should get ready before it calls that. Its return value becomes the exit code."""
+
+
+@dataclass
+class _Spare:
+    """A fork that waits to be born; ``cradle`` is where it will read what it is to become."""
+
+    pid: int
+    cradle: socket.socket
+
+
+class Nursery:
+    """Keeps so many ``spares`` at hand."""
+
+    def __init__(self, leash: Leash, main: Main, logs: Path, spares: int):
+        self._leash, self._main, self._logs = leash, main, logs
+        self._wanted = spares
+        self._children: dict[int, Birth] = {}
+        self._spares: list[_Spare] = []
+        self._started = False
+
+    def run(self) -> None:
+        """Until the launcher is gone or lets go."""
+        assert len(os.listdir("/proc/self/task")) == 1, "a nursery has one thread"
+        self._woken, self._waker = os.pipe()
+        os.set_blocking(self._waker, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self._waker)
+        with selectors.DefaultSelector() as selector:
+            for source in (self._leash.inward, self._woken):
+                selector.register(source, selectors.EVENT_READ)
+            while self._attend({key.fd for key, _ in selector.select(self._leisure())}):
+                pass
+
+    def _leisure(self) -> float | None:
+        """Seconds until a spare is made; not at once, for whoever was just born is in a hurry."""
+        return CALM_AFTER if self._started and len(self._spares) < self._wanted else None
+
+    def _attend(self, ready: set[int]) -> bool:
+        if not ready:
+            self._make_spare()
+        if self._woken in ready:
+            os.read(self._woken, 4096)
+            self._bury()
+        if self._leash.inward in ready:
+            births = self._leash.hear()
+            if births is None:
+                return False
+            for birth in births:
+                self._bear(birth)
+        return True
+
+    def _bury(self) -> None:
+        while self._children or self._spares:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # its daemon, if that outlived it
+            birth = self._children.pop(pid, None)
+            if birth is None:
+                self._spares = [spare for spare in self._spares if spare.pid != pid]
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            seat, life = birth["seat"], birth["life"]
+            self._leash.tell({"died": seat, "life": life, "pid": pid, "code": code})
+
+    def _bear(self, birth: Birth) -> None:
+        pid = self._take_spare(birth) or self._fork(lambda: birth, f"{birth['seat']}", False)
+        self._children[pid] = birth
+        self._started = self._started or birth["life"] > 0 or birth["seat"] != "lead"
+        self._leash.tell({"born": birth["seat"], "life": birth["life"], "pid": pid})
+
+    def _take_spare(self, birth: Birth) -> int | None:
+        while self._spares:
+            spare = self._spares.pop(0)
+            self._children[spare.pid] = birth
+            with spare.cradle:
+                try:
+                    spare.cradle.sendall(json.dumps(birth).encode() + b"\n")
+                except OSError:
+                    del self._children[spare.pid]  # it is dead, and nobody's child
+                    continue
+            return spare.pid
+        return None
+
+    def _make_spare(self) -> None:
+        ours, its = socket.socketpair()
+        pid = self._fork(partial(_read_birth, its), "spare", True, (ours,))
+        its.close()
+        self._spares.append(_Spare(pid, ours))
+
+    def _fork(
+        self,
+        await_birth: Callable[[], Birth],
+        name: str,
+        spare: bool,
+        private: tuple[socket.socket, ...] = (),
+    ) -> int:
+        """The pid of a fork, which never returns into the nursery's loop."""
+        nursery = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            self._become_own(nursery)
+            for end in (*private, *(other.cradle for other in self._spares)):
+                end.close()
+            call(name)
+            self._write_to(f"{name}-{os.getpid()}")
+            code = self._main(await_birth, spare)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _become_own(self, nursery: int) -> None:
+        """The leader of a process group, with nothing of the nursery's."""
+        os.setsid()
+        die_with_parent(nursery)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        for private in (self._woken, self._waker):
+            os.close(private)
+        self._leash.cut()
+
+    def _write_to(self, name: str) -> None:
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        log = os.open(self._logs / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for target, source in enumerate((nothing, log, log)):
+            os.dup2(source, target)
+
+
+def call(name: str) -> None:
+    """What ``ps`` and ``top`` call this process, beside its command line."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, f"checkfree {name}".encode()[:15], 0, 0, 0)
+
+
+def _read_birth(cradle: socket.socket) -> Birth:
+    """Waits; ends the process if the nursery is gone."""
+    with cradle, cradle.makefile("rb") as lines:
+        said = lines.readline()
+    if not said:
+        sys.exit(0)
+    birth: dict[str, Any] = json.loads(said)
+    call(birth["seat"])
+    return birth

@@ -1,0 +1,319 @@
+"""Messages over libp2p: one raw stream each way between two peers. All that imports hivemind.
+
+A link carries what one seat sends to one life of another, in order. When it breaks, what was
+under way is lost and the link stays broken: the runtime hears of it, and a newer life of the
+peer gets a new link. A stream that ends tells, faster than any lease, that its sender is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from hivemind.p2p import P2P, P2PDaemonError, PeerID
+from hivemind.utils.multiaddr import Multiaddr
+
+from checkfree.messages import codec
+from checkfree.messages.control import Abort, Archive, Begin, Commit, Message, Push, Rebuild
+from checkfree.ops import LEAD, Address
+from checkfree.runtime.swarm.frames import (
+    ENVELOPE,
+    LARGEST_NOTICE,
+    MESSAGE,
+    NOTICE,
+    BadFrame,
+    Notice,
+    Peer,
+    check_hello,
+    envelope,
+    hello,
+    notice_frame,
+    read_notice,
+)
+
+Parts = Sequence[bytes | memoryview]
+NAME = "checkfree"
+CHUNK = 1 << 18  # bytes written before the stream may push back
+SMALL = 1 << 12  # bytes of a part that is rather copied than written alone
+DIALS, PAUSE = 5, 0.05  # tries, seconds between them
+HELLO_WITHIN = 10.0  # seconds
+
+FROM_LEAD = (Abort, Archive, Begin, Commit, Push, Rebuild)
+"""Nobody else may send these."""
+
+_BROKEN = (OSError, EOFError, P2PDaemonError, asyncio.TimeoutError)
+
+
+class Events(Protocol):
+    """Whom a Post tells what it hears, in the thread of its loop. None of this may block."""
+
+    def heard(self, peer: Peer) -> None: ...
+
+    def opened(self, peer: Peer) -> None: ...
+
+    def closed(self, peer: Peer) -> None: ...
+
+    def message(self, to: Address, message: Message) -> None: ...
+
+    def notice(self, peer: Peer, notice: dict[str, Any]) -> None: ...
+
+    def broken(self, peer: Peer, why: str) -> None: ...
+
+
+def host_of(address: Address) -> Address:
+    """The process that an actor lives in: store, log and faults are the lead's."""
+    return address if address.stage >= 0 else LEAD
+
+
+class Post:
+    """A process' end of all its streams. Everything happens in one event loop."""
+
+    def __init__(self, secret: bytes, events: Events, limits: codec.Limits):
+        self._secret, self._events, self._limits = secret, events, limits
+        self._p2p: P2P | None = None
+        self._links: dict[Address, _Link] = {}
+        self._held: dict[Address, deque[Parts]] = {}
+        self.refused: Counter[str] = Counter()
+        """What was dropped: "stranger" streams, "malformed" messages, bad "frame"s, and
+        what only the lead may say from an "impostor"."""
+        self.me: Peer | None = None
+
+    async def open(self, sockets: Path, identity: Path) -> None:
+        """Start a libp2p daemon of our own and listen. Raises P2PDaemonError."""
+        P2P._UNIX_SOCKET_PREFIX = f"/unix{sockets}/"
+        self._p2p = p2p = await P2P.create(
+            auto_nat=False, nat_port_map=False, use_relay=False, identity_path=str(identity)
+        )
+        await p2p.add_binary_stream_handler(NAME, self._serve)
+
+    async def sit(self, seat: Address, life: int) -> Peer:
+        """Take a seat: from now on we have a name, and others may call."""
+        assert self._p2p is not None
+        addresses = tuple(str(address) for address in self._p2p._visible_maddrs)
+        self.me = Peer(seat, life, self._p2p.peer_id.to_base58(), addresses)
+        return self.me
+
+    async def daemon_ended(self) -> None:
+        """Returns when our libp2p daemon is gone: then nobody can reach us."""
+        assert self._p2p is not None
+        await self._p2p._child.wait()
+
+    async def close(self) -> None:
+        """Stop the daemon; whatever is still queued is lost."""
+        for link in self._links.values():
+            link.cancel()
+        if self._p2p is not None:
+            await self._p2p.shutdown()
+
+    # --- out -------------------------------------------------------------------------------------
+
+    def learn(self, peer: Peer) -> None:
+        """Where a seat is from now on. An older life than the one known is no news."""
+        known = self._links.get(peer.seat)
+        if known is not None and peer.life <= known.peer.life:
+            return
+        if known is not None:
+            known.cancel()
+        link = self._links[peer.seat] = _Link(peer, self)
+        for parts in self._held.pop(peer.seat, ()):
+            link.put(parts)
+
+    def send(self, to: Address, parts: Parts) -> None:
+        """A message to an actor. What is for the dead is dropped, what is for somebody that we
+        have not heard of yet waits."""
+        self._put(host_of(to), (envelope(to), *parts))
+
+    def notify(self, to: Address, notice: Notice) -> None:
+        """A notice to a process."""
+        self._put(to, (notice_frame(notice),))
+
+    def _put(self, seat: Address, parts: Parts) -> None:
+        link = self._links.get(seat)
+        if link is None:
+            self._held.setdefault(seat, deque()).append(parts)
+        else:
+            link.put(parts)
+
+    async def flushed(self) -> None:
+        """All that was queued for living links has left."""
+        await asyncio.gather(*(link.flushed() for link in self._links.values()))
+
+    async def dial(self, peer: Peer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A stream to a peer that has said hello. Raises OSError or P2PDaemonError."""
+        assert self._p2p is not None and self.me is not None
+        other = PeerID.from_base58(peer.id)
+        for attempt in range(DIALS):
+            try:
+                await self._p2p._client.connect(other, [Multiaddr(a) for a in peer.addresses])
+                _, reader, writer = await self._p2p.call_binary_stream_handler(other, NAME)
+                break
+            except _BROKEN:
+                if attempt + 1 == DIALS:
+                    raise
+                await asyncio.sleep(PAUSE)
+        writer.write(notice_frame(hello(self.me, peer.id, self._secret)))
+        return reader, writer
+
+    def tell_broken(self, peer: Peer, why: str) -> None:
+        self._events.broken(peer, why)
+
+    # --- in --------------------------------------------------------------------------------------
+
+    async def _serve(
+        self, info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        peer = None
+        try:
+            peer = await asyncio.wait_for(self._greeted(info, reader), HELLO_WITHIN)
+            self.learn(peer)
+            self._events.opened(peer)
+            while True:
+                await self._take(peer, reader)
+        except BadFrame:
+            self.refused["stranger" if peer is None else "frame"] += 1
+        except _BROKEN:
+            pass  # it is gone; the end of its stream says so
+        finally:
+            with suppress(*_BROKEN):
+                writer.close()
+            if peer is not None:
+                self._events.closed(peer)
+
+    async def _greeted(self, info: Any, reader: asyncio.StreamReader) -> Peer:
+        kind, _, _, size = ENVELOPE.unpack(await reader.readexactly(ENVELOPE.size))
+        if kind != NOTICE or size > 1 << 12:
+            raise BadFrame("no hello")
+        notice = read_notice(await reader.readexactly(size))
+        if self.me is None:
+            raise BadFrame("nobody can know us yet")
+        peer = check_hello(notice, info.peer_id.to_base58(), self.me.id, self._secret)
+        known = self._links.get(peer.seat)
+        if known is not None and not known.peer.gives_way(peer):
+            raise BadFrame("sits where somebody else sits")
+        return peer
+
+    async def _take(self, peer: Peer, reader: asyncio.StreamReader) -> None:
+        kind, stage, replica, size = ENVELOPE.unpack(await reader.readexactly(ENVELOPE.size))
+        self._events.heard(peer)
+        if kind == NOTICE and size <= LARGEST_NOTICE:
+            self._noticed(peer, read_notice(await reader.readexactly(size)))
+        elif kind == MESSAGE and size == 0:
+            await self._message(peer, Address(stage, replica), reader)
+        else:
+            raise BadFrame(f"frame of kind {kind} and {size} bytes")
+
+    def _noticed(self, peer: Peer, notice: dict[str, Any]) -> None:
+        if peer.seat == LEAD:
+            for plain in notice.get("peers", ()):
+                self.learn(Peer.from_json(plain))
+        self._events.notice(peer, notice)
+
+    async def _message(self, peer: Peer, to: Address, reader: asyncio.StreamReader) -> None:
+        prefix = await reader.readexactly(codec.PREFIX)
+        try:
+            size = codec.measure(prefix, self._limits)
+        except codec.Malformed as error:
+            self.refused["malformed"] += 1
+            raise BadFrame(str(error)) from None  # where the next frame begins, nobody knows
+        data = codec.buffer(size)
+        data[: len(prefix)] = prefix
+        await self._fill(peer, reader, data, len(prefix))
+        try:
+            message = codec.decode(data, self._limits)
+        except codec.Malformed:
+            self.refused["malformed"] += 1
+            return
+        if isinstance(message, FROM_LEAD) and peer.seat != LEAD:
+            self.refused["impostor"] += 1
+            return
+        self._events.message(to, message)
+
+    async def _fill(
+        self, peer: Peer, reader: asyncio.StreamReader, data: memoryview, start: int
+    ) -> None:
+        while start < len(data):
+            chunk = await reader.read(min(1 << 20, len(data) - start))
+            if not chunk:
+                raise EOFError
+            data[start : start + len(chunk)] = chunk
+            start += len(chunk)
+            self._events.heard(peer)
+
+
+class _Link:
+    """What goes to one life of a peer."""
+
+    def __init__(self, peer: Peer, post: Post):
+        self.peer, self._post = peer, post
+        self._queue: asyncio.Queue[Parts] = asyncio.Queue()
+        self._broken = False
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def put(self, parts: Parts) -> None:
+        if not self._broken:
+            self._queue.put_nowait(parts)
+
+    def cancel(self) -> None:
+        self._broken = True
+        self._task.cancel()
+
+    async def flushed(self) -> None:
+        joined = asyncio.ensure_future(self._queue.join())
+        await asyncio.wait((joined, self._task), return_when=asyncio.FIRST_COMPLETED)
+        joined.cancel()
+
+    async def _run(self) -> None:
+        writer, ended = None, None
+        first = await self._queue.get()  # a stream is opened when there is something to say
+        try:
+            reader, writer = await self._post.dial(self.peer)
+            ended = asyncio.ensure_future(self._until_it_ends(reader))
+            await self._write(writer, first)
+            while True:
+                await self._write(writer, await self._queue.get())
+        except _BROKEN as error:
+            self._broken = True
+            self._post.tell_broken(self.peer, repr(error)[:200])
+        finally:
+            if ended is not None:
+                ended.cancel()
+            if writer is not None:
+                with suppress(*_BROKEN):
+                    writer.close()
+
+    async def _write(self, writer: asyncio.StreamWriter, parts: Parts) -> None:
+        for chunk in _chunks(parts):
+            writer.write(chunk)
+            if len(chunk) == CHUNK:
+                await writer.drain()
+        await writer.drain()
+        self._queue.task_done()
+
+    async def _until_it_ends(self, reader: asyncio.StreamReader) -> None:
+        """The other side never writes: a byte or an end, the link is over."""
+        with suppress(*_BROKEN):
+            await reader.read(1)
+        if not self._broken:
+            self._broken = True
+            self._post.tell_broken(self.peer, "the stream ended")
+            self._task.cancel()
+
+
+def _chunks(parts: Parts) -> Iterator[bytes | memoryview]:
+    """Small parts together, as each write is a system call; large ones in pieces, uncopied."""
+    small: list[bytes | memoryview] = []
+    for part in parts:
+        if len(part) <= SMALL:
+            small.append(part)
+            continue
+        if small:
+            yield b"".join(small)
+            small = []
+        view = memoryview(part)
+        yield from (view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
+    if small:
+        yield b"".join(small)

@@ -1,0 +1,251 @@
+"""What the swarm decides, without processes, streams or clocks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkfree.errors import BadInput
+from checkfree.messages.control import Due, Joined, Lost, Message, Struck
+from checkfree.ops import LEAD, Address
+from checkfree.record import EndRecord, Record, ResumeRecord, dumps
+from checkfree.runtime.swarm.attendance import NO_SHOWS, Attendance
+from checkfree.runtime.swarm.faults import RealFaults
+from checkfree.runtime.swarm.frames import (
+    BadFrame,
+    Peer,
+    check_hello,
+    hello,
+    read_notice,
+)
+from checkfree.runtime.swarm.home import Home
+from checkfree.runtime.swarm.liveness import Vigil
+from checkfree.runtime.swarm.tail import Tail
+
+ONE, TWO = Address(1), Address(2)
+SECRET = b"secret"
+
+
+def peer(seat: Address, life: int = 0) -> Peer:
+    return Peer(seat, life, f"{seat}-{life}", ("/ip4/127.0.0.1/tcp/1",))
+
+
+class Office:
+    """An attendance of two seats, and all that it said."""
+
+    def __init__(self) -> None:
+        self.told: list[Message] = []
+        self.announced: list[dict[str, Any]] = []
+        self.ordered: list[tuple[Address, int, bool]] = []
+        self.attendance = Attendance(
+            [(ONE, 0), (TWO, 0)],
+            self.told.append,
+            self.announced.append,
+            lambda seat, life, hollow, why: self.ordered.append((seat, life, hollow)),
+        )
+
+    def start(self) -> Attendance:
+        for seat in (ONE, TWO):
+            self.attendance.arrived(peer(seat))
+        assert self.attendance.complete
+        self.attendance.started = True
+        return self.attendance
+
+
+# --- attendance ----------------------------------------------------------------------------------
+
+
+def test_a_loss_is_told_once_and_replaced() -> None:
+    office = Office()
+    attendance = office.start()
+    assert attendance.gone(ONE, 0, "its stream ended")
+    assert not attendance.gone(ONE, 0, "it was silent")
+    assert office.told == [Lost(ONE, 0)]
+    assert office.ordered == [(ONE, 1, True)]
+    attendance.arrived(peer(ONE, 0))  # the dead do not come back
+    assert not attendance.complete
+    attendance.arrived(peer(ONE, 1))
+    assert office.told[1:] == [Joined(ONE, 1)]
+    known = [Peer.from_json(plain) for plain in office.announced[-1]["peers"]]
+    assert set(known) == {peer(ONE, 1), peer(TWO)}
+
+
+def test_who_dies_before_the_start_is_replaced_by_one_that_is_not_hollow() -> None:
+    office = Office()
+    office.attendance.gone(ONE, 0, "")
+    assert (office.told, office.ordered) == ([], [(ONE, 1, False)])
+
+
+def test_a_seat_that_nobody_reaches_is_hopeless() -> None:
+    office = Office()
+    attendance = office.start()
+    for life in range(1 + NO_SHOWS):
+        attendance.gone(ONE, life, "")
+        assert attendance.hopeless() is None
+    attendance.gone(ONE, 1 + NO_SHOWS, "")
+    assert attendance.hopeless() == ONE
+
+
+# --- faults --------------------------------------------------------------------------------------
+
+
+def test_faults_answer_when_all_that_they_struck_are_replaced() -> None:
+    office, killed = Office(), []
+    attendance = office.start()
+    faults = RealFaults(
+        attendance,
+        lambda seat, life: killed.append((seat, life)),
+        lambda tick: (ONE, TWO) if tick == 3 else (),
+    )
+    faults.deliver(Due(0, 3))
+    assert faults.advance() == []
+    assert killed == [(ONE, 0), (TWO, 0)]
+    assert faults.advance() is None
+    for seat in (ONE, TWO):
+        attendance.gone(seat, 0, "")
+        assert faults.advance() is None
+        attendance.arrived(peer(seat, 1))
+    struck = Struck(0, 3, ((ONE, 0), (TWO, 0)), ((ONE, 1), (TWO, 1)))
+    assert faults.advance() == [(LEAD, struck)]
+    faults.deliver(Due(2, 3))  # once a tick
+    faults.advance()
+    assert faults.advance() == [(LEAD, Struck(2, 3))]
+
+
+def test_a_replacement_that_dies_on_its_way_is_waited_for_again() -> None:
+    office = Office()
+    attendance = office.start()
+    faults = RealFaults(attendance, lambda seat, life: None, lambda tick: (ONE,))
+    faults.deliver(Due(0, 0))
+    faults.advance()
+    attendance.gone(ONE, 0, "")
+    attendance.gone(ONE, 1, "")
+    attendance.arrived(peer(ONE, 1))
+    assert faults.advance() is None
+    attendance.arrived(peer(ONE, 2))
+    assert faults.advance() == [(LEAD, Struck(0, 0, ((ONE, 0),), ((ONE, 2),)))]
+
+
+# --- liveness ------------------------------------------------------------------------------------
+
+
+def test_silence_is_noticed() -> None:
+    vigil, heard = Vigil(1.0, 0.0), {peer(ONE): 0.0, peer(TWO): 0.0}
+    for tenth in range(1, 11):
+        heard[peer(TWO)] = tenth / 10
+        assert vigil.silent(heard, tenth / 10) == []
+    assert vigil.silent(heard, 1.1) == [peer(ONE)]
+
+
+def test_time_that_we_were_away_is_nobodys_silence() -> None:
+    vigil, heard = Vigil(1.0, 0.0), {peer(ONE): 0.0}
+    assert vigil.silent(heard, 0.1) == []
+    assert vigil.silent(heard, 3600.0) == []
+    assert vigil.silent(heard, 3600.5) == []
+    for tenth in (6, 7, 8, 9, 10):
+        assert vigil.silent(heard, 3600 + tenth / 10) == []
+    assert vigil.silent(heard, 3601.1) == [peer(ONE)]
+
+
+# --- frames --------------------------------------------------------------------------------------
+
+
+def test_a_hello_proves_itself_to_one_peer() -> None:
+    told = hello(peer(ONE), "me", SECRET)
+    assert check_hello(told, "1.0-0", "me", SECRET) == peer(ONE)
+
+
+@pytest.mark.parametrize(
+    ("change", "sender", "receiver"),
+    [
+        ({}, "1.0-0", "another"),
+        ({}, "2.0-0", "me"),
+        ({"proof": "0" * 64}, "1.0-0", "me"),
+        ({"proof": None}, "1.0-0", "me"),
+        ({"proof": "é"}, "1.0-0", "me"),
+        ({"hello": replace(peer(ONE), life=1).to_json()}, "1.0-0", "me"),
+        ({"hello": None}, "1.0-0", "me"),
+        ({"hello": [1, 2, 3, 4]}, "1.0-0", "me"),
+        ({"protocol": 2}, "1.0-0", "me"),
+    ],
+)
+def test_a_hello_that_proves_nothing(change: dict[str, Any], sender: str, receiver: str) -> None:
+    told = {**hello(peer(ONE), "me", SECRET), **change}
+    with pytest.raises(BadFrame):
+        check_hello(told, sender, receiver, SECRET)
+    with pytest.raises(BadFrame):
+        check_hello(hello(peer(ONE), "me", b"guess"), "1.0-0", "me", SECRET)
+
+
+@pytest.mark.parametrize("data", [b"", b"[1]", b"{", b"\xff", b"[" * 10000])
+def test_what_is_no_notice(data: bytes) -> None:
+    with pytest.raises(BadFrame):
+        read_notice(data)
+
+
+# --- home ----------------------------------------------------------------------------------------
+
+
+def test_one_launcher_at_a_time(tmp_path: Path) -> None:
+    home = Home.of(tmp_path / "run")
+    assert not home.alive
+    with home.owned():
+        assert home.alive
+        with pytest.raises(BadInput, match="being trained"), Home.of(tmp_path / "run").owned():
+            pass
+        home.furnish()
+        assert home.secret() != b""
+        assert home.path.stat().st_mode & 0o77 == 0
+        home.clear(keep_logs=False)
+    assert not home.alive
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_leftovers_are_swept_and_nobody_else(tmp_path: Path) -> None:
+    home, wait = Home.of(tmp_path / "run"), "import sys; sys.stdin.read()"
+    words = [str(home.path), f"-id={home.path}/id/1", f"{home.path}2", str(home.run)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", wait, word], stdin=subprocess.PIPE)
+        for word in words
+    ]
+    try:
+        assert set(home.processes()) <= {process.pid for process in processes[:2]}
+        assert home.sweep() == 2
+        assert [process.wait() for process in processes[:2]] == [-9, -9]
+        assert home.processes() == []
+        assert [process.poll() for process in processes[2:]] == [None, None]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_a_long_name_gets_short_sockets(tmp_path: Path) -> None:
+    home = Home.of(tmp_path / ("long" * 20))
+    assert len(os.fsencode(home.control)) < 100
+    assert home.sockets != Home.of(tmp_path / ("lang" * 20)).sockets
+
+
+# --- tail ----------------------------------------------------------------------------------------
+
+
+def test_records_are_handed_on_once_and_whole(tmp_path: Path) -> None:
+    seen: list[Record] = []
+    tail, path = Tail(tmp_path, seen.append), tmp_path / "records.jsonl"
+    one, two = ResumeRecord(3, 4), EndRecord("done", 1, 1, recoveries=[])
+    tail()
+    first, second = (dumps(record).encode() + b"\n" for record in (one, two))
+    path.write_bytes(first + second[:9])
+    tail()
+    assert seen == [one]
+    path.write_bytes(first + second)
+    tail()
+    tail()
+    assert seen == [one, two]
