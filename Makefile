@@ -12,10 +12,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
 
-demo: NAME := runs/demo-$(shell date +%Y%m%d-%H%M%S)
-demo: $(VENV)/.installed ## Install checkfree and train the demo twice, through stages that are lost
-	$(BIN)/checkfree train configs/demo.yaml recovery=checkfree failures.stages=middle out=$(NAME)-checkfree
-	$(BIN)/checkfree train configs/demo.yaml recovery=checkfree_plus out=$(NAME)-checkfree-plus
+demo: $(VENV)/.installed ## Install checkfree and compare four ways through the same lost stages
+	$(BIN)/checkfree compare configs/demo.yaml --out runs/demo
 
 test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.installed-test ## Install what tests need and run them

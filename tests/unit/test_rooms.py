@@ -26,17 +26,21 @@ ROOMS = (
     "checkfree.load",
     "checkfree.membership",
     "checkfree.messages.control",
+    "checkfree.messages.limits",
+    "checkfree.messages.wire",
     "checkfree.models.config",
     "checkfree.models.families",
     "checkfree.ops",
+    "checkfree.priced",
     "checkfree.record",
     "checkfree.recovery.strategy",
     "checkfree.report",
     "checkfree.routes",
     "checkfree.schedule",
+    "checkfree.simulate",
     "checkfree.units",
 )
-WHOLE = ("failures", "lead", "report", "schedule")
+WHOLE = ("failures", "lead", "report", "schedule", "simulate")
 """Packages of which every module counts, also those that are yet to come."""
 
 WITHOUT_TORCH = """
