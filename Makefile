@@ -6,14 +6,18 @@ CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: help demo test lint
+.PHONY: help demo swarm-demo test lint
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.installed ## Install checkfree and compare four ways through the same lost stages
 	$(BIN)/checkfree compare configs/demo.yaml --out runs/demo
+
+swarm-demo: $(VENV)/.installed-swarm ## Train across processes of which two are killed
+	rm -rf runs/swarm-demo
+	$(BIN)/checkfree swarm up configs/swarm_demo.yaml out=runs/swarm-demo
 
 test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.installed-test ## Install what tests need and run them
@@ -33,10 +37,14 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) --editable .
 	touch $@
 
+$(VENV)/.installed-swarm: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) --editable '.[swarm]'
+	touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-test: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) --editable '.[test]'
-	touch $@ $(VENV)/.installed
+	touch $@ $(VENV)/.installed $(VENV)/.installed-swarm
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) --editable '.[test,dev]'
-	touch $@ $(VENV)/.installed $(VENV)/.installed-test
+	touch $@ $(VENV)/.installed $(VENV)/.installed-swarm $(VENV)/.installed-test

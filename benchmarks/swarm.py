@@ -182,10 +182,25 @@ def ranks(port: int, words: list[str], iterations: int, progress: Path) -> tuple
     return port, words, iterations, progress
 
 
+def scale(folder: Path, config: list[str], iterations: int) -> None:
+    """Weak scaling: as many blocks as stages. Beside it the ideal length of the pipeline, had each
+    stage a core (microbatches + stages - 1 times what one costs), and what these cores allow."""
+    microbatches, cores = 8, os.cpu_count() or 1
+    print("stages  swarm  ideal, a core each  work over these cores")
+    for stages in (2, 4, 8):
+        words = [*config, f"stages={stages}", f"model.blocks={2 * stages}"]
+        one = ours(["train"], folder / f"one-{stages}", words, iterations)
+        many = ours(["swarm", "up"], folder / f"swarm-{stages}", words, iterations)
+        each = one.seconds / (stages * microbatches)
+        ideal, least = (microbatches + stages - 1) * each, one.seconds / min(cores, stages)
+        print(f"{stages:6}{many.seconds:7.3f}{ideal:20.3f}{least:23.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=12)
     parser.add_argument("--gloo", action="store_true", help="torch's pipeline too")
+    parser.add_argument("--scaling", action="store_true", help="2, 4 and 8 stages, nothing else")
     arguments, words = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -194,6 +209,8 @@ def main() -> None:
         (folder / "empty.yaml").write_text("{}\n")
         config = [str(folder / "empty.yaml"), *words]
         count = arguments.iterations
+        if arguments.scaling:
+            return scale(folder, config, count)
         one = ours(["train"], folder / "one", config, count)
         swarm = ours(["swarm", "up"], folder / "swarm", config, count)
         print(f"one process  {one.seconds:.3f} s  CPU {one.cpu_seconds:.3f} s")

@@ -9,6 +9,7 @@ from typing import Any
 from checkfree.config import Config, FleetConfig
 from checkfree.errors import BadInput
 from checkfree.failures import target_stages, tick_probability
+from checkfree.formats import WIRE
 from checkfree.models.config import ModelConfig
 from checkfree.routes import check_swap
 from checkfree.schedule import SCHEDULES
@@ -19,11 +20,17 @@ FLEETS = ("paper", "datacenter", "machine", "home", "thread")
 """Those that ``checkfree.simulate`` describes."""
 
 
+SHADOWED = ("auto", "shadow")
+"""Strategies that push shadows."""
+
+
 def check(config: Config) -> None:
     """Raise BadInput for the first value out of range."""
     _counts(config)
     one_of("schedule", config.schedule, tuple(SCHEDULES))
     one_of("precision", config.precision, ("fp32", "bf16", "fp64"))
+    one_of("wire.activations", config.wire.activations, WIRE)
+    one_of("wire.gradients", config.wire.gradients, WIRE)
     if config.microbatches < config.replicas:
         raise BadInput(
             f"microbatches={config.microbatches} is fewer than replicas={config.replicas}: a "
@@ -39,8 +46,18 @@ def check(config: Config) -> None:
     tick_probability(config.failures)
     if config.failures.scenario != "none":
         target_stages(config.failures.stages, config.stages)
-    if config.recovery.name == "checkfree_plus":
+    if config.recovery.name == "checkfree_plus" or _swaps(config):
         check_swap(config.stages, config.recovery.share)
+    every = config.recovery.shadow_every
+    if config.recovery.name in SHADOWED and type(every) is int and every <= config.stages:
+        raise BadInput(
+            f"recovery.shadow_every={every}: expected at least {config.stages + 1} iterations, one "
+            f"for each of the stages 0 … {config.stages}, so that no two push at once"
+        )
+
+
+def _swaps(config: Config) -> bool:
+    return config.recovery.name == "auto" and config.recovery.swap
 
 
 def check_fleet(fleet: FleetConfig) -> None:

@@ -40,7 +40,7 @@ class OptimizerConfig:
     """How a stage steps."""
 
     name: str = "adam"
-    """``adam`` or ``adamw``."""
+    """``adam``, ``adamw`` or ``sgd``."""
 
     lr: float = 2e-3
     """Peak learning rate, per step."""
@@ -51,8 +51,11 @@ class OptimizerConfig:
     eps: float = 1e-8
     """Added to the root of the second moment."""
 
+    momentum: float = 0.9
+    """``sgd``: decay of the running sum of gradients, per step, in [0, 1)."""
+
     weight_decay: float = 0.0
-    """L2 for ``adam``, decoupled for ``adamw``."""
+    """L2 for ``adam`` and ``sgd``, decoupled for ``adamw``."""
 
     schedule: str = "constant"
     """``constant``, ``cosine`` or ``wsd`` (warm-up, stable, decay)."""
@@ -77,9 +80,10 @@ class OptimizerConfig:
 class RecoveryConfig:
     """What is done about a lost stage."""
 
-    name: str = "checkfree"
-    """``none``, ``checkfree``, ``checkfree_plus``, ``checkpoint``, ``redundant``, ``random``,
-    ``zero``, ``copy`` or ``uniform``. A living replica is always copied first."""
+    name: str = "auto"
+    """``auto``, ``shadow``, ``fit``, ``none``, ``checkfree``, ``checkfree_plus``, ``checkpoint``,
+    ``redundant``, ``random``, ``zero``, ``copy`` or ``uniform``. A living replica is always copied
+    first."""
 
     exponent: float = 2.0
     """CheckFree: a neighbour weighs its gradient norm to this power (1 or 2)."""
@@ -106,6 +110,37 @@ class RecoveryConfig:
 
     interval: int = 100
     """Checkpoint: iterations between checkpoints."""
+
+    shadow_every: Any = 50
+    """shadow, auto: iterations between two pushes of a stage's weights to another stage's seat, at
+    least ``stages`` + 1; or ``auto``: the faster the loss falls the more often, within
+    ``shadow_budget``."""
+
+    shadow_format: str = "int8"
+    """shadow, auto: how those weights are written: ``int8`` or ``int4`` with a scale per row,
+    ``bf16`` or ``fp32``."""
+
+    shadow_budget: float = 0.01
+    """``shadow_every: auto``: most bytes pushed, as a share of those of activations and
+    gradients."""
+
+    shadow_least: int = 1
+    """``shadow_every: auto``: fewest iterations between two pushes of a stage, whatever the
+    budget."""
+
+    fit_steps: int = 32
+    """fit, auto: local steps of an averaged stage on what its neighbours hold of the last
+    iterations."""
+
+    fit_memory: int = 67108864
+    """fit, auto: bytes of activations that each seat holds on to for that."""
+
+    fit_lr: float = 2e-3
+    """fit, auto: learning rate (Adam) of those steps."""
+
+    swap: bool = False
+    """auto: train a ``share`` of the microbatches with swapped ends, so that swap partners can
+    stand in for each other."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +210,20 @@ class FleetConfig:
 
     price: Optional[float] = None
     """What a node costs per hour, in any currency; None: no costs are told."""
+
+
+@dataclass(frozen=True)
+class WireConfig:
+    """How numbers are written that one stage sends to the next: ``fp32`` (as they are computed;
+    64 bits wide in a run of ``fp64``), ``bf16``, ``fp16``, or ``int8`` in blocks of 256 with a
+    scale each. The sender casts, so every runtime trains on the same numbers. Sums over replicas,
+    copies and states are never cast."""
+
+    activations: str = "fp32"
+    """Of a forward, validation's included."""
+
+    gradients: str = "fp32"
+    """Of a backward. ``fp16`` has no number below 6e-8: those become zero."""
 
 
 @dataclass(frozen=True)
@@ -257,4 +306,5 @@ class Config:
     checkpoint: EveryConfig = field(default_factory=EveryConfig)
     """A safety net beside any strategy: checkpoints that the next ``--resume`` may use too."""
     resume: ResumeConfig = field(default_factory=ResumeConfig)
+    wire: WireConfig = field(default_factory=WireConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)

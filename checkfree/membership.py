@@ -41,6 +41,12 @@ class Membership:
             self._losses.add(seat)
         return held
 
+    def leave(self, seat: Address) -> None:
+        """Somebody gets up, and nothing is lost by it."""
+        self.alive.discard(seat)
+        self.hollow.discard(seat)
+        self.lives[seat] += 1
+
     def join(self, seat: Address, life: int) -> bool:
         """A hollow one sits down. False if that is old news."""
         if self.holds(seat) or life < self.lives.get(seat, 0):
@@ -65,6 +71,14 @@ class Membership:
         """Who was lost since this was last asked."""
         lost, self._losses = self._losses, set()
         return lost
+
+    def noted(self, seats: Iterable[Address]) -> None:
+        """That these were lost is written down already."""
+        self._losses -= set(seats)
+
+    def absent(self) -> dict[str, int]:
+        """Seats that nobody holds, and the life that whoever comes there will have."""
+        return {str(s): life for s, life in sorted(self.lives.items()) if not self.holds(s)}
 
     def names(self) -> dict[str, int]:
         """Living seats and their lives, as records name them."""

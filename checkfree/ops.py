@@ -102,13 +102,29 @@ class Keep(NamedTuple):
 
     ``at="prepare"``: exact, part of the transaction. The holder steps a copy of the stage with the
     owner's gradient, so both hold iteration i or neither does (semantics 13).
-    ``at="after"``: pushed after the step, and carries the iteration it is of.
+    ``at="after"``: pushed after the step, and carries the iteration it is of. To a peer these are
+    *shadows*: weights alone, written as ``what`` says (see ``checkfree.formats``).
     """
 
     owner: Address
     holder: Address
-    what: Literal["state"] = "state"
+    what: Literal["state", "int8_rows", "int4_rows", "bf16", "fp32"] = "state"
     at: Literal["prepare", "after"] = "prepare"
+
+
+class Shadow(NamedTuple):
+    """A packed copy of a stage's weights after ``version`` iterations, on another stage's seat."""
+
+    stage: int
+    holder: Address
+    version: int
+
+
+class Rung(NamedTuple):
+    """A rule for one stage: a step of a ladder."""
+
+    stage: int
+    rule: str
 
 
 class Source(NamedTuple):
@@ -128,11 +144,18 @@ class Recipe:
     """What one seat is rebuilt from, and by which rule (its name stands in the records).
 
     ``moments``: the optimizer's state is sent too; a rule that starts a fresh one needs none.
+    ``boundary`` are seats that may hold what went into the stage and came out of it in the last
+    iterations; each sends its newest ``pairs``. ``fit``: local steps on them. ``bound``: the
+    largest error on them that is accepted, as a share of that of skipping the stage.
     """
 
     rule: str
     sources: tuple[Source, ...] = ()
     moments: bool = True
+    boundary: tuple[Address, ...] = ()
+    pairs: int = 0
+    fit: int = 0
+    bound: float | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +179,9 @@ class View:
 
     ``keeps`` are the exact copies whose holder lives, all of iteration ``committed``;
     ``checkpoints`` the versions that the store offers, ascending; ``repairs`` how many repairs
-    this run has made.
+    this run has made. ``shadows`` are those that can be counted on, ``pushed`` also those on their
+    way; ``falling`` is how much the loss falls per iteration, None as long as that isn't known.
+    ``rejected``: what was tried for these losses and proved no good.
     """
 
     alive: frozenset[Address]
@@ -166,6 +191,10 @@ class View:
     checkpoints: tuple[int, ...] = ()
     repairs: int = 0
     seats: frozenset[Address] = field(default_factory=frozenset)
+    shadows: frozenset[Shadow] = frozenset()
+    pushed: frozenset[Shadow] = frozenset()
+    falling: float | None = None
+    rejected: frozenset[Rung] = frozenset()
 
     def living(self, stage: int) -> Address | None:
         """The first living replica of a stage."""

@@ -11,20 +11,31 @@ from torch import nn
 from checkfree.config import OptimizerConfig
 from checkfree.errors import BadInput
 
-OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {
+ADAMS: dict[str, type[torch.optim.Adam]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
+SGD = "sgd"
+OPTIMIZERS = (*ADAMS, SGD)
 LR_SCHEDULES = ("constant", "cosine", "wsd")
 
 
-def make_optimizer(config: OptimizerConfig, params: Iterable[nn.Parameter]) -> torch.optim.Adam:
+def make_optimizer(
+    config: OptimizerConfig, params: Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
     """Fused where torch has it for the device and type of every parameter."""
     params = list(params)
-    make = OPTIMIZERS[config.name]
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
     betas = (config.betas[0], config.betas[1])
-    return make(
+    if config.name == SGD:
+        return torch.optim.SGD(
+            params,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            fused=fused or None,
+        )
+    return ADAMS[config.name](
         params,
         lr=config.lr,
         betas=betas,
@@ -69,6 +80,7 @@ def check_optimizer(config: OptimizerConfig) -> None:
         ("warmup", config.warmup, 0, math.inf),
         ("decay", config.decay or 0, 0, math.inf),
         ("clip", 1.0 if config.clip is None else config.clip, 0.0, math.inf),
+        ("momentum", config.momentum, 0.0, 0.999999999),
         ("betas[0]", config.betas[0], 0.0, 0.999999999),
         ("betas[1]", config.betas[1], 0.0, 0.999999999),
     ):

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 RECORDS = "records.jsonl"
+LEADS_OWN = ("plan", "iteration", "validation", "failure", "recovery")
+"""Kinds of records that the lead makes, which it counts."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,11 @@ def _content(path: Path) -> bytes:
 def of_kind(records: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
     """The records of one kind, in order."""
     return [record for record in records if record["kind"] == kind]
+
+
+def ended(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Nothing more will be written."""
+    return bool(records) and records[-1]["kind"] == "end"
 
 
 def ledger(

@@ -112,3 +112,20 @@ def swap_partner(stage: int, num_body: int) -> int | None:
         return None
     pairs = {1: 2, 2: 1, num_body: num_body - 1, num_body - 1: num_body}
     return pairs.get(stage)
+
+
+def ring_successor(stage: int, num_stages: int) -> int:
+    """The stage after ``stage`` of 0 ... n, stage 0 after the last: the order of a route."""
+    return (stage + 1) % num_stages
+
+
+def beside_on_routes(stage: int, routes: Sequence[Route]) -> tuple[frozenset[int], frozenset[int]]:
+    """The stages that a stage's body gets its input from, and those that read its output, on any
+    of the routes; both empty for stage 0."""
+    before, after = set(), set()
+    for route in routes:
+        for hop, seat in enumerate(route[1:-1], 1):
+            if seat.stage == stage:
+                before.add(route[hop - 1].stage)
+                after.add(route[hop + 1].stage)
+    return frozenset(before), frozenset(after)

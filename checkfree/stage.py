@@ -67,6 +67,11 @@ class Stage:
         self.version = 0
         self.reduced_norm = 0.0
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes with: that of its first parameter."""
+        return self._params[0].dtype if self._params else torch.float32
+
     # --- a microbatch ------------------------------------------------------------------------
 
     def forward(self, key: Key, part: Part, x: Any, batch: Any, seed: int) -> Tensor:
@@ -96,6 +101,10 @@ class Stage:
             return _owned(self._compute(part, x, batch, seed))
         finally:
             self.module.train(training)
+
+    def predict(self, x: Tensor, seed: int) -> Tensor:
+        """A body's forward with gradients and nothing stashed: for steps of its own, on ``x``."""
+        return self._compute(Part.BODY, x, None, seed)
 
     def backward(self, key: Key, dy: Tensor | None, scale: float = 1.0) -> Tensor | None:
         """Add to the gradients. ``dy``: gradient by this part's output; None at the loss, whose

@@ -12,6 +12,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 
 from checkfree.messages.control import (
     CHECKPOINT,
+    HANDOVER,
     RESUME,
     WEIGHTS,
     Archive,
@@ -29,7 +31,7 @@ from checkfree.messages.control import (
     StateRequest,
 )
 from checkfree.messages.tensors import KeepState, StageState, StateReply
-from checkfree.ops import LEAD
+from checkfree.ops import LEAD, STORE, Address, Keep
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 24  # bytes
@@ -96,8 +98,8 @@ class Store:
         self._orders = {k: order for k, order in self._orders.items() if k[0] == archive.epoch}
         self._early = {k: states for k, states in self._early.items() if k[0] >= archive.epoch}
         self._orders[key] = _Order(archive)
-        if archive.area == CHECKPOINT:
-            self.keep_only(CHECKPOINT, archive.known)
+        if archive.area in (CHECKPOINT, HANDOVER):
+            self.keep_only(archive.area, archive.known)
         if archive.area != WEIGHTS:
             self.forget(archive.area, archive.shelf)
         out: list[Outgoing] = []
@@ -135,10 +137,21 @@ class Store:
         folder = _folder(archive.area, archive.shelf)
         manifest["sha256"] = _sum_of(manifest)
         self._files.write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
-        if archive.area != WEIGHTS:
+        if archive.area not in (WEIGHTS, HANDOVER):
             self._prune(archive.area)
         offered = self.offered(archive.area)
         return Archived(archive.epoch, archive.area, archive.shelf, offered)
+
+    def shelve(
+        self, area: str, shelf: int, states: Mapping[int, StageState], note: Mapping[str, Any]
+    ) -> None:
+        """Write a whole archive at once: states that are all here, by stage."""
+        owners = tuple(Address(stage) for stage in sorted(states))
+        self.forget(area, shelf)
+        self._orders[0, area, shelf] = _Order(Archive(0, area, shelf, owners, (), note))
+        for owner in owners:
+            keep = Keep(owner, STORE, "state", "after")
+            self._put(KeepState(0, keep, area, shelf, states[owner.stage]))
 
     def _prune(self, area: str) -> None:
         keep = set(self.offered(area)[-self._newest :])
@@ -192,6 +205,15 @@ class Store:
             raise Damaged(f"{name} is damaged: its SHA-256 is not the manifest's")
         return decode_state(data, name)
 
+    def _handed_over(self, stage: int, version: int) -> int:
+        """The shelf of what the last one of a stage handed on, at that version. Raises Damaged."""
+        for shelf in reversed(self.offered(HANDOVER)):
+            with suppress(Damaged, KeyError, TypeError):
+                manifest = self._manifest(HANDOVER, shelf)
+                if str(stage) in manifest["stages"] and manifest["note"]["committed"] == version:
+                    return shelf
+        raise Damaged(f"no good state of stage {stage} after {version} iterations was handed on")
+
     def _manifest(self, area: str, shelf: int) -> dict[str, Any]:
         name = f"{_folder(area, shelf)}/{MANIFEST}"
         try:
@@ -204,9 +226,12 @@ class Store:
         return manifest
 
     def _reply(self, request: StateRequest) -> StateReply:
-        source = request.source
+        source, shelf = request.source, request.source.version
+        area = HANDOVER if request.area == HANDOVER else CHECKPOINT
         try:
-            state = self.load(CHECKPOINT, source.version, source.of)
+            if area == HANDOVER:
+                shelf = self._handed_over(source.of, source.version)
+            state = self.load(area, shelf, source.of)
         except Damaged as error:
             return StateReply(request.epoch, source, None, str(error))
         return StateReply(request.epoch, source, state)
@@ -240,7 +265,7 @@ def decode_state(data: bytes, name: str = "state") -> StageState:
         tensors = safetensors.torch.load(data)
         length = int.from_bytes(data[:8], "little")
         numbers = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["checkfree"])
-        groups: dict[str, Any] = {"params": {}, "buffers": {}, "moments": {}}
+        groups: dict[str, Any] = {"params": {}, "buffers": {}, "moments": {}, "held": {}}
         for key, tensor in tensors.items():
             group, _, inner = key.partition(":")
             groups[group][inner] = tensor

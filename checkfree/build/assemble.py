@@ -11,6 +11,7 @@ from torch import nn
 
 from checkfree.build.blueprint import Blueprint
 from checkfree.build.due import stages_at_risk, struck_seats
+from checkfree.build.sizes import recovery_of
 from checkfree.build.terms import seats, terms
 from checkfree.checks import recomputed
 from checkfree.config import Config
@@ -22,13 +23,13 @@ from checkfree.messages.tensors import StageState
 from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
 from checkfree.optimizer import check_optimizer, lr_at, make_optimizer
 from checkfree.recovery.strategy import Strategy
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.table import check_recovery, make_strategy
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
 from checkfree.stage import Conditions, Stage
 from checkfree.store import Store
-from checkfree.worker import Batches, Equipment, StageWorker
+from checkfree.worker import Batches, Casting, Equipment, StageWorker
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ def assemble(
 def equip(config: Config, blueprint: Blueprint, batches: Mapping[Purpose, Batches]) -> Equipment:
     """What every worker of a run is built with. Raises BadInput."""
     check_optimizer(config.optimizer)
-    strategy: Strategy = make_strategy(config.recovery, config.checkpoint.every)
+    check_recovery(config.recovery)
+    known = blueprint.tokens is not None  # else the modules are the user's, and of any size
+    recovery = recovery_of(config) if known else config.recovery
+    strategy: Strategy = make_strategy(recovery, config.checkpoint.every)
     devices = _devices(config)
     recompute = recomputed(config.recompute, config.stages)
 
@@ -85,6 +89,8 @@ def equip(config: Config, blueprint: Blueprint, batches: Mapping[Purpose, Batche
         fresh=fresh,
         strategy=strategy,
         batches=batches,
+        casting=Casting(config.wire.activations, config.wire.gradients),
+        fit_lr=config.recovery.fit_lr,
     )
 
 

@@ -94,6 +94,8 @@ def _limbs(ground: Ground, rules: tuple[Rule, ...], folder: Path) -> Iterator[Li
     for stage in dict.fromkeys(request.stages):
         for rule in rules:
             start = lead_in(rule.strategy, request.at, ground.earliest, all_seats)
+            counts = ground.config.stages + 1, request.at, ground.config.microbatches
+            start = max(ground.earliest, min(start, rule.strategy.begins(stage, *counts)))
             name = f"stage-{stage}_{re.sub(r'[^0-9A-Za-z_.=-]+', '-', rule.label).strip('-')}"
             count = request.reinits if rule.config.name == REINITIALISING else 1
             for reinit in range(count):

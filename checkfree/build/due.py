@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 from checkfree.build.rehearsal import CLOCK, rehearse
 from checkfree.config import Config
-from checkfree.failures import Trace, sample, seats_hit, strikes
+from checkfree.failures import STOP, Trace, sample, seats_hit, strikes
 from checkfree.ops import Address
 
 SAMPLED_TICKS = 4
@@ -39,6 +39,16 @@ def struck_seats(config: Config) -> Callable[[int], Collection[Address]]:
         return seats_hit(strikes(trace, tick), config.stages + 1, config.replicas)
 
     return struck
+
+
+def hung_seats(config: Config) -> Callable[[int], Collection[Address]]:
+    """tick -> those of the ``struck_seats`` that hang where processes can: they fall silent and
+    end nothing. For what is trained that is a loss as any other."""
+    drawn = config.failures.scenario == CLOCK  # those only crash
+    due = () if drawn else due_trace(config)
+    trace = tuple(failure for failure in due if failure.kind == STOP)
+    stages = config.stages + 1
+    return lambda tick: seats_hit(strikes(trace, tick), stages, config.replicas)
 
 
 def stages_at_risk(config: Config) -> frozenset[int]:

@@ -117,8 +117,9 @@ def check_same(job: Job, records: Sequence[Mapping[str, Any]]) -> None:
     if records[0]["kind"] != "config":
         raise BadInput(f"{job.folder}/records.jsonl does not begin with the run's configuration")
     then, now = records[0], to_tree(job.config)
+    began = recorded_config(then["config"])
     for key, value in now.items():
-        was = then["config"].get(key)
+        was = began.get(key)
         if key not in ("failures", "out") and was != value:
             raise BadInput(f"config.yaml has {key}={value}, the run began with {was}: put it back")
     if then["data"] != json.loads(json.dumps(job.data)):
@@ -126,6 +127,15 @@ def check_same(job: Job, records: Sequence[Mapping[str, Any]]) -> None:
             f"the data are not those that the run began with ({then['data']}): put them back, or "
             "start anew with another out="
         )
+
+
+def recorded_config(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A run's configuration as its records have it. One of an older version lacks keys, and means
+    their defaults."""
+    try:
+        return to_tree(build_config(tree))
+    except BadInput:
+        return tree
 
 
 def versions() -> dict[str, str]:

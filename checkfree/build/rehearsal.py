@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
-from checkfree.build.sizes import sizes_of
+from checkfree.build.sizes import recovery_of, sizes_of
 from checkfree.build.terms import seats, terms
 from checkfree.config import Config
 from checkfree.errors import BadInput
@@ -45,8 +45,8 @@ def setting(config: Config) -> Setting:
         fleet = replace(fleet, store=profile.store)
     return Setting(
         seats=seats(config),
-        strategy=make_strategy(config.recovery, config.checkpoint.every),
-        terms=replace(terms(config, None), resume_every=0),
+        strategy=make_strategy(recovery_of(config), config.checkpoint.every),
+        terms=replace(terms(config, None), resume_every=0, blind=True),
         fleet=fleet,
         sizes=sizes,
         pace=pace_of(sizes, fleet, profile),

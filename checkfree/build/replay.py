@@ -88,7 +88,7 @@ def recording(run: Path) -> Recording:
         raise BadInput(f"{path} has no plans yet, expected a run that has begun: train it first")
     try:
         lives = {Address.parse(seat): int(n) for seat, n in plans[0]["members"].items()}
-        steps = script(plans)
+        steps = script(records)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(
             f"{path} has a plan that can't be read ({error!r}): replay a run with whole records"
@@ -116,8 +116,8 @@ def replay(
         stack.enter_context(settled(run.config.threads))
         recorder = _begun(run, job)
         stack.callback(recorder.close)
-        assembly = _assembly(run, job, recorder)
-        _train(assembly, comparison)
+        assembly, faults = _assembly(run, job, recorder)
+        _train(assembly, faults, comparison)
         if out is not None:
             _end(assembly, folder, recorder, comparison)
     return Outcome(comparison.iterations, comparison.difference)
@@ -136,21 +136,22 @@ def _begun(run: Recording, job: Job) -> Recorder:
     return recorder_of(job)
 
 
-def _assembly(run: Recording, job: Job, recorder: Recorder) -> Assembly:
+def _assembly(run: Recording, job: Job, recorder: Recorder) -> tuple[Assembly, ReplayedFaults]:
     """The run's actors, but for who strikes and what is repaired; both are in the plans."""
     quiet = replace(run.config, failures=FailuresConfig("none"), resume=ResumeConfig(0))
     equipment = equip(quiet, job.blueprint, job.feeds)
     equipment = replace(equipment, strategy=Replayed(equipment.strategy, run.steps))
     store, tokens = Store(DiskFiles(job.folder)), job.blueprint.tokens
     assembly = assemble(quiet, equipment, store, recorder, lives=run.lives, tokens=tokens)
-    assembly.runtime.actors[FAULTS] = ReplayedFaults(assembly.runtime, run.steps)
-    return assembly
+    faults = ReplayedFaults(assembly.runtime, run.steps)
+    assembly.runtime.actors[FAULTS] = faults
+    return assembly, faults
 
 
-def _train(assembly: Assembly, comparison: _Comparison) -> None:
+def _train(assembly: Assembly, faults: ReplayedFaults, comparison: _Comparison) -> None:
     try:
         comparison.begin()
-        assembly.runtime.run()
+        assembly.runtime.run(faults.watch)
     except _Enough:
         return
     comparison.ended(assembly.lead.failure or f"nothing moves: {assembly.lead.phase}")

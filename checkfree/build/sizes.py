@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +10,22 @@ import torch
 from torch import nn
 
 from checkfree.build.blueprint import of_family
-from checkfree.config import Config, FleetConfig
+from checkfree.checks import SHADOWED
+from checkfree.config import Config, FleetConfig, OptimizerConfig, RecoveryConfig
 from checkfree.data.tokenizers import open_tokenizer
 from checkfree.errors import BadInput
+from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, bytes_of
 from checkfree.load import load
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import family
+from checkfree.optimizer import SGD
+from checkfree.recovery.table import AUTO, SHADOW_FORMATS
 from checkfree.simulate.sizes import Sizes, published
 
 OWN, PUBLISHED = "own", "published"
+
+PACKED = (FP32, BF16, INT8_ROWS, INT4_ROWS)
+"""How shadows may be written."""
 
 STEP_BYTES = 4
 """Adam counts the steps of every parameter by itself, in fp32."""
@@ -32,19 +40,20 @@ def sizes_of(config: Config) -> Sizes:
     """Those that ``fleet.sizes`` names. Raises BadInput."""
     named = named_sizes(config.fleet)
     if named == PUBLISHED:
-        return published(config.stages)
+        return published(config.stages, config.wire)
     if named == OWN:
-        return _own(config, OWN)
+        return own_sizes(config)
     try:
         other = load(named)
     except BadInput as error:
         raise BadInput(
             f"fleet.sizes={named}: expected own, published or a configuration: {error}"
         ) from None
-    return _own(replace(other, stages=config.stages), Path(named).name)
+    return own_sizes(replace(other, stages=config.stages, wire=config.wire), Path(named).name)
 
 
-def _own(config: Config, name: str) -> Sizes:
+def own_sizes(config: Config, name: str = OWN) -> Sizes:
+    """Those of the configured model itself, in bytes and flops. Raises BadInput."""
     model = replace(config.model, vocabulary=config.model.vocabulary or _vocabulary(config))
     of_family(config, model.vocabulary or 1)  # says what is wrong with it, if anything
     made = family(model.family)
@@ -57,14 +66,46 @@ def _own(config: Config, name: str) -> Sizes:
     tokens = config.batch * model.context
     return Sizes(
         name=name,
-        activation=wide * tokens * model.width,
+        activation=_sent(tokens * model.width, config.wire.activations, wide),
+        gradient=_sent(tokens * model.width, config.wire.gradients, wide),
         params=params,
         buffers=tuple(_buffers(stage, wide) for stage in both),
-        moments=tuple(2 * count + steps for count, steps in zip(params, counters, strict=True)),
+        moments=tuple(
+            _moments(config.optimizer, count, steps)
+            for count, steps in zip(params, counters, strict=True)
+        ),
         embed=0.0,
         body=_body_flops(body, model, config.stages) * tokens,
         head=2.0 * (model.vocabulary or 1) * model.width * tokens,
+        packed={how: tuple(_packed(stage, how) for stage in both) for how in PACKED},
     )
+
+
+def _moments(optimizer: OptimizerConfig, params: int, counters: int) -> int:
+    """Bytes of what an optimizer remembers of so many bytes of parameters."""
+    if optimizer.name == SGD:
+        return params if optimizer.momentum else 0
+    return 2 * params + counters
+
+
+def recovery_of(config: Config) -> RecoveryConfig:
+    """With ``shadow_every: auto`` kept within its budget of bytes. Raises BadInput."""
+    recovery = config.recovery
+    if recovery.name not in SHADOWED or recovery.shadow_every != AUTO:
+        return recovery
+    sizes, hops = own_sizes(config), config.microbatches * (config.stages + 1)
+    budget = recovery.shadow_budget * hops * (sizes.activation + sizes.gradient)
+    least = math.ceil(sum(sizes.packed[SHADOW_FORMATS[recovery.shadow_format]]) / budget)
+    return replace(recovery, shadow_least=max(recovery.shadow_least, least))
+
+
+def _packed(stage: nn.Module, how: str) -> int:
+    return sum(bytes_of(tuple(p.shape), how) for p in stage.parameters())
+
+
+def _sent(values: int, how: str, wide: int) -> int:
+    """Bytes, of values that are computed in ``wide`` bytes each."""
+    return wide * values if how == FP32 else bytes_of((values,), how)
 
 
 def _vocabulary(config: Config) -> int:

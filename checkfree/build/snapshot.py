@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from checkfree.errors import BadInput
 from checkfree.lead import Progress
-from checkfree.messages.control import CHECKPOINT, RESUME
+from checkfree.messages.control import CHECKPOINT, HANDOVER, RESUME
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address
 from checkfree.record import of_kind, read
@@ -23,6 +23,8 @@ class Snapshot:
     progress: Progress
     lives: Mapping[Address, int]
     states: Mapping[int, StageState]
+    absent: Mapping[Address, int] = field(default_factory=dict)
+    """Seats that stood empty, and the life that the next one there has."""
 
 
 def newest(folder: Path, store: Store, seats: Collection[Address]) -> Snapshot | None:
@@ -33,6 +35,7 @@ def newest(folder: Path, store: Store, seats: Collection[Address]) -> Snapshot |
     came further than that and left nothing good.
     """
     records, notes, damage = read(folder), count_notes(folder), []
+    store.keep_only(HANDOVER, ())  # of a moment that a resumed run may come to by another way
     for area, shelf in _candidates(store):
         try:
             found = _load(store, area, shelf, seats)
@@ -65,14 +68,18 @@ def _load(store: Store, area: str, shelf: int, seats: Collection[Address]) -> Sn
     note = store.note(area, shelf)
     try:
         progress = Progress.from_json(note["progress"])
-        lives = {Address.parse(seat): int(life) for seat, life in note["lives"].items()}
+        lives, absent = (
+            {Address.parse(seat): int(life) for seat, life in note.get(kind, {}).items()}
+            for kind in ("lives", "absent")
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"the manifest of {area} {shelf} is damaged: {error!r}") from None
     if area == CHECKPOINT:  # it was not there yet when it noted what was
         progress = replace(progress, checkpoints=(*progress.checkpoints, shelf))
-    if lives.keys() != set(seats):
+    known = lives.keys() | absent.keys()
+    if known != set(seats) or {s.stage for s in lives} != {s.stage for s in seats}:
         raise Damaged(
-            f"{area} {shelf} is of {len(lives)} seats, the configuration has {len(seats)}"
+            f"{area} {shelf} is of {len(known)} seats, the configuration has {len(seats)}"
         )
     stages = sorted({seat.stage for seat in lives})
-    return Snapshot(progress, lives, {s: store.load(area, shelf, s) for s in stages})
+    return Snapshot(progress, lives, {s: store.load(area, shelf, s) for s in stages}, absent)

@@ -11,18 +11,23 @@ from types import FrameType
 from checkfree.cli import (
     branch,
     compare,
+    doctor,
     failures,
     profile,
     replay,
     report,
     schedule,
     simulate,
+    swarm,
     train,
 )
 from checkfree.cli.arguments import BAD_INPUT, FAILED, INTERRUPTED
 from checkfree.errors import BadInput, RunFailed
 
-COMMANDS = (train, compare, report, replay, branch, simulate, profile, schedule, failures)
+COMMANDS = (
+    *(train, compare, report, replay, branch, simulate, profile, schedule, failures),
+    *(swarm, doctor),
+)
 """Modules with ``add(commands)``, in the order in which the help lists them."""
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from checkfree.build.due import due_trace
+from checkfree.build.job import recorded_config
 from checkfree.build.rehearsal import CLOCK
 from checkfree.compare.plan import Cell
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.failures import SAMPLERS, presets, render_trace
-from checkfree.load import build, load, to_tree
+from checkfree.load import load, to_tree
 from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
 from checkfree.record import RECORDS, read
 from checkfree.runtime.folder import CONFIG, PICTURE, SUPERSEDED, TRACE, VERSIONS
@@ -139,11 +140,7 @@ def _config_of(path: Path, records: Records) -> Mapping[str, Any]:
     first: Mapping[str, Any] = records[0] if records else {"kind": ""}
     if first["kind"] != "config":
         raise BadInput(f"{path} does not begin with the run's configuration: remove it")
-    tree: dict[str, Any] = dict(first["config"])
-    try:  # one of an older version lacks keys, and means their defaults
-        return to_tree(build(tree))
-    except BadInput:
-        return tree
+    return recorded_config(first["config"])
 
 
 def check_same(config: Config, found: Mapping[str, Any], where: Path) -> None:

@@ -19,11 +19,12 @@ from checkfree.failures.scenarios import sample
 from checkfree.failures.spot import Pipeline, import_spot
 from checkfree.failures.streams import arrivals
 from checkfree.failures.targets import target_stages
-from checkfree.failures.trace import Failure, Trace, make_trace, seats_hit, strikes
+from checkfree.failures.trace import STOP, Failure, Trace, make_trace, seats_hit, strikes
 
 __all__ = [
     "PER_ITERATION",
     "SAMPLERS",
+    "STOP",
     "Failure",
     "Pipeline",
     "Trace",

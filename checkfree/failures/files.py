@@ -6,7 +6,7 @@
     ]}
 
 ``iteration`` means tick (semantics 2). ``replica`` may be left out (the whole stage), and so may
-``kind`` ("crash").
+``kind``: "crash", or "stop" for a process that hangs.
 """
 
 from __future__ import annotations

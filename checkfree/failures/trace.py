@@ -13,6 +13,9 @@ from functools import total_ordering
 from checkfree.errors import BadInput
 from checkfree.ops import Address
 
+STOP = "stop"
+"""The kind of a failure that hangs a process instead of ending it (SIGSTOP), in a swarm."""
+
 
 @total_ordering
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The lead: begins iterations, commits them, orders repairs. No tensor, no I/O."""
 
+from checkfree.lead.history import History, history
 from checkfree.lead.lead import Lead, Phase
 from checkfree.lead.progress import Progress, Terms
+from checkfree.lead.takeover import Takeover
 
-__all__ = ["Lead", "Phase", "Progress", "Terms"]
+__all__ = ["History", "Lead", "Phase", "Progress", "Takeover", "Terms", "history"]

@@ -8,9 +8,11 @@ from typing import Any
 
 from checkfree.lead.keeping import Keeping
 from checkfree.lead.progress import Progress, Terms
+from checkfree.lead.shadowing import Shadowing
+from checkfree.lead.trend import falling
 from checkfree.membership import Membership
 from checkfree.messages.control import Message, Note, Outgoing
-from checkfree.ops import LEAD, LOG, Address, Keep, View
+from checkfree.ops import LEAD, LOG, Address, Keep, Rung, View
 from checkfree.record import PlanRecord
 from checkfree.recovery.strategy import Strategy
 
@@ -21,7 +23,9 @@ class Desk:
     def __init__(self, members: Membership, strategy: Strategy, terms: Terms, progress: Progress):
         self.members, self.strategy, self.terms = members, strategy, terms
         self.progress = progress
-        self.keeping = Keeping()
+        self.keeping, self.shadowing = Keeping(), Shadowing(progress.shadows)
+        self.rejected: frozenset[Rung] = frozenset()
+        """What was tried for the losses of the moment and proved no good."""
         self.out: list[Outgoing] = []
         self.planned = members.names() if progress.notes else {}
         """Members as the last plan record names them."""
@@ -57,10 +61,26 @@ class Desk:
         """What the strategy wants put aside of the committed state."""
         return self.strategy.keeps(self.progress.committed, sorted(self.members.alive))
 
+    def due_shadows(self) -> tuple[Keep, ...]:
+        """What the strategy wants pushed when the step to come is committed."""
+        return self.strategy.shadows(self.view())
+
     def view(self) -> View:
         """What a strategy may know."""
         p, alive = self.progress, frozenset(self.members.alive)
         keeps = frozenset(keep for keep in self.keeping.current if keep.holder in alive)
         seats = alive | self.members.hollow
         count = self.members.num_stages
-        return View(alive, count, p.committed, keeps, p.checkpoints, p.repairs, seats)
+        return View(
+            alive,
+            count,
+            p.committed,
+            keeps,
+            p.checkpoints,
+            p.repairs,
+            seats,
+            self.shadowing.counted(p.committed),
+            self.shadowing.pushed(),
+            None if self.terms.blind else falling(p.trend),
+            self.rejected,
+        )

@@ -38,6 +38,10 @@ class Keeping:
         self.current.add(message.keep)
         self._awaited.discard(message.keep)
 
+    def expect(self, area: str) -> None:
+        """An archive is under way that was ordered elsewhere."""
+        self._awaited.add(area)
+
     def archived(self, message: Archived) -> None:
         self._awaited.discard(message.area)
 
@@ -56,11 +60,12 @@ class Keeping:
         owners: Collection[Address],
         progress: Progress,
         lives: Mapping[str, int],
+        absent: Mapping[str, int],
     ) -> list[Outgoing]:
         """Orders to put the owners' states on a shelf of the store."""
         self._awaited.add(area)
         epoch, version = progress.epoch, progress.committed
-        note = {"progress": progress.to_json(), "lives": dict(lives)}
+        note = {"progress": progress.to_json(), "lives": dict(lives), "absent": dict(absent)}
         known = progress.checkpoints
         orders: list[Outgoing] = [(STORE, Archive(epoch, area, shelf, tuple(owners), known, note))]
         for owner in owners:

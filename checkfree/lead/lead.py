@@ -15,15 +15,22 @@ Any loss orders pending repairs anew. Nothing is planned before every stage has 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 
 from checkfree.lead.desk import Desk
+from checkfree.lead.leaving import Farewells
 from checkfree.lead.mending import Mending
 from checkfree.lead.progress import Progress, Terms
+from checkfree.lead.shadowing import Shadowing
 from checkfree.lead.shelving import Shelving
+from checkfree.lead.takeover import Takeover
 from checkfree.lead.transaction import Transaction
+from checkfree.lead.trend import follow
 from checkfree.membership import Membership
 from checkfree.messages.control import (
+    HANDOVER,
     Abort,
     Archived,
     Begin,
@@ -31,6 +38,7 @@ from checkfree.messages.control import (
     Due,
     Joined,
     Kept,
+    Leaving,
     Lost,
     Message,
     Outgoing,
@@ -61,6 +69,7 @@ class Phase(Enum):
     """What the lead waits for."""
 
     IDLE = "idle"
+    ROLLCALL = "rollcall"
     ASKING = "asking"
     RUNNING = "running"
     COMMITTING = "committing"
@@ -78,13 +87,18 @@ class Lead:
         strategy: Strategy,
         terms: Terms,
         progress: Progress = Progress(),  # noqa: B008 (frozen)
+        takeover: Takeover | None = None,
     ):
         self._desk = Desk(members, strategy, terms, progress)
-        self._mending, self._shelving = Mending(self._desk), Shelving(self._desk)
+        self._farewells, self._shelving = Farewells(self._desk), Shelving(self._desk)
+        self._mending = Mending(self._desk, self._farewells)
         self.failure = ""
         self.phase = Phase.IDLE
         self._attempt: Transaction | None = None
         self._cleared_at = -1
+        self._takeover = takeover
+        if takeover is not None:
+            self.phase = Phase.ROLLCALL
         self._plans: dict[frozenset[Address], tuple[tuple[Route, ...], Schedule]] = {}
 
     @property
@@ -102,22 +116,41 @@ class Lead:
         """How far the run has come."""
         return self._desk.progress
 
+    def begin_from(self, states: Mapping[int, tuple[int, int]]) -> None:
+        """Before anything else: nobody has a state yet, and the store has all of them; see
+        ``Farewells.states``."""
+        self.inherit(states)
+        self.members.empty(sorted(self.members.alive))
+
+    def inherit(self, states: Mapping[int, tuple[int, int]]) -> None:
+        """What those who left an earlier lead had handed on, and nobody has used."""
+        self._farewells.states = dict(states)
+        self._desk.shadowing = Shadowing()
+
     # --- messages in -----------------------------------------------------------------------------
 
     def deliver(self, message: Message) -> None:
+        if self._takeover is not None:
+            return self._takeover.deliver(message)
         match message:
             case Prepared() if self._attempt and message.ticket == self._attempt.ticket:
                 self._attempt.prepared[message.sender] = message
             case Stepped() if self._attempt and message.ticket == self._attempt.ticket:
                 self._attempt.stepped.add(message.sender)
+            case Kept() if message.keep.at == "after":
+                self._desk.shadowing.kept(message)
             case Kept() if message.epoch == self.progress.epoch:
                 self._desk.keeping.kept(message)
+            case Archived(epoch, area) if epoch == self.progress.epoch and area == HANDOVER:
+                self._farewells.archived(message)
             case Archived() if message.epoch == self.progress.epoch:
                 self._shelving.archived(message)
             case Rebuilt() if message.epoch == self.progress.epoch:
                 self._mending.deliver(message)
             case Lost():
                 self._lose(message.worker, message.life)
+            case Leaving():
+                self._farewells.deliver(message)
             case Joined():
                 self._join(message.worker, message.life)
             case Struck():
@@ -128,17 +161,29 @@ class Lead:
     def _struck(self, message: Struck) -> None:
         for worker, life in message.lost:
             self._lose(worker, life)
+        for worker, life in message.left:
+            self._leave(worker, life)
         for worker, life in message.joined:
             self._join(worker, life)
         if self.phase is Phase.ASKING and message.tick == self.progress.tick:
             self.phase = Phase.IDLE
-            if not message.lost and not message.joined:
+            if not (message.lost or message.joined or message.left):
                 self._cleared_at = message.tick
 
     def _lose(self, worker: Address, life: int) -> None:
-        if not self.members.lose(worker, life):
-            return
+        if self.members.lose(worker, life):
+            self._go_on_without(worker)
+
+    def _leave(self, worker: Address, life: int) -> None:
+        """As a loss, but that nothing was lost by it."""
+        if self.members.holds(worker) and self.members.lives[worker] == life:
+            self.members.leave(worker)
+            self._go_on_without(worker)
+
+    def _go_on_without(self, worker: Address) -> None:
         self._desk.keeping.lose(worker)
+        stepping = self.phase is Phase.COMMITTING
+        self._desk.shadowing.lose(worker, self.progress.committed + stepping)
         self._desk.advance_epoch()
         self._cleared_at = -1
         if self._attempt:
@@ -174,6 +219,8 @@ class Lead:
     def _step(self) -> bool:
         """One move; False when only a message can help."""
         match self.phase:
+            case Phase.ROLLCALL:
+                return self._take_over()
             case Phase.IDLE:
                 return self._choose()
             case Phase.RUNNING:
@@ -190,6 +237,9 @@ class Lead:
     def _choose(self) -> bool:
         """Nobody works: what comes next, in the order of the semantics."""
         p, terms = self.progress, self._desk.terms
+        if p.committed < terms.iterations and self._farewells.due():
+            return self._store(True)
+        p = self.progress  # of a later epoch, if somebody was let go
         if not self.members.whole():
             return False
         self._mending.note_losses()
@@ -201,6 +251,8 @@ class Lead:
             return self._begin_validation()
         if p.committed >= terms.iterations:
             return self._finish()
+        if self._desk.shadowing.waiting(p.committed + self._shelving.snapshot_due()):
+            return False
         if self._store(self._shelving.due()):
             return True
         return self._ask() if self._cleared_at != p.tick else self._begin_training()
@@ -215,11 +267,37 @@ class Lead:
         self._desk.send(FAULTS, Due(self.progress.epoch, self.progress.tick))
         return True
 
+    # --- a run that another lead began -----------------------------------------------------------
+
+    def _take_over(self) -> bool:
+        """Call all, finish the step that was decided if there is one, and go on from there."""
+        takeover, desk = self._takeover, self._desk
+        assert takeover is not None
+        if takeover.complete and (record := takeover.unwritten()) is not None:
+            desk.note(record)
+            takeover.written(record)
+        late = takeover.late() if takeover.complete else []
+        desk.out += [*late, *takeover.calls()]
+        if not takeover.complete:
+            return bool(desk.out)
+        desk.members, epoch = takeover.members(), takeover.epoch()
+        desk.progress = replace(takeover.history.progress, epoch=epoch, notes=desk.progress.notes)
+        desk.keeping.current = takeover.current(desk.strategy)
+        desk.shadowing = takeover.shadowing()
+        self._mending.take_over(takeover.history)
+        if desk.progress.tick not in takeover.history.snapshots:
+            self._shelving.give_up()
+        for seat in sorted(takeover.standings):
+            desk.send(seat, Abort(epoch))
+        self._takeover, self.phase = None, Phase.IDLE
+        return True
+
     # --- an iteration ----------------------------------------------------------------------------
 
     def _begin_training(self) -> bool:
         routes, schedule = self._training_plan()
         keeps = tuple(k for k in self._desk.due_keeps() if k.at == "prepare")
+        keeps += self._desk.due_shadows()
         self._begin(Purpose.TRAIN, routes, schedule, keeps)
         return True
 
@@ -249,8 +327,9 @@ class Lead:
         ticket = Ticket(self.progress.epoch, self.progress.committed, purpose)
         self._attempt = Transaction(ticket, set(schedule), routes, keeps)
         self.phase = Phase.RUNNING
+        shadows = self._desk.shadowing.tidy(self.progress.committed)
         for member in sorted(schedule):
-            self._desk.send(member, Begin(ticket, routes, schedule, keeps))
+            self._desk.send(member, Begin(ticket, routes, schedule, keeps, shadows))
 
     def _all_prepared(self) -> bool:
         attempt = self._attempt
@@ -266,9 +345,12 @@ class Lead:
                 f"(loss {attempt.loss()}): lower optimizer.lr or set optimizer.clip"
             )
         self.phase = Phase.COMMITTING
+        version = attempt.ticket.iteration + 1
+        self._desk.shadowing.order(attempt.keeps, version, attempt.ticket.epoch)
         clip = attempt.clip(self._desk.terms)
+        attempt.outcome = attempt.record(self.progress.tick, self._desk.terms)
         for member in sorted(attempt.members):
-            self._desk.send(member, Commit(attempt.ticket, clip))
+            self._desk.send(member, Commit(attempt.ticket, clip, attempt.outcome))
         return True
 
     def _all_stepped(self) -> bool:
@@ -276,8 +358,10 @@ class Lead:
         assert attempt is not None
         if not attempt.all_stepped():
             return False
-        self._desk.note(attempt.record(self.progress.tick, self._desk.terms))
+        self._desk.note(attempt.outcome)
+        trend = follow(self.progress.trend, attempt.loss())
         self._desk.update(committed=self.progress.committed + 1, tick=self.progress.tick + 1)
+        self._desk.update(trend=trend)
         self._attempt, self.phase = None, Phase.IDLE
         return True
 

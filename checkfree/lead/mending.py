@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from checkfree.lead.desk import Desk
-from checkfree.lead.repairing import Repairing
-from checkfree.messages.control import Rebuild, Rebuilt
+from checkfree.lead.history import History
+from checkfree.lead.leaving import Farewells
+from checkfree.lead.repairing import Repairing, Tried
+from checkfree.messages.control import HANDOVER, Rebuild, Rebuilt
 from checkfree.ops import Refusal, Source
 from checkfree.record import FailureRecord, RecoveryRecord
 from checkfree.recovery.strategy import wholly_lost
@@ -19,11 +21,22 @@ from checkfree.recovery.strategy import wholly_lost
 class Mending:
     """``unread``: the repair whose cost the next validation will tell."""
 
-    def __init__(self, desk: Desk):
-        self._desk = desk
+    def __init__(self, desk: Desk, farewells: Farewells):
+        self._desk, self._farewells = desk, farewells
         self._under_way: Repairing | None = None
         self._refused: frozenset[Source] = frozenset()
+        self._tried: list[Tried] = []
         self.unread: RecoveryRecord | None = None
+
+    def take_over(self, history: History) -> None:
+        """Go on where another lead was: what it repaired may still have to be written down."""
+        if history.recovery is None:
+            return
+        told = history.recovery.validation_after is not None
+        if told or history.exact or not self._desk.terms.validate_after_repair:
+            self._desk.note(history.recovery)
+        else:
+            self.unread = history.recovery
 
     def deliver(self, message: Rebuilt) -> None:
         """The answer of a seat that was to be rebuilt."""
@@ -46,7 +59,9 @@ class Mending:
     def plan(self) -> Refusal | None:
         """Order the hollow seats rebuilt, or say why that can't be."""
         desk, p = self._desk, self._desk.progress
-        repair = desk.strategy.repair(frozenset(desk.members.hollow), desk.view(), self._refused)
+        hollow = frozenset(desk.members.hollow)
+        handed = self._farewells.repair(hollow, self._refused)
+        repair = handed or desk.strategy.repair(hollow, desk.view(), self._refused)
         if isinstance(repair, Refusal):
             return Refusal(f"iteration {p.committed}: {repair.reason}")
         used = {s for recipe in repair.rebuild.values() for s in recipe.sources}
@@ -63,17 +78,21 @@ class Mending:
         return None
 
     def finish(self) -> Refusal | bool:
-        """Whether this repair is over: accepted, or to be planned again without bad sources."""
+        """Whether this repair is over: accepted, or to be planned again without what proved bad.
+        Decided when all have answered, so that it doesn't show who was first."""
         assert self._under_way is not None
+        if not self._under_way.answered():
+            return False
         failed = self._under_way.failed()
-        if failed and not failed[0].bad:
-            return Refusal(f"{failed[0].sender} could not be rebuilt: {failed[0].problem}")
+        hopeless = [answer for answer in failed if not answer.bad and not answer.rejected]
+        if hopeless:
+            return Refusal(f"{hopeless[0].sender} could not be rebuilt: {hopeless[0].problem}")
         if failed:
             self._refused |= self._under_way.bad()
+            self._desk.rejected |= self._under_way.rejected()
+            self._tried += self._under_way.tried()
             self._desk.advance_epoch()
             return True
-        if not self._under_way.complete():
-            return False
         self._accept(self._under_way)
         return True
 
@@ -86,13 +105,17 @@ class Mending:
     def _accept(self, repairing: Repairing) -> None:
         desk, plan = self._desk, repairing.plan
         p, seats = desk.progress, plan.rebuild.keys()
-        inexact = wholly_lost(seats, desk.view())
+        handed = all(recipe.rule == HANDOVER for recipe in plan.rebuild.values())
+        inexact = () if handed else wholly_lost(seats, desk.view())
+        self._farewells.rebuilt(seats)
         desk.members.fill(seats)
         desk.keeping.replace(seats)
-        recovery = repairing.record(p)
+        desk.shadowing.mend(plan, inexact)
+        recovery = repairing.record(p, self._tried)
         kept = tuple(version for version in p.checkpoints if version <= plan.resume_at)
         desk.update(committed=plan.resume_at, checkpoints=kept, repairs=p.repairs + 1)
         self._refused, self._under_way = frozenset(), None
+        self._tried, desk.rejected = [], frozenset()
         desk.note_plan(recovery.rebuilds)
         if inexact and desk.terms.validate_after_repair:
             self.unread = recovery

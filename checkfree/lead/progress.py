@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from checkfree.lead.shadowing import Entry, entry_of
+from checkfree.lead.trend import Trend
 from checkfree.ops import Route, Schedule
 
 
@@ -25,6 +27,8 @@ class Terms:
     max_ticks: int = 1_000_000
     tokens: int | None = None
     """Tokens per iteration, for the records."""
+    blind: bool = False
+    """The losses say nothing: this is a rehearsal."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,27 @@ class Progress:
     """Versions that the store offers, ascending."""
     notes: int = 0
     """Records that the lead has sent to the log."""
+    trend: Trend = ()
+    """Of the loss of committed steps, see :mod:`checkfree.lead.trend`."""
+    shadows: tuple[Entry, ...] = ()
+    """In a snapshot: those that had arrived, see :mod:`checkfree.lead.shadowing`."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that :meth:`from_json` makes the same of."""
-        return {**vars(self), "checkpoints": list(self.checkpoints)}
+        return {
+            **vars(self),
+            "checkpoints": list(self.checkpoints),
+            "trend": list(self.trend),
+            "shadows": list(map(list, self.shadows)),
+        }
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Progress:
         """Raises KeyError, TypeError or ValueError for anything else."""
-        made = cls(**{**tree, "checkpoints": tuple(tree["checkpoints"])})
+        trend = tuple(map(float, tree.get("trend", ())))
+        shadows = tuple(map(entry_of, tree.get("shadows", ())))
+        sequences = {"trend": trend, "shadows": shadows}
+        made = cls(**{**tree, "checkpoints": tuple(tree["checkpoints"]), **sequences})
         counts = (made.committed, made.tick, made.epoch, made.repairs, made.notes)
         if not all(type(n) is int and n >= 0 for n in (*counts, *made.checkpoints)):
             raise ValueError(f"counts are whole numbers from 0, got {dict(tree)}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from checkfree.lead.progress import Progress
 from checkfree.messages.control import Rebuilt
-from checkfree.ops import Address, Recipe, Repair, Source
+from checkfree.ops import Address, Recipe, Repair, Rung, Source
 from checkfree.record import RecoveryRecord
+
+Tried = tuple[Rung, str]
+"""A rule for a stage, and what was wrong with it or its sources."""
 
 
 @dataclass
@@ -18,25 +22,37 @@ class Repairing:
     plan: Repair
     answers: dict[Address, Rebuilt] = field(default_factory=dict)
 
+    def answered(self) -> bool:
+        return self.answers.keys() >= self.plan.rebuild.keys()
+
     def failed(self) -> list[Rebuilt]:
-        return [answer for answer in self.answers.values() if answer.problem]
+        return [answer for _, answer in sorted(self.answers.items()) if answer.problem]
 
     def bad(self) -> frozenset[Source]:
         """Sources that proved no good."""
         return frozenset(source for answer in self.failed() for source in answer.bad)
 
-    def complete(self) -> bool:
-        return self.answers.keys() >= self.plan.rebuild.keys() and not self.failed()
+    def rejected(self) -> frozenset[Rung]:
+        """Rules that made nothing good of good sources."""
+        return frozenset(self._rung(answer) for answer in self.failed() if answer.rejected)
 
-    def record(self, progress: Progress) -> RecoveryRecord:
-        """What is written down of it. ``progress`` is that before the repair."""
+    def tried(self) -> list[Tried]:
+        """All that failed, and why."""
+        return list(dict.fromkeys((self._rung(a), a.problem) for a in self.failed()))
+
+    def _rung(self, answer: Rebuilt) -> Rung:
+        return Rung(answer.sender.stage, self.plan.rebuild[answer.sender].rule)
+
+    def record(self, progress: Progress, tried: Sequence[Tried]) -> RecoveryRecord:
+        """What is written down of it. ``progress`` is that before the repair; ``tried`` what
+        failed first."""
         return RecoveryRecord(
             iteration=progress.committed,
             tick=progress.tick,
             epoch=progress.epoch,
             resume_at=self.plan.resume_at,
             rebuilds={
-                str(seat): _rebuild(recipe, self.answers[seat])
+                str(seat): _rebuild(recipe, self.answers[seat]) | _told(seat, tried)
                 for seat, recipe in sorted(self.plan.rebuild.items())
             },
             bytes=sum(answer.bytes for answer in self.answers.values()),
@@ -46,7 +62,7 @@ class Repairing:
 
 
 def _rebuild(recipe: Recipe, answer: Rebuilt) -> dict[str, Any]:
-    return {
+    made = {
         "rule": recipe.rule,
         "sources": [
             {"holder": str(source.holder), "stage": source.of, "version": source.version}
@@ -56,3 +72,17 @@ def _rebuild(recipe: Recipe, answer: Rebuilt) -> dict[str, Any]:
         "weights": list(answer.weights),
         "bytes": answer.bytes,
     }
+    if recipe.boundary:
+        made |= {
+            "boundary": list(map(str, recipe.boundary)),
+            "pairs": recipe.pairs,
+            "fit": recipe.fit,
+            "bound": recipe.bound,
+        }
+    return made | ({"check": dict(answer.check)} if answer.check else {})
+
+
+def _told(seat: Address, tried: Sequence[Tried]) -> dict[str, Any]:
+    """What was tried for a seat's stage before."""
+    own = [{"rule": rung.rule, "why": why} for rung, why in tried if rung.stage == seat.stage]
+    return {"rejected": own} if own else {}

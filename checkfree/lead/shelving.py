@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from checkfree.lead.desk import Desk
 from checkfree.lead.keeping import first_seats
 from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS, Archived, Outgoing
@@ -37,12 +39,17 @@ class Shelving:
         self._desk.keeping.give_up()
         self._stored_at = -1
 
+    def snapshot_due(self) -> bool:
+        """One for ``--resume`` is next; the shadows on their way have to be there by then."""
+        every, tick = self._desk.terms.resume_every, self._desk.progress.tick
+        return bool(every) and tick % every == 0 and self._stored_at != tick
+
     def _archives(self) -> bool:
-        desk, p, every = self._desk, self._desk.progress, self._desk.terms.resume_every
+        desk, p = self._desk, self._desk.progress
         owners = tuple(keep.owner for keep in desk.due_keeps() if keep.holder == STORE)
         if owners and p.committed not in p.checkpoints:
             return self._archive(CHECKPOINT, p.committed, owners)
-        if every and p.tick % every == 0 and self._stored_at != p.tick:
+        if self.snapshot_due():
             self._stored_at = p.tick  # after the checkpoint, so that the snapshot knows of it
             return self._archive(RESUME, p.tick, first_seats(desk.members.alive))
         return False
@@ -52,8 +59,11 @@ class Shelving:
         return self._ordered(self._desk.keeping.refresh(wanted, self._desk.progress))
 
     def _archive(self, area: str, shelf: int, owners: tuple[Address, ...]) -> bool:
-        desk, lives = self._desk, self._desk.members.names()
-        return self._ordered(desk.keeping.archive(area, shelf, owners, desk.progress, lives))
+        desk, members = self._desk, self._desk.members
+        lives, absent = members.names(), members.absent()
+        progress = replace(desk.progress, shadows=desk.shadowing.entries())
+        orders = desk.keeping.archive(area, shelf, owners, progress, lives, absent)
+        return self._ordered(orders)
 
     def _ordered(self, orders: list[Outgoing]) -> bool:
         self._desk.out += orders

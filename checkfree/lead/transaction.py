@@ -22,6 +22,8 @@ class Transaction:
     keeps: tuple[Keep, ...] = ()
     prepared: dict[Address, Prepared] = field(default_factory=dict)
     stepped: set[Address] = field(default_factory=set)
+    outcome: IterationRecord | None = None
+    """What will be written down of it, once it is committed."""
 
     def all_prepared(self) -> bool:
         return self.members <= self.prepared.keys()

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from checkfree.ops import Address, Keep, Recipe, Route, Schedule, Source
+from checkfree.ops import Address, Keep, Recipe, Route, Schedule, Shadow, Source
+from checkfree.record import IterationRecord
 
 
 class Message:
@@ -42,12 +43,14 @@ class Ticket(NamedTuple):
 
 @dataclass(frozen=True)
 class Begin(Message):
-    """lead -> worker: run your ops. ``keeps`` are the exact ones that ride in this iteration."""
+    """lead -> worker: run your ops. ``keeps`` are the exact ones that ride in this iteration, and
+    the shadows to push when it is committed. ``shadows`` are those that count: others may go."""
 
     ticket: Ticket
     routes: tuple[Route, ...]
     schedule: Schedule
     keeps: tuple[Keep, ...] = ()
+    shadows: tuple[Shadow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,12 @@ class Prepared(Message):
 
 @dataclass(frozen=True)
 class Commit(Message):
-    """lead -> worker: step, with your stage's gradient times its factor."""
+    """lead -> worker: step, with your stage's gradient times its factor. ``record`` is what the
+    lead will write down of it: whoever stepped can tell another lead."""
 
     ticket: Ticket
     clip: Mapping[int, float]
+    record: IterationRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ class Abort(Message):
 
 CHECKPOINT, RESUME, WEIGHTS = "checkpoint", "resume", "weights"
 """Areas of the store: a strategy's, the snapshots of ``--resume``, and the finished run's."""
+HANDOVER = "handover"
+"""One more, and the rule by which it is used: what the last one of a stage left for others."""
 
 
 @dataclass(frozen=True)
@@ -152,17 +159,32 @@ class Rebuild(Message):
 
 @dataclass(frozen=True)
 class StateRequest(Message):
-    """worker -> the holder of a source. The store sends what it has, moments or not."""
+    """worker -> the holder of a source. The store sends what it has, moments or not, of the
+    ``area`` of its archives."""
 
     epoch: int
     reply_to: Address
     source: Source
     moments: bool = True
+    area: str = CHECKPOINT
+
+
+@dataclass(frozen=True)
+class BoundaryRequest(Message):
+    """worker -> whoever may hold what went into ``stage`` or came out of it: your newest, please,
+    at most ``pairs`` of each."""
+
+    epoch: int
+    reply_to: Address
+    stage: int
+    pairs: int
 
 
 @dataclass(frozen=True)
 class Rebuilt(Message):
-    """worker -> lead. ``problem`` says why it failed, ``bad`` which sources were no good."""
+    """worker -> lead. ``problem`` says why it failed, ``bad`` which sources were no good;
+    ``rejected``: the sources are good, and what the rule made of them isn't. ``check`` has the
+    figures that this was judged by."""
 
     epoch: int
     life: int
@@ -171,6 +193,56 @@ class Rebuilt(Message):
     bytes: int = 0
     problem: str = ""
     bad: tuple[Source, ...] = ()
+    rejected: bool = False
+    check: Mapping[str, float] = field(default_factory=dict)
+
+
+# --- a change of lead ------------------------------------------------------------------------
+
+
+class Copy(NamedTuple):
+    """An exact copy as its holder has it: of which stage, after so many iterations, and since
+    which epoch it has been stepped with its owner."""
+
+    stage: int
+    version: int
+    since: int
+
+
+class Pushed(NamedTuple):
+    """A shadow as its holder has it: of what, after so many iterations, from which epoch."""
+
+    keep: Keep
+    version: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Rollcall(Message):
+    """lead -> worker: say how you stand. ``lead`` is its life: nobody answers an earlier one than
+    the last that it heard."""
+
+    lead: int
+
+
+@dataclass(frozen=True)
+class Standing(Message):
+    """worker -> lead: the answer to the Rollcall of its life ``lead``.
+
+    ``heard`` is the highest epoch that came to the worker, ``committed`` the last Commit that it
+    stepped for, ``prepared`` the ticket whose gradient it keeps until it is told what to do.
+    """
+
+    lead: int
+    sender: Address
+    life: int
+    hollow: bool
+    version: int
+    heard: int
+    committed: Commit | None = None
+    prepared: Ticket | None = None
+    copies: tuple[Copy, ...] = ()
+    shadows: tuple[Pushed, ...] = ()
 
 
 # --- the runtime and the lead ----------------------------------------------------------------
@@ -193,6 +265,22 @@ class Joined(Message):
 
 
 @dataclass(frozen=True)
+class Leaving(Message):
+    """runtime of a worker -> lead: this life would like to go, once its state is in good hands."""
+
+    worker: Address
+    life: int
+
+
+@dataclass(frozen=True)
+class Dismissed(Message):
+    """lead -> worker: it may go; nobody waits for it any more."""
+
+    worker: Address
+    life: int
+
+
+@dataclass(frozen=True)
 class Due(Message):
     """lead -> faults: nobody works, and ``tick`` would be next."""
 
@@ -202,12 +290,14 @@ class Due(Message):
 
 @dataclass(frozen=True)
 class Struck(Message):
-    """faults -> lead: who was lost and who joined because of that; nobody: begin."""
+    """faults -> lead: who was lost and who joined because of that; nobody: begin. ``left``: who
+    did so of its own will, in a run that is replayed."""
 
     epoch: int
     tick: int
     lost: tuple[tuple[Address, int], ...] = ()
     joined: tuple[tuple[Address, int], ...] = ()
+    left: tuple[tuple[Address, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ sender: so a receiver cannot see what the sender does next, and a transport can'
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -17,22 +17,27 @@ from checkfree.ops import Address, Keep, Source
 
 @dataclass(frozen=True)
 class Activation(Message):
-    """What hop ``hop`` of the microbatch's route consumes. (batch, sequence, width)"""
+    """What hop ``hop`` of the microbatch's route consumes. (batch, sequence, width)
+
+    With ``scales``, ``tensor`` has the codes of ``checkfree.quantize`` (int8)."""
 
     ticket: Ticket
     microbatch: int
     hop: int
     tensor: Tensor
+    scales: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Gradient(Message):
-    """The loss' gradient by what hop ``hop`` sent on; same shape as that."""
+    """The loss' gradient by what hop ``hop`` sent on; same shape as that, written in its own
+    way."""
 
     ticket: Ticket
     microbatch: int
     hop: int
     tensor: Tensor
+    scales: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class StageState:
     ``moments`` is the optimizer's state, flat, by "parameter/name"; empty: a fresh optimizer.
     ``buffers`` empty: the stage keeps its own (they never change, semantics 18).
     The norms are those of the last committed step's reduced gradient, before and after clipping.
+    ``packed``: ``params`` are the parts of ``checkfree.quantize`` by "parameter/part", written so.
     """
 
     params: Mapping[str, Tensor]
@@ -69,10 +75,13 @@ class StageState:
     gradient_norm: float = 0.0
     clipped_norm: float = 0.0
     lr_scale: float = 1.0
+    packed: str = ""
+    held: Mapping[str, Tensor] = field(default_factory=dict)
+    """In a snapshot of ``--resume``: what its seat holds for others."""
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """All tensors, by a name that tells them apart."""
-        for group in ("params", "buffers", "moments"):
+        for group in ("params", "buffers", "moments", "held"):
             for name, tensor in getattr(self, group).items():
                 yield f"{group}:{name}", tensor
 
@@ -89,6 +98,27 @@ class KeepState(Message):
 
 
 @dataclass(frozen=True)
+class KeepShadow(Message):
+    """owner -> holder: my packed weights. ``epoch`` is that of the iteration they come after."""
+
+    epoch: int
+    keep: Keep
+    state: StageState
+
+
+@dataclass(frozen=True)
+class BoundaryReply(Message):
+    """What went into a stage, as its predecessors sent it, and what came out of it, as its
+    successors received it; of committed iterations, in their order."""
+
+    epoch: int
+    sender: Address
+    stage: int
+    inputs: tuple[Activation, ...] = ()
+    outputs: tuple[Activation, ...] = ()
+
+
+@dataclass(frozen=True)
 class StateReply(Message):
     """The answer to a StateRequest; no state: ``problem`` says why."""
 
@@ -101,7 +131,7 @@ class StateReply(Message):
 def tensor_bytes(message: object) -> int:
     """Bytes of tensor data that a message carries; headers and framing left out."""
     if isinstance(message, (Activation, Gradient)):
-        return message.tensor.nbytes
+        return message.tensor.nbytes + (0 if message.scales is None else message.scales.nbytes)
     return sum(tensor.nbytes for tensor in tensors_of(message))
 
 
@@ -110,9 +140,16 @@ def tensors_of(message: object) -> Iterator[Tensor]:
     match message:
         case Activation() | Gradient():
             yield message.tensor
+            if message.scales is not None:
+                yield message.scales
         case Share() | KeepGradient():
             yield from message.tensors.values()
         case KeepState(state=StageState() as state) | StateReply(state=StageState() as state):
             yield from (tensor for _, tensor in state.tensors())
+        case KeepShadow():
+            yield from (tensor for _, tensor in message.state.tensors())
+        case BoundaryReply():
+            for activation in (*message.inputs, *message.outputs):
+                yield from tensors_of(activation)
         case _:
             return

@@ -29,6 +29,16 @@ class ReplicaFirst(Strategy):
     def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
         return self._inner.keeps(version, workers)
 
+    def shadows(self, view: View) -> tuple[Keep, ...]:
+        return self._inner.shadows(view)
+
+    def begins(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
+        return self._inner.begins(stage, num_stages, at, microbatches)
+
+    @property
+    def memory(self) -> int:
+        return self._inner.memory
+
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
     ) -> Repair | Refusal:
@@ -48,7 +58,8 @@ class ReplicaFirst(Strategy):
     def rebuild(
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
     ) -> Rebuilding:
-        if states and all(source.of == seat.stage for source in states):
+        exact = all(s.of == seat.stage and not states[s].packed for s in states)
+        if states and exact:
             return Rebuilding(next(iter(states.values())), (1.0,))
         return self._inner.rebuild(seat, fresh, states)
 

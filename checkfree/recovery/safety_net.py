@@ -26,6 +26,16 @@ class SafetyNet(Strategy):
         inner, beside = (s.keeps(version, workers) for s in (self._inner, self._checkpoint))
         return inner + tuple(keep for keep in beside if keep not in inner)
 
+    def shadows(self, view: View) -> tuple[Keep, ...]:
+        return self._inner.shadows(view)
+
+    def begins(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
+        return self._inner.begins(stage, num_stages, at, microbatches)
+
+    @property
+    def memory(self) -> int:
+        return self._inner.memory
+
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
     ) -> Repair | Refusal:

@@ -43,6 +43,20 @@ class Strategy(ABC):
         """What is put aside of the state after ``version`` iterations, where, and when."""
         return ()
 
+    def shadows(self, view: View) -> tuple[Keep, ...]:
+        """What is pushed to other seats, in the background, when the step to come is committed."""
+        return ()
+
+    def begins(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
+        """The iteration from which it has to run to have, at iteration ``at``, all that it would
+        have of a stage if it had always run: for what isn't an exact copy, or a checkpoint."""
+        return at
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the last iterations' activations that each seat holds on to, for a rebuild."""
+        return 0
+
     @abstractmethod
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from checkfree.checks import one_of
 from checkfree.config import RecoveryConfig
 from checkfree.errors import BadInput
+from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS
 from checkfree.recovery.ablations import Copy, Reinit, Uniform
+from checkfree.recovery.auto import FITTED, PARTNER, Ladder, Rules
 from checkfree.recovery.average import Inexact
+from checkfree.recovery.checkfree import RULE as WEIGHTED
 from checkfree.recovery.checkfree import CheckFree
 from checkfree.recovery.checkfree_plus import CheckFreePlus
 from checkfree.recovery.checkpoint import Checkpoint
+from checkfree.recovery.fit import Fitting
+from checkfree.recovery.interpolate import NEAREST
 from checkfree.recovery.none import NoRecovery
 from checkfree.recovery.redundant import Redundant
 from checkfree.recovery.replica import ReplicaFirst
 from checkfree.recovery.safety_net import SafetyNet
+from checkfree.recovery.shadow import RULE as SHADOW
+from checkfree.recovery.shadow import Pushing
 from checkfree.recovery.strategy import Strategy
 from checkfree.routes import check_share
 
 PAPER_LR_SCALE = 1.1
+
+SHADOW_FORMATS = {"int8": INT8_ROWS, "int4": INT4_ROWS, "bf16": BF16, "fp32": FP32}
+"""``recovery.shadow_format``, and how that is written."""
+
+AUTO = "auto"
 
 
 def _checkfree(config: RecoveryConfig) -> CheckFree:
@@ -36,7 +49,42 @@ def _inexact(config: RecoveryConfig, lr_scale: float) -> Inexact:
     return Inexact(config.optimizer, lr_scale if config.lr_scale is None else config.lr_scale)
 
 
+def _rules(config: RecoveryConfig) -> Rules:
+    return Rules(how=_inexact(config, 1.0), exponent=config.exponent)
+
+
+def _pushing(config: RecoveryConfig) -> Pushing:
+    every = None if config.shadow_every == AUTO else int(config.shadow_every)
+    return Pushing(SHADOW_FORMATS[config.shadow_format], every, config.shadow_least)
+
+
+def _fitting(config: RecoveryConfig) -> Fitting:
+    return Fitting(config.fit_steps, config.fit_memory)
+
+
+def _shadow(config: RecoveryConfig) -> Ladder:
+    return Ladder((SHADOW, WEIGHTED), replace(_rules(config), pushing=_pushing(config)))
+
+
+def _fit(config: RecoveryConfig) -> Ladder:
+    return Ladder((FITTED, NEAREST), replace(_rules(config), fitting=_fitting(config)))
+
+
+def _auto(config: RecoveryConfig) -> Ladder:
+    rules = replace(
+        _rules(config),
+        pushing=_pushing(config),
+        fitting=_fitting(config),
+        checked=True,
+        share=config.share if config.swap else None,
+    )
+    return Ladder((SHADOW, PARTNER, FITTED, NEAREST), rules)
+
+
 STRATEGIES: dict[str, Callable[[RecoveryConfig], Strategy]] = {
+    "auto": _auto,
+    "shadow": _shadow,
+    "fit": _fit,
     "none": lambda config: NoRecovery(),
     "checkfree": _checkfree,
     "checkfree_plus": _checkfree_plus,
@@ -70,6 +118,8 @@ def check_recovery(config: RecoveryConfig) -> None:
     if config.exponent not in (1.0, 2.0):
         raise BadInput(f"recovery.exponent={config.exponent}: expected 1 or 2")
     check_share(config.share)
+    one_of("recovery.shadow_format", config.shadow_format, tuple(SHADOW_FORMATS))
+    _check_ladder(config)
     if config.interval < 1:
         raise BadInput(f"recovery.interval={config.interval}: expected at least 1 iteration")
     if config.lr_scale is not None and not 0.0 < config.lr_scale < float("inf"):
@@ -77,3 +127,20 @@ def check_recovery(config: RecoveryConfig) -> None:
     half_life = config.lr_scale_half_life
     if half_life is not None and not half_life > 0:
         raise BadInput(f"recovery.lr_scale_half_life={half_life}: expected a positive number")
+
+
+def _check_ladder(config: RecoveryConfig) -> None:
+    every = config.shadow_every
+    if every != AUTO and (type(every) is not int or every < 1):
+        raise BadInput(f"recovery.shadow_every={every}: expected auto or iterations, as in 50")
+    if not 0 < config.shadow_budget < float("inf"):
+        raise BadInput(
+            f"recovery.shadow_budget={config.shadow_budget}: expected a share of the activations' "
+            "bytes above 0, as in 0.01"
+        )
+    if config.fit_steps < 1:
+        raise BadInput(f"recovery.fit_steps={config.fit_steps}: expected at least 1 step")
+    if config.fit_memory < 0:
+        raise BadInput(f"recovery.fit_memory={config.fit_memory}: expected bytes, 0 or more")
+    if not 0 < config.fit_lr < float("inf"):
+        raise BadInput(f"recovery.fit_lr={config.fit_lr}: expected a positive number, as in 2e-3")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,11 @@ from typing import Any
 
 from checkfree.errors import BadInput
 from checkfree.messages.control import WEIGHTS
-from checkfree.record import RECORDS, of_kind, read
+from checkfree.record import LEADS_OWN, RECORDS, of_kind, read
 from checkfree.runtime.files import write_whole
 
 CONFIG, TRACE, PICTURE, VERSIONS = "config.yaml", "trace.json", "loss.png", "versions.json"
 SUPERSEDED = "superseded.jsonl"
-
-_LEADS_OWN = ("plan", "iteration", "validation", "failure", "recovery")
 
 
 def create(path: Path) -> Path:
@@ -88,9 +87,17 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
+def mend(path: Path) -> None:
+    """Take off a last record that was cut short when its writer was killed."""
+    file = path / RECORDS
+    if file.is_file():
+        whole = file.read_bytes().rpartition(b"\n")
+        os.truncate(file, len(whole[0]) + len(whole[1]))
+
+
 def count_notes(path: Path) -> int:
     """Records that the lead has made of this run."""
-    return sum(record["kind"] in _LEADS_OWN for record in read(path))
+    return sum(record["kind"] in LEADS_OWN for record in read(path))
 
 
 def rewind(path: Path, notes: int) -> None:
@@ -100,7 +107,7 @@ def rewind(path: Path, notes: int) -> None:
     superseded: list[str] = []
     seen = 0
     for record in read(path):
-        own = record["kind"] in _LEADS_OWN
+        own = record["kind"] in LEADS_OWN
         drop = record["kind"] in ("end", "ledger") or (own and seen >= notes)
         (superseded if drop else kept).append(json.dumps(record))
         seen += own

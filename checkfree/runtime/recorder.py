@@ -26,8 +26,9 @@ Listener = Callable[[Record], None]
 class Recorder:
     """The actor at the log's address. ``lr`` gives the schedule's rate of an iteration.
 
-    A record's seconds run from the record before it; a recovery's from its failure to the plan
-    that ended it, so that the validation after it does not count.
+    A record's seconds run from the record before it; a recovery's from its failure (if nothing
+    failed, as when somebody left: from the record before) to the plan that ended it, so that the
+    validation after it does not count.
     """
 
     def __init__(self, path: Path, lr: Callable[[int], float], listeners: Sequence[Listener] = ()):
@@ -35,7 +36,8 @@ class Recorder:
         # Unbuffered: what a full disk refused must not come out later, in the middle of the file.
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (lives as long as the run)
         self._lr, self._listeners = lr, listeners
-        self._since = self._failed_at = time.perf_counter()
+        self._since = time.perf_counter()
+        self._failed_at: float | None = None
         self._repaired_in = 0.0
 
     def deliver(self, message: Message) -> None:
@@ -75,7 +77,8 @@ class Recorder:
             case FailureRecord():
                 self._failed_at = now
             case PlanRecord() if record.rebuilds:
-                self._repaired_in = now - self._failed_at
+                self._repaired_in = passed if self._failed_at is None else now - self._failed_at
+                self._failed_at = None
             case RecoveryRecord():
                 record = replace(record, seconds=self._repaired_in)
         return record

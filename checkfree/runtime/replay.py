@@ -7,15 +7,27 @@ late, and which copy was at hand. All of that stands in the plans (semantics 19)
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from checkfree.messages.control import Due, Message, Outgoing, Struck
+from checkfree.messages.control import (
+    HANDOVER,
+    Archive,
+    Begin,
+    Due,
+    Message,
+    Note,
+    Outgoing,
+    Purpose,
+    Struck,
+    Ticket,
+)
 from checkfree.messages.tensors import StageState
 from checkfree.ops import (
     LEAD,
+    STORE,
     Address,
     Keep,
     Recipe,
@@ -26,36 +38,96 @@ from checkfree.ops import (
     Source,
     View,
 )
+from checkfree.record import IterationRecord, ValidationRecord
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
-from checkfree.runtime.faults import Host
+from checkfree.runtime.inprocess import InProcess
+from checkfree.store import Store
+from checkfree.worker import StageWorker
 
 
 @dataclass(frozen=True)
 class Step:
-    """What happened between two plans: who left, who came, and what was repaired."""
+    """What happened between two plans: who left, who came, and what was repaired.
 
-    tick: int
-    lost: tuple[Address, ...]
+    ``after``: so many losses of iterations and validations had been recorded by then. That tells
+    whether it was before or after a validation that its tick began with.
+    """
+
+    after: int
+    lost: tuple[tuple[Address, int], ...]
     joined: tuple[tuple[Address, int], ...]
     repair: Repair | None
+    left: tuple[tuple[Address, int], ...] = ()
+    """Of their own will: no failure was recorded."""
+
+    @property
+    def gone(self) -> tuple[tuple[Address, int], ...]:
+        """All who were there before, and not after."""
+        return tuple(sorted((*self.lost, *self.left)))
 
 
-def script(plans: Sequence[Mapping[str, Any]]) -> tuple[Step, ...]:
-    """The steps that lead from each plan record to the next. The first plan is the start."""
-    steps = (_step(one, next_) for one, next_ in pairwise(plans))
-    return tuple(step for step in steps if step.lost or step.joined or step.repair)
+def script(records: Iterable[Mapping[str, Any]]) -> tuple[Step, ...]:
+    """The steps that lead from each plan to the next. The first plan is the start."""
+    plans: list[tuple[int, Mapping[str, Any], set[str]]] = []
+    made, failed = 0, set[str]()
+    for record in records:
+        made += record["kind"] in ("iteration", "validation")
+        if record["kind"] == "failure":
+            failed |= set(record["seats"])
+        if record["kind"] == "plan":
+            plans.append((made, record, failed))
+            failed = set()
+    steps = [_step(after, one, next_, bad) for (_, one, _), (after, next_, bad) in pairwise(plans)]
+    return _whole(step for step in steps if step.gone or step.joined or _made(step))
 
 
-def _step(before: Mapping[str, Any], after: Mapping[str, Any]) -> Step:
+def _made(step: Step) -> bool:
+    """Something was repaired; states that a resumed run merely handed out were not."""
+    recipes = step.repair.rebuild.values() if step.repair else ()
+    return any(recipe.rule != HANDOVER for recipe in recipes)
+
+
+def _whole(steps: Iterable[Step]) -> tuple[Step, ...]:
+    """Where one repair followed the other at once, all who came sat there before the first."""
+    found: list[Step] = []
+    for step in steps:
+        for join in step.joined:
+            place = _missed(found, join[0], step)
+            if place is not None:
+                early = found[place]
+                found[place] = replace(early, joined=tuple(sorted((*early.joined, join))))
+                step = replace(step, joined=tuple(j for j in step.joined if j != join))
+        found.append(step)
+    return tuple(found)
+
+
+def _missed(found: Sequence[Step], seat: Address, step: Step) -> int | None:
+    """At which of the repairs just before ``step`` that seat was lost, and not taken again."""
+    for place in range(len(found) - 1, -1, -1):
+        before = found[place]
+        if before.after != step.after or not (before.repair and step.repair):
+            return None
+        if any(seat == other for other, _ in before.joined):
+            return None
+        if any(seat == other for other, _ in before.gone):
+            return place
+    return None
+
+
+def _step(
+    made: int, before: Mapping[str, Any], after: Mapping[str, Any], failed: Collection[str]
+) -> Step:
     was, now = (
         {Address.parse(seat): int(life) for seat, life in plan["members"].items()}
         for plan in (before, after)
     )
-    lost = tuple(sorted(seat for seat, life in was.items() if now.get(seat) != life))
+    gone = tuple(sorted((s, life) for s, life in was.items() if now.get(s) != life))
+    lost = tuple((seat, life) for seat, life in gone if str(seat) in failed)
+    left = tuple((seat, life) for seat, life in gone if str(seat) not in failed)
     joined = tuple(sorted((s, life) for s, life in now.items() if was.get(s) != life))
     rebuilds = {Address.parse(seat): _recipe(made) for seat, made in after["rebuilds"].items()}
     repair = Repair(rebuilds, int(after["iteration"])) if rebuilds else None
-    return Step(int(after["tick"]), lost, joined, repair)
+    return Step(made, lost, joined, repair, left)
 
 
 def _recipe(made: Mapping[str, Any]) -> Recipe:
@@ -63,15 +135,28 @@ def _recipe(made: Mapping[str, Any]) -> Recipe:
         Source(Address.parse(s["holder"]), int(s["stage"]), int(s["version"]))
         for s in made["sources"]
     )
-    return Recipe(str(made["rule"]), tuple(sources), bool(made["moments"]))
+    boundary = tuple(map(Address.parse, made.get("boundary", ())))
+    return Recipe(
+        str(made["rule"]),
+        tuple(sources),
+        bool(made["moments"]),
+        boundary,
+        int(made.get("pairs", 0)),
+        int(made.get("fit", 0)),
+        made.get("bound"),
+    )
 
 
 class ReplayedFaults:
-    """Strikes as recorded: one step each time that its tick is due."""
+    """Strikes as recorded: after as many losses as then, and before whatever would make another.
 
-    def __init__(self, host: Host, steps: Sequence[Step]):
+    ``watch`` has to see each delivery of a runtime that delivers in order.
+    """
+
+    def __init__(self, host: InProcess, steps: Sequence[Step]):
         self._host, self._steps = host, deque(steps)
         self._inbox: deque[Message] = deque()
+        self._made, self._watched = 0, (-1, -1)
 
     def deliver(self, message: Message) -> None:
         self._inbox.append(message)
@@ -81,13 +166,52 @@ class ReplayedFaults:
             return None
         message = self._inbox.popleft()
         assert isinstance(message, Due)
-        if not self._steps or self._steps[0].tick != message.tick:
+        if not self._now():
             return [(LEAD, Struck(message.epoch, message.tick))]
+        self._strike(message.epoch, message.tick)
+        return []
+
+    def watch(self, to: Address, message: Message) -> None:
+        """No tick is due before a validation, nor before the finished weights are stored."""
+        match message:
+            case Note(_, IterationRecord() | ValidationRecord()):
+                self._made += 1
+            case Begin(Ticket(epoch, iteration, Purpose.VALIDATE)) | Archive(
+                epoch, "weights", iteration
+            ):
+                if (epoch, iteration) != self._watched and self._now():
+                    self._watched = epoch, iteration  # each member gets a Begin
+                    self._strike(epoch, -1)
+
+    def _now(self) -> bool:
+        return bool(self._steps) and self._steps[0].after <= self._made
+
+    def _strike(self, epoch: int, tick: int) -> None:
+        """All at once: the lead is told before it hears of each."""
         step = self._steps.popleft()
-        lost = tuple((seat, self._host.kill(seat)) for seat in step.lost)
+        self._host.post(LEAD, Struck(epoch, tick, step.lost, step.joined, step.left))
+        self._hand_over(step)
+        for seat, _ in step.gone:
+            self._host.kill(seat)
         for seat, life in step.joined:
             self._host.join(seat, life)
-        return [(LEAD, Struck(message.epoch, message.tick, lost, step.joined))]
+
+    def _hand_over(self, step: Step) -> None:
+        """Whoever left with nobody in its place had put its state into the store."""
+        recipes = step.repair.rebuild if step.repair else {}
+        handed = {seat.stage for seat, made in recipes.items() if made.rule == HANDOVER}
+        states = {}
+        for seat, _ in step.gone:
+            if seat.stage in handed:
+                worker = self._host.actors[seat]
+                assert isinstance(worker, StageWorker)
+                states[seat.stage] = worker.stage.snapshot()
+        if not states:
+            return
+        store = self._host.actors[STORE]
+        assert isinstance(store, Store) and step.repair is not None
+        note = {"committed": step.repair.resume_at}
+        store.shelve(HANDOVER, self._made, states, note)
 
 
 class Replayed(Strategy):
@@ -105,6 +229,13 @@ class Replayed(Strategy):
 
     def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
         return self._inner.keeps(version, workers)
+
+    def shadows(self, view: View) -> tuple[Keep, ...]:
+        return self._inner.shadows(view)
+
+    @property
+    def memory(self) -> int:
+        return self._inner.memory
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]

@@ -38,7 +38,7 @@ class Bill:
 
     def sent(self, counts: Mapping[str, int], *, again: bool) -> None:
         for name, count in counts.items():
-            kind = "redundant" if name == "KeepGradient" else "useful"
+            kind = "redundant" if name in ("KeepGradient", "KeepShadow") else "useful"
             self.send("replay" if again else kind, name, count)
 
     def aborted(self, price: Price, seconds: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from checkfree.ops import Address, Keep, Kind, Op, Route, Schedule
 from checkfree.schedule import in_turn
@@ -77,17 +77,29 @@ def price_iteration(
     sizes: Sizes,
     pace: Pace,
 ) -> Price:
-    """From Begin to the last Stepped, the messages to and from the lead included."""
+    """From Begin to the last Stepped, the messages to and from the lead included. The shadows of
+    ``keeps`` travel beside it: they take their share of the lines, and who waits for them last."""
+    exact = [keep for keep in keeps if keep.at == "prepare"]
     if fleet.serial:
-        return _one_after_another(routes, schedule, keeps, sizes, pace)
+        price = _one_after_another(routes, schedule, exact, sizes, pace)
+        return replace(price, bytes=message_bytes(routes, schedule, keeps, sizes))
     desks, lines = {worker: _Desk() for worker in schedule}, Lines(fleet)
+    shadowed = max((_push(keep, lines, sizes) for keep in keeps if keep.at == "after"), default=0.0)
     for worker, desk in desks.items():  # Begin
         desk.wait(fleet.link(LEADS_PLACE, worker).latency, 0.0)
     _run(routes, schedule, desks, lines, sizes, pace)
     _reduce(desks, lines, sizes)
-    _keep(keeps, desks, lines, sizes)
-    total = _commit(keeps, desks, fleet, pace)
-    return Price(total, _means(list(desks.values())), message_bytes(routes, schedule, keeps, sizes))
+    _keep(exact, desks, lines, sizes)
+    total = _commit(exact, desks, fleet, pace)
+    for desk in desks.values():
+        desk.work(max(0.0, shadowed - total), "redundant")
+    sent = message_bytes(routes, schedule, keeps, sizes)
+    return Price(max(total, shadowed), _means(list(desks.values())), sent)
+
+
+def _push(keep: Keep, lines: Lines, sizes: Sizes) -> float:
+    """When a shadow that leaves at once has arrived."""
+    return lines.send(0.0, keep.owner, keep.holder, sizes.packed[keep.what][keep.owner.stage])
 
 
 def _run(
@@ -109,7 +121,8 @@ def _run(
         desk.work(pace.seconds(op, route), "redundant" if op.kind is Kind.SHADOW else "useful")
         following = _following(op, route)
         if following is not None:
-            arrival = lines.send(desk.free, worker, route[following.hop], sizes.activation)
+            count = sizes.activation if op.kind is Kind.FORWARD else sizes.gradient
+            arrival = lines.send(desk.free, worker, route[following.hop], count)
             come[following] = desk.free, arrival
 
 
@@ -191,9 +204,17 @@ def message_bytes(
     routes: Sequence[Route], schedule: Schedule, keeps: Sequence[Keep], sizes: Sizes
 ) -> dict[str, int]:
     """What the workers send, by name of message, as a run's ledger counts it."""
-    hops = sum(len(route) - 1 for route in routes) * sizes.activation
+    hops = sum(len(route) - 1 for route in routes)
+    there, back = hops * sizes.activation, hops * sizes.gradient
     replicas = Counter(worker.stage for worker in schedule)
     shares = sum(k * (k - 1) * sizes.params[stage] for stage, k in replicas.items())
-    kept = sum(sizes.params[keep.owner.stage] for keep in keeps)
-    sent = {"Activation": hops, "Gradient": hops, "Share": shares, "KeepGradient": kept}
+    kept = sum(sizes.params[keep.owner.stage] for keep in keeps if keep.at == "prepare")
+    pushed = [sizes.packed[k.what][k.owner.stage] for k in keeps if k.at == "after"]
+    sent = {
+        "Activation": there,
+        "Gradient": back,
+        "Share": shares,
+        "KeepGradient": kept,
+        "KeepShadow": sum(pushed),
+    }
     return {name: count for name, count in sent.items() if count}

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from checkfree.messages.control import CHECKPOINT, Archive, Begin, Push, Rebuild
-from checkfree.ops import STORE, Address, Keep, Kind, Schedule, Source
+from checkfree.ops import STORE, Address, Keep, Kind, Recipe, Schedule, Shadow, Source
+from checkfree.recovery.ring import Crossing, Ring, matches
 from checkfree.simulate.sizes import Sizes
 
 NEWEST = 3
@@ -23,8 +24,11 @@ class Held:
 
     stage: int
     moments: bool = False
+    packed: str = ""
 
     def bytes(self, sizes: Sizes, *, moments: bool = True) -> int:
+        if self.packed:
+            return sizes.packed[self.packed][self.stage]
         return sizes.state(self.stage, moments=self.moments and moments)
 
 
@@ -36,19 +40,29 @@ class Phantoms:
     averages_moments: bool
     own: dict[Address, Held] = field(default_factory=dict)
     copies: dict[tuple[Address, int], Held] = field(default_factory=dict)
+    shadows: dict[Shadow, Held] = field(default_factory=dict)
+    rings: dict[Address, Ring[int]] = field(default_factory=dict)
+    memory: int = 0
+    """Of each ring, in bytes."""
     shelves: dict[int, dict[int, Held]] = field(default_factory=dict)
     peak_peers: int = 0
     peak_store: int = 0
     """Most bytes held at once for others, and in checkpoints."""
 
     @classmethod
-    def new(cls, sizes: Sizes, seats: Collection[Address], averages_moments: bool) -> Phantoms:
+    def new(
+        cls, sizes: Sizes, seats: Collection[Address], averages_moments: bool, memory: int = 0
+    ) -> Phantoms:
         """All seats with their first weights."""
-        return cls(sizes, averages_moments, {seat: Held(seat.stage) for seat in seats})
+        own = {seat: Held(seat.stage) for seat in seats}
+        rings = {seat: Ring[int](memory) for seat in seats}
+        return cls(sizes, averages_moments, own, rings=rings, memory=memory)
 
     def lose(self, seat: Address) -> None:
         """With all that it holds."""
         self.own.pop(seat, None)
+        self.rings[seat] = Ring(self.memory)
+        self.shadows = {s: held for s, held in self.shadows.items() if s.holder != seat}
         self.copies = {key: held for key, held in self.copies.items() if key[0] != seat}
 
     def step(self, seats: Collection[Address], keeps: Collection[Keep]) -> None:
@@ -59,6 +73,45 @@ class Phantoms:
         for keep in keeps:
             if not self.copies[keep.holder, keep.owner.stage].moments:
                 self.copies[keep.holder, keep.owner.stage] = Held(keep.owner.stage, True)
+
+    def cross(self, begin: Begin) -> None:
+        """What crossed the boundaries of all seats in an iteration that is committed."""
+        if not self.memory:
+            return
+        count, iteration = self.sizes.activation, begin.ticket.iteration
+        for microbatch, route in enumerate(begin.routes):
+            for hop in range(1, len(route)):
+                crossing, one, other = (iteration, microbatch, hop), route[hop - 1], route[hop]
+                self.rings[one].sent.add(crossing, other.stage, count, count)
+                self.rings[other].got.add(crossing, one.stage, count, count)
+
+    def shadow(self, keep: Keep, version: int) -> None:
+        """Pushed, and there."""
+        shadow = Shadow(keep.owner.stage, keep.holder, version)
+        self.shadows[shadow] = Held(keep.owner.stage, packed=keep.what)
+        self.note_peak()
+
+    def tidy(self, begin: Begin) -> None:
+        """As ``checkfree.worker.shadows`` does."""
+        late, counted = begin.ticket.iteration - 1, set(begin.shadows)
+        self.shadows = {
+            s: held for s, held in self.shadows.items() if s in counted or s.version >= late
+        }
+
+    def crossed(self, stage: int, recipe: Recipe) -> tuple[dict[Address, int], int]:
+        """Bytes that each seat sends of what it holds of a lost stage, and pairs among them."""
+        replies: dict[Address, int] = {}
+        inputs: dict[Crossing, int] = {}
+        outputs: dict[Crossing, int] = {}
+        for seat in recipe.boundary:
+            sent, got = (
+                dict(side.newest(stage, recipe.pairs))
+                for side in (self.rings[seat].sent, self.rings[seat].got)
+            )
+            replies[seat] = sum(sent.values()) + sum(got.values())
+            inputs |= sent
+            outputs |= got
+        return replies, len(list(matches(inputs, outputs)))
 
     def push(self, order: Push) -> Held:
         """What the owner sends; a peer holds it from now on."""
@@ -80,15 +133,24 @@ class Phantoms:
         """What a rebuild reads."""
         if source.holder == STORE:
             return self.shelves[source.version][source.of]
-        own = source.holder.stage == source.of
-        return self.own[source.holder] if own else self.copies[source.holder, source.of]
+        if source.holder.stage == source.of:
+            return self.own[source.holder]
+        shadow = Shadow(source.of, source.holder, source.version)
+        if shadow in self.shadows:
+            return self.shadows[shadow]
+        return self.copies[source.holder, source.of]
 
     def rebuilt(self, seat: Address, order: Rebuild) -> Held:
         """What the seat becomes: exact if all it is made of is of its own stage."""
         sources = order.recipe.sources
         found = [self.source(source) for source in sources]
+        self.rings[seat] = Ring(self.memory)
+        newer = [shadow for shadow in self.shadows if shadow.version > order.resume_at]
+        for shadow in newer:
+            if shadow.holder == seat:
+                del self.shadows[shadow]
         if sources and all(source.of == seat.stage for source in sources):
-            return found[0]
+            return Held(seat.stage) if found[0].packed else found[0]
         mixed = self.averages_moments and bool(found) and all(held.moments for held in found)
         return Held(seat.stage, mixed)
 
@@ -98,7 +160,8 @@ class Phantoms:
 
     def note_peak(self) -> None:
         """How much is held now, if it is more than ever."""
-        peers = sum(held.bytes(self.sizes) for held in self.copies.values())
+        lent = (*self.copies.values(), *self.shadows.values())
+        peers = sum(held.bytes(self.sizes) for held in lent)
         shelved = (held for shelf in self.shelves.values() for held in shelf.values())
         self.peak_peers = max(self.peak_peers, peers)
         self.peak_store = max(self.peak_store, sum(held.bytes(self.sizes) for held in shelved))

@@ -95,7 +95,8 @@ class _Host:
         self._lead = Lead(
             Membership(seats, dict.fromkeys(seats, 0)), setting.strategy, setting.terms
         )
-        self._phantoms = Phantoms.new(setting.sizes, seats, setting.averages_moments)
+        memory = setting.strategy.memory
+        self._phantoms = Phantoms.new(setting.sizes, seats, setting.averages_moments, memory)
         self._bill = Bill()
         self._inbox: deque[Message] = deque()
         self._prices: dict[tuple[int, Any], tuple[Begin, Price]] = {}
@@ -186,6 +187,7 @@ class _Host:
             sent = message_bytes(begin.routes, {}, (), self._setting.sizes)
             self._bill.send("validation", "Activation", sent["Activation"])
             return self._prepare(workers, begin)
+        self._phantoms.tidy(begin)
         if self._struck_at is not None:
             self._recoveries.append(self._bill.now - self._struck_at)
             self._struck_at = None
@@ -226,7 +228,12 @@ class _Host:
         iteration = commit.ticket.iteration
         self._bill.iteration(price, again=iteration <= self._highest)
         self._highest = max(self._highest, iteration)
-        self._phantoms.step(workers, begin.keeps)
+        self._phantoms.step(workers, [keep for keep in begin.keeps if keep.at == "prepare"])
+        self._phantoms.cross(begin)
+        for keep in begin.keeps:
+            if keep.at == "after":
+                self._phantoms.shadow(keep, iteration + 1)
+                self._inbox.append(Kept(commit.ticket.epoch, keep, iteration + 1))
         self._trained.append(iteration)
         self._ends.append(self._bill.now)
         self._listener(len(self._ends))
@@ -267,13 +274,29 @@ class _Host:
             for seat, order in orders
             for source in order.recipe.sources
         ]
+        crossed = {s: self._phantoms.crossed(s.stage, order.recipe) for s, order in orders}
+        held = [(to, seat, n) for to, (sent, _) in crossed.items() for seat, n in sent.items()]
         made = [(seat, self._phantoms.rebuilt(seat, order)) for seat, order in orders]
         self._phantoms.own |= dict(made)
         self._bill.send("rebuild", "StateReply", sum(count for _, _, count in replies))
-        self._bill.spend("rebuild", rebuild_seconds(replies, self._setting.fleet))
+        self._bill.send("rebuild", "BoundaryReply", sum(count for _, _, count in held))
+        seconds = rebuild_seconds([*replies, *held], self._setting.fleet)
+        self._bill.spend("rebuild", seconds + self._fit_seconds(orders))
         for seat, order in orders:
-            moved = sum(count for to, _, count in replies if to == seat)
-            self._inbox.append(Rebuilt(order.epoch, order.life, seat, (), moved))
+            moved = sum(count for to, _, count in (*replies, *held) if to == seat)
+            answer = Rebuilt(order.epoch, order.life, seat, (), moved)
+            if order.recipe.fit and not crossed[seat][1]:
+                answer = replace(answer, problem="nothing to fit it to is held", rejected=True)
+            self._inbox.append(answer)
+
+    def _fit_seconds(self, orders: Sequence[tuple[Address, Rebuild]]) -> float:
+        """Of the local steps; seats take them side by side."""
+        pace = self._setting.pace
+        spent = [
+            order.recipe.fit * (pace.body.forward + pace.body.backward + pace.step(seat))
+            for seat, order in orders
+        ]
+        return sum(spent) if self._setting.fleet.serial else max(spent, default=0.0)
 
 
 def _entries(tick: int, struck: Collection[Address], seats: Collection[Address]) -> list[Failure]:

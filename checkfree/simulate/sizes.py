@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from checkfree.config import WireConfig
+from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, bytes_of
 from checkfree.ops import Address, Kind, Op, Route
 from checkfree.simulate import sites
 from checkfree.simulate.fleet import Fleet
@@ -11,6 +14,9 @@ from checkfree.simulate.profile import Profile
 
 BACKWARD = 2.0
 """Of a forward's work, where nothing was measured."""
+
+ROW = 1024
+"""Weights that share a scale in the paper's models: their width."""
 
 FORWARD_SHARE = 1 / 3
 """Of the paper's seconds per sample and block, taken as those of forward and backward together:
@@ -23,7 +29,9 @@ class Sizes:
 
     name: str
     activation: int
-    """Of one microbatch between two stages."""
+    """Of one microbatch between two stages, as it is sent."""
+    gradient: int
+    """The same of what comes back."""
     params: tuple[int, ...]
     buffers: tuple[int, ...]
     moments: tuple[int, ...]
@@ -32,6 +40,8 @@ class Sizes:
     """FLOPs of a forward, as those below."""
     body: float
     head: float
+    packed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of a stage's weights as a shadow has them, by how they are written."""
 
     def state(self, stage: int, *, moments: bool) -> int:
         """Bytes of a stage's state as it is sent."""
@@ -75,12 +85,18 @@ class Pace:
         return self.head if hop == hops - 1 else self.body
 
 
-def published(stages: int) -> Sizes:
+def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B008 (frozen)
     """The paper's throughput set-up: 32 MiB activations, 256 MiB of weights in a stage of four
     blocks, microbatches of 16 samples. Its work is stated in seconds, see ``pace_of``."""
+    values = (sites.ACTIVATION // 4,)
+    activation, gradient = (bytes_of(values, how) for how in (wire.activations, wire.gradients))
     params = (sites.EMBEDDING, *[sites.STAGE] * stages)
     none, moments = (0,) * (stages + 1), tuple(2 * count for count in params)
-    return Sizes("published", sites.ACTIVATION, params, none, moments, 0.0, 0.0, 0.0)
+    packed = {
+        how: tuple(bytes_of((count // 4 // ROW, ROW), how) for count in params)
+        for how in (FP32, BF16, INT8_ROWS, INT4_ROWS)
+    }
+    return Sizes("published", activation, gradient, params, none, moments, 0.0, 0.0, 0.0, packed)
 
 
 def pace_of(sizes: Sizes, fleet: Fleet, profile: Profile | None = None) -> Pace:

@@ -11,7 +11,9 @@ from torch import Tensor
 from checkfree.messages.control import Begin, Purpose, Ticket
 from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
 from checkfree.ops import Address, Keep, Kind, Op, Route
+from checkfree.recovery.ring import Ring
 from checkfree.stage import Key, Part
+from checkfree.worker.boundary import Crossed
 
 Data = Activation | Gradient | Share | KeepGradient
 """Messages that belong to one ticket."""
@@ -24,15 +26,16 @@ class Attempt:
     plan: Begin
     address: Address
     todo: deque[Op] = field(default_factory=deque)
-    activations: dict[Key, Tensor] = field(default_factory=dict)
-    gradients: dict[Key, Tensor] = field(default_factory=dict)
+    activations: dict[Key, Activation] = field(default_factory=dict)
+    gradients: dict[Key, Gradient] = field(default_factory=dict)
     shares: dict[Address, Share] = field(default_factory=dict)
     kept: dict[Keep, KeepGradient] = field(default_factory=dict)
     losses: dict[int, Tensor] = field(default_factory=dict)
     batches: dict[int, Any] = field(default_factory=dict)
-    shadowed: dict[Key, Tensor] = field(default_factory=dict)
+    shadowed: dict[Key, Activation] = field(default_factory=dict)
     forwards: int = 0
     shadow_forwards: int = 0
+    crossed: Crossed = field(default_factory=lambda: Ring(0))
     shared: bool = False
     pushed: bool = False
     prepared: bool = False
@@ -41,7 +44,11 @@ class Attempt:
         self.todo = deque(self.plan.schedule.get(self.address, ()))
         seats = self.plan.schedule
         self.twins = [seat for seat in seats if seat.stage == self.address.stage]
-        self.held = [keep for keep in self.plan.keeps if keep.holder == self.address]
+        exact = [keep for keep in self.plan.keeps if keep.at == "prepare"]
+        self.held = [keep for keep in exact if keep.holder == self.address]
+        self.copied = [keep for keep in exact if keep.owner == self.address]
+        after = [keep for keep in self.plan.keeps if keep.at == "after"]
+        self.pushes = [keep for keep in after if keep.owner == self.address]
 
     @property
     def ticket(self) -> Ticket:
@@ -64,9 +71,9 @@ class Attempt:
         """Put a message where the op that needs it looks."""
         match message:
             case Activation():
-                self.activations[message.microbatch, message.hop] = message.tensor
+                self.activations[message.microbatch, message.hop] = message
             case Gradient():
-                self.gradients[message.microbatch, message.hop] = message.tensor
+                self.gradients[message.microbatch, message.hop] = message
             case Share():
                 self.shares[message.sender] = message
             case KeepGradient():
@@ -84,6 +91,23 @@ class Attempt:
                 return self.part(op) is Part.HEAD or key in self.gradients
             case Kind.SHADOW:
                 return key in self.shadowed
+
+    def lacks(self) -> Address | None:
+        """Who is to send what comes next here; None: nobody but the lead."""
+        if self.todo:
+            op = self.todo[0]
+            return None if self.ready(op) else self._sender(op)
+        return next((keep.owner for keep in self.held if keep not in self.kept), None)
+
+    def _sender(self, op: Op) -> Address | None:
+        match op.kind:
+            case Kind.FORWARD:
+                return self.route(op)[op.hop - 1]
+            case Kind.BACKWARD:
+                return self.route(op)[op.hop + 1]
+            case _:
+                others = (twin for twin in self.twins if twin != self.address)
+                return next((twin for twin in others if twin not in self.shares), None)
 
     def keeps_here(self) -> bool:
         """Every gradient for a copy that this worker holds has arrived."""

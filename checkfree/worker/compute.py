@@ -10,9 +10,11 @@ from torch import Tensor
 from checkfree.messages.control import Commit, Outgoing, Prepared
 from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
 from checkfree.ops import LEAD, Address, Kind, Op
+from checkfree.recovery.ring import Ring
 from checkfree.stage import Part, Stage
 from checkfree.units import derive
 from checkfree.worker.attempt import Attempt
+from checkfree.worker.boundary import Crossed, file_input, file_output
 from checkfree.worker.equipment import Equipment
 
 
@@ -23,6 +25,7 @@ class Compute:
         self.address = address
         self.stage = equipment.make(address.stage, address.stage)
         self.copies: dict[int, Stage] = {}
+        self.crossed: Crossed = Ring(equipment.strategy.memory)
         self._equipment = equipment
 
     def all(self) -> tuple[Stage, ...]:
@@ -52,33 +55,39 @@ class Compute:
     def _forward(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         key, part = (op.microbatch, op.hop), attempt.part(op)
         batch, seed = self._batch(attempt, op), self._seed(attempt, op)
-        x = attempt.activations.pop(key, None)
+        came = attempt.activations.pop(key, None)
+        x = self._read(came, self.stage)
         if attempt.training:
             y = self.stage.forward(key, part, x, batch, seed)
             attempt.forwards += 1
+            if came is not None and attempt.crossed.memory:
+                file_input(attempt.crossed, attempt.route(op), op, came)
         else:
             y = self.stage.evaluate(part, x, batch, seed)
         if part is Part.HEAD:
             attempt.losses[op.microbatch] = y
             return []
-        following = op.hop + 1
-        if attempt.todo and attempt.todo[0] == Op(Kind.SHADOW, op.microbatch, following):
-            attempt.shadowed[op.microbatch, following] = y
-        to = attempt.route(op)[following]
-        return [(to, Activation(attempt.ticket, op.microbatch, following, y))]
+        following = op._replace(hop=op.hop + 1)
+        message = self._equipment.casting.activation(attempt.ticket, following, y)
+        if attempt.todo and attempt.todo[0] == following._replace(kind=Kind.SHADOW):
+            attempt.shadowed[following.microbatch, following.hop] = message
+        if attempt.training and attempt.crossed.memory:
+            file_output(attempt.crossed, attempt.route(op), message)
+        return [(attempt.route(op)[following.hop], message)]
 
     def _backward(self, attempt: Attempt, op: Op) -> list[Outgoing]:
-        key = (op.microbatch, op.hop)
-        dy, share = attempt.gradients.pop(key, None), 1 / len(attempt.plan.routes)
+        key, share = (op.microbatch, op.hop), 1 / len(attempt.plan.routes)
+        dy = self._read(attempt.gradients.pop(key, None), self.stage)
         dx = self.stage.backward(key, dy, share)
         if dx is None:
             return []
-        to = attempt.route(op)[op.hop - 1]
-        return [(to, Gradient(attempt.ticket, op.microbatch, op.hop - 1, dx))]
+        following = op._replace(hop=op.hop - 1)
+        message = self._equipment.casting.gradient(attempt.ticket, following, dx)
+        return [(attempt.route(op)[following.hop], message)]
 
     def _shadow(self, attempt: Attempt, op: Op) -> list[Outgoing]:
-        x = attempt.shadowed.pop((op.microbatch, op.hop))
         copy = self.copies[attempt.route(op)[op.hop].stage]
+        x = self._read(attempt.shadowed.pop((op.microbatch, op.hop)), copy)
         batch, seed = self._batch(attempt, op), self._seed(attempt, op)
         copy.shadow(attempt.part(op), x, batch, seed)
         attempt.shadow_forwards += 1
@@ -96,6 +105,10 @@ class Compute:
                     )
             self.stage.set_gradients(total)
         return []
+
+    def _read(self, message: Activation | Gradient | None, stage: Stage) -> Tensor | None:
+        """As whoever it was sent to reads it."""
+        return None if message is None else self._equipment.casting.read(message, stage.dtype)
 
     def _batch(self, attempt: Attempt, op: Op) -> Any:
         """What the embedding reads, and the head of the same seat once more."""
@@ -131,10 +144,9 @@ class Compute:
             return []
         self.stage.reduced()
         out: list[Outgoing] = []
-        for keep in attempt.plan.keeps:
-            if keep.owner == self.address:
-                own = {name: grad.clone() for name, grad in self.stage.gradients().items()}
-                out.append((keep.holder, KeepGradient(attempt.ticket, keep, own)))
+        for keep in attempt.copied:
+            own = {name: grad.clone() for name, grad in self.stage.gradients().items()}
+            out.append((keep.holder, KeepGradient(attempt.ticket, keep, own)))
         return out
 
     def prepared(self, attempt: Attempt) -> list[Outgoing]:
@@ -156,6 +168,7 @@ class Compute:
         """Step the stage, and the copies with their owners' gradients."""
         iteration = order.ticket.iteration
         self.stage.step(iteration, order.clip[self.address.stage])
+        self.crossed.merge(attempt.crossed)
         for keep in attempt.held:
             copy = self.copies[keep.owner.stage]
             copy.set_gradients(attempt.kept[keep].tensors)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from checkfree.messages.control import Purpose
 from checkfree.messages.tensors import StageState
 from checkfree.recovery.strategy import Strategy
 from checkfree.stage import Stage
+from checkfree.worker.casting import Casting
 
 Batches = Callable[[int, int], Any]
 """(iteration, microbatch) -> a batch. Pure, so a retried iteration sees the same data."""
@@ -27,3 +28,7 @@ class Equipment:
     """(stage, tick): a stage's state initialised anew."""
     strategy: Strategy
     batches: Mapping[Purpose, Batches]
+    casting: Casting = field(default_factory=Casting)
+    """How activations and gradients are sent."""
+    fit_lr: float = 2e-3
+    """Of the local steps of a rebuilt stage."""

@@ -12,40 +12,56 @@ sends its state only between iterations. What is older than its ticket or epoch 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 
 from checkfree.messages.control import (
+    CHECKPOINT,
+    HANDOVER,
+    RESUME,
     Abort,
     Begin,
+    BoundaryRequest,
     Commit,
+    Copy,
+    Dismissed,
     Kept,
     Message,
     Outgoing,
     Push,
     Rebuild,
     Rebuilt,
+    Rollcall,
+    Standing,
     StateRequest,
     Stepped,
     Ticket,
 )
 from checkfree.messages.tensors import (
     Activation,
+    BoundaryReply,
     Gradient,
     KeepGradient,
+    KeepShadow,
     KeepState,
     Share,
     StageState,
     StateReply,
     tensor_bytes,
 )
-from checkfree.ops import LEAD, Address, Kind, Source
+from checkfree.ops import LEAD, Address, Keep, Kind, Op, Source
+from checkfree.recovery.packed import opened, pack_state
+from checkfree.recovery.ring import Ring
 from checkfree.stage import Stage
 from checkfree.worker.attempt import Attempt, Data
+from checkfree.worker.boundary import reply
 from checkfree.worker.compute import Compute
 from checkfree.worker.equipment import Equipment
+from checkfree.worker.fitting import fit_and_judge
+from checkfree.worker.inspection import problems_of
+from checkfree.worker.shadows import Shadows
 
 
 class StageWorker:
@@ -63,6 +79,16 @@ class StageWorker:
         self._early: list[Data] = []
         self._rebuild: Rebuild | None = None
         self._states: dict[Source, StateReply] = {}
+        self._boundaries: dict[Address, BoundaryReply] = {}
+        self.shadows = Shadows()
+        self._to_push: deque[Keep] = deque()
+        self._pushed_in = -1
+        self._lead = self._heard = 0
+        self.dismissed = False
+        """The lead lets us go: nobody waits for us any more."""
+        self._committed: Commit | None = None
+        self._copied: dict[int, int] = {}
+        """Of each stage that a copy is held of, the epoch in which it came."""
 
     @property
     def stage(self) -> Stage:
@@ -72,9 +98,19 @@ class StageWorker:
     def copies(self) -> dict[int, Stage]:
         return self._compute.copies
 
+    @property
+    def doing(self) -> tuple[Ticket, Op | None, Address | None] | None:
+        """What an attempt is at: the op that is next (None: the commit), and who has to send
+        something for it first (None: nobody). For whoever looks for a stall."""
+        attempt = self._attempt
+        if attempt is None or attempt.prepared:
+            return None
+        return attempt.ticket, attempt.todo[0] if attempt.todo else None, attempt.lacks()
+
     def destroy(self) -> None:
         """Overwrite with NaN all that dies with this seat, the copies that it held included."""
         self._attempt = None
+        self.shadows.destroy()
         for stage in self._compute.all():
             stage.destroy()
 
@@ -100,14 +136,16 @@ class StageWorker:
 
         One op, not all that are ready: the first activation leaves before the second starts.
         """
+        if self._to_push:
+            return [self._shadow_of(self._to_push.popleft())]
         if self._inbox:
             return self._handle(self._inbox.popleft())
         if self._attempt is not None and not self._attempt.prepared:
             return self._advance_attempt(self._attempt)
         order = self._rebuild
-        if order is not None and len(self._states) == len(order.recipe.sources):
+        if order is not None and self._answered(order):
             answer = self._rebuilt(order)
-            self._rebuild, self._states = None, {}
+            self._rebuild, self._states, self._boundaries = None, {}, {}
             return [(LEAD, answer)]
         return None
 
@@ -124,12 +162,15 @@ class StageWorker:
         return None
 
     def _handle(self, message: Message) -> list[Outgoing]:
+        self._heard = max(self._heard, getattr(message, "epoch", 0))
         match message:
             case Begin() if self._may_begin(message):
                 self._begin(message)
             case Commit() if self._attempt and message.ticket == self._attempt.ticket:
                 self._compute.commit(self._attempt, message)
-                self._attempt = None
+                self._to_push += self._attempt.pushes
+                self._pushed_in = message.ticket.epoch
+                self._attempt, self._committed = None, message
                 return [(LEAD, Stepped(message.ticket, self.address))]
             case Abort() if self._attempt and message.epoch > self._attempt.ticket.epoch:
                 self._leave()
@@ -137,12 +178,22 @@ class StageWorker:
                 return [(message.keep.holder, self._pushed(message))]
             case KeepState() if message.epoch >= self._epoch:
                 return [(LEAD, self._kept(message))]
+            case KeepShadow():
+                return [(LEAD, self.shadows.keep(message))]
+            case BoundaryRequest():
+                return [(message.reply_to, reply(self._compute.crossed, self.address, message))]
+            case BoundaryReply() if self._rebuild and message.epoch == self._rebuild.epoch:
+                self._boundaries[message.sender] = message
             case StateRequest():
                 return self._reply(message)
             case Rebuild() if message.life == self.life and message.epoch >= self._epoch:
                 return self._order(message)
             case StateReply() if self._rebuild and message.epoch == self._rebuild.epoch:
                 self._states[message.source] = message
+            case Dismissed():
+                self.dismissed = self.dismissed or message.life == self.life
+            case Rollcall() if message.lead >= self._lead:
+                return [(LEAD, self._standing(message))]
             case _:
                 pass  # of a ticket, epoch or life that is over
         return []
@@ -155,6 +206,9 @@ class StageWorker:
         self._leave()
         self._latest, self._epoch = plan.ticket, plan.ticket.epoch
         self._attempt = Attempt(plan, self.address)
+        if self._attempt.training:
+            self._attempt.crossed = Ring(self._compute.crossed.memory)
+            self.shadows.tidy(plan)
         early, self._early = self._early, []
         for message in early:
             self._file(message)
@@ -169,11 +223,14 @@ class StageWorker:
     def _pushed(self, order: Push) -> KeepState:
         state = self.stage.snapshot()
         assert state.version == order.version, f"{self.address} is at {state.version}"
+        if order.area == RESUME:
+            state = replace(state, held=self.shadows.flat())
         return KeepState(order.epoch, order.keep, order.area, order.shelf, state)
 
     def _kept(self, message: KeepState) -> Kept:
         self._epoch = message.epoch
         self._compute.copy_of(message.keep.owner.stage).restore(message.state)
+        self._copied[message.keep.owner.stage] = message.epoch
         return Kept(message.epoch, message.keep, message.state.version)
 
     def _reply(self, request: StateRequest) -> list[Outgoing]:
@@ -182,19 +239,34 @@ class StageWorker:
         source = request.source
         own = source.of == self.address.stage and not self._hollow
         held = self.stage if own else self.copies.get(source.of)
-        if held is None or held.version != source.version:
+        state = None
+        if held is not None and held.version == source.version:
+            state = held.snapshot(moments=request.moments)
+        elif not own:
+            state = self.shadows.read(source)
+        if state is None:
             return []
-        state = held.snapshot(moments=request.moments)
         return [(request.reply_to, StateReply(request.epoch, source, state))]
 
     def _order(self, order: Rebuild) -> list[Outgoing]:
         self._leave()
         self._epoch, self._hollow = order.epoch, True
-        self._rebuild, self._states = order, {}
-        return [
-            (source.holder, StateRequest(order.epoch, self.address, source, order.recipe.moments))
-            for source in order.recipe.sources
+        self._rebuild, self._states, self._boundaries = order, {}, {}
+        self._compute.crossed = Ring(self._compute.crossed.memory)
+        self.shadows.roll_back(order.resume_at)
+        recipe, epoch, stage = order.recipe, order.epoch, self.address.stage
+        area = HANDOVER if recipe.rule == HANDOVER else CHECKPOINT
+        out: list[Outgoing] = [
+            (source.holder, StateRequest(epoch, self.address, source, recipe.moments, area))
+            for source in recipe.sources
         ]
+        for seat in recipe.boundary:
+            out.append((seat, BoundaryRequest(epoch, self.address, stage, recipe.pairs)))
+        return out
+
+    def _answered(self, order: Rebuild) -> bool:
+        asked = len(order.recipe.sources), len(order.recipe.boundary)
+        return (len(self._states), len(self._boundaries)) == asked
 
     def _rebuilt(self, order: Rebuild) -> Rebuilt:
         answer = Rebuilt(order.epoch, self.life, self.address)
@@ -204,15 +276,60 @@ class StageWorker:
         if missing:
             bad = tuple(reply.source for reply in missing)
             return replace(answer, problem=missing[0].problem, bad=bad)
+        if wrong := self._problems(states):
+            return replace(answer, problem=next(iter(wrong.values())), bad=tuple(wrong))
         made = self._equipment.strategy.rebuild(self.address, self._fresh(order), states)
         state = replace(made.state, version=order.resume_at)
         if not _finite(state):
             problem = "the rebuilt weights are not finite"
             return replace(answer, problem=problem, bad=tuple(states))
         self.stage.restore(state)
+        figures, problem = self._judged(order)
+        if problem:
+            return replace(answer, problem=problem, rejected=True, check=figures)
         self._hollow = False
-        moved = sum(tensor_bytes(reply) for reply in replies)
-        return replace(answer, weights=made.weights, bytes=moved)
+        moved = sum(map(tensor_bytes, (*replies, *self._boundaries.values())))
+        return replace(answer, weights=made.weights, bytes=moved, check=figures)
+
+    def _problems(self, states: Mapping[Source, StageState]) -> dict[Source, str]:
+        """Of those that are no good to become what this seat is."""
+        return problems_of(opened(states, self.address.stage, self.stage.dtype), self.stage)
+
+    def _judged(self, order: Rebuild) -> tuple[dict[str, float], str]:
+        """Fitted, if that is asked for: figures, and what is wrong."""
+        boundaries = [self._boundaries[seat] for seat in order.recipe.boundary]
+        number, equipment = self.address.stage, self._equipment
+        figures, problem = fit_and_judge(self.stage, number, order, boundaries, equipment)
+        if not problem and order.recipe.fit and not _finite(self.stage.snapshot(moments=False)):
+            problem = "the fitted weights are not finite"
+        return figures, problem
+
+    def _shadow_of(self, keep: Keep) -> Outgoing:
+        """Our weights as they were just committed: nobody steps before this has left."""
+        packed = pack_state(self.stage.snapshot(moments=False), keep.what)
+        return keep.holder, KeepShadow(self._pushed_in, keep, packed)
+
+    def _standing(self, call: Rollcall) -> Standing:
+        """How we stand, for a new lead. A rebuild that another lead ordered is given up, so that
+        this stays true."""
+        self._lead, self._rebuild, self._states = call.lead, None, {}
+        attempt = self._attempt
+        prepared = attempt is not None and attempt.prepared and attempt.training
+        return Standing(
+            call.lead,
+            self.address,
+            self.life,
+            self._hollow,
+            self.stage.version,
+            max(self._heard, self._latest.epoch),
+            self._committed,
+            attempt.ticket if attempt is not None and prepared else None,
+            tuple(
+                Copy(stage, copy.version, self._copied.get(stage, 0))
+                for stage, copy in sorted(self.copies.items())
+            ),
+            self.shadows.standing(),
+        )
 
     def _fresh(self, order: Rebuild) -> Callable[[], StageState]:
         return lambda: self._equipment.fresh(self.address.stage, order.tick)

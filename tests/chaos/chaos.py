@@ -11,7 +11,7 @@ from typing import Any
 from checkfree.config import RecoveryConfig
 from checkfree.lead import Phase
 from checkfree.messages.control import Message
-from checkfree.ops import Address
+from checkfree.ops import FAULTS, Address
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.table import make_strategy
 from checkfree.runtime.replay import Replayed, ReplayedFaults, script
@@ -60,7 +60,7 @@ class Plan:
             "iterations": 4,
             "microbatches": 5,
             "schedule": (gpipe, one_f_one_b)[self.seed % 2],
-            "validation_every": 3 * (self.seed % 3 == 0),
+            "validation_every": 2 * (self.seed % 3 == 0),
             "validate_after_repair": self.seed % 3 == 0,
             "max_ticks": 40,
         }
@@ -118,10 +118,16 @@ class Chaos:
 
 def replay(plan: Plan, run: Run) -> Run:
     """The same run, first in first out, from the plans that it recorded."""
-    plans = [dataclasses.asdict(record) for record in run.of_kind("plan")]
-    steps = script(plans)
+    plain = [dataclasses.asdict(r) | {"kind": r.kind} for r in run.log.records]
+    steps = script(plain)
     again = plan.run(
         Replayed(plan.strategy(), steps), faults=lambda host: ReplayedFaults(host, steps)
     )
-    again.runtime.run()
+    again.runtime.run(again.runtime.actors[FAULTS].watch)
     return again
+
+
+def measured(run: Run) -> list[tuple[str, int, int, float]]:
+    """All losses, of steps and validations, in their order."""
+    found: list[Any] = [r for r in run.log.records if r.kind in ("iteration", "validation")]
+    return [(record.kind, record.tick, record.iteration, record.loss) for record in found]

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from tests.chaos.chaos import SHAPES, Chaos, Plan, replay
+from tests.chaos.chaos import SHAPES, Chaos, Plan, measured, replay
 from tests.tiny import same_states
 
 CHUNK, CHUNKS = 100, 10
@@ -23,7 +23,7 @@ def test_every_run_ends_and_equals_its_replay(chunk: int) -> None:
         run = chaos.play()
         assert run.lead.done or run.lead.failure, f"seed {seed} stalls while {run.lead.phase}"
         again = replay(chaos.plan, run)
-        assert again.losses()[: len(run.losses())] == run.losses(), f"seed {seed}"
+        assert measured(again)[: len(measured(run))] == measured(run), f"seed {seed}"
         if run.lead.done:
             one, other = run.states(), again.states()
             both = one.keys() & other.keys()  # a seat may have come back after the last step

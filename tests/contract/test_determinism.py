@@ -67,6 +67,25 @@ CASES = {
     ),
     "checkpoint": Case({"recovery": {"name": "checkpoint", "interval": 2}}, ((3, 2), (5, 4)), True),
     "redundant": Case({"recovery": {"name": "redundant"}}, ((2, 0), (4, 3)), True),
+    "on a wire of 8 bits": Case(
+        {
+            "recovery": {"name": "redundant"},
+            "wire": {"activations": "int8", "gradients": "int8"},
+        },
+        ((2, 0), (4, 3)),
+        True,
+    ),
+    "on a wire of 16 bits": Case(
+        {**PLUS, "wire": {"activations": "bf16", "gradients": "fp16"}}, ((2, 1), (3, 0)), False
+    ),
+    "shadow": Case({"recovery": {"name": "shadow", "shadow_every": 5}}, ((3, 0), (5, 2)), False),
+    "fit": Case({"recovery": {"name": "fit"}}, ((2, 2), (4, 4)), False),
+    "auto": Case(
+        {"recovery": {"name": "auto", "shadow_every": 5}}, ((2, 3), (4, 1), (5, 2), (5, 3)), False
+    ),
+    "auto, swapped": Case(
+        {"recovery": {"name": "auto", "swap": True}, "replicas": 2}, ((1, 2), (3, 0)), False
+    ),
     "random": Case({"recovery": {"name": "random"}}, ((2, 2), (4, 0)), False),
     "zero": Case({"recovery": {"name": "zero"}}, ((2, 2), (4, 4)), False),
     "copy": Case({"recovery": {"name": "copy"}}, ((2, 1), (4, 4)), False),

@@ -42,6 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "clipped over all stages": {"optimizer": {"clip_over": "global", "clip": 0.7}},
     "not clipped": {"optimizer": {"clip": None}},
     "adamw, warm-up, cosine": {"optimizer": {"name": "adamw", "weight_decay": 0.1, **COSINE}},
+    "momentum": {"optimizer": {"name": "sgd", "lr": 0.3, "momentum": 0.8}},
     "gpt, tied, recomputed in part": {
         "model": {"family": "gpt", "tied": True},
         "recompute": [0, 3],
@@ -82,6 +83,8 @@ def plain_loop(config: Config, stages: Sequence[nn.Module], batches: Batches) ->
 
 
 def make_optimizer(config: OptimizerConfig, stage: nn.Module) -> torch.optim.Optimizer:
+    if config.name == "sgd":
+        return torch.optim.SGD(stage.parameters(), lr=config.lr, momentum=config.momentum)
     made = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
     return made(stage.parameters(), eps=config.eps, weight_decay=config.weight_decay)
 

@@ -39,6 +39,30 @@ RUNS: dict[str, dict[str, Any]] = {
     "random": {"recovery": "random", "failures": EVERYWHERE},
     "zero, net below": {"recovery": "zero", "failures": EVERYWHERE, "checkpoint": {"every": 3}},
     "copy": {"recovery": "copy", "failures": {**EVERYWHERE, "stages": "body"}},
+    "shadow": {"recovery": "shadow(shadow_every=5)", "failures": {**EVERYWHERE, "seed": 4}},
+    "fit": {"recovery": "fit", "failures": {**EVERYWHERE, "stages": "body"}},
+    "auto": {"recovery": "auto(shadow_every=6)", "failures": EVERYWHERE},
+    "momentum, replicas": {
+        "replicas": 2,
+        "optimizer": {"name": "sgd", "lr": 1e-2},
+        "recovery": "redundant",
+        "failures": EVERYWHERE,
+    },
+    "sgd, checkpoint": {
+        "optimizer": {"name": "sgd", "momentum": 0.0, "lr": 1e-2},
+        "recovery": "checkpoint(interval=4)",
+        "failures": EVERYWHERE,
+    },
+    "auto, net below": {
+        "recovery": "auto(shadow_every=5,shadow_format=int4)",
+        "failures": {**EVERYWHERE, "probability": 0.15},
+        "checkpoint": {"every": 5},
+    },
+    "auto, replicas, little memory": {
+        "replicas": 2,
+        "recovery": "auto(shadow_every=5,fit_memory=1024,swap=true)",
+        "failures": {**EVERYWHERE, "scenario": "nodes", "seats_per_node": 1},
+    },
     "replicas": {"replicas": 2, "recovery": "checkfree_plus", "failures": EVERYWHERE},
     "nodes": {
         "replicas": 2,
@@ -47,6 +71,17 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "refused": {"recovery": "none", "failures": {**EVERYWHERE, "seed": 3}},
     "doubles": {"precision": "fp64", "recovery": "redundant", "failures": EVERYWHERE},
+    "int8 there, bf16 back": {
+        "wire": {"activations": "int8", "gradients": "bf16"},
+        "recovery": "redundant",
+        "failures": EVERYWHERE,
+    },
+    "doubles, halved": {
+        "precision": "fp64",
+        "wire": {"gradients": "fp16"},
+        "recovery": "checkfree_plus",
+        "failures": EVERYWHERE,
+    },
     "gpt, tied": {
         "model": {**SIZE["model"], "family": "gpt", "tied": True},  # type: ignore[dict-item]
         "recovery": "checkfree_plus",
@@ -124,6 +159,9 @@ def _plans(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _decided(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decided(item) for item in value]
     if not isinstance(value, dict):
         return value
-    return {key: _decided(item) for key, item in value.items() if key != "weights"}
+    judged = ("weights", "check", "why")
+    return {key: _decided(item) for key, item in value.items() if key not in judged}

@@ -57,13 +57,11 @@ def run(cwd: Path, *words: str, expect: int | None = 0) -> subprocess.CompletedP
 
 def start(cwd: Path, command: Sequence[str]) -> subprocess.Popen[str]:
     """A process on one thread that imports the checkfree that this one has, and heeds Ctrl-C."""
-    package = str(Path(checkfree.__file__).parents[1])
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    with _default_interrupt():
+    with heeding_interrupts():
         return subprocess.Popen(
             command,
             cwd=cwd,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -71,8 +69,15 @@ def start(cwd: Path, command: Sequence[str]) -> subprocess.Popen[str]:
         )
 
 
+def environment() -> dict[str, str]:
+    """Ours, with the checkfree that this one has."""
+    package = str(Path(checkfree.__file__).parents[1])
+    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+
+
 @contextmanager
-def _default_interrupt() -> Iterator[None]:
+def heeding_interrupts() -> Iterator[None]:
     """A shell that runs us in the background has us ignore SIGINT, and children inherit that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -6,51 +6,89 @@ Run as a script: ``python stranger.py RUN SEAT MESSAGES``. Prints how many it se
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import torch
 from hivemind.p2p import P2PDaemonError
 
 from checkfree.messages import codec
-from checkfree.messages.control import Abort, Rebuild, StateRequest
+from checkfree.messages.control import Abort, Message, Rebuild, StateRequest, Ticket
+from checkfree.messages.tensors import Activation, Share, StateReply
 from checkfree.ops import Address, Recipe, Source
-from checkfree.runtime.swarm.control import ask
-from checkfree.runtime.swarm.courier import Courier
-from checkfree.runtime.swarm.frames import ENVELOPE, MESSAGE, Peer, envelope
-from checkfree.runtime.swarm.home import Home
+from checkfree.runtime.swarm.processes.control import ask
+from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.transport.courier import Courier
+from checkfree.runtime.swarm.transport.frames import ENVELOPE, MESSAGE, Peer, envelope
 
 SEAT = Address(90)
+SIDES = 8
 
 
 def rubbish(draw: random.Random, to: Address) -> tuple[bytes, bool]:
     """A frame, and whether its receiver can know where the next one begins."""
-    good = [Abort(1), StateRequest(0, to, Source(to, 1, 0)), Rebuild(1, 0, Recipe("x"), 0, 0)]
-    data = bytearray(b"".join(bytes(p) for p in codec.encode(draw.choice(good))))
-    match draw.randrange(6):
+    if draw.randrange(20) == 0:
+        return _endless(draw, to), False
+    return _framed(draw, to), True
+
+
+def _framed(draw: random.Random, to: Address) -> bytes:
+    """One that ends where it says, so that the stream may go on."""
+    data = _message(draw, to)
+    match draw.randrange(4):
         case 0:  # a header that is another JSON, or none
             for byte in (0, *draw.randbytes(draw.randrange(9))):
                 data[draw.randrange(codec.PREFIX, len(data))] = byte
-            return envelope(to) + bytes(data), True
-        case 1:  # a size that nobody has memory for
-            data[8:16] = (2**62).to_bytes(8, "little")
-            return envelope(to) + bytes(data), False
+        case 1:  # tensors of other sizes and types than follow
+            old = draw.choice((b"float32", b"[2,3]", b'""', b"Activation"))
+            new = draw.choice((b"float16", b"[9,9]", b"[[3]]", b"complex", b"-1"))
+            data = bytearray(bytes(data).replace(old, new.ljust(len(old))[: len(old)]))
+        case 2:  # for an actor that is not there
+            to = Address(77)
+        case _:  # sound, but of another time, or what only the lead may say
+            pass
+    return envelope(to) + bytes(data)
+
+
+def _endless(draw: random.Random, to: Address) -> bytes:
+    """One after which nobody knows where the next begins."""
+    data = _message(draw, to)
+    match draw.randrange(4):
+        case 0:  # a size that nobody has memory for
+            data[8:16] = (2 ** draw.randrange(33, 63)).to_bytes(8, "little")
+            return envelope(to) + bytes(data)
+        case 1:
+            return ENVELOPE.pack(MESSAGE, to.stage, to.replica, 7) + bytes(data)
         case 2:
-            return ENVELOPE.pack(MESSAGE, to.stage, to.replica, 7) + bytes(data), False
-        case 3:
-            return draw.randbytes(draw.randrange(1, 200)), False
-        case 4:  # for an actor that is not there
-            return envelope(Address(77)) + bytes(data), True
+            return draw.randbytes(draw.randrange(1, 200))
         case _:  # a notice that is none
-            return ENVELOPE.pack(2, 0, 0, 5) + b"[1,2]", False
+            return ENVELOPE.pack(2, 0, 0, 5) + b"[1,2]"
 
 
-async def annoy(courier: Courier, peer: Peer, count: int) -> int:
-    draw, sent = random.Random(0), 0
+def _message(draw: random.Random, to: Address) -> bytearray:
+    source, past = Source(to, 1, 0), Ticket(0, 0)
+    message: Message = draw.choice(
+        [
+            Abort(1),
+            Rebuild(1, 0, Recipe("x"), 0, 0),
+            StateRequest(0, to, source),
+            StateReply(0, source, None, "what?"),
+            Activation(past, 0, 1, torch.zeros(2, 3)),
+            Share(past, to, {"w": torch.zeros(4)}),
+        ]
+    )
+    return bytearray(b"".join(bytes(part) for part in codec.encode(message)))
+
+
+async def annoy(courier: Courier, peer: Peer, count: int, seed: int) -> int:
+    draw, sent = random.Random(seed), 0
     while sent < count:
         try:
-            _, writer = await courier.post.dial(peer)
+            reader, writer = await courier.post.dial(peer)
         except P2PDaemonError:
             continue
         goes_on = True
@@ -61,10 +99,19 @@ async def annoy(courier: Courier, peer: Peer, count: int) -> int:
         try:
             await writer.drain()
             writer.write_eof()
+            await reader.read()  # until it has been heard, and hung up on
         except OSError:
             pass
         writer.close()
     return sent
+
+
+async def annoy_at_once(courier: Courier, peer: Peer, count: int) -> int:
+    """From several sides: opening a stream takes longer than all that is said on it."""
+    shares = [count // SIDES + (side < count % SIDES) for side in range(SIDES)]
+    return sum(
+        await asyncio.gather(*(annoy(courier, peer, n, seed) for seed, n in enumerate(shares)))
+    )
 
 
 def main(run: str, seat: str, count: str) -> None:
@@ -76,8 +123,8 @@ def main(run: str, seat: str, count: str) -> None:
         courier = Courier(secret, codec.Limits())
         with tempfile.TemporaryDirectory() as folder:
             courier.open(Path(folder), Path(folder) / "id")
-            courier.sit(SEAT, 0)
-            sent += courier.wait(annoy(courier, peer, messages))
+            courier.sit(SEAT, time.time_ns())  # later than any stranger before us
+            sent += courier.wait(annoy_at_once(courier, peer, messages))
             courier.close()
     print(sent)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import checkfree
 from checkfree.cli import main
 from checkfree.load import load
 from checkfree.record import of_kind, read
-from checkfree.runtime.swarm.control import ask
-from checkfree.runtime.swarm.home import Home
+from checkfree.runtime.swarm.processes.control import ask
+from checkfree.runtime.swarm.processes.home import Home
 from tests.process.command import (
     checkfree_command,
     end_of,
@@ -40,7 +41,10 @@ PATIENT = "--patience=60"
 """A loaded machine stalls for a second at times: nobody is to be lost for that."""
 STRANGER = Path(__file__).with_name("stranger.py")
 PLUS = ("failures=losses.json", "recovery=checkfree_plus")
+FEW_BITS = ("wire.activations=int8", "wire.gradients=fp16")
 STARTED: list[subprocess.Popen[str]] = []
+KILLED: dict[str, int] = {}
+"""Of each seat the life that a test has killed."""
 
 
 @pytest.fixture
@@ -54,6 +58,7 @@ def swarm(folder: Path) -> Iterator[Path]:
         process.kill()
         process.communicate()
     STARTED.clear()
+    KILLED.clear()
 
 
 def up(*words: str, out: str = "run") -> list[str]:
@@ -107,7 +112,11 @@ def parents() -> dict[int, int]:
     }
 
 
-@pytest.mark.parametrize("words", [(), PLUS], ids=["undisturbed", "two edges, two at once"])
+@pytest.mark.parametrize(
+    "words",
+    [(), PLUS, (*PLUS, *FEW_BITS)],
+    ids=["undisturbed", "two edges, two at once", "in few bits"],
+)
 def test_the_numbers_of_one_process(swarm: Path, words: tuple[str, ...]) -> None:
     ticks = [(2, 2), (5, 1), (5, 4), (8, 0)]
     entries = [{"iteration": tick, "stage": stage} for tick, stage in ticks]
@@ -119,28 +128,89 @@ def test_the_numbers_of_one_process(swarm: Path, words: tuple[str, ...]) -> None
     assert_nothing_left(swarm)
 
 
+def kill(folder: Path, process: subprocess.Popen[str], seat: str) -> None:
+    """Whoever sits at the seat, as soon as there is somebody who was not killed before."""
+    life = KILLED.get(seat, -1) + 1
+
+    def killed() -> bool:
+        child = status(folder)["processes"][seat]
+        if child["life"] < life or not child["process"] or not child["pid"]:
+            return False
+        told = ask(Home.of(folder / "run"), {"ask": "kill", "seat": seat, "signal": "KILL"})
+        KILLED[seat] = told["life"]
+        return True
+
+    wait_until(killed, process)
+
+
+def trains(folder: Path, process: subprocess.Popen[str], count: int = 1) -> None:
+    """Wait for so many more iterations."""
+    tick = last_tick(folder / "run")
+    wait_until(lambda: last_tick(folder / "run") >= tick + count, process)
+
+
+def replays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["replay", "run", "--quiet"]) == 0
+    assert "equal bit for bit" in capsys.readouterr().out
+    ticks = [step["tick"] for step in of_kind(read(folder / "run"), "iteration")]
+    assert ticks == list(range(len(ticks)))
+
+
 def test_kills_from_outside_are_survived_and_replayed(
-    swarm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    swarm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One is killed and one is hung; whoever is lost besides, on a machine under load, is too."""
-    process = begin(
-        swarm, *up("iterations=100000", "validation.every=0", "resume.every=0", "--chaos"), tick=3
-    )
-    run(swarm, "swarm", "kill", "run", "2.0")
-    wait_until(lambda: "2.0" in lost(swarm), process)
-    run(swarm, "swarm", "kill", "run", "3.0", "--signal=stop")
-    wait_until(lambda: "3.0" in lost(swarm), process)
-    tick = last_tick(swarm / "run")
-    wait_until(lambda: last_tick(swarm / "run") > tick + 3, process)
+    """The lead is killed three times and hung once, as seats are; whoever is lost besides, on a
+    machine under load, is too."""
+    hang = {"iteration": 1, "stage": 3, "kind": "stop"}
+    (swarm / "losses.json").write_text(json.dumps({"failures": [hang]}))
+    words = ("iterations=100000", "resume.every=0", "validation.every=2", "checkpoint.every=2")
+    process = begin(swarm, *up(*words, *PLUS, "--chaos"), tick=1)
+    assert "3.0" in lost(swarm)
+    run(swarm, "swarm", "kill", "run", "lead", "--signal=stop")
+    KILLED["lead"] = 0
+    trains(swarm, process)
+    draw = random.Random(5)
+    for victims in (("lead",), ("seat",), ("lead", "seat"), ("seat", "lead")):
+        for victim in victims:
+            kill(swarm, process, victim if victim == "lead" else f"{draw.randrange(5)}.0")
+        trains(swarm, process, draw.randrange(1, 4))
     told = run(swarm, "swarm", "status", "run").stdout
     assert told.startswith("iteration ")
     assert all(seat in told for seat in ("lead", "0.0", "1.0", "2.0", "3.0", "4.0"))
+    kept = status(swarm)["processes"]
+    assert kept["lead"]["life"] >= 4
     process.send_signal(signal.SIGINT)
     finished(process, 130)
     assert_nothing_left(swarm)
-    monkeypatch.chdir(swarm)
-    assert main(["replay", "run", "--quiet"]) == 0
-    assert "equal bit for bit" in capsys.readouterr().out
+    replays(swarm, capsys)
+
+
+def test_round_an_empty_seat(swarm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody is sent: the global batch stays, also under another lead, until nobody is left."""
+
+    def members() -> Mapping[str, int]:
+        return of_kind(read(swarm / "run"), "plan")[-1]["members"]
+
+    words = ("stages=2", "replicas=2", "iterations=100000", "validation.every=3", "resume.every=0")
+    process = begin(swarm, *up(*words, "--chaos", "--no-replacements", PATIENT), tick=1)
+    kill(swarm, process, "1.1")
+    wait_until(lambda: "1.1" not in members(), process)
+    trains(swarm, process)
+    kill(swarm, process, "lead")
+    trains(swarm, process)
+    assert ask(Home.of(swarm / "run"), {"ask": "replace", "seat": "1.1"}) == {"asked": "1.1"}
+    wait_until(lambda: members().get("1.1") == 1, process)
+    trains(swarm, process)
+    assert set(members().values()) == {0, 1}  # nobody else was replaced
+    steps = of_kind(read(swarm / "run"), "iteration")
+    assert {step["forwards"] for step in steps} == {4 * 4}  # microbatches, hops
+    kill(swarm, process, "1.0")
+    kill(swarm, process, "1.1")
+    assert "nobody is left at stage 1" in only_line(finished(process, 1))
+    assert_nothing_left(swarm)
+    replays(swarm, capsys)
 
 
 def test_a_killed_launcher_takes_all_with_it(swarm: Path, undisturbed: Path) -> None:
@@ -163,8 +233,8 @@ def test_strangers_and_questions(swarm: Path) -> None:
     assert "--chaos" in only_line(run(swarm, "swarm", "kill", "run", "2.0", expect=2))
     again = run(swarm, "swarm", "up", "--resume", "run", expect=2)
     assert "being trained" in only_line(again)
-    script = [sys.executable, str(STRANGER), "run", "2.0", "60"]
-    assert finished(start(swarm, script)).stdout == "66\n"
+    script = [sys.executable, str(STRANGER), "run", "2.0", "2000"]
+    assert finished(start(swarm, script)).stdout == "2200\n"
     kinds = {"malformed", "frame", "stranger"}
     wait_until(lambda: kinds <= status(swarm)["dropped"].keys(), process)
     tick = last_tick(swarm / "run")

@@ -19,9 +19,12 @@ from checkfree.messages.control import (
     Archive,
     Begin,
     Commit,
+    Copy,
     Note,
     Purpose,
     Rebuilt,
+    Rollcall,
+    Standing,
     Struck,
     Ticket,
 )
@@ -39,11 +42,14 @@ def samples() -> list[bytes]:
     state = StageState({"a": torch.randn(3, 2)}, {"b": torch.ones(2, dtype=torch.bool)}, {}, 4)
     keep = Keep(SEAT, STORE, "state", "after")
     ops = tuple(map(Op.parse, ("F0@1", "B0@1", "R")))
+    copies = (Copy(1, 3, 2),)
     record = IterationRecord(1, 2, 3, 1.5, {"1.0": 0.5}, {"1": 1.0}, 4, 0, 5)
     messages = (
         Begin(Ticket(1, 2, Purpose.VALIDATE), ((SEAT, NEXT),), {SEAT: ops}, (keep,)),
         PREPARED,
-        Commit(TICKET, {0: 0.5, 1: 1.0}),
+        Commit(TICKET, {0: 0.5, 1: 1.0}, record),
+        Rollcall(1),
+        Standing(1, SEAT, 0, False, 3, 4, Commit(TICKET, {0: 0.5}, record), TICKET, copies),
         Archive(1, "resume", 3, (SEAT,), (1, 2), {"progress": {"tick": 1, "loss": None}}),
         REBUILD,
         Rebuilt(1, 2, SEAT, (0.5, 0.5), 10, "", (Source(SEAT, 1, 2),)),

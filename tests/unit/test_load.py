@@ -394,7 +394,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         ({"devices": ["cuda:77"]}, ["cuda:77", "CUDA devices", "devices=[cpu]"]),
         ({"recovery": {"name": "magic"}}, ["recovery.name=magic", "checkfree, checkfree_plus"]),
         ({"recovery": {"interval": 0}}, ["recovery.interval=0", "at least 1"]),
-        ({"optimizer": {"name": "sgd"}}, ["optimizer.name", "sgd", "adam"]),
+        ({"optimizer": {"name": "lion"}}, ["optimizer.name", "lion", "adam"]),
         ({"optimizer": {"lr": -1.0}}, ["optimizer.lr", "-1"]),
         ({"failures": {"scenario": "no.json"}}, ["no.json", "no such file"]),
         ({"failures": {"scenario": "far.json"}}, ["far.json", "stage 99", "0 … 2"]),

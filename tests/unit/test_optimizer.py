@@ -89,6 +89,19 @@ def test_optimizers_step_as_torchs_own(name: str, theirs: type[torch.optim.Adam]
     torch.testing.assert_close(ours, plain)
 
 
+def test_sgd_steps_as_torchs_own() -> None:
+    config = OptimizerConfig(name="sgd", lr=0.1, momentum=0.7, weight_decay=0.2)
+    ours, plain = (nn.Parameter(torch.tensor([1.0, -2.0, 3.0])) for _ in range(2))
+    theirs = torch.optim.SGD([plain], lr=0.1, momentum=0.7, weight_decay=0.2, foreach=False)
+    optimizers = (make_optimizer(config, [ours]), theirs)
+    for step in range(1, 4):
+        for param in (ours, plain):
+            param.grad = torch.tensor([0.3, -0.1, 0.7]) * step
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(ours, plain)
+
+
 def test_weight_decay_tells_adam_and_adamw_apart() -> None:
     moved = {}
     for name in ("adam", "adamw"):
@@ -102,7 +115,8 @@ def test_weight_decay_tells_adam_and_adamw_apart() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "sgd"}, "optimizer.name=sgd: expected one of adam, adamw"),
+        ({"name": "lion"}, "optimizer.name=lion: expected one of adam, adamw, sgd"),
+        ({"momentum": 1.0}, r"optimizer.momentum=1.0: expected a number in \[0.0, 0.99"),
         ({"schedule": "linear"}, "optimizer.schedule=linear: expected one of constant, cosine"),
         ({"clip_over": "all"}, "optimizer.clip_over=all: expected stage or global"),
         ({"lr": -1e-3}, r"optimizer.lr=-0.001: expected a number in \[0.0, inf\]"),

@@ -51,12 +51,12 @@ def tensors_in(thing: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
 
 
 def dying(worker: StageWorker) -> list[Tensor]:
-    """What must be overwritten: the worker's stage and the copies that it holds."""
-    return list(tensors_in([worker.stage, worker.copies]))
+    """What must be overwritten: the worker's stage, and the copies and shadows that it holds."""
+    return list(tensors_in([worker.stage, worker.copies, worker.shadows]))
 
 
 def is_gone(tensor: Tensor) -> bool:
-    return bool(tensor.isnan().all())
+    return bool((tensor.isnan() if tensor.is_floating_point() else tensor == 0).all())
 
 
 def share_memory(one: Tensor, other: Tensor) -> bool:
@@ -120,6 +120,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
 
 
 LOSSES: dict[str, dict[int, Collection[str]]] = {
+    "auto": {9: ["2.0", "2.1"], 10: ["3.0", "3.1", "4.0", "4.1"], 11: ["0.0", "0.1"]},
+    "shadow": {9: ["2.0", "2.1", "4.0", "4.1"], 10: ["0.0", "0.1"]},
+    "fit": {2: ["2.0", "2.1"], 4: ["1.0", "1.1"], 6: ["3.0", "3.1", "4.0", "4.1"]},
     "none": {2: ["2.1"], 3: ["2.1", "0.0"], 4: ["2.0"]},
     "checkfree": {2: ["2.0", "2.1"], 3: ["3.0", "2.1"], 4: ["2.0", "2.1"]},
     "checkfree_plus": {2: ["0.0", "0.1", "3.0", "3.1"], 3: ["1.0", "1.1"]},
@@ -139,7 +142,7 @@ def play(name: str, sent: list[Message]) -> tuple[tiny.Run, Spy]:
         spy.graves = Grave(runtime, sent)
         return Faults(spy.graves, lambda tick: map_seats(LOSSES[name].get(tick, ())))
 
-    terms = {"iterations": 5, "microbatches": 4}
+    terms = {"iterations": 2 + max(LOSSES[name]), "microbatches": 4}
     made = tiny.make(spy, stages=4, replicas=2, terms=terms, faults=faults)
     made.runtime.run()
     return made, spy

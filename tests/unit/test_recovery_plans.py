@@ -306,7 +306,15 @@ def test_a_safety_net_is_kept_beside_what_the_strategy_keeps() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "magic"}, "recovery.name=magic: expected one of none, checkfree"),
+        ({"name": "magic"}, "recovery.name=magic: expected one of auto, shadow, fit, none, chec"),
+        ({"shadow_every": 0}, "recovery.shadow_every=0: expected auto or iterations, as in 50"),
+        ({"shadow_every": "often"}, "recovery.shadow_every=often: expected auto or iterations"),
+        ({"shadow_every": True}, "recovery.shadow_every=True: expected auto"),
+        ({"shadow_format": "int3"}, "recovery.shadow_format=int3: expected one of int8, int4"),
+        ({"shadow_budget": 0.0}, "recovery.shadow_budget=0.0: expected a share"),
+        ({"fit_steps": 0}, "recovery.fit_steps=0: expected at least 1 step"),
+        ({"fit_memory": -1}, "recovery.fit_memory=-1: expected bytes, 0 or more"),
+        ({"fit_lr": 0.0}, "recovery.fit_lr=0.0: expected a positive number"),
         ({"gradient": "during"}, "recovery.gradient=during: expected one of before, after"),
         ({"optimizer": "kept"}, "recovery.optimizer=kept: expected one of fresh, average"),
         ({"partner": "both"}, "recovery.partner=both: expected one of copy, average"),

@@ -26,7 +26,7 @@ def fleet(link: Link, **changes: object) -> Fleet:
 
 def sizes(stages: int, activation: int = 0, params: int = 0) -> Sizes:
     none, same = (0,) * (stages + 1), (params,) * (stages + 1)
-    return Sizes("test", activation, same, none, none, 0.0, 0.0, 0.0)
+    return Sizes("test", activation, activation, same, none, none, 0.0, 0.0, 0.0)
 
 
 def pace(stages: int, step: float = 0.0, overhead: float = 0.0) -> Pace:

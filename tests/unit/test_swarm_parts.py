@@ -15,18 +15,18 @@ from checkfree.errors import BadInput
 from checkfree.messages.control import Due, Joined, Lost, Message, Struck
 from checkfree.ops import LEAD, Address
 from checkfree.record import EndRecord, Record, ResumeRecord, dumps
-from checkfree.runtime.swarm.attendance import NO_SHOWS, Attendance
 from checkfree.runtime.swarm.faults import RealFaults
-from checkfree.runtime.swarm.frames import (
+from checkfree.runtime.swarm.presence.attendance import NO_SHOWS, Attendance
+from checkfree.runtime.swarm.presence.liveness import Vigil
+from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.tail import Tail
+from checkfree.runtime.swarm.transport.frames import (
     BadFrame,
     Peer,
     check_hello,
     hello,
     read_notice,
 )
-from checkfree.runtime.swarm.home import Home
-from checkfree.runtime.swarm.liveness import Vigil
-from checkfree.runtime.swarm.tail import Tail
 
 ONE, TWO = Address(1), Address(2)
 SECRET = b"secret"
@@ -100,12 +100,13 @@ def test_faults_answer_when_all_that_they_struck_are_replaced() -> None:
     attendance = office.start()
     faults = RealFaults(
         attendance,
-        lambda seat, life: killed.append((seat, life)),
+        lambda tick, seats: killed.append((tick, *seats)),
         lambda tick: (ONE, TWO) if tick == 3 else (),
+        struck=(2,),
     )
     faults.deliver(Due(0, 3))
     assert faults.advance() == []
-    assert killed == [(ONE, 0), (TWO, 0)]
+    assert killed == [(3, (ONE, 0), (TWO, 0))]
     assert faults.advance() is None
     for seat in (ONE, TWO):
         attendance.gone(seat, 0, "")
@@ -121,7 +122,7 @@ def test_faults_answer_when_all_that_they_struck_are_replaced() -> None:
 def test_a_replacement_that_dies_on_its_way_is_waited_for_again() -> None:
     office = Office()
     attendance = office.start()
-    faults = RealFaults(attendance, lambda seat, life: None, lambda tick: (ONE,))
+    faults = RealFaults(attendance, lambda tick, seats: None, lambda tick: (ONE,))
     faults.deliver(Due(0, 0))
     faults.advance()
     attendance.gone(ONE, 0, "")

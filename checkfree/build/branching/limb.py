@@ -16,7 +16,7 @@ from checkfree.build.blueprint import Blueprint, of_family
 from checkfree.build.branching.request import Records, Rule
 from checkfree.build.branching.trunk import Ground, Watch, begin, recorder_of
 from checkfree.build.branching.walk import Leg, fetch, struck, walk
-from checkfree.build.job import Job
+from checkfree.build.job import Job, recorded_config
 from checkfree.build.terms import seats
 from checkfree.config import Config, EveryConfig, FailuresConfig, ResumeConfig
 from checkfree.failures import Failure
@@ -69,6 +69,13 @@ class OnRoutes(Strategy):
 
     def keeps(self, version: int, workers: Any) -> tuple[Keep, ...]:
         return self._rule.keeps(version, workers)
+
+    def shadows(self, view: View) -> tuple[Keep, ...]:
+        return self._rule.shadows(view)
+
+    @property
+    def memory(self) -> int:
+        return self._rule.memory
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
@@ -164,7 +171,8 @@ def _done(ground: Ground, job: Job) -> bool:
     except ValueError:
         return False
     ends, began = of_kind(records, "end"), of_kind(records, "config")
-    same = bool(began) and placeless(began[0]["config"]) == placeless(to_tree(job.config))
+    was = recorded_config(began[0]["config"]) if began else {}
+    same = placeless(was) == placeless(to_tree(job.config))
     ended = bool(ends) and (ends[-1]["status"] == "failed" or ends[-1]["iteration"] >= ground.stop)
     return same and ended
 

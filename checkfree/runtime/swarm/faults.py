@@ -7,25 +7,27 @@ from collections.abc import Callable, Collection
 
 from checkfree.messages.control import Due, Message, Outgoing, Struck
 from checkfree.ops import LEAD, Address
-from checkfree.runtime.swarm.attendance import Attendance
+from checkfree.runtime.swarm.presence.attendance import Attendance
 
 
 class RealFaults:
     """The actor at the faults' address; see ``checkfree.runtime.faults.Faults``, whose rules it
     keeps: each tick strikes once, all its seats together, before its first op (semantics 4, 5).
 
-    It answers when every seat that it struck was noticed to be lost and is taken again, so that
-    the lead plans one repair for all of them.
+    It answers when every seat that it struck was noticed to be lost and is taken again, or will
+    not be, so that the lead plans one repair for all of them. ``strike`` does it, for a tick and
+    all (seat, life) of it at once; ``struck`` are the ticks that another lead had struck.
     """
 
     def __init__(
         self,
         attendance: Attendance,
-        kill: Callable[[Address, int], None],
+        strike: Callable[[int, Collection[tuple[Address, int]]], None],
         strikes: Callable[[int], Collection[Address]],
+        struck: Collection[int] = (),
     ):
-        self._attendance, self._kill, self._strikes = attendance, kill, strikes
-        self._struck: set[int] = set()
+        self._attendance, self._do, self._strikes = attendance, strike, strikes
+        self._struck = set(struck)
         self._inbox: deque[Message] = deque()
         self._due: Due | None = None
         self._lost: tuple[tuple[Address, int], ...] = ()
@@ -41,8 +43,8 @@ class RealFaults:
             return []
         if self._due is None or not self._settled():
             return None
-        lives = self._attendance.lives
-        joined = tuple((seat, lives[seat]) for seat, _ in self._lost)
+        present = self._attendance.present
+        joined = tuple((s, present[s].life) for s, _ in self._lost if s in present)
         answer = Struck(self._due.epoch, self._due.tick, self._lost, joined)
         self._due, self._lost = None, ()
         return [(LEAD, answer)]
@@ -52,9 +54,8 @@ class RealFaults:
         self._struck.add(due.tick)
         self._due = due
         self._lost = tuple((seat, self._attendance.lives[seat]) for seat in seats)
-        for seat, life in self._lost:
-            self._kill(seat, life)
+        if self._lost:
+            self._do(due.tick, self._lost)
 
     def _settled(self) -> bool:
-        present = self._attendance.present
-        return all(seat in present and present[seat].life > life for seat, life in self._lost)
+        return all(self._attendance.settled(seat, life) for seat, life in self._lost)

@@ -7,21 +7,24 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from checkfree.messages import codec
 from checkfree.messages.control import Message
 from checkfree.ops import LEAD, Address
 from checkfree.runtime.actor import Actor
-from checkfree.runtime.swarm.attendance import Attendance
-from checkfree.runtime.swarm.control import line
-from checkfree.runtime.swarm.courier import Courier, Item, News, Noticed, Order
-from checkfree.runtime.swarm.frames import BadFrame, Peer
-from checkfree.runtime.swarm.home import Home
-from checkfree.runtime.swarm.host import Host
-from checkfree.runtime.swarm.liveness import keep_vigil
+from checkfree.runtime.swarm.joining.door import Door, Frame
+from checkfree.runtime.swarm.presence.attendance import Attendance
+from checkfree.runtime.swarm.presence.liveness import beat_every, keep_vigil
+from checkfree.runtime.swarm.presence.watch import Watch
+from checkfree.runtime.swarm.processes.control import line
+from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.seat import BROKEN
+from checkfree.runtime.swarm.transport.courier import Courier, Item, News, Noticed, Order, Visit
+from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
+from checkfree.runtime.swarm.transport.host import Host
+from checkfree.runtime.swarm.transport.links import Links
 
 FAREWELL_WITHIN = 3.0
 """Seconds that workers get to say what they sent, once a run ended."""
@@ -29,30 +32,93 @@ FAREWELL_WITHIN = 3.0
 
 ARRIVE_WITHIN = 60.0
 """Seconds that a replacement gets to open its streams."""
+RETURN_WITHIN = 5.0
+"""Seconds that whoever had a seat gets to find a new lead, beside twice the patience."""
 
 
 class Headquarters:
     """``reason`` says why the run was given up, ``stopped`` that somebody wants it to end."""
 
-    def __init__(self, home: Home, seats: Iterable[tuple[Address, int]], patience: float):
+    def __init__(
+        self,
+        home: Home,
+        seats: Iterable[tuple[Address, int]],
+        patience: float,
+        limits: codec.Limits,
+        frame: Frame | None = None,
+    ):
         self._home, self._patience = home, patience
         self.reason, self.stopped = "", False
-        self._courier = Courier(home.secret(), codec.Limits())
+        self.life, self.cut_off = 0, False
+        """Which lead this is, of how many before it; and whether nobody can reach it."""
+        self.struck: tuple[int, ...] = ()
+        """Ticks of the trace that other leads had struck."""
+        self._before: Mapping[str, Any] | None = None
+        self._returning: dict[Address, int] = {}
+        self._courier = Courier(home.secret(), limits)
+        self._courier.post.links = Links.of(home.path)
         self.host = Host({}, self._courier, self._handle)
         self.attendance = Attendance(seats, self._tell_lead, self._announce, self._replace)
         self._launcher: asyncio.StreamWriter | None = None
+        self.watch = Watch(patience, self._courier.pulses, self._gone)
+        self.door = (
+            Door(frame, self._courier, patience, lambda: self.attendance.present.keys())
+            if frame is not None
+            else None
+        )
 
     def gather(self) -> bool:
         """Open for business, and wait until somebody sits at every seat. False: told to stop."""
-        self._courier.open(self._home.sockets, self._home.identity())
-        me = self._courier.sit(LEAD, 0)
+        self._listen_for_peers()
+        me = self._courier.sit(LEAD, self.life)
         self._courier.wait(self._join_launcher())
         heard = self._courier.heard_at
         self._courier.start(keep_vigil(self._patience, heard, self._fell_silent))
         self.tell_launcher({"listening": me.to_json()})
-        self.host.run(lambda: self.attendance.complete or self._over())
+        self._courier.start(self._beat())
+        if self.life:
+            self._find()
+        if self.door is not None:
+            self._open_door(self.door, me)
+        self.host.run(lambda: self._gathered() or self._over())
         self.attendance.started = True
+        self.tell_launcher({"started": True})  # before anybody trains
         return not self._over()
+
+    @property
+    def took_over(self) -> bool:
+        """Another lead had begun to train."""
+        return self._before is not None and bool(self._before["started"])
+
+    def _gathered(self) -> bool:
+        """All have come who can; whoever else has to is on the way."""
+        return not self._missing() if self.took_over else self.attendance.complete
+
+    def _missing(self) -> list[Address]:
+        lives, present = self.attendance.lives, self.attendance.present
+        back = self._returning.items()
+        return [seat for seat, life in back if lives[seat] == life and seat not in present]
+
+    def _find(self) -> None:
+        """Call all that the launcher knows; send for others where it knows nobody."""
+        self.host.run(lambda: self._before is not None or self._over())
+        if self._before is None:
+            return
+        self.attendance.started = self.took_over
+        self.struck = tuple(self._before["struck"])
+        found = [(Address.parse(seat), life, at) for seat, life, at in self._before["found"]]
+        for seat, life, _ in found:
+            self.attendance.lives[seat] = life
+        for seat, life, at in found:
+            if at is None:
+                self._lost(seat, life, "its lead died before it came")
+                continue
+            peer = Peer.from_json(at)
+            self._returning[seat] = life
+            self._courier.learn(peer)
+            self._courier.notify(seat, {"lead": self.life})
+            news = News("late", peer, "it does not know the new lead")
+            self._later(RETURN_WITHIN + 2 * self._patience, news)
 
     def run(self, actors: Mapping[Address, Actor], done: Callable[[], bool]) -> None:
         """Host these until they are ``done``, or the run is given up or stopped."""
@@ -64,6 +130,8 @@ class Headquarters:
         self._leaving = set(self.attendance.present.values())
         for seat in self.attendance.present:
             self._courier.notify(seat, {"end": True})
+        if self.door is not None:
+            self.door.close()
         late = time.monotonic() + FAREWELL_WITHIN
         self._later(FAREWELL_WITHIN, Order({}))  # so that the host sees how late it is
         self.attendance.present.clear()  # nobody is lost any more
@@ -95,27 +163,66 @@ class Headquarters:
     def _handle(self, item: Item) -> None:
         match item:
             case News("opened", Peer() as peer):
+                self.tell_launcher({"here": peer.to_json()})
                 self._event("here", peer.seat, peer.life)
                 self.attendance.arrived(peer)
+                if self.door is not None:
+                    self.door.arrived(peer)
+                    self._tell_missing()
             case News("closed", Peer() as peer, why):
                 self._leaving.discard(peer)
                 self._gone(peer, why)
             case News("silent" | "unreachable", Peer() as peer, why):
                 self._gone(peer, why)
+            case News("broken", Peer() as peer, why):
+                self._lost(peer.seat, peer.life, f"the lead cannot reach it: {why}")
             case News("late", Peer(seat, life), why):
-                if seat not in self.attendance.present:
+                if seat not in self.attendance.present and life == self.attendance.lives.get(seat):
                     self._lost(seat, life, why)
             case News("daemon", _, why):
-                self.reason = self.reason or f"the lead: {why}"
+                self.cut_off, self.reason = True, self.reason or f"the lead: {why}"
             case Noticed(peer, notice):
                 self._noticed(peer, notice)
             case Order(said):
                 self._ordered(said)
+            case Visit():
+                self._visited(item)
 
     _leaving: set[Peer] = set()  # noqa: RUF012 (replaced, never changed, until somebody leaves)
 
+    def _listen_for_peers(self) -> None:
+        if self.door is None:
+            self._courier.open(self._home.sockets, self._home.identity())
+        else:
+            self._courier.open(self._home.sockets, self.door.frame.identity, self.door.frame.listen)
+
+    def _open_door(self, door: Door, me: Peer) -> None:
+        """From now on they may come in; all seats are vacant, but those that an earlier lead had
+        somebody at."""
+        if not self.life:
+            for seat, life in self.attendance.lives.items():
+                self._replace(seat, life, False, "")
+        door.open(me)
+        self._tell_missing()
+
+    def _visited(self, visit: Visit) -> None:
+        assert self.door is not None
+        late = self.door.visited(visit, self.attendance.lives)
+        if late is not None:
+            self._lost(*late, "it left on its way there")
+        if visit.what != "back":
+            self._tell_missing()
+
+    def _tell_missing(self) -> None:
+        """Those who watch want to know who else has to come."""
+        assert self.door is not None
+        if not self._over():
+            self.tell_launcher({"event": self.door.waiting(self.attendance.lives)})
+
     def _noticed(self, peer: Peer, notice: Mapping[str, Any]) -> None:
         match notice:
+            case {"failed": str(reason)} if self.door is not None:
+                self._gone(peer, reason)  # another machine may do better
             case {"failed": str(reason)}:
                 self.reason = self.reason or f"worker {peer.seat}: {reason}"
             case {"suspect": plain, "why": str(why)}:
@@ -134,12 +241,16 @@ class Headquarters:
     def _gone(self, peer: Peer, why: str) -> None:
         if self.attendance.present.get(peer.seat) == peer:
             self._lost(peer.seat, peer.life, why)
+            if self.door is not None:
+                self.door.over(peer.id, why)
 
     def _lost(self, seat: Address, life: int, why: str) -> None:
         if self.attendance.gone(seat, life, why):
             self._event("lost", seat, life, why)
+            if self.door is not None:
+                self._tell_missing()
         hopeless = self.attendance.hopeless()
-        if hopeless is not None and not self.reason:
+        if hopeless is not None and not self.reason and self.door is None:
             self.reason = f"nobody could take seat {hopeless} ({why}): see {self._home.logs}"
 
     def _fell_silent(self, peer: Peer) -> None:
@@ -147,8 +258,14 @@ class Headquarters:
 
     def _ordered(self, said: Mapping[str, Any]) -> None:
         match said:
+            case {"look": _}:
+                self.watch.look(list(self.attendance.present.values()))
             case {"stop": _}:
                 self.stopped = True
+            case {"found": _, "started": _, "struck": _}:
+                self._before = said
+            case {"replace": seat}:
+                self._wanted(Address.parse(seat))
             case {"gone": seat, "life": life, "code": code} if code == BROKEN:
                 if self.attendance.lives.get(Address.parse(seat)) == life and not self.reason:
                     where = f"see {self._home.logs}"
@@ -158,10 +275,18 @@ class Headquarters:
 
     # --- what goes out ---------------------------------------------------------------------------
 
-    def kill(self, seat: Address, life: int) -> None:
-        """Have a process killed, as a trace wants it."""
-        self.tell_launcher({"strike": str(seat), "life": life})
-        self._event("strike", seat, life)
+    def strike(
+        self, tick: int, seats: Collection[tuple[Address, int]], hung: Collection[Address] = ()
+    ) -> None:
+        """Have processes killed, or hung, as a trace wants it; on other machines, they let go of
+        all. The launcher remembers the tick: whoever leads next must not strike it again."""
+        names = {seat: "STOP" if seat in hung else "KILL" for seat, _ in seats}
+        listed = [[str(seat), life, names[seat]] for seat, life in seats]
+        self.tell_launcher({"strike": [] if self.door is not None else listed, "tick": tick})
+        for seat, life in seats:
+            if self.door is not None:
+                self._courier.notify(seat, {"die": life})
+            self._event("strike", seat, life)
 
     def _tell_lead(self, message: Message) -> None:
         self.host.post(LEAD, message)
@@ -171,8 +296,37 @@ class Headquarters:
             self._courier.notify(seat, notice)
 
     def _replace(self, seat: Address, life: int, hollow: bool, why: str) -> None:
+        if self.door is not None:
+            self.tell_launcher({"vacant": str(seat), "life": life})
+            hollow = hollow or self.door.frame.resumed
+            return self.door.candidates.order(seat, life, hollow)
+        if hollow and not self.attendance.replacing:
+            return self._left_empty(seat, why)
         self.tell_launcher({"replace": str(seat), "life": life, "hollow": hollow})
         self._later(ARRIVE_WITHIN, News("late", Peer(seat, life, "", ()), "it never arrived"))
+
+    def _left_empty(self, seat: Address, why: str) -> None:
+        """Microbatches go round it, if another has its stage."""
+        self.tell_launcher({"bury": str(seat)})
+        others = [*self.attendance.present, *self._missing()]
+        if all(other.stage != seat.stage for other in others) and not self.reason:
+            self.reason = (
+                f"nobody is left at stage {seat.stage} ({why}) and --no-replacements sends nobody: "
+                f"go on with checkfree swarm up --resume {self._home.run}"
+            )
+
+    def _wanted(self, seat: Address) -> None:
+        """Somebody asks for a replacement after all."""
+        lives, replacing = self.attendance.lives, self.attendance.replacing
+        if seat in lives and seat not in self.attendance.present and not replacing:
+            self.tell_launcher({"replace": str(seat), "life": lives[seat], "hollow": True})
+
+    async def _beat(self) -> None:
+        """Tell the launcher that we live, and look who gets on."""
+        while True:
+            self._write(line({"beat": self.life}))
+            self._courier.inbox.put(Order({"look": True}))
+            await asyncio.sleep(beat_every(self._patience))
 
     def _later(self, seconds: float, item: Item) -> None:
         loop, inbox = self._courier.loop, self._courier.inbox

@@ -9,16 +9,20 @@ from typing import Any
 from checkfree.errors import BadInput, RunFailed
 from checkfree.messages import codec
 from checkfree.ops import LEAD, Address
-from checkfree.runtime.actor import Actor
-from checkfree.runtime.swarm.courier import Courier, Item, News, Noticed, beat
-from checkfree.runtime.swarm.frames import Peer
-from checkfree.runtime.swarm.home import Home
-from checkfree.runtime.swarm.host import Host
-from checkfree.runtime.swarm.liveness import beat_every
+from checkfree.runtime.swarm.presence.liveness import beat_every
+from checkfree.runtime.swarm.presence.stall import Marks
+from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.transport.courier import Courier, Item, News, Noticed, beat
+from checkfree.runtime.swarm.transport.frames import Peer
+from checkfree.runtime.swarm.transport.host import Host
+from checkfree.runtime.swarm.transport.links import Links
+from checkfree.worker import StageWorker
 
 LEFT, CUT_OFF, BROKEN = 0, 1, 3
 """Exit codes: the run ended; lead or daemon is gone; the worker itself failed, and said why."""
 FLUSH_WITHIN = 5.0  # seconds
+LEAD_WITHIN = 120.0
+"""Seconds that a seat keeps its state for a lead of a later life."""
 
 
 class Seat:
@@ -26,16 +30,26 @@ class Seat:
 
     def __init__(self, home: Home, limits: codec.Limits):
         self._courier = Courier(home.secret(), limits)
+        self._courier.post.links = Links.of(home.path)
         self._courier.open(home.sockets, home.identity())
         self._code: int | None = None
+        self._lead = 0
+        self._suspects: dict[Peer, str] = {}
+        self._marks = Marks()
 
-    def run(self, birth: Mapping[str, Any], make: Callable[[], Actor], patience: float) -> int:
+    def run(
+        self, birth: Mapping[str, Any], make: Callable[[], StageWorker], patience: float
+    ) -> int:
         """Host what ``make`` makes at the seat of ``birth``. Returns the process' exit code."""
         seat = Address.parse(birth["seat"])
         self._courier.sit(seat, birth["life"])
-        self._courier.learn(Peer.from_json(birth["peer"]))
+        lead = Peer.from_json(birth["peer"])
+        self._lead = lead.life
+        self._courier.learn(lead)
         try:
-            self._host = Host({seat: make()}, self._courier, self._handle)
+            worker = make()
+            watch = self._marks.watching(worker)
+            self._host = Host({seat: worker}, self._courier, self._handle, watch)
             self._courier.start(beat(self._courier.post, beat_every(patience), self._pulse))
             self._host.run(lambda: self._code is not None)
         except Exception as error:
@@ -52,20 +66,42 @@ class Seat:
 
     def _handle(self, item: Item) -> None:
         match item:
-            case Noticed(peer, {"end": True}) if peer.seat == LEAD:
+            case Noticed(Peer(seat, life), {"end": True}) if seat == LEAD and life == self._lead:
                 self._code = LEFT
             case News("daemon"):
                 self._code = CUT_OFF
-            case News("closed" | "broken", Peer(seat)) if seat == LEAD:
+            case News("opened", Peer(seat, life)) if seat == LEAD:
+                self._met(life)
+            case News("closed" | "broken", Peer(seat) as peer) if seat == LEAD:
+                self._await_another(peer)
+            case News("leadless", Peer(_, life)) if life == self._lead:
                 self._code = CUT_OFF
             case News("broken", Peer() as peer, why):
-                suspect = {"suspect": peer.to_json(), "why": why}
-                self._courier.notify(LEAD, suspect)
+                self._suspects[peer] = why
+                self._suspect(peer, why)
+
+    def _met(self, life: int) -> None:
+        """A lead calls: the first time, or a later one, who may not know what the last one did."""
+        if life > self._lead:
+            self._lead = life
+            self._courier.notify(LEAD, self._pulse())
+            for peer, why in self._suspects.items():
+                self._suspect(peer, why)
+
+    def _suspect(self, peer: Peer, why: str) -> None:
+        self._courier.notify(LEAD, {"suspect": peer.to_json(), "why": why})
+
+    def _await_another(self, lead: Peer) -> None:
+        """All that is trained stays here, for a while."""
+        loop, inbox = self._courier.loop, self._courier.inbox
+        news = News("leadless", lead, "no other lead came")
+        loop.call_soon_threadsafe(loop.call_later, LEAD_WITHIN, inbox.put, news)
 
     def _pulse(self) -> dict[str, Any]:
-        """That we live, what we have sent so far, and what we have refused."""
-        refused = dict(self._courier.post.refused)
-        return {"pulse": [dict(self._host.messages), dict(self._host.bytes), refused]}
+        """That we live, what we have sent and refused so far, and what we are at."""
+        refused, doing = dict(self._courier.post.refused), self._marks.doing()
+        pulse = [dict(self._host.messages), dict(self._host.bytes), refused]
+        return {"pulse": pulse, "doing": doing and doing.to_json()}
 
 
 def _told(error: Exception) -> str:

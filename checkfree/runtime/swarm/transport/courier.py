@@ -16,10 +16,11 @@ import uvloop
 from checkfree.messages import codec
 from checkfree.messages.control import Message
 from checkfree.ops import LEAD, Address
-from checkfree.runtime.swarm.frames import Notice, Peer
-from checkfree.runtime.swarm.streams import Post
+from checkfree.runtime.swarm.transport.frames import Notice, Peer
+from checkfree.runtime.swarm.transport.streams import HERE, Post
 
 T = TypeVar("T")
+CLOSE_WITHIN = 2.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,32 @@ class Order:
     said: dict[str, Any]
 
 
-Item = Delivered | News | Noticed | Order
+@dataclass(frozen=True)
+class Visitor:
+    """Somebody at the other end of a lifeline, at the lead: the id of its process, the seat and
+    life that it thinks it has, and how to tell it something, from any thread."""
+
+    id: str
+    was: tuple[Address, int] | None
+    tell: Callable[[Notice], None]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A visitor is "back" with a seat, "ready" for one, or has "left"."""
+
+    what: str
+    visitor: Visitor
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the lead says over a lifeline, or that it was "cut", is there "again", or "lost"."""
+
+    notice: Notice
+
+
+Item = Delivered | News | Noticed | Order | Visit | Said
 
 
 class Courier:
@@ -82,9 +108,9 @@ class Courier:
 
     # --- from the main thread --------------------------------------------------------------------
 
-    def open(self, sockets: Path, identity: Path) -> None:
+    def open(self, sockets: Path, identity: Path, listen: str = HERE) -> None:
         """Listen. Raises OSError or hivemind's P2PDaemonError."""
-        self.wait(self.post.open(sockets, identity))
+        self.wait(self.post.open(sockets, identity, listen))
         self.start(self._watch_daemon())
 
     def sit(self, seat: Address, life: int) -> Peer:
@@ -124,8 +150,11 @@ class Courier:
 
     def close(self) -> None:
         async def work() -> None:
-            for task in self._tasks:
+            tasks = tuple(self._tasks)
+            for task in tasks:
                 task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=CLOSE_WITHIN)
             await self.post.close()
 
         self.wait(work(), 10.0)

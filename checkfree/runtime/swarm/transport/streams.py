@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,9 +18,19 @@ from hivemind.p2p import P2P, P2PDaemonError, PeerID
 from hivemind.utils.multiaddr import Multiaddr
 
 from checkfree.messages import codec
-from checkfree.messages.control import Abort, Archive, Begin, Commit, Message, Push, Rebuild
+from checkfree.messages.control import (
+    Abort,
+    Archive,
+    Begin,
+    Commit,
+    Dismissed,
+    Message,
+    Push,
+    Rebuild,
+    Rollcall,
+)
 from checkfree.ops import LEAD, Address
-from checkfree.runtime.swarm.frames import (
+from checkfree.runtime.swarm.transport.frames import (
     ENVELOPE,
     LARGEST_NOTICE,
     MESSAGE,
@@ -34,18 +44,23 @@ from checkfree.runtime.swarm.frames import (
     notice_frame,
     read_notice,
 )
+from checkfree.runtime.swarm.transport.links import Links, Passage
 
 Parts = Sequence[bytes | memoryview]
+Serve = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+"""Serves a stream that the peer with this id, which libp2p has verified, opened to us."""
 NAME = "checkfree"
+HERE = "/ip4/127.0.0.1/tcp/0"
+"""Only processes of this machine can call; any port."""
 CHUNK = 1 << 18  # bytes written before the stream may push back
 SMALL = 1 << 12  # bytes of a part that is rather copied than written alone
 DIALS, PAUSE = 5, 0.05  # tries, seconds between them
 HELLO_WITHIN = 10.0  # seconds
 
-FROM_LEAD = (Abort, Archive, Begin, Commit, Push, Rebuild)
+FROM_LEAD = (Abort, Archive, Begin, Commit, Dismissed, Push, Rebuild, Rollcall)
 """Nobody else may send these."""
 
-_BROKEN = (OSError, EOFError, P2PDaemonError, asyncio.TimeoutError)
+BROKEN_STREAM = (OSError, EOFError, P2PDaemonError, asyncio.TimeoutError)
 
 
 class Events(Protocol):
@@ -73,34 +88,81 @@ class Post:
     """A process' end of all its streams. Everything happens in one event loop."""
 
     def __init__(self, secret: bytes, events: Events, limits: codec.Limits):
-        self._secret, self._events, self._limits = secret, events, limits
+        self._secret, self._events, self.limits = secret, events, limits
         self._p2p: P2P | None = None
         self._links: dict[Address, _Link] = {}
         self._held: dict[Address, deque[Parts]] = {}
         self.refused: Counter[str] = Counter()
         """What was dropped: "stranger" streams, "malformed" messages, bad "frame"s, and
         what only the lead may say from an "impostor"."""
+        self.links = Links()
+        """The lines that are emulated; of no weight for what is trained."""
         self.me: Peer | None = None
 
-    async def open(self, sockets: Path, identity: Path) -> None:
+    async def open(self, sockets: Path, identity: Path, listen: str = HERE) -> None:
         """Start a libp2p daemon of our own and listen. Raises P2PDaemonError."""
         P2P._UNIX_SOCKET_PREFIX = f"/unix{sockets}/"
         self._p2p = p2p = await P2P.create(
-            auto_nat=False, nat_port_map=False, use_relay=False, identity_path=str(identity)
+            auto_nat=False,
+            nat_port_map=False,
+            use_relay=False,
+            identity_path=str(identity),
+            host_maddrs=[listen],
         )
         await p2p.add_binary_stream_handler(NAME, self._serve)
 
+    @property
+    def p2p(self) -> P2P:
+        """For discovery, which shares our daemon."""
+        assert self._p2p is not None
+        return self._p2p
+
+    @property
+    def id(self) -> str:
+        """How libp2p knows us."""
+        return str(self.p2p.peer_id.to_base58())
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where others can call us."""
+        return tuple(str(address) for address in self.p2p._visible_maddrs)
+
+    async def offer(self, name: str, serve: Serve) -> None:
+        """Streams of another kind than those of seats."""
+
+        async def handle(
+            info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            try:
+                await serve(info.peer_id.to_base58(), reader, writer)
+            finally:
+                with suppress(*BROKEN_STREAM):
+                    writer.close()
+
+        await self.p2p.add_binary_stream_handler(name, handle)
+
+    async def call(
+        self, id: str, addresses: Sequence[str], name: str
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a stream of such a kind. Raises one of BROKEN_STREAM."""
+        other = await self.connect(id, addresses)
+        _, reader, writer = await self.p2p.call_binary_stream_handler(other, name)
+        return reader, writer
+
+    async def connect(self, id: str, addresses: Sequence[str]) -> PeerID:
+        """See that a peer can be reached. Raises one of BROKEN_STREAM."""
+        other = PeerID.from_base58(id)
+        await self.p2p._client.connect(other, [Multiaddr(a) for a in addresses])
+        return other
+
     async def sit(self, seat: Address, life: int) -> Peer:
         """Take a seat: from now on we have a name, and others may call."""
-        assert self._p2p is not None
-        addresses = tuple(str(address) for address in self._p2p._visible_maddrs)
-        self.me = Peer(seat, life, self._p2p.peer_id.to_base58(), addresses)
+        self.me = Peer(seat, life, self.id, self.addresses)
         return self.me
 
     async def daemon_ended(self) -> None:
         """Returns when our libp2p daemon is gone: then nobody can reach us."""
-        assert self._p2p is not None
-        await self._p2p._child.wait()
+        await self.p2p._child.wait()
 
     async def close(self) -> None:
         """Stop the daemon; whatever is still queued is lost."""
@@ -144,14 +206,12 @@ class Post:
 
     async def dial(self, peer: Peer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A stream to a peer that has said hello. Raises OSError or P2PDaemonError."""
-        assert self._p2p is not None and self.me is not None
-        other = PeerID.from_base58(peer.id)
+        assert self.me is not None
         for attempt in range(DIALS):
             try:
-                await self._p2p._client.connect(other, [Multiaddr(a) for a in peer.addresses])
-                _, reader, writer = await self._p2p.call_binary_stream_handler(other, NAME)
+                reader, writer = await self.call(peer.id, peer.addresses, NAME)
                 break
-            except _BROKEN:
+            except BROKEN_STREAM:
                 if attempt + 1 == DIALS:
                     raise
                 await asyncio.sleep(PAUSE)
@@ -175,10 +235,10 @@ class Post:
                 await self._take(peer, reader)
         except BadFrame:
             self.refused["stranger" if peer is None else "frame"] += 1
-        except _BROKEN:
+        except BROKEN_STREAM:
             pass  # it is gone; the end of its stream says so
         finally:
-            with suppress(*_BROKEN):
+            with suppress(*BROKEN_STREAM):
                 writer.close()
             if peer is not None:
                 self._events.closed(peer)
@@ -215,7 +275,7 @@ class Post:
     async def _message(self, peer: Peer, to: Address, reader: asyncio.StreamReader) -> None:
         prefix = await reader.readexactly(codec.PREFIX)
         try:
-            size = codec.measure(prefix, self._limits)
+            size = codec.measure(prefix, self.limits)
         except codec.Malformed as error:
             self.refused["malformed"] += 1
             raise BadFrame(str(error)) from None  # where the next frame begins, nobody knows
@@ -223,14 +283,19 @@ class Post:
         data[: len(prefix)] = prefix
         await self._fill(peer, reader, data, len(prefix))
         try:
-            message = codec.decode(data, self._limits)
+            message = codec.decode(data, self.limits)
         except codec.Malformed:
             self.refused["malformed"] += 1
             return
-        if isinstance(message, FROM_LEAD) and peer.seat != LEAD:
+        if isinstance(message, FROM_LEAD) and not self._leads(peer):
             self.refused["impostor"] += 1
             return
         self._events.message(to, message)
+
+    def _leads(self, peer: Peer) -> bool:
+        """It is the lead, and no later one has called."""
+        known = self._links.get(LEAD)
+        return peer.seat == LEAD and known is not None and known.peer == peer
 
     async def _fill(
         self, peer: Peer, reader: asyncio.StreamReader, data: memoryview, start: int
@@ -249,13 +314,20 @@ class _Link:
 
     def __init__(self, peer: Peer, post: Post):
         self.peer, self._post = peer, post
-        self._queue: asyncio.Queue[Parts] = asyncio.Queue()
+        self._line = post.links.line(post.me.seat, peer.seat) if post.me else None
+        self._queue: asyncio.Queue[tuple[Parts, Passage | None]] = asyncio.Queue()
         self._broken = False
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def put(self, parts: Parts) -> None:
         if not self._broken:
-            self._queue.put_nowait(parts)
+            self._queue.put_nowait((parts, self._enter(parts)))
+
+    def _enter(self, parts: Parts) -> Passage | None:
+        """When it may arrive, if lines are emulated."""
+        if self._line is None:
+            return None
+        return self._line.enter(asyncio.get_running_loop().time(), sum(map(len, parts)))
 
     def cancel(self) -> None:
         self._broken = True
@@ -272,21 +344,27 @@ class _Link:
         try:
             reader, writer = await self._post.dial(self.peer)
             ended = asyncio.ensure_future(self._until_it_ends(reader))
-            await self._write(writer, first)
+            await self._write(writer, *first)
             while True:
-                await self._write(writer, await self._queue.get())
-        except _BROKEN as error:
+                await self._write(writer, *await self._queue.get())
+        except BROKEN_STREAM as error:
             self._broken = True
             self._post.tell_broken(self.peer, repr(error)[:200])
         finally:
             if ended is not None:
                 ended.cancel()
             if writer is not None:
-                with suppress(*_BROKEN):
+                with suppress(*BROKEN_STREAM):
                     writer.close()
 
-    async def _write(self, writer: asyncio.StreamWriter, parts: Parts) -> None:
+    async def _write(
+        self, writer: asyncio.StreamWriter, parts: Parts, passage: Passage | None
+    ) -> None:
+        sent, loop = 0, asyncio.get_running_loop()
         for chunk in _chunks(parts):
+            if passage is not None:
+                sent += len(chunk)
+                await asyncio.sleep(passage.due(sent) - loop.time())
             writer.write(chunk)
             if len(chunk) == CHUNK:
                 await writer.drain()
@@ -295,7 +373,7 @@ class _Link:
 
     async def _until_it_ends(self, reader: asyncio.StreamReader) -> None:
         """The other side never writes: a byte or an end, the link is over."""
-        with suppress(*_BROKEN):
+        with suppress(*BROKEN_STREAM):
             await reader.read(1)
         if not self._broken:
             self._broken = True

@@ -70,15 +70,15 @@ class Home:
                 f"{self.run} is not a swarm that is up, or not yours ({error.strerror})"
             ) from None
 
-    def furnish(self) -> None:
-        """Make it, with a new secret; only its owner may look in."""
+    def furnish(self, secret: bytes | None = None) -> None:
+        """Make it, with a new secret if none is given; only its owner may look in."""
         self.path.mkdir(mode=0o700, exist_ok=True)
         for folder in (self.sockets, self.logs, self.path / "id"):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
         handle = os.open(self.path / "secret", os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         with open(handle, "wb") as file:
-            file.write(secrets.token_bytes(32))
+            file.write(secret or secrets.token_bytes(32))
 
     def clear(self, *, keep_logs: bool) -> None:
         """Nothing runs any more: no socket, key or secret stays."""

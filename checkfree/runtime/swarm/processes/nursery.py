@@ -148,6 +148,8 @@ class Nursery:
         self._leash.tell({"born": birth["seat"], "life": birth["life"], "pid": pid})
 
     def _take_spare(self, birth: Birth) -> int | None:
+        if birth["seat"] == "lead":
+            return None  # they got ready for a worker's seat
         while self._spares:
             spare = self._spares.pop(0)
             self._children[spare.pid] = birth

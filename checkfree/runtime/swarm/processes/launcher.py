@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkfree.errors import BadInput, RunFailed
-from checkfree.runtime.swarm.control import LONGEST_LINE, line
-from checkfree.runtime.swarm.home import Home
+from checkfree.runtime.swarm.presence.liveness import PATIENCE, keep_vigil
+from checkfree.runtime.swarm.processes.control import LONGEST_LINE, line
+from checkfree.runtime.swarm.processes.home import Home
 
 STOP_WITHIN = 20.0
 """Seconds that a run gets to write its last records."""
@@ -31,6 +32,13 @@ TAIL_EVERY = 0.1
 EVENTS = 50
 """So many of the last are told to whoever asks for the status."""
 LEAD_SEAT = "lead"
+WORKER = "worker-"
+"""What local processes of a run that others may join are called: ``worker-0`` …"""
+BREATH = 1.0  # seconds
+LEADS_LOST = 10
+"""So many in a row may die without a step between them; one more, and it is no accident."""
+LEAD_AGAIN = 4
+"""Exit code of a lead that is cut off: another may do better. Any other is the run's end."""
 SIGNALS = {"KILL": signal.SIGKILL, "STOP": signal.SIGSTOP, "CONT": signal.SIGCONT}
 
 
@@ -42,6 +50,13 @@ class Child:
     life: int
     pid: int = 0
     alive: bool = True
+    peer: Any = None
+    """Where its streams are opened, once the lead has seen it."""
+
+    @property
+    def is_none(self) -> bool:
+        """It is the lead, or a worker that has no seat of its own."""
+        return self.seat == LEAD_SEAT or self.seat.startswith(WORKER)
 
 
 @dataclass
@@ -70,6 +85,12 @@ class Launcher:
         self._ended = asyncio.Event()
         self._lead: asyncio.StreamWriter | None = None
         self._peer: Any = None
+        self._fallen: Child | None = None
+        self._leads_lost = 0
+        self._patience = float(self.order.get("patience", PATIENCE))
+        self._started = False
+        self._struck: list[int] = []
+        self._lead_heard: dict[str, float] = {}
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
@@ -100,7 +121,8 @@ class Launcher:
         server = await asyncio.start_unix_server(self._serve, path=os.fspath(self.home.control))
         async with server:
             self._bear(LEAD_SEAT, 0)
-            await self._until_ended(self._follow_nursery(), self._tail())
+            watch = keep_vigil(self._patience, self._lead_heard, self._lead_hangs)
+            await self._until_ended(self._follow_nursery(), self._tail(), watch)
         self.tail()
 
     async def _until_ended(self, *work: Coroutine[Any, Any, None]) -> bool:
@@ -126,6 +148,8 @@ class Launcher:
         if "failed" in ready:
             raise RunFailed(ready["failed"])
         self._seats = ready["seats"]
+        for why in ready["told"]:
+            self._happened({"at": time.time(), "event": "notice", "why": why})
 
     def _interrupt(self) -> None:
         """Once: let the lead write its last records. Twice: at once."""
@@ -174,9 +198,70 @@ class Launcher:
 
     def _died(self, child: Child, code: int) -> None:
         if child.seat == LEAD_SEAT:
-            self._ended.set()
+            self._lead_died(child, code)
+        elif child.seat.startswith(WORKER):
+            self._bear_again(child)
         elif self._lead is not None:
             self._lead.write(line({"gone": child.seat, "life": child.life, "code": code}))
+
+    # --- the lead --------------------------------------------------------------------------------
+
+    def _lead_died(self, child: Child, code: int) -> None:
+        self._lead_heard.clear()
+        self._leads_lost += 1
+        over = self.interrupted or (code >= 0 and code != LEAD_AGAIN)
+        if over or self._leads_lost > LEADS_LOST:
+            self._ended.set()
+            return
+        why = f"its process ended ({code})"
+        event = {"event": "lost", "seat": LEAD_SEAT, "life": child.life, "why": why}
+        self._happened({"at": time.time(), **event})
+        self._fallen = child
+        self._succeed()
+
+    def _succeed(self) -> None:
+        """Another lead, once all that the last one said was heard."""
+        if self._fallen is not None and self._lead is None:
+            life, self._fallen = self._fallen.life + 1, None
+            self._bear(LEAD_SEAT, life)
+
+    @property
+    def _open(self) -> bool:
+        """Others may join: seats are theirs, and local workers take them as any."""
+        return bool(self.order.get("door"))
+
+    def _bear_again(self, child: Child) -> None:
+        """A local worker; not at once, it may have died of something that lasts."""
+
+        def bear() -> None:
+            if not self._ended.is_set():
+                self._bear(child.seat, child.life + 1)
+
+        asyncio.get_running_loop().call_later(BREATH, bear)
+
+    def _lead_hangs(self, lead: str) -> None:
+        """It is alone on its machine, or stopped: nobody could tell it from a dead one."""
+        self._lead_heard.clear()
+        self._kill(lead, signal.SIGKILL)
+
+    def _lead_listens(self, writer: asyncio.StreamWriter, peer: Any) -> Mapping[str, Any]:
+        """It may be the first, or one that has to know what was before it."""
+        self._lead, self._peer = writer, peer
+        self._happened({"at": time.time(), "event": "listening", "peer": peer})
+        seats = [child for child in self.children.values() if not child.is_none]
+        if not seats and self._open:
+            self.children |= {seat: Child(seat, life, alive=False) for seat, life in self._seats}
+            for number in range(int(self.order["workers"])):
+                self._bear(f"{WORKER}{number}", 0)
+        elif not seats:
+            for seat, life in self._seats:
+                self._bear(seat, life, hollow=False)
+        found = [[c.seat, c.life, c.peer if c.alive else None] for c in seats]
+        return {"found": found, "started": self._started, "struck": self._struck}
+
+    def _happened(self, event: Mapping[str, Any]) -> None:
+        self.events.append(dict(event))
+        self.told(event)
 
     def _bear(self, seat: str, life: int, **more: Any) -> None:
         self.children[seat] = Child(seat, life)
@@ -203,30 +288,49 @@ class Launcher:
             pass  # none of ours, or we end
         finally:
             writer.close()
+            if writer is self._lead:
+                self._lead = None
+                self._succeed()
 
     def _answer(
         self, said: dict[str, Any], writer: asyncio.StreamWriter
     ) -> Mapping[str, Any] | None:
+        if writer is self._lead:
+            self._lead_heard[LEAD_SEAT] = time.monotonic()
         match said:
             case {"listening": peer}:
-                self._lead, self._peer = writer, peer
-                for seat, life in self._seats:
-                    self._bear(seat, life, hollow=False)
+                return self._lead_listens(writer, peer)
+            case {"here": [str(seat), int(life), *_] as peer} if self._open:
+                self.children[seat] = Child(seat, life, peer=peer)
+            case {"vacant": str(seat), "life": int(life)}:
+                self.children[seat] = Child(seat, life, alive=False)
+            case {"here": [str(seat), int(life), *_] as peer}:
+                child = self.children.get(seat)
+                if child is not None and child.life == life:
+                    child.peer = peer
+            case {"started": True}:
+                self._started = True
+            case {"bury": seat}:
+                self._kill(seat, signal.SIGKILL)
             case {"replace": seat, "life": life, "hollow": hollow}:
                 self._kill(seat, signal.SIGKILL)
                 self._bear(seat, life, hollow=hollow)
-            case {"strike": seat, "life": life}:
-                if self.children[seat].life == life:
-                    self._kill(seat, signal.SIGKILL)
+            case {"strike": seats, "tick": tick}:
+                self._struck.append(tick)
+                for seat, life, name in seats:
+                    child = self.children.get(seat)
+                    if child is not None and child.life == life:
+                        self._kill(seat, SIGNALS[name])
             case {"status": status}:
-                self.status = status
+                self.status, self._leads_lost = status, 0
             case {"event": event}:
-                self.events.append(event)
-                self.told(event)
+                self._happened(event)
             case {"ask": "status"}:
                 return self._told()
             case {"ask": "kill", "seat": seat, "signal": name}:
                 return self._asked_to_kill(seat, name)
+            case {"ask": "replace", "seat": seat}:
+                return self._asked_to_replace(seat)
         return None
 
     def _told(self) -> Mapping[str, Any]:
@@ -236,6 +340,15 @@ class Launcher:
         }
         own = {"processes": members, "launcher": os.getpid(), "events": self.events[-EVENTS:]}
         return {**self.status, **own}
+
+    def _asked_to_replace(self, seat: str) -> Mapping[str, Any]:
+        """Somebody for a seat that was left empty."""
+        if seat not in self.children or seat == LEAD_SEAT:
+            return {"refused": f"got seat {seat}, expected one of {', '.join(self.children)}"}
+        if self._lead is None:
+            return {"refused": "the run has no lead now: ask again when the next one is there"}
+        self._lead.write(line({"replace": seat}))
+        return {"asked": seat}
 
     def _asked_to_kill(self, seat: str, name: str) -> Mapping[str, Any]:
         child = self.children.get(seat)

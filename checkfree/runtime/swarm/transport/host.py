@@ -14,19 +14,24 @@ from checkfree.messages.control import RESUME, WEIGHTS, Message, Outgoing
 from checkfree.messages.tensors import tensor_bytes
 from checkfree.ops import Address
 from checkfree.runtime.actor import Actor
-from checkfree.runtime.swarm.courier import Courier, Delivered, Item
+from checkfree.runtime.swarm.transport.courier import Courier, Delivered, Item
 
 
 class Host:
-    """``handle`` gets whatever comes in that is no message for an actor."""
+    """``handle`` gets whatever comes in that is no message for an actor; ``watch`` is called
+    before every op, and before waiting for a message."""
 
     def __init__(
-        self, actors: Mapping[Address, Actor], courier: Courier, handle: Callable[[Item], None]
+        self,
+        actors: Mapping[Address, Actor],
+        courier: Courier,
+        handle: Callable[[Item], None],
+        watch: Callable[[], None] = lambda: None,
     ):
         self.actors = dict(actors)
         self.messages: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
-        self._courier, self._handle = courier, handle
+        self._courier, self._handle, self._watch = courier, handle, watch
         self._pending: deque[Outgoing] = deque()
 
     def run(self, until: Callable[[], bool]) -> None:
@@ -47,6 +52,7 @@ class Host:
             if to in self.actors:
                 self.actors[to].deliver(message)
         for actor in self.actors.values():
+            self._watch()
             out = actor.advance()
             for to, message in out or ():
                 self._send(to, message)

@@ -7,12 +7,12 @@ replacement is ordered (which first kills whatever may be left of the old one), 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from checkfree.messages.control import Joined, Lost, Message
 from checkfree.ops import Address
-from checkfree.runtime.swarm.frames import Peer
+from checkfree.runtime.swarm.transport.frames import Peer
 
 NO_SHOWS = 4
 """So many in a row may die on their way to a seat; one more, and it is no accident."""
@@ -33,6 +33,8 @@ class Attendance:
         """Of each seat the life that sits there, or that is awaited."""
         self.present: dict[Address, Peer] = {}
         self.started = False
+        self.replacing = True
+        """Whether anybody is sent to a seat that is lost once the run has started."""
         self._no_shows: Counter[Address] = Counter()
         self._tell, self._announce, self._order = tell, announce, order
 
@@ -40,6 +42,12 @@ class Attendance:
     def complete(self) -> bool:
         """Somebody sits at every seat."""
         return self.present.keys() == self.lives.keys()
+
+    def settled(self, seat: Address, life: int) -> bool:
+        """That this life is over was noticed, and somebody sits there again, or nobody will."""
+        if not self.replacing and self.lives[seat] > life:
+            return True
+        return seat in self.present and self.present[seat].life > life
 
     def hopeless(self) -> Address | None:
         """A seat that one process after the other was sent to, and none arrived at."""
@@ -54,6 +62,13 @@ class Attendance:
         self._announce({"peers": [known.to_json() for known in self.present.values()]})
         if self.started:
             self._tell(Joined(peer.seat, peer.life))
+
+    def fill(self, seats: Mapping[Address, int]) -> None:
+        """Have these seats, which stood empty from the start, taken in these lives."""
+        for seat, life in seats.items():
+            self.lives[seat] = life
+            if self.replacing:
+                self._order(seat, life, True, "it stood empty")
 
     def gone(self, seat: Address, life: int, why: str) -> bool:
         """This life is over. False if that is old news."""

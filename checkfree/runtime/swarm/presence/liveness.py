@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
-from checkfree.runtime.swarm.frames import Peer
-
+Who = TypeVar("Who")
+"""A peer, or the lead as its launcher knows it."""
 PATIENCE = 1.5
 """Seconds of silence after which a peer counts as lost; the one knob."""
 _BEATS, _SLOWEST = 6, 0.5
@@ -30,7 +31,7 @@ class Vigil:
         self._patience = patience
         self._looked = self._back = now
 
-    def silent(self, heard: Mapping[Peer, float], now: float) -> list[Peer]:
+    def silent(self, heard: Mapping[Who, float], now: float) -> list[Who]:
         """Those to give up. Call it several times within the patience."""
         if now - self._looked > self._patience / 2:
             self._back = now
@@ -40,7 +41,7 @@ class Vigil:
 
 
 async def keep_vigil(
-    patience: float, heard: Mapping[Peer, float], tell: Callable[[Peer], None]
+    patience: float, heard: Mapping[Who, float], tell: Callable[[Who], None]
 ) -> None:
     """``tell`` of whoever fell silent, again at every look until it is no longer ``heard``."""
     vigil = Vigil(patience, time.monotonic())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from checkfree.errors import BadInput
-from checkfree.runtime.swarm.home import Home
+from checkfree.runtime.swarm.processes.home import Home
 
 ANSWER_WITHIN = 10.0  # seconds
 LONGEST_LINE = 1 << 20  # bytes

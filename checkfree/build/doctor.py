@@ -1,0 +1,135 @@
+"""What a swarm needs of this machine, looked at before a run depends on it.
+
+Each finding is one line: what was looked at, and what was found or is to be mended. Looking at
+one thing never hides another: a check that can't be made says so and the next one follows.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from checkfree.build.job import of_config
+from checkfree.build.sizes import own_sizes
+from checkfree.build.terms import seats
+from checkfree.config import Config
+from checkfree.errors import BadInput
+from checkfree.units import render_bytes
+
+PACKAGES = ("torch", "numpy", "hivemind", "uvloop", "safetensors")
+FILES_WANTED = 256
+"""Open files of one process: streams to every other seat, sockets, records."""
+PROCESS_BYTES = 150 << 20
+"""What a seat's process and its daemon take beside the stage, measured at small stages."""
+SNAPSHOTS = 3
+"""Archives that are on the disk at once, at most: the last, the one before, one being written."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``problem`` says what is wrong and how to mend it ("": nothing), ``told`` what is there."""
+
+    name: str
+    told: str = ""
+    problem: str = ""
+
+
+Check = tuple[str, Callable[[], str]]
+"""A name, and what returns what was found, or raises BadInput."""
+
+
+def look(checks: Iterator[Check]) -> Iterator[Finding]:
+    """Make one check after the other."""
+    for name, check in checks:
+        try:
+            yield Finding(name, check())
+        except BadInput as error:
+            yield Finding(name, problem=str(error))
+
+
+def of_machine() -> Iterator[Check]:
+    """What every process of a swarm needs."""
+    yield "system", _system
+    yield "packages", _packages
+    yield "open files", _open_files
+
+
+def of_run(config: Config, here: int | None = None) -> Iterator[Check]:
+    """What a configuration needs, with ``here`` of its seats on this machine (None: all)."""
+    count = len(seats(config)) if here is None else here
+    yield "data", lambda: _data(config)
+    yield "memory", lambda: _memory(config, count)
+    yield "disk", lambda: _disk(config)
+
+
+def _system() -> str:
+    if not sys.platform.startswith("linux"):
+        raise BadInput(f"{platform.system()}: a swarm needs Linux; checkfree train runs here too")
+    return f"Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores"
+
+
+def _packages() -> str:
+    found, missing = [], []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        raise BadInput(f"{', '.join(missing)} missing: pip install 'checkfree[swarm]'")
+    return ", ".join(found)
+
+
+def _open_files() -> str:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < FILES_WANTED:
+        raise BadInput(f"{soft} allowed, expected {FILES_WANTED}: ulimit -n {FILES_WANTED}")
+    return "any number" if soft == resource.RLIM_INFINITY else str(soft)
+
+
+def _data(config: Config) -> str:
+    about = of_config(config, Path(config.out), ()).data
+    tokens = f"{about['train_tokens']:,} tokens, {about['validation_tokens']:,} for validation"
+    return f"{about['name']}, {tokens}"
+
+
+def _memory(config: Config, count: int) -> str:
+    sizes = own_sizes(config)
+    largest = max(
+        2 * params + moments + buffers
+        for params, moments, buffers in zip(sizes.params, sizes.moments, sizes.buffers, strict=True)
+    )
+    wanted, free = count * (PROCESS_BYTES + largest), _available()
+    told = f"{render_bytes(wanted)} for {count} seats, {render_bytes(free)} available"
+    if wanted > free:
+        raise BadInput(f"{told}: fewer seats on this machine, or a smaller model")
+    return told
+
+
+def _available() -> int:
+    """Bytes of memory that new processes could have."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _disk(config: Config) -> str:
+    sizes, folder = own_sizes(config), Path(config.out).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise BadInput(f"{folder} can't be written: give another out=FOLDER")
+    wanted, free = SNAPSHOTS * (sum(sizes.params) + sum(sizes.moments)), shutil.disk_usage(folder)
+    told = f"{render_bytes(wanted)} for snapshots, {render_bytes(free.free)} free in {folder}"
+    if wanted > free.free:
+        raise BadInput(f"{told}: give an out=FOLDER on a larger disk, or resume.every=0")
+    return told

@@ -1,0 +1,23 @@
+"""What a seat of a run is ready to receive, from what the run itself can send."""
+
+from __future__ import annotations
+
+from checkfree.build.sizes import own_sizes
+from checkfree.config import Config
+from checkfree.messages.limits import Limits
+from checkfree.recovery.table import make_strategy
+
+ALIGNED = 64
+"""Bytes that a tensor may be filled up with."""
+
+
+def limits_of(config: Config) -> Limits:
+    """Room for the largest stage with its moments, and beside it for the activations that a seat
+    holds on to, or for one microbatch's. A message that says to be larger is refused before memory
+    is taken. Raises BadInput."""
+    sizes, plain = own_sizes(config), Limits()
+    state = max(sizes.state(stage, moments=True) for stage in range(config.stages + 1))
+    held = make_strategy(config.recovery, config.checkpoint.every).memory
+    beside = held + sizes.activation + sizes.gradient
+    padding = ALIGNED * plain.max_tensors
+    return Limits(max_message_bytes=state + beside + padding + plain.max_header_bytes)

@@ -1,0 +1,75 @@
+"""``checkfree doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from checkfree.cli.arguments import BAD_INPUT, DONE, Commands, takes_config
+from checkfree.errors import BadInput
+
+if TYPE_CHECKING:
+    from checkfree.build.doctor import Check
+
+
+def add(commands: Commands) -> None:
+    """Register the command."""
+    parser = commands.add_parser("doctor", help="see whether this machine can take part in a swarm")
+    parser.description = (
+        "Look at everything that a swarm needs of this machine, and say how to mend what is "
+        "missing. With a CONFIG also at its data, memory and disk. Exit code 2 if anything is."
+    )
+    takes_config(parser, required=False)
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", help="where swarm lead or join is to listen"
+    )
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from checkfree.build.doctor import look
+
+    console, sick = Console(highlight=False), 0
+    for finding in look(_checks(arguments)):
+        mark = "[red]✗[/]" if finding.problem else "[green]✓[/]"
+        console.print(f"{mark} {finding.name}:", end=" ")
+        console.print(finding.problem or finding.told, markup=False, soft_wrap=True)
+        sick += bool(finding.problem)
+    if sick:
+        console.print(f"{sick} to mend")
+    return BAD_INPUT if sick else DONE
+
+
+def _checks(arguments: argparse.Namespace) -> Iterator[Check]:
+    from checkfree.build.doctor import of_machine, of_run
+    from checkfree.load import load
+
+    config = load(arguments.config, arguments.words) if arguments.config else None
+    yield from of_machine()
+    yield "libp2p daemon", _daemon
+    if arguments.listen is not None:
+        yield "port", lambda: _port(arguments.listen)
+    if config is not None:
+        yield from of_run(config)
+
+
+def _daemon() -> str:
+    os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
+    try:
+        from checkfree.runtime.swarm.processes.trial import try_daemon
+    except ImportError as error:
+        raise BadInput(f"{error}: pip install 'checkfree[swarm]'") from None
+    return try_daemon()
+
+
+def _port(listen: str) -> str:
+    from checkfree.runtime.swarm.processes.trial import try_port
+
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise BadInput(f"got {listen}, expected HOST:PORT, as in 0.0.0.0:31337")
+    return try_port(host, int(port))

@@ -1,0 +1,171 @@
+"""What the actions that lead a run have in common: ``up`` and ``lead``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from checkfree.cli.arguments import DONE, FAILED, INTERRUPTED, takes_config
+from checkfree.errors import BadInput
+
+if TYPE_CHECKING:
+    from checkfree.config import Config
+    from checkfree.runtime.swarm.processes.home import Home
+
+NURSERY = "checkfree.build.swarm"
+
+
+def takes_run(parser: argparse.ArgumentParser) -> None:
+    """A run to begin or to go on with, and how patient it is."""
+    takes_config(parser, required=False)
+    parser.add_argument("--resume", metavar="RUN", type=Path, help="the folder of a stopped run")
+    parser.add_argument("--quiet", action="store_true", help="print the result only")
+    parser.add_argument("--chaos", action="store_true", help="allow checkfree swarm kill")
+    parser.add_argument(
+        "--patience",
+        type=seconds,
+        default=1.5,
+        metavar="SECONDS",
+        help="of silence after which a worker counts as lost (default 1.5); one that was killed "
+        "is noticed at once",
+    )
+    parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
+
+
+def seconds(text: str) -> float:
+    """A number of them."""
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"got {text}, expected 0.1 to 3600 seconds")
+    return value
+
+
+def check_machine(action: str) -> None:
+    """Raise BadInput unless a swarm can run here."""
+    if not sys.platform.startswith("linux"):
+        raise BadInput(f"checkfree swarm {action} needs Linux: use checkfree train")
+    if importlib.util.find_spec("hivemind") is None:
+        raise BadInput("hivemind is not installed: pip install 'checkfree[swarm]'")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be led: its folder, its configuration, and whether it goes on."""
+
+    path: Path
+    config: Config
+    resume: bool
+
+
+def run_of(arguments: argparse.Namespace, action: str) -> Run | None:
+    """The run of the command line; None: it is done already. Raises BadInput."""
+    from checkfree.load import load
+    from checkfree.runtime import folder as folders
+
+    check_machine(action)
+    if arguments.resume is None:
+        if arguments.config is None:
+            raise BadInput(
+                f"give a CONFIG, as in: checkfree swarm {action} configs/demo.yaml; or --resume RUN"
+            )
+        config = load(arguments.config, arguments.words)
+        return Run(Path(config.out), config, False)
+    if arguments.config is not None:
+        raise BadInput("--resume RUN takes no other argument: the run knows its configuration")
+    path = folders.existing(arguments.resume)
+    if folders.finished(path):
+        print(f"{path} is done: nothing to resume")
+        return None
+    return Run(path, load(path / folders.CONFIG), True)
+
+
+def named(path: Path, arguments: argparse.Namespace) -> None:
+    """Become a process whose command line names ``path``, unless we are: all of ours are found
+    by that."""
+    if arguments.home is None:
+        os.execv(sys.executable, [*sys.orig_argv, "--home", os.fspath(path)])
+
+
+Told = Callable[[Mapping[str, Any]], None]
+
+
+def launch(
+    arguments: argparse.Namespace, run: Run, more: Mapping[str, Any], told: Callable[[Home], Told]
+) -> int:
+    """Lead the run until it ends. ``more`` goes into the nursery's order, ``told`` makes what is
+    told of each event. Returns the exit code."""
+    from checkfree.display import Display
+    from checkfree.load import to_tree
+    from checkfree.runtime.swarm.processes.home import Home
+    from checkfree.runtime.swarm.processes.launcher import Launcher, nursery_command
+    from checkfree.runtime.swarm.processes.tail import Tail
+
+    home = Home.of(run.path)
+    named(home.path, arguments)
+    order = {
+        "folder": os.fspath(run.path),
+        "resume": run.resume,
+        "config": to_tree(run.config),
+        "patience": arguments.patience,
+        **more,
+    }
+    console = Console(stderr=True, highlight=False)
+    again = f"go on: checkfree swarm {'lead' if more.get('door') else 'up'} --resume {run.path}"
+    with home.owned(), Display(run.config, console, quiet=arguments.quiet) as display:
+        launcher = Launcher(
+            home,
+            nursery_command(NURSERY),
+            order,
+            tail=Tail(run.path, display, run.resume),
+            chaos=arguments.chaos,
+            told=_telling_deadlines(arguments, told(home)),
+        )
+        try:
+            launcher.run()
+        except KeyboardInterrupt:
+            words = f"; {again}" if (run.path / "config.yaml").is_file() else ""
+            print(f"checkfree: interrupted{words}", file=sys.stderr)
+            return INTERRUPTED
+        finally:
+            home.clear(keep_logs=True)
+    return _result(home, run.path, again)
+
+
+def _telling_deadlines(arguments: argparse.Namespace, told: Told) -> Told:
+    """Say once, as soon as the run has begun, what deadlines hold."""
+    from checkfree.runtime.swarm.presence.liveness import beat_every
+    from checkfree.runtime.swarm.presence.stall import render_deadlines
+
+    untold = [render_deadlines(arguments.patience, beat_every(arguments.patience))]
+
+    def tell(event: Mapping[str, Any]) -> None:
+        if event.get("event") == "listening" and untold and not arguments.quiet:
+            print(f"checkfree: {untold.pop()}", file=sys.stderr, flush=True)
+        told(event)
+
+    return tell
+
+
+def _result(home: Home, path: Path, again: str) -> int:
+    from checkfree.record import of_kind, read
+
+    records = read(path)
+    end, steps = records[-1] if records else {}, of_kind(records, "iteration")
+    if end.get("kind") != "end":
+        print(f"checkfree: the lead of the run died, see {home.logs}; {again}", file=sys.stderr)
+        return FAILED
+    if end["status"] != "done":
+        print(f"checkfree: the run ended: {end['reason']}", file=sys.stderr)
+        return FAILED
+    home.clear(keep_logs=False)
+    last = f"; last loss {steps[-1]['loss']:.4f}" if steps else ""
+    print(f"{end['iteration']} iterations in {path}{last}")
+    return DONE

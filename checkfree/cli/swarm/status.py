@@ -1,0 +1,56 @@
+"""``checkfree swarm status``: who sits where, and how far the run is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from checkfree.cli.arguments import DONE, Commands
+from checkfree.errors import BadInput
+
+
+def add(actions: Commands) -> None:
+    """Register the action."""
+    parser = actions.add_parser("status", help="who sits where, and how far the run is")
+    parser.add_argument("folder", metavar="RUN", type=Path)
+    parser.add_argument("--json", action="store_true", help="all of it, for programs")
+    parser.set_defaults(run=_run)
+
+
+def question(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """The launcher's answer. What a dead one left is swept first. Raises BadInput."""
+    from checkfree.runtime.swarm.processes.control import ask
+    from checkfree.runtime.swarm.processes.home import Home
+
+    home = Home.of(folder)
+    if not home.alive:
+        swept = home.sweep() if home.path.is_dir() else 0
+        home.clear(keep_logs=True)
+        told = f"; {swept} leftover processes were killed" if swept else ""
+        raise BadInput(f"{folder} is no swarm that is up{told}")
+    return ask(home, request)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    told = question(arguments.folder, {"ask": "status"})
+    if arguments.json:
+        print(json.dumps(told))
+        return DONE
+    if "iteration" in told:
+        print(
+            f"iteration {told['iteration']}, loss {told['loss']:.4f}, {told['seconds']:.2f} s each"
+        )
+    states = told.get("seats", {})
+    for seat, child in told["processes"].items():
+        print(_line(seat, child, states))
+    return DONE
+
+
+def _line(seat: str, child: dict[str, Any], states: dict[str, str]) -> str:
+    default = {"lead": "leads"}.get(seat, "runs" if seat.startswith("worker-") else "joins")
+    state = states.get(seat, default) if child["process"] else "lost"
+    where = f"pid {child['pid']}" if child["pid"] else "elsewhere"
+    life = f"life {child['life']}" if child["life"] else ""
+    return f"{seat:>8}  {state:8} {where:<12} {life}".rstrip()

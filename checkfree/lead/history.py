@@ -1,0 +1,119 @@
+"""What is written down of a run, as a new lead reads it: its progress, and what was under way.
+
+Records are written when they happened, so they are at most one iteration behind: a step that was
+decided and not yet written down is told by whoever took it (see ``takeover``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from checkfree.lead.progress import Progress
+from checkfree.lead.trend import follow
+from checkfree.ops import Address
+from checkfree.record import LEADS_OWN, RecoveryRecord
+
+Plain = Mapping[str, Any]
+"""A record as it stands in the file."""
+
+
+@dataclass(frozen=True)
+class History:
+    """A run as far as it is written down."""
+
+    progress: Progress = Progress()  # noqa: RUF009 (frozen)
+    members: Mapping[Address, int] = field(default_factory=dict)
+    """Seats and lives of the last plan; none: nothing was planned yet."""
+    rebuilt: Mapping[Address, int] = field(default_factory=dict)
+    """Of each seat that was ever rebuilt, the epoch of the last plan that did."""
+    noted: frozenset[Address] = frozenset()
+    """Seats whose loss, after the last plan, stands in a record."""
+    recovery: RecoveryRecord | None = None
+    """That of the last plan, if it is not written down yet."""
+    exact: bool = False
+    """That repair gave back what was lost: no validation has to tell its cost."""
+    snapshots: frozenset[int] = frozenset()
+    """Ticks of which ``--resume`` finds a snapshot."""
+
+
+def history(
+    records: Sequence[Plain], checkpoints: Mapping[int, int], snapshots: Collection[int] = ()
+) -> History:
+    """From the records of a run, and from what its store offers: of each version of a checkpoint
+    the tick at which it was made. Raises KeyError, TypeError or ValueError for other records."""
+    found = History(snapshots=frozenset(snapshots))
+    rollbacks: list[tuple[int, int]] = []
+    for record in records:
+        if record["kind"] == "plan" and record["rebuilds"]:
+            rollbacks.append((record["tick"], record["iteration"]))
+        found = _after(found, record)
+    good = [
+        version
+        for version, made in sorted(checkpoints.items())
+        if all(tick < made or to >= version for tick, to in rollbacks)
+    ]
+    return replace(found, progress=replace(found.progress, checkpoints=tuple(good)))
+
+
+def _after(before: History, record: Plain) -> History:
+    kind, p = record["kind"], before.progress
+    if kind in LEADS_OWN:
+        p = replace(p, notes=p.notes + 1, epoch=max(p.epoch, record.get("epoch", 0)))
+    before = replace(before, progress=p)
+    match kind:
+        case "resume":
+            now = replace(p, committed=record["iteration"], tick=record["tick"])
+            return replace(before, progress=now)
+        case "iteration":
+            trend = follow(p.trend, record["loss"])
+            now = replace(
+                p, committed=record["iteration"] + 1, tick=record["tick"] + 1, trend=trend
+            )
+            return replace(before, progress=now)
+        case "validation":
+            return _validated(before, record)
+        case "failure":
+            noted = before.noted | {Address.parse(seat) for seat in record["seats"]}
+            return replace(before, noted=noted)
+        case "plan":
+            return _planned(before, record)
+        case "recovery":
+            return replace(before, recovery=None)
+    return before
+
+
+def _validated(before: History, record: Plain) -> History:
+    recovery = before.recovery
+    if recovery is not None and record["after_repair"]:
+        recovery = replace(recovery, validation_after=record["loss"])
+    now = replace(before.progress, validation=record["loss"], validated_at=record["tick"])
+    return replace(before, progress=now, recovery=recovery)
+
+
+def _planned(before: History, record: Plain) -> History:
+    p, rebuilds = before.progress, record["rebuilds"]
+    members = {Address.parse(seat): int(life) for seat, life in record["members"].items()}
+    now = replace(p, committed=record["iteration"], tick=record["tick"])
+    planned = replace(before, progress=now, members=members, noted=frozenset())
+    if not rebuilds:
+        return planned
+    seats = {Address.parse(seat) for seat in rebuilds}
+    others = {seat.stage for seat in members.keys() - seats}
+    return replace(
+        planned,
+        progress=replace(now, repairs=now.repairs + 1),
+        rebuilt={**before.rebuilt, **dict.fromkeys(seats, int(record["epoch"]))},
+        exact={seat.stage for seat in seats} <= others,
+        recovery=RecoveryRecord(
+            iteration=p.committed,
+            tick=record["tick"],
+            epoch=record["epoch"],
+            resume_at=record["iteration"],
+            rebuilds=rebuilds,
+            bytes=sum(made["bytes"] for made in rebuilds.values()),
+            lost_iterations=p.committed - record["iteration"],
+            validation_before=p.validation,
+        ),
+    )

@@ -1,0 +1,122 @@
+"""Which shadows there are, as the lead keeps count of them.
+
+A push is ordered with the commit that it comes after, and nobody waits for it: not the next
+iteration, and not the one after that. So a shadow counts from two iterations later on; by then
+the lead has heard that it is there, or that its owner or holder is lost. What it then counts on
+depends on what was committed and who was lost when, never on which message came first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, cast, get_args, get_type_hints
+
+from checkfree.messages.control import Kept
+from checkfree.ops import Address, Keep, Repair, Shadow
+
+COUNTS_AFTER = 2
+"""Iterations."""
+
+_Push = tuple[Keep, int]
+"""What, and the version that it is of."""
+
+Entry = tuple[str, str, str, int, int]
+"""A shadow as a snapshot tells of it: owner, holder, how it is written, version and epoch."""
+
+
+def entry_of(plain: Sequence[Any]) -> Entry:
+    """Raises ValueError or TypeError for what is none."""
+    owner, holder, what, version, epoch = plain
+    seats = Address.parse(owner), Address.parse(holder)
+    if what not in get_args(get_type_hints(Keep)["what"]):
+        raise ValueError(f"not a format of shadows: {what!r}")
+    return str(seats[0]), str(seats[1]), str(what), int(version), int(epoch)
+
+
+class Shadowing:
+    """``_book`` has every push that is on its way (True) or has arrived."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._book: dict[_Push, bool] = {}
+        self._epochs: dict[_Push, int] = {}
+        for owner, holder, what, version, epoch in entries:
+            seats = Address.parse(owner), Address.parse(holder)
+            push = Keep(*seats, cast(Any, what), "after"), version
+            self._book[push], self._epochs[push] = False, epoch
+
+    def entries(self) -> tuple[Entry, ...]:
+        """What has arrived, for a snapshot."""
+        return tuple(
+            (str(keep.owner), str(keep.holder), keep.what, version, self._epochs[keep, version])
+            for (keep, version), travels in self._book.items()
+            if not travels
+        )
+
+    def order(self, keeps: Iterable[Keep], version: int, epoch: int) -> None:
+        """Those of a commit of ``epoch`` that makes ``version``."""
+        for keep in keeps:
+            if keep.at == "after":
+                self._book[keep, version] = True
+                self._epochs[keep, version] = epoch
+
+    def kept(self, message: Kept) -> None:
+        """The holder has it."""
+        push = message.keep, message.version
+        if push in self._book and self._epochs[push] == message.epoch:
+            self._book[push] = False
+
+    def waiting(self, committed: int) -> bool:
+        """One of an earlier version has not arrived."""
+        return any(travels and push[1] < committed for push, travels in self._book.items())
+
+    def lose(self, seat: Address, committed: int) -> None:
+        """What it held is gone, and so is what it has pushed of late: that may never arrive."""
+        late = committed - COUNTS_AFTER + 1
+        self._forget(
+            push
+            for push in self._book
+            if push[0].holder == seat or (push[0].owner == seat and push[1] >= late)
+        )
+
+    def mend(self, repair: Repair, wholly: Collection[int]) -> None:
+        """What is newer than where a repair resumes is of another course; and a stage that was
+        made of something else had none that was any good."""
+        from_shadow = {
+            source.of
+            for seat, recipe in repair.rebuild.items()
+            for source in recipe.sources
+            if seat.stage == source.of
+        }
+        useless = set(wholly) - from_shadow
+        self._forget(
+            push
+            for push in self._book
+            if push[1] > repair.resume_at or push[0].owner.stage in useless
+        )
+
+    def pushed(self) -> frozenset[Shadow]:
+        """All, those on their way too."""
+        return frozenset(Shadow(k.owner.stage, k.holder, version) for k, version in self._book)
+
+    def counted(self, committed: int) -> frozenset[Shadow]:
+        """The newest of each stage and holder that can be counted on."""
+        newest: dict[tuple[int, Address], int] = {}
+        for shadow in sorted(self.pushed()):
+            if shadow.version <= committed - COUNTS_AFTER:
+                newest[shadow.stage, shadow.holder] = shadow.version
+        return frozenset(Shadow(*place, version) for place, version in newest.items())
+
+    def tidy(self, committed: int) -> tuple[Shadow, ...]:
+        """Those that count, and no older ones any more: their holders forget them now."""
+        counted = self.counted(committed)
+        late = committed - COUNTS_AFTER
+        self._forget(
+            (keep, version)
+            for keep, version in self._book
+            if version <= late and Shadow(keep.owner.stage, keep.holder, version) not in counted
+        )
+        return tuple(sorted(counted))
+
+    def _forget(self, pushes: Iterable[_Push]) -> None:
+        for push in list(pushes):
+            del self._book[push], self._epochs[push]

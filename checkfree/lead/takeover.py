@@ -1,0 +1,173 @@
+"""How a new lead finds a run that is under way, and decides what became of it. No I/O.
+
+    Rollcall to all who may live > Standing or Lost of each > decided?
+        somebody stepped:  it is committed. Write it down, have the prepared step too, call again
+        nobody did:        abort. Gradients are kept until told, so nobody has half a step
+
+Rules: what is heard of no epoch is newer than the new one. Who stands in no plan, has another
+version than the committed one, or is hollow, has no state worth training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from checkfree.lead.history import History
+from checkfree.lead.shadowing import Shadowing
+from checkfree.lead.trend import follow
+from checkfree.membership import Membership
+from checkfree.messages.control import (
+    Commit,
+    Joined,
+    Lost,
+    Message,
+    Outgoing,
+    Rollcall,
+    Standing,
+)
+from checkfree.ops import Address, Keep
+from checkfree.record import IterationRecord
+from checkfree.recovery.strategy import Strategy
+
+
+@dataclass
+class Takeover:
+    """``life``: the new lead's own. ``present``: who sits where, of those who may live."""
+
+    life: int
+    history: History
+    present: dict[Address, int]
+    lives: Mapping[Address, int] = field(default_factory=dict)
+    """Of other seats too, the life that sits there next."""
+    standings: dict[Address, Standing] = field(default_factory=dict)
+    _called: set[Address] = field(default_factory=set)
+
+    def deliver(self, message: Message) -> None:
+        """What comes in until all are heard."""
+        match message:
+            case Standing() if message.lead == self.life:
+                if self.present.get(message.sender) == message.life:
+                    self.standings[message.sender] = message
+            case Lost(worker, life):
+                if self.present.get(worker, life + 1) <= life:
+                    self._forget(worker)
+            case Joined(worker, life):
+                if self.present.get(worker, -1) < life:
+                    self._forget(worker)
+                    self.present[worker] = life
+
+    def _forget(self, seat: Address) -> None:
+        self.present.pop(seat, None)
+        self.standings.pop(seat, None)
+        self._called.discard(seat)
+
+    def calls(self) -> list[Outgoing]:
+        """Rollcalls for those who were not called yet."""
+        missing = sorted(self.present.keys() - self._called)
+        self._called |= set(missing)
+        return [(seat, Rollcall(self.life)) for seat in missing]
+
+    @property
+    def complete(self) -> bool:
+        """All who live have answered."""
+        return self.present.keys() == self.standings.keys()
+
+    def decided(self) -> Commit | None:
+        """The newest step that somebody took."""
+        commits = [s.committed for s in self.standings.values() if s.committed is not None]
+        return max(commits, key=_tick, default=None)
+
+    def unwritten(self) -> IterationRecord | None:
+        """The record of a step that was taken and is not written down."""
+        commit = self.decided()
+        if commit is None or commit.record is None:
+            return None
+        tick = self.history.progress.tick
+        assert commit.record.tick <= tick, f"records end at tick {tick}, steps do not"
+        return commit.record if commit.record.tick == tick else None
+
+    def late(self) -> list[Outgoing]:
+        """The decided Commit, to those who are prepared for it and have not heard of it; they
+        will be called again."""
+        commit = self.decided()
+        late = sorted(
+            seat
+            for seat, standing in self.standings.items()
+            if commit is not None and standing.prepared == commit.ticket
+        )
+        for seat in late:
+            del self.standings[seat]
+            self._called.discard(seat)
+        return [(seat, commit) for seat in late if commit is not None]
+
+    def written(self, record: IterationRecord) -> None:
+        """It stands in the records now."""
+        p = self.history.progress
+        now = replace(
+            p,
+            committed=record.iteration + 1,
+            tick=record.tick + 1,
+            epoch=max(p.epoch, record.epoch),
+            trend=follow(p.trend, record.loss),
+        )
+        self.history = replace(self.history, progress=now)
+
+    # --- the outcome -----------------------------------------------------------------------------
+
+    def epoch(self) -> int:
+        """Newer than all that was heard of."""
+        heard = (standing.heard for standing in self.standings.values())
+        return 1 + max((self.history.progress.epoch, *heard))
+
+    def members(self) -> Membership:
+        """Who trains, and who has to be rebuilt first."""
+        planned = self.history.members or self.present
+        members = Membership(planned, {**self.lives, **planned})
+        for seat, life in planned.items():
+            if self.present.get(seat) != life:
+                members.lose(seat, life)
+        for seat, standing in sorted(self.standings.items()):
+            if not members.holds(seat):
+                members.join(seat, standing.life)
+            elif standing.hollow or standing.version != self.history.progress.committed:
+                members.empty([seat])
+        members.noted(self.history.noted)
+        return members
+
+    def shadowing(self) -> Shadowing:
+        """What their holders have, without what was pushed by those who are gone now."""
+        told = [push for standing in self.standings.values() for push in standing.shadows]
+        entries = (
+            (str(push.keep.owner), str(push.keep.holder), push.keep.what, push.version, push.epoch)
+            for push in told
+            if push.version <= self.history.progress.committed
+        )
+        made = Shadowing(entries)
+        for seat, life in self.history.members.items():
+            if self.present.get(seat) != life:
+                made.lose(seat, self.history.progress.committed)
+        return made
+
+    def current(self, strategy: Strategy) -> set[Keep]:
+        """Of the exact copies that the planned members were to hold, those that are of the
+        committed state, and that no repair of owner or holder has outdated."""
+        planned = sorted(self.history.members or self.present)
+        keeps = strategy.keeps(self.history.progress.committed, planned)
+        return {keep for keep in keeps if keep.at == "prepare" and self._holds(keep)}
+
+    def _holds(self, keep: Keep) -> bool:
+        standing = self.standings.get(keep.holder)
+        if standing is None:
+            return False
+        rebuilt: Mapping[Address, int] = self.history.rebuilt
+        since = max(rebuilt.get(keep.owner, 0), rebuilt.get(keep.holder, 0))
+        committed = self.history.progress.committed
+        return any(
+            copy.stage == keep.owner.stage and copy.version == committed and copy.since >= since
+            for copy in standing.copies
+        )
+
+
+def _tick(commit: Commit) -> int:
+    return -1 if commit.record is None else commit.record.tick

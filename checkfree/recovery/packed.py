@@ -1,0 +1,49 @@
+"""A stage's weights as a shadow has them: quantized, and nothing else that a stage is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from checkfree.messages.tensors import StageState
+from checkfree.ops import Source
+from checkfree.quantize import pack, unpack
+
+
+def pack_state(state: StageState, how: str) -> StageState:
+    """The weights of ``state`` written as ``how`` says; its moments and buffers stay behind."""
+    parts = {
+        f"{name}/{part}": written
+        for name, param in state.params.items()
+        for part, written in pack(param, how).items()
+    }
+    return replace(state, params=parts, buffers={}, moments={}, packed=how)
+
+
+def unpack_state(state: StageState, dtype: torch.dtype = torch.float32) -> StageState:
+    """The weights again. Raises ValueError for parts that don't fit together."""
+    parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in state.params.items():
+        name, _, part = key.rpartition("/")
+        parts[name][part] = tensor
+    params = {name: unpack(found, state.packed, dtype) for name, found in parts.items()}
+    return replace(state, params=params, packed="")
+
+
+def opened(
+    states: Mapping[Source, StageState], stage: int, dtype: torch.dtype
+) -> dict[Source, StageState]:
+    """What ``stage`` would be made of, to be looked at: all unpacked, other stages' without their
+    buffers, which are their own. One that can't be unpacked has no weights."""
+    found = {}
+    for source, state in states.items():
+        own = state if source.of == stage else replace(state, buffers={})
+        try:
+            found[source] = unpack_state(own, dtype) if own.packed else own
+        except (ValueError, RuntimeError):
+            found[source] = replace(own, params={}, packed="")
+    return found

@@ -1,0 +1,124 @@
+"""Shadows: a quantized old copy of every stage's weights on another stage's seat.
+
+Every ``k`` iterations each stage pushes one, one stage an iteration::
+
+    version   1 2 3 4 5 …     8     11 …    k=9, stages 0 … 2
+    stage     0 1 2             1     2 …    first as soon as can be, then each at its own phase
+
+It is packed when its iteration is committed, and travels while others train. It counts from two
+iterations later on, when the lead has waited for it: so whether it was there in time is the same
+for any order of delivery. Until then the one before it is kept too.
+
+A stage's shadow is held by the next one's seat, and the last one's by stage 0: each seat holds
+one, so one death takes one. A lost stage goes on from its shadow, nobody rolls back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+from checkfree.messages.tensors import StageState
+from checkfree.ops import Address, Keep, Recipe, Refusal, Shadow, Source, View
+from checkfree.recovery.packed import unpack_state
+from checkfree.recovery.strategy import Rebuilding
+from checkfree.routes import ring_successor
+
+RULE = "shadow"
+
+LAG = 0.02
+"""``every: auto``: nats of training loss that a shadow may be behind when the next one comes."""
+
+TYPICAL = 50
+"""``every: auto``, where no losses tell."""
+
+RAREST = 200
+"""``every: auto``: iterations between two shadows of a stage, at most."""
+
+Format = Literal["int8_rows", "int4_rows", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class Pushing:
+    """``every``: iterations between two shadows of a stage; None: as the loss falls, but not more
+    often than ``least``, which a budget of bytes allows."""
+
+    how: str = "int8_rows"
+    every: int | None = 50
+    least: int = 1
+
+    def keeps(self, view: View) -> tuple[Keep, ...]:
+        """The one to push when the step to come is committed, if any is due."""
+        stage = self._due(view)
+        if stage is None:
+            return ()
+        owner = view.living(stage)
+        holder = self._holder(stage, view)
+        if owner is None or holder is None or holder == owner:
+            return ()
+        return (Keep(owner, holder, cast(Format, self.how), "after"),)
+
+    def interval(self, view: View) -> int:
+        """k: at least the number of stages, so that each has an iteration of its own."""
+        every = self.every
+        if every is None:
+            every = self.least if view.falling is None else _lagging(view.falling)
+            every = max(every, self.least)
+        return max(every, view.num_stages)
+
+    def begins(self, stage: int, num_stages: int, at: int, before: int) -> int:
+        """An iteration, not after ``before``, from which on, with nothing pushed earlier, a
+        stage's shadow at ``at`` is that of a whole run: stages come one after the other first."""
+        k = max(num_stages, self.least, self.every or TYPICAL)
+        phase, newest = stage * k // num_stages, at - 2
+        turn = newest - (newest - phase) % k
+        begins = turn - 1 - stage
+        while begins > before:
+            begins -= k
+        return max(0, begins)
+
+    def _due(self, view: View) -> int | None:
+        """The first stage that has none, else the one that is longest overdue."""
+        stages = [stage for stage in range(view.num_stages) if view.living(stage) is not None]
+        newest = {shadow.stage: shadow.version for shadow in sorted(view.pushed)}
+        missing = [stage for stage in stages if stage not in newest]
+        if missing:
+            return missing[0]
+        k, version = self.interval(view), view.committed + 1
+        overdue = []
+        for stage in stages:
+            phase = stage * k // view.num_stages
+            turn = version - (version - phase) % k
+            if 2 * (turn - newest[stage]) >= k:
+                overdue.append((turn, stage))
+        return min(overdue)[1] if overdue else None
+
+    def _holder(self, stage: int, view: View) -> Address | None:
+        """Where it is held already, else the next stage's first seat."""
+        held = sorted(shadow.holder for shadow in view.pushed if shadow.stage == stage)
+        return held[0] if held else view.living(ring_successor(stage, view.num_stages))
+
+
+def _lagging(falling: float) -> int:
+    """Iterations in which the loss falls by ``LAG``."""
+    return RAREST if falling <= LAG / RAREST else int(LAG / falling)
+
+
+def shadow_recipe(stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:
+    """Out of the newest shadow that counts and is good, or why there is none."""
+    held = [s for s in view.shadows if s.stage == stage]
+    if not held:
+        return Refusal("no shadow of it is left" if view.committed > 1 else "it has no shadow yet")
+    sources = [Source(s.holder, s.stage, s.version) for s in sorted(held, key=_by_version)]
+    good = [source for source in sources if source not in refused]
+    return Recipe(RULE, (good[-1],), moments=False) if good else Refusal("its shadow is damaged")
+
+
+def _by_version(shadow: Shadow) -> tuple[int, Address]:
+    return shadow.version, shadow.holder
+
+
+def restart(state: StageState, lr_scale: float) -> Rebuilding:
+    """A stage as its shadow has it, with a fresh optimizer."""
+    made = unpack_state(state) if state.packed else replace(state, moments={})
+    return Rebuilding(replace(made, lr_scale=lr_scale), (1.0,))

@@ -1,0 +1,1 @@
+"""How machines come and go: invitations, applications, who takes which seat, discovery."""

@@ -1,0 +1,73 @@
+"""Where a joiner keeps what its processes need: a home without a run folder, of its own pid.
+
+What a killed joiner left is removed by the next one on the machine: its folder is locked as long
+as it lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from checkfree.runtime.swarm.processes.home import Home
+
+_NUMBERS = count()
+
+
+@dataclass(frozen=True)
+class Camp(Home):
+    """Like a Home, with a secret that is nowhere on a disk."""
+
+    token: bytes = b""
+
+    def secret(self) -> bytes:
+        return self.token
+
+    def identity(self) -> Path:
+        """A new one each time: a process has a new name in each of its lives."""
+        return self.path / "id" / f"{os.getpid()}-{next(_NUMBERS)}"
+
+
+def _prefix() -> str:
+    return f"checkfree-{os.getuid()}-join-"
+
+
+def camp_path() -> Path:
+    """Of this process."""
+    return Path(tempfile.gettempdir()) / f"{_prefix()}{os.getpid()}"
+
+
+@contextmanager
+def pitched(token: bytes) -> Iterator[Camp]:
+    """A camp as long as the context lasts. Raises OSError."""
+    _clear_left()
+    camp = Camp(camp_path().resolve(), token)
+    shutil.rmtree(camp.path, ignore_errors=True)
+    for folder in (camp.path, camp.path / "s", camp.path / "id"):
+        folder.mkdir(mode=0o700)
+    handle = os.open(camp.path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield camp
+    finally:
+        os.close(handle)
+        shutil.rmtree(camp.path, ignore_errors=True)
+
+
+def _clear_left() -> None:
+    for path in Path(tempfile.gettempdir()).glob(f"{_prefix()}*"):
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                Home(path).sweep()
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)

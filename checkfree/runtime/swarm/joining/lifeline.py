@@ -1,0 +1,161 @@
+"""A joiner's side of its lifeline: finds the lead, applies, and hears what becomes of it.
+
+In the courier's thread; what the lead says goes to the courier's inbox. A lifeline that ended is
+taken up again, for a bounded time, at all places where the lead may be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from checkfree.errors import BadInput
+from checkfree.runtime.swarm.joining.finder import Finder
+from checkfree.runtime.swarm.joining.invitation import Place
+from checkfree.runtime.swarm.joining.talk import (
+    LIFELINE,
+    application,
+    hear,
+    is_proven,
+    say,
+    signed,
+    stale_after,
+)
+from checkfree.runtime.swarm.presence.liveness import beat_every
+from checkfree.runtime.swarm.transport.courier import Courier, Said
+from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
+from checkfree.runtime.swarm.transport.streams import BROKEN_STREAM
+
+ANSWER_WITHIN = 5.0  # seconds, for one try
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries
+
+
+class Unreachable(Exception):
+    """Nobody answers, or nobody who knows the token. One line."""
+
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Lifeline:
+    """``finder`` says where the lead may be, before every round of tries.
+    ``was`` is the seat and life that this process has, for a lead that asks."""
+
+    def __init__(
+        self,
+        courier: Courier,
+        secret: bytes,
+        release: Mapping[str, str],
+        finder: Finder,
+    ):
+        self._courier, self._secret, self._release = courier, secret, release
+        self.finder = finder
+        self.was: tuple[str, int] | None = None
+        self.welcome: dict[str, Any] = {}
+        self._streams: Streams | None = None
+
+    async def take_up(self, within: float, told: Callable[[str], None]) -> dict[str, Any]:
+        """Apply until somebody answers: the run, as the lead tells it. ``told`` is called with
+        the first failure. Raises BadInput if we are refused, Unreachable after ``within`` s."""
+        end, pause, first = time.monotonic() + within, FIRST_PAUSE, True
+        while True:
+            why = "no address is known"
+            for place in await self.finder.places():
+                try:
+                    self._streams = await asyncio.wait_for(self._apply(place), ANSWER_WITHIN)
+                    return self.welcome
+                except Unreachable as error:
+                    why = f"{place.addresses[0]}: {error}"
+                except (BadFrame, *BROKEN_STREAM) as error:
+                    why = f"{place.addresses[0]}: {_short(error)}"
+            if time.monotonic() + pause > end:
+                raise Unreachable(why)
+            if first:
+                told(why)
+            first = False
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _apply(self, place: Place) -> Streams:
+        post = self._courier.post
+        reader, writer = await post.call(place.id, place.addresses, LIFELINE)
+        try:
+            words = application(self._release, self.was)
+            say(writer, signed(self._secret, post.id, place.id, words))
+            answer = await hear(reader)
+            if "refused" in answer:
+                raise BadInput(str(answer["refused"])[:400])
+            if not is_proven(self._secret, place.id, post.id, answer):
+                raise BadInput(
+                    "whoever answers at that address does not know the token: give address and "
+                    "token of the same line"
+                )
+            if "welcome" not in answer:
+                raise Unreachable("it is a member, and the lead can't be reached")
+            self.welcome = answer["welcome"]
+            lead = Peer.from_json(self.welcome["peer"])
+            self.finder.met(Place(lead.id, lead.addresses))
+            return reader, writer
+        except BaseException:
+            with suppress(*BROKEN_STREAM):
+                writer.close()
+            raise
+
+    def ready(self) -> None:
+        """We can take a seat. From the main thread."""
+        self._courier.loop.call_soon_threadsafe(self._say, {"ready": True})
+
+    def follow(self, patience: float, retry: float) -> None:
+        """Hand on what the lead says, and beat; take it up again when it ends. From the main
+        thread, once."""
+        self._courier.start(self._follow(patience, retry))
+
+    def _say(self, notice: Mapping[str, Any]) -> None:
+        if self._streams is not None:
+            with suppress(*BROKEN_STREAM):
+                say(self._streams[1], notice)
+
+    async def _follow(self, patience: float, retry: float) -> None:
+        while True:
+            why = await self._until_it_ends(patience)
+            self._courier.inbox.put(Said({"cut": why}))
+            try:
+                welcome = await self.take_up(retry, lambda why: None)
+            except (BadInput, Unreachable) as error:
+                self._courier.inbox.put(Said({"lost": str(error)}))
+                return
+            self._courier.inbox.put(Said({"again": welcome}))
+
+    async def _until_it_ends(self, patience: float) -> str:
+        assert self._streams is not None
+        reader, writer = self._streams
+        beats = asyncio.ensure_future(self._beat(patience))
+        try:
+            while True:
+                said = await asyncio.wait_for(hear(reader), stale_after(patience))
+                if "beat" not in said:
+                    self._courier.inbox.put(Said(said))
+        except asyncio.TimeoutError:
+            return f"the lead was silent for {stale_after(patience):g} s"
+        except (BadFrame, *BROKEN_STREAM) as error:
+            return f"its stream ended ({_short(error)})"
+        finally:
+            beats.cancel()
+            with suppress(*BROKEN_STREAM):
+                writer.close()
+
+    async def _beat(self, patience: float) -> None:
+        while True:
+            self._say({"beat": 0})
+            await asyncio.sleep(beat_every(patience))
+
+
+def _short(error: BaseException) -> str:
+    """What libp2p says in several lines, in a few words."""
+    if isinstance(error, EOFError):
+        return "cut short"
+    words = " ".join(str(error).split()).rpartition("] ")[2]
+    return words[:120].rstrip(")") or type(error).__name__

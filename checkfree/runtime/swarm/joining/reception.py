@@ -1,0 +1,134 @@
+"""The lead's side of lifelines: who asks to join is checked, told of the run, and listened to.
+
+In the courier's thread. What a visitor comes to goes to the courier's inbox, for the main thread
+to decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from checkfree.ops import Address
+from checkfree.runtime.swarm.joining.talk import (
+    LARGEST_WORD,
+    LIFELINE,
+    hear,
+    is_proven,
+    refusal,
+    say,
+    signed,
+    stale_after,
+)
+from checkfree.runtime.swarm.presence.liveness import beat_every
+from checkfree.runtime.swarm.transport.courier import Courier, Visit, Visitor
+from checkfree.runtime.swarm.transport.frames import BadFrame, Notice
+from checkfree.runtime.swarm.transport.streams import BROKEN_STREAM
+
+APPLY_WITHIN = 10.0  # seconds
+
+
+@dataclass(frozen=True)
+class Terms:
+    """``release`` is what has to be equal on both sides; ``welcome`` what a joiner is told of the
+    run, made anew for each; None: we are no lead, and say so."""
+
+    secret: bytes
+    patience: float
+    release: Mapping[str, str]
+    welcome: Callable[[], Mapping[str, Any]] | None
+
+
+class Reception:
+    """Serves every lifeline of one process. ``refused`` counts those that it did not take."""
+
+    def __init__(self, courier: Courier, terms: Terms):
+        self._courier, self._terms = courier, terms
+        self.refused: Counter[str] = Counter()
+
+    async def open(self) -> None:
+        """Listen for applications."""
+        await self._courier.post.offer(LIFELINE, self._serve)
+
+    async def _serve(
+        self, id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        with suppress(BadFrame, *BROKEN_STREAM):
+            notice = await asyncio.wait_for(hear(reader, LARGEST_WORD), APPLY_WITHIN)
+            why = self._judged(id, notice)
+            if why:
+                self.refused[why.partition(":")[0]] += 1
+                say(writer, {"refused": why})
+                await self._drained(reader, writer)
+                return
+            await self._welcome(id, notice, reader, writer)
+
+    async def _drained(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """What we said has to arrive: the other side ends the stream when it has read it."""
+        await writer.drain()
+        await asyncio.wait_for(reader.read(1), APPLY_WITHIN)
+
+    def _judged(self, id: str, notice: Notice) -> str:
+        terms = self._terms
+        known = is_proven(terms.secret, id, self._courier.post.id, notice)
+        return refusal(notice, terms.release, known)
+
+    async def _welcome(
+        self, id: str, notice: Notice, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        welcome, ours = self._terms.welcome, self._courier.post.id
+        if welcome is None:
+            say(writer, signed(self._terms.secret, ours, id, {"elsewhere": True}))
+            return await self._drained(reader, writer)
+        told = {"welcome": dict(welcome())}
+        say(writer, signed(self._terms.secret, ours, id, told))
+        visitor = Visitor(id, was_at(notice), self._teller(writer))
+        beats = asyncio.ensure_future(self._beat(writer))
+        try:
+            await self._listen(visitor, reader)
+        finally:
+            beats.cancel()
+            self._courier.inbox.put(Visit("left", visitor))
+
+    def _teller(self, writer: asyncio.StreamWriter) -> Callable[[Notice], None]:
+        def write(notice: Notice) -> None:
+            with suppress(*BROKEN_STREAM):
+                say(writer, notice)
+
+        def tell(notice: Notice) -> None:
+            self._courier.loop.call_soon_threadsafe(write, notice)
+
+        return tell
+
+    async def _listen(self, visitor: Visitor, reader: asyncio.StreamReader) -> None:
+        if visitor.was is not None:
+            self._courier.inbox.put(Visit("back", visitor))
+        ready = False
+        while True:
+            said = await asyncio.wait_for(hear(reader), stale_after(self._terms.patience))
+            if "ready" in said and not ready:
+                ready = True
+                self._courier.inbox.put(Visit("ready", visitor))
+
+    async def _beat(self, writer: asyncio.StreamWriter) -> None:
+        while True:
+            say(writer, {"beat": 0})
+            await asyncio.sleep(beat_every(self._terms.patience))
+
+
+def was_at(notice: Notice) -> tuple[Address, int] | None:
+    """The seat and life that an applicant thinks it has. Raises BadFrame."""
+    was = notice.get("was")
+    if was is None:
+        return None
+    try:
+        seat, life = was
+        if type(life) is not int:
+            raise ValueError
+        return Address.parse(seat), life
+    except (ValueError, TypeError):
+        raise BadFrame(f"no seat: {was!r:.60}") from None

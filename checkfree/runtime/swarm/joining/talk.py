@@ -1,0 +1,109 @@
+"""What a lead and whoever wants to join say to one another, and the proofs that both know the
+run's token. Notices over a stream of its own, the *lifeline*, for as long as both live.
+
+    joiner > {"apply": …, "protocol", "release", "was": seat and life, or null, "proof"}
+    lead   > {"refused": why}  or  {"welcome": the run, "proof"}  or  {"elsewhere": null, "proof"}
+    joiner > {"ready": true}                once its data are open
+    lead   > {"birth": seat, life, …}       now, or when it is needed; until then it stands by
+    lead   > {"sits": true} or {"over": …}  to one that was at a seat already
+    both   > {"beat": …}                    silence is how a cut link is noticed
+
+A proof is good for one pair of peers, whose ids libp2p has verified, and one direction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from checkfree.runtime.swarm.transport.frames import (
+    ENVELOPE,
+    LARGEST_NOTICE,
+    NOTICE,
+    PROTOCOL,
+    BadFrame,
+    Notice,
+    notice_frame,
+    read_notice,
+)
+
+LIFELINE = "checkfree-join"
+LARGEST_WORD = 1 << 12
+"""Bytes that a stranger may say."""
+STALE_AFTER = 3.0
+"""Seconds of silence, at least, after which a lifeline counts as cut."""
+
+
+def proof(secret: bytes, sender: str, receiver: str, notice: Notice) -> str:
+    """Of all that a notice says."""
+    told = json.dumps([PROTOCOL, sender, receiver, {**notice, "proof": None}], sort_keys=True)
+    return hmac.new(secret, told.encode(), hashlib.sha256).hexdigest()
+
+
+def signed(secret: bytes, sender: str, receiver: str, notice: Mapping[str, Any]) -> dict[str, Any]:
+    """With its proof."""
+    return {**notice, "proof": proof(secret, sender, receiver, notice)}
+
+
+def is_proven(secret: bytes, sender: str, receiver: str, notice: Notice) -> bool:
+    """Whoever said it knows the secret, and said it to us."""
+    found = notice.get("proof")
+    if type(found) is not str:
+        return False
+    return hmac.compare_digest(found.encode(), proof(secret, sender, receiver, notice).encode())
+
+
+def say(writer: asyncio.StreamWriter, notice: Notice) -> None:
+    """Queue a notice."""
+    writer.write(notice_frame(notice))
+
+
+async def hear(reader: asyncio.StreamReader, largest: int = LARGEST_NOTICE) -> dict[str, Any]:
+    """The next notice. Raises EOFError if there is none, BadFrame for anything else."""
+    kind, _, _, size = ENVELOPE.unpack(await reader.readexactly(ENVELOPE.size))
+    if kind != NOTICE or size > largest:
+        raise BadFrame(f"frame of kind {kind} and {size} bytes")
+    return read_notice(await reader.readexactly(size))
+
+
+def stale_after(patience: float) -> float:
+    """Seconds."""
+    return max(patience, STALE_AFTER)
+
+
+def application(release: Mapping[str, str], was: tuple[str, int] | None) -> dict[str, Any]:
+    """What a joiner says first; ``was``: the seat and life that it thinks it has."""
+    return {"apply": True, "protocol": PROTOCOL, "release": dict(release), "was": was}
+
+
+def refusal(notice: Notice, release: Mapping[str, str], known: bool) -> str:
+    """Why an application can't be heard, in one line that says what to do; "": it can.
+
+    ``known``: it proves that it knows the secret.
+    """
+    if notice.get("protocol") != PROTOCOL:
+        return (
+            f"the run speaks protocol {PROTOCOL}, not {notice.get('protocol')!r:.20}: install "
+            f"checkfree {release['checkfree']}, as the lead has"
+        )
+    if not known:
+        return (
+            "wrong token: give the one that checkfree swarm lead printed when this run was started"
+        )
+    theirs = notice.get("release")
+    theirs = theirs if isinstance(theirs, dict) else {}
+    if theirs.get("checkfree") != release["checkfree"]:
+        return (
+            f"the run is led by checkfree {release['checkfree']}, not "
+            f"{theirs.get('checkfree')!r:.20}: pip install checkfree=={release['checkfree']}"
+        )
+    if theirs.get("code") != release["code"]:
+        return (
+            f"the code that trains (models, stages, workers) is not the lead's: {release['code']} "
+            f"there, {theirs.get('code')!r:.20} here; install the same checkout of checkfree"
+        )
+    return ""

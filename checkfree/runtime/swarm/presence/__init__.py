@@ -1,0 +1,1 @@
+"""Who is here, who is gone, and who does not get on."""

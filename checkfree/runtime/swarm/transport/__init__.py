@@ -1,0 +1,1 @@
+"""How messages travel between processes: frames, streams, the thread that moves them."""

@@ -1,0 +1,45 @@
+"""What crossed a seat's boundaries: filed by each forward, kept when its iteration commits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from checkfree.messages.control import BoundaryRequest
+from checkfree.messages.tensors import Activation, BoundaryReply, tensor_bytes
+from checkfree.ops import Address, Op, Route
+from checkfree.recovery.ring import Crossing, Ring, matches
+
+Crossed = Ring[Activation]
+
+
+def crossing(message: Activation) -> Crossing:
+    """When an activation crossed, and where."""
+    return message.ticket.iteration, message.microbatch, message.hop
+
+
+def file_input(crossed: Crossed, route: Route, op: Op, message: Activation) -> None:
+    """What ``op`` has read, from the stage before it."""
+    stage = route[op.hop - 1].stage
+    crossed.got.add(crossing(message), stage, message, tensor_bytes(message))
+
+
+def file_output(crossed: Crossed, route: Route, message: Activation) -> None:
+    """What was sent to the stage that reads ``message``."""
+    stage = route[message.hop].stage
+    crossed.sent.add(crossing(message), stage, message, tensor_bytes(message))
+
+
+def reply(crossed: Crossed, address: Address, request: BoundaryRequest) -> BoundaryReply:
+    """What is held of the stage that is asked about: its inputs were sent, its outputs came."""
+    sent, got = (
+        tuple(message for _, message in side.newest(request.stage, request.pairs))
+        for side in (crossed.sent, crossed.got)
+    )
+    return BoundaryReply(request.epoch, address, request.stage, sent, got)
+
+
+def pairs_of(replies: Collection[BoundaryReply]) -> list[tuple[Activation, Activation]]:
+    """Inputs of the stage beside its outputs, in order of time, whoever held them."""
+    inputs = {crossing(a): a for reply in replies for a in reply.inputs}
+    outputs = {crossing(a): a for reply in replies for a in reply.outputs}
+    return list(matches(inputs, outputs))

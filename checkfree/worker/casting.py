@@ -1,0 +1,52 @@
+"""How activations and gradients leave a worker: what is sent is what the receiver computes with.
+
+The sender packs and the receiver unpacks, in any runtime. So a swarm trains on the same numbers as
+one process does, and so does whoever computes a forward twice (``redundant``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from checkfree.formats import FP32
+from checkfree.messages.control import Ticket
+from checkfree.messages.tensors import Activation, Gradient
+from checkfree.ops import Op
+from checkfree.quantize import CODES, SCALES, VALUES, pack, unpack
+
+
+@dataclass(frozen=True)
+class Casting:
+    """Formats of ``checkfree.formats.WIRE``; fp32 sends what was computed as it is."""
+
+    activations: str = FP32
+    gradients: str = FP32
+
+    def activation(self, ticket: Ticket, op: Op, tensor: Tensor) -> Activation:
+        """``tensor`` as the input of ``op``."""
+        values, scales = _written(tensor, self.activations)
+        return Activation(ticket, op.microbatch, op.hop, values, scales)
+
+    def gradient(self, ticket: Ticket, op: Op, tensor: Tensor) -> Gradient:
+        """``tensor`` as the input of ``op``."""
+        values, scales = _written(tensor, self.gradients)
+        return Gradient(ticket, op.microbatch, op.hop, values, scales)
+
+    def read(self, message: Activation | Gradient, dtype: torch.dtype) -> Tensor:
+        """What a stage of ``dtype`` computes with. Raises ValueError for what nobody sends."""
+        how = self.activations if isinstance(message, Activation) else self.gradients
+        if how == FP32:
+            return message.tensor
+        if message.scales is None:
+            return unpack({VALUES: message.tensor}, how, dtype)
+        return unpack({CODES: message.tensor, SCALES: message.scales}, how, dtype)
+
+
+def _written(tensor: Tensor, how: str) -> tuple[Tensor, Tensor | None]:
+    if how == FP32:
+        return tensor, None
+    parts = pack(tensor, how)
+    return parts.get(VALUES, parts.get(CODES)), parts.get(SCALES)  # type: ignore[return-value]

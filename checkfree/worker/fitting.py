@@ -1,0 +1,87 @@
+"""Fit a rebuilt stage to what its neighbours hold of the lost one, and judge it by that."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from checkfree.messages.control import Rebuild
+from checkfree.messages.tensors import BoundaryReply
+from checkfree.stage import Part, Stage
+from checkfree.units import derive
+from checkfree.worker.boundary import pairs_of
+from checkfree.worker.equipment import Equipment
+
+Pair = tuple[Tensor, Tensor]
+"""What went into the lost stage, and what came out of it."""
+
+JUDGED_BY = 8
+"""Newest pairs that an error is measured on."""
+
+
+def fit_and_judge(
+    stage: Stage,
+    number: int,
+    order: Rebuild,
+    replies: Collection[BoundaryReply],
+    equipment: Equipment,
+) -> tuple[dict[str, float], str]:
+    """Figures of the stage that was made by ``order``, fitted if that is asked for, and why it is
+    no good, if it isn't. ``number``: of the stage."""
+    recipe, casting = order.recipe, equipment.casting
+    pairs = [
+        (casting.read(x, stage.dtype), casting.read(y, stage.dtype)) for x, y in pairs_of(replies)
+    ]
+    if not pairs:
+        return {}, "nothing is held of what went into it and came out" if recipe.fit else ""
+    figures = {"pairs": float(len(pairs)), "error": error(stage, pairs)}
+    if recipe.fit:
+        figures["unfitted"] = figures["error"]
+        seed = derive(equipment.seed, "fit", number, order.tick)
+        fit(stage, pairs, recipe.fit, equipment.fit_lr, seed)
+        figures["error"] = error(stage, pairs)
+    bound = figures["unfitted"] if recipe.fit else recipe.bound
+    if bound is None or figures["error"] <= bound:
+        return figures, ""
+    return figures, (
+        f"its error on what its neighbours hold is {figures['error']:.3g} times that of leaving "
+        f"the stage out, expected at most {bound:g}"
+    )
+
+
+def fit(stage: Stage, pairs: Sequence[Pair], steps: int, lr: float, seed: int) -> None:
+    """``steps`` steps of Adam, a pair each, in an order drawn from ``seed``."""
+    params = [param for param in stage.module.parameters() if param.requires_grad]
+    optimizer = torch.optim.Adam(params, lr=lr)
+    scale = max(_skipped(pairs), 1e-30)
+    generator = torch.Generator().manual_seed(seed)
+    places: list[int] = []
+    for step in range(steps):
+        places = places or torch.randperm(len(pairs), generator=generator).tolist()
+        x, y = pairs[places.pop()]
+        made = stage.predict(x, derive(seed, "step", step))
+        loss = (made.float() - y.to(made.device).float()).square().mean() / scale
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    stage.discard()
+
+
+@torch.no_grad()
+def error(stage: Stage, pairs: Sequence[Pair]) -> float:
+    """Mean square of what the stage makes wrong of the newest pairs, over that of leaving the
+    stage out."""
+    judged = pairs[-JUDGED_BY:]
+    wrong = 0.0
+    for x, y in judged:
+        made = stage.evaluate(Part.BODY, x, None, 0)
+        wrong += float((made.float() - y.to(made.device).float()).square().mean())
+    return wrong / len(judged) / max(_skipped(judged), 1e-30)
+
+
+def _skipped(pairs: Sequence[Pair]) -> float:
+    """Mean square of what leaving the stage out makes wrong."""
+    apart = (float((y.to(x.device).float() - x.float()).square().mean()) for x, y in pairs)
+    return sum(apart) / len(pairs)

@@ -1,0 +1,154 @@
+"""A lead that is killed between any two deliveries, and another that takes over."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from checkfree.config import RecoveryConfig
+from checkfree.lead import Lead, Takeover, history
+from checkfree.messages.control import CHECKPOINT, RESUME, Message
+from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
+from checkfree.record import dumps
+from checkfree.recovery.strategy import Strategy
+from checkfree.recovery.table import make_strategy
+from checkfree.runtime.faults import Faults
+from checkfree.runtime.replay import Replayed, ReplayedFaults, script
+from checkfree.store import Store
+from checkfree.worker import StageWorker
+from tests.tiny import Run, make
+
+HEADQUARTERS = (LEAD, LOG, STORE, FAULTS)
+"""What lives in the lead's process, and dies with it."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A small run, and what it loses: (tick, seat)."""
+
+    recovery: str
+    stages: int = 2
+    replicas: int = 1
+    losses: tuple[tuple[int, Address], ...] = ((1, Address(1)), (2, Address(0)))
+    interval: int = 1
+
+    def strategy(self) -> Strategy:
+        return make_strategy(RecoveryConfig(name=self.recovery, interval=self.interval))
+
+    def strikes(self, tick: int) -> list[Address]:
+        return [seat for at, seat in self.losses if at == tick]
+
+    def run(self, strategy: Strategy | None = None, **more: Any) -> Run:
+        terms = {
+            "iterations": 3,
+            "microbatches": 2,
+            "validation_every": 2,
+            "validate_after_repair": True,
+            "resume_every": 2,
+            "max_ticks": 30,
+        }
+        sizes = {"stages": self.stages, "replicas": self.replicas}
+        strategy = strategy or self.strategy()
+        return make(strategy, terms=terms, strikes=self.strikes, **sizes, **more)
+
+
+@dataclass
+class Mutiny:
+    """Kills the lead after so many deliveries each time. ``sent``: what it had said by then
+    arrives; else nothing of it. ``seats`` die with it, the first time."""
+
+    shape: Shape
+    kills: Sequence[int]
+    sent: bool
+    seats: Collection[Address] = ()
+    lead_life: int = 0
+    struck: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.run = self.shape.run()
+        self.left = deque(self.kills)
+        self.lives = dict.fromkeys(self.run.lead.members.alive, 0)
+        self._faults()
+
+    def play(self) -> Run:
+        self.run.runtime.run(self._delivered)
+        return self.run
+
+    def replayed(self) -> Run:
+        """From its plans, with one lead throughout."""
+        steps = script(told(self.run))
+        again = self.shape.run(
+            strategy=Replayed(self.shape.strategy(), steps),
+            faults=lambda host: ReplayedFaults(host, steps),
+        )
+        again.runtime.run(again.runtime.actors[FAULTS].watch)
+        return again
+
+    def _delivered(self, to: Address, message: Message) -> None:
+        if self.left:
+            self.left[0] -= 1
+            if self.left[0] <= 0:
+                self.left.popleft()
+                self._kill()
+
+    def _kill(self) -> None:
+        if self.run.lead.done or self.run.lead.failure:
+            return
+        run, runtime = self.run, self.run.runtime
+        self._drop()
+        for seat in self.seats:
+            life = runtime.kill(seat) + 1
+            runtime.actors[seat] = runtime._spawn(seat, life)  # its replacement
+        self.seats = ()
+        runtime._pending = deque(p for p in runtime._pending if p[0] != LEAD)
+        self.lead_life += 1
+        run.store = runtime.actors[STORE] = Store(run.files)
+        self._faults()
+        run.lead = runtime.actors[LEAD] = self._lead()
+        runtime._exhaust(LEAD)
+
+    def _drop(self) -> None:
+        """Of what is under way: all to the lead's process, and what the lead has not sent yet."""
+        runtime = self.run.runtime
+        if self.sent:
+            for to, message in runtime._pending:
+                if to == LOG:
+                    runtime.actors[LOG].deliver(message)
+        of_lead = {"Begin", "Commit", "Abort", "Push", "Rebuild", "Rollcall"}
+        runtime._pending = deque(
+            (to, message)
+            for to, message in runtime._pending
+            if to not in HEADQUARTERS and (self.sent or type(message).__name__ not in of_lead)
+        )
+
+    def _faults(self) -> None:
+        faults = Faults(self.run.runtime, self.shape.strikes)
+        faults._struck = self.struck  # whoever kills remembers
+        self.run.runtime.actors[FAULTS] = faults
+
+    def _lead(self) -> Lead:
+        run, old = self.run, self.run.lead
+        records = [json.loads(dumps(record)) for record in run.log.records]
+        made = {
+            version: run.store.note(CHECKPOINT, version)["progress"]["tick"]
+            for version in run.store.offered(CHECKPOINT)
+        }
+        told = history(records, made, run.store.offered(RESUME))
+        present = {
+            seat: actor.life
+            for seat, actor in run.runtime.actors.items()
+            if isinstance(actor, StageWorker)
+        }
+        takeover = Takeover(self.lead_life, told, present)
+        desk = old._desk
+        return Lead(takeover.members(), desk.strategy, desk.terms, told.progress, takeover)
+
+
+def told(run: Run) -> list[dict[str, Any]]:
+    """Its records; but for epochs, which a change of lead advances."""
+    plain = [dataclasses.asdict(record) | {"kind": record.kind} for record in run.log.records]
+    return [{k: v for k, v in record.items() if k != "epoch"} for record in plain]

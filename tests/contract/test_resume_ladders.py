@@ -1,0 +1,58 @@
+"""A run with shadows that is stopped and resumed is the run that was never stopped, bit for bit:
+what seats hold for each other is in the snapshot too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import checkfree
+from checkfree.record import Record, of_kind
+from tests.contract.small import small, text, trace
+
+STOPPED = 11
+LOSSES = ((7, 2), (10, 4), (13, 0), (17, 1))
+
+
+class Stopped(Exception):
+    """In the midst of a run."""
+
+
+def stop(record: Record) -> None:
+    if record.kind == "iteration" and getattr(record, "tick", -1) == STOPPED:
+        raise Stopped
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize(
+    "recovery",
+    [
+        {"name": "auto", "shadow_every": 6},
+        {"name": "shadow", "shadow_every": "auto", "shadow_format": "int4"},
+    ],
+)
+def test_resumed(tmp_path: Path, recovery: dict[str, Any], replicas: int) -> None:
+    changes = (
+        {"recovery": recovery, "replicas": replicas, "resume": {"every": 4}},
+        {"failures": {"scenario": trace(tmp_path / "losses.json", *LOSSES)}},
+        text(tmp_path / "text"),
+    )
+    whole = checkfree.train(small(tmp_path / "whole", *changes))
+    with pytest.raises(Stopped):
+        checkfree.train(small(tmp_path / "cut", *changes), listeners=[stop])
+    again = checkfree.resume(tmp_path / "cut")
+    assert whole.status == again.status == "done", again.reason
+    assert [r["tick"] for r in of_kind(again.records, "resume")] == [8]
+    assert again.losses == whole.losses
+    kinds = ("rule", "sources")
+    one, other = (
+        [
+            {seat: [made[k] for k in kinds] for seat, made in record["rebuilds"].items()}
+            for record in of_kind(run.records, "recovery")
+        ]
+        for run in (whole, again)
+    )
+    assert one == other
+    assert {made[0] for repair in one for made in repair.values()} == {"shadow"}

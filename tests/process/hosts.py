@@ -1,0 +1,93 @@
+"""Several hosts on one machine: network namespaces on a bridge, each with an address of its own,
+and links that can be cut. Needs the right to make them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.process.command import environment, heeding_interrupts
+
+Process = subprocess.Popen[str]
+SUBNET = "10.83.{}.{}"
+_NUMBERS = itertools.count()
+
+
+def ip(*words: str) -> None:
+    """Raises subprocess.CalledProcessError."""
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=30)
+
+
+def may() -> bool:
+    """We have the right to make network namespaces, and links in them."""
+    try:
+        with network(1):
+            return True
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+class Network:
+    """``count`` hosts, numbered from 0."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self._name = f"cf{os.getpid() % 100000}n{next(_NUMBERS)}"
+
+    def address(self, host: int) -> str:
+        return SUBNET.format(os.getpid() % 250, host + 1)
+
+    def space(self, host: int) -> str:
+        """Its network namespace."""
+        return f"{self._name}h{host}"
+
+    def build(self) -> None:
+        ip("netns", "add", self._name)
+        ip("-n", self._name, "link", "add", "bridge", "type", "bridge")
+        ip("-n", self._name, "link", "set", "bridge", "up")
+        for host in range(self.count):
+            space, port = self.space(host), f"port{host}"
+            ip("netns", "add", space)
+            ip(*("-n", space, "link", "add", "eth0", "type", "veth"), *("peer", "name", port))
+            ip("-n", space, "link", "set", port, "netns", self._name)
+            ip("-n", self._name, "link", "set", port, "master", "bridge", "up")
+            ip("-n", space, "address", "add", f"{self.address(host)}/24", "dev", "eth0")
+            ip("-n", space, "link", "set", "eth0", "up")
+            ip("-n", space, "link", "set", "lo", "up")
+
+    def link(self, host: int, state: str) -> None:
+        """``down`` cuts the host off, ``up`` mends that."""
+        ip("-n", self._name, "link", "set", f"port{host}", state)
+
+    def on(self, host: int, cwd: Path, command: Sequence[str], log: Path) -> Process:
+        """Start a command on a host; what it says goes to ``log``."""
+        words = ["ip", "netns", "exec", self.space(host), *command]
+        with heeding_interrupts(), open(log, "a") as out:
+            return subprocess.Popen(
+                words,
+                cwd=cwd,
+                env={**environment(), "HIVEMIND_LOGLEVEL": "ERROR"},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+    def remove(self) -> None:
+        for space in (*map(self.space, range(self.count)), self._name):
+            subprocess.run(["ip", "netns", "delete", space], capture_output=True, timeout=30)
+
+
+@contextmanager
+def network(count: int) -> Iterator[Network]:
+    """Gone when the context ends. Raises OSError or subprocess.SubprocessError."""
+    made = Network(count)
+    try:
+        made.build()
+        yield made
+    finally:
+        made.remove()

@@ -1,0 +1,233 @@
+"""One run on several hosts, each with an address of its own: who joins, late or not, who leaves,
+who is killed, and a link that is cut and comes back."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import checkfree
+from checkfree.cli import main
+from checkfree.load import load
+from checkfree.record import of_kind, read
+from checkfree.runtime.swarm.joining.invitation import Place, Register, best_first
+from checkfree.runtime.swarm.processes.control import ask
+from checkfree.runtime.swarm.processes.home import Home
+from tests.process.command import (
+    checkfree_command,
+    last_tick,
+    losses,
+    numbers,
+    wait_until,
+)
+from tests.process.hosts import Network, Process, may, network
+
+NEEDED = os.environ.get("CHECKFREE_NEED_NETNS") == "1"
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("hivemind") is None, reason="hivemind is not installed"
+    ),
+    pytest.mark.skipif(
+        not NEEDED and not (sys.platform == "linux" and may()),
+        reason="no right to make network namespaces",
+    ),
+]
+LONG = "iterations=100000"
+SMALL = ("stages=2", "microbatches=2", "validation.every=0", "resume.every=0", "failures=none")
+
+
+class Hosts:
+    """A lead on host 0, and joiners on others."""
+
+    def __init__(self, net: Network, folder: Path):
+        self.net, self.folder = net, folder
+        self.started: list[Process] = []
+        self.run = folder / "run"
+        self.line: list[str] = []
+
+    def lead(self, *words: str, patience: float = 60) -> Process:
+        """Started, and its join line known. A loaded machine stalls for a second at times:
+        nobody is to be lost for that, if not for a test's own reasons."""
+        command = checkfree_command("swarm", "lead", *words, f"--patience={patience:g}")
+        process = self._start(0, command, "lead")
+        known = len(self.line)
+        wait_until(lambda: self.said("lead").count("--token") > known, process)
+        self.line = re.findall(r"^checkfree (swarm join \S+ --token \S+)$", self.said("lead"), re.M)
+        assert len(self.line) == len(set(self.line))
+        assert self.net.address(0) in self.line[-1]
+        return process
+
+    def join(self, host: int, *more: str, line: str = "") -> Process:
+        words = (line or self.line[-1]).split()
+        return self._start(host, checkfree_command(*words, *more), f"host{host}")
+
+    def _start(self, host: int, command: list[str], name: str) -> Process:
+        process = self.net.on(host, self.folder, command, self.folder / name)
+        self.started.append(process)
+        return process
+
+    def said(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
+    def seat_of(self, host: int) -> str:
+        """The last that it took."""
+        return re.findall(r"takes seat (\d\.\d)", self.said(f"host{host}"))[-1]
+
+    def status(self) -> dict[str, Any]:
+        return ask(Home.of(self.run), {"ask": "status"})
+
+    def line_of_a_member(self) -> str:
+        """As the lead's, but with the address of somebody else."""
+        register = Register(Home.of(self.run).path / "members")
+        wait_until(lambda: len(register.read()) > 0, self.started[0])
+        member, words = register.read()[-1], self.line[-1].split()
+        place = Place(member.id, best_first(member.addresses))
+        return " ".join((*words[:2], str(place), *words[3:]))
+
+    def sits(self, host: int) -> bool:
+        return "takes seat" in self.said(f"host{host}")
+
+    def written(self) -> str:
+        """All in the run folder, logs included, but for the lead's own file of what to invite with
+        again, which only its owner can read."""
+        files = [path for path in self.run.rglob("*") if path.is_file()]
+        open_to_all = [path for path in files if path.name != "invitation"]
+        return "".join(path.read_bytes().decode("latin-1") for path in open_to_all)
+
+    def comes_to(self, tick: int, process: Process) -> None:
+        wait_until(lambda: last_tick(self.run) >= tick, process)
+
+    def goes_on(self, process: Process, ticks: int = 2) -> None:
+        self.comes_to(last_tick(self.run) + ticks, process)
+
+    def end(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+        Home.of(self.run).sweep()
+
+
+@pytest.fixture
+def hosts(folder: Path) -> Iterator[Hosts]:
+    with network(5) as net:
+        made = Hosts(net, folder)
+        try:
+            yield made
+        finally:
+            made.end()
+
+
+def ended(process: Process, expect: int) -> None:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=120)
+    assert process.poll() == expect
+
+
+def in_one_process(folder: Path, *words: str) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        checkfree.train(load("small.yaml", ["out=one", *words]))
+    return folder / "one"
+
+
+def rules(plan: Mapping[str, Any]) -> list[str]:
+    return [made["rule"] for made in plan["rebuilds"].values()]
+
+
+def replayed(folder: Path, capsys: pytest.CaptureFixture[str]) -> bool:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        code = main(["replay", "run", "--quiet"])
+    return code == 0 and "equal bit for bit" in capsys.readouterr().out
+
+
+def test_joins_and_leaves_do_not_show_in_the_numbers(
+    hosts: Hosts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One leaves and a spare takes over, one leaves to nobody, until somebody comes late."""
+    lead = hosts.lead("small.yaml", LONG, *SMALL, "out=run")
+    joined = {host: hosts.join(host) for host in (1, 2, 3, 4)}
+    wait_until(lambda: "every seat is taken; 1 stand by" in hosts.said("lead"), lead)
+    hosts.comes_to(1, lead)
+    spare, first, second, *_ = sorted(joined, key=hosts.sits)
+    joined[first].send_signal(signal.SIGTERM)
+    ended(joined[first], 0)
+    assert hosts.seat_of(spare) == hosts.seat_of(first)
+    hosts.goes_on(lead)
+    joined[second].send_signal(signal.SIGINT)
+    ended(joined[second], 0)
+    seat = hosts.seat_of(second)
+    waits = f"vacant: {seat}; nobody has stage {seat[0]}: it waits"
+    wait_until(lambda: waits in hosts.said("lead"), lead)
+    ended(hosts.join(second, line=hosts.line[0][:-4] + "0000"), 2)
+    assert "wrong token" in hosts.said(f"host{second}")
+    late = hosts.join(first)
+    wait_until(lambda: hosts.said(f"host{first}").count("takes seat") == 2, lead)
+    assert hosts.seat_of(first) == seat
+    hosts.goes_on(lead)
+    lead.send_signal(signal.SIGINT)
+    ended(lead, 130)
+    ended(late, 0)
+    rebuilt = [made for plan in of_kind(read(hosts.run), "plan") for made in rules(plan)]
+    assert rebuilt == ["handover", "handover"]
+    assert not of_kind(read(hosts.run), "failure")
+    made = losses(hosts.run)
+    assert made == losses(in_one_process(hosts.folder, f"iterations={len(made)}", *SMALL))
+    assert hosts.line[0].split()[-1] not in hosts.written()
+    assert replayed(hosts.folder, capsys)
+
+
+def test_a_host_that_is_cut_off_is_replaced_and_comes_back_as_a_spare(
+    hosts: Hosts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And takes the seat of one that is killed after that."""
+    words = ("small.yaml", LONG, *SMALL, "recovery=checkpoint", "recovery.interval=4", "out=run")
+    lead = hosts.lead(*words, patience=4)
+    joined = {host: hosts.join(host) for host in (1, 2, 3)}
+    hosts.comes_to(1, lead)
+    hosts.join(4)
+    wait_until(lambda: "stands by" in hosts.said("host4"), lead)
+    hosts.net.link(2, "down")
+    wait_until(lambda: "takes seat" in hosts.said("host4"), lead)
+    hosts.goes_on(lead)
+    hosts.net.link(2, "up")
+    wait_until(lambda: hosts.said("host2").count("stands by") == 2, lead)
+    joined[3].kill()
+    wait_until(lambda: hosts.said("host2").count("takes seat") == 2, lead)
+    hosts.goes_on(lead)
+    lead.send_signal(signal.SIGINT)
+    ended(lead, 130)
+    ended(joined[2], 0)
+    assert replayed(hosts.folder, capsys)
+
+
+def test_the_lead_dies_and_comes_back_elsewhere(hosts: Hosts) -> None:
+    """First its process is killed, then all on its host; members find it at another port."""
+    more = ("iterations=150", *SMALL, "resume.every=5")
+    lead = hosts.lead("small.yaml", *more, "out=run")
+    joined = [hosts.join(host) for host in (1, 2)]
+    wait_until(lambda: hosts.sits(1) and hosts.sits(2), lead)
+    hosts.join(3, line=hosts.line_of_a_member())
+    hosts.comes_to(1, lead)
+    os.kill(hosts.status()["processes"]["lead"]["pid"], signal.SIGKILL)
+    hosts.goes_on(lead, 8)
+    lead.kill()
+    lead.wait()
+    lead = hosts.lead("--resume", "run", "--listen=0.0.0.0:4099", patience=60)
+    ended(lead, 0)
+    for process in joined:
+        ended(process, 0)
+    alone = in_one_process(hosts.folder, *more)
+    assert losses(hosts.run) == losses(alone)
+    assert numbers(hosts.run)["weights"] == numbers(alone)["weights"]
+    assert Home.of(hosts.run).processes() == []

@@ -1,0 +1,43 @@
+"""Emulated lines between real processes: they take time, and change no number."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+import checkfree
+from checkfree.load import load
+from checkfree.record import of_kind, read
+from checkfree.runtime.swarm.processes.home import Home
+from tests.process.command import checkfree_command, finished, numbers, only_line, run, start
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("hivemind") is None, reason="hivemind is not installed"
+)
+
+UP = ("swarm", "up", "small.yaml", "out=run", "iterations=4", "--patience=60", "--quiet")
+LINES = "* * bandwidth=100Mb\n1 2 latency=20ms,bandwidth=10Mb\n"
+TRIPS = 2
+"""Over that slow line in every iteration, one after the other: an activation, and its gradient."""
+
+
+def test_slow_lines_take_time_and_change_nothing(folder: Path) -> None:
+    (folder / "lines").write_text(LINES)
+    try:
+        finished(start(folder, checkfree_command(*UP, "--link=lines")))
+    finally:
+        Home.of(folder / "run").sweep()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        checkfree.train(load("small.yaml", ["out=one", "iterations=4"]))
+    assert numbers(folder / "run") == numbers(folder / "one")
+    for step in of_kind(read(folder / "run"), "iteration"):
+        assert step["seconds"] > 0.9 * TRIPS * 0.020, "it waited for the slow line"
+
+
+def test_what_is_no_link_is_one_line(folder: Path) -> None:
+    assert "as in latency=40ms" in only_line(run(folder, *UP, "--link=latency=40", expect=2))
+    assert "nowhere: no file" in only_line(run(folder, *UP, "--link=nowhere", expect=2))
+    assert not (folder / "run").exists()

@@ -1,0 +1,55 @@
+"""A seat takes what its run can send, and not much more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from checkfree.build.assemble import equip
+from checkfree.build.blueprint import of_family
+from checkfree.build.limits import limits_of
+from checkfree.load import build
+from checkfree.messages import codec
+from checkfree.messages.control import CHECKPOINT, Purpose
+from checkfree.messages.tensors import KeepState
+from checkfree.ops import STORE, Address, Keep
+
+SIZE: dict[str, Any] = {
+    "stages": 2,
+    "batch": 2,
+    "recovery": "checkfree",
+    "model": {"width": 64, "heads": 2, "blocks": 2, "context": 8, "vocabulary": 300},
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_every_state_fits_with_its_moments(stage: int, precision: str) -> None:
+    config = build({**SIZE, "precision": precision})
+    equipment = equip(config, of_family(config, 300), dict.fromkeys(Purpose, lambda i, m: None))
+    made = equipment.make(stage, stage)
+    made.set_gradients({n: p.detach() for n, p in made.module.named_parameters()})
+    made.step(0, 1.0)
+    assert made.snapshot().moments
+    keep = Keep(Address(stage), STORE)
+    message = KeepState(0, keep, CHECKPOINT, 0, made.snapshot())
+    data = b"".join(bytes(part) for part in codec.encode(message))
+    assert codec.decode(data, limits_of(config)).epoch == 0  # type: ignore[attr-defined]
+
+
+def test_what_no_stage_weighs_is_refused_by_its_first_bytes() -> None:
+    config = build(SIZE)
+    most = limits_of(config).max_message_bytes
+    assert most < 2**24, "a run this small has no messages of gigabytes"
+    prefix = codec._PREFIX.pack(b"ckf", codec.VERSION, 48, most + 1)
+    with pytest.raises(codec.Malformed, match="at most"):
+        codec.measure(prefix, limits_of(config))
+
+
+def test_a_larger_model_may_send_more_and_so_may_one_that_is_fitted() -> None:
+    plain = limits_of(build(SIZE)).max_message_bytes
+    wide = {**SIZE, "model": {**SIZE["model"], "width": 128}}
+    assert limits_of(build(wide)).max_message_bytes > plain
+    fit = {**SIZE, "recovery": {"name": "fit", "fit_memory": 12345}}
+    assert limits_of(build(fit)).max_message_bytes == plain + 12345

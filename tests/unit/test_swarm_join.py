@@ -1,0 +1,274 @@
+"""Who gets which seat, what is refused, and which records count: without processes or streams."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from checkfree.build.door import unused
+from checkfree.errors import BadInput
+from checkfree.messages.control import HANDOVER
+from checkfree.messages.tensors import StageState
+from checkfree.ops import LEAD, Address
+from checkfree.runtime.swarm.joining.candidates import Candidates
+from checkfree.runtime.swarm.joining.invitation import (
+    Invitation,
+    Place,
+    Register,
+    best_first,
+    given_token,
+    join_line,
+    listen_address,
+    parse_listen,
+    parse_place,
+    parse_token,
+)
+from checkfree.runtime.swarm.joining.needs import missing_stages, most_needed
+from checkfree.runtime.swarm.joining.records import (
+    LONGEST_TTL,
+    TTL,
+    BadRecord,
+    Membership,
+    check,
+    newest_lead,
+    run_key,
+    sign,
+)
+from checkfree.runtime.swarm.joining.talk import application, is_proven, refusal, signed
+from checkfree.runtime.swarm.transport.frames import PROTOCOL, Peer
+from checkfree.store import Store
+from tests.tiny import MemoryFiles
+
+SECRET, OTHER = bytes(range(16)), bytes(16)
+ID = "QmXLUnTTk7GiZbu7rhvaDQ7R9ceX4sxKWF6z7mh37QWQH9"
+RELEASE = {"checkfree": "1.2", "code": "abc"}
+SEATS = st.frozensets(st.builds(Address, st.integers(0, 4), st.integers(0, 2)))
+
+
+# --- which seat ----------------------------------------------------------------------------------
+
+
+@given(SEATS, SEATS)
+def test_the_seat_needed_most(vacant: frozenset[Address], taken: frozenset[Address]) -> None:
+    chosen = most_needed(vacant - taken, taken)
+    if chosen is None:
+        assert not vacant - taken
+        return
+    here = [sum(seat.stage == stage for seat in taken) for stage in range(5)]
+    assert chosen in vacant - taken
+    assert all(here[chosen.stage] <= here[other.stage] for other in vacant - taken)
+    lost = missing_stages(vacant | taken, taken)
+    assert not lost or chosen.stage in lost
+
+
+def test_a_lost_stage_comes_before_one_with_few_replicas() -> None:
+    taken = [Address(0, 0), Address(0, 1), Address(1, 0), Address(1, 1), Address(2, 0)]
+    assert most_needed([Address(2, 1), Address(3, 0)], taken) == Address(3, 0)
+    assert most_needed([Address(1, 2), Address(2, 1)], taken) == Address(2, 1)
+    assert most_needed([], taken) is None
+
+
+class Pool:
+    """Candidates, and what each of them was told."""
+
+    def __init__(self, taken: list[Address]):
+        self.told: dict[str, list[dict[str, Any]]] = {}
+        self.candidates = Candidates(lambda: taken, lambda: {"peer": "lead"})
+
+    def came(self, name: str) -> None:
+        self.told[name] = []
+        self.candidates.came(name, lambda notice: self.told[name].append(dict(notice)))
+
+    def seat(self, name: str) -> str | None:
+        return self.told[name][-1]["birth"]["seat"] if self.told[name] else None
+
+
+def test_vacancies_are_taken_in_the_order_of_need_and_the_rest_stands_by() -> None:
+    taken = [Address(0)]
+    pool = Pool(taken)
+    pool.candidates.order(Address(0, 1), 0, hollow=False)
+    pool.candidates.order(Address(1), 3, hollow=True)
+    for name in "abc":
+        pool.came(name)
+    assert [pool.seat(name) for name in "abc"] == ["1.0", "0.1", None]
+    birth = {"seat": "1.0", "life": 3, "hollow": True, "peer": "lead"}
+    assert pool.told["a"] == [{"birth": birth}]
+    pool.candidates.order(Address(1), 4, hollow=True)
+    assert pool.seat("c") == "1.0"
+
+
+def test_who_is_gone_on_the_way_is_told_and_who_stood_by_is_not() -> None:
+    pool = Pool([])
+    pool.came("a")
+    pool.came("b")
+    pool.candidates.order(Address(1), 0, hollow=False)
+    assert pool.candidates.left("b") is None
+    assert pool.candidates.left("a") == (Address(1), 0)
+    pool.came("c")
+    pool.candidates.order(Address(1), 1, hollow=False)
+    pool.candidates.arrived("c")
+    assert pool.candidates.left("c") is None
+
+
+# --- addresses and tokens ------------------------------------------------------------------------
+
+
+def test_a_join_line_reads_back() -> None:
+    place = Place(ID, best_first(("/ip4/127.0.0.1/tcp/9", "/ip4/192.0.2.1/tcp/9")))
+    _, _, _, address, _, token = join_line(place, SECRET).split()
+    assert parse_place(address) == Place(ID, ("/ip4/192.0.2.1/tcp/9",))
+    assert parse_token(token) == SECRET
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "localhost:1", f"/ip4/1.2.3.4/tcp/0/p2p/{ID}", f"/ip4/1.2.3.4/tcp/70000/p2p/{ID}"),
+        *(f"/ip4/1.2.3.4/tcp/1/p2p/{ID} x", "/ip4/1.2.3.4/tcp/1/p2p/Qm", "/ip4/1.2.3.4/tcp/1"),
+    ],
+)
+def test_an_address_that_is_none(text: str) -> None:
+    with pytest.raises(BadInput, match="copy the whole line"):
+        parse_place(text)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1.2.3.4", "1.2.3.4:x", "1.2.3.4:70000", "name:1"])
+def test_listening_nowhere(text: str) -> None:
+    with pytest.raises(BadInput, match="--listen"):
+        parse_listen(text)
+
+
+def test_listening() -> None:
+    assert listen_address(*parse_listen("192.0.2.1:5")) == "/ip4/192.0.2.1/tcp/5"
+    assert listen_address(*parse_listen("[::]:0")) == "/ip6/::/tcp/0"
+
+
+def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHECKFREE_TOKEN", raising=False)
+    file = tmp_path / "token"
+    file.write_text(SECRET.hex() + "\n")
+    assert given_token(None, file) == given_token(SECRET.hex(), None) == SECRET
+    with pytest.raises(BadInput, match="give one of them"):
+        given_token("x", file)
+    with pytest.raises(BadInput, match="no token"):
+        given_token(None, None)
+    with pytest.raises(BadInput, match="can't be read"):
+        given_token(None, tmp_path / "none")
+    with pytest.raises(BadInput, match="expected 32") as error:
+        given_token("secret", None)
+    assert "secret" not in str(error.value)
+    monkeypatch.setenv("CHECKFREE_TOKEN", SECRET.hex())
+    assert given_token(None, None) == SECRET
+
+
+def test_an_invitation_and_a_register_are_read_back(tmp_path: Path) -> None:
+    made = Invitation("0.0.0.0", 4001, SECRET)
+    made.save(tmp_path / "invitation")
+    assert (tmp_path / "invitation").stat().st_mode & 0o077 == 0
+    assert Invitation.load(tmp_path / "invitation") == made
+    assert Invitation.load(tmp_path / "none") is None
+    register = Register(tmp_path / "members")
+    assert register.read() == ()
+    for port in (1, 2):
+        register.add(Place(ID, (f"/ip4/192.0.2.1/tcp/{port}",)))
+    assert register.read() == (Place(ID, ("/ip4/192.0.2.1/tcp/2",)),)
+
+
+# --- who may come in -----------------------------------------------------------------------------
+
+
+def test_a_proof_is_good_for_one_pair_and_one_word() -> None:
+    said = signed(SECRET, "a", "b", application(RELEASE, None))
+    assert is_proven(SECRET, "a", "b", said)
+    assert not is_proven(OTHER, "a", "b", said)
+    assert not is_proven(SECRET, "b", "a", said)
+    assert not is_proven(SECRET, "a", "c", said)
+    assert not is_proven(SECRET, "a", "b", {**said, "was": ["1.0", 0]})
+    assert not is_proven(SECRET, "a", "b", {**said, "proof": None})
+
+
+@pytest.mark.parametrize(
+    ("change", "known", "why"),
+    [
+        ({}, True, ""),
+        ({"protocol": PROTOCOL + 1}, True, "speaks protocol"),
+        ({}, False, "wrong token"),
+        ({"release": {**RELEASE, "checkfree": "1.3"}}, True, "pip install checkfree==1.2"),
+        ({"release": {**RELEASE, "code": "abd"}}, True, "code that trains"),
+        ({"release": 7}, True, "led by checkfree"),
+    ],
+)
+def test_who_is_refused(change: dict[str, Any], known: bool, why: str) -> None:
+    told = refusal({**application(RELEASE, None), **change}, RELEASE, known)
+    assert why in told
+    assert bool(told) == bool(why)
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+def member(seat: Address = LEAD, life: int = 0, expires: float = 100 + TTL) -> Membership:
+    return Membership(run_key(SECRET), Peer(seat, life, ID, ("/ip4/192.0.2.1/tcp/9",)), expires)
+
+
+def test_a_record_reads_back() -> None:
+    assert check(sign(member(), SECRET), SECRET, 100.0) == member()
+    assert SECRET.hex() not in run_key(SECRET)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (sign(member(), OTHER), "forged"),
+        (sign(member(), SECRET).replace(b"192", b"193"), "forged"),
+        (sign(member(expires=99.0), SECRET), "expired"),
+        (sign(member(expires=101 + LONGEST_TTL), SECRET), "expired"),
+        (sign(Membership("another", member().peer, 110.0), SECRET), "of another run"),
+        (json.dumps([json.dumps({"run": 1}), ""]).encode(), "malformed"),
+        (b"[" * 9000, "malformed"),
+        (b"[" * 5000, "malformed"),
+        (b"rubbish", "malformed"),
+        (b"", "malformed"),
+    ],
+)
+def test_records_that_do_not_count(data: bytes, kind: str) -> None:
+    with pytest.raises(BadRecord) as error:
+        check(data, SECRET, 100.0)
+    assert error.value.kind == kind
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_no_record(data: bytes) -> None:
+    with pytest.raises(BadRecord):
+        check(data, SECRET, 100.0)
+
+
+def test_the_lead_is_the_one_of_the_latest_life() -> None:
+    assert newest_lead([]) is None
+    assert newest_lead([member(Address(1), 7)]) is None
+    last = member(life=2, expires=101.0)
+    assert newest_lead([member(life=1), last, member(Address(1), 7)]) == last
+
+
+# --- a lead that is started again ----------------------------------------------------------------
+
+
+def test_what_was_handed_on_is_used_once() -> None:
+    store = Store(MemoryFiles())
+    for shelf, stage in ((3, 1), (5, 2)):
+        store.shelve(HANDOVER, shelf, {stage: state()}, {"committed": 9, "stages": [stage]})
+    plans = [{"kind": "plan", "epoch": 3, "members": {"1.0": 0, "2.0": 0}}]
+    assert unused(store, plans) == {1: (3, 9), 2: (5, 9)}
+    plans.append({"kind": "plan", "epoch": 4, "members": {"1.0": 1, "2.0": 0}})
+    assert unused(store, plans) == {2: (5, 9)}
+
+
+def state() -> StageState:
+    """Of some stage."""
+    return StageState({"w": torch.ones(2)}, {}, {}, 9)
