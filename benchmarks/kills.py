@@ -122,7 +122,7 @@ class Soak:
         self.records.read()
         self.advance(1)
         committed = time.time()
-        events = [e for e in self.status()["events"] if e["at"] >= since and e["seat"] == seat]
+        events = [e for e in self.status()["events"] if e["at"] >= since and e.get("seat") == seat]
         noticed = _at(events, "lost", told["at"])
         self.kills.append(Kill(seat, told["at"], noticed, _at(events, "here", noticed), committed))
 

@@ -33,7 +33,7 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Bad input is one line, never a traceback."""
-    arguments = _parse(argv)
+    arguments = parse(argv)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return int(arguments.run(arguments))
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """key=value words may stand anywhere, also behind an option."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)

@@ -20,7 +20,7 @@ LIST = ("strategies", "rates", "devices")
 class Options:
     """The section ``compare:`` of a configuration."""
 
-    strategies: tuple[str, ...] = ("checkpoint", "redundant", "checkfree", "checkfree_plus")
+    strategies: tuple[str, ...] = ("auto", "checkpoint", "redundant", "checkfree", "checkfree_plus")
     """Names of strategies, or variants such as ``checkpoint(interval=25)``. ``no_failure`` is the
     reference: it comes first whether named or not."""
 

@@ -10,7 +10,7 @@ import torch
 from tests.chaos.chaos import SHAPES, Chaos, Plan, measured, replay
 from tests.tiny import same_states
 
-CHUNK, CHUNKS = 100, 10
+CHUNK, CHUNKS = 100, 6
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

@@ -19,7 +19,7 @@ from checkfree.schedule import gpipe, one_f_one_b
 from tests.chaos.chaos import Chaos, Plan, measured, replay
 from tests.tiny import Run, make, same_states
 
-CHUNK, CHUNKS = 40, 4
+CHUNK, CHUNKS = 25, 4
 
 SHAPES: tuple[dict[str, Any], ...] = (
     {"recovery": "auto", "stages": 4, "replicas": 1},

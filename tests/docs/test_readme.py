@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from checkfree.cli import main
+from checkfree.cli.entry import parse
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,11 +57,18 @@ def test_commands_run_in_the_order_shown(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "spot.csv").write_text("0,add,a\n0,add,b\n60000,remove,a\n90000,add,c\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the processes that compare and branch start
-    found = commands()
+    found = [words for words in commands() if words[0] != "swarm"]  # processes: tests/process
     assert len(found) >= 6
     for words in found:
         assert main(scaled(words)) == 0, words
     assert (tmp_path / "runs" / "a" / "loss.png").exists()
+
+
+def test_swarm_commands_are_understood() -> None:
+    found = [words for words in commands() if words[0] == "swarm"]
+    assert len(found) >= 4
+    for words in found:
+        assert callable(parse(words).run), words
 
 
 def test_every_make_target_it_names_exists() -> None:

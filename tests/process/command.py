@@ -29,6 +29,7 @@ model: {width: 16, heads: 2, hidden: 32, blocks: 4, context: 16}
 data: {name: text, path: text.txt}
 validation: {every: 10, microbatches: 2}
 resume: {every: 5}
+recovery: checkfree
 failures: none
 """
 
