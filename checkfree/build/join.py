@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -30,11 +31,13 @@ from checkfree.runtime.swarm.joining.reception import Reception, Terms
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.transport.courier import Courier, Said
 from checkfree.runtime.swarm.transport.frames import Peer
-from checkfree.runtime.swarm.transport.streams import BROKEN_STREAM
 from checkfree.worker import Equipment, StageWorker
 
 FIRST_WITHIN, AGAIN_WITHIN = 20.0, 600.0
 """Seconds for which the lead's address is tried: at first, and once we were a member."""
+LEAVE_WITHIN = 5.0  # seconds, to leave the DHT
+UNTIL_KNOWN = codec.Limits(max_message_bytes=1 << 16, max_header_bytes=1 << 15)
+"""Nobody has a message for who does not know the run yet."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Member:
 
     def _live(self) -> After:
         """From an application to the end of a life at a seat."""
-        courier = self._courier = Courier(self._home.secret(), codec.Limits())
+        courier = self._courier = Courier(self._home.secret(), UNTIL_KNOWN)
         finder = Finder(Discovery(courier.post, self._pass.secret), self._book)
         try:
             self._open(courier)
@@ -133,14 +136,26 @@ class Member:
                 return self._train(guest, means, run["patience"])
         finally:
             self._courier = None
-            courier.wait(finder.close())
+            with suppress(TimeoutError):
+                courier.wait(finder.close(), LEAVE_WITHIN)
+            courier.close()
+
+    def inquire(self) -> Mapping[str, Any]:
+        """What the lead tells of its run, without taking part. Raises BadInput."""
+        courier = Courier(self._home.secret(), UNTIL_KNOWN)
+        finder = Finder(Discovery(courier.post, self._pass.secret), self._book)
+        try:
+            self._open(courier)
+            lifeline = Lifeline(courier, self._pass.secret, self._release, finder)
+            return self._apply(courier, lifeline)
+        finally:
             courier.close()
 
     def _open(self, courier: Courier) -> None:
         try:
             courier.open(self._home.sockets, self._home.identity(), self._pass.listen)
-        except BROKEN_STREAM as error:
-            raise BadInput(cannot_listen(self._pass.listen, error)) from None
+        except RunFailed as error:
+            raise BadInput(str(error)) from None
 
     def _terms(self, patience: float) -> Terms:
         """Whoever calls us wants the lead; we say that we are not it."""
@@ -189,15 +204,17 @@ def _worker(means: Means, birth: Mapping[str, Any]) -> StageWorker:
     return StageWorker(seat, birth["life"], means.equipment, hollow=birth["hollow"])
 
 
-def cannot_listen(listen: str, error: Exception) -> str:
-    """One line."""
-    told = " ".join(str(error).split())[:200]
-    return f"can't listen at {listen} ({told}): give another --listen HOST:PORT"
-
-
 def join(home: Home, entry: Pass, data_path: str | None, say: Say) -> After:
     """Be a member of a run until it ends, or we are told to go. Raises BadInput or RunFailed."""
     return Member(home, entry, lambda run: prepared(run, data_path), say).run()
+
+
+def inquire(home: Home, entry: Pass, data_path: str | None) -> str:
+    """That we could join, in words: the lead answers, and its run's data are here. Raises
+    BadInput if not."""
+    run = Member(home, entry, lambda run: prepared(run, data_path), lambda text: None).inquire()
+    prepared(run, data_path)
+    return f"its lead answers, and the data are here: {_told(run['data'])}"
 
 
 def join_here(home: Home, birth: Mapping[str, Any], means: Means, frame: Frame) -> int:

@@ -10,8 +10,8 @@ import checkfree
 from checkfree.build.job import versions
 
 TRAINING = (
-    *("models", "worker", "recovery", "data"),
-    *("stage.py", "optimizer.py", "quantize.py", "units.py", "build/blueprint.py"),
+    *("models", "stage", "worker", "recovery", "data"),
+    *("optimizer.py", "quantize.py", "units.py", "build/blueprint.py"),
 )
 """The code that a stage's numbers come of: files, and folders with all that is in them."""
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from checkfree.build.doctor import Check
 
 
+ANSWER_WITHIN = 10.0  # seconds
+
+
 def add(commands: Commands) -> None:
     """Register the command."""
     parser = commands.add_parser("doctor", help="see whether this machine can take part in a swarm")
@@ -25,6 +28,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="where swarm lead or join is to listen"
     )
+    parser.add_argument("--join", metavar="ADDRESS", help="a swarm to join: does it answer?")
+    parser.add_argument("--token", metavar="T", help="its token; or set CHECKFREE_TOKEN")
+    parser.add_argument("--data-path", metavar="PATH", help="where its data are on this machine")
     parser.set_defaults(run=_doctor)
 
 
@@ -33,6 +39,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     from checkfree.build.doctor import look
 
+    os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
     console, sick = Console(highlight=False), 0
     for finding in look(_checks(arguments)):
         mark = "[red]✗[/]" if finding.problem else "[green]✓[/]"
@@ -55,15 +62,30 @@ def _checks(arguments: argparse.Namespace) -> Iterator[Check]:
         yield "port", lambda: _port(arguments.listen)
     if config is not None:
         yield from of_run(config)
+    if arguments.join is not None:
+        yield "swarm", lambda: _inquire(arguments)
 
 
 def _daemon() -> str:
-    os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
     try:
         from checkfree.runtime.swarm.processes.trial import try_daemon
     except ImportError as error:
         raise BadInput(f"{error}: pip install 'checkfree[swarm]'") from None
     return try_daemon()
+
+
+def _inquire(arguments: argparse.Namespace) -> str:
+    from checkfree.runtime.swarm.joining.invitation import given_token, listen_address, parse_place
+
+    place, secret = parse_place(arguments.join), given_token(arguments.token, None)
+    try:
+        from checkfree.build.join import Pass, inquire
+        from checkfree.runtime.swarm.joining.camp import pitched
+    except ImportError as error:
+        raise BadInput(f"{error}: pip install 'checkfree[swarm]'") from None
+    with pitched(secret) as camp:
+        entry = Pass(place, secret, listen_address("0.0.0.0", 0), ANSWER_WITHIN)
+        return inquire(camp, entry, arguments.data_path)
 
 
 def _port(listen: str) -> str:

@@ -11,12 +11,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from checkfree.lead.progress import Progress
+from checkfree.lead.shadowing import renewed
 from checkfree.lead.trend import follow
 from checkfree.ops import Address
 from checkfree.record import LEADS_OWN, RecoveryRecord
 
 Plain = Mapping[str, Any]
 """A record as it stands in the file."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a plan changed: whose lives had ended when ``committed`` was the next iteration, where
+    it resumes, and which stages were made of something else than a state of their own."""
+
+    gone: frozenset[Address]
+    committed: int
+    resume_at: int
+    renewed: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,8 @@ class History:
     """Seats and lives of the last plan; none: nothing was planned yet."""
     rebuilt: Mapping[Address, int] = field(default_factory=dict)
     """Of each seat that was ever rebuilt, the epoch of the last plan that did."""
+    plans: tuple[Planned, ...] = ()
+    """Since the last step."""
     noted: frozenset[Address] = frozenset()
     """Seats whose loss, after the last plan, stands in a record."""
     recovery: RecoveryRecord | None = None
@@ -71,7 +85,7 @@ def _after(before: History, record: Plain) -> History:
             now = replace(
                 p, committed=record["iteration"] + 1, tick=record["tick"] + 1, trend=trend
             )
-            return replace(before, progress=now)
+            return replace(before, progress=now, plans=())
         case "validation":
             return _validated(before, record)
         case "failure":
@@ -96,7 +110,14 @@ def _planned(before: History, record: Plain) -> History:
     p, rebuilds = before.progress, record["rebuilds"]
     members = {Address.parse(seat): int(life) for seat, life in record["members"].items()}
     now = replace(p, committed=record["iteration"], tick=record["tick"])
-    planned = replace(before, progress=now, members=members, noted=frozenset())
+    gone = frozenset(s for s, life in before.members.items() if members.get(s) != life)
+    made_of = {
+        Address.parse(seat): [int(source["stage"]) for source in made["sources"]]
+        for seat, made in rebuilds.items()
+    }
+    plan = Planned(gone, p.committed, now.committed, renewed(made_of))
+    plans = (*before.plans, plan)
+    planned = replace(before, progress=now, members=members, plans=plans, noted=frozenset())
     if not rebuilds:
         return planned
     seats = {Address.parse(seat) for seat in rebuilds}

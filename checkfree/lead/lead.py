@@ -15,26 +15,22 @@ Any loss orders pending repairs anew. Nothing is planned before every stage has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from enum import Enum
+from collections.abc import Callable, Mapping
 
 from checkfree.lead.desk import Desk
+from checkfree.lead.iterating import Iterating
 from checkfree.lead.leaving import Farewells
 from checkfree.lead.mending import Mending
+from checkfree.lead.phase import Phase
 from checkfree.lead.progress import Progress, Terms
 from checkfree.lead.shadowing import Shadowing
 from checkfree.lead.shelving import Shelving
 from checkfree.lead.takeover import Takeover
-from checkfree.lead.transaction import Transaction
-from checkfree.lead.trend import follow
+from checkfree.lead.validating import Validating
 from checkfree.membership import Membership
 from checkfree.messages.control import (
     HANDOVER,
-    Abort,
     Archived,
-    Begin,
-    Commit,
     Due,
     Joined,
     Kept,
@@ -47,35 +43,9 @@ from checkfree.messages.control import (
     Rebuilt,
     Stepped,
     Struck,
-    Ticket,
 )
-from checkfree.ops import (
-    FAULTS,
-    Address,
-    Keep,
-    Refusal,
-    Route,
-    Schedule,
-)
-from checkfree.record import (
-    ValidationRecord,
-)
+from checkfree.ops import FAULTS, Address, Refusal
 from checkfree.recovery.strategy import Strategy
-from checkfree.routes import in_order
-from checkfree.schedule import forward_only
-
-
-class Phase(Enum):
-    """What the lead waits for."""
-
-    IDLE = "idle"
-    ROLLCALL = "rollcall"
-    ASKING = "asking"
-    RUNNING = "running"
-    COMMITTING = "committing"
-    STORING = "storing"
-    REBUILDING = "rebuilding"
-    ENDED = "ended"
 
 
 class Lead:
@@ -92,14 +62,14 @@ class Lead:
         self._desk = Desk(members, strategy, terms, progress)
         self._farewells, self._shelving = Farewells(self._desk), Shelving(self._desk)
         self._mending = Mending(self._desk, self._farewells)
+        self._iterating = Iterating(self._desk)
+        self._validating = Validating(self._desk, self._mending)
         self.failure = ""
         self.phase = Phase.IDLE
-        self._attempt: Transaction | None = None
         self._cleared_at = -1
         self._takeover = takeover
         if takeover is not None:
             self.phase = Phase.ROLLCALL
-        self._plans: dict[frozenset[Address], tuple[tuple[Route, ...], Schedule]] = {}
 
     @property
     def members(self) -> Membership:
@@ -130,21 +100,19 @@ class Lead:
     # --- messages in -----------------------------------------------------------------------------
 
     def deliver(self, message: Message) -> None:
+        """What is of a ticket or an epoch that is over changes nothing."""
         if self._takeover is not None:
             return self._takeover.deliver(message)
         match message:
-            case Prepared() if self._attempt and message.ticket == self._attempt.ticket:
-                self._attempt.prepared[message.sender] = message
-            case Stepped() if self._attempt and message.ticket == self._attempt.ticket:
-                self._attempt.stepped.add(message.sender)
+            case Prepared() | Stepped():
+                self._iterating.deliver(message)
             case Kept() if message.keep.at == "after":
                 self._desk.shadowing.kept(message)
             case Kept() if message.epoch == self.progress.epoch:
                 self._desk.keeping.kept(message)
-            case Archived(epoch, area) if epoch == self.progress.epoch and area == HANDOVER:
-                self._farewells.archived(message)
             case Archived() if message.epoch == self.progress.epoch:
-                self._shelving.archived(message)
+                whose = self._farewells if message.area == HANDOVER else self._shelving
+                whose.archived(message)
             case Rebuilt() if message.epoch == self.progress.epoch:
                 self._mending.deliver(message)
             case Lost():
@@ -155,8 +123,6 @@ class Lead:
                 self._join(message.worker, message.life)
             case Struck():
                 self._struck(message)
-            case _:
-                pass  # of a ticket or epoch that is over
 
     def _struck(self, message: Struck) -> None:
         for worker, life in message.lost:
@@ -186,14 +152,12 @@ class Lead:
         self._desk.shadowing.lose(worker, self.progress.committed + stepping)
         self._desk.advance_epoch()
         self._cleared_at = -1
-        if self._attempt:
-            self._attempt.members.discard(worker)
+        self._iterating.lose(worker)
         if self.phase is Phase.RUNNING:
-            self._abort()
-        elif self.phase is Phase.STORING:
-            self.phase = Phase.IDLE
+            self._iterating.abort()
+        if self.phase is Phase.STORING:
             self._shelving.give_up()
-        elif self.phase is Phase.REBUILDING:
+        if self.phase in (Phase.RUNNING, Phase.STORING, Phase.REBUILDING):
             self.phase = Phase.IDLE
 
     def _join(self, worker: Address, life: int) -> None:
@@ -202,12 +166,6 @@ class Lead:
         if self.members.join(worker, life) and self.phase is Phase.REBUILDING:
             self.phase = Phase.IDLE  # plan again, for both
             self._desk.advance_epoch()
-
-    def _abort(self) -> None:
-        assert self._attempt is not None
-        for member in sorted(self._attempt.members):
-            self._desk.send(member, Abort(self.progress.epoch))
-        self._attempt, self.phase = None, Phase.IDLE
 
     # --- messages out ----------------------------------------------------------------------------
 
@@ -247,15 +205,15 @@ class Lead:
             return self._plan_repair()
         if self.members.names() != self._desk.planned:
             self._desk.note_plan({})
-        if self._validation_due():
-            return self._begin_validation()
+        if self._validating.due():
+            return self._run(self._iterating.validate)
         if p.committed >= terms.iterations:
             return self._finish()
         if self._desk.shadowing.waiting(p.committed + self._shelving.snapshot_due()):
             return False
         if self._store(self._shelving.due()):
             return True
-        return self._ask() if self._cleared_at != p.tick else self._begin_training()
+        return self._ask() if self._cleared_at != p.tick else self._run(self._iterating.train)
 
     def _ask(self) -> bool:
         if self.progress.tick >= self._desk.terms.max_ticks:
@@ -270,116 +228,46 @@ class Lead:
     # --- a run that another lead began -----------------------------------------------------------
 
     def _take_over(self) -> bool:
-        """Call all, finish the step that was decided if there is one, and go on from there."""
-        takeover, desk = self._takeover, self._desk
+        takeover = self._takeover
         assert takeover is not None
-        if takeover.complete and (record := takeover.unwritten()) is not None:
-            desk.note(record)
-            takeover.written(record)
-        late = takeover.late() if takeover.complete else []
-        desk.out += [*late, *takeover.calls()]
-        if not takeover.complete:
-            return bool(desk.out)
-        desk.members, epoch = takeover.members(), takeover.epoch()
-        desk.progress = replace(takeover.history.progress, epoch=epoch, notes=desk.progress.notes)
-        desk.keeping.current = takeover.current(desk.strategy)
-        desk.shadowing = takeover.shadowing()
+        if not takeover.settle(self._desk):
+            return bool(self._desk.out)
         self._mending.take_over(takeover.history)
-        if desk.progress.tick not in takeover.history.snapshots:
-            self._shelving.give_up()
-        for seat in sorted(takeover.standings):
-            desk.send(seat, Abort(epoch))
+        self._shelving.take_over(takeover.history)
+        self._farewells.take_over(takeover.leaving)
         self._takeover, self.phase = None, Phase.IDLE
         return True
 
     # --- an iteration ----------------------------------------------------------------------------
 
-    def _begin_training(self) -> bool:
-        routes, schedule = self._training_plan()
-        keeps = tuple(k for k in self._desk.due_keeps() if k.at == "prepare")
-        keeps += self._desk.due_shadows()
-        self._begin(Purpose.TRAIN, routes, schedule, keeps)
-        return True
-
-    def _training_plan(self) -> tuple[tuple[Route, ...], Schedule]:
-        alive = frozenset(self.members.alive)
-        if alive not in self._plans:
-            routes = self._desk.strategy.routes(
-                in_order(sorted(alive), self._desk.terms.microbatches)
-            )
-            schedule = self._desk.strategy.ops(self._desk.terms.schedule(routes), routes)
-            self._plans = {alive: (routes, schedule)}
-        return self._plans[alive]
-
-    def _begin_validation(self) -> bool:
-        count = self._desk.terms.validation_microbatches
-        routes = in_order(sorted(self.members.alive), count)
-        self._begin(Purpose.VALIDATE, routes, forward_only(routes), ())
-        return True
-
-    def _begin(
-        self,
-        purpose: Purpose,
-        routes: tuple[Route, ...],
-        schedule: Schedule,
-        keeps: tuple[Keep, ...],
-    ) -> None:
-        ticket = Ticket(self.progress.epoch, self.progress.committed, purpose)
-        self._attempt = Transaction(ticket, set(schedule), routes, keeps)
+    def _run(self, begin: Callable[[], None]) -> bool:
+        begin()
         self.phase = Phase.RUNNING
-        shadows = self._desk.shadowing.tidy(self.progress.committed)
-        for member in sorted(schedule):
-            self._desk.send(member, Begin(ticket, routes, schedule, keeps, shadows))
+        return True
 
     def _all_prepared(self) -> bool:
-        attempt = self._attempt
+        attempt = self._iterating.under_way
         assert attempt is not None
         if not attempt.all_prepared():
             return False
         if attempt.ticket.purpose is Purpose.VALIDATE:
-            self._validated(attempt.loss())
+            self._validating.read(self._iterating.validated())
+            self.phase = Phase.IDLE
             return True
         if not attempt.finite():
-            return self._fail(
-                f"the loss or a gradient of iteration {attempt.ticket.iteration} is not finite "
-                f"(loss {attempt.loss()}): lower optimizer.lr or set optimizer.clip"
-            )
+            return self._fail(attempt.why_not())
         self.phase = Phase.COMMITTING
-        version = attempt.ticket.iteration + 1
-        self._desk.shadowing.order(attempt.keeps, version, attempt.ticket.epoch)
-        clip = attempt.clip(self._desk.terms)
-        attempt.outcome = attempt.record(self.progress.tick, self._desk.terms)
-        for member in sorted(attempt.members):
-            self._desk.send(member, Commit(attempt.ticket, clip, attempt.outcome))
+        self._iterating.commit()
         return True
 
     def _all_stepped(self) -> bool:
-        attempt = self._attempt
+        attempt = self._iterating.under_way
         assert attempt is not None
         if not attempt.all_stepped():
             return False
-        self._desk.note(attempt.outcome)
-        trend = follow(self.progress.trend, attempt.loss())
-        self._desk.update(committed=self.progress.committed + 1, tick=self.progress.tick + 1)
-        self._desk.update(trend=trend)
-        self._attempt, self.phase = None, Phase.IDLE
+        self._iterating.stepped()
+        self.phase = Phase.IDLE
         return True
-
-    # --- validation ------------------------------------------------------------------------------
-
-    def _validation_due(self) -> bool:
-        p, every = self.progress, self._desk.terms.validation_every
-        if self._mending.unread is not None:
-            return True
-        regular = every and (p.committed % every == 0 or p.committed >= self._desk.terms.iterations)
-        return bool(regular) and p.validated_at != p.tick
-
-    def _validated(self, loss: float) -> None:
-        p, mended = self.progress, self._mending.unread is not None
-        self._desk.note(ValidationRecord(p.committed, p.tick, loss, after_repair=mended))
-        self._desk.update(validation=loss, validated_at=p.tick)
-        self._mending.read(loss)
-        self._attempt, self.phase = None, Phase.IDLE
 
     # --- recovery --------------------------------------------------------------------------------
 
@@ -397,8 +285,6 @@ class Lead:
         if over:
             self.phase = Phase.IDLE
         return over
-
-    # --- the rest --------------------------------------------------------------------------------
 
     def _store(self, ordered: bool) -> bool:
         if ordered:

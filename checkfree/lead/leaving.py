@@ -8,7 +8,7 @@ its stage has nobody, no other can follow before it is used, or given up by a ro
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from checkfree.lead.desk import Desk
 from checkfree.messages.control import HANDOVER, Archive, Archived, Dismissed, Leaving, Push
@@ -29,6 +29,11 @@ class Farewells:
         """Somebody asks."""
         if self._desk.members.lives.get(message.worker) == message.life:
             self._leaving[message.worker] = message.life
+
+    def take_over(self, asked: Iterable[Leaving]) -> None:
+        """Who asked while nobody led."""
+        for message in asked:
+            self.deliver(message)
 
     def archived(self, message: Archived) -> None:
         """What these handed on is safe: they may go when nobody works."""

@@ -12,6 +12,7 @@ from checkfree.lead.desk import Desk
 from checkfree.lead.history import History
 from checkfree.lead.leaving import Farewells
 from checkfree.lead.repairing import Repairing, Tried
+from checkfree.lead.shadowing import renewed
 from checkfree.messages.control import HANDOVER, Rebuild, Rebuilt
 from checkfree.ops import Refusal, Source
 from checkfree.record import FailureRecord, RecoveryRecord
@@ -110,7 +111,8 @@ class Mending:
         self._farewells.rebuilt(seats)
         desk.members.fill(seats)
         desk.keeping.replace(seats)
-        desk.shadowing.mend(plan, inexact)
+        made_of = {seat: [s.of for s in recipe.sources] for seat, recipe in plan.rebuild.items()}
+        desk.shadowing.mend(plan.resume_at, renewed(made_of))
         recovery = repairing.record(p, self._tried)
         kept = tuple(version for version in p.checkpoints if version <= plan.resume_at)
         desk.update(committed=plan.resume_at, checkpoints=kept, repairs=p.repairs + 1)

@@ -8,11 +8,11 @@ depends on what was committed and who was lost when, never on which message came
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast, get_args, get_type_hints
 
-from checkfree.messages.control import Kept
-from checkfree.ops import Address, Keep, Repair, Shadow
+from checkfree.messages.control import Kept, Pushed
+from checkfree.ops import Address, Keep, Shadow
 
 COUNTS_AFTER = 2
 """Iterations."""
@@ -44,6 +44,19 @@ class Shadowing:
             push = Keep(*seats, cast(Any, what), "after"), version
             self._book[push], self._epochs[push] = False, epoch
 
+    @classmethod
+    def told(cls, pushes: Iterable[Pushed], held: Collection[Pushed]) -> Shadowing:
+        """As another lead had it: what nobody holds is still on its way."""
+        made = cls()
+        for push in pushes:
+            made._book[push.keep, push.version] = push not in held
+            made._epochs[push.keep, push.version] = push.epoch
+        return made
+
+    def pushes(self) -> tuple[Pushed, ...]:
+        """Those on their way too, for a lead that may take over."""
+        return tuple(Pushed(*push, self._epochs[push]) for push in self._book)
+
     def entries(self) -> tuple[Entry, ...]:
         """What has arrived, for a snapshot."""
         return tuple(
@@ -53,11 +66,13 @@ class Shadowing:
         )
 
     def order(self, keeps: Iterable[Keep], version: int, epoch: int) -> None:
-        """Those of a commit of ``epoch`` that makes ``version``."""
+        """Those of a commit of ``epoch`` that makes ``version``. What no longer counts by then is
+        forgotten: here, not when an iteration begins, which a replay may do less often."""
         for keep in keeps:
             if keep.at == "after":
                 self._book[keep, version] = True
                 self._epochs[keep, version] = epoch
+        self._tidy(version)
 
     def kept(self, message: Kept) -> None:
         """The holder has it."""
@@ -78,20 +93,11 @@ class Shadowing:
             if push[0].holder == seat or (push[0].owner == seat and push[1] >= late)
         )
 
-    def mend(self, repair: Repair, wholly: Collection[int]) -> None:
+    def mend(self, resume_at: int, renewed: Collection[int]) -> None:
         """What is newer than where a repair resumes is of another course; and a stage that was
         made of something else had none that was any good."""
-        from_shadow = {
-            source.of
-            for seat, recipe in repair.rebuild.items()
-            for source in recipe.sources
-            if seat.stage == source.of
-        }
-        useless = set(wholly) - from_shadow
         self._forget(
-            push
-            for push in self._book
-            if push[1] > repair.resume_at or push[0].owner.stage in useless
+            push for push in self._book if push[1] > resume_at or push[0].owner.stage in renewed
         )
 
     def pushed(self) -> frozenset[Shadow]:
@@ -106,8 +112,9 @@ class Shadowing:
                 newest[shadow.stage, shadow.holder] = shadow.version
         return frozenset(Shadow(*place, version) for place, version in newest.items())
 
-    def tidy(self, committed: int) -> tuple[Shadow, ...]:
-        """Those that count, and no older ones any more: their holders forget them now."""
+    def _tidy(self, committed: int) -> None:
+        """Of those that may be counted on, the newest are enough: holders forget the others when
+        they begin."""
         counted = self.counted(committed)
         late = committed - COUNTS_AFTER
         self._forget(
@@ -115,8 +122,12 @@ class Shadowing:
             for keep, version in self._book
             if version <= late and Shadow(keep.owner.stage, keep.holder, version) not in counted
         )
-        return tuple(sorted(counted))
 
     def _forget(self, pushes: Iterable[_Push]) -> None:
         for push in list(pushes):
             del self._book[push], self._epochs[push]
+
+
+def renewed(made_of: Mapping[Address, Collection[int]]) -> frozenset[int]:
+    """Of the seats that a repair makes of these stages, those made of others than their own."""
+    return frozenset(seat.stage for seat, stages in made_of.items() if seat.stage not in stages)

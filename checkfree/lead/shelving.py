@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from checkfree.lead.desk import Desk
+from checkfree.lead.history import History
 from checkfree.lead.keeping import first_seats
 from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS, Archived, Outgoing
 from checkfree.ops import STORE, Address
@@ -33,6 +34,11 @@ class Shelving:
         if message.area == CHECKPOINT:
             self._desk.update(checkpoints=message.offered)
         self.finished = self.finished or message.area == WEIGHTS
+
+    def take_over(self, history: History) -> None:
+        """Another lead may have ordered the snapshot that is due, and it may not have come."""
+        if self._desk.progress.tick not in history.snapshots:
+            self.give_up()
 
     def give_up(self) -> None:
         """Somebody was lost meanwhile: all of it will be ordered anew."""

@@ -13,16 +13,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from checkfree.lead.desk import Desk
 from checkfree.lead.history import History
 from checkfree.lead.shadowing import Shadowing
 from checkfree.lead.trend import follow
 from checkfree.membership import Membership
 from checkfree.messages.control import (
+    Abort,
     Commit,
     Joined,
+    Kept,
+    Leaving,
     Lost,
     Message,
     Outgoing,
+    Pushed,
     Rollcall,
     Standing,
 )
@@ -41,6 +46,9 @@ class Takeover:
     lives: Mapping[Address, int] = field(default_factory=dict)
     """Of other seats too, the life that sits there next."""
     standings: dict[Address, Standing] = field(default_factory=dict)
+    leaving: list[Leaving] = field(default_factory=list)
+    """Who asks meanwhile."""
+    _arrived: set[Pushed] = field(default_factory=set)
     _called: set[Address] = field(default_factory=set)
 
     def deliver(self, message: Message) -> None:
@@ -49,6 +57,10 @@ class Takeover:
             case Standing() if message.lead == self.life:
                 if self.present.get(message.sender) == message.life:
                     self.standings[message.sender] = message
+            case Kept(epoch, keep, version) if keep.at == "after":
+                self._arrived.add(Pushed(keep, version, epoch))
+            case Leaving():
+                self.leaving.append(message)
             case Lost(worker, life):
                 if self.present.get(worker, life + 1) <= life:
                     self._forget(worker)
@@ -111,7 +123,25 @@ class Takeover:
             epoch=max(p.epoch, record.epoch),
             trend=follow(p.trend, record.loss),
         )
-        self.history = replace(self.history, progress=now)
+        self.history = replace(self.history, progress=now, plans=())
+
+    def settle(self, desk: Desk) -> bool:
+        """Call all, finish the step that was decided if there is one, and leave the run on the
+        desk as it stands then. False: somebody has not answered."""
+        if self.complete and (record := self.unwritten()) is not None:
+            desk.note(record)
+            self.written(record)
+        late = self.late() if self.complete else []
+        desk.out += [*late, *self.calls()]
+        if not self.complete:
+            return False
+        desk.members, epoch = self.members(), self.epoch()
+        desk.progress = replace(self.history.progress, epoch=epoch, notes=desk.progress.notes)
+        desk.keeping.current = self.current(desk.strategy)
+        desk.shadowing = self.shadowing()
+        for seat in sorted(self.standings):
+            desk.send(seat, Abort(epoch))
+        return True
 
     # --- the outcome -----------------------------------------------------------------------------
 
@@ -136,14 +166,15 @@ class Takeover:
         return members
 
     def shadowing(self) -> Shadowing:
-        """What their holders have, without what was pushed by those who are gone now."""
-        told = [push for standing in self.standings.values() for push in standing.shadows]
-        entries = (
-            (str(push.keep.owner), str(push.keep.holder), push.keep.what, push.version, push.epoch)
-            for push in told
-            if push.version <= self.history.progress.committed
-        )
-        made = Shadowing(entries)
+        """As it was with the last step, less what was lost or mended since. Before any step: what
+        their holders have."""
+        told = (push for standing in self.standings.values() for push in standing.shadows)
+        commit, held = self.decided(), self._arrived | set(told)
+        made = Shadowing.told(sorted(held) if commit is None else commit.shadows, held)
+        for plan in self.history.plans:
+            for seat in plan.gone:
+                made.lose(seat, plan.committed)
+            made.mend(plan.resume_at, plan.renewed)
         for seat, life in self.history.members.items():
             if self.present.get(seat) != life:
                 made.lose(seat, self.history.progress.committed)

@@ -44,6 +44,13 @@ class Transaction:
         """Something that can be learnt from."""
         return all(map(math.isfinite, (self.loss(), *self.gradient_norms().values())))
 
+    def why_not(self) -> str:
+        """Of what is not finite. One line."""
+        return (
+            f"the loss or a gradient of iteration {self.ticket.iteration} is not finite "
+            f"(loss {self.loss()}): lower optimizer.lr or set optimizer.clip"
+        )
+
     def clip(self, terms: Terms) -> dict[int, float]:
         """What each stage multiplies its gradient by."""
         return clip_factors(self.gradient_norms(), terms.clip, terms.clip_over)

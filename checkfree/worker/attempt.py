@@ -42,6 +42,7 @@ class Attempt:
 
     def __post_init__(self) -> None:
         self.todo = deque(self.plan.schedule.get(self.address, ()))
+        self.own = frozenset(self.todo)
         seats = self.plan.schedule
         self.twins = [seat for seat in seats if seat.stage == self.address.stage]
         exact = [keep for keep in self.plan.keeps if keep.at == "prepare"]
@@ -66,6 +67,18 @@ class Attempt:
         if op.hop == 0:
             return Part.EMBED
         return Part.HEAD if op.hop == len(self.route(op)) - 1 else Part.BODY
+
+    def expects(self, message: Data) -> bool:
+        """One of the plan's ops, or its end, needs it."""
+        match message:
+            case Activation():
+                return Op(Kind.FORWARD, message.microbatch, message.hop) in self.own
+            case Gradient():
+                return Op(Kind.BACKWARD, message.microbatch, message.hop) in self.own
+            case Share():
+                return message.sender in self.twins
+            case KeepGradient():
+                return message.keep in self.held
 
     def file(self, message: Data) -> None:
         """Put a message where the op that needs it looks."""

@@ -16,6 +16,11 @@ from checkfree.units import derive
 from checkfree.worker.attempt import Attempt
 from checkfree.worker.boundary import Crossed, file_input, file_output
 from checkfree.worker.equipment import Equipment
+from checkfree.worker.inspection import are_gradients
+
+
+class Unfit(ValueError):
+    """What came from another seat is nothing to compute with: as good as if it had not come."""
 
 
 class Compute:
@@ -26,6 +31,8 @@ class Compute:
         self.stage = equipment.make(address.stage, address.stage)
         self.copies: dict[int, Stage] = {}
         self.crossed: Crossed = Ring(equipment.strategy.memory)
+        self._shapes: set[torch.Size] = set()
+        """Of activations that the stage took."""
         self._equipment = equipment
 
     def all(self) -> tuple[Stage, ...]:
@@ -41,7 +48,7 @@ class Compute:
     # --- ops -------------------------------------------------------------------------------------
 
     def run(self, attempt: Attempt, op: Op) -> list[Outgoing]:
-        """One op whose inputs are here."""
+        """One op whose inputs are here. Raises Unfit for those that are no good; they are gone."""
         match op.kind:
             case Kind.FORWARD:
                 return self._forward(attempt, op)
@@ -54,16 +61,10 @@ class Compute:
 
     def _forward(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         key, part = (op.microbatch, op.hop), attempt.part(op)
-        batch, seed = self._batch(attempt, op), self._seed(attempt, op)
         came = attempt.activations.pop(key, None)
-        x = self._read(came, self.stage)
-        if attempt.training:
-            y = self.stage.forward(key, part, x, batch, seed)
-            attempt.forwards += 1
-            if came is not None and attempt.crossed.memory:
-                file_input(attempt.crossed, attempt.route(op), op, came)
-        else:
-            y = self.stage.evaluate(part, x, batch, seed)
+        y = self._through(attempt, op, self._read(came, self.stage))
+        if attempt.training and came is not None and attempt.crossed.memory:
+            file_input(attempt.crossed, attempt.route(op), op, came)
         if part is Part.HEAD:
             attempt.losses[op.microbatch] = y
             return []
@@ -75,9 +76,28 @@ class Compute:
             file_output(attempt.crossed, attempt.route(op), message)
         return [(attempt.route(op)[following.hop], message)]
 
+    def _through(self, attempt: Attempt, op: Op, x: Tensor | None) -> Tensor:
+        """What the stage makes of ``x``. If it can't, and never was given that shape but others,
+        whoever sent it is to blame."""
+        part, batch, seed = attempt.part(op), self._batch(attempt, op), self._seed(attempt, op)
+        try:
+            if not attempt.training:
+                return self.stage.evaluate(part, x, batch, seed)
+            y = self.stage.forward((op.microbatch, op.hop), part, x, batch, seed)
+        except RuntimeError as error:
+            if x is None or not self._shapes or x.shape in self._shapes:
+                raise
+            raise Unfit(f"the activation for {op} is {list(x.shape)}") from error
+        attempt.forwards += 1
+        if x is not None:
+            self._shapes.add(x.shape)
+        return y
+
     def _backward(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         key, share = (op.microbatch, op.hop), 1 / len(attempt.plan.routes)
         dy = self._read(attempt.gradients.pop(key, None), self.stage)
+        if dy is not None and dy.shape != self.stage.shape_of(key):
+            raise Unfit(f"the gradient for {op} is {list(dy.shape)}")
         dx = self.stage.backward(key, dy, share)
         if dx is None:
             return []
@@ -108,7 +128,22 @@ class Compute:
 
     def _read(self, message: Activation | Gradient | None, stage: Stage) -> Tensor | None:
         """As whoever it was sent to reads it."""
-        return None if message is None else self._equipment.casting.read(message, stage.dtype)
+        if message is None:
+            return None
+        try:
+            found = self._equipment.casting.read(message, stage.dtype)
+        except (ValueError, RuntimeError) as error:
+            raise Unfit(str(error)) from error
+        if not found.is_floating_point():
+            raise Unfit(f"activations and gradients of {found.dtype}")
+        return found
+
+    def fits(self, message: Share | KeepGradient) -> bool:
+        """These are gradients of the stage, or of the copy, that they are for."""
+        if isinstance(message, Share):
+            return are_gradients(message.tensors, self.stage)
+        copy = self.copies.get(message.keep.owner.stage)
+        return copy is not None and are_gradients(message.tensors, copy)
 
     def _batch(self, attempt: Attempt, op: Op) -> Any:
         """What the embedding reads, and the head of the same seat once more."""

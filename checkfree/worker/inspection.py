@@ -38,6 +38,11 @@ def problem_of(state: StageState, stage: Stage) -> str:
     )
 
 
+def are_gradients(tensors: Mapping[str, Tensor], stage: Stage) -> bool:
+    """Of parameters of ``stage``, each of its shape; some may have none."""
+    return not _unlike(tensors, dict(stage.module.named_parameters()), some=True)
+
+
 def _unlike(
     got: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, some: bool = False
 ) -> str:

@@ -12,14 +12,9 @@ sends its state only between iterations. What is older than its ticket or epoch 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import torch
-
 from checkfree.messages.control import (
-    CHECKPOINT,
-    HANDOVER,
     RESUME,
     Abort,
     Begin,
@@ -32,7 +27,6 @@ from checkfree.messages.control import (
     Outgoing,
     Push,
     Rebuild,
-    Rebuilt,
     Rollcall,
     Standing,
     StateRequest,
@@ -47,20 +41,19 @@ from checkfree.messages.tensors import (
     KeepShadow,
     KeepState,
     Share,
-    StageState,
     StateReply,
-    tensor_bytes,
 )
-from checkfree.ops import LEAD, Address, Keep, Kind, Op, Source
-from checkfree.recovery.packed import opened, pack_state
+from checkfree.ops import LEAD, Address, Keep, Kind, Op
+from checkfree.recovery.packed import pack_state
 from checkfree.recovery.ring import Ring
 from checkfree.stage import Stage
 from checkfree.worker.attempt import Attempt, Data
+from checkfree.worker.becoming import Becoming
 from checkfree.worker.boundary import reply
-from checkfree.worker.compute import Compute
+from checkfree.worker.compute import Compute, Unfit
+from checkfree.worker.early import Early
 from checkfree.worker.equipment import Equipment
-from checkfree.worker.fitting import fit_and_judge
-from checkfree.worker.inspection import problems_of
+from checkfree.worker.inspection import problem_of
 from checkfree.worker.shadows import Shadows
 
 
@@ -76,16 +69,16 @@ class StageWorker:
         self._latest = Ticket(-1, -1)
         self._epoch = -1
         self._inbox: deque[Message] = deque()
-        self._early: list[Data] = []
-        self._rebuild: Rebuild | None = None
-        self._states: dict[Source, StateReply] = {}
-        self._boundaries: dict[Address, BoundaryReply] = {}
+        self._early = Early()
+        self._becoming: Becoming | None = None
         self.shadows = Shadows()
         self._to_push: deque[Keep] = deque()
         self._pushed_in = -1
         self._lead = self._heard = 0
         self.dismissed = False
         """The lead lets us go: nobody waits for us any more."""
+        self.dropped = 0
+        """Messages that were no good: of no op of the plan, or of another shape or name."""
         self._committed: Commit | None = None
         self._copied: dict[int, int] = {}
         """Of each stage that a copy is held of, the epoch in which it came."""
@@ -124,10 +117,16 @@ class StageWorker:
                 self._inbox.append(message)
 
     def _file(self, message: Data) -> None:
-        if self._attempt is not None and message.ticket == self._attempt.ticket:
-            self._attempt.file(message)
+        attempt = self._attempt
+        if attempt is not None and message.ticket == attempt.ticket:
+            good = attempt.expects(message)
+            if good and isinstance(message, (Share, KeepGradient)):
+                good = self._compute.fits(message)
+            if good:
+                attempt.file(message)
+            self.dropped += not good
         elif message.ticket > self._latest:
-            self._early.append(message)
+            self.dropped += not self._early.file(message)
 
     # --- messages out ----------------------------------------------------------------------------
 
@@ -142,17 +141,16 @@ class StageWorker:
             return self._handle(self._inbox.popleft())
         if self._attempt is not None and not self._attempt.prepared:
             return self._advance_attempt(self._attempt)
-        order = self._rebuild
-        if order is not None and self._answered(order):
-            answer = self._rebuilt(order)
-            self._rebuild, self._states, self._boundaries = None, {}, {}
+        if self._becoming is not None and self._becoming.answered():
+            answer, self._becoming = self._becoming.finish(), None
+            self._hollow = bool(answer.problem)
             return [(LEAD, answer)]
         return None
 
     def _advance_attempt(self, attempt: Attempt) -> list[Outgoing] | None:
         if attempt.todo:
             if attempt.ready(attempt.todo[0]):
-                return self._compute.run(attempt, attempt.todo.popleft())
+                return self._run(attempt, attempt.todo.popleft())
             if attempt.todo[0].kind is Kind.REDUCE and not attempt.shared:
                 return self._compute.share(attempt)
         elif not attempt.pushed:
@@ -160,6 +158,14 @@ class StageWorker:
         elif attempt.keeps_here():
             return self._compute.prepared(attempt)
         return None
+
+    def _run(self, attempt: Attempt, op: Op) -> list[Outgoing]:
+        try:
+            return self._compute.run(attempt, op)
+        except Unfit:  # if no other comes, this stalls, and who owes it is known
+            attempt.todo.appendleft(op)
+            self.dropped += 1
+            return []
 
     def _handle(self, message: Message) -> list[Outgoing]:
         self._heard = max(self._heard, getattr(message, "epoch", 0))
@@ -172,24 +178,22 @@ class StageWorker:
                 self._pushed_in = message.ticket.epoch
                 self._attempt, self._committed = None, message
                 return [(LEAD, Stepped(message.ticket, self.address))]
-            case Abort() if self._attempt and message.epoch > self._attempt.ticket.epoch:
-                self._leave()
+            case Abort():
+                self._abort(message)
             case Push() if message.epoch >= self._epoch and not self._hollow:
                 return [(message.keep.holder, self._pushed(message))]
             case KeepState() if message.epoch >= self._epoch:
-                return [(LEAD, self._kept(message))]
+                return self._kept(message)
             case KeepShadow():
                 return [(LEAD, self.shadows.keep(message))]
             case BoundaryRequest():
                 return [(message.reply_to, reply(self._compute.crossed, self.address, message))]
-            case BoundaryReply() if self._rebuild and message.epoch == self._rebuild.epoch:
-                self._boundaries[message.sender] = message
             case StateRequest():
                 return self._reply(message)
             case Rebuild() if message.life == self.life and message.epoch >= self._epoch:
                 return self._order(message)
-            case StateReply() if self._rebuild and message.epoch == self._rebuild.epoch:
-                self._states[message.source] = message
+            case StateReply() | BoundaryReply() if self._becoming:
+                self.dropped += not self._becoming.deliver(message)
             case Dismissed():
                 self.dismissed = self.dismissed or message.life == self.life
             case Rollcall() if message.lead >= self._lead:
@@ -209,9 +213,13 @@ class StageWorker:
         if self._attempt.training:
             self._attempt.crossed = Ring(self._compute.crossed.memory)
             self.shadows.tidy(plan)
-        early, self._early = self._early, []
-        for message in early:
+        for message in self._early.take(plan.ticket):
             self._file(message)
+
+    def _abort(self, order: Abort) -> None:
+        self._early.forget(order.epoch)
+        if self._attempt and order.epoch > self._attempt.ticket.epoch:
+            self._leave()
 
     def _leave(self) -> None:
         self._attempt = None
@@ -227,11 +235,16 @@ class StageWorker:
             state = replace(state, held=self.shadows.flat())
         return KeepState(order.epoch, order.keep, order.area, order.shelf, state)
 
-    def _kept(self, message: KeepState) -> Kept:
+    def _kept(self, message: KeepState) -> list[Outgoing]:
+        """Silence for what is no state of its stage: the lead doesn't count on it then."""
+        stage, ours = message.keep.owner.stage, message.keep.holder == self.address
+        if not ours or problem_of(message.state, copy := self._compute.copy_of(stage)):
+            self.dropped += 1
+            return []
         self._epoch = message.epoch
-        self._compute.copy_of(message.keep.owner.stage).restore(message.state)
-        self._copied[message.keep.owner.stage] = message.epoch
-        return Kept(message.epoch, message.keep, message.state.version)
+        copy.restore(message.state)
+        self._copied[stage] = message.epoch
+        return [(LEAD, Kept(message.epoch, message.keep, message.state.version))]
 
     def _reply(self, request: StateRequest) -> list[Outgoing]:
         """Silence for what is not held: it was asked of an earlier life of this seat, and the
@@ -251,58 +264,10 @@ class StageWorker:
     def _order(self, order: Rebuild) -> list[Outgoing]:
         self._leave()
         self._epoch, self._hollow = order.epoch, True
-        self._rebuild, self._states, self._boundaries = order, {}, {}
         self._compute.crossed = Ring(self._compute.crossed.memory)
         self.shadows.roll_back(order.resume_at)
-        recipe, epoch, stage = order.recipe, order.epoch, self.address.stage
-        area = HANDOVER if recipe.rule == HANDOVER else CHECKPOINT
-        out: list[Outgoing] = [
-            (source.holder, StateRequest(epoch, self.address, source, recipe.moments, area))
-            for source in recipe.sources
-        ]
-        for seat in recipe.boundary:
-            out.append((seat, BoundaryRequest(epoch, self.address, stage, recipe.pairs)))
-        return out
-
-    def _answered(self, order: Rebuild) -> bool:
-        asked = len(order.recipe.sources), len(order.recipe.boundary)
-        return (len(self._states), len(self._boundaries)) == asked
-
-    def _rebuilt(self, order: Rebuild) -> Rebuilt:
-        answer = Rebuilt(order.epoch, self.life, self.address)
-        replies = [self._states[source] for source in order.recipe.sources]
-        states = {reply.source: reply.state for reply in replies if reply.state is not None}
-        missing = [reply for reply in replies if reply.state is None]
-        if missing:
-            bad = tuple(reply.source for reply in missing)
-            return replace(answer, problem=missing[0].problem, bad=bad)
-        if wrong := self._problems(states):
-            return replace(answer, problem=next(iter(wrong.values())), bad=tuple(wrong))
-        made = self._equipment.strategy.rebuild(self.address, self._fresh(order), states)
-        state = replace(made.state, version=order.resume_at)
-        if not _finite(state):
-            problem = "the rebuilt weights are not finite"
-            return replace(answer, problem=problem, bad=tuple(states))
-        self.stage.restore(state)
-        figures, problem = self._judged(order)
-        if problem:
-            return replace(answer, problem=problem, rejected=True, check=figures)
-        self._hollow = False
-        moved = sum(map(tensor_bytes, (*replies, *self._boundaries.values())))
-        return replace(answer, weights=made.weights, bytes=moved, check=figures)
-
-    def _problems(self, states: Mapping[Source, StageState]) -> dict[Source, str]:
-        """Of those that are no good to become what this seat is."""
-        return problems_of(opened(states, self.address.stage, self.stage.dtype), self.stage)
-
-    def _judged(self, order: Rebuild) -> tuple[dict[str, float], str]:
-        """Fitted, if that is asked for: figures, and what is wrong."""
-        boundaries = [self._boundaries[seat] for seat in order.recipe.boundary]
-        number, equipment = self.address.stage, self._equipment
-        figures, problem = fit_and_judge(self.stage, number, order, boundaries, equipment)
-        if not problem and order.recipe.fit and not _finite(self.stage.snapshot(moments=False)):
-            problem = "the fitted weights are not finite"
-        return figures, problem
+        self._becoming = Becoming(order, self.address, self.stage, self._equipment)
+        return self._becoming.requests()
 
     def _shadow_of(self, keep: Keep) -> Outgoing:
         """Our weights as they were just committed: nobody steps before this has left."""
@@ -312,7 +277,7 @@ class StageWorker:
     def _standing(self, call: Rollcall) -> Standing:
         """How we stand, for a new lead. A rebuild that another lead ordered is given up, so that
         this stays true."""
-        self._lead, self._rebuild, self._states = call.lead, None, {}
+        self._lead, self._becoming = call.lead, None
         attempt = self._attempt
         prepared = attempt is not None and attempt.prepared and attempt.training
         return Standing(
@@ -330,11 +295,3 @@ class StageWorker:
             ),
             self.shadows.standing(),
         )
-
-    def _fresh(self, order: Rebuild) -> Callable[[], StageState]:
-        return lambda: self._equipment.fresh(self.address.stage, order.tick)
-
-
-def _finite(state: StageState) -> bool:
-    """One NaN or inf anywhere in the weights would end the run later, and point at nobody."""
-    return all(bool(torch.isfinite(param).all()) for param in state.params.values())

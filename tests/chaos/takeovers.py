@@ -11,7 +11,7 @@ from typing import Any
 
 from checkfree.config import RecoveryConfig
 from checkfree.lead import Lead, Takeover, history
-from checkfree.messages.control import CHECKPOINT, RESUME, Message
+from checkfree.messages.control import CHECKPOINT, RESUME, Leaving, Message, Rollcall
 from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
 from checkfree.record import dumps
 from checkfree.recovery.strategy import Strategy
@@ -35,16 +35,19 @@ class Shape:
     replicas: int = 1
     losses: tuple[tuple[int, Address], ...] = ((1, Address(1)), (2, Address(0)))
     interval: int = 1
+    iterations: int = 3
+    shadow_every: int = 4
 
     def strategy(self) -> Strategy:
-        return make_strategy(RecoveryConfig(name=self.recovery, interval=self.interval))
+        options = {"interval": self.interval, "shadow_every": self.shadow_every, "fit_steps": 4}
+        return make_strategy(RecoveryConfig(self.recovery, **options))
 
     def strikes(self, tick: int) -> list[Address]:
         return [seat for at, seat in self.losses if at == tick]
 
     def run(self, strategy: Strategy | None = None, **more: Any) -> Run:
         terms = {
-            "iterations": 3,
+            "iterations": self.iterations,
             "microbatches": 2,
             "validation_every": 2,
             "validate_after_repair": True,
@@ -146,6 +149,27 @@ class Mutiny:
         takeover = Takeover(self.lead_life, told, present)
         desk = old._desk
         return Lead(takeover.members(), desk.strategy, desk.terms, told.progress, takeover)
+
+
+@dataclass
+class Quitting(Mutiny):
+    """``asks``: of the delivery at which a seat asks to leave; it asks every new lead again, and
+    another comes when it has left."""
+
+    asks: tuple[int, Address] = (0, Address(0))
+    dismissed: int = 0
+
+    def _delivered(self, to: Address, message: Message) -> None:
+        runtime, (at, seat) = self.run.runtime, self.asks
+        worker = runtime.actors[seat]
+        assert isinstance(worker, StageWorker)
+        again = runtime.delivered > at and to == seat and isinstance(message, Rollcall)
+        if worker.life == 0 and (runtime.delivered == at or again):
+            runtime.post(LEAD, Leaving(seat, 0))
+        if worker.dismissed:
+            self.dismissed += 1
+            runtime.join(seat, runtime.kill(seat) + 1)
+        super()._delivered(to, message)
 
 
 def told(run: Run) -> list[dict[str, Any]]:

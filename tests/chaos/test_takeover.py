@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from checkfree.lead import History, Takeover, history
-from checkfree.messages.control import Joined, Lost, Rollcall, Standing
+from checkfree.messages.control import Commit, Joined, Lost, Message, Rollcall, Standing
 from checkfree.ops import Address
 from tests.chaos.chaos import measured
-from tests.chaos.takeovers import Mutiny, Shape, told
+from tests.chaos.takeovers import Mutiny, Quitting, Shape, told
 from tests.tiny import same_states
 
 SHAPES = (
@@ -21,6 +21,7 @@ SHAPES = (
     Shape("redundant", losses=((1, Address(1)),)),
     Shape("checkfree", stages=2, replicas=2, losses=((1, Address(1, 1)), (2, Address(0)))),
 )
+SHADOWS = Shape("auto", stages=3, losses=((5, Address(1)), (10, Address(0))), iterations=12)
 BY_NAME = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.recovery)
 SEEDS = 25
 
@@ -38,14 +39,37 @@ def test_killed_anywhere(shape: Shape) -> None:
         assert same_states(run.states(), undisturbed.states()), place
 
 
-@BY_NAME
+def test_killed_while_shadows_travel() -> None:
+    """While pushes are ordered, and anywhere else: they count as if nothing had been."""
+    torch.set_num_threads(1)
+    undisturbed, near = SHADOWS.run(), set[int]()
+    runtime = undisturbed.runtime
+
+    def watch(to: Address, message: Message) -> None:
+        """What is pushed for this Commit arrives after the roll call."""
+        if isinstance(message, Commit):
+            near.add(runtime.delivered - 1)
+
+    runtime.run(watch)
+    assert undisturbed.lead.done
+    rules = [m["rule"] for r in undisturbed.of_kind("recovery") for m in r.rebuilds.values()]
+    assert rules == ["shadow", "shadow"]
+    others = random.Random(0).sample(range(1, runtime.delivered), 16)
+    for place, sent in [*((place, True) for place in sorted(near)), *((p, False) for p in others)]:
+        run = Mutiny(SHADOWS, [place], sent).play()
+        assert run.lead.done, (place, run.lead.phase, run.lead.failure)
+        assert told(run) == told(undisturbed), place
+        assert same_states(run.states(), undisturbed.states()), place
+
+
+@pytest.mark.parametrize("shape", (*SHAPES, SHADOWS), ids=lambda shape: shape.recovery)
 def test_killed_again_and_seats_with_it(shape: Shape) -> None:
     """During a takeover, a repair, a commit; with a seat at once. What came of it is replayed."""
     torch.set_num_threads(1)
     ends: Counter[bool] = Counter()
     for seed in range(SEEDS):
         draw = random.Random(seed)
-        kills = [draw.randrange(1, 200)]
+        kills = [draw.randrange(1, 60 * shape.iterations)]
         kills += [draw.choice((1, 2, 3, 5, 9, 20, 40)) for _ in range(draw.randrange(4))]
         seats = [Address(draw.randrange(shape.stages + 1))] * draw.randrange(2)
         mutiny = Mutiny(shape, kills, seed % 2 == 0, seats)
@@ -58,6 +82,22 @@ def test_killed_again_and_seats_with_it(shape: Shape) -> None:
         assert run.lead.failure or same_states(again.states(), run.states()), f"seed {seed}"
         ends[run.lead.done] += 1
     assert ends[True] >= 0.7 * SEEDS, ends
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_who_asked_to_leave_asks_the_new_lead_too(replicas: int) -> None:
+    torch.set_num_threads(1)
+    shape, left = Shape("checkfree", stages=2, replicas=replicas, losses=()), 0
+    for at in range(2, 60, 4):
+        mutiny = Quitting(shape, [at + 1 + at % 3], at % 8 == 2, asks=(at, Address(1)))
+        run = mutiny.play()
+        assert run.lead.done, (at, run.lead.phase, run.lead.failure)
+        assert mutiny.dismissed == 1, at
+        again = mutiny.replayed()
+        assert measured(again) == measured(run), at
+        assert same_states(again.states(), run.states()), at
+        left += not run.of_kind("failure")
+    assert left > 10
 
 
 # --- what is heard and what is not ---------------------------------------------------------------

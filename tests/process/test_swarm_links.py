@@ -33,8 +33,10 @@ def test_slow_lines_take_time_and_change_nothing(folder: Path) -> None:
         patch.chdir(folder)
         checkfree.train(load("small.yaml", ["out=one", "iterations=4"]))
     assert numbers(folder / "run") == numbers(folder / "one")
-    for step in of_kind(read(folder / "run"), "iteration"):
-        assert step["seconds"] > 0.9 * TRIPS * 0.020, "it waited for the slow line"
+    steps = of_kind(read(folder / "run"), "iteration")
+    waited = len(steps) * TRIPS * 0.020
+    # one by one they vary, as the lead may be late to write down any of them
+    assert sum(step["seconds"] for step in steps) > 0.9 * waited
 
 
 def test_what_is_no_link_is_one_line(folder: Path) -> None:

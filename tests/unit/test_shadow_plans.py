@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkfree.lead.shadowing import COUNTS_AFTER, Shadowing
+from checkfree.lead.shadowing import COUNTS_AFTER, Shadowing, renewed
 from checkfree.lead.trend import SLOW, falling, follow
 from checkfree.messages.control import Kept
-from checkfree.ops import Address, Keep, Recipe, Repair, Shadow, Source, View
+from checkfree.ops import Address, Keep, Shadow, View
 from checkfree.recovery.shadow import LAG, RAREST, Pushing
 
 
@@ -130,11 +130,22 @@ def test_the_lead_waits_only_after_a_whole_iteration() -> None:
 
 def test_the_one_before_counts_until_the_next_does() -> None:
     made = book(4, 10)
-    assert {s.version for s in made.counted(11)} == {4}
-    assert [s.version for s in made.tidy(11)] == [4]
-    assert {s.version for s in made.counted(12)} == {10}
-    made.tidy(12)
-    assert {s.version for s in made.pushed()} == {10}
+    for version, counted, pushed in ((11, {4}, {4, 10}), (12, {10}, {10})):
+        made.order([], version, 0)
+        assert {s.version for s in made.counted(version)} == counted
+        assert {s.version for s in made.pushed()} == pushed
+
+
+def test_another_lead_has_the_same_book() -> None:
+    """And waits for what nobody holds."""
+    made = book(4, 10)
+    made.order([OTHER], 11, 3)
+    held = [push for push in made.pushes() if push.version < 11]
+    again = Shadowing.told(made.pushes(), held)
+    assert (again.pushes(), again.entries()) == (made.pushes(), made.entries())
+    assert again.waiting(12) and not again.waiting(11)
+    again.kept(Kept(3, OTHER, 11))
+    assert not again.waiting(12)
 
 
 @pytest.mark.parametrize("arrived", [True, False])
@@ -158,13 +169,11 @@ def test_a_lost_holder_takes_all_that_it_held() -> None:
 
 def test_a_rollback_forgets_what_is_newer() -> None:
     made = book(4, 10)
-    source = Source(Address(-2), 1, 6)
-    made.mend(Repair({Address(1): Recipe("checkpoint", (source,))}, 6), {1})
+    made.mend(6, renewed({Address(1): [1]}))
     assert {s.version for s in made.pushed()} == {4}
 
 
 def test_a_stage_made_of_something_else_has_no_shadow() -> None:
     made = book(4, 10)
-    source = Source(Address(3), 3, 20)
-    made.mend(Repair({Address(1): Recipe("average", (source,))}, 20), {1})
+    made.mend(20, renewed({Address(1): [3]}))
     assert made.pushed() == frozenset()

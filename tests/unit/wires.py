@@ -30,7 +30,9 @@ DTYPES = (
 def classes(room: types.ModuleType, base: type[Any]) -> list[type[Any]]:
     """The classes of a module under ``base``, in the order in which they stand there."""
     found = [value for value in vars(room).values() if isinstance(value, type)]
-    return [cls for cls in found if issubclass(cls, base) and cls.__module__ == room.__name__]
+    return [
+        cls for cls in found if issubclass(cls, base) and cls.__module__.startswith(room.__name__)
+    ]
 
 
 MESSAGES = [

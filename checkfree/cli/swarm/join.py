@@ -8,6 +8,7 @@ from pathlib import Path
 
 from checkfree.cli.arguments import DONE, FAILED, Commands
 from checkfree.cli.swarm.shared import check_machine, seconds
+from checkfree.errors import BadInput
 
 
 def add(actions: Commands) -> None:
@@ -59,8 +60,13 @@ def _run(arguments: argparse.Namespace) -> int:
     check_machine("join")
     os.environ.pop(TOKEN_VARIABLE, None)
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
-    from checkfree.build.join import Pass, join, to_stderr
-    from checkfree.runtime.swarm.joining.guest import After
+    from checkfree.build.nursery import cannot_import
+
+    try:
+        from checkfree.build.join import Pass, join, to_stderr
+        from checkfree.runtime.swarm.joining.guest import After
+    except ImportError as error:
+        raise BadInput(cannot_import(error)) from None
 
     say = (lambda text: None) if arguments.quiet else to_stderr
     with pitched(secret) as camp:

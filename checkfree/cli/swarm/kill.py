@@ -23,5 +23,6 @@ def add(actions: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     request = {"ask": "kill", "seat": arguments.seat, "signal": arguments.signal.upper()}
     told = question(arguments.folder, request)
-    print(f"SIG{request['signal']} to {told['killed']}, life {told['life']}, pid {told['pid']}")
+    where = f"pid {told['pid']}" if told["pid"] else "a process that joined: its life there is over"
+    print(f"SIG{request['signal']} to {told['killed']}, life {told['life']}, {where}")
     return DONE

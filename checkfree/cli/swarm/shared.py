@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from checkfree.config import Config
     from checkfree.runtime.swarm.processes.home import Home
 
-NURSERY = "checkfree.build.swarm"
+NURSERY = "checkfree.build.nursery"
 
 
 def takes_run(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +105,8 @@ def launch(
     from checkfree.display import Display
     from checkfree.load import to_tree
     from checkfree.runtime.swarm.processes.home import Home
-    from checkfree.runtime.swarm.processes.launcher import Launcher, nursery_command
+    from checkfree.runtime.swarm.processes.launcher import Launcher
+    from checkfree.runtime.swarm.processes.nursing import nursery_command
     from checkfree.runtime.swarm.processes.tail import Tail
 
     home = Home.of(run.path)

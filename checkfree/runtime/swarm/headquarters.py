@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from checkfree.messages import codec
-from checkfree.messages.control import Message
 from checkfree.ops import LEAD, Address
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.swarm.joining.door import Door, Frame
 from checkfree.runtime.swarm.presence.attendance import Attendance
+from checkfree.runtime.swarm.presence.heritage import Heritage
 from checkfree.runtime.swarm.presence.liveness import beat_every, keep_vigil
+from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent
 from checkfree.runtime.swarm.presence.watch import Watch
-from checkfree.runtime.swarm.processes.control import line
 from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.superior import Superior
 from checkfree.runtime.swarm.seat import BROKEN
 from checkfree.runtime.swarm.transport.courier import Courier, Item, News, Noticed, Order, Visit
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 from checkfree.runtime.swarm.transport.host import Host
 from checkfree.runtime.swarm.transport.links import Links
+from checkfree.runtime.swarm.transport.streams import HERE
 
 FAREWELL_WITHIN = 3.0
 """Seconds that workers get to say what they sent, once a run ended."""
-
-
 ARRIVE_WITHIN = 60.0
 """Seconds that a replacement gets to open its streams."""
 RETURN_WITHIN = 5.0
@@ -51,70 +48,55 @@ class Headquarters:
         self.reason, self.stopped = "", False
         self.life, self.cut_off = 0, False
         """Which lead this is, of how many before it; and whether nobody can reach it."""
-        self.struck: tuple[int, ...] = ()
-        """Ticks of the trace that other leads had struck."""
-        self._before: Mapping[str, Any] | None = None
-        self._returning: dict[Address, int] = {}
+        self.heritage = Heritage()
         self._courier = Courier(home.secret(), limits)
         self._courier.post.links = Links.of(home.path)
         self.host = Host({}, self._courier, self._handle)
-        self.attendance = Attendance(seats, self._tell_lead, self._announce, self._replace)
-        self._launcher: asyncio.StreamWriter | None = None
-        self.watch = Watch(patience, self._courier.pulses, self._gone)
-        self.door = (
-            Door(frame, self._courier, patience, lambda: self.attendance.present.keys())
-            if frame is not None
-            else None
+        self.attendance = Attendance(
+            seats, partial(self.host.post, LEAD), self._announce, self._replace
         )
+        self.launcher = Superior(home, self._courier)
+        self.watch = Watch(patience, self._courier.pulses, self._gone)
+        taken = self.attendance.present.keys
+        self.door = Door(frame, self._courier, patience, taken) if frame is not None else None
 
     def gather(self) -> bool:
-        """Open for business, and wait until somebody sits at every seat. False: told to stop."""
+        """Open for business, and wait until somebody sits at every seat. False: told to stop.
+        Raises RunFailed if nobody could reach us."""
         self._listen_for_peers()
         me = self._courier.sit(LEAD, self.life)
-        self._courier.wait(self._join_launcher())
+        self.launcher.meet()
         heard = self._courier.heard_at
         self._courier.start(keep_vigil(self._patience, heard, self._fell_silent))
-        self.tell_launcher({"listening": me.to_json()})
-        self._courier.start(self._beat())
+        self.launcher.tell({"listening": me.to_json()})
+        self._courier.start(self.launcher.beat(self.life, beat_every(self._patience)))
         if self.life:
             self._find()
         if self.door is not None:
             self._open_door(self.door, me)
         self.host.run(lambda: self._gathered() or self._over())
         self.attendance.started = True
-        self.tell_launcher({"started": True})  # before anybody trains
+        self.launcher.tell({"started": True})  # before anybody trains
         return not self._over()
-
-    @property
-    def took_over(self) -> bool:
-        """Another lead had begun to train."""
-        return self._before is not None and bool(self._before["started"])
 
     def _gathered(self) -> bool:
         """All have come who can; whoever else has to is on the way."""
-        return not self._missing() if self.took_over else self.attendance.complete
-
-    def _missing(self) -> list[Address]:
-        lives, present = self.attendance.lives, self.attendance.present
-        back = self._returning.items()
-        return [seat for seat, life in back if lives[seat] == life and seat not in present]
+        if self.heritage.started:
+            return not self.heritage.missing(self.attendance)
+        return self.attendance.complete
 
     def _find(self) -> None:
         """Call all that the launcher knows; send for others where it knows nobody."""
-        self.host.run(lambda: self._before is not None or self._over())
-        if self._before is None:
-            return
-        self.attendance.started = self.took_over
-        self.struck = tuple(self._before["struck"])
-        found = [(Address.parse(seat), life, at) for seat, life, at in self._before["found"]]
+        self.host.run(lambda: self.heritage.told is not None or self._over())
+        self.attendance.started = self.heritage.started
+        found = list(self.heritage.found())
         for seat, life, _ in found:
             self.attendance.lives[seat] = life
-        for seat, life, at in found:
-            if at is None:
+        for seat, life, peer in found:
+            if peer is None:
                 self._lost(seat, life, "its lead died before it came")
                 continue
-            peer = Peer.from_json(at)
-            self._returning[seat] = life
+            self.heritage.expect(seat, life)
             self._courier.learn(peer)
             self._courier.notify(seat, {"lead": self.life})
             news = News("late", peer, "it does not know the new lead")
@@ -138,19 +120,13 @@ class Headquarters:
         self.attendance.lives.clear()
         self.host.actors.clear()
         self.host.run(lambda: not self._leaving or time.monotonic() > late)
-        messages, nbytes = Counter(self.host.messages), Counter(self.host.bytes)
-        for pulse in self._courier.pulses.values():
-            messages.update(pulse["pulse"][0])
-            nbytes.update(pulse["pulse"][1])
-        return dict(messages), dict(nbytes)
+        return all_sent(self._courier.pulses.values(), self.host.messages, self.host.bytes)
 
     def status(self) -> dict[str, Any]:
         """Who is here, and what all together have refused to read."""
-        refused = Counter(self._courier.post.refused)
-        for pulse in list(self._courier.pulses.values()):
-            refused.update(pulse["pulse"][2])
+        pulses = list(self._courier.pulses.values())
         peers = [peer.to_json() for peer in self.attendance.present.values()]
-        return {"peers": peers, "dropped": dict(refused)}
+        return {"peers": peers, "dropped": all_refused(pulses, self._courier.post.refused)}
 
     def close(self) -> None:
         self._courier.close()
@@ -158,13 +134,11 @@ class Headquarters:
     def _over(self) -> bool:
         return bool(self.reason) or self.stopped
 
-    # --- what comes in ---------------------------------------------------------------------------
-
     def _handle(self, item: Item) -> None:
         match item:
             case News("opened", Peer() as peer):
-                self.tell_launcher({"here": peer.to_json()})
-                self._event("here", peer.seat, peer.life)
+                self.launcher.tell({"here": peer.to_json()})
+                self.launcher.report("here", peer.seat, peer.life)
                 self.attendance.arrived(peer)
                 if self.door is not None:
                     self.door.arrived(peer)
@@ -191,10 +165,10 @@ class Headquarters:
     _leaving: set[Peer] = set()  # noqa: RUF012 (replaced, never changed, until somebody leaves)
 
     def _listen_for_peers(self) -> None:
-        if self.door is None:
-            self._courier.open(self._home.sockets, self._home.identity())
-        else:
-            self._courier.open(self._home.sockets, self.door.frame.identity, self.door.frame.listen)
+        identity, listen = self._home.identity(), HERE
+        if self.door is not None:
+            identity, listen = self.door.frame.identity, self.door.frame.listen
+        self._courier.open(self._home.sockets, identity, listen)
 
     def _open_door(self, door: Door, me: Peer) -> None:
         """From now on they may come in; all seats are vacant, but those that an earlier lead had
@@ -217,7 +191,7 @@ class Headquarters:
         """Those who watch want to know who else has to come."""
         assert self.door is not None
         if not self._over():
-            self.tell_launcher({"event": self.door.waiting(self.attendance.lives)})
+            self.launcher.tell({"event": self.door.waiting(self.attendance.lives)})
 
     def _noticed(self, peer: Peer, notice: Mapping[str, Any]) -> None:
         match notice:
@@ -246,7 +220,7 @@ class Headquarters:
 
     def _lost(self, seat: Address, life: int, why: str) -> None:
         if self.attendance.gone(seat, life, why):
-            self._event("lost", seat, life, why)
+            self.launcher.report("lost", seat, life, why)
             if self.door is not None:
                 self._tell_missing()
         hopeless = self.attendance.hopeless()
@@ -262,18 +236,20 @@ class Headquarters:
                 self.watch.look(list(self.attendance.present.values()))
             case {"stop": _}:
                 self.stopped = True
+            case {"orphaned": _}:  # another may lead: nobody is told that the run ended
+                self.cut_off, self.reason = True, self.reason or "the launcher is gone"
             case {"found": _, "started": _, "struck": _}:
-                self._before = said
+                self.heritage.told = said
             case {"replace": seat}:
                 self._wanted(Address.parse(seat))
+            case {"end": seat, "life": life}:
+                self._courier.notify(Address.parse(seat), {"die": life})
             case {"gone": seat, "life": life, "code": code} if code == BROKEN:
                 if self.attendance.lives.get(Address.parse(seat)) == life and not self.reason:
                     where = f"see {self._home.logs}"
                     self.reason = f"worker {seat} ended with exit code {code}: {where}"
             case {"gone": seat, "life": life, "code": code}:
                 self._lost(Address.parse(seat), life, f"its process ended ({code})")
-
-    # --- what goes out ---------------------------------------------------------------------------
 
     def strike(
         self, tick: int, seats: Collection[tuple[Address, int]], hung: Collection[Address] = ()
@@ -282,14 +258,11 @@ class Headquarters:
         all. The launcher remembers the tick: whoever leads next must not strike it again."""
         names = {seat: "STOP" if seat in hung else "KILL" for seat, _ in seats}
         listed = [[str(seat), life, names[seat]] for seat, life in seats]
-        self.tell_launcher({"strike": [] if self.door is not None else listed, "tick": tick})
+        self.launcher.tell({"strike": [] if self.door is not None else listed, "tick": tick})
         for seat, life in seats:
             if self.door is not None:
                 self._courier.notify(seat, {"die": life})
-            self._event("strike", seat, life)
-
-    def _tell_lead(self, message: Message) -> None:
-        self.host.post(LEAD, message)
+            self.launcher.report("strike", seat, life)
 
     def _announce(self, notice: dict[str, Any]) -> None:
         for seat in self.attendance.present:
@@ -297,18 +270,18 @@ class Headquarters:
 
     def _replace(self, seat: Address, life: int, hollow: bool, why: str) -> None:
         if self.door is not None:
-            self.tell_launcher({"vacant": str(seat), "life": life})
+            self.launcher.tell({"vacant": str(seat), "life": life})
             hollow = hollow or self.door.frame.resumed
             return self.door.candidates.order(seat, life, hollow)
         if hollow and not self.attendance.replacing:
             return self._left_empty(seat, why)
-        self.tell_launcher({"replace": str(seat), "life": life, "hollow": hollow})
+        self.launcher.tell({"replace": str(seat), "life": life, "hollow": hollow})
         self._later(ARRIVE_WITHIN, News("late", Peer(seat, life, "", ()), "it never arrived"))
 
     def _left_empty(self, seat: Address, why: str) -> None:
         """Microbatches go round it, if another has its stage."""
-        self.tell_launcher({"bury": str(seat)})
-        others = [*self.attendance.present, *self._missing()]
+        self.launcher.tell({"bury": str(seat)})
+        others = [*self.attendance.present, *self.heritage.missing(self.attendance)]
         if all(other.stage != seat.stage for other in others) and not self.reason:
             self.reason = (
                 f"nobody is left at stage {seat.stage} ({why}) and --no-replacements sends nobody: "
@@ -319,38 +292,8 @@ class Headquarters:
         """Somebody asks for a replacement after all."""
         lives, replacing = self.attendance.lives, self.attendance.replacing
         if seat in lives and seat not in self.attendance.present and not replacing:
-            self.tell_launcher({"replace": str(seat), "life": lives[seat], "hollow": True})
-
-    async def _beat(self) -> None:
-        """Tell the launcher that we live, and look who gets on."""
-        while True:
-            self._write(line({"beat": self.life}))
-            self._courier.inbox.put(Order({"look": True}))
-            await asyncio.sleep(beat_every(self._patience))
+            self.launcher.tell({"replace": str(seat), "life": lives[seat], "hollow": True})
 
     def _later(self, seconds: float, item: Item) -> None:
         loop, inbox = self._courier.loop, self._courier.inbox
         loop.call_soon_threadsafe(loop.call_later, seconds, inbox.put, item)
-
-    def _event(self, what: str, seat: Address, life: int, why: str = "") -> None:
-        event = {"at": time.time(), "event": what, "seat": str(seat), "life": life, "why": why}
-        self.tell_launcher({"event": event})
-
-    def tell_launcher(self, said: Mapping[str, Any]) -> None:
-        """Thread-safe; in order."""
-        self._courier.loop.call_soon_threadsafe(self._write, line(said))
-
-    def _write(self, data: bytes) -> None:
-        assert self._launcher is not None
-        self._launcher.write(data)
-
-    async def _join_launcher(self) -> None:
-        reader, writer = await asyncio.open_unix_connection(os.fspath(self._home.control))
-        self._launcher = writer
-        writer.write(line({"secret": self._home.secret().hex()}))
-        self._courier.start(self._listen(reader))
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        while said := await reader.readline():
-            self._courier.inbox.put(Order(json.loads(said)))
-        self._courier.inbox.put(Order({"stop": "the launcher is gone"}))

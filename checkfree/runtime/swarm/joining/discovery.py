@@ -30,7 +30,8 @@ from checkfree.runtime.swarm.joining.records import (
     verify,
 )
 from checkfree.runtime.swarm.transport.frames import Peer
-from checkfree.runtime.swarm.transport.streams import BROKEN_STREAM, Post
+from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
+from checkfree.runtime.swarm.transport.streams import Post
 
 ANSWER_WITHIN = 1.0  # seconds
 FIND_WITHIN = 5.0  # seconds
@@ -47,9 +48,13 @@ class _Signed(RecordValidatorBase):  # type: ignore[misc]
         try:
             verify(_unpacked(record.value), self._secret)
         except BadRecord as error:
-            self._refused[error.kind] += 1
+            _count(self._refused, error)
             return False
         return True
+
+
+def _count(refused: Counter[str], error: BadRecord) -> None:
+    refused[f"record {error.kind}"] += 1
 
 
 def _unpacked(value: bytes) -> bytes:
@@ -64,12 +69,11 @@ def _unpacked(value: bytes) -> bytes:
 
 
 class Discovery:
-    """``refused`` counts records that were dropped, by what was wrong with them."""
+    """Records that were dropped count among what the post refused."""
 
     def __init__(self, post: Post, secret: bytes):
         self._post, self._secret = post, secret
         self._node: Any = None
-        self.refused: Counter[str] = Counter()
 
     async def join(self, places: Sequence[Place]) -> None:
         """Become part of the DHT that these are of; no places: the first."""
@@ -83,7 +87,7 @@ class Discovery:
             p2p=self._post.p2p,
             initial_peers=others or None,
             wait_timeout=ANSWER_WITHIN,
-            record_validator=_Signed(self._secret, self.refused),
+            record_validator=_Signed(self._secret, self._post.refused),
             ensure_bootstrap_success=False,
             strict=False,
             cache_locally=False,
@@ -133,5 +137,5 @@ class Discovery:
                 raise BadRecord("malformed")
             return check(value, self._secret, time.time())
         except BadRecord as error:
-            self.refused[error.kind] += 1
+            _count(self._post.refused, error)
             return None

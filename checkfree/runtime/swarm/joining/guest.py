@@ -4,6 +4,7 @@ it. Its lifeline tells whether its life is over; then it can apply again, as nob
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -20,6 +21,8 @@ from checkfree.runtime.swarm.transport.courier import Courier, Item, News, Notic
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.host import Host
 from checkfree.worker import StageWorker
+
+ASK_EVERY = 2.0  # seconds
 
 
 class After(Enum):
@@ -127,7 +130,14 @@ class Guest:
                 self._say("the lead is there again")
                 self._courier.learn(Peer.from_json(welcome["peer"]))
             case {"leave": _}:
-                self._courier.send(LEAD, Leaving(self._seat, self._life))
+                self._courier.start(self._ask_to_leave())
+
+    async def _ask_to_leave(self) -> None:
+        """Until it is granted: the lead that was asked may die, and the next one is deaf to it
+        until it has gathered all."""
+        while True:
+            self._courier.send(LEAD, Leaving(self._seat, self._life))
+            await asyncio.sleep(ASK_EVERY)
 
     def _over(self, after: After, why: str) -> None:
         self._after, self.why = self._after or after, self.why or why

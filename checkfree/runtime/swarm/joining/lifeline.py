@@ -27,7 +27,7 @@ from checkfree.runtime.swarm.joining.talk import (
 from checkfree.runtime.swarm.presence.liveness import beat_every
 from checkfree.runtime.swarm.transport.courier import Courier, Said
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
-from checkfree.runtime.swarm.transport.streams import BROKEN_STREAM
+from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 
 ANSWER_WITHIN = 5.0  # seconds, for one try
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries
@@ -61,8 +61,8 @@ class Lifeline:
         """Apply until somebody answers: the run, as the lead tells it. ``told`` is called with
         the first failure. Raises BadInput if we are refused, Unreachable after ``within`` s."""
         end, pause, first = time.monotonic() + within, FIRST_PAUSE, True
+        why = "no address is known"
         while True:
-            why = "no address is known"
             for place in await self.finder.places():
                 try:
                     self._streams = await asyncio.wait_for(self._apply(place), ANSWER_WITHIN)
@@ -70,7 +70,9 @@ class Lifeline:
                 except Unreachable as error:
                     why = f"{place.addresses[0]}: {error}"
                 except (BadFrame, *BROKEN_STREAM) as error:
-                    why = f"{place.addresses[0]}: {_short(error)}"
+                    short = _short(error)
+                    if "backoff" not in short:  # libp2p's own pause hides what was wrong
+                        why = f"{place.addresses[0]}: {short}"
             if time.monotonic() + pause > end:
                 raise Unreachable(why)
             if first:

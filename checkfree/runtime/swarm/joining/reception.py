@@ -7,7 +7,6 @@ to decide.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from checkfree.runtime.swarm.joining.talk import (
 from checkfree.runtime.swarm.presence.liveness import beat_every
 from checkfree.runtime.swarm.transport.courier import Courier, Visit, Visitor
 from checkfree.runtime.swarm.transport.frames import BadFrame, Notice
-from checkfree.runtime.swarm.transport.streams import BROKEN_STREAM
+from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 
 APPLY_WITHIN = 10.0  # seconds
 
@@ -44,11 +43,11 @@ class Terms:
 
 
 class Reception:
-    """Serves every lifeline of one process. ``refused`` counts those that it did not take."""
+    """Serves every lifeline of one process. Those that it did not take count among what the post
+    refused."""
 
     def __init__(self, courier: Courier, terms: Terms):
         self._courier, self._terms = courier, terms
-        self.refused: Counter[str] = Counter()
 
     async def open(self) -> None:
         """Listen for applications."""
@@ -61,7 +60,7 @@ class Reception:
             notice = await asyncio.wait_for(hear(reader, LARGEST_WORD), APPLY_WITHIN)
             why = self._judged(id, notice)
             if why:
-                self.refused[why.partition(":")[0]] += 1
+                self._courier.post.refused["application"] += 1
                 say(writer, {"refused": why})
                 await self._drained(reader, writer)
                 return

@@ -6,17 +6,20 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
 
+from checkfree.errors import RunFailed
 from checkfree.messages import codec
 from checkfree.messages.control import Message
 from checkfree.ops import LEAD, Address
 from checkfree.runtime.swarm.transport.frames import Notice, Peer
+from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 from checkfree.runtime.swarm.transport.streams import HERE, Post
 
 T = TypeVar("T")
@@ -109,8 +112,11 @@ class Courier:
     # --- from the main thread --------------------------------------------------------------------
 
     def open(self, sockets: Path, identity: Path, listen: str = HERE) -> None:
-        """Listen. Raises OSError or hivemind's P2PDaemonError."""
-        self.wait(self.post.open(sockets, identity, listen))
+        """Listen. Raises RunFailed if that can't be."""
+        try:
+            self.wait(self.post.open(sockets, identity, listen))
+        except BROKEN_STREAM as error:
+            raise RunFailed(_cannot_open(listen, error)) from None
         self.start(self._watch_daemon())
 
     def sit(self, seat: Address, life: int) -> Peer:
@@ -118,8 +124,12 @@ class Courier:
         return self.wait(self.post.sit(seat, life))
 
     def wait(self, work: Coroutine[Any, Any, T], within: float | None = None) -> T:
-        """Run something in the courier's loop and wait for what it returns."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(within)
+        """Run something in the courier's loop and wait for what it returns. Raises TimeoutError
+        if that takes longer than ``within`` seconds."""
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self.loop).result(within)
+        except futures.TimeoutError as error:  # another one than Python's own before 3.11
+            raise TimeoutError(*error.args) from None
 
     def start(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run something in the courier's loop until it ends or we close."""
@@ -149,13 +159,12 @@ class Courier:
         self.wait(work())
 
     def close(self) -> None:
+        """End all tasks and streams, also those that libraries have begun in our loop."""
+
         async def work() -> None:
-            tasks = tuple(self._tasks)
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks, timeout=CLOSE_WITHIN)
+            await _cancelled(self._tasks)
             await self.post.close()
+            await _cancelled(asyncio.all_tasks() - {asyncio.current_task()})
 
         self.wait(work(), 10.0)
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -189,6 +198,25 @@ class Courier:
 
     def broken(self, peer: Peer, why: str) -> None:
         self.inbox.put(News("broken", peer, why))
+
+
+def _cannot_open(listen: str, error: Exception) -> str:
+    """In one line, with what to do."""
+    told = " ".join(str(error).split())[:200] or type(error).__name__
+    if "p2pd" in told or "failed to start in" in told:
+        return (
+            f"libp2p's daemon does not start ({told}): reinstall hivemind and see that its p2pd "
+            "may be executed; checkfree doctor tries it"
+        )
+    return f"can't listen at {listen} ({told}): give another --listen HOST:PORT"
+
+
+async def _cancelled(tasks: Collection[asyncio.Future[Any]]) -> None:
+    ours = tuple(tasks)
+    for task in ours:
+        task.cancel()
+    if ours:
+        await asyncio.wait(ours, timeout=CLOSE_WITHIN)
 
 
 async def beat(post: Post, every: float, pulse: Callable[[], Notice]) -> None:

@@ -1,20 +1,18 @@
-"""Messages over libp2p: one raw stream each way between two peers. All that imports hivemind.
+"""Messages over libp2p: one raw stream each way between two peers, all in one event loop.
 
-A link carries what one seat sends to one life of another, in order. When it breaks, what was
-under way is lost and the link stays broken: the runtime hears of it, and a newer life of the
-peer gets a new link. A stream that ends tells, faster than any lease, that its sender is gone.
+What comes in is checked before it is believed, or memory is taken for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from hivemind.p2p import P2P, P2PDaemonError, PeerID
+from hivemind.p2p import P2P, PeerID
 from hivemind.utils.multiaddr import Multiaddr
 
 from checkfree.messages import codec
@@ -44,23 +42,18 @@ from checkfree.runtime.swarm.transport.frames import (
     notice_frame,
     read_notice,
 )
-from checkfree.runtime.swarm.transport.links import Links, Passage
+from checkfree.runtime.swarm.transport.links import Links
+from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM, Outbound, Parts
 
-Parts = Sequence[bytes | memoryview]
 Serve = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 """Serves a stream that the peer with this id, which libp2p has verified, opened to us."""
 NAME = "checkfree"
 HERE = "/ip4/127.0.0.1/tcp/0"
 """Only processes of this machine can call; any port."""
-CHUNK = 1 << 18  # bytes written before the stream may push back
-SMALL = 1 << 12  # bytes of a part that is rather copied than written alone
 DIALS, PAUSE = 5, 0.05  # tries, seconds between them
 HELLO_WITHIN = 10.0  # seconds
-
 FROM_LEAD = (Abort, Archive, Begin, Commit, Dismissed, Push, Rebuild, Rollcall)
 """Nobody else may send these."""
-
-BROKEN_STREAM = (OSError, EOFError, P2PDaemonError, asyncio.TimeoutError)
 
 
 class Events(Protocol):
@@ -90,11 +83,11 @@ class Post:
     def __init__(self, secret: bytes, events: Events, limits: codec.Limits):
         self._secret, self._events, self.limits = secret, events, limits
         self._p2p: P2P | None = None
-        self._links: dict[Address, _Link] = {}
+        self._links: dict[Address, Outbound] = {}
         self._held: dict[Address, deque[Parts]] = {}
         self.refused: Counter[str] = Counter()
-        """What was dropped: "stranger" streams, "malformed" messages, bad "frame"s, and
-        what only the lead may say from an "impostor"."""
+        """What was dropped: "stranger" streams, "malformed" messages, bad "frame"s, what only the
+        lead may say from an "impostor", every "application" and "record …" that proves nothing."""
         self.links = Links()
         """The lines that are emulated; of no weight for what is trained."""
         self.me: Peer | None = None
@@ -180,7 +173,8 @@ class Post:
             return
         if known is not None:
             known.cancel()
-        link = self._links[peer.seat] = _Link(peer, self)
+        line = self.links.line(self.me.seat, peer.seat) if self.me else None
+        self._links[peer.seat] = link = Outbound(peer, line, self.dial, self._events.broken)
         for parts in self._held.pop(peer.seat, ()):
             link.put(parts)
 
@@ -205,7 +199,7 @@ class Post:
         await asyncio.gather(*(link.flushed() for link in self._links.values()))
 
     async def dial(self, peer: Peer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A stream to a peer that has said hello. Raises OSError or P2PDaemonError."""
+        """A stream to a peer that has said hello. Raises one of BROKEN_STREAM."""
         assert self.me is not None
         for attempt in range(DIALS):
             try:
@@ -217,9 +211,6 @@ class Post:
                 await asyncio.sleep(PAUSE)
         writer.write(notice_frame(hello(self.me, peer.id, self._secret)))
         return reader, writer
-
-    def tell_broken(self, peer: Peer, why: str) -> None:
-        self._events.broken(peer, why)
 
     # --- in --------------------------------------------------------------------------------------
 
@@ -307,91 +298,3 @@ class Post:
             data[start : start + len(chunk)] = chunk
             start += len(chunk)
             self._events.heard(peer)
-
-
-class _Link:
-    """What goes to one life of a peer."""
-
-    def __init__(self, peer: Peer, post: Post):
-        self.peer, self._post = peer, post
-        self._line = post.links.line(post.me.seat, peer.seat) if post.me else None
-        self._queue: asyncio.Queue[tuple[Parts, Passage | None]] = asyncio.Queue()
-        self._broken = False
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    def put(self, parts: Parts) -> None:
-        if not self._broken:
-            self._queue.put_nowait((parts, self._enter(parts)))
-
-    def _enter(self, parts: Parts) -> Passage | None:
-        """When it may arrive, if lines are emulated."""
-        if self._line is None:
-            return None
-        return self._line.enter(asyncio.get_running_loop().time(), sum(map(len, parts)))
-
-    def cancel(self) -> None:
-        self._broken = True
-        self._task.cancel()
-
-    async def flushed(self) -> None:
-        joined = asyncio.ensure_future(self._queue.join())
-        await asyncio.wait((joined, self._task), return_when=asyncio.FIRST_COMPLETED)
-        joined.cancel()
-
-    async def _run(self) -> None:
-        writer, ended = None, None
-        first = await self._queue.get()  # a stream is opened when there is something to say
-        try:
-            reader, writer = await self._post.dial(self.peer)
-            ended = asyncio.ensure_future(self._until_it_ends(reader))
-            await self._write(writer, *first)
-            while True:
-                await self._write(writer, *await self._queue.get())
-        except BROKEN_STREAM as error:
-            self._broken = True
-            self._post.tell_broken(self.peer, repr(error)[:200])
-        finally:
-            if ended is not None:
-                ended.cancel()
-            if writer is not None:
-                with suppress(*BROKEN_STREAM):
-                    writer.close()
-
-    async def _write(
-        self, writer: asyncio.StreamWriter, parts: Parts, passage: Passage | None
-    ) -> None:
-        sent, loop = 0, asyncio.get_running_loop()
-        for chunk in _chunks(parts):
-            if passage is not None:
-                sent += len(chunk)
-                await asyncio.sleep(passage.due(sent) - loop.time())
-            writer.write(chunk)
-            if len(chunk) == CHUNK:
-                await writer.drain()
-        await writer.drain()
-        self._queue.task_done()
-
-    async def _until_it_ends(self, reader: asyncio.StreamReader) -> None:
-        """The other side never writes: a byte or an end, the link is over."""
-        with suppress(*BROKEN_STREAM):
-            await reader.read(1)
-        if not self._broken:
-            self._broken = True
-            self._post.tell_broken(self.peer, "the stream ended")
-            self._task.cancel()
-
-
-def _chunks(parts: Parts) -> Iterator[bytes | memoryview]:
-    """Small parts together, as each write is a system call; large ones in pieces, uncopied."""
-    small: list[bytes | memoryview] = []
-    for part in parts:
-        if len(part) <= SMALL:
-            small.append(part)
-            continue
-        if small:
-            yield b"".join(small)
-            small = []
-        view = memoryview(part)
-        yield from (view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
-    if small:
-        yield b"".join(small)

@@ -1,48 +1,22 @@
-"""One stage's module and optimizer: forward, backward, step, snapshot, restore, destroy.
-
-It knows no pipeline: it is told which part of it runs, on what, and under which key to stash.
-"""
+"""A module that trains by microbatches: forward, backward, step, snapshot, restore, destroy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from checkfree.errors import BadInput
 from checkfree.messages.tensors import StageState
-
-CPU = torch.device("cpu")
+from checkfree.stage.conditions import Conditions, Part
+from checkfree.stage.running import check_output, owned, recomputed, seeded, to_device
+from checkfree.stage.states import check_fit, copied
 
 Key = tuple[int, int]
 """(microbatch, hop): what a stash is kept under."""
-
-
-class Part(Enum):
-    """Which share of a stage a hop runs. Only stage 0 has an EMBED and a HEAD."""
-
-    EMBED = "embed"
-    BODY = "body"
-    HEAD = "head"
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """How stages compute and step; the same for all stages of a run but for the device."""
-
-    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-    lr: Callable[[int], float]
-    device: torch.device = CPU
-    autocast: torch.dtype | None = None
-    recompute: bool = False
-    lr_scale_decay: float = 1.0
-    """Factor per step on the excess of ``lr_scale`` over 1."""
 
 
 class Stage:
@@ -85,7 +59,7 @@ class Stage:
             entry = x = x.detach().to(self._conditions.device).requires_grad_()
         y = self._compute(part, x, batch, seed)
         self._stash[key] = (entry, y)
-        return _owned(y.detach())
+        return owned(y.detach())
 
     @torch.no_grad()
     def shadow(self, part: Part, x: Any, batch: Any, seed: int) -> Tensor:
@@ -98,7 +72,7 @@ class Stage:
         training = self.module.training
         self.module.eval()
         try:
-            return _owned(self._compute(part, x, batch, seed))
+            return owned(self._compute(part, x, batch, seed))
         finally:
             self.module.train(training)
 
@@ -116,11 +90,15 @@ class Stage:
             y.backward(dy.to(y.device, y.dtype))  # type: ignore[no-untyped-call]
         return None if entry is None else entry.grad
 
+    def shape_of(self, key: Key) -> torch.Size:
+        """Of what the forward made whose backward is next, and of the gradient by it."""
+        return self._stash[key][1].shape
+
     def _compute(self, part: Part, x: Any, batch: Any, seed: int) -> Tensor:
         device, autocast = self._conditions.device, self._conditions.autocast
         run, inputs = self._call(part, x, batch)
         if self._conditions.recompute and torch.is_grad_enabled():
-            inputs, run = (run, *inputs), _recomputed
+            inputs, run = (run, *inputs), recomputed
         before = self._buffer_versions()
         casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
         with seeded(seed, device), casting:
@@ -131,15 +109,8 @@ class Stage:
                 f"({', '.join(n for n, _ in self.module.named_buffers())}); a microbatch that is "
                 "retried would train on other numbers: use a layer without running statistics"
             )
-        self._check_output(part, y)
+        check_output(type(self.module).__name__, part, y)
         return y
-
-    def _check_output(self, part: Part, y: Any) -> None:
-        name = type(self.module).__name__
-        if not isinstance(y, Tensor):
-            raise BadInput(f"{name} returns a {type(y).__name__} for {part.value}: return a Tensor")
-        if part is Part.HEAD and y.ndim:
-            raise BadInput(f"loss of {name} has shape {list(y.shape)}, expected (): return a mean")
 
     def _call(
         self, part: Part, x: Any, batch: Any
@@ -149,7 +120,7 @@ class Stage:
             x = x.to(self._conditions.device)
         if part is Part.BODY:
             return module, (x,)
-        batch = _to_device(batch, self._conditions.device)
+        batch = to_device(batch, self._conditions.device)
         return (module.embed, (batch,)) if part is Part.EMBED else (module.loss, (x, batch))
 
     def _buffer_versions(self) -> list[tuple[int, int]]:
@@ -206,8 +177,8 @@ class Stage:
             if moments
         }
         return StageState(
-            {n: _copy(p) for n, p in zip(self._names, self._params, strict=True)},
-            {n: _copy(b) for n, b in self._buffers.items()},
+            {n: copied(p) for n, p in zip(self._names, self._params, strict=True)},
+            {n: copied(b) for n, b in self._buffers.items()},
             state,
             self.version,
             self.gradient_norm,
@@ -219,7 +190,7 @@ class Stage:
     def restore(self, state: StageState) -> None:
         """Become ``state``; one without buffers or moments leaves the stage its own buffers and a
         fresh optimizer. Raises ValueError, changing nothing, if it does not fit."""
-        self._check_fit(state)
+        check_fit(state, dict(zip(self._names, self._params, strict=True)), self._buffers)
         self.discard()
         for name, param in zip(self._names, self._params, strict=True):
             param.copy_(state.params[name])
@@ -234,16 +205,6 @@ class Stage:
         self.gradient_norm, self.clipped_norm = state.gradient_norm, state.clipped_norm
         self.lr_scale, self.version = state.lr_scale, state.version
 
-    def _check_fit(self, state: StageState) -> None:
-        params = dict(zip(self._names, self._params, strict=True))
-        own, got = _shapes(params), _shapes(state.params)
-        if state.buffers:
-            own, got = own | _shapes(self._buffers), got | _shapes(state.buffers)
-        strange = [key for key, moment in state.moments.items() if not _suits(key, moment, params)]
-        if own != got or strange:
-            odd = sorted(own ^ got)[:4] or sorted(strange)[:4]
-            raise ValueError(f"the state does not fit the stage: {odd} differ")
-
     @torch.no_grad()
     def destroy(self) -> None:
         """Overwrite every tensor with NaN, in place: lost means lost."""
@@ -253,60 +214,3 @@ class Stage:
         for tensor in doomed:
             if isinstance(tensor, Tensor):
                 tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> set[tuple[str, tuple[int, ...]]]:
-    return {(name, tuple(tensor.shape)) for name, tensor in tensors.items()}
-
-
-def _suits(key: str, moment: Tensor, params: Mapping[str, Tensor]) -> bool:
-    """A moment is named after its parameter and has its shape, or is a number."""
-    name, _, _ = key.rpartition("/")
-    return name in params and moment.shape in ((), params[name].shape)
-
-
-def _recomputed(run: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    result: Tensor = checkpoint(run, *inputs, use_reentrant=False)
-    return result
-
-
-def _owned(y: Tensor) -> Tensor:
-    """A view of something larger would take all of it along."""
-    whole = y.untyped_storage().nbytes() == y.numel() * y.element_size()
-    return y if y.is_contiguous() and whole else y.contiguous().clone()
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    """Tensors, also those in tuples, lists and mappings."""
-    match batch:
-        case Tensor():
-            return batch.to(device)
-        case tuple() | list():
-            moved = [_to_device(item, device) for item in batch]
-            return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-        case dict():
-            return {key: _to_device(item, device) for key, item in batch.items()}
-        case _:
-            return batch
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators of CPU and device, and put them back as they were after."""
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-        index = device.index if device.index is not None else torch.cuda.current_device()
-        generators.append(torch.cuda.default_generators[index])
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)

@@ -1,0 +1,180 @@
+"""The process of a swarm that hosts the lead and writes the run folder."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+from checkfree.build.door import hand_over, unused
+from checkfree.build.due import hung_seats, struck_seats
+from checkfree.build.stock import Stock
+from checkfree.build.terms import terms
+from checkfree.build.train import draw
+from checkfree.errors import RunFailed, cannot_write
+from checkfree.lead import History, Lead, Progress, Takeover, history
+from checkfree.membership import Membership
+from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
+from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
+from checkfree.optimizer import lr_at
+from checkfree.record import (
+    RECORDS,
+    EndRecord,
+    IterationRecord,
+    Record,
+    ResumeRecord,
+    ended,
+    ledger,
+    read,
+    recoveries,
+)
+from checkfree.runtime import folder as folders
+from checkfree.runtime.actor import Actor
+from checkfree.runtime.files import DiskFiles
+from checkfree.runtime.recorder import Recorder
+from checkfree.runtime.swarm.faults import RealFaults
+from checkfree.runtime.swarm.headquarters import Headquarters
+from checkfree.runtime.swarm.processes.launcher import LEAD_AGAIN
+from checkfree.store import Damaged, Store
+
+
+class Leading:
+    """``life``: how many leads the run had before this one."""
+
+    def __init__(self, stock: Stock, life: int):
+        self._stock, self._job = stock, stock.job
+        self._lead: Lead | None = None
+        if life:
+            folders.mend(self._job.folder)
+        self._quarters = Headquarters(
+            stock.home, stock.lives().items(), stock.patience, stock.limits, stock.frame
+        )
+        self._quarters.life = life
+        self._quarters.attendance.replacing = stock.replacements
+        self._recorder = Recorder(self._job.folder / RECORDS, self._lr, [self._tell_status])
+
+    def run(self) -> int:
+        """Train. Returns 0 if the run is done."""
+        self._open_records()
+        found, reason = self._history(), ""
+        if ended(read(self._job.folder)):
+            return 0
+        try:
+            if not self._stored(found) and self._quarters.gather():
+                self._train(found)
+        except RunFailed as error:
+            reason = str(error)
+        if self._quarters.cut_off:
+            return LEAD_AGAIN
+        status = self._end(reason)
+        self._quarters.close()
+        return 0 if status == "done" else 1
+
+    def _open_records(self) -> None:
+        """What stands in them before the first plan; another lead may have been here before."""
+        records, snapshot = read(self._job.folder), self._stock.snapshot
+        if not records:
+            self._recorder.write(self._job.config_record())
+        if snapshot is None or (records and records[-1]["kind"] == "resume"):
+            return
+        progress = snapshot.progress
+        if folders.count_notes(self._job.folder) == progress.notes:
+            self._recorder.write(ResumeRecord(progress.committed, progress.tick))
+
+    def _history(self) -> History:
+        """The run as its folder tells it."""
+        store, made = Store(DiskFiles(self._job.folder)), {}
+        for version in store.offered(CHECKPOINT):
+            with suppress(Damaged, KeyError, TypeError):
+                made[version] = int(store.note(CHECKPOINT, version)["progress"]["tick"])
+        found = history(read(self._job.folder), made, store.offered(RESUME))
+        return found if found.members else replace(found, members=self._stock.lives())
+
+    def _stored(self, found: History) -> bool:
+        """Another lead had stored the trained weights, and all that is missing is the end."""
+        p = found.progress
+        if p.committed < self._job.config.iterations:
+            return False
+        try:
+            note = Store(DiskFiles(self._job.folder)).note(WEIGHTS, p.committed)
+            stored = bool(note["progress"]["tick"] == p.tick)
+        except (Damaged, KeyError, TypeError):
+            return False
+        if stored:
+            self._ending = p
+        return stored
+
+    _ending: Progress | None = None
+
+    def _led(self, found: History) -> Lead:
+        """A lead of the run as it is now."""
+        attendance, snapshot = self._quarters.attendance, self._stock.snapshot
+        rules = terms(self._job.config, self._job.blueprint.tokens)
+        strategy, lives = self._stock.equipment.strategy, attendance.lives
+        if self._quarters.heritage.started:
+            present = {seat: peer.life for seat, peer in attendance.present.items()}
+            takeover = Takeover(self._quarters.life, found, present, lives)
+            lead = Lead(takeover.members(), strategy, rules, found.progress, takeover)
+            lead.inherit(unused(Store(DiskFiles(self._job.folder)), read(self._job.folder)))
+            return lead
+        progress, absent = Progress(), {}
+        if snapshot is not None:
+            progress, absent = snapshot.progress, dict(snapshot.absent)
+        lead = Lead(Membership(lives, lives | absent), strategy, rules, progress)
+        attendance.fill(absent)
+        return lead
+
+    def _train(self, found: History) -> None:
+        config, attendance = self._job.config, self._quarters.attendance
+        snapshot, quarters = self._stock.snapshot, self._quarters
+        lead = self._lead = self._led(found)
+        hung = hung_seats(config)
+        if snapshot is not None and self._stock.frame is not None and not quarters.heritage.started:
+            lead.begin_from(hand_over(snapshot, Store(DiskFiles(self._job.folder))))
+        actors: dict[Address, Actor] = {
+            LEAD: lead,
+            STORE: Store(DiskFiles(self._job.folder)),
+            LOG: self._recorder,
+            FAULTS: RealFaults(
+                attendance,
+                lambda tick, hit: quarters.strike(tick, hit, hung(tick)),
+                struck_seats(config),
+                quarters.heritage.struck,
+            ),
+        }
+        self._quarters.run(actors, lambda: bool(lead.done or lead.failure))
+
+    def _end(self, reason: str) -> str:
+        """The last records and the picture; as ``checkfree train`` leaves them."""
+        quarters, lead, job = self._quarters, self._lead, self._job
+        reason = reason or quarters.reason or (lead.failure if lead else "")
+        status = "failed" if reason else "interrupted" if quarters.stopped else "done"
+        messages, nbytes = ({}, {}) if self._ending else quarters.dismiss()
+        progress = self._ending or (lead.progress if lead else Progress())
+        seconds = time.perf_counter() - self._stock.started
+        records = read(job.folder)
+        with suppress(RunFailed):  # a disk that is full stays full; the error counts
+            self._recorder.write(ledger(records, messages, nbytes))
+            made = recoveries(records)
+            end = EndRecord(status, progress.committed, progress.tick, reason, made, seconds)
+            self._recorder.write(end)
+        self._recorder.close()
+        try:
+            draw(job.folder)
+        except OSError as error:
+            raise cannot_write(job.folder / folders.PICTURE, error) from error
+        return status
+
+    def _lr(self, iteration: int) -> float:
+        return lr_at(self._job.config.optimizer, iteration, self._job.config.iterations)
+
+    def _tell_status(self, record: Record) -> None:
+        lead = self._lead
+        if lead is None or not isinstance(record, IterationRecord):
+            return
+        states = {str(seat): "trains" for seat in lead.members.alive}
+        states |= {str(seat): "joins" for seat in lead.members.hollow}
+        self._quarters.watch.pace.measured(record.seconds or 0.0)
+        told = {"iteration": record.iteration, "loss": record.loss, "seconds": record.seconds}
+        status = {**told, "seats": states, **self._quarters.status()}
+        self._quarters.launcher.tell({"status": status})

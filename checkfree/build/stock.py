@@ -1,0 +1,47 @@
+"""What the processes of a run share, made by their nursery once, before the first of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from checkfree.build.job import Job
+from checkfree.build.snapshot import Snapshot
+from checkfree.build.terms import seats
+from checkfree.messages import codec
+from checkfree.ops import Address
+from checkfree.runtime.swarm.joining.door import Frame
+from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.nursery import Birth
+from checkfree.worker import Equipment, StageWorker
+
+
+@dataclass
+class Stock:
+    """All that a fork needs; ``snapshot`` of a run that goes on, ``frame`` of one with a door."""
+
+    job: Job
+    equipment: Equipment
+    home: Home
+    patience: float
+    limits: codec.Limits
+    snapshot: Snapshot | None = None
+    frame: Frame | None = None
+    replacements: bool = True
+    started: float = field(default_factory=time.perf_counter)
+
+    def lives(self) -> dict[Address, int]:
+        """Of each seat, as the run begins or goes on."""
+        if self.snapshot is not None:
+            return dict(self.snapshot.lives)
+        return dict.fromkeys(seats(self.job.config), 0)
+
+    def worker(self, birth: Birth) -> StageWorker:
+        """Whoever is born to a seat."""
+        seat = Address.parse(birth["seat"])
+        worker = StageWorker(seat, birth["life"], self.equipment, hollow=birth["hollow"])
+        if self.snapshot is not None and not birth["hollow"]:
+            worker.stage.restore(self.snapshot.states[seat.stage])
+            if any(holder == str(seat) for _, holder, *_ in self.snapshot.progress.shadows):
+                worker.shadows.take(self.snapshot.states[seat.stage].held)
+        return worker

@@ -1,0 +1,111 @@
+"""One iteration or validation at a time: begun, heard of, committed or aborted, and written down.
+
+A transaction: all are told to begin, and nobody steps until everybody is prepared. Who is lost on
+the way to a commit is left out of it; what was decided is finished.
+"""
+
+from __future__ import annotations
+
+from checkfree.lead.desk import Desk
+from checkfree.lead.transaction import Transaction
+from checkfree.lead.trend import follow
+from checkfree.messages.control import Abort, Begin, Commit, Prepared, Purpose, Stepped, Ticket
+from checkfree.ops import Address, Keep, Route, Schedule
+from checkfree.routes import in_order
+from checkfree.schedule import forward_only
+
+
+class Iterating:
+    """``under_way``: the transaction, if there is one."""
+
+    def __init__(self, desk: Desk):
+        self._desk = desk
+        self.under_way: Transaction | None = None
+        self._plans: dict[frozenset[Address], tuple[tuple[Route, ...], Schedule]] = {}
+
+    def deliver(self, message: Prepared | Stepped) -> None:
+        """What a member answers; of another ticket, it is over."""
+        attempt = self.under_way
+        if attempt is None or message.ticket != attempt.ticket:
+            return
+        if isinstance(message, Prepared):
+            attempt.prepared[message.sender] = message
+        else:
+            attempt.stepped.add(message.sender)
+
+    def lose(self, worker: Address) -> None:
+        """Go on without it."""
+        if self.under_way is not None:
+            self.under_way.members.discard(worker)
+
+    # --- begin -----------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Begin the next iteration."""
+        routes, schedule = self._training_plan()
+        keeps = tuple(k for k in self._desk.due_keeps() if k.at == "prepare")
+        keeps += self._desk.due_shadows()
+        self._begin(Purpose.TRAIN, routes, schedule, keeps)
+
+    def validate(self) -> None:
+        """Begin a validation of the committed weights."""
+        count = self._desk.terms.validation_microbatches
+        routes = in_order(sorted(self._desk.members.alive), count)
+        self._begin(Purpose.VALIDATE, routes, forward_only(routes), ())
+
+    def _training_plan(self) -> tuple[tuple[Route, ...], Schedule]:
+        desk, alive = self._desk, frozenset(self._desk.members.alive)
+        if alive not in self._plans:
+            routes = desk.strategy.routes(in_order(sorted(alive), desk.terms.microbatches))
+            schedule = desk.strategy.ops(desk.terms.schedule(routes), routes)
+            self._plans = {alive: (routes, schedule)}
+        return self._plans[alive]
+
+    def _begin(
+        self,
+        purpose: Purpose,
+        routes: tuple[Route, ...],
+        schedule: Schedule,
+        keeps: tuple[Keep, ...],
+    ) -> None:
+        desk, p = self._desk, self._desk.progress
+        ticket = Ticket(p.epoch, p.committed, purpose)
+        self.under_way = Transaction(ticket, set(schedule), routes, keeps)
+        shadows = tuple(sorted(desk.shadowing.counted(p.committed)))
+        for member in sorted(schedule):
+            desk.send(member, Begin(ticket, routes, schedule, keeps, shadows))
+
+    # --- and end ---------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        """The members forget what they did of it."""
+        assert self.under_way is not None
+        for member in sorted(self.under_way.members):
+            self._desk.send(member, Abort(self._desk.progress.epoch))
+        self.under_way = None
+
+    def commit(self) -> None:
+        """All are prepared: they step, and push the shadows that are due."""
+        attempt, desk = self.under_way, self._desk
+        assert attempt is not None
+        ticket = attempt.ticket
+        desk.shadowing.order(attempt.keeps, ticket.iteration + 1, ticket.epoch)
+        attempt.outcome = attempt.record(desk.progress.tick, desk.terms)
+        clip, pushes = attempt.clip(desk.terms), desk.shadowing.pushes()
+        for member in sorted(attempt.members):
+            desk.send(member, Commit(ticket, clip, attempt.outcome, pushes))
+
+    def stepped(self) -> None:
+        """All have: it is over, and written down."""
+        attempt, desk, p = self.under_way, self._desk, self._desk.progress
+        assert attempt is not None
+        desk.note(attempt.outcome)
+        trend = follow(p.trend, attempt.loss())
+        desk.update(committed=p.committed + 1, tick=p.tick + 1, trend=trend)
+        self.under_way = None
+
+    def validated(self) -> float:
+        """All have answered: it is over. The loss."""
+        attempt, self.under_way = self.under_way, None
+        assert attempt is not None
+        return attempt.loss()

@@ -1,0 +1,59 @@
+"""Messages without tensors: between lead, workers, store and runtime.
+
+``Ticket`` fences work on one iteration, ``epoch`` everything that belongs to one repair: both
+only grow, so whatever a message of an older one says is dropped. ``life`` counts who has sat at
+an address: Lost(w, 0) may arrive after Joined(w, 1), and must not take the new one with it.
+"""
+
+from checkfree.messages.control.aside import (
+    CHECKPOINT,
+    HANDOVER,
+    RESUME,
+    WEIGHTS,
+    Archive,
+    Archived,
+    Copy,
+    Kept,
+    Push,
+    Pushed,
+)
+from checkfree.messages.control.events import Dismissed, Due, Joined, Leaving, Lost, Note, Struck
+from checkfree.messages.control.iteration import Abort, Begin, Commit, Prepared, Stepped
+from checkfree.messages.control.recovery import BoundaryRequest, Rebuild, Rebuilt, StateRequest
+from checkfree.messages.control.takeover import Rollcall, Standing
+from checkfree.messages.control.ticket import Message, Outgoing, Purpose, Ticket
+
+__all__ = [
+    "CHECKPOINT",
+    "HANDOVER",
+    "RESUME",
+    "WEIGHTS",
+    "Abort",
+    "Archive",
+    "Archived",
+    "Begin",
+    "BoundaryRequest",
+    "Commit",
+    "Copy",
+    "Dismissed",
+    "Due",
+    "Joined",
+    "Kept",
+    "Leaving",
+    "Lost",
+    "Message",
+    "Note",
+    "Outgoing",
+    "Prepared",
+    "Purpose",
+    "Push",
+    "Pushed",
+    "Rebuild",
+    "Rebuilt",
+    "Rollcall",
+    "Standing",
+    "StateRequest",
+    "Stepped",
+    "Struck",
+    "Ticket",
+]

@@ -1,0 +1,62 @@
+"""An iteration, between the lead and its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from checkfree.messages.control.aside import Pushed
+from checkfree.messages.control.ticket import Message, Ticket
+from checkfree.ops import Address, Keep, Route, Schedule, Shadow
+from checkfree.record import IterationRecord
+
+
+@dataclass(frozen=True)
+class Begin(Message):
+    """lead -> worker: run your ops. ``keeps`` are the exact ones that ride in this iteration, and
+    the shadows to push when it is committed. ``shadows`` are those that count: others may go."""
+
+    ticket: Ticket
+    routes: tuple[Route, ...]
+    schedule: Schedule
+    keeps: tuple[Keep, ...] = ()
+    shadows: tuple[Shadow, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared(Message):
+    """worker -> lead: my ops ran, my gradient is reduced and my keeps are here."""
+
+    ticket: Ticket
+    sender: Address
+    losses: tuple[tuple[int, float], ...]  # (microbatch, mean loss), stage 0 only
+    gradient_norm: float
+    forwards: int
+    shadow_forwards: int
+
+
+@dataclass(frozen=True)
+class Commit(Message):
+    """lead -> worker: step, with your stage's gradient times its factor. ``record`` is what the
+    lead will write down of it, ``shadows`` are those that it counts or waits for from here on:
+    whoever stepped can tell another lead."""
+
+    ticket: Ticket
+    clip: Mapping[int, float]
+    record: IterationRecord | None = None
+    shadows: tuple[Pushed, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stepped(Message):
+    """worker -> lead."""
+
+    ticket: Ticket
+    sender: Address
+
+
+@dataclass(frozen=True)
+class Abort(Message):
+    """lead -> worker: stop working on anything older than this epoch."""
+
+    epoch: int

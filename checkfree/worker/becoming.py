@@ -1,0 +1,118 @@
+"""A seat that becomes what the strategy makes of others' states: who is asked, what they answered,
+and whether the outcome is any good. What came from elsewhere is looked at before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from checkfree.messages.control import (
+    CHECKPOINT,
+    HANDOVER,
+    BoundaryRequest,
+    Outgoing,
+    Rebuild,
+    Rebuilt,
+    StateRequest,
+)
+from checkfree.messages.tensors import BoundaryReply, StageState, StateReply, tensor_bytes
+from checkfree.ops import Address, Source
+from checkfree.recovery.packed import opened
+from checkfree.stage import Stage
+from checkfree.worker.equipment import Equipment
+from checkfree.worker.fitting import fit_and_judge
+from checkfree.worker.inspection import problems_of
+
+
+class Becoming:
+    """One rebuild, from its order to the answer."""
+
+    def __init__(self, order: Rebuild, address: Address, stage: Stage, equipment: Equipment):
+        self._order, self._address, self._stage = order, address, stage
+        self._equipment = equipment
+        self._states: dict[Source, StateReply] = {}
+        self._boundaries: dict[Address, BoundaryReply] = {}
+
+    def requests(self) -> list[Outgoing]:
+        """To the holders of what it is made of, and of what it is judged by."""
+        order, recipe, to = self._order, self._order.recipe, self._address
+        area = HANDOVER if recipe.rule == HANDOVER else CHECKPOINT
+        out: list[Outgoing] = [
+            (source.holder, StateRequest(order.epoch, to, source, recipe.moments, area))
+            for source in recipe.sources
+        ]
+        for seat in recipe.boundary:
+            out.append((seat, BoundaryRequest(order.epoch, to, to.stage, recipe.pairs)))
+        return out
+
+    def deliver(self, message: StateReply | BoundaryReply) -> bool:
+        """An answer. False: nobody asked for it."""
+        recipe = self._order.recipe
+        if message.epoch != self._order.epoch:
+            return False
+        match message:
+            case StateReply(source=source) if source in recipe.sources:
+                self._states[source] = message
+            case BoundaryReply(sender=sender) if sender in recipe.boundary:
+                self._boundaries[sender] = message
+            case _:
+                return False
+        return True
+
+    def answered(self) -> bool:
+        """All whom it asked have."""
+        recipe = self._order.recipe
+        asked = len(set(recipe.sources)), len(set(recipe.boundary))
+        return (len(self._states), len(self._boundaries)) == asked
+
+    def finish(self) -> Rebuilt:
+        """Make it, and judge it. With a problem, the stage is as it was or worth nothing."""
+        order = self._order
+        answer = Rebuilt(order.epoch, order.life, self._address)
+        replies = [self._states[source] for source in order.recipe.sources]
+        states = {reply.source: reply.state for reply in replies if reply.state is not None}
+        missing = [reply for reply in replies if reply.state is None]
+        if missing:
+            bad = tuple(reply.source for reply in missing)
+            return replace(answer, problem=missing[0].problem, bad=bad)
+        if wrong := self._problems(states):
+            return replace(answer, problem=next(iter(wrong.values())), bad=tuple(wrong))
+        made = self._equipment.strategy.rebuild(self._address, self._fresh, states)
+        state = replace(made.state, version=order.resume_at)
+        if not _finite(state):
+            problem = "the rebuilt weights are not finite"
+            return replace(answer, problem=problem, bad=tuple(states))
+        self._stage.restore(state)
+        figures, problem = self._judged()
+        if problem:
+            return replace(answer, problem=problem, rejected=True, check=figures)
+        moved = sum(map(tensor_bytes, (*replies, *self._boundaries.values())))
+        return replace(answer, weights=made.weights, bytes=moved, check=figures)
+
+    def _problems(self, states: Mapping[Source, StageState]) -> dict[Source, str]:
+        """Of those that are no good to become what this seat is."""
+        return problems_of(opened(states, self._address.stage, self._stage.dtype), self._stage)
+
+    def _judged(self) -> tuple[dict[str, float], str]:
+        """Fitted, if that is asked for: figures, and what is wrong."""
+        order, stage = self._order, self._stage
+        boundaries = [self._boundaries[seat] for seat in order.recipe.boundary]
+        number, equipment = self._address.stage, self._equipment
+        try:
+            figures, problem = fit_and_judge(stage, number, order, boundaries, equipment)
+        except (ValueError, RuntimeError) as error:
+            return {}, f"what its neighbours hold does not fit it: {str(error).splitlines()[0]}"
+        if not problem and order.recipe.fit and not _finite(stage.snapshot(moments=False)):
+            problem = "the fitted weights are not finite"
+        return figures, problem
+
+    def _fresh(self) -> StageState:
+        return self._equipment.fresh(self._address.stage, self._order.tick)
+
+
+def _finite(state: StageState) -> bool:
+    """One NaN or inf anywhere in the weights would end the run later, and point at nobody."""
+    return all(bool(torch.isfinite(param).all()) for param in state.params.values())
