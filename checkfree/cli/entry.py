@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return FAILED
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more changes nothing
         print("checkfree: interrupted", file=sys.stderr)
         return INTERRUPTED
 

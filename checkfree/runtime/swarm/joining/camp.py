@@ -1,7 +1,7 @@
 """Where a joiner keeps what its processes need: a home without a run folder, of its own pid.
 
 What a killed joiner left is removed by the next one on the machine: its folder is locked as long
-as it lives.
+as it lives. One at a time pitches: a folder that is not locked yet must not pass for a left one.
 """
 
 from __future__ import annotations
@@ -47,18 +47,30 @@ def camp_path() -> Path:
 @contextmanager
 def pitched(token: bytes) -> Iterator[Camp]:
     """A camp as long as the context lasts. Raises OSError."""
-    _clear_left()
     camp = Camp(camp_path().resolve(), token)
-    shutil.rmtree(camp.path, ignore_errors=True)
-    for folder in (camp.path, camp.path / "s", camp.path / "id"):
-        folder.mkdir(mode=0o700)
-    handle = os.open(camp.path, os.O_RDONLY)
-    try:
+    with _one_at_a_time():
+        _clear_left()
+        shutil.rmtree(camp.path, ignore_errors=True)
+        for folder in (camp.path, camp.path / "s", camp.path / "id"):
+            folder.mkdir(mode=0o700)
+        handle = os.open(camp.path, os.O_RDONLY)
         fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
         yield camp
     finally:
         os.close(handle)
         shutil.rmtree(camp.path, ignore_errors=True)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    path = Path(tempfile.gettempdir()) / f"checkfree-{os.getuid()}-joining.lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _clear_left() -> None:

@@ -1,0 +1,32 @@
+"""Where joiners of one machine keep what is theirs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from checkfree.runtime.swarm.joining.camp import pitched
+
+PITCH = """
+from checkfree.runtime.swarm.joining.camp import pitched
+for _ in range(60):
+    with pitched(b"") as camp:
+        assert (camp.path / "id").is_dir() and (camp.path / "s").is_dir()
+"""
+
+
+def test_nobody_takes_a_new_camp_for_a_left_one() -> None:
+    command = [sys.executable, "-c", PITCH]
+    joiners = [
+        subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    told = [joiner.communicate(timeout=120)[1] for joiner in joiners]
+    assert [joiner.returncode for joiner in joiners] == [0] * 4, told
+
+
+def test_a_camp_is_gone_when_its_joiner_is() -> None:
+    with pitched(b"token") as camp:
+        assert camp.secret() == b"token" and camp.path.is_dir()
+    assert not camp.path.exists()
