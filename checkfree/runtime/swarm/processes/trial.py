@@ -11,11 +11,9 @@ from hivemind.p2p import P2PDaemonError
 
 from checkfree.errors import BadInput
 from checkfree.messages import codec
-from checkfree.ops import Address
 from checkfree.runtime.swarm.transport.courier import Courier
 
 STARTS_WITHIN = 20.0  # seconds
-NOBODY = Address(-9)
 
 
 def try_daemon() -> str:
