@@ -111,14 +111,14 @@ class RecoveryConfig:
     interval: int = 100
     """Checkpoint: iterations between checkpoints."""
 
-    shadow_every: Any = 50
+    shadow_every: Any = 30
     """shadow, auto: iterations between two pushes of a stage's weights to another stage's seat, at
     least ``stages`` + 1; or ``auto``: the faster the loss falls the more often, within
     ``shadow_budget``."""
 
-    shadow_format: str = "int8"
-    """shadow, auto: how those weights are written: ``int8`` or ``int4`` with a scale per row,
-    ``bf16`` or ``fp32``."""
+    shadow_format: str = "int4"
+    """shadow, auto: how those weights are written: ``int4`` or ``int8`` with a scale per row,
+    ``bf16`` or ``fp32``. Bytes are better spent on fresher copies than on finer ones."""
 
     shadow_budget: float = 0.01
     """``shadow_every: auto``: most bytes pushed, as a share of those of activations and
@@ -128,7 +128,7 @@ class RecoveryConfig:
     """``shadow_every: auto``: fewest iterations between two pushes of a stage, whatever the
     budget."""
 
-    fit_steps: int = 32
+    fit_steps: int = 128
     """fit, auto: local steps of an averaged stage on what its neighbours hold of the last
     iterations."""
 

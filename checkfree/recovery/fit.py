@@ -18,7 +18,7 @@ Swap = Callable[[tuple[Route, ...]], tuple[Route, ...]]
 class Fitting:
     """``steps`` local steps on what seats hold of the last iterations in ``memory`` bytes each."""
 
-    steps: int = 32
+    steps: int = 128
     memory: int = 2**26
     most: int = 64
     """Pairs that a seat sends at most."""

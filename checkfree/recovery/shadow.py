@@ -29,7 +29,7 @@ RULE = "shadow"
 LAG = 0.02
 """``every: auto``: nats of training loss that a shadow may be behind when the next one comes."""
 
-TYPICAL = 50
+TYPICAL = 30
 """``every: auto``, where no losses tell."""
 
 RAREST = 200
@@ -43,8 +43,8 @@ class Pushing:
     """``every``: iterations between two shadows of a stage; None: as the loss falls, but not more
     often than ``least``, which a budget of bytes allows."""
 
-    how: str = "int8_rows"
-    every: int | None = 50
+    how: str = "int4_rows"
+    every: int | None = 30
     least: int = 1
 
     def keeps(self, view: View) -> tuple[Keep, ...]:

@@ -269,7 +269,7 @@ def test_stage_0_with_its_holder_ends_the_run() -> None:
 
 @pytest.mark.parametrize("seat", ["1.0", "2.0", "4.0"])
 def test_a_fit_comes_nearer_than_the_average(seat: str) -> None:
-    (record,) = run("fit", {9: [seat]}).of_kind("recovery")
+    (record,) = run("fit", {9: [seat]}, fit_steps=32).of_kind("recovery")
     check = record.rebuilds[seat]["check"]
     assert record.rebuilds[seat]["rule"] == "fitted average"
     assert check["error"] < check["unfitted"] and check["pairs"] == 32
@@ -351,4 +351,4 @@ def test_holders_hold_parts_and_no_more_than_two() -> None:
         held = worker(made, f"{stage}.0")
         assert held.copies == {}
         assert 1 <= len(held.shadows.states()) <= 2
-        assert {state.packed for state in held.shadows.states()} == {"int8_rows"}
+        assert {state.packed for state in held.shadows.states()} == {"int4_rows"}

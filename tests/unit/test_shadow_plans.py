@@ -53,7 +53,7 @@ def test_each_is_held_by_the_next_stage_and_each_seat_holds_one() -> None:
     for committed in range(5):
         (keep,) = Pushing(every=9).keeps(View(seats(5), 5, committed, pushed=frozenset(pushed)))
         pushed.add(Shadow(keep.owner.stage, keep.holder, committed + 1))
-        assert keep.at == "after" and keep.what == "int8_rows"
+        assert keep.at == "after" and keep.what == "int4_rows"
     assert {(s.stage, s.holder.stage) for s in pushed} == {(0, 1), (1, 2), (2, 3), (3, 4), (4, 0)}
 
 
