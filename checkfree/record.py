@@ -45,8 +45,10 @@ class ConfigRecord(Record):
 class PlanRecord(Record):
     """Who trains from here on: at the start, after every repair, when a member joins or leaves.
 
-    ``members`` maps seats to their lives; ``rebuilds`` seats to rule and sources. Replaying these
-    records gives the run again, bit for bit (semantics 19).
+    ``members`` maps seats to their lives; ``rebuilds`` seats to rule and sources; ``checkpoint`` is
+    the newest that a rollback could use, -1 while there is none: it tells a loss before one was
+    stored from a loss after. Replaying these records gives the run again, bit for bit (semantics
+    19).
     """
 
     kind = "plan"
@@ -55,6 +57,7 @@ class PlanRecord(Record):
     tick: int
     members: Mapping[str, int]
     rebuilds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    checkpoint: int = -1
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ class ResumeRecord(Record):
 @dataclass(frozen=True)
 class LedgerRecord(Record):
     """What the run computed and took, from its records; and what was sent since ``since_tick``,
-    the last resume, by name of message. Snapshots of ``--resume`` are left out (semantics 16)."""
+    the last resume, by name of message. Snapshots of ``--resume`` are left out (semantics 16).
+    ``dropped``: what the processes of a swarm did not believe, by what was wrong with it."""
 
     kind = "ledger"
     ops: Mapping[str, int]
@@ -140,6 +144,7 @@ class LedgerRecord(Record):
     messages: Mapping[str, int]
     bytes: Mapping[str, int]
     since_tick: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

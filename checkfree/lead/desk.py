@@ -47,7 +47,8 @@ class Desk:
     def note_plan(self, rebuilds: Mapping[str, Mapping[str, object]]) -> None:
         """Who trains from here on."""
         p, self.planned = self.progress, self.members.names()
-        self.note(PlanRecord(p.epoch, p.committed, p.tick, self.planned, rebuilds))
+        newest = max(p.checkpoints, default=-1)
+        self.note(PlanRecord(p.epoch, p.committed, p.tick, self.planned, rebuilds, newest))
 
     def update(self, **changes: Any) -> None:
         """Of the run's progress."""

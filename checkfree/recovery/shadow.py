@@ -9,8 +9,9 @@ It is packed when its iteration is committed, and travels while others train. It
 iterations later on, when the lead has waited for it: so whether it was there in time is the same
 for any order of delivery. Until then the one before it is kept too.
 
-A stage's shadow is held by the next one's seat, and the last one's by stage 0: each seat holds
-one, so one death takes one. A lost stage goes on from its shadow, nobody rolls back.
+A stage's shadow is held by the next one's seat, and the last one's by stage 0. Stage 0, which no
+rule but this one rebuilds, has its own held by the next and the last stage in turn: so it survives
+with either, at no more bytes. A lost stage goes on from its shadow, nobody rolls back.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Pushing:
     def _due(self, view: View) -> int | None:
         """The first stage that has none, else the one that is longest overdue."""
         stages = [stage for stage in range(view.num_stages) if view.living(stage) is not None]
-        newest = {shadow.stage: shadow.version for shadow in sorted(view.pushed)}
+        newest = {shadow.stage: shadow.version for shadow in sorted(view.pushed, key=_by_version)}
         missing = [stage for stage in stages if stage not in newest]
         if missing:
             return missing[0]
@@ -94,9 +95,17 @@ class Pushing:
         return min(overdue)[1] if overdue else None
 
     def _holder(self, stage: int, view: View) -> Address | None:
-        """Where it is held already, else the next stage's first seat."""
-        held = sorted(shadow.holder for shadow in view.pushed if shadow.stage == stage)
-        return held[0] if held else view.living(ring_successor(stage, view.num_stages))
+        """Of the stages that hold it, the one with the oldest or none: the seat that has it
+        already, else the first."""
+        pushed = sorted((s for s in view.pushed if s.stage == stage), key=_by_version)
+        held = {shadow.holder: shadow.version for shadow in pushed}
+        last = view.num_stages - 1
+        found = []
+        for holding in sorted({1, last} if stage == 0 else {ring_successor(stage, last + 1)}):
+            has = [seat for seat in sorted(held) if seat.stage == holding]
+            found.append(has[0] if has else view.living(holding))
+        seats = [seat for seat in found if seat is not None]
+        return min(seats, key=lambda seat: (held.get(seat, 0), seat), default=None)
 
 
 def _lagging(falling: float) -> int:

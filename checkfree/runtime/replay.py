@@ -60,6 +60,9 @@ class Step:
     left: tuple[tuple[Address, int], ...] = ()
     """Of their own will: no failure was recorded."""
 
+    checkpoint: int | None = None
+    """The newest that there was by then, -1 for none; None: the records are too old to tell."""
+
     @property
     def gone(self) -> tuple[tuple[Address, int], ...]:
         """All who were there before, and not after."""
@@ -127,7 +130,7 @@ def _step(
     joined = tuple(sorted((s, life) for s, life in now.items() if was.get(s) != life))
     rebuilds = {Address.parse(seat): _recipe(made) for seat, made in after["rebuilds"].items()}
     repair = Repair(rebuilds, int(after["iteration"])) if rebuilds else None
-    return Step(made, lost, joined, repair, left)
+    return Step(made, lost, joined, repair, left, after.get("checkpoint"))
 
 
 def _recipe(made: Mapping[str, Any]) -> Recipe:
@@ -172,10 +175,15 @@ class ReplayedFaults:
         return []
 
     def watch(self, to: Address, message: Message) -> None:
-        """No tick is due before a validation, nor before the finished weights are stored."""
+        """No tick is due before a validation, nor before a checkpoint or the finished weights are
+        stored."""
         match message:
             case Note(_, IterationRecord() | ValidationRecord()):
                 self._made += 1
+            case Archive(epoch, "checkpoint", version) if self._now():
+                stored = self._steps[0].checkpoint
+                if stored is not None and stored < version:
+                    self._strike(epoch, -1)
             case Begin(Ticket(epoch, iteration, Purpose.VALIDATE)) | Archive(
                 epoch, "weights", iteration
             ):

@@ -257,13 +257,19 @@ def test_a_holder_and_its_owner_together_need_another_rung() -> None:
     assert told(struck) == [{"2.0": "average", "3.0": "shadow"}]
 
 
+def test_the_embeddings_survive_with_their_first_holder_lost_too() -> None:
+    struck = run("auto", {13: ["0.0", "1.0"]}, iterations=16)
+    assert struck.lead.done and told(struck) == [{"0.0": "shadow", "1.0": "shadow"}]
+    assert struck.of_kind("recovery")[0].rebuilds["0.0"]["sources"][0]["holder"] == "4.0"
+
+
 def test_half_of_the_model_at_once() -> None:
     for lost in (["1.0", "2.0"], ["3.0", "4.0", "0.0"], ["1.0", "2.0", "3.0", "4.0"]):
         assert run("auto", {9: lost}).lead.done
 
 
-def test_stage_0_with_its_holder_ends_the_run() -> None:
-    reason = run("auto", {9: ["0.0", "1.0"]}).lead.failure
+def test_stage_0_with_both_its_holders_ends_the_run() -> None:
+    reason = run("auto", {9: ["0.0", "1.0", "4.0"]}).lead.failure
     assert "stage 0 is lost and nothing can stand in for it (shadow: no shadow of it" in reason
 
 

@@ -57,6 +57,31 @@ def test_each_is_held_by_the_next_stage_and_each_seat_holds_one() -> None:
     assert {(s.stage, s.holder.stage) for s in pushed} == {(0, 1), (1, 2), (2, 3), (3, 4), (4, 0)}
 
 
+def held_by(*versions: tuple[int, int]) -> frozenset[Shadow]:
+    """Of stage 0: (holding stage, version); of the others, one each, fresh."""
+    others = {Shadow(s, Address((s + 1) % 5), 39) for s in range(1, 5)}
+    return frozenset(others | {Shadow(0, Address(stage), version) for stage, version in versions})
+
+
+@pytest.mark.parametrize(
+    ("held", "holder"),
+    [(((1, 10),), 4), (((1, 10), (4, 20)), 1), (((1, 20), (4, 10)), 4), (((4, 20),), 1)],
+)
+def test_two_stages_hold_the_embeddings_in_turn(
+    held: tuple[tuple[int, int], ...], holder: int
+) -> None:
+    view = View(seats(5), 5, 39, pushed=held_by(*held))
+    (keep,) = Pushing(every=10).keeps(view)
+    assert (keep.owner, keep.holder) == (Address(0), Address(holder))
+
+
+def test_the_embeddings_are_pushed_at_once_when_their_newest_is_lost() -> None:
+    pushing = Pushing(every=40)
+    assert not pushing.keeps(View(seats(5), 5, 42, pushed=held_by((1, 40))))
+    (keep,) = pushing.keeps(View(seats(5), 5, 42, pushed=held_by((4, 1))))
+    assert (keep.owner, keep.holder) == (Address(0), Address(1))
+
+
 def test_what_a_lost_holder_held_is_pushed_at_once() -> None:
     pushed = {Shadow(s, Address((s + 1) % 5), 20 + s) for s in range(5) if s != 2}
     (keep,) = Pushing(every=40).keeps(View(seats(5), 5, 27, pushed=frozenset(pushed)))
