@@ -36,7 +36,8 @@ class Faults:
         message = self._inbox.popleft()
         assert isinstance(message, Due)
         seats = [] if message.tick in self._struck else sorted(self._strikes(message.tick))
-        self._struck.add(message.tick)
+        if seats:
+            self._struck.add(message.tick)
         lost = tuple((seat, self._host.kill(seat)) for seat in seats)
         joined = tuple((seat, life + 1) for seat, life in lost)
         for seat, life in joined:

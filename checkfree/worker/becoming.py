@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
-
 from checkfree.messages.control import (
     CHECKPOINT,
     HANDOVER,
@@ -24,7 +22,7 @@ from checkfree.recovery.packed import opened
 from checkfree.stage import Stage
 from checkfree.worker.equipment import Equipment
 from checkfree.worker.fitting import fit_and_judge
-from checkfree.worker.inspection import problems_of
+from checkfree.worker.inspection import all_finite, problems_of
 
 
 class Becoming:
@@ -115,4 +113,4 @@ class Becoming:
 
 def _finite(state: StageState) -> bool:
     """One NaN or inf anywhere in the weights would end the run later, and point at nobody."""
-    return all(bool(torch.isfinite(param).all()) for param in state.params.values())
+    return all(map(all_finite, state.params.values()))

@@ -17,7 +17,7 @@ from checkfree.ops import Address, Recipe, Source
 from checkfree.recovery.table import make_strategy
 from checkfree.stage import Stage
 from checkfree.worker import StageWorker
-from checkfree.worker.inspection import MOST_RMS, problem_of
+from checkfree.worker.inspection import MOST_RMS, all_finite, problem_of
 from tests import tiny
 from tests.unit import states
 
@@ -97,3 +97,10 @@ def test_the_lead_hears_who_sent_it_and_nothing_is_taken() -> None:
     assert answer.bad == (sources[1],)
     assert answer.problem.startswith("the state from 3.0@5: inner.weight has a root mean square")
     assert states.same(worker.stage.snapshot(), before)
+
+
+def test_numbers_whose_squares_are_infinite_are_finite() -> None:
+    assert all_finite(torch.full((4,), 3e38))
+    assert all_finite(torch.arange(3))
+    assert not all_finite(torch.tensor([1.0, torch.nan]))
+    assert not all_finite(torch.tensor([1.0, -torch.inf], dtype=torch.float16))

@@ -51,10 +51,10 @@ class RealFaults:
 
     def _strike(self, due: Due) -> None:
         seats = [] if due.tick in self._struck else sorted(self._strikes(due.tick))
-        self._struck.add(due.tick)
         self._due = due
         self._lost = tuple((seat, self._attendance.lives[seat]) for seat in seats)
         if self._lost:
+            self._struck.add(due.tick)
             self._do(due.tick, self._lost)
 
     def _settled(self) -> bool:

@@ -44,8 +44,9 @@ async def keep_vigil(
     patience: float, heard: Mapping[Who, float], tell: Callable[[Who], None]
 ) -> None:
     """``tell`` of whoever fell silent, again at every look until it is no longer ``heard``."""
-    vigil = Vigil(patience, time.monotonic())
+    every = beat_every(patience) / 2
+    vigil = Vigil(patience - every, time.monotonic())  # the next look would be too late
     while True:
-        await asyncio.sleep(beat_every(patience) / 2)
+        await asyncio.sleep(every)
         for peer in vigil.silent(heard, time.monotonic()):
             tell(peer)

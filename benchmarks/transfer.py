@@ -1,0 +1,164 @@
+"""How fast a lost stage of 100 MB comes back in a swarm, beside a bare libp2p stream.
+
+    python benchmarks/transfer.py [--kills 6] [key=value …]
+
+A middle stage is killed, and made of the weights of its two neighbours. Timed is all between the
+lead's plan and the last seat's answer: both states asked for, copied, sent, inspected, averaged
+and put in place. The bare stream sends as many bytes through two libp2p daemons into memory, and
+nothing else, before and after. What the new process has read from its sockets, over the size of
+the states, says how often a byte was moved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import median
+
+import torch
+import uvloop
+from hivemind.p2p import P2P, PeerID
+from hivemind.utils.multiaddr import Multiaddr
+from living import Living, living
+
+from checkfree.runtime.swarm.processes.control import ask
+
+WORDS = [
+    *("iterations=1000000", "stages=4", "microbatches=2", "batch=1", "failures=none"),
+    *("recovery=checkfree", "validation.every=0", "resume.every=0", "optimizer.name=sgd"),
+    *("model.width=1024", "model.heads=8", "model.hidden=2816", "model.blocks=8"),
+    *("model.context=16", "model.vocabulary=256"),
+]
+SEAT = "2.0"
+ROUNDS = 4
+CHUNK = 1 << 18
+NAME = "bare"
+
+
+# --- a bare stream -------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def daemon() -> AsyncIterator[P2P]:
+    p2p = await P2P.create(auto_nat=False, nat_port_map=False, use_relay=False)
+    try:
+        yield p2p
+    finally:
+        await p2p.shutdown()
+
+
+async def serve() -> None:
+    """Read whatever comes, and say so with a byte; until our standard input ends."""
+
+    async def take(
+        info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while head := await reader.read(8):
+            size, done = int.from_bytes(head, "little"), 0
+            data = torch.empty(size, dtype=torch.uint8).numpy().data
+            while done < size:
+                chunk = await reader.read(min(1 << 20, size - done))
+                data[done : done + len(chunk)] = chunk
+                done += len(chunk)
+            writer.write(b".")
+
+    async with daemon() as p2p:
+        await p2p.add_binary_stream_handler(NAME, take)
+        print(p2p.peer_id.to_base58(), *p2p._visible_maddrs, flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+async def send(other: str, addresses: list[str], size: int, rounds: int) -> list[float]:
+    """Seconds of each round; the first does not count."""
+    data = torch.ones(size, dtype=torch.uint8).numpy().data
+    times = []
+    async with daemon() as p2p:
+        peer = PeerID.from_base58(other)
+        await p2p._client.connect(peer, [Multiaddr(address) for address in addresses])
+        _, reader, writer = await p2p.call_binary_stream_handler(peer, NAME)
+        for _ in range(rounds + 1):
+            since = time.perf_counter()
+            writer.write(size.to_bytes(8, "little"))
+            for start in range(0, size, CHUNK):
+                writer.write(data[start : start + CHUNK])
+                await writer.drain()
+            await reader.readexactly(1)
+            times.append(time.perf_counter() - since)
+    return times[1:]
+
+
+def bare(size: int) -> list[float]:
+    """Bytes per second of a stream to another process, for each of ROUNDS."""
+    command = [sys.executable, __file__, "--serve"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        other, *addresses = process.stdout.readline().split()
+        times = uvloop.run(send(other, addresses, size, ROUNDS))
+        process.communicate("")
+    return [size / seconds for seconds in times]
+
+
+# --- a rebuild -----------------------------------------------------------------------------------
+
+
+def read_bytes(pid: int) -> int:
+    """What a process has read so far, from sockets too."""
+    return int(Path(f"/proc/{pid}/io").read_text().split()[1])
+
+
+def rebuild(swarm: Living) -> tuple[int, float, int]:
+    """Of one kill: bytes of the states, seconds from plan to answer, bytes that were read."""
+    at = ask(swarm.home, {"ask": "kill", "seat": SEAT, "signal": "KILL"})["at"]
+    records = swarm.records
+
+    def made() -> bool:
+        swarm.read()
+        return bool(records.since(at, "plan"))
+
+    swarm.until(made, "rebuilt")
+    when, plan = records.since(at, "plan")[0]
+    moved = read_bytes(swarm.status()["processes"][SEAT]["pid"])
+    seconds = when - records.since(at, "failure")[0][0]
+    swarm.advance(3)
+    time.sleep(2.0)  # for the next spare
+    return int(plan["rebuilds"][SEAT]["bytes"]), seconds, moved
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=6)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    arguments, words = parser.parse_known_args()
+    if arguments.serve:
+        return uvloop.run(serve())
+    os.environ["HIVEMIND_LOGLEVEL"] = "ERROR"
+    with tempfile.TemporaryDirectory(prefix="checkfree-transfer-") as name:
+        with living(Path(name), [*WORDS, *words]) as swarm:
+            swarm.read()
+            rebuilds = [rebuild(swarm) for _ in range(arguments.kills)]
+        size = rebuilds[0][0]
+        stream = bare(size)
+    speeds = [size / seconds for _, seconds, _ in rebuilds]
+    print(f"states {size / 1e6:.0f} MB, {len(rebuilds)} rebuilds, {len(stream)} bare streams")
+    print(f"bytes read / states {median(moved / size for _, _, moved in rebuilds):.2f}")
+    share = median(speeds) / median(stream)
+    print(f"rebuild {median(speeds) / 1e6:.0f} MB/s ({told(speeds)})")
+    print(f"bare    {median(stream) / 1e6:.0f} MB/s ({told(stream)}): {share:.0%}")
+
+
+def told(speeds: list[float]) -> str:
+    """All, in MB/s."""
+    return " ".join(f"{speed / 1e6:.0f}" for speed in speeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""The soak of ``benchmarks/``, in small: five kills, the lead's among them, and nobody helps."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOAK = Path(__file__).parents[2] / "benchmarks" / "kills.py"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("hivemind") is None, reason="hivemind is not installed"
+)
+@pytest.mark.skipif(not SOAK.exists(), reason="needs the checkout's benchmarks")
+def test_training_goes_on_through_five_kills(folder: Path) -> None:
+    """Another iteration is committed after each; nothing is left when it is stopped."""
+    command = [sys.executable, str(SOAK), "--kills", "5", "--seed", "0", "--patience=60"]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    told = ran.stdout.splitlines()
+    assert told[0] == "left over: 0 processes, sockets: False"
+    assert told[1].startswith("5 kills, 1 of the lead")
