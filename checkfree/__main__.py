@@ -1,7 +1,10 @@
 """``python -m checkfree`` is ``checkfree``."""
 
+import signal
 import sys
 
 from checkfree.cli import main
 
-sys.exit(main())
+code = main()
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is done is done
+sys.exit(code)

@@ -11,9 +11,17 @@ class RunFailed(RuntimeError):
     """The run cannot go on. One line that says why and what would have helped. Exit code 1."""
 
 
+_MAKE_ROOM = "make room, then go on"
+
+
 def cannot_write(path: object, error: OSError) -> RunFailed:
     """For a disk that takes no more: what was written before it stays good."""
     return RunFailed(
         f"cannot write {path}: {error.strerror or error}; all that was written before is good: "
-        "make room, then go on with checkfree train --resume RUN"
+        f"{_MAKE_ROOM}"
     )
+
+
+def with_command(reason: str, command: str) -> str:
+    """Why a run ended; if it was for want of room, with the command that goes on."""
+    return f"{reason}: {command}" if reason.endswith(_MAKE_ROOM) else reason

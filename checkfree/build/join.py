@@ -90,6 +90,9 @@ def _told(data: Mapping[str, Any]) -> str:
 class Member:
     """A process that takes one seat after the other, until the run ends or it is told to go."""
 
+    terminal = False
+    """See ``Courier``."""
+
     def __init__(self, home: Home, entry: Pass, prepare: Prepare, say: Say):
         self._home, self._pass, self._prepare, self._say = home, entry, prepare, say
         self._release = release()
@@ -120,7 +123,8 @@ class Member:
 
     def _live(self) -> After:
         """From an application to the end of a life at a seat."""
-        courier = self._courier = Courier(self._home.secret(), UNTIL_KNOWN)
+        courier = Courier(self._home.secret(), UNTIL_KNOWN, terminal=self.terminal)
+        self._courier = courier
         finder = Finder(Discovery(courier.post, self._pass.secret), self._book)
         try:
             self._open(courier)
@@ -206,7 +210,9 @@ def _worker(means: Means, birth: Mapping[str, Any]) -> StageWorker:
 
 def join(home: Home, entry: Pass, data_path: str | None, say: Say) -> After:
     """Be a member of a run until it ends, or we are told to go. Raises BadInput or RunFailed."""
-    return Member(home, entry, lambda run: prepared(run, data_path), say).run()
+    member = Member(home, entry, lambda run: prepared(run, data_path), say)
+    member.terminal = True
+    return member.run()
 
 
 def inquire(home: Home, entry: Pass, data_path: str | None) -> str:

@@ -150,11 +150,13 @@ class Leading:
         reason = reason or quarters.reason or (lead.failure if lead else "")
         status = "failed" if reason else "interrupted" if quarters.stopped else "done"
         messages, nbytes = ({}, {}) if self._ending else quarters.dismiss()
+        quarters.launcher.tell({"ended": reason})  # who else would know, if the disk is full?
         progress = self._ending or (lead.progress if lead else Progress())
         seconds = time.perf_counter() - self._stock.started
         records = read(job.folder)
         with suppress(RunFailed):  # a disk that is full stays full; the error counts
-            self._recorder.write(ledger(records, messages, nbytes))
+            summed = ledger(records, messages, nbytes)
+            self._recorder.write(replace(summed, dropped=quarters.dropped()))
             made = recoveries(records)
             end = EndRecord(status, progress.committed, progress.tick, reason, made, seconds)
             self._recorder.write(end)

@@ -20,10 +20,10 @@ from checkfree.build.terms import seats
 from checkfree.failures import render_trace
 from checkfree.load import load, to_yaml
 from checkfree.ops import LEAD
-from checkfree.record import read
+from checkfree.record import RECORDS, read
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles, write_whole
-from checkfree.runtime.process import settled
+from checkfree.runtime.process import keep_for_forks, settled
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.nursery import Birth, Leash, Nursery
 from checkfree.runtime.swarm.seat import Seat
@@ -61,6 +61,7 @@ def _write(job: Job) -> None:
     """What stands in a run folder from the start."""
     path = job.folder
     write_whole(path / folders.CONFIG, to_yaml(job.config).encode())
+    (path / RECORDS).touch()  # from now on it can be resumed
     folders.write_json(path / folders.VERSIONS, versions())
     write_whole(path / folders.TRACE, render_trace(due_trace(job.config)).encode())
 
@@ -76,7 +77,7 @@ def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
     invited = invitation_of(home, order["door"], told) if order.get("door") else None
     if not resume:
         due_trace(job.config)
-        folders.create(job.folder)
+        folders.create(job.folder, f"checkfree swarm {'lead' if order.get('door') else 'up'}")
     with folders.locked(job.folder):
         if not resume:
             _write(job)
@@ -90,4 +91,5 @@ def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
             stock.frame = frame_of(invited, job, home, stock.snapshot is not None)
         listed = [[str(seat), life] for seat, life in stock.lives().items()]
         leash.tell({"ready": True, "seats": listed, "told": told})
+        keep_for_forks()
         Nursery(leash, partial(be, stock), home.logs, int(order["spares"])).run()

@@ -99,6 +99,7 @@ def train(
     path = folders.create(job.folder)
     with folders.locked(path):
         write_whole(path / folders.CONFIG, to_yaml(job.config).encode())
+        (path / RECORDS).touch()  # from now on it can be resumed
         folders.write_json(path / folders.VERSIONS, versions())
         write_whole(path / folders.TRACE, due)
         return _run(job, None)

@@ -1,5 +1,26 @@
 """The commands, one a file. Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted."""
 
-from checkfree.cli.entry import main
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+
+from checkfree.cli.interrupts import EXIT_CODE, TOLD, forget_interrupts, heed_interrupts
 
 __all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Nothing is imported before Ctrl-C is heeded."""
+    try:
+        heed_interrupts()
+        from checkfree.cli.entry import run
+
+        return run(argv)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more changes nothing
+        print(TOLD, file=sys.stderr)
+        return EXIT_CODE
+    finally:
+        forget_interrupts()

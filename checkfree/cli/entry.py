@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 from checkfree.cli import (
     branch,
@@ -21,7 +19,7 @@ from checkfree.cli import (
     swarm,
     train,
 )
-from checkfree.cli.arguments import BAD_INPUT, FAILED, INTERRUPTED
+from checkfree.cli.arguments import BAD_INPUT, FAILED
 from checkfree.errors import BadInput, RunFailed
 
 COMMANDS = (
@@ -31,10 +29,9 @@ COMMANDS = (
 """Modules with ``add(commands)``, in the order in which the help lists them."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def run(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Bad input is one line, never a traceback."""
     arguments = parse(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return int(arguments.run(arguments))
     except BadInput as error:
@@ -50,10 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output, as `head`, has had enough
         sys.stderr.close()
         return FAILED
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more changes nothing
-        print("checkfree: interrupted", file=sys.stderr)
-        return INTERRUPTED
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -72,11 +65,6 @@ def torch_memory_error() -> type[BaseException]:
     """torch's own, if torch was needed at all."""
     torch = sys.modules.get("torch")
     return getattr(torch, "OutOfMemoryError", MemoryError)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """A node that is taken away gets SIGTERM first: as good as Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

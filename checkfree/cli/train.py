@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from checkfree.cli.arguments import DONE, FAILED, INTERRUPTED, Commands, takes_config
-from checkfree.errors import BadInput
+from checkfree.errors import BadInput, RunFailed, with_command
 
 
 def add(commands: Commands) -> None:
@@ -47,12 +47,15 @@ def _go(arguments: argparse.Namespace, path: Path, config: object, *, fresh: boo
 
     assert isinstance(config, Config)
     console = Console(stderr=True, highlight=False)
+    again = f"checkfree train --resume {path}"
     try:
         with Display(config, console, quiet=arguments.quiet) as display:
             run = train(config, listeners=[display]) if fresh else resume(path, listeners=[display])
     except KeyboardInterrupt:
-        print(f"checkfree: interrupted; go on: checkfree train --resume {path}", file=sys.stderr)
+        print(f"checkfree: interrupted; go on: {again}", file=sys.stderr)
         return INTERRUPTED
+    except RunFailed as error:
+        raise RunFailed(with_command(str(error), again)) from None
     if run.status != "done":
         print(f"checkfree: the run ended: {run.reason}", file=sys.stderr)
         return FAILED

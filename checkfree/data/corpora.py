@@ -100,7 +100,7 @@ def find_files(
         folders[:] = [f for f in folders if f[0] != "." and f != "__pycache__" and entered(f)]
         for name in names:
             path = Path(folder, name)
-            if name[0] != "." and wanted(name) and path.is_file():
+            if name[0] != "." and wanted(name) and os.path.isfile(path):
                 found.append(File(path.relative_to(root).as_posix(), path))
     return sorted(found, key=lambda file: file.name)
 

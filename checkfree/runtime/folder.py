@@ -19,12 +19,13 @@ CONFIG, TRACE, PICTURE, VERSIONS = "config.yaml", "trace.json", "loss.png", "ver
 SUPERSEDED = "superseded.jsonl"
 
 
-def create(path: Path) -> Path:
-    """An empty run folder. Raises BadInput if there is a run already, or no place for one."""
+def create(path: Path, again: str = "checkfree train") -> Path:
+    """An empty run folder. Raises BadInput if there is a run already, which ``again`` goes on
+    with, or no place for one."""
     if _is_file(path / RECORDS):
         raise BadInput(
             f"{path} holds a run already: give another out=FOLDER, or go on with it by "
-            f"checkfree train --resume {path}"
+            f"{again} --resume {path}"
         )
     if _is_file(path / CONFIG):
         raise BadInput(

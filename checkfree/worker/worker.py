@@ -94,10 +94,12 @@ class StageWorker:
     @property
     def doing(self) -> tuple[Ticket, Op | None, Address | None] | None:
         """What an attempt is at: the op that is next (None: the commit), and who has to send
-        something for it first (None: nobody). For whoever looks for a stall."""
+        something for it first (None: nobody; we ourselves: we are to do as we were told). For
+        whoever looks for a stall."""
         attempt = self._attempt
         if attempt is None or attempt.prepared:
-            return None
+            told = self._inbox or self._to_push
+            return (self._latest, None, self.address) if told else None
         return attempt.ticket, attempt.todo[0] if attempt.todo else None, attempt.lacks()
 
     def destroy(self) -> None:

@@ -75,6 +75,7 @@ class Network:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 text=True,
+                start_new_session=True,
             )
 
     def remove(self) -> None:

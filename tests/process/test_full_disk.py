@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from checkfree.messages.control import RESUME
 from checkfree.record import RECORDS, of_kind, read
 from checkfree.runtime.files import DiskFiles
+from checkfree.runtime.swarm.processes.home import Home
 from checkfree.store import Store
 from tests.process.command import (
     checkfree_command,
@@ -25,6 +27,9 @@ from tests.process.command import (
 )
 from tests.process.small_disk import NoMount, SmallDisk, small_disk
 
+needs_hivemind = pytest.mark.skipif(
+    importlib.util.find_spec("hivemind") is None, reason="hivemind is not installed"
+)
 SIZE = 4 << 20
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -41,15 +46,18 @@ def disk(folder: Path) -> Iterator[SmallDisk]:
 
 
 @pytest.mark.parametrize(
-    ("every", "room"),
+    ("command", "every", "room"),
     [
-        pytest.param(10, 0, id="a record does not fit"),
-        pytest.param(5, 16 * PAGE, id="a snapshot does not fit"),
+        pytest.param("train", 10, 0, id="a record does not fit"),
+        pytest.param("train", 5, 16 * PAGE, id="a snapshot does not fit"),
+        pytest.param("swarm up", 10, 0, id="in a swarm", marks=needs_hivemind),
     ],
 )
-def test_full_disk(folder: Path, undisturbed: Path, disk: SmallDisk, every: int, room: int) -> None:
-    words = ["train", "small.yaml", "failures=losses.json", "recovery=checkfree_plus", "--quiet"]
-    words[-1:-1] = [f"out={disk.path}/run", f"resume.every={every}"]
+def test_full_disk(
+    folder: Path, undisturbed: Path, disk: SmallDisk, command: str, every: int, room: int
+) -> None:
+    words = [*command.split(), "small.yaml", "failures=losses.json", "recovery=checkfree_plus"]
+    words += [f"out={disk.path}/run", f"resume.every={every}", "--quiet"]
     run_folder = disk.view / "run"
     process = start(folder, [*disk.prefix, *checkfree_command(*words)])
     wait_until(lambda: last_tick(run_folder) >= 11, process)
@@ -58,7 +66,7 @@ def test_full_disk(folder: Path, undisturbed: Path, disk: SmallDisk, every: int,
     disk.fill(room)
     process.send_signal(signal.SIGCONT)
     line = only_line(finished(process, 1))
-    assert "checkfree train --resume" in line
+    assert f"go on: checkfree {command} --resume {disk.path}/run" in line
     assert "No space left" in line
 
     *lines, rest = (run_folder / RECORDS).read_bytes().split(b"\n")
@@ -71,10 +79,8 @@ def test_full_disk(folder: Path, undisturbed: Path, disk: SmallDisk, every: int,
     assert [store.load(RESUME, newest, stage).version for stage in range(5)] == [newest] * 5
 
     disk.clear()
-    resumed = start(
-        folder,
-        [*disk.prefix, *checkfree_command("train", "--quiet", "--resume", f"{disk.path}/run")],
-    )
-    finished(resumed)
+    again = checkfree_command(*command.split(), "--quiet", "--resume", f"{disk.path}/run")
+    finished(start(folder, [*disk.prefix, *again]))
+    assert Home.of(run_folder).processes() == []
     assert of_kind(read(run_folder), "resume")[0]["tick"] == newest
     assert numbers(run_folder) == numbers(undisturbed)

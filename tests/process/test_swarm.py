@@ -214,8 +214,10 @@ def test_round_an_empty_seat(swarm: Path, capsys: pytest.CaptureFixture[str]) ->
     replays(swarm, capsys)
 
 
-def test_a_killed_launcher_takes_all_with_it(swarm: Path, undisturbed: Path) -> None:
-    """And leaves a run that goes on as if nothing had been."""
+def test_a_killed_launcher_takes_all_with_it(
+    swarm: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And leaves a run that goes on as if nothing had been, and can be replayed whole."""
     process = begin(swarm, *up(*PLUS, PATIENT), tick=11)
     process.kill()
     finished(process, -signal.SIGKILL)
@@ -225,6 +227,7 @@ def test_a_killed_launcher_takes_all_with_it(swarm: Path, undisturbed: Path) -> 
     assert losses(swarm / "run") == losses(undisturbed)
     assert numbers(swarm / "run") == numbers(undisturbed)
     assert_nothing_left(swarm)
+    replays(swarm, capsys)
 
 
 def test_strangers_and_questions(swarm: Path) -> None:
@@ -242,8 +245,11 @@ def test_strangers_and_questions(swarm: Path) -> None:
     tick = last_tick(swarm / "run")
     wait_until(lambda: last_tick(swarm / "run") > tick + 3, process)
     assert status(swarm)["processes"]["2.0"]["life"] == 0
+    assert "dropped: " in run(swarm, "swarm", "status", "run").stdout
     process.terminate()
     finished(process, 130)
+    (summed,) = of_kind(read(swarm / "run"), "ledger")
+    assert kinds <= summed["dropped"].keys()
     assert lost(swarm) == set()
     assert_nothing_left(swarm)
 

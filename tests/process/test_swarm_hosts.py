@@ -164,7 +164,7 @@ def test_joins_and_leaves_do_not_show_in_the_numbers(
     ended(joined[first], 0)
     assert hosts.seat_of(spare) == hosts.seat_of(first)
     hosts.goes_on(lead)
-    joined[second].send_signal(signal.SIGINT)
+    os.killpg(joined[second].pid, signal.SIGINT)  # as a terminal sends it: to its daemon too
     ended(joined[second], 0)
     seat = hosts.seat_of(second)
     waits = f"vacant: {seat}; nobody has stage {seat[0]}: it waits"
@@ -215,7 +215,9 @@ def test_a_host_that_is_cut_off_is_replaced_and_comes_back_as_a_spare(
     assert replayed(hosts.folder, capsys)
 
 
-def test_the_lead_dies_and_comes_back_elsewhere(hosts: Hosts) -> None:
+def test_the_lead_dies_and_comes_back_elsewhere(
+    hosts: Hosts, capsys: pytest.CaptureFixture[str]
+) -> None:
     """First its process is killed, then all on its host; members find it at another port."""
     more = ("iterations=60", *SMALL, "resume.every=5")
     lead = hosts.lead("small.yaml", *more, "out=run")
@@ -234,4 +236,5 @@ def test_the_lead_dies_and_comes_back_elsewhere(hosts: Hosts) -> None:
     alone = in_one_process(hosts.folder, *more)
     assert losses(hosts.run) == losses(alone)
     assert numbers(hosts.run)["weights"] == numbers(alone)["weights"]
+    assert replayed(hosts.folder, capsys)
     assert Home.of(hosts.run).processes() == []

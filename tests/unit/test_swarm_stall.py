@@ -40,6 +40,15 @@ def test_who_never_answered_can_be_to_blame() -> None:
     assert stall is not None and stall.seat == C and "all-reduce" in stall.why
 
 
+def test_who_does_not_do_what_it_was_told_is_to_blame() -> None:
+    """As one that hangs while the lead has states stored, and all others are done."""
+    stall = find_stall({A: Doing(3, "", 9.0, A), C: Doing(3, "", 1.0, C)}, 2.0)
+    assert stall is not None and stall.seat == A
+    assert stall.why == "has not done what it was told (stage 0, after iteration 3) for 9.0 s"
+    stall = find_stall({A: Doing(4, "F1@0", 9.0, C), C: Doing(3, "", 9.0, C)}, 2.0)
+    assert stall is not None and stall.seat == C
+
+
 def test_idle_seats_are_never_to_blame() -> None:
     assert find_stall({A: Doing(3, "", 900.0), B: Doing(4, "", 900.0)}, 2.0) is None
 
@@ -88,6 +97,21 @@ def test_a_mark_tells_how_long_a_worker_has_been_at_one_thing() -> None:
     assert marks.doing() == Doing(7, "F3@1", 0.5)
     marks.mark(None)
     assert marks.doing() is None
+
+
+def test_one_message_after_the_other_is_no_standing_still() -> None:
+    clock = [0.0]
+    marks = Marks(lambda: clock[0])
+    state = (Ticket(2, 7), None, B)
+    marks.mark(state, B)
+    clock[0] = 5.0
+    assert marks.doing() == Doing(7, "", 5.0, B)
+    marks.mark(state, B)
+    assert marks.doing() == Doing(7, "", 0.0, B)
+    marks.mark((Ticket(2, 7), None, A), B)
+    clock[0] = 6.0
+    marks.mark((Ticket(2, 7), None, A), B)
+    assert marks.doing() == Doing(7, "", 1.0, A)
 
 
 def test_the_deadline_follows_the_median_iteration() -> None:

@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from checkfree.config import RecoveryConfig
-from checkfree.messages.control import Abort, Begin, Kept, Message, Rebuild, Ticket
+from checkfree.messages.control import (
+    RESUME,
+    Abort,
+    Begin,
+    Kept,
+    Message,
+    Push,
+    Rebuild,
+    Ticket,
+)
 from checkfree.messages.tensors import (
     Activation,
     BoundaryReply,
@@ -106,6 +115,17 @@ def test_what_is_no_good_changes_nothing(
     assert run.losses() == plain.losses()
     workers = [run.runtime.actors[seat] for seat in run.lead.members.alive]
     assert sum(getattr(worker, "dropped", 0) for worker in workers) > 3
+
+
+def test_what_it_is_told_is_seen_until_it_is_done() -> None:
+    """So that one that hangs then, as while the lead has states stored, is found to be at fault."""
+    worker = StageWorker(ONE, 0, equipment(0, make_strategy(RecoveryConfig("redundant"))))
+    assert worker.doing is None
+    worker.deliver(Push(0, Keep(ONE, STORE, "state", "after"), 0, RESUME, 0))
+    assert worker.doing is not None
+    assert worker.doing[1:] == (None, ONE)
+    assert [to for to, _ in worker.advance() or ()] == [STORE]
+    assert worker.doing is None
 
 
 def test_a_state_to_keep_is_looked_at() -> None:

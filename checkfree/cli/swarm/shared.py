@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from checkfree.cli.arguments import DONE, FAILED, INTERRUPTED, takes_config
-from checkfree.errors import BadInput
+from checkfree.cli.interrupts import hold_interrupts
+from checkfree.errors import BadInput, RunFailed, with_command
 
 if TYPE_CHECKING:
     from checkfree.config import Config
     from checkfree.runtime.swarm.processes.home import Home
+    from checkfree.runtime.swarm.processes.launcher import Launcher
 
 NURSERY = "checkfree.build.nursery"
+DAEMON = "hivemind_cli/p2pd"
+"""In hivemind's folder."""
 
 
 def takes_run(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +56,21 @@ def check_machine(action: str) -> None:
     """Raise BadInput unless a swarm can run here."""
     if not sys.platform.startswith("linux"):
         raise BadInput(f"checkfree swarm {action} needs Linux: use checkfree train")
-    if importlib.util.find_spec("hivemind") is None:
+    found = importlib.util.find_spec("hivemind")
+    if found is None:
         raise BadInput("hivemind is not installed: pip install 'checkfree[swarm]'")
+    for folder in found.submodule_search_locations or ():
+        check_daemon(Path(folder) / DAEMON)
+
+
+def check_daemon(path: Path) -> None:
+    """Raise BadInput unless libp2p's daemon is there and may be executed."""
+    if not path.is_file():
+        raise BadInput(
+            f"libp2p's daemon is missing ({path}): pip install --force-reinstall hivemind"
+        )
+    if not os.access(path, os.X_OK):
+        raise BadInput(f"libp2p's daemon may not be executed: chmod +x {path}")
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,7 @@ def named(path: Path, arguments: argparse.Namespace) -> None:
     """Become a process whose command line names ``path``, unless we are: all of ours are found
     by that."""
     if arguments.home is None:
+        hold_interrupts()
         os.execv(sys.executable, [*sys.orig_argv, "--home", os.fspath(path)])
 
 
@@ -119,7 +137,7 @@ def launch(
         **more,
     }
     console = Console(stderr=True, highlight=False)
-    again = f"go on: checkfree swarm {'lead' if more.get('door') else 'up'} --resume {run.path}"
+    again = f"checkfree swarm {'lead' if more.get('door') else 'up'} --resume {run.path}"
     with home.owned(), Display(run.config, console, quiet=arguments.quiet) as display:
         launcher = Launcher(
             home,
@@ -130,14 +148,39 @@ def launch(
             told=_telling_deadlines(arguments, told(home)),
         )
         try:
-            launcher.run()
+            died = see_through(launcher, home)
         except KeyboardInterrupt:
-            words = f"; {again}" if (run.path / "config.yaml").is_file() else ""
-            print(f"checkfree: interrupted{words}", file=sys.stderr)
+            print(f"checkfree: interrupted{_going_on(run.path, again)}", file=sys.stderr)
             return INTERRUPTED
+        except RunFailed as error:
+            raise RunFailed(with_command(str(error), again)) from None
         finally:
             home.clear(keep_logs=True)
-    return _result(home, run.path, again)
+    return _result(home, run.path, died, again)
+
+
+def see_through(launcher: Launcher, home: Home) -> str:
+    """Until the run has ended, and that stands in its records. Returns what to say if it does
+    not. Raises BadInput, RunFailed or KeyboardInterrupt."""
+    from checkfree.runtime.swarm.processes.ending import write_end
+
+    try:
+        launcher.run()
+    except KeyboardInterrupt:
+        write_end(home.run, "interrupted", "")
+        raise
+    except RunFailed as error:
+        write_end(home.run, "failed", str(error))
+        raise
+    reason = launcher.reason or f"its lead died, see {home.logs}"
+    write_end(home.run, "failed", reason)
+    return reason
+
+
+def _going_on(path: Path, again: str) -> str:
+    """How, if a run has begun."""
+    begun = all((path / name).is_file() for name in ("config.yaml", "records.jsonl"))
+    return f"; go on: {again}" if begun else ""
 
 
 def _telling_deadlines(arguments: argparse.Namespace, told: Told) -> Told:
@@ -155,16 +198,15 @@ def _telling_deadlines(arguments: argparse.Namespace, told: Told) -> Told:
     return tell
 
 
-def _result(home: Home, path: Path, again: str) -> int:
-    from checkfree.record import of_kind, read
+def _result(home: Home, path: Path, died: str, again: str) -> int:
+    """``died`` is what to say if the records don't tell how the run ended."""
+    from checkfree.record import RECORDS, of_kind, read
 
-    records = read(path)
+    records = read(path) if (path / RECORDS).is_file() else []
     end, steps = records[-1] if records else {}, of_kind(records, "iteration")
-    if end.get("kind") != "end":
-        print(f"checkfree: the lead of the run died, see {home.logs}; {again}", file=sys.stderr)
-        return FAILED
-    if end["status"] != "done":
-        print(f"checkfree: the run ended: {end['reason']}", file=sys.stderr)
+    if end.get("status") != "done":
+        reason = with_command(end.get("reason", died), again)
+        print(f"checkfree: the run ended: {reason}", file=sys.stderr)
         return FAILED
     home.clear(keep_logs=False)
     last = f"; last loss {steps[-1]['loss']:.4f}" if steps else ""

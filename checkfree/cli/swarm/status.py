@@ -34,6 +34,8 @@ def question(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from checkfree.runtime.swarm.presence.pulses import render_dropped
+
     told = question(arguments.folder, {"ask": "status"})
     if arguments.json:
         print(json.dumps(told))
@@ -42,6 +44,9 @@ def _run(arguments: argparse.Namespace) -> int:
         print(
             f"iteration {told['iteration']}, loss {told['loss']:.4f}, {told['seconds']:.2f} s each"
         )
+    dropped = render_dropped(told.get("dropped", {}))
+    if dropped:
+        print(dropped)
     states = told.get("seats", {})
     for seat, child in told["processes"].items():
         print(_line(seat, child, states))

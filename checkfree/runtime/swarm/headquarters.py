@@ -17,6 +17,7 @@ from checkfree.runtime.swarm.presence.liveness import beat_every, keep_vigil
 from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent
 from checkfree.runtime.swarm.presence.watch import Watch
 from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.nursery import NO_ROOM, full_disk
 from checkfree.runtime.swarm.processes.superior import Superior
 from checkfree.runtime.swarm.seat import BROKEN
 from checkfree.runtime.swarm.transport.courier import Courier, Item, News, Noticed, Order, Visit
@@ -55,6 +56,7 @@ class Headquarters:
         self.attendance = Attendance(
             seats, partial(self.host.post, LEAD), self._announce, self._replace
         )
+        self._courier.post.vouched = self.attendance.awaits
         self.launcher = Superior(home, self._courier)
         self.watch = Watch(patience, self._courier.pulses, self._gone)
         taken = self.attendance.present.keys
@@ -123,10 +125,13 @@ class Headquarters:
         return all_sent(self._courier.pulses.values(), self.host.messages, self.host.bytes)
 
     def status(self) -> dict[str, Any]:
-        """Who is here, and what all together have refused to read."""
-        pulses = list(self._courier.pulses.values())
+        """Who is here, and what was dropped."""
         peers = [peer.to_json() for peer in self.attendance.present.values()]
-        return {"peers": peers, "dropped": all_refused(pulses, self._courier.post.refused)}
+        return {"peers": peers, "dropped": self.dropped()}
+
+    def dropped(self) -> dict[str, int]:
+        """What all together have refused to read, or could not use."""
+        return all_refused(list(self._courier.pulses.values()), self._courier.post.refused)
 
     def close(self) -> None:
         self._courier.close()
@@ -136,7 +141,7 @@ class Headquarters:
 
     def _handle(self, item: Item) -> None:
         match item:
-            case News("opened", Peer() as peer):
+            case News("opened", Peer() as peer) if self.attendance.awaits(peer):
                 self.launcher.tell({"here": peer.to_json()})
                 self.launcher.report("here", peer.seat, peer.life)
                 self.attendance.arrived(peer)
@@ -248,6 +253,8 @@ class Headquarters:
                 if self.attendance.lives.get(Address.parse(seat)) == life and not self.reason:
                     where = f"see {self._home.logs}"
                     self.reason = f"worker {seat} ended with exit code {code}: {where}"
+            case {"gone": _, "code": code} if code == NO_ROOM:
+                self.reason = self.reason or full_disk(self._home.run)
             case {"gone": seat, "life": life, "code": code}:
                 self._lost(Address.parse(seat), life, f"its process ended ({code})")
 

@@ -10,6 +10,7 @@ from checkfree.errors import BadInput, RunFailed
 from checkfree.messages import codec
 from checkfree.ops import LEAD, Address
 from checkfree.runtime.swarm.presence.liveness import beat_every
+from checkfree.runtime.swarm.presence.pulses import pulse_of
 from checkfree.runtime.swarm.presence.stall import Marks
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.transport.courier import Courier, Item, News, Noticed, beat
@@ -47,7 +48,7 @@ class Seat:
         self._lead = lead.life
         self._courier.learn(lead)
         try:
-            worker = make()
+            worker = self._worker = make()
             watch = self._marks.watching(worker)
             self._host = Host({seat: worker}, self._courier, self._handle, watch)
             self._courier.start(beat(self._courier.post, beat_every(patience), self._pulse))
@@ -99,8 +100,9 @@ class Seat:
 
     def _pulse(self) -> dict[str, Any]:
         """That we live, what we have sent and refused so far, and what we are at."""
-        refused, doing = dict(self._courier.post.refused), self._marks.doing()
-        pulse = [dict(self._host.messages), dict(self._host.bytes), refused]
+        host, doing = self._host, self._marks.doing()
+        refused, unusable = self._courier.post.refused, self._worker.dropped
+        pulse = pulse_of(host.messages, host.bytes, refused, unusable)
         return {"pulse": pulse, "doing": doing and doing.to_json()}
 
 

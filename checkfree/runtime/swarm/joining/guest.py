@@ -15,6 +15,7 @@ from checkfree.messages.control import Leaving
 from checkfree.ops import LEAD, Address
 from checkfree.runtime.swarm.joining.lifeline import Lifeline
 from checkfree.runtime.swarm.presence.liveness import beat_every
+from checkfree.runtime.swarm.presence.pulses import pulse_of
 from checkfree.runtime.swarm.presence.stall import Marks
 from checkfree.runtime.swarm.seat import FLUSH_WITHIN
 from checkfree.runtime.swarm.transport.courier import Courier, Item, News, Noticed, Said, beat
@@ -73,11 +74,13 @@ class Guest:
         seat, life = Address.parse(birth["seat"]), birth["life"]
         self._seat, self._life = seat, life
         me = self._courier.sit(seat, life)
-        self._courier.learn(Peer.from_json(birth["peer"]))
+        lead = Peer.from_json(birth["peer"])
+        self._courier.learn(lead)
+        self._courier.post.lead_id = lead.id
         self._courier.start(self._lifeline.finder.stay_known(lambda: me))
         self._lifeline.was = (str(seat), life)
         try:
-            worker = make()
+            worker = self._worker = make()
             watch = self._marks.watching(worker)
             self._host = Host({seat: worker}, self._courier, self._handle, watch)
             self._courier.start(beat(self._courier.post, beat_every(patience), self._pulse))
@@ -143,8 +146,9 @@ class Guest:
         self._after, self.why = self._after or after, self.why or why
 
     def _pulse(self) -> dict[str, Any]:
-        refused, doing = dict(self._courier.post.refused), self._marks.doing()
-        pulse = [dict(self._host.messages), dict(self._host.bytes), refused]
+        host, doing = self._host, self._marks.doing()
+        refused, unusable = self._courier.post.refused, self._worker.dropped
+        pulse = pulse_of(host.messages, host.bytes, refused, unusable)
         return {"pulse": pulse, "doing": doing and doing.to_json()}
 
 

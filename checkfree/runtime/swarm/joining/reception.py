@@ -56,15 +56,18 @@ class Reception:
     async def _serve(
         self, id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        with suppress(BadFrame, *BROKEN_STREAM):
+        try:
             notice = await asyncio.wait_for(hear(reader, LARGEST_WORD), APPLY_WITHIN)
             why = self._judged(id, notice)
-            if why:
-                self._courier.post.refused["application"] += 1
-                say(writer, {"refused": why})
-                await self._drained(reader, writer)
-                return
-            await self._welcome(id, notice, reader, writer)
+            if not why:
+                return await self._welcome(id, notice, reader, writer)
+            self._courier.post.refused["application"] += 1
+            say(writer, {"refused": why})
+            await self._drained(reader, writer)
+        except BadFrame:
+            self._courier.post.refused["application"] += 1
+        except BROKEN_STREAM:
+            pass  # it is gone; if it had been welcomed, that was told
 
     async def _drained(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """What we said has to arrive: the other side ends the stream when it has read it."""

@@ -43,6 +43,11 @@ class Attendance:
         """Somebody sits at every seat."""
         return self.present.keys() == self.lives.keys()
 
+    def awaits(self, peer: Peer) -> bool:
+        """It is of the life that sits at its seat, or is to."""
+        known = self.present.get(peer.seat, peer)
+        return self.lives.get(peer.seat) == peer.life and known == peer
+
     def settled(self, seat: Address, life: int) -> bool:
         """That this life is over was noticed, and somebody sits there again, or nobody will."""
         if not self.replacing and self.lives[seat] > life:

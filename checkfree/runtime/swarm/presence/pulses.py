@@ -7,22 +7,42 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Counts = Mapping[str, int]
+MESSAGES, BYTES, REFUSED = range(3)
+UNUSABLE = "unusable"
+"""Messages of a member that name no op of the plan, or tensors of another shape."""
+
+
+def pulse_of(messages: Counts, nbytes: Counts, refused: Counts, unusable: int) -> list[Any]:
+    """What one peer has counted so far; ``unusable``: messages that its worker dropped."""
+    dropped = {**refused, UNUSABLE: unusable} if unusable else dict(refused)
+    return [dict(messages), dict(nbytes), dropped]
 
 
 def all_sent(
     pulses: Iterable[Mapping[str, Any]], messages: Counts, nbytes: Counts
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Messages and bytes by kind, with our own."""
-    total, total_bytes = Counter(messages), Counter(nbytes)
-    for pulse in pulses:
-        total.update(pulse["pulse"][0])
-        total_bytes.update(pulse["pulse"][1])
-    return dict(total), dict(total_bytes)
+    found = list(pulses)
+    return _sum(found, MESSAGES, messages), _sum(found, BYTES, nbytes)
 
 
 def all_refused(pulses: Iterable[Mapping[str, Any]], refused: Counts) -> dict[str, int]:
     """What was dropped, by what was wrong with it, with what we dropped."""
-    total = Counter(refused)
+    return _sum(pulses, REFUSED, refused)
+
+
+def render_dropped(dropped: Counts) -> str:
+    """In one line; "" if there is nothing to tell."""
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(dropped.items()) if count)
+    return f"dropped: {told}" if told else ""
+
+
+def _sum(pulses: Iterable[Mapping[str, Any]], place: int, ours: Counts) -> dict[str, int]:
+    """Whoever tells rubbish has counted nothing."""
+    total = Counter(ours)
     for pulse in pulses:
-        total.update(pulse["pulse"][2])
+        told = pulse.get("pulse")
+        counts = told[place] if isinstance(told, list) and len(told) > place else None
+        if isinstance(counts, dict) and all(type(count) is int for count in counts.values()):
+            total.update(counts)
     return dict(total)

@@ -35,6 +35,7 @@ _PHASES = {
 class Doing:
     """What a seat has been at for so many ``seconds``: an op of an iteration, or ``waits_for``
     what another is to send for it. ``op`` "" is the end of the iteration: keeps, and the commit.
+    Who waits for itself is to do as it was told: to step, to hand on its state, to take another's.
     """
 
     iteration: int
@@ -64,6 +65,8 @@ State = tuple[Ticket, Op | None, Address | None]
 class HasState(Protocol):
     """A StageWorker."""
 
+    address: Address
+
     @property
     def doing(self) -> State | None: ...
 
@@ -78,14 +81,14 @@ class Marks:
 
     def watching(self, worker: HasState) -> Callable[[], None]:
         """Marks what the worker is at, whenever called."""
-        return lambda: self.mark(worker.doing)
+        return lambda: self.mark(worker.doing, worker.address)
 
-    def mark(self, state: State | None) -> None:
-        """What comes next."""
+    def mark(self, state: State | None, own: Address | None = None) -> None:
+        """What comes next. One message after the other that we are told is no standing still."""
         known = self._mark
         if state is None:
             self._mark = None
-        elif known is None or known[0] != state:
+        elif known is None or known[0] != state or state[2] == own:
             self._mark = (state, self._now())
 
     def doing(self) -> Doing | None:
@@ -120,6 +123,8 @@ def find_stall(doings: Mapping[Address, Doing], deadline: float) -> Stall | None
     if not waiting:
         return None
     waiter, culprit = _end_of_chain(min(waiting), doings)
+    if waiter == culprit and doings[waiter].waits_for == waiter:
+        return Stall(waiter, _deaf(waiter, doings[waiter]))
     told = _told(waiter, doings[waiter])
     return Stall(culprit, f"has not sent {waiter} what it needs for {told}")
 
@@ -135,6 +140,11 @@ def _end_of_chain(seat: Address, doings: Mapping[Address, Doing]) -> tuple[Addre
         if further is None or further.waits_for is None or then in seen:
             return seat, then
         seat = then
+
+
+def _deaf(seat: Address, doing: Doing) -> str:
+    where = f"stage {seat.stage}, after iteration {doing.iteration}"
+    return f"has not done what it was told ({where}) for {doing.seconds:.1f} s"
 
 
 def _told(seat: Address, doing: Doing) -> str:

@@ -33,6 +33,7 @@ from checkfree.runtime.swarm.processes.children import (
 )
 from checkfree.runtime.swarm.processes.control import line
 from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.nursery import NO_ROOM, full_disk
 from checkfree.runtime.swarm.processes.nursing import Nursing
 
 STOP_WITHIN = 20.0
@@ -58,6 +59,8 @@ class Launcher:
     children: Children = field(default_factory=Children)
     told: Callable[[Mapping[str, Any]], None] = lambda event: None
     interrupted: bool = False
+    reason: str = ""
+    """Why the run ended early, as its last lead has told."""
 
     def run(self) -> None:
         """Until the run ended. Raises BadInput, RunFailed, or KeyboardInterrupt if stopped."""
@@ -174,6 +177,8 @@ class Launcher:
     def _lead_died(self, child: Child, code: int) -> None:
         self._lead_heard.clear()
         self._leads_lost += 1
+        if code == NO_ROOM:
+            self.reason = full_disk(self.home.run)
         over = self.interrupted or (code >= 0 and code != LEAD_AGAIN)
         if over or self._leads_lost > LEADS_LOST:
             self._ended.set()
@@ -284,6 +289,8 @@ class Launcher:
                 self._asked.status, self._leads_lost = status, 0
             case {"event": event}:
                 self._happened(event)
+            case {"ended": str(reason)}:
+                self.reason = reason
             case _:
                 return self._asked.answer(said)
         return None

@@ -10,6 +10,7 @@ It talks to the launcher in lines of JSON, on its standard input and output.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import selectors
@@ -24,11 +25,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from checkfree.errors import cannot_write
+
 Birth = Mapping[str, Any]
 """What a fork is to become: "seat", "life" and whatever its ``main`` understands."""
 
 CALM_AFTER = 1.0
 """Seconds without news after which a spare is made."""
+
+NO_ROOM = 5
+"""Exit code of a fork that found the disk full: it could not even begin to log why."""
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
@@ -188,10 +194,12 @@ class Nursery:
             call(name)
             self._write_to(f"{name}-{os.getpid()}")
             code = self._main(await_birth, spare)
-        except BaseException:
+        except BaseException as error:
+            code = NO_ROOM if is_full_disk(error) else code
             traceback.print_exc()
         finally:
-            sys.stderr.flush()
+            with suppress(OSError):  # a full disk takes no log
+                sys.stderr.flush()
             os._exit(code)
 
     def _become_own(self, nursery: int) -> None:
@@ -210,6 +218,20 @@ class Nursery:
         log = os.open(self._logs / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for target, source in enumerate((nothing, log, log)):
             os.dup2(source, target)
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """That is what it came of."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def full_disk(run: Path) -> str:
+    """Why a run ends whose processes find no room. One line."""
+    return str(cannot_write(run, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
 
 
 def call(name: str) -> None:

@@ -87,15 +87,24 @@ class Said:
 Item = Delivered | News | Noticed | Order | Visit | Said
 
 
+class _ApartLoop(uvloop.Loop):
+    """Its children, libp2p's daemon, have a session of their own: a Ctrl-C in our terminal is for
+    us, who need the daemon to leave well."""
+
+    async def subprocess_exec(self, *words: Any, **more: Any) -> Any:
+        return await super().subprocess_exec(*words, **more, start_new_session=True)
+
+
 class Courier:
     """Streams of one process, in a thread of their own; ``inbox`` is what came in.
 
-    It never computes and never blocks, so it answers while an op runs for seconds.
+    It never computes and never blocks, so it answers while an op runs for seconds. ``terminal``:
+    a Ctrl-C may come to our whole process group, and not to us alone.
     """
 
-    def __init__(self, secret: bytes, limits: codec.Limits):
+    def __init__(self, secret: bytes, limits: codec.Limits, *, terminal: bool = False):
         self.inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self.loop = uvloop.new_event_loop()
+        self.loop = _ApartLoop() if terminal else uvloop.new_event_loop()
         self.post = Post(secret, self, limits)
         self.heard_at: dict[Peer, float] = {}
         """When each peer was last heard, by ``time.monotonic``; for the loop's thread only."""

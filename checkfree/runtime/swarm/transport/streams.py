@@ -91,6 +91,11 @@ class Post:
         self.links = Links()
         """The lines that are emulated; of no weight for what is trained."""
         self.me: Peer | None = None
+        self.vouched: Callable[[Peer], bool] = lambda peer: peer.seat == LEAD
+        """Whether a peer sits where it says. For all but the lead, the lead alone knows, and tells;
+        whoever only says so is heard, but nothing is sent to it."""
+        self.lead_id = ""
+        """How libp2p knows the lead in each of its lives; "": it has a new name in each."""
 
     async def open(self, sockets: Path, identity: Path, listen: str = HERE) -> None:
         """Start a libp2p daemon of our own and listen. Raises P2PDaemonError."""
@@ -220,7 +225,8 @@ class Post:
         peer = None
         try:
             peer = await asyncio.wait_for(self._greeted(info, reader), HELLO_WITHIN)
-            self.learn(peer)
+            if self.vouched(peer):
+                self.learn(peer)
             self._events.opened(peer)
             while True:
                 await self._take(peer, reader)
@@ -245,6 +251,8 @@ class Post:
         known = self._links.get(peer.seat)
         if known is not None and not known.peer.gives_way(peer):
             raise BadFrame("sits where somebody else sits")
+        if peer.seat == LEAD and self.lead_id not in ("", peer.id):
+            raise BadFrame("leads under another name")
         return peer
 
     async def _take(self, peer: Peer, reader: asyncio.StreamReader) -> None:

@@ -1,0 +1,266 @@
+"""Who is let in at the lead's door, and who is believed to sit where: streams without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("hivemind", reason="hivemind is not installed")
+
+from hivemind.dht.validation import DHTRecord
+from hivemind.utils import MSGPackSerializer
+
+from checkfree.build.job import of_config
+from checkfree.build.join import prepared
+from checkfree.errors import BadInput
+from checkfree.load import load, to_tree
+from checkfree.messages import codec
+from checkfree.ops import LEAD, Address
+from checkfree.runtime.swarm.joining.discovery import _Signed
+from checkfree.runtime.swarm.joining.reception import Reception, Terms
+from checkfree.runtime.swarm.joining.records import Membership, run_key, sign
+from checkfree.runtime.swarm.joining.talk import application, hear, is_proven, signed
+from checkfree.runtime.swarm.presence.attendance import Attendance
+from checkfree.runtime.swarm.transport.courier import Visit
+from checkfree.runtime.swarm.transport.frames import (
+    PROTOCOL,
+    Peer,
+    hello,
+    notice_frame,
+)
+from checkfree.runtime.swarm.transport.streams import Post
+from tests.process.command import prepare
+
+SECRET, OTHER = bytes(range(16)), bytes(16)
+RELEASE = {"checkfree": "1.2", "code": "abc"}
+ONE, TWO = Address(1), Address(2)
+
+
+class Line:
+    """A stream's writer; ``reader`` gets what is written."""
+
+    def __init__(self) -> None:
+        self.reader = asyncio.StreamReader()
+
+    def write(self, data: bytes) -> None:
+        self.reader.feed_data(data)
+
+    async def drain(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.reader.feed_eof()
+
+
+# --- applications --------------------------------------------------------------------------------
+
+
+class Desk:
+    """What a reception has of its courier."""
+
+    def __init__(self) -> None:
+        self.post = SimpleNamespace(id="lead", refused=Counter())
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.loop = asyncio.get_running_loop()
+
+    def visits(self) -> list[str]:
+        found = []
+        while not self.inbox.empty():
+            visit = self.inbox.get()
+            assert isinstance(visit, Visit)
+            found.append(visit.what)
+        return found
+
+
+def apply(*frames: bytes) -> tuple[list[dict[str, Any]], list[str], Mapping[str, int]]:
+    """What somebody who says this, and leaves, is told; what the lead hears, and has counted."""
+
+    async def talk() -> tuple[list[dict[str, Any]], list[str], Mapping[str, int]]:
+        desk, line, theirs = Desk(), Line(), asyncio.StreamReader()
+        theirs.feed_data(b"".join(frames))
+        theirs.feed_eof()
+        terms = Terms(SECRET, 1.0, RELEASE, lambda: {"config": {}})
+        await Reception(desk, terms)._serve("joiner", theirs, line)  # type: ignore[arg-type]
+        line.close()
+        told = []
+        while not line.reader.at_eof():
+            told.append(await hear(line.reader))
+        return told, desk.visits(), desk.post.refused
+
+    return asyncio.run(talk())
+
+
+def word(change: Mapping[str, Any], secret: bytes = SECRET) -> bytes:
+    said = {**application(RELEASE, None), **change}
+    return notice_frame(signed(secret, "joiner", "lead", said))
+
+
+def test_who_belongs_here_is_told_of_the_run_and_listened_to() -> None:
+    told, visits, refused = apply(word({}), notice_frame({"ready": True}))
+    assert told[0]["welcome"] == {"config": {}}
+    assert is_proven(SECRET, "lead", "joiner", told[0])
+    assert visits == ["ready", "left"]
+    assert not refused
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        pytest.param(word({"protocol": PROTOCOL + 1}), "speaks protocol 1, not 2", id="protocol"),
+        pytest.param(word({}, OTHER), "wrong token", id="token"),
+        pytest.param(word({"release": {**RELEASE, "checkfree": "1.3"}}), "==1.2", id="version"),
+        pytest.param(word({"release": {**RELEASE, "code": "x"}}), "code that trains", id="code"),
+    ],
+)
+def test_who_does_not_is_told_why_and_the_lead_hears_nothing(said: bytes, why: str) -> None:
+    told, visits, refused = apply(said)
+    assert [why in answer["refused"] for answer in told] == [True]
+    assert visits == []
+    assert refused == {"application": 1}
+
+
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"\x02" * 40, b"\xff" * 9000])
+def test_rubbish_is_counted_and_not_answered(said: bytes) -> None:
+    assert apply(said) == ([], [], {"application": 1})
+
+
+# --- other data ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the lead tells of its run."""
+    monkeypatch.chdir(prepare(tmp_path))
+    config = load("small.yaml", [])
+    about = of_config(config, Path(), ()).data
+    return {"config": to_tree(config), "data": json.loads(json.dumps(about))}
+
+
+def test_the_run_s_data_wherever_they_are(run: dict[str, Any]) -> None:
+    Path("text.txt").rename("elsewhere.txt")
+    assert prepared(run, "elsewhere.txt").threads == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "why"),
+    [
+        ("other words " * 500, None, "the data here are text"),
+        (None, None, "--data-path gives where the data are"),
+        (None, "nowhere.txt", "nowhere.txt"),
+    ],
+)
+def test_other_data_are_refused(
+    run: dict[str, Any], text: str | None, path: str | None, why: str
+) -> None:
+    Path("text.txt").unlink()
+    if text is not None:
+        Path("text.txt").write_text(text)
+    with pytest.raises(BadInput, match=why) as error:
+        prepared(run, path)
+    assert "--data-path" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+def test_records_that_prove_nothing_are_counted() -> None:
+    refused: Counter[str] = Counter()
+    member = Membership(run_key(SECRET), peer(ONE), 100.0)
+    for value in (sign(member, OTHER), b"rubbish", sign(member, SECRET)):
+        record = DHTRecord(b"key", b"", MSGPackSerializer.dumps(value), 100.0)
+        _Signed(SECRET, refused).validate(record)
+    assert not _Signed(SECRET, refused).validate(DHTRecord(b"key", b"", b"\xc1", 100.0))
+    assert refused == {"record forged": 1, "record malformed": 2}
+
+
+# --- who sits where ------------------------------------------------------------------------------
+
+
+def peer(seat: Address, life: int = 0, name: str = "") -> Peer:
+    return Peer(seat, life, name or f"{seat}-{life}", ("/ip4/127.0.0.1/tcp/1",))
+
+
+class Ear:
+    """What a post tells."""
+
+    def __init__(self) -> None:
+        self.opened_by: list[Peer] = []
+
+    def opened(self, peer: Peer) -> None:
+        self.opened_by.append(peer)
+
+    def _nothing(self, *said: object) -> None:
+        pass
+
+    heard = closed = message = notice = broken = _nothing
+
+
+def greet(prepare: Callable[[Post], None], *callers: Peer) -> tuple[dict[Address, Peer], Post, Ear]:
+    """After these have called a post, one after the other: where it sends what is for a seat."""
+
+    async def talk() -> tuple[dict[Address, Peer], Post, Ear]:
+        ear = Ear()
+        post = Post(SECRET, ear, codec.Limits())  # type: ignore[arg-type]
+        post.me = peer(Address(3), name="us")
+        prepare(post)
+        for caller in callers:
+            reader = asyncio.StreamReader()
+            reader.feed_data(notice_frame(hello(caller, "us", SECRET)))
+            reader.feed_eof()
+            info = SimpleNamespace(peer_id=SimpleNamespace(to_base58=lambda c=caller: c.id))
+            await post._serve(info, reader, Line())  # type: ignore[arg-type]
+        known = {seat: link.peer for seat, link in post._links.items()}
+        await post.close()
+        return known, post, ear
+
+    return asyncio.run(talk())
+
+
+def test_a_member_believes_the_lead_alone_of_who_sits_where() -> None:
+    """Whoever claims a later life of a seat is heard, and sent nothing."""
+    lead, claims = peer(LEAD, 0, "lead"), peer(ONE, 9, "mallory")
+    known, _, ear = greet(lambda post: post.learn(peer(ONE)), lead, claims)
+    assert known == {LEAD: lead, ONE: peer(ONE)}
+    assert ear.opened_by == [lead, claims]
+
+
+def test_a_lead_with_one_name_has_no_successor_with_another() -> None:
+    lead, next_, claims = peer(LEAD, 0, "lead"), peer(LEAD, 1, "lead"), peer(LEAD, 2, "mallory")
+
+    def named(post: Post) -> None:
+        post.lead_id = "lead"
+
+    known, post, _ = greet(named, lead, claims, next_)
+    assert known == {LEAD: next_}
+    assert post.refused == {"stranger": 1}
+    known, _, _ = greet(lambda post: None, lead, claims)
+    assert known == {LEAD: claims}
+
+
+def test_the_lead_believes_who_is_awaited() -> None:
+    def ignore(*said: object) -> None:
+        pass
+
+    attendance = Attendance([(ONE, 0), (TWO, 4)], ignore, ignore, ignore)
+    attendance.arrived(peer(ONE))
+
+    def lead(post: Post) -> None:
+        post.vouched = attendance.awaits
+        post.learn(peer(ONE))
+
+    mallory = [peer(ONE, 7, "m"), replace(peer(ONE), id="m"), peer(TWO, 3, "m"), peer(TWO, 5, "m")]
+    known, _, _ = greet(lead, *mallory, peer(TWO, 4))
+    assert known == {ONE: peer(ONE), TWO: peer(TWO, 4)}
+    attendance.gone(ONE, 0, "killed")
+    assert attendance.awaits(peer(ONE, 1))
+    assert not attendance.awaits(peer(ONE, 0))

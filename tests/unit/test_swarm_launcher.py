@@ -1,0 +1,139 @@
+"""How a run ends that no lead of it could end: a launcher with a nursery that only pretends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkfree.cli.swarm.shared import check_daemon, see_through
+from checkfree.errors import BadInput, RunFailed, cannot_write, with_command
+from checkfree.record import RECORDS, ConfigRecord, IterationRecord, PlanRecord, dumps, read
+from checkfree.runtime.swarm.processes.ending import write_end
+from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.launcher import LEADS_LOST, Launcher
+from checkfree.runtime.swarm.processes.nursery import NO_ROOM, is_full_disk
+from tests.process.command import heeding_interrupts
+
+NURSERY = """
+import json, sys
+def tell(**said):
+    print(json.dumps(said), flush=True)
+json.loads(sys.stdin.readline())
+{answer}
+for line in sys.stdin:
+    birth = json.loads(line)
+    if birth["life"] < {deaths}:
+        tell(born="lead", life=birth["life"], pid=0)
+        tell(died="lead", life=birth["life"], pid=0, code={code})
+"""
+READY = "tell(ready=True, seats=[], told=[])"
+PLAN = PlanRecord(0, 0, 0, {"0.0": 0})
+STEP = IterationRecord(4, 6, 0, 1.5, {}, {}, 1, 0, 1)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """Of a run of five iterations and seven ticks, whose last record was cut short."""
+    made = Home.of(tmp_path / "run")
+    made.run.mkdir()
+    made.furnish()
+    lines = [dumps(record) for record in (ConfigRecord({}, {}, {}, 1), PLAN, STEP)]
+    (made.run / RECORDS).write_text("\n".join([*lines, lines[-1][:9]]))
+    return made
+
+
+def launcher(home: Home, answer: str = READY, deaths: int = 99, code: int = -9) -> Launcher:
+    script = NURSERY.format(answer=answer, deaths=deaths, code=code)
+    return Launcher(home, [sys.executable, "-c", script], {"patience": 60.0})
+
+
+def end(home: Home) -> tuple[Any, ...]:
+    last = read(home.run)[-1]
+    assert last["kind"] == "end"
+    return last["status"], last["iteration"], last["tick"], last["reason"]
+
+
+def test_interrupted_between_two_leads(home: Home) -> None:
+    made = launcher(home, deaths=1)
+
+    def interrupt(event: Mapping[str, Any]) -> None:
+        if event["event"] == "lost":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    made.told = interrupt
+    with heeding_interrupts(), pytest.raises(KeyboardInterrupt):
+        see_through(made, home)
+    assert end(home) == ("interrupted", 5, 7, "")
+    assert home.processes() == []
+
+
+def test_one_lead_after_the_other_dies(home: Home) -> None:
+    made, lost = launcher(home), []
+    made.told = lambda event: lost.append(event["event"])
+    assert "its lead died" in see_through(made, home)
+    assert lost == ["lost"] * LEADS_LOST
+    assert end(home)[0] == "failed"
+    assert str(home.logs) in end(home)[3]
+
+
+def test_a_lead_that_could_not_write_why_it_ended_has_told(home: Home) -> None:
+    """Its disk was full; by now there is room for the reason."""
+    made = launcher(home, code=1)
+    full = cannot_write("x", OSError(28, "No space left on device"))
+    made.reason = str(full)
+    assert see_through(made, home) == made.reason
+    assert end(home) == ("failed", 5, 7, made.reason)
+    told = with_command(made.reason, "checkfree swarm up --resume run")
+    assert told.endswith("make room, then go on: checkfree swarm up --resume run")
+    assert with_command("lost", "x") == "lost"
+
+
+def test_a_lead_that_finds_no_room_to_begin(home: Home) -> None:
+    assert "No space left" in see_through(launcher(home, code=NO_ROOM), home)
+    assert end(home)[3].endswith("make room, then go on")
+    assert is_full_disk(OSError(errno.ENOSPC, "")) and not is_full_disk(OSError(1, ""))
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "")
+        except OSError:
+            raise RunFailed("no daemon") from None
+    except RunFailed as error:
+        assert is_full_disk(error)
+
+
+def test_a_nursery_that_fails(home: Home) -> None:
+    with pytest.raises(BadInput, match="no such thing"):
+        see_through(launcher(home, "tell(bad='no such thing')"), home)
+    assert read(home.run)[-1]["kind"] == "iteration"
+    with pytest.raises(RunFailed, match="its nursery died"):
+        see_through(launcher(home, "sys.exit(1)"), home)
+    assert end(home)[0] == "failed"
+
+
+def test_an_end_is_written_once_and_only_to_a_run_that_began(home: Home) -> None:
+    write_end(home.run / "none", "failed", "")
+    assert not (home.run / "none").exists()
+    for status in ("done", "failed"):
+        write_end(home.run, status, "")
+    assert [record["kind"] for record in read(home.run)][-2:] == ["iteration", "end"]
+    assert end(home)[0] == "done"
+
+
+def test_no_daemon(tmp_path: Path) -> None:
+    daemon = tmp_path / "p2pd"
+    with pytest.raises(BadInput, match="reinstall hivemind"):
+        check_daemon(daemon)
+    daemon.touch(mode=0o600)
+    if os.access(daemon, os.X_OK):
+        pytest.skip("whoever we are may execute anything")
+    with pytest.raises(BadInput, match=r"chmod \+x"):
+        check_daemon(daemon)
+    daemon.chmod(0o700)
+    check_daemon(daemon)
