@@ -6,12 +6,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 BALLAST = "ballast"
+PATIENCE = 30.0  # seconds
 
 
 class NoMount(Exception):
@@ -46,7 +48,7 @@ def small_disk(path: Path, size: int) -> Iterator[SmallDisk]:
         try:
             yield SmallDisk(path, path)
         finally:
-            subprocess.run(["umount", str(path)], check=True)
+            _unmount(path)
     elif shutil.which("unshare") and shutil.which("nsenter"):
         with _holder(mount) as process:
             enter = ("nsenter", f"--target={process}", "--user", "--mount")
@@ -57,6 +59,15 @@ def small_disk(path: Path, size: int) -> Iterator[SmallDisk]:
             )
     else:
         raise NoMount("neither root's mount nor unshare works here")
+
+
+def _unmount(path: Path) -> None:
+    """As soon as nobody has a file open there: a process that was killed may still be on its way
+    out."""
+    deadline = time.monotonic() + PATIENCE
+    while not _succeeds(["umount", str(path)]):
+        assert time.monotonic() < deadline, f"{path} is still in use"
+        time.sleep(0.05)
 
 
 def _succeeds(command: list[str]) -> bool:
