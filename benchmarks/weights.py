@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -68,6 +69,14 @@ class Scale:
                 found[process] = new, last.own / first.own - 1
         return found
 
+    def course(self, process: tuple[str, int]) -> str:
+        """Its growth in each quarter of its grown-up life: a leak has no last one."""
+        weights = self.by_process[process]
+        old = [w for w in weights if w.tick >= weights[0].tick + GROWN_UP]
+        corners = [old[round(place * (len(old) - 1) / 4)] for place in range(5)]
+        steps = ((b.anonymous - a.anonymous) / old[0].own for a, b in pairwise(corners))
+        return ", ".join(f"{step:+.1%}" for step in steps)
+
     def report(self) -> None:
         """A line, and one for each process that grew most."""
         found = self.grown()
@@ -77,6 +86,8 @@ class Scale:
         for name in sorted({name for name, _ in found}):
             new, own = max(grown for (whose, _), grown in found.items() if whose == name)
             print(f"memory of {name:10}{new:+7.1%}, with pages copied {own:+7.1%}")
+        longest = max(found, key=lambda process: len(self.by_process[process]))
+        print(f"memory of {longest[0]}, by quarters of its life: {self.course(longest)}")
         middle = median(new for new, _ in found.values())
         worst = max(new for new, _ in found.values())
         print(f"memory: median {middle:+.1%}, worst {worst:+.1%}, of {len(found)} processes")

@@ -79,13 +79,17 @@ class Pushing:
         return max(0, begins)
 
     def _due(self, view: View) -> int | None:
-        """The first stage that has none, else the one that is longest overdue."""
+        """The first stage that has none, else the one that is longest overdue. Before all others
+        stage 0, when it lost its newest: what it has left is too old by a turn, and no other rule
+        rebuilds it."""
         stages = [stage for stage in range(view.num_stages) if view.living(stage) is not None]
         newest = {shadow.stage: shadow.version for shadow in sorted(view.pushed, key=_by_version)}
+        k, version = self.interval(view), view.committed + 1
         missing = [stage for stage in stages if stage not in newest]
+        if 0 in stages and newest.get(0, 0) < version - k - view.num_stages:
+            return 0
         if missing:
             return missing[0]
-        k, version = self.interval(view), view.committed + 1
         overdue = []
         for stage in stages:
             phase = stage * k // view.num_stages

@@ -38,6 +38,10 @@ def draw_gaps(book: Book, path: Path) -> None:
     _panels(book, path, _gaps, f"loss − loss of {REFERENCE}", with_reference=False)
 
 
+_LETTER, _ROW = 0.072, 0.19
+"""Inches that a letter of the legend is wide, and a row of it high."""
+
+
 def _panels(book: Book, path: Path, draw: Drawer, title: str, with_reference: bool) -> None:
     count = len(book.rates)
     columns = min(count, 3)
@@ -151,7 +155,10 @@ def _legend(figure: Figure, book: Book, with_reference: bool) -> None:
         for label in shown
     ]
     if handles:
-        columns = max(1, min(len(handles), int(figure.get_figwidth() / 2.4)))
+        widest = max(2.4, 0.6 + _LETTER * max(len(book.name(label)) for label in shown))
+        columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
+        rows = math.ceil(len(handles) / columns)
+        figure.set_figheight(figure.get_figheight() + _ROW * max(0, rows - 3))
         figure.legend(
             handles=handles,
             loc="outside lower center",

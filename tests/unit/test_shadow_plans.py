@@ -78,8 +78,10 @@ def test_two_stages_hold_the_embeddings_in_turn(
 def test_the_embeddings_are_pushed_at_once_when_their_newest_is_lost() -> None:
     pushing = Pushing(every=40)
     assert not pushing.keeps(View(seats(5), 5, 42, pushed=held_by((1, 40))))
-    (keep,) = pushing.keeps(View(seats(5), 5, 42, pushed=held_by((4, 1))))
-    assert (keep.owner, keep.holder) == (Address(0), Address(1))
+    pushed = {shadow for shadow in held_by((4, 1)) if shadow.stage != 3}  # 4.0 held that too
+    for left in (pushed, pushed | {Shadow(3, Address(4), 39)}):
+        (keep,) = pushing.keeps(View(seats(5), 5, 59, pushed=frozenset(left)))
+        assert (keep.owner, keep.holder) == (Address(0), Address(1))
 
 
 def test_what_a_lost_holder_held_is_pushed_at_once() -> None:

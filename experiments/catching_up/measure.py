@@ -1,0 +1,233 @@
+"""What does a restart from a shadow cost, and which part of it? Age, bits, moments, or a fit.
+
+    python experiments/catching_up/measure.py experiments/catching_up/results [--only fresh,…]
+
+A plain loop over the stages of a pipeline, without messages: the same model, data and optimizer as
+experiments/every_stage_fails, but nothing is lost before iteration 150, so that the chance of the
+first steps, which moves a whole run by 0.1 nats, is the same for all. From then on each stage is
+lost with 2 % an iteration: 38 losses, the same for every way to restart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import random
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from checkfree.config import Config
+from checkfree.data import open_data
+from checkfree.load import build
+from checkfree.models.families import family
+from checkfree.quantize import pack, unpack
+from checkfree.units import derive
+
+FIRST, RATE, LAG = 150, 0.02, 2
+WARMUP, LEAST = 20, 0.05
+READ = 20
+LEVELS = (-1.51, -0.4528, 0.4528, 1.51)
+"""Of two bits, for a Gaussian of deviation 1 (Lloyd and Max)."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """``every``: iterations between shadows. ``how``: a format, or ``delta``: two bits of what
+    changed since the last shadow. ``moments``: the second moment comes back too, by rows and
+    columns. ``fit``: local steps on what went in and came out, and their learning rate."""
+
+    every: int = 30
+    how: str = "int4_rows"
+    moments: bool = False
+    fit: tuple[int, float] = (0, 0.0)
+
+
+WAYS: dict[str, Way | None] = {
+    "nothing lost": None,
+    "int4 every 30": Way(),
+    "int4 every 30, second moment": Way(moments=True),
+    "int4 every 30, 32 fit steps": Way(fit=(32, 5e-4)),
+    "int4 every 30, 128 fit steps": Way(fit=(128, 2e-3)),
+    "2-bit deltas every 12": Way(12, "delta"),
+    "2-bit deltas every 12, 128 fit steps": Way(12, "delta", fit=(128, 2e-3)),
+    "fp32 every iteration": Way(1, "fp32"),
+}
+
+
+def configured(seed: int) -> Config:
+    model = {"width": 64, "heads": 4, "hidden": 176, "blocks": 12, "context": 128}
+    return build(
+        {
+            "iterations": 400,
+            "stages": 6,
+            "microbatches": 4,
+            "batch": 2,
+            "seed": seed,
+            "model": {"family": "llama", "vocabulary": 256, **model},
+            "optimizer": {"name": "adam", "lr": 2e-3},
+        }
+    )
+
+
+def losses(config: Config) -> dict[int, list[int]]:
+    """Stages by iteration."""
+    draw = random.Random(1000 + config.seed)
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for iteration in range(1, config.iterations):
+        for stage in range(config.stages + 1):
+            if draw.random() < RATE and iteration >= FIRST:
+                found[iteration].append(stage)
+    return found
+
+
+@dataclass
+class Shadow:
+    version: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+
+class Pipeline:
+    """A model in stages, with an optimizer and the last shadows of each."""
+
+    def __init__(self, config: Config, way: Way | None):
+        self.config, self.way = config, way or Way()
+        self.stages = [self._module(stage) for stage in range(config.stages + 1)]
+        self.optimizers = [self._fresh(stage) for stage in self.stages]
+        self.shadows: dict[int, deque[Shadow]] = defaultdict(lambda: deque(maxlen=3))
+        self.crossed: dict[int, deque[tuple[Tensor, Tensor]]]
+        self.crossed = defaultdict(lambda: deque(maxlen=32))
+
+    def _module(self, stage: int) -> nn.Module:
+        torch.manual_seed(derive(self.config.seed, "init", stage))
+        return family(self.config.model.family).stage(self.config.model, stage, self.config.stages)
+
+    def _fresh(self, stage: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(stage.parameters(), lr=self.config.optimizer.lr)
+
+    def loss(self, batch: Tensor, *, kept: bool = False) -> Tensor:
+        hidden = self.stages[0].embed(batch)  # type: ignore[operator]
+        for number, stage in enumerate(self.stages[1:], 1):
+            came, hidden = hidden.detach(), stage(hidden)
+            if kept:
+                self.crossed[number].append((came, hidden.detach()))
+        made: Tensor = self.stages[0].loss(hidden, batch)  # type: ignore[operator]
+        return made
+
+    def step(self, iteration: int, batches: list[Tensor]) -> None:
+        for batch in batches:
+            (self.loss(batch, kept=True) / len(batches)).backward()
+        done = max(0, iteration - WARMUP) / (self.config.iterations - WARMUP)
+        decayed = LEAST + (1 - LEAST) * 0.5 * (1 + math.cos(math.pi * done))
+        for stage, optimizer in zip(self.stages, self.optimizers, strict=True):
+            nn.utils.clip_grad_norm_(stage.parameters(), 1.0)
+            rate = self.config.optimizer.lr * min((iteration + 1) / WARMUP, decayed)
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def push(self, version: int) -> None:
+        """The shadows that are due, each stage at its own phase."""
+        every = self.way.every
+        for number, stage in enumerate(self.stages):
+            held = self.shadows[number]
+            if not held or version % every == number * every // len(self.stages) % every:
+                weights = self._packed(stage.state_dict(), held[-1].weights if held else None)
+                state = self.optimizers[number].state_dict() if self.way.moments else {}
+                held.append(Shadow(version, weights, copy.deepcopy(state)))
+
+    def _packed(
+        self, weights: dict[str, Tensor], before: dict[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        if self.way.how == "delta" and before is not None:
+            return {k: before[k] + two_bits(w - before[k]) for k, w in weights.items()}
+        how = "int8_rows" if self.way.how == "delta" else self.way.how
+        return {k: unpack(pack(w, how), how, torch.float32).clone() for k, w in weights.items()}
+
+    def restart(self, number: int, iteration: int) -> None:
+        """A lost stage out of the newest shadow that counts."""
+        stage = self.stages[number]
+        shadow = [s for s in self.shadows[number] if s.version <= iteration - LAG][-1]
+        stage.load_state_dict(shadow.weights)
+        self.optimizers[number] = optimizer = self._fresh(stage)
+        if self.way.moments:
+            optimizer.load_state_dict(shadow.optimizer)
+            for state in optimizer.state.values():
+                state["exp_avg"].zero_()
+                state["exp_avg_sq"] = by_rows_and_columns(state["exp_avg_sq"])
+        if number > 0:
+            self._fit(stage, [*self.crossed[number]])
+
+    def _fit(self, stage: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        steps, rate = self.way.fit
+        optimizer = torch.optim.Adam(stage.parameters(), lr=rate or 1.0)
+        for step in range(steps):
+            came, went = pairs[-1 - step % len(pairs)]
+            optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+            optimizer.zero_grad()
+            (stage(came) - went).square().mean().backward()
+            optimizer.step()
+        optimizer.zero_grad()
+
+
+def two_bits(change: Tensor) -> Tensor:
+    """As it comes back, with a deviation per row."""
+    if change.ndim < 2:
+        return change
+    deviation = change.square().mean(-1, keepdim=True).sqrt()
+    levels = torch.tensor(LEVELS)
+    places = (change / deviation.clamp_min(1e-20)).unsqueeze(-1).sub(levels).abs().argmin(-1)
+    return levels[places] * deviation
+
+
+def by_rows_and_columns(squares: Tensor) -> Tensor:
+    """What the means of its rows and columns tell of it (Adafactor)."""
+    if squares.ndim < 2:
+        return squares.clone()
+    rows, columns = squares.mean(-1, keepdim=True), squares.mean(-2, keepdim=True)
+    return rows * columns / rows.mean(-2, keepdim=True).clamp_min(1e-30)
+
+
+def run(way: Way | None, seed: int) -> list[float]:
+    """Validation losses, every ``READ`` iterations."""
+    config = configured(seed)
+    data = open_data(config.data, context=128, batch=2, seed=seed)
+    pipeline, lost, read = Pipeline(config, way), losses(config) if way else {}, []
+    for iteration in range(config.iterations):
+        for stage in lost.get(iteration, ()):
+            pipeline.restart(stage, iteration)
+        pipeline.step(iteration, [data.train(iteration, m) for m in range(config.microbatches)])
+        if way:
+            pipeline.push(iteration + 1)
+        if (iteration + 1) % READ == 0:
+            with torch.no_grad():
+                made = [pipeline.loss(data.validation(iteration, m)).item() for m in range(32)]
+            read.append(sum(made) / len(made))
+    return read
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", metavar="WAY;WAY", help="semicolons between them")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.results.mkdir(parents=True, exist_ok=True)
+    for name in given.only.split(";") if given.only else WAYS:
+        file = given.results / f"{name.replace(' ', '_').replace(',', '')}-seed-{given.seed}.json"
+        if not file.exists():
+            read = run(WAYS[name], given.seed)
+            file.write_text(json.dumps({"way": name, "every": READ, "losses": read}) + "\n")
+        print(f"{name:40} {json.loads(file.read_text())['losses'][-1]:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
