@@ -81,7 +81,7 @@ class Soak:
         def rebuilt() -> float | None:
             swarm.read()
             plans = swarm.records.since(at, "plan")
-            return next((when for when, plan in plans if seat in plan["rebuilds"]), None)
+            return next((when for when, plan in plans if seat in plan.rebuilds), None)
 
         made = swarm.until(rebuilt, f"{seat} rebuilt")
         swarm.advance(1)

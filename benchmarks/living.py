@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from checkfree.record import RECORDS
+from checkfree.record import IterationRecord, Record
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.tail import Tail
 
 DEADLINE = 60.0  # seconds, for anything that has to happen
 
@@ -24,29 +24,20 @@ class Records:
     """What a run writes down, read as it is written."""
 
     def __init__(self, run: Path):
-        self._path, self._place = run / RECORDS, 0
+        self.read = Tail(run, self._heard)
         self.ticks, self.seconds = 0, 0.0
-        self.seen: list[tuple[float, dict[str, Any]]] = []
+        self.seen: list[tuple[float, Record]] = []
         """All but the iterations, and when they were read, on the clock."""
 
-    def read(self) -> None:
-        """All that is new."""
-        if not self._path.exists():
-            return
-        with open(self._path, "rb") as file:
-            file.seek(self._place)
-            *lines, _ = file.read().split(b"\n")
-        self._place += sum(len(line) + 1 for line in lines)
-        for line in lines:
-            record = json.loads(line)
-            if record["kind"] == "iteration":
-                self.ticks, self.seconds = record["tick"] + 1, record["seconds"]
-            else:
-                self.seen.append((time.time(), record))
+    def _heard(self, record: Record) -> None:
+        if isinstance(record, IterationRecord):
+            self.ticks, self.seconds = record.tick + 1, record.seconds or 0.0
+        else:
+            self.seen.append((time.time(), record))
 
-    def since(self, at: float, kind: str) -> list[tuple[float, dict[str, Any]]]:
+    def since(self, at: float, kind: str) -> list[tuple[float, Any]]:
         """Those of a kind that were read after a moment."""
-        return [(when, r) for when, r in self.seen if when >= at and r["kind"] == kind]
+        return [(when, r) for when, r in self.seen if when >= at and r.kind == kind]
 
 
 class Living:

@@ -117,6 +117,7 @@ def read_bytes(pid: int) -> int:
 
 def rebuild(swarm: Living) -> tuple[int, float, int]:
     """Of one kill: bytes of the states, seconds from plan to answer, bytes that were read."""
+    whole = len(swarm.home.processes())
     at = ask(swarm.home, {"ask": "kill", "seat": SEAT, "signal": "KILL"})["at"]
     records = swarm.records
 
@@ -129,8 +130,8 @@ def rebuild(swarm: Living) -> tuple[int, float, int]:
     moved = read_bytes(swarm.status()["processes"][SEAT]["pid"])
     seconds = when - records.since(at, "failure")[0][0]
     swarm.advance(3)
-    time.sleep(2.0)  # for the next spare
-    return int(plan["rebuilds"][SEAT]["bytes"]), seconds, moved
+    swarm.until(lambda: len(swarm.home.processes()) >= whole, "a spare")
+    return int(plan.rebuilds[SEAT]["bytes"]), seconds, moved
 
 
 def main() -> None:
