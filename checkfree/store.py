@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import safetensors.torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from checkfree.messages.control import (
     CHECKPOINT,
@@ -60,7 +61,18 @@ class Damaged(ValueError):
 @dataclass
 class _Order:
     archive: Archive
-    parts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    parts: dict[Address, dict[str, Any]] = field(default_factory=dict)
+
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """Parts by stage, each of the first of its seats."""
+        seats = sorted(self.parts, reverse=True)
+        firsts = {seat.stage: self.parts[seat] for seat in seats}
+        return {str(stage): firsts[stage] for stage in sorted(firsts)}
+
+    def held(self) -> dict[str, dict[str, Any]]:
+        """What the other seats hold for other stages."""
+        firsts = {min(s for s in self.parts if s.stage == seat.stage) for seat in self.parts}
+        return {str(seat): self.parts[seat] for seat in sorted(self.parts.keys() - firsts)}
 
 
 class Store:
@@ -113,12 +125,13 @@ class Store:
         if order is None:
             self._early.setdefault(key, []).append(message)
             return []
-        stage = message.keep.owner.stage
+        owner = message.keep.owner
+        first = min(seat for seat in order.archive.seats if seat.stage == owner.stage)
+        file = _of_stage(owner.stage) if owner == first else _of_seat(owner)
         data = encode_state(message.state, weights_only=message.area == WEIGHTS)
-        name = f"{_folder(message.area, message.shelf)}/stage-{stage}.safetensors"
-        self._files.write(name, data)
-        order.parts[stage] = {
-            "file": f"stage-{stage}.safetensors",
+        self._files.write(f"{_folder(message.area, message.shelf)}/{file}", data)
+        order.parts[owner] = {
+            "file": file,
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
@@ -131,7 +144,8 @@ class Store:
         archive = order.archive
         manifest: dict[str, Any] = {
             "shelf": archive.shelf,
-            "stages": {str(stage): order.parts[stage] for stage in sorted(order.parts)},
+            "stages": order.stages(),
+            "held": order.held(),
             "note": dict(archive.note),
         }
         folder = _folder(archive.area, archive.shelf)
@@ -193,10 +207,23 @@ class Store:
 
     def load(self, area: str, shelf: int, stage: int) -> StageState:
         """One stage's state. Raises Damaged unless it is, byte for byte, what was written."""
-        name = f"{_folder(area, shelf)}/stage-{stage}.safetensors"
+        name = f"{_folder(area, shelf)}/{_of_stage(stage)}"
         part = self._manifest(area, shelf)["stages"].get(str(stage))
         if part is None:
             raise Damaged(f"{name}: the manifest names no stage {stage}")
+        return self._state(name, part)
+
+    def load_held(self, area: str, shelf: int) -> dict[Address, Mapping[str, Tensor]]:
+        """What seats held for other stages that are not the first of their own. Raises Damaged."""
+        parts = self._manifest(area, shelf).get("held", {})
+        seats = {Address.parse(seat): part for seat, part in parts.items()}
+        folder = _folder(area, shelf)
+        return {
+            seat: self._state(f"{folder}/{_of_seat(seat)}", part).held
+            for seat, part in seats.items()
+        }
+
+    def _state(self, name: str, part: Mapping[str, Any]) -> StageState:
         try:
             data = self._files.read(name, int(part["bytes"]))
         except (OSError, ValueError) as error:
@@ -239,6 +266,14 @@ class Store:
 
 def _folder(area: str, shelf: int) -> str:
     return area if area == WEIGHTS else f"{area}/{shelf:08d}"
+
+
+def _of_stage(stage: int) -> str:
+    return f"stage-{stage}.safetensors"
+
+
+def _of_seat(seat: Address) -> str:
+    return f"held-{seat}.safetensors"
 
 
 def _sum_of(manifest: Mapping[str, Any]) -> str:

@@ -5,19 +5,23 @@ from __future__ import annotations
 from checkfree.build.sizes import own_sizes
 from checkfree.config import Config
 from checkfree.messages.limits import Limits
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.table import SHADOW_FORMATS, make_strategy
 
 ALIGNED = 64
 """Bytes that a tensor may be filled up with."""
 
+SHADOWS = 6
+"""That a seat holds at most: of two stages, the one that counts and two that are newer."""
+
 
 def limits_of(config: Config) -> Limits:
-    """Room for the largest stage with its moments, and beside it for the activations that a seat
-    holds on to, or for one microbatch's. A message that says to be larger is refused before memory
-    is taken. Raises BadInput."""
+    """Room for the largest stage with its moments, and beside it for what its seat holds in a
+    snapshot: activations and shadows, and one microbatch's. A message that says to be larger is
+    refused before memory is taken. Raises BadInput."""
     sizes, plain = own_sizes(config), Limits()
     state = max(sizes.state(stage, moments=True) for stage in range(config.stages + 1))
-    held = make_strategy(config.recovery, config.checkpoint.every).memory
-    beside = held + sizes.activation + sizes.gradient
+    held = make_strategy(config.recovery, config.checkpoint.every).room.memory
+    shadow = max(sizes.packed[SHADOW_FORMATS[config.recovery.shadow_format]])
+    beside = held + SHADOWS * shadow + sizes.activation + sizes.gradient
     padding = ALIGNED * plain.max_tensors
     return Limits(max_message_bytes=state + beside + padding + plain.max_header_bytes)

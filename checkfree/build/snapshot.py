@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from checkfree.errors import BadInput
 from checkfree.lead import Progress
 from checkfree.messages.control import CHECKPOINT, HANDOVER, RESUME
@@ -25,6 +27,13 @@ class Snapshot:
     states: Mapping[int, StageState]
     absent: Mapping[Address, int] = field(default_factory=dict)
     """Seats that stood empty, and the life that the next one there has."""
+    beside: Mapping[Address, Mapping[str, Tensor]] = field(default_factory=dict)
+    """What seats held for other stages that are not the first of their own."""
+
+    def held(self, seat: Address) -> Mapping[str, Tensor]:
+        """What a seat held for other stages."""
+        first = min(other for other in self.lives if other.stage == seat.stage)
+        return self.states[seat.stage].held if seat == first else self.beside.get(seat, {})
 
 
 def newest(folder: Path, store: Store, seats: Collection[Address]) -> Snapshot | None:
@@ -82,4 +91,5 @@ def _load(store: Store, area: str, shelf: int, seats: Collection[Address]) -> Sn
             f"{area} {shelf} is of {len(known)} seats, the configuration has {len(seats)}"
         )
     stages = sorted({seat.stage for seat in lives})
-    return Snapshot(progress, lives, {s: store.load(area, shelf, s) for s in stages}, absent)
+    states = {stage: store.load(area, shelf, stage) for stage in stages}
+    return Snapshot(progress, lives, states, absent, store.load_held(area, shelf))

@@ -42,6 +42,5 @@ class Stock:
         worker = StageWorker(seat, birth["life"], self.equipment, hollow=birth["hollow"])
         if self.snapshot is not None and not birth["hollow"]:
             worker.stage.restore(self.snapshot.states[seat.stage])
-            if any(holder == str(seat) for _, holder, *_ in self.snapshot.progress.shadows):
-                worker.shadows.take(self.snapshot.states[seat.stage].held)
+            worker.hold(self.snapshot.held(seat))
         return worker

@@ -176,15 +176,13 @@ def _assembly(job: Job, recorder: Recorder, snapshot: Snapshot | None) -> Assemb
     assembly = assemble(job.config, equipment, store, recorder, progress, lives, tokens)
     if not read(job.folder):
         recorder.write(job.config_record())
-    holders = {holder for _, holder, *_ in progress.shadows}
     if snapshot is not None:
         for seat, life in snapshot.absent.items():
             assembly.runtime.join(seat, life)
         for seat, worker in assembly.workers.items():
             try:
                 worker.stage.restore(snapshot.states[seat.stage])
-                if str(seat) in holders:
-                    worker.shadows.take(snapshot.states[seat.stage].held)
+                worker.hold(snapshot.held(seat))
             except ValueError as error:
                 raise BadInput(f"stage {seat.stage} is not the run's: {error}") from None
         recorder.write(ResumeRecord(progress.committed, progress.tick))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from checkfree.lead.progress import Progress
 from checkfree.messages.control import Archive, Archived, Kept, Outgoing, Push
@@ -53,24 +53,15 @@ class Keeping:
         epoch, version = progress.epoch, progress.committed
         return [(keep.owner, Push(epoch, keep, version)) for keep in missing]
 
-    def archive(
-        self,
-        area: str,
-        shelf: int,
-        owners: Collection[Address],
-        progress: Progress,
-        lives: Mapping[str, int],
-        absent: Mapping[str, int],
-    ) -> list[Outgoing]:
-        """Orders to put the owners' states on a shelf of the store."""
-        self._awaited.add(area)
-        epoch, version = progress.epoch, progress.committed
-        note = {"progress": progress.to_json(), "lives": dict(lives), "absent": dict(absent)}
-        known = progress.checkpoints
-        orders: list[Outgoing] = [(STORE, Archive(epoch, area, shelf, tuple(owners), known, note))]
-        for owner in owners:
-            keep = Keep(owner, STORE, "state", "after")
-            orders.append((owner, Push(epoch, keep, version, area, shelf)))
+    def archive(self, archive: Archive, version: int) -> list[Outgoing]:
+        """Orders to put its seats' states on a shelf of the store; of replicas the first one's, and
+        of the others only what they hold for other stages."""
+        self._awaited.add(archive.area)
+        firsts = first_seats(archive.seats)
+        orders: list[Outgoing] = [(STORE, archive)]
+        for seat in archive.seats:
+            keep, place = Keep(seat, STORE, "state", "after"), (archive.area, archive.shelf)
+            orders.append((seat, Push(archive.epoch, keep, version, *place, seat not in firsts)))
         return orders
 
 

@@ -7,7 +7,14 @@ from dataclasses import replace
 from checkfree.lead.desk import Desk
 from checkfree.lead.history import History
 from checkfree.lead.keeping import first_seats
-from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS, Archived, Outgoing
+from checkfree.messages.control import (
+    CHECKPOINT,
+    RESUME,
+    WEIGHTS,
+    Archive,
+    Archived,
+    Outgoing,
+)
 from checkfree.ops import STORE, Address
 
 
@@ -57,19 +64,31 @@ class Shelving:
             return self._archive(CHECKPOINT, p.committed, owners)
         if self.snapshot_due():
             self._stored_at = p.tick  # after the checkpoint, so that the snapshot knows of it
-            return self._archive(RESUME, p.tick, first_seats(desk.members.alive))
+            return self._archive(RESUME, p.tick, self._seats_of_snapshot())
         return False
 
     def _copies(self) -> bool:
         wanted = [keep for keep in self._desk.due_keeps() if keep.at == "prepare"]
         return self._ordered(self._desk.keeping.refresh(wanted, self._desk.progress))
 
-    def _archive(self, area: str, shelf: int, owners: tuple[Address, ...]) -> bool:
+    def _seats_of_snapshot(self) -> tuple[Address, ...]:
+        """One of each stage, and whoever else holds something for others."""
+        desk, alive = self._desk, self._desk.members.alive
+        holding = {Address.parse(holder) for _, holder, *_ in desk.shadowing.entries()}
+        if desk.strategy.room.memory:
+            holding = set(alive)
+        return tuple(sorted({*first_seats(alive), *(holding & alive)}))
+
+    def _archive(self, area: str, shelf: int, seats: tuple[Address, ...]) -> bool:
         desk, members = self._desk, self._desk.members
-        lives, absent = members.names(), members.absent()
         progress = replace(desk.progress, shadows=desk.shadowing.entries())
-        orders = desk.keeping.archive(area, shelf, owners, progress, lives, absent)
-        return self._ordered(orders)
+        note = {
+            "progress": progress.to_json(),
+            "lives": dict(members.names()),
+            "absent": dict(members.absent()),
+        }
+        archive = Archive(progress.epoch, area, shelf, seats, progress.checkpoints, note)
+        return self._ordered(desk.keeping.archive(archive, progress.committed))
 
     def _ordered(self, orders: list[Outgoing]) -> bool:
         self._desk.out += orders

@@ -41,6 +41,7 @@ from checkfree.recovery.interpolate import (
     interpolate,
     nearest_recipe,
 )
+from checkfree.recovery.ring import Room
 from checkfree.recovery.shadow import RULE, Pushing, restart, shadow_recipe
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 from checkfree.routes import swap_partner, swapped
@@ -98,8 +99,9 @@ class Ladder(Strategy):
         return before if pushing is None else pushing.begins(stage, num_stages, at, before)
 
     @property
-    def memory(self) -> int:
-        return 0 if self._rules.fitting is None else self._rules.fitting.memory
+    def room(self) -> Room:
+        fitting = self._rules.fitting
+        return Room() if fitting is None else Room(fitting.memory, fitting.pairs)
 
     def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
         return ()

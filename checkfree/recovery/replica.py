@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Schedule, Source, View
+from checkfree.recovery.ring import Room
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
 
 
@@ -36,8 +37,8 @@ class ReplicaFirst(Strategy):
         return self._inner.begins(stage, num_stages, at, microbatches)
 
     @property
-    def memory(self) -> int:
-        return self._inner.memory
+    def room(self) -> Room:
+        return self._inner.room
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]

@@ -1,16 +1,30 @@
 """What crossed the boundaries of a seat in the last iterations, within so many bytes. No tensors:
 a worker keeps activations in it, a rehearsal their sizes, and both forget alike.
+
+Nothing is kept that no rebuild would ask for: so all of it can stand in a snapshot, and a resumed
+run forgets as one that never stopped.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 Crossing = tuple[int, int, int]
 """(iteration, microbatch, hop that reads it): ascending is the order of time."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a seat holds on to: at most ``memory`` bytes, half of them each way, and of each stage
+    and way the newest ``most``."""
+
+    memory: int = 0
+    most: int = 0
 
 
 class _Entry(NamedTuple):
@@ -22,9 +36,11 @@ class _Entry(NamedTuple):
 class Side(Generic[T]):
     """One direction: what a seat sent on, or what came to it, and to or from which stage."""
 
-    def __init__(self, capacity: int):
-        self._capacity, self._bytes = capacity, 0
+    def __init__(self, capacity: int, most: int):
+        self._capacity, self._most, self._bytes = capacity, most, 0
         self._entries: dict[Crossing, _Entry] = {}
+        self._of: Counter[int] = Counter()
+        """Entries by stage."""
 
     def add(self, crossing: Crossing, stage: int, item: T, count: int) -> None:
         """File an item of ``count`` bytes; the oldest make room."""
@@ -33,6 +49,9 @@ class Side(Generic[T]):
         self._drop(crossing)  # of an iteration that is trained again
         self._entries[crossing] = _Entry(stage, item, count)
         self._bytes += count
+        self._of[stage] += 1
+        if self._of[stage] > self._most:
+            self._drop(min(c for c, entry in self._entries.items() if entry.stage == stage))
         while self._bytes > self._capacity:
             self._drop(min(self._entries))
 
@@ -41,6 +60,12 @@ class Side(Generic[T]):
         found = sorted(c for c, entry in self._entries.items() if entry.stage == stage)
         return [(c, self._entries[c].item) for c in found[-limit:]] if limit else []  # type: ignore[misc]
 
+    def items(self) -> Iterator[tuple[Crossing, int, T]]:
+        """All of it, and to or from which stage, in order of time."""
+        for crossing in sorted(self._entries):
+            entry = self._entries[crossing]
+            yield crossing, entry.stage, entry.item  # type: ignore[misc]
+
     def merge(self, other: Side[T]) -> None:
         """Add all that ``other`` has."""
         for crossing, entry in other._entries.items():
@@ -48,16 +73,23 @@ class Side(Generic[T]):
 
     def _drop(self, crossing: Crossing) -> None:
         entry = self._entries.pop(crossing, None)
-        self._bytes -= 0 if entry is None else entry.bytes
+        if entry is not None:
+            self._bytes -= entry.bytes
+            self._of[entry.stage] -= 1
 
 
 class Ring(Generic[T]):
-    """Both directions of a seat; each has half of ``memory``."""
+    """Both directions of a seat."""
 
-    def __init__(self, memory: int):
-        self.memory = memory
-        self.sent: Side[T] = Side(memory // 2)
-        self.got: Side[T] = Side(memory // 2)
+    def __init__(self, room: Room):
+        self.room = room
+        self.sent: Side[T] = Side(room.memory // 2, room.most)
+        self.got: Side[T] = Side(room.memory // 2, room.most)
+
+    @property
+    def holds(self) -> bool:
+        """There is room for anything."""
+        return self.room.memory > 0
 
     def merge(self, other: Ring[T]) -> None:
         """Add what crossed in an iteration that is now committed."""

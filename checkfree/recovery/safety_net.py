@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Keep, Refusal, Repair, Route, Schedule, Source, View
 from checkfree.recovery.checkpoint import Checkpoint
+from checkfree.recovery.ring import Room
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
 
 
@@ -33,8 +34,8 @@ class SafetyNet(Strategy):
         return self._inner.begins(stage, num_stages, at, microbatches)
 
     @property
-    def memory(self) -> int:
-        return self._inner.memory
+    def room(self) -> Room:
+        return self._inner.room
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Schedule, Source, View
+from checkfree.recovery.ring import Room
 
 if TYPE_CHECKING:
     from checkfree.messages.tensors import StageState
@@ -53,9 +54,9 @@ class Strategy(ABC):
         return at
 
     @property
-    def memory(self) -> int:
-        """Bytes of the last iterations' activations that each seat holds on to, for a rebuild."""
-        return 0
+    def room(self) -> Room:
+        """For the last iterations' activations, which each seat holds on to for a rebuild."""
+        return Room()
 
     @abstractmethod
     def repair(

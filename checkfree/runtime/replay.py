@@ -39,6 +39,7 @@ from checkfree.ops import (
     View,
 )
 from checkfree.record import IterationRecord, ValidationRecord
+from checkfree.recovery.ring import Room
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
 from checkfree.runtime.inprocess import InProcess
 from checkfree.store import Store
@@ -259,8 +260,8 @@ class Replayed(Strategy):
         return self._inner.shadows(view)
 
     @property
-    def memory(self) -> int:
-        return self._inner.memory
+    def room(self) -> Room:
+        return self._inner.room
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from checkfree.messages.control import CHECKPOINT, Archive, Begin, Push, Rebuild
 from checkfree.ops import STORE, Address, Keep, Kind, Recipe, Schedule, Shadow, Source
-from checkfree.recovery.ring import Crossing, Ring, matches
+from checkfree.recovery.ring import Crossing, Ring, Room, matches
 from checkfree.simulate.sizes import Sizes
 
 NEWEST = 3
@@ -42,8 +42,8 @@ class Phantoms:
     copies: dict[tuple[Address, int], Held] = field(default_factory=dict)
     shadows: dict[Shadow, Held] = field(default_factory=dict)
     rings: dict[Address, Ring[int]] = field(default_factory=dict)
-    memory: int = 0
-    """Of each ring, in bytes."""
+    room: Room = Room()  # noqa: RUF009 (frozen)
+    """Of each ring."""
     shelves: dict[int, dict[int, Held]] = field(default_factory=dict)
     peak_peers: int = 0
     peak_store: int = 0
@@ -51,17 +51,17 @@ class Phantoms:
 
     @classmethod
     def new(
-        cls, sizes: Sizes, seats: Collection[Address], averages_moments: bool, memory: int = 0
+        cls, sizes: Sizes, seats: Collection[Address], averages_moments: bool, room: Room
     ) -> Phantoms:
         """All seats with their first weights."""
         own = {seat: Held(seat.stage) for seat in seats}
-        rings = {seat: Ring[int](memory) for seat in seats}
-        return cls(sizes, averages_moments, own, rings=rings, memory=memory)
+        rings = {seat: Ring[int](room) for seat in seats}
+        return cls(sizes, averages_moments, own, rings=rings, room=room)
 
     def lose(self, seat: Address) -> None:
         """With all that it holds."""
         self.own.pop(seat, None)
-        self.rings[seat] = Ring(self.memory)
+        self.rings[seat] = Ring(self.room)
         self.shadows = {s: held for s, held in self.shadows.items() if s.holder != seat}
         self.copies = {key: held for key, held in self.copies.items() if key[0] != seat}
 
@@ -76,7 +76,7 @@ class Phantoms:
 
     def cross(self, begin: Begin) -> None:
         """What crossed the boundaries of all seats in an iteration that is committed."""
-        if not self.memory:
+        if not self.room.memory:
             return
         count, iteration = self.sizes.activation, begin.ticket.iteration
         for microbatch, route in enumerate(begin.routes):
@@ -144,7 +144,7 @@ class Phantoms:
         """What the seat becomes: exact if all it is made of is of its own stage."""
         sources = order.recipe.sources
         found = [self.source(source) for source in sources]
-        self.rings[seat] = Ring(self.memory)
+        self.rings[seat] = Ring(self.room)
         newer = [shadow for shadow in self.shadows if shadow.version > order.resume_at]
         for shadow in newer:
             if shadow.holder == seat:

@@ -95,8 +95,8 @@ class _Host:
         self._lead = Lead(
             Membership(seats, dict.fromkeys(seats, 0)), setting.strategy, setting.terms
         )
-        memory = setting.strategy.memory
-        self._phantoms = Phantoms.new(setting.sizes, seats, setting.averages_moments, memory)
+        room = setting.strategy.room
+        self._phantoms = Phantoms.new(setting.sizes, seats, setting.averages_moments, room)
         self._bill = Bill()
         self._inbox: deque[Message] = deque()
         self._prices: dict[tuple[int, Any], tuple[Begin, Price]] = {}

@@ -11,7 +11,7 @@ from torch import Tensor
 from checkfree.messages.control import Begin, Purpose, Ticket
 from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
 from checkfree.ops import Address, Keep, Kind, Op, Route
-from checkfree.recovery.ring import Ring
+from checkfree.recovery.ring import Ring, Room
 from checkfree.stage import Key, Part
 from checkfree.worker.boundary import Crossed
 
@@ -35,7 +35,7 @@ class Attempt:
     shadowed: dict[Key, Activation] = field(default_factory=dict)
     forwards: int = 0
     shadow_forwards: int = 0
-    crossed: Crossed = field(default_factory=lambda: Ring(0))
+    crossed: Crossed = field(default_factory=lambda: Ring(Room()))
     shared: bool = False
     pushed: bool = False
     prepared: bool = False

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from checkfree.messages.control import BoundaryRequest
+from torch import Tensor
+
+from checkfree.messages.control import BoundaryRequest, Ticket
 from checkfree.messages.tensors import Activation, BoundaryReply, tensor_bytes
 from checkfree.ops import Address, Op, Route
 from checkfree.recovery.ring import Crossing, Ring, matches
 
 Crossed = Ring[Activation]
+
+SCALES = "/scales"
 
 
 def crossing(message: Activation) -> Crossing:
@@ -36,6 +40,31 @@ def reply(crossed: Crossed, address: Address, request: BoundaryRequest) -> Bound
         for side in (crossed.sent, crossed.got)
     )
     return BoundaryReply(request.epoch, address, request.stage, sent, got)
+
+
+def flat(crossed: Crossed) -> dict[str, Tensor]:
+    """All that is held, as tensors by names that tell what they are."""
+    found = {}
+    for way, side in (("sent", crossed.sent), ("got", crossed.got)):
+        for (iteration, microbatch, hop), stage, message in side.items():
+            name = f"{way}/{stage}/{message.ticket.epoch}/{iteration}/{microbatch}/{hop}"
+            found[name] = message.tensor
+            if message.scales is not None:
+                found[name + SCALES] = message.scales
+    return found
+
+
+def take(crossed: Crossed, found: Mapping[str, Tensor]) -> None:
+    """Inverse of ``flat``. Raises ValueError for names that it doesn't make."""
+    for name, tensor in found.items():
+        if name.endswith(SCALES):
+            continue
+        way, *numbers = name.split("/")
+        stage, epoch, iteration, microbatch, hop = map(int, numbers)
+        scales = found.get(name + SCALES)
+        message = Activation(Ticket(epoch, iteration), microbatch, hop, tensor, scales)
+        side = {"sent": crossed.sent, "got": crossed.got}[way]
+        side.add(crossing(message), stage, message, tensor_bytes(message))
 
 
 def pairs_of(replies: Collection[BoundaryReply]) -> list[tuple[Activation, Activation]]:

@@ -30,7 +30,7 @@ class Compute:
         self.address = address
         self.stage = equipment.make(address.stage, address.stage)
         self.copies: dict[int, Stage] = {}
-        self.crossed: Crossed = Ring(equipment.strategy.memory)
+        self.crossed: Crossed = Ring(equipment.strategy.room)
         self._shapes: set[torch.Size] = set()
         """Of activations that the stage took."""
         self._equipment = equipment
@@ -63,7 +63,7 @@ class Compute:
         key, part = (op.microbatch, op.hop), attempt.part(op)
         came = attempt.activations.pop(key, None)
         y = self._through(attempt, op, self._read(came, self.stage))
-        if attempt.training and came is not None and attempt.crossed.memory:
+        if attempt.training and came is not None and attempt.crossed.holds:
             file_input(attempt.crossed, attempt.route(op), op, came)
         if part is Part.HEAD:
             attempt.losses[op.microbatch] = y
@@ -72,7 +72,7 @@ class Compute:
         message = self._equipment.casting.activation(attempt.ticket, following, y)
         if attempt.todo and attempt.todo[0] == following._replace(kind=Kind.SHADOW):
             attempt.shadowed[following.microbatch, following.hop] = message
-        if attempt.training and attempt.crossed.memory:
+        if attempt.training and attempt.crossed.holds:
             file_output(attempt.crossed, attempt.route(op), message)
         return [(attempt.route(op)[following.hop], message)]
 

@@ -12,7 +12,10 @@ sends its state only between iterations. What is older than its ticket or epoch 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
+
+from torch import Tensor
 
 from checkfree.messages.control import (
     RESUME,
@@ -41,12 +44,14 @@ from checkfree.messages.tensors import (
     KeepShadow,
     KeepState,
     Share,
+    StageState,
     StateReply,
 )
 from checkfree.ops import LEAD, Address, Keep, Kind, Op
 from checkfree.recovery.packed import pack_state
 from checkfree.recovery.ring import Ring
 from checkfree.stage import Stage
+from checkfree.worker import holding
 from checkfree.worker.attempt import Attempt, Data
 from checkfree.worker.becoming import Becoming
 from checkfree.worker.boundary import reply
@@ -108,6 +113,10 @@ class StageWorker:
         self.shadows.destroy()
         for stage in self._compute.all():
             stage.destroy()
+
+    def hold(self, held: Mapping[str, Tensor]) -> None:
+        """What its snapshot says that it held for others. Raises ValueError for what is none."""
+        holding.take(self.shadows, self._compute.crossed, held)
 
     # --- messages in -----------------------------------------------------------------------------
 
@@ -213,7 +222,7 @@ class StageWorker:
         self._latest, self._epoch = plan.ticket, plan.ticket.epoch
         self._attempt = Attempt(plan, self.address)
         if self._attempt.training:
-            self._attempt.crossed = Ring(self._compute.crossed.memory)
+            self._attempt.crossed = Ring(self._compute.crossed.room)
             self.shadows.tidy(plan)
         for message in self._early.take(plan.ticket):
             self._file(message)
@@ -231,10 +240,11 @@ class StageWorker:
     # --- states ----------------------------------------------------------------------------------
 
     def _pushed(self, order: Push) -> KeepState:
-        state = self.stage.snapshot()
-        assert state.version == order.version, f"{self.address} is at {state.version}"
+        assert self.stage.version == order.version, f"{self.address} is at {self.stage.version}"
+        whole = not order.held_only
+        state = self.stage.snapshot() if whole else StageState({}, {}, {}, order.version)
         if order.area == RESUME:
-            state = replace(state, held=self.shadows.flat())
+            state = replace(state, held=holding.flat(self.shadows, self._compute.crossed))
         return KeepState(order.epoch, order.keep, order.area, order.shelf, state)
 
     def _kept(self, message: KeepState) -> list[Outgoing]:
@@ -266,7 +276,7 @@ class StageWorker:
     def _order(self, order: Rebuild) -> list[Outgoing]:
         self._leave()
         self._epoch, self._hollow = order.epoch, True
-        self._compute.crossed = Ring(self._compute.crossed.memory)
+        self._compute.crossed = Ring(self._compute.crossed.room)
         self.shadows.roll_back(order.resume_at)
         self._becoming = Becoming(order, self.address, self.stage, self._equipment)
         return self._becoming.requests()

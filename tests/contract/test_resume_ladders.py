@@ -20,6 +20,9 @@ class Stopped(Exception):
     """In the midst of a run."""
 
 
+FITTED = ((5, 2), (9, 2), (10, 3), (12, 2), (17, 3))
+
+
 def stop(record: Record) -> None:
     if record.kind == "iteration" and getattr(record, "tick", -1) == STOPPED:
         raise Stopped
@@ -27,16 +30,31 @@ def stop(record: Record) -> None:
 
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize(
-    "recovery",
+    ("recovery", "wire", "losses", "rule"),
     [
-        {"name": "auto", "shadow_every": 6},
-        {"name": "shadow", "shadow_every": "auto", "shadow_format": "int4"},
+        ({"name": "auto", "shadow_every": 6}, "fp32", LOSSES, "shadow"),
+        (
+            {"name": "shadow", "shadow_every": "auto", "shadow_format": "int4"},
+            "fp32",
+            LOSSES,
+            "shadow",
+        ),
+        ({"name": "fit", "fit_steps": 16}, "int8", FITTED, "fitted average"),
+        ({"name": "fit", "fit_steps": 16, "fit_memory": 16000}, "fp32", FITTED, "fitted average"),
     ],
 )
-def test_resumed(tmp_path: Path, recovery: dict[str, Any], replicas: int) -> None:
+def test_resumed(
+    tmp_path: Path,
+    recovery: dict[str, Any],
+    wire: str,
+    losses: tuple[tuple[int, int], ...],
+    rule: str,
+    replicas: int,
+) -> None:
     changes = (
         {"recovery": recovery, "replicas": replicas, "resume": {"every": 4}},
-        {"failures": {"scenario": trace(tmp_path / "losses.json", *LOSSES)}},
+        {"failures": {"scenario": trace(tmp_path / "losses.json", *losses)}},
+        {"wire": {"activations": wire}},
         text(tmp_path / "text"),
     )
     whole = checkfree.train(small(tmp_path / "whole", *changes))
@@ -46,13 +64,13 @@ def test_resumed(tmp_path: Path, recovery: dict[str, Any], replicas: int) -> Non
     assert whole.status == again.status == "done", again.reason
     assert [r["tick"] for r in of_kind(again.records, "resume")] == [8]
     assert again.losses == whole.losses
-    kinds = ("rule", "sources")
+    kinds = ("rule", "sources", "check")
     one, other = (
         [
-            {seat: [made[k] for k in kinds] for seat, made in record["rebuilds"].items()}
+            {seat: [made.get(k) for k in kinds] for seat, made in record["rebuilds"].items()}
             for record in of_kind(run.records, "recovery")
         ]
         for run in (whole, again)
     )
     assert one == other
-    assert {made[0] for repair in one for made in repair.values()} == {"shadow"}
+    assert {made[0] for repair in one for made in repair.values()} == {rule}

@@ -27,6 +27,7 @@ from checkfree.ops import Address, Keep, Refusal, Repair, Route, Source, View
 from checkfree.record import RECORDS, EndRecord, ResumeRecord, ledger, of_kind, read
 from checkfree.record import recoveries as told
 from checkfree.recovery.none import NoRecovery
+from checkfree.recovery.ring import Room
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
 from checkfree.recovery.table import make_strategy
 from checkfree.runtime import folder as folders
@@ -74,8 +75,8 @@ class OnRoutes(Strategy):
         return self._rule.shadows(view)
 
     @property
-    def memory(self) -> int:
-        return self._rule.memory
+    def room(self) -> Room:
+        return self._rule.room
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]

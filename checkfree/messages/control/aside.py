@@ -18,13 +18,15 @@ HANDOVER = "handover"
 @dataclass(frozen=True)
 class Push(Message):
     """lead -> owner: send your state of ``version`` to the holder. If that is the store, it goes
-    to the ``area`` and ``shelf`` of an Archive."""
+    to the ``area`` and ``shelf`` of an Archive. ``held_only``: a replica sends the state, and you
+    only what you hold for other stages."""
 
     epoch: int
     keep: Keep
     version: int
     area: str = ""
     shelf: int = 0
+    held_only: bool = False
 
 
 @dataclass(frozen=True)
