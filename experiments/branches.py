@@ -38,6 +38,7 @@ class Trunk:
     words: tuple[str, ...]
     at: tuple[int, ...]
     stages: str
+    rules: tuple[str, ...]
 
     @property
     def label(self) -> str:
@@ -50,7 +51,8 @@ def trunks(study: dict[str, Any], seeds: int) -> Iterator[Trunk]:
         for name, own in study["trunks"].items():
             given = {**study, **(own or {})}
             words = tuple(str(given.get("words", "")).split())
-            yield Trunk(name, seed, words, tuple(given["at"]), str(given["stages"]))
+            at, rules = tuple(given["at"]), tuple(given["rules"])
+            yield Trunk(name, seed, words, at, str(given["stages"]), rules)
 
 
 def checkfree(*words: str) -> None:
@@ -69,7 +71,7 @@ def branch(trunk: Trunk, study: dict[str, Any], folder: Path, results: Path) -> 
         checkfree("train", str(config), *words, "--quiet")
     for at in missing:
         out = folder / f"{trunk.label}-at-{at}"
-        options = ("--rules", ",".join(study["rules"]), "--gaps", str(study["gaps"]))
+        options = ("--rules", ",".join(trunk.rules), "--gaps", str(study["gaps"]))
         where = ("--at", str(at), "--stages", trunk.stages, "--out", str(out))
         checkfree("branch", str(run), *where, *options, "--quiet")
         shutil.copy(out / "branches.csv", kept(results, trunk, at))
