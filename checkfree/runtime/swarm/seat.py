@@ -35,7 +35,7 @@ class Seat:
         self._courier.open(home.sockets, home.identity())
         self._code: int | None = None
         self._lead = 0
-        self._suspects: dict[Peer, str] = {}
+        self._suspects: dict[Address, tuple[Peer, str]] = {}
         self._marks = Marks()
 
     def run(
@@ -78,7 +78,7 @@ class Seat:
             case News("leadless", Peer(_, life)) if life == self._lead:
                 self._code = CUT_OFF
             case News("broken", Peer() as peer, why):
-                self._suspects[peer] = why
+                self._suspects[peer.seat] = peer, why
                 self._suspect(peer, why)
 
     def _met(self, life: int) -> None:
@@ -86,7 +86,7 @@ class Seat:
         if life > self._lead:
             self._lead = life
             self._courier.notify(LEAD, self._pulse())
-            for peer, why in self._suspects.items():
+            for peer, why in self._suspects.values():
                 self._suspect(peer, why)
 
     def _suspect(self, peer: Peer, why: str) -> None:

@@ -43,7 +43,7 @@ class Guest:
         self._courier, self._lifeline, self._say = courier, lifeline, say
         self._after: After | None = None
         self._incarnation = lifeline.welcome["incarnation"]
-        self._suspects: dict[Peer, str] = {}
+        self._suspects: dict[Address, tuple[Peer, str]] = {}
         self._marks = Marks()
         self.why = ""
 
@@ -109,10 +109,10 @@ class Guest:
             case News("daemon", _, why):
                 self._over(After.OVER, why)
             case News("opened", Peer(seat)) if seat == LEAD:
-                for peer, why in self._suspects.items():  # another lead may not know
+                for peer, why in self._suspects.values():  # another lead may not know
                     self._courier.notify(LEAD, {"suspect": peer.to_json(), "why": why})
             case News("broken", Peer() as peer, why) if peer.seat != LEAD:
-                self._suspects[peer] = why
+                self._suspects[peer.seat] = peer, why
                 self._courier.notify(LEAD, {"suspect": peer.to_json(), "why": why})
             case Said(notice):
                 self._said(notice)

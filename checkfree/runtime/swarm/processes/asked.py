@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from checkfree.runtime.swarm.processes.children import LEAD_SEAT, SIGNALS, Child, Children
 
 EVENTS = 50
-"""So many of the last are told to whoever asks for the status."""
+"""The last of them are told to whoever asks for the status."""
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Asked:
     chaos: bool
     tell_lead: Callable[[Mapping[str, Any]], bool]
     status: Mapping[str, Any] = field(default_factory=dict)
-    events: list[Mapping[str, Any]] = field(default_factory=list)
+    events: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=EVENTS))
 
     def answer(self, said: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """None: that is no question."""
@@ -40,7 +41,7 @@ class Asked:
             seat: {"life": child.life, "pid": child.pid, "process": child.alive}
             for seat, child in self.children.by_seat.items()
         }
-        own = {"processes": members, "launcher": os.getpid(), "events": self.events[-EVENTS:]}
+        own = {"processes": members, "launcher": os.getpid(), "events": [*self.events]}
         return {**self.status, **own}
 
     def _replace(self, seat: str) -> Mapping[str, Any]:
