@@ -1,16 +1,20 @@
 """Seconds per iteration with shadows over without, when nothing fails; to be ≤ 1.01.
 
-    python benchmarks/shadow.py [iterations] [strategy …]
+    python benchmarks/shadow.py [--iterations 240] [--swarm ROUNDS [--only-swarm]] [strategy …]
 
 The demo twice in one process, in turn, iteration by iteration, on one thread: so a machine that
 slows down slows both. One stage pushes at a time, so neighbours are compared over blocks in which
 every stage has pushed as often as it does in the long run; the figure is the median of the blocks.
+
+With ``--swarm`` also in processes: swarms with and without shadows one after the other, so many
+times, in turns that change who is first; the figure is the median over the rounds of the ratio of
+the median iterations.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -18,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from beside import NOTHING_ELSE, Clock
+from living import living
 
 from checkfree.build.assemble import assemble, equip
 from checkfree.build.job import Job, of_config
@@ -26,9 +31,14 @@ from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
 from checkfree.store import Store
 
-BLOCK = 50
-"""Iterations: k, in which each stage pushes once."""
+BLOCK = 60
+"""Iterations: in which each stage pushes twice."""
 STRATEGIES = ("shadow", "auto")
+MODEL = [
+    *("stages=6", "microbatches=4", "batch=2", "model.width=64", "model.heads=4"),
+    *("model.hidden=176", "model.blocks=12", "model.context=128", "model.vocabulary=256"),
+]
+"""Of the swarms: that of experiments/."""
 
 
 class Turns:
@@ -77,25 +87,53 @@ def _train(job: Job, turns: Turns, place: int) -> None:
     turns.end(place)
 
 
+def in_one_process(strategy: str, iterations: int) -> None:
+    words = [*NOTHING_ELSE, f"iterations={iterations}"]
+    jobs = [
+        of_config(load("demo", [*words, f"recovery={name}"]), Path(), ())
+        for name in ("none", strategy)
+    ]
+    both = [times[BLOCK // 2 : iterations] for times in measure(*jobs)]
+    plain, ours = (
+        [sum(times[i : i + BLOCK]) for i in range(0, len(times) - BLOCK + 1, BLOCK // 2)]
+        for times in both
+    )
+    tell(strategy, both[1], both[0], [a / b for a, b in zip(ours, plain, strict=True)])
+
+
+def in_a_swarm(strategy: str, iterations: int, rounds: int) -> None:
+    medians: dict[str, list[float]] = {"none": [], strategy: []}
+    for number in range(rounds):
+        for name in sorted(medians, reverse=number % 2 == 1):
+            words = [*NOTHING_ELSE, *MODEL, f"iterations={10 * iterations}", f"recovery={name}"]
+            with tempfile.TemporaryDirectory() as folder, living(Path(folder), words) as swarm:
+                swarm.advance(iterations)
+            medians[name].append(statistics.median(swarm.iterations))
+    ours, plain = medians[strategy], medians["none"]
+    tell(f"{strategy} in a swarm", ours, plain, [a / b for a, b in zip(ours, plain, strict=True)])
+
+
+def tell(what: str, ours: list[float], plain: list[float], ratios: list[float]) -> None:
+    print(
+        f"{what}: {statistics.median(ours):.4f} s, without {statistics.median(plain):.4f} s per "
+        f"iteration; ratio {statistics.median(ratios):.4f} ({min(ratios):.4f} … "
+        f"{max(ratios):.4f})",
+        flush=True,
+    )
+
+
 def main() -> None:
-    iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 4 * BLOCK
-    for strategy in sys.argv[2:] or STRATEGIES:
-        words = [*NOTHING_ELSE, f"iterations={iterations}"]
-        jobs = [
-            of_config(load("demo", [*words, f"recovery={name}"]), Path(), ())
-            for name in ("none", strategy)
-        ]
-        both = [times[BLOCK // 2 : iterations] for times in measure(*jobs)]
-        plain, ours = (
-            [sum(times[i : i + BLOCK]) for i in range(0, len(times) - BLOCK + 1, BLOCK // 2)]
-            for times in both
-        )
-        ratios = [a / b for a, b in zip(ours, plain, strict=True)]
-        print(
-            f"{strategy:>6}: {statistics.median(both[1]):.4f} s, without "
-            f"{statistics.median(both[0]):.4f} s per iteration; ratio "
-            f"{statistics.median(ratios):.4f} (blocks {min(ratios):.4f} … {max(ratios):.4f})"
-        )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("strategies", nargs="*", default=STRATEGIES)
+    parser.add_argument("--iterations", type=int, default=4 * BLOCK)
+    parser.add_argument("--swarm", metavar="ROUNDS", type=int, default=0)
+    parser.add_argument("--only-swarm", action="store_true")
+    given = parser.parse_args()
+    for strategy in given.strategies:
+        if not given.only_swarm:
+            in_one_process(strategy, given.iterations)
+        if given.swarm:
+            in_a_swarm(strategy, given.iterations, given.swarm)
 
 
 if __name__ == "__main__":
