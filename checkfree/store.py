@@ -126,6 +126,8 @@ class Store:
             self._early.setdefault(key, []).append(message)
             return []
         owner = message.keep.owner
+        if owner not in order.archive.seats:
+            return []  # nobody asked for it
         first = min(seat for seat in order.archive.seats if seat.stage == owner.stage)
         file = _of_stage(owner.stage) if owner == first else _of_seat(owner)
         data = encode_state(message.state, weights_only=message.area == WEIGHTS)

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -126,6 +126,27 @@ def test_parts_and_order_may_come_in_any_order(messages: tuple[int, ...]) -> Non
     assert out == [(LEAD, Archived(0, CHECKPOINT, 5, (5,)))]
     assert all(same(store.load(CHECKPOINT, 5, s), state(50 + s)) for s in (0, 1))
     assert store.note(CHECKPOINT, 5) == {"progress": {}}
+
+
+@pytest.mark.parametrize("messages", list(itertools.permutations(range(4))))
+def test_what_replicas_hold_for_others_stands_beside_the_stages(messages: tuple[int, ...]) -> None:
+    twin = Address(1, 1)
+    beside = replace(part(5, 1), keep=Keep(twin, STORE, "state", "after"))
+    beside = replace(beside, state=StageState({}, {}, {}, 9, held={"crossed/a": torch.ones(2)}))
+    store = Store(MemoryFiles())
+    sent = (replace(order(5), seats=(*SEATS, twin)), part(5, 0), part(5, 1), beside)
+    out = send(store, *(sent[place] for place in messages))
+    assert out == [(LEAD, Archived(0, CHECKPOINT, 5, (5,)))]
+    assert all(same(store.load(CHECKPOINT, 5, s), state(50 + s)) for s in (0, 1))
+    (held,) = store.load_held(CHECKPOINT, 5).items()
+    assert held[0] == twin and torch.equal(held[1]["crossed/a"], torch.ones(2))
+
+
+def test_a_part_that_nobody_asked_for_is_none() -> None:
+    store = Store(MemoryFiles())
+    assert send(store, order(5), part(5, 7), part(5, 0)) == []
+    assert send(store, part(5, 1)) == [(LEAD, Archived(0, CHECKPOINT, 5, (5,)))]
+    assert store.load_held(CHECKPOINT, 5) == {}
 
 
 @dataclass
