@@ -1,11 +1,13 @@
 """What does a restart from a shadow cost, and which part of it? Age, bits, moments, or a fit.
 
-    python experiments/catching_up/measure.py experiments/catching_up/results [--only fresh,…]
+    python experiments/catching_up/measure.py experiments/catching_up/results
+        [--seed 0] [--late 1] [--only 'nothing lost;int4 every 30']
 
 A plain loop over the stages of a pipeline, without messages: the same model, data and optimizer as
 experiments/every_stage_fails, but nothing is lost before iteration 150, so that the chance of the
 first steps, which moves a whole run by 0.1 nats, is the same for all. From then on each stage is
-lost with 2 % an iteration: 38 losses, the same for every way to restart.
+lost with 2 % an iteration: 38 losses, the same for every way to restart. ``--late`` scales the
+learning rate of all stages from then on: a way that helps only where that is too low is none.
 """
 
 from __future__ import annotations
@@ -40,13 +42,16 @@ LEVELS = (-1.51, -0.4528, 0.4528, 1.51)
 @dataclass(frozen=True)
 class Way:
     """``every``: iterations between shadows. ``how``: a format, or ``delta``: two bits of what
-    changed since the last shadow. ``moments``: the second moment comes back too, by rows and
-    columns. ``fit``: local steps on what went in and came out, and their learning rate."""
+    changed since the last shadow; ``signs``: one bit. ``moments``: the second moment comes back
+    too, by rows and columns. ``fit``: local steps on what went in and came out, and their learning
+    rate. ``faster``: the stage's own learning rate at first, over the others', and in how many
+    iterations that excess halves."""
 
     every: int = 30
     how: str = "int4_rows"
     moments: bool = False
     fit: tuple[int, float] = (0, 0.0)
+    faster: tuple[float, float] = (1.0, 1.0)
 
 
 WAYS: dict[str, Way | None] = {
@@ -57,7 +62,14 @@ WAYS: dict[str, Way | None] = {
     "int4 every 30, 128 fit steps": Way(fit=(128, 2e-3)),
     "2-bit deltas every 12": Way(12, "delta"),
     "2-bit deltas every 12, 128 fit steps": Way(12, "delta", fit=(128, 2e-3)),
+    "1-bit deltas every 8": Way(8, "signs"),
+    "fp32 every 8": Way(8, "fp32"),
     "fp32 every iteration": Way(1, "fp32"),
+    "int4 every 30, rate times 1.5 for 20": Way(faster=(1.5, 20)),
+    "int4 every 30, rate times 1.5 for 40": Way(faster=(1.5, 40)),
+    "int4 every 30, rate times 2 for 12": Way(faster=(2.0, 12)),
+    "int4 every 30, rate times 2 for 20": Way(faster=(2.0, 20)),
+    "int4 every 30, rate times 3 for 10": Way(faster=(3.0, 10)),
 }
 
 
@@ -97,13 +109,15 @@ class Shadow:
 class Pipeline:
     """A model in stages, with an optimizer and the last shadows of each."""
 
-    def __init__(self, config: Config, way: Way | None):
-        self.config, self.way = config, way or Way()
+    def __init__(self, config: Config, way: Way | None, late: float):
+        self.config, self.way, self.late = config, way or Way(), late
         self.stages = [self._module(stage) for stage in range(config.stages + 1)]
         self.optimizers = [self._fresh(stage) for stage in self.stages]
         self.shadows: dict[int, deque[Shadow]] = defaultdict(lambda: deque(maxlen=3))
         self.crossed: dict[int, deque[tuple[Tensor, Tensor]]]
         self.crossed = defaultdict(lambda: deque(maxlen=32))
+        self.restarted: dict[int, int] = {}
+        """Stages, and when."""
 
     def _module(self, stage: int) -> nn.Module:
         torch.manual_seed(derive(self.config.seed, "init", stage))
@@ -126,12 +140,19 @@ class Pipeline:
             (self.loss(batch, kept=True) / len(batches)).backward()
         done = max(0, iteration - WARMUP) / (self.config.iterations - WARMUP)
         decayed = LEAST + (1 - LEAST) * 0.5 * (1 + math.cos(math.pi * done))
-        for stage, optimizer in zip(self.stages, self.optimizers, strict=True):
+        for number, (stage, optimizer) in enumerate(zip(self.stages, self.optimizers, strict=True)):
             nn.utils.clip_grad_norm_(stage.parameters(), 1.0)
             rate = self.config.optimizer.lr * min((iteration + 1) / WARMUP, decayed)
-            optimizer.param_groups[0]["lr"] = rate
+            optimizer.param_groups[0]["lr"] = rate * self._scale(number, iteration)
             optimizer.step()
             optimizer.zero_grad()
+
+    def _scale(self, number: int, iteration: int) -> float:
+        scale = self.late if iteration >= FIRST else 1.0
+        if number not in self.restarted:
+            return scale
+        faster, half = self.way.faster
+        return scale * (1 + (faster - 1) * 0.5 ** ((iteration - self.restarted[number]) / half))
 
     def push(self, version: int) -> None:
         """The shadows that are due, each stage at its own phase."""
@@ -148,7 +169,9 @@ class Pipeline:
     ) -> dict[str, Tensor]:
         if self.way.how == "delta" and before is not None:
             return {k: before[k] + two_bits(w - before[k]) for k, w in weights.items()}
-        how = "int8_rows" if self.way.how == "delta" else self.way.how
+        if self.way.how == "signs" and before is not None:
+            return {k: before[k] + one_bit(w - before[k]) for k, w in weights.items()}
+        how = "int8_rows" if self.way.how in ("delta", "signs") else self.way.how
         return {k: unpack(pack(w, how), how, torch.float32).clone() for k, w in weights.items()}
 
     def restart(self, number: int, iteration: int) -> None:
@@ -156,6 +179,7 @@ class Pipeline:
         stage = self.stages[number]
         shadow = [s for s in self.shadows[number] if s.version <= iteration - LAG][-1]
         stage.load_state_dict(shadow.weights)
+        self.restarted[number] = iteration
         self.optimizers[number] = optimizer = self._fresh(stage)
         if self.way.moments:
             optimizer.load_state_dict(shadow.optimizer)
@@ -177,6 +201,14 @@ class Pipeline:
         optimizer.zero_grad()
 
 
+def one_bit(change: Tensor) -> Tensor:
+    """As it comes back, with a mean size per 64 numbers."""
+    if change.ndim < 2:
+        return change
+    blocks = change.reshape(-1, 64)
+    return (blocks.sign() * blocks.abs().mean(-1, keepdim=True)).reshape(change.shape)
+
+
 def two_bits(change: Tensor) -> Tensor:
     """As it comes back, with a deviation per row."""
     if change.ndim < 2:
@@ -195,11 +227,11 @@ def by_rows_and_columns(squares: Tensor) -> Tensor:
     return rows * columns / rows.mean(-2, keepdim=True).clamp_min(1e-30)
 
 
-def run(way: Way | None, seed: int) -> list[float]:
+def run(way: Way | None, seed: int, late: float) -> list[float]:
     """Validation losses, every ``READ`` iterations."""
     config = configured(seed)
     data = open_data(config.data, context=128, batch=2, seed=seed)
-    pipeline, lost, read = Pipeline(config, way), losses(config) if way else {}, []
+    pipeline, lost, read = Pipeline(config, way, late), losses(config) if way else {}, []
     for iteration in range(config.iterations):
         for stage in lost.get(iteration, ()):
             pipeline.restart(stage, iteration)
@@ -217,14 +249,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("results", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--late", type=float, default=1.0)
     parser.add_argument("--only", metavar="WAY;WAY", help="semicolons between them")
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.results.mkdir(parents=True, exist_ok=True)
     for name in given.only.split(";") if given.only else WAYS:
-        file = given.results / f"{name.replace(' ', '_').replace(',', '')}-seed-{given.seed}.json"
+        late = "" if given.late == 1 else f"-late-{given.late:g}"
+        plain = name.replace(" ", "_").replace(",", "")
+        file = given.results / f"{plain}-seed-{given.seed}{late}.json"
         if not file.exists():
-            read = run(WAYS[name], given.seed)
+            read = run(WAYS[name], given.seed, given.late)
             file.write_text(json.dumps({"way": name, "every": READ, "losses": read}) + "\n")
         print(f"{name:40} {json.loads(file.read_text())['losses'][-1]:.4f}", flush=True)
 
