@@ -20,7 +20,7 @@ from checkfree.models.config import ModelConfig
 from checkfree.models.families import family
 from checkfree.optimizer import SGD
 from checkfree.recovery.table import AUTO, SHADOW_FORMATS
-from checkfree.simulate.sizes import Sizes, published
+from checkfree.simulate.sizes import Sizes, published, told_bytes
 
 OWN, PUBLISHED = "own", "published"
 
@@ -64,10 +64,12 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
     params = tuple(wide * sum(p.numel() for p in stage.parameters()) for stage in both)
     counters = tuple(STEP_BYTES * len(list(stage.parameters())) for stage in both)
     tokens = config.batch * model.context
+    values = tokens * model.width
+    activation = _sent(values, config.wire.activations, wide)
     return Sizes(
         name=name,
-        activation=_sent(tokens * model.width, config.wire.activations, wide),
-        gradient=_sent(tokens * model.width, config.wire.gradients, wide),
+        activation=activation,
+        gradient=_sent(values, config.wire.gradients, wide),
         params=params,
         buffers=tuple(_buffers(stage, wide) for stage in both),
         moments=tuple(
@@ -78,6 +80,7 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
         body=_body_flops(body, model, config.stages) * tokens,
         head=2.0 * (model.vocabulary or 1) * model.width * tokens,
         packed={how: tuple(_packed(stage, how) for stage in both) for how in PACKED},
+        told=told_bytes(values, activation),
     )
 
 

@@ -20,7 +20,7 @@ class Fitting:
 
     steps: int = 128
     memory: int = 2**26
-    most: int = 64
+    most: int = 32
     """Pairs that a seat sends at most."""
 
     def fitted(self, recipe: Recipe, seats: tuple[Address, ...]) -> Recipe:

@@ -60,11 +60,11 @@ class Side(Generic[T]):
         found = sorted(c for c, entry in self._entries.items() if entry.stage == stage)
         return [(c, self._entries[c].item) for c in found[-limit:]] if limit else []  # type: ignore[misc]
 
-    def items(self) -> Iterator[tuple[Crossing, int, T]]:
-        """All of it, and to or from which stage, in order of time."""
+    def items(self) -> Iterator[tuple[Crossing, int, T, int]]:
+        """All of it, to or from which stage, and for how many bytes it counts, in order of time."""
         for crossing in sorted(self._entries):
             entry = self._entries[crossing]
-            yield crossing, entry.stage, entry.item  # type: ignore[misc]
+            yield crossing, entry.stage, entry.item, entry.bytes  # type: ignore[misc]
 
     def merge(self, other: Side[T]) -> None:
         """Add all that ``other`` has."""

@@ -79,11 +79,12 @@ class Phantoms:
         if not self.room.memory:
             return
         count, iteration = self.sizes.activation, begin.ticket.iteration
+        told = count if self.sizes.told is None else self.sizes.told
         for microbatch, route in enumerate(begin.routes):
             for hop in range(1, len(route)):
                 crossing, one, other = (iteration, microbatch, hop), route[hop - 1], route[hop]
-                self.rings[one].sent.add(crossing, other.stage, count, count)
-                self.rings[other].got.add(crossing, one.stage, count, count)
+                self.rings[one].sent.add(crossing, other.stage, told, count)
+                self.rings[other].got.add(crossing, one.stage, told, count)
 
     def shadow(self, keep: Keep, version: int) -> None:
         """Pushed, and there."""

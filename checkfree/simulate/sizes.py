@@ -42,6 +42,8 @@ class Sizes:
     head: float
     packed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Of a stage's weights as a shadow has them, by how they are written."""
+    told: int | None = None
+    """Of an activation that a rebuild is told of; None: as it was sent."""
 
     def state(self, stage: int, *, moments: bool) -> int:
         """Bytes of a stage's state as it is sent."""
@@ -96,7 +98,14 @@ def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B
         how: tuple(bytes_of((count // 4 // ROW, ROW), how) for count in params)
         for how in (FP32, BF16, INT8_ROWS, INT4_ROWS)
     }
-    return Sizes("published", activation, gradient, params, none, moments, 0.0, 0.0, 0.0, packed)
+    work = 0.0, 0.0, 0.0
+    told = told_bytes(values[0], activation)
+    return Sizes("published", activation, gradient, params, none, moments, *work, packed, told)
+
+
+def told_bytes(values: int, sent: int) -> int:
+    """Of an activation of so many values that took ``sent`` bytes: 16 bits each, at most."""
+    return min(sent, bytes_of((values,), BF16))
 
 
 def pace_of(sizes: Sizes, fleet: Fleet, profile: Profile | None = None) -> Pace:

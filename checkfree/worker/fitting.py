@@ -32,7 +32,8 @@ def fit_and_judge(
     no good, if it isn't. ``number``: of the stage."""
     recipe, casting = order.recipe, equipment.casting
     pairs = [
-        (casting.read(x, stage.dtype), casting.read(y, stage.dtype)) for x, y in pairs_of(replies)
+        (casting.read(x, stage.dtype).to(stage.dtype), casting.read(y, stage.dtype).to(stage.dtype))
+        for x, y in pairs_of(replies)
     ]
     if not pairs:
         return {}, "nothing is held of what went into it and came out" if recipe.fit else ""

@@ -43,6 +43,7 @@ SLOWLY = "--link=latency=20ms"
 """For runs that are only there to be disturbed: whatever they train meanwhile proves nothing."""
 STRANGER = Path(__file__).with_name("stranger.py")
 PLUS = ("failures=losses.json", "recovery=checkfree_plus")
+LADDER = ("failures=losses.json", "recovery=auto(shadow_every=6,fit_steps=8)")
 FEW_BITS = ("wire.activations=int8", "wire.gradients=fp16")
 STARTED: list[subprocess.Popen[str]] = []
 KILLED: dict[str, int] = {}
@@ -166,7 +167,7 @@ def test_kills_from_outside_are_survived_and_replayed(
     hang = {"iteration": 1, "stage": 3, "kind": "stop"}
     (swarm / "losses.json").write_text(json.dumps({"failures": [hang]}))
     words = ("iterations=100000", "resume.every=0", "validation.every=2", "checkpoint.every=2")
-    process = begin(swarm, *up(*words, *PLUS, "--chaos", SLOWLY), tick=1)
+    process = begin(swarm, *up(*words, *LADDER, "--chaos", SLOWLY), tick=1)
     assert "3.0" in lost(swarm)
     run(swarm, "swarm", "kill", "run", "lead", "--signal=stop")
     KILLED["lead"] = 0
