@@ -17,7 +17,9 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("hivemind") is None, reason="hivemind is not installed"
 )
 
-UP = ("swarm", "up", "small.yaml", "out=run", "iterations=4", "--patience=60", "--quiet")
+WORDS = ("iterations=5", "failures=losses.json", "recovery=redundant")
+"""One owner is killed: what its holder has is all that is left of it."""
+UP = ("swarm", "up", "small.yaml", "out=run", *WORDS, "--patience=60", "--quiet")
 LINES = "* * bandwidth=100Mb\n1 2 latency=20ms,bandwidth=10Mb\n"
 TRIPS = 2
 """Over that slow line in every iteration, one after the other: an activation, and its gradient."""
@@ -31,8 +33,10 @@ def test_slow_lines_take_time_and_change_nothing(folder: Path) -> None:
         Home.of(folder / "run").sweep()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        checkfree.train(load("small.yaml", ["out=one", "iterations=4"]))
+        checkfree.train(load("small.yaml", ["out=one", *WORDS]))
     assert numbers(folder / "run") == numbers(folder / "one")
+    (repair,) = of_kind(read(folder / "run"), "recovery")
+    assert [made["sources"][0]["holder"] for made in repair["rebuilds"].values()] == ["1.0"]
     steps = of_kind(read(folder / "run"), "iteration")
     waited = len(steps) * TRIPS * 0.020
     # one by one they vary, as the lead may be late to write down any of them
