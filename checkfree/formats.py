@@ -8,10 +8,11 @@ bf16, fp16  16 bit floats; beyond 65504, fp16 is inf                            
 int8        whole numbers of -127 … 127, times the largest of ``BLOCK`` values    1 + 4 / BLOCK
 int8_rows   the same, times the largest of a row (along the last dimension)       1 + 4 / row
 int4_rows   whole numbers of -7 … 7, two in a byte, times the largest of a row    ½ + 4 / row
+signs       of what changed: signs, times its mean magnitude over ``SIGN_BLOCK``  ⅛ + 2 / 64
 ==========  ====================================================================  ===============
 
-``int8`` is meant for activations and gradients, the two of rows for weights. In those of rows, what
-has fewer than two dimensions stays fp32: norms and biases, a fraction of a percent of the bytes.
+``int8`` is meant for activations and gradients, the last three for weights. In these, what has
+fewer than two dimensions stays fp32: norms and biases, a fraction of a percent of the bytes.
 """
 
 from __future__ import annotations
@@ -20,24 +21,31 @@ import math
 
 FP32, BF16, FP16 = "fp32", "bf16", "fp16"
 INT8, INT8_ROWS, INT4_ROWS = "int8", "int8_rows", "int4_rows"
+SIGNS = "signs"
 
 WIRE = (FP32, BF16, FP16, INT8)
 """Those that activations and gradients may be sent in."""
 
 FORMATS = (*WIRE, INT8_ROWS, INT4_ROWS)
+"""Those that a tensor comes back from by itself; ``signs`` needs the one that changed."""
 
 BLOCK = 256
 """Values that share one scale in ``int8``, counted in memory order."""
 
 SCALE_BYTES = 4
 
+SIGN_BLOCK = 64
+"""Values that share one magnitude in ``signs``, counted in memory order."""
+
+MAGNITUDE_BYTES = 2
+
 _FLOATS = {FP32: 4, BF16: 2, FP16: 2}
 
 
 def bytes_of(shape: tuple[int, ...], how: str) -> int:
     """What a tensor of that shape takes, its scales included. Raises ValueError for no format."""
-    if how not in FORMATS:
-        raise ValueError(f"not a format: {how!r} (expected one of {', '.join(FORMATS)})")
+    if how not in (*FORMATS, SIGNS):
+        raise ValueError(f"not a format: {how!r} (expected one of {', '.join(FORMATS)}, {SIGNS})")
     values = math.prod(shape)
     if how in _FLOATS:
         return _FLOATS[how] * values
@@ -45,10 +53,12 @@ def bytes_of(shape: tuple[int, ...], how: str) -> int:
         return values + SCALE_BYTES * math.ceil(values / BLOCK)
     if not in_rows(shape):
         return _FLOATS[FP32] * values
+    if how == SIGNS:
+        return math.ceil(values / 8) + MAGNITUDE_BYTES * math.ceil(values / SIGN_BLOCK)
     rows, wide = values // shape[-1], shape[-1]
     return rows * (SCALE_BYTES + (wide if how == INT8_ROWS else math.ceil(wide / 2)))
 
 
 def in_rows(shape: tuple[int, ...]) -> bool:
-    """Whether the formats of rows write it in rows: the rest stays fp32."""
+    """Whether the formats for weights write it so: the rest stays fp32."""
     return len(shape) > 1 and math.prod(shape) > 0

@@ -103,12 +103,13 @@ class Keep(NamedTuple):
     ``at="prepare"``: exact, part of the transaction. The holder steps a copy of the stage with the
     owner's gradient, so both hold iteration i or neither does (semantics 13).
     ``at="after"``: pushed after the step, and carries the iteration it is of. To a peer these are
-    *shadows*: weights alone, written as ``what`` says (see ``checkfree.formats``).
+    *shadows*: weights alone, written as ``what`` says (see ``checkfree.formats``); ``signs`` may
+    be a whole copy, see ``checkfree.recovery.references``.
     """
 
     owner: Address
     holder: Address
-    what: Literal["state", "int8_rows", "int4_rows", "bf16", "fp32"] = "state"
+    what: Literal["state", "int8_rows", "int4_rows", "signs", "bf16", "fp32"] = "state"
     at: Literal["prepare", "after"] = "prepare"
 
 

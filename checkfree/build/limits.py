@@ -5,6 +5,7 @@ from __future__ import annotations
 from checkfree.build.sizes import own_sizes
 from checkfree.config import Config
 from checkfree.messages.limits import Limits
+from checkfree.recovery.references import held_as
 from checkfree.recovery.table import SHADOW_FORMATS, make_strategy
 
 ALIGNED = 64
@@ -15,13 +16,13 @@ SHADOWS = 6
 
 
 def limits_of(config: Config) -> Limits:
-    """Room for the largest stage with its moments, and beside it for what its seat holds in a
-    snapshot: activations and shadows, and one microbatch's. A message that says to be larger is
-    refused before memory is taken. Raises BadInput."""
+    """Room for the largest stage with its moments, more than any shadow that is sent, and beside it
+    for what its seat holds in a snapshot: activations and shadows, and one microbatch's. A message
+    that says to be larger is refused before memory is taken. Raises BadInput."""
     sizes, plain = own_sizes(config), Limits()
     state = max(sizes.state(stage, moments=True) for stage in range(config.stages + 1))
     held = make_strategy(config.recovery, config.checkpoint.every).room.memory
-    shadow = max(sizes.packed[SHADOW_FORMATS[config.recovery.shadow_format]])
+    shadow = max(sizes.packed[held_as(SHADOW_FORMATS[config.recovery.shadow_format])])
     beside = held + SHADOWS * shadow + sizes.activation + sizes.gradient
     padding = ALIGNED * plain.max_tensors
     return Limits(max_message_bytes=state + beside + padding + plain.max_header_bytes)

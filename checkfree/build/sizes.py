@@ -14,7 +14,7 @@ from checkfree.checks import SHADOWED
 from checkfree.config import Config, FleetConfig, OptimizerConfig, RecoveryConfig
 from checkfree.data.tokenizers import open_tokenizer
 from checkfree.errors import BadInput
-from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, bytes_of
+from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
 from checkfree.load import load
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import family
@@ -24,7 +24,7 @@ from checkfree.simulate.sizes import Sizes, published, told_bytes
 
 OWN, PUBLISHED = "own", "published"
 
-PACKED = (FP32, BF16, INT8_ROWS, INT4_ROWS)
+PACKED = (FP32, BF16, INT8_ROWS, INT4_ROWS, SIGNS)
 """How shadows may be written."""
 
 STEP_BYTES = 4
@@ -92,7 +92,8 @@ def _moments(optimizer: OptimizerConfig, params: int, counters: int) -> int:
 
 
 def recovery_of(config: Config) -> RecoveryConfig:
-    """With ``shadow_every: auto`` kept within its budget of bytes. Raises BadInput."""
+    """With ``shadow_every: auto`` kept within its budget of bytes: of signs those of changes, for
+    whole copies are few. Raises BadInput."""
     recovery = config.recovery
     if recovery.name not in SHADOWED or recovery.shadow_every != AUTO:
         return recovery

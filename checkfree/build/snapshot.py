@@ -31,7 +31,8 @@ class Snapshot:
     """What seats held for other stages that are not the first of their own."""
 
     def held(self, seat: Address) -> Mapping[str, Tensor]:
-        """What a seat held for other stages."""
+        """What a seat held for other stages; nothing, if none is known. Raises ValueError for one
+        of no stage."""
         first = min(other for other in self.lives if other.stage == seat.stage)
         return self.states[seat.stage].held if seat == first else self.beside.get(seat, {})
 

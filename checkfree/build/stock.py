@@ -42,5 +42,5 @@ class Stock:
         worker = StageWorker(seat, birth["life"], self.equipment, hollow=birth["hollow"])
         if self.snapshot is not None and not birth["hollow"]:
             worker.stage.restore(self.snapshot.states[seat.stage])
-            worker.hold(self.snapshot.held(seat))
+            worker.hold(self.snapshot.held)
         return worker

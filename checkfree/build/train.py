@@ -182,7 +182,7 @@ def _assembly(job: Job, recorder: Recorder, snapshot: Snapshot | None) -> Assemb
         for seat, worker in assembly.workers.items():
             try:
                 worker.stage.restore(snapshot.states[seat.stage])
-                worker.hold(snapshot.held(seat))
+                worker.hold(snapshot.held)
             except ValueError as error:
                 raise BadInput(f"stage {seat.stage} is not the run's: {error}") from None
         recorder.write(ResumeRecord(progress.committed, progress.tick))

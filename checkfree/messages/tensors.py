@@ -99,11 +99,13 @@ class KeepState(Message):
 
 @dataclass(frozen=True)
 class KeepShadow(Message):
-    """owner -> holder: my packed weights. ``epoch`` is that of the iteration they come after."""
+    """owner -> holder: my packed weights. ``epoch`` is that of the iteration they come after.
+    ``base``: they are a change of what you hold of that version of my stage."""
 
     epoch: int
     keep: Keep
     state: StageState
+    base: int | None = None
 
 
 @dataclass(frozen=True)

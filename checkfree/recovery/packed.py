@@ -26,12 +26,17 @@ def pack_state(state: StageState, how: str) -> StageState:
 
 def unpack_state(state: StageState, dtype: torch.dtype = torch.float32) -> StageState:
     """The weights again. Raises ValueError for parts that don't fit together."""
+    params = {name: unpack(found, state.packed, dtype) for name, found in parts_of(state).items()}
+    return replace(state, params=params, packed="")
+
+
+def parts_of(state: StageState) -> dict[str, dict[str, Tensor]]:
+    """Of each weight what it is written as, by part."""
     parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in state.params.items():
         name, _, part = key.rpartition("/")
         parts[name][part] = tensor
-    params = {name: unpack(found, state.packed, dtype) for name, found in parts.items()}
-    return replace(state, params=params, packed="")
+    return dict(parts)
 
 
 def opened(

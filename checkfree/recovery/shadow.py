@@ -12,6 +12,9 @@ for any order of delivery. Until then the one before it is kept too.
 A stage's shadow is held by the next one's seat, and the last one's by stage 0. Stage 0, which no
 rule but this one rebuilds, has its own held by the next and the last stage in turn: so it survives
 with either, at no more bytes. A lost stage goes on from its shadow, nobody rolls back.
+
+Written as ``signs``, a shadow is a change of the last one that the same holder has, and what it
+leaves out the next one makes up for; see ``references.py``.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
+from checkfree.formats import SIGNS
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Keep, Recipe, Refusal, Shadow, Source, View
 from checkfree.recovery.packed import unpack_state
@@ -36,7 +40,7 @@ TYPICAL = 30
 RAREST = 200
 """``every: auto``: iterations between two shadows of a stage, at most."""
 
-Format = Literal["int8_rows", "int4_rows", "bf16", "fp32"]
+Format = Literal["int8_rows", "int4_rows", "signs", "bf16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,10 @@ class Pushing:
 
     def begins(self, stage: int, num_stages: int, at: int, before: int) -> int:
         """An iteration, not after ``before``, from which on, with nothing pushed earlier, a
-        stage's shadow at ``at`` is that of a whole run: stages come one after the other first."""
+        stage's shadow at ``at`` is that of a whole run: stages come one after the other first.
+        Changes are of all that was pushed before."""
+        if self.how == SIGNS:
+            return 0
         k = max(num_stages, self.least, self.every or TYPICAL)
         phase, newest = stage * k // num_stages, at - 2
         turn = newest - (newest - phase) % k

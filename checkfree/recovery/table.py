@@ -8,7 +8,7 @@ from dataclasses import replace
 from checkfree.checks import one_of
 from checkfree.config import RecoveryConfig
 from checkfree.errors import BadInput
-from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS
+from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS
 from checkfree.recovery.ablations import Copy, Reinit, Uniform
 from checkfree.recovery.auto import FITTED, PARTNER, Ladder, Rules
 from checkfree.recovery.average import Inexact
@@ -29,7 +29,13 @@ from checkfree.routes import check_share
 
 PAPER_LR_SCALE = 1.1
 
-SHADOW_FORMATS = {"int8": INT8_ROWS, "int4": INT4_ROWS, "bf16": BF16, "fp32": FP32}
+SHADOW_FORMATS = {
+    "int8": INT8_ROWS,
+    "int4": INT4_ROWS,
+    "signs": SIGNS,
+    "bf16": BF16,
+    "fp32": FP32,
+}
 """``recovery.shadow_format``, and how that is written."""
 
 AUTO = "auto"

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
+from checkfree.formats import SIGNS
 from checkfree.messages.control import CHECKPOINT, Archive, Begin, Push, Rebuild
 from checkfree.ops import STORE, Address, Keep, Kind, Recipe, Schedule, Shadow, Source
+from checkfree.recovery.references import WHOLE, References, held_as
 from checkfree.recovery.ring import Crossing, Ring, Room, matches
 from checkfree.simulate.sizes import Sizes
 
@@ -41,6 +44,8 @@ class Phantoms:
     own: dict[Address, Held] = field(default_factory=dict)
     copies: dict[tuple[Address, int], Held] = field(default_factory=dict)
     shadows: dict[Shadow, Held] = field(default_factory=dict)
+    references: dict[Address, References[None]] = field(default_factory=dict)
+    """What each owner has left at the holders of its shadows."""
     rings: dict[Address, Ring[int]] = field(default_factory=dict)
     room: Room = Room()  # noqa: RUF009 (frozen)
     """Of each ring."""
@@ -56,12 +61,14 @@ class Phantoms:
         """All seats with their first weights."""
         own = {seat: Held(seat.stage) for seat in seats}
         rings = {seat: Ring[int](room) for seat in seats}
-        return cls(sizes, averages_moments, own, rings=rings, room=room)
+        references = {seat: References[None](seat) for seat in seats}
+        return cls(sizes, averages_moments, own, references=references, rings=rings, room=room)
 
     def lose(self, seat: Address) -> None:
         """With all that it holds."""
         self.own.pop(seat, None)
         self.rings[seat] = Ring(self.room)
+        self.references[seat].clear()
         self.shadows = {s: held for s, held in self.shadows.items() if s.holder != seat}
         self.copies = {key: held for key, held in self.copies.items() if key[0] != seat}
 
@@ -86,14 +93,27 @@ class Phantoms:
                 self.rings[one].sent.add(crossing, other.stage, told, count)
                 self.rings[other].got.add(crossing, one.stage, told, count)
 
+    def sent(self, begin: Begin) -> tuple[Keep, ...]:
+        """The keeps of an iteration, written as they will be: those of signs may be whole."""
+        return tuple(
+            keep._replace(what=cast(Any, WHOLE))
+            if keep.what == SIGNS and self.references[keep.owner].base(keep, begin) is None
+            else keep
+            for keep in begin.keeps
+        )
+
     def shadow(self, keep: Keep, version: int) -> None:
         """Pushed, and there."""
         shadow = Shadow(keep.owner.stage, keep.holder, version)
-        self.shadows[shadow] = Held(keep.owner.stage, packed=keep.what)
+        self.shadows[shadow] = Held(keep.owner.stage, packed=held_as(keep.what))
+        if keep.what == SIGNS:
+            self.references[keep.owner].leave(keep.holder, version, None)
         self.note_peak()
 
     def tidy(self, begin: Begin) -> None:
-        """As ``checkfree.worker.shadows`` does."""
+        """As ``checkfree.worker.shadows`` does, and their owners."""
+        for references in self.references.values():
+            references.tidy(begin)
         late, counted = begin.ticket.iteration - 1, set(begin.shadows)
         self.shadows = {
             s: held for s, held in self.shadows.items() if s in counted or s.version >= late
@@ -146,6 +166,7 @@ class Phantoms:
         sources = order.recipe.sources
         found = [self.source(source) for source in sources]
         self.rings[seat] = Ring(self.room)
+        self.references[seat].clear()
         newer = [shadow for shadow in self.shadows if shadow.version > order.resume_at]
         for shadow in newer:
             if shadow.holder == seat:

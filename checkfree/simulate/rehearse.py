@@ -203,12 +203,11 @@ class _Host:
         self._inbox.extend(Joined(seat, life) for seat, life in joined)
 
     def _price(self, begin: Begin) -> Price:
-        key = id(begin.schedule), begin.keeps
+        keeps = self._phantoms.sent(begin)
+        key = id(begin.schedule), keeps
         if key not in self._prices:
             s = self._setting
-            price = price_iteration(
-                begin.routes, begin.schedule, begin.keeps, s.fleet, s.sizes, s.pace
-            )
+            price = price_iteration(begin.routes, begin.schedule, keeps, s.fleet, s.sizes, s.pace)
             self._prices[key] = begin, price  # begin too: ids are of living objects only
         return self._prices[key][1]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from checkfree.config import WireConfig
-from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, bytes_of
+from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
 from checkfree.ops import Address, Kind, Op, Route
 from checkfree.simulate import sites
 from checkfree.simulate.fleet import Fleet
@@ -41,7 +41,7 @@ class Sizes:
     body: float
     head: float
     packed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Of a stage's weights as a shadow has them, by how they are written."""
+    """Of a stage's weights as a shadow has them, by how they are written; of signs, a change."""
     told: int | None = None
     """Of an activation that a rebuild is told of; None: as it was sent."""
 
@@ -96,7 +96,7 @@ def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B
     none, moments = (0,) * (stages + 1), tuple(2 * count for count in params)
     packed = {
         how: tuple(bytes_of((count // 4 // ROW, ROW), how) for count in params)
-        for how in (FP32, BF16, INT8_ROWS, INT4_ROWS)
+        for how in (FP32, BF16, INT8_ROWS, INT4_ROWS, SIGNS)
     }
     work = 0.0, 0.0, 0.0
     told = told_bytes(values[0], activation)

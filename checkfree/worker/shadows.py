@@ -1,4 +1,5 @@
-"""The shadows that a seat holds for other stages: packed parts, not stages."""
+"""The shadows that a seat holds for other stages: packed parts, not stages. Of those that come as
+changes it holds what they make of what was there."""
 
 from __future__ import annotations
 
@@ -9,9 +10,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from checkfree.formats import SIGNS
 from checkfree.messages.control import Begin, Kept, Pushed
 from checkfree.messages.tensors import KeepShadow, StageState
 from checkfree.ops import Address, Keep, Source
+from checkfree.recovery.changes import held
+from checkfree.recovery.references import held_as
 
 NEWEST_UNCOUNTED = 1
 """Versions back from an iteration that its lead may not count on yet."""
@@ -25,12 +29,22 @@ class Shadows:
         self._keeps: dict[tuple[int, int], Keep] = {}
 
     def keep(self, message: KeepShadow) -> Kept:
-        """File it, unless one of a later epoch is here: that was trained after a rollback."""
+        """File it, unless one of a later epoch is here: that was trained after a rollback. Raises
+        ValueError or RuntimeError for a change of what isn't held, or doesn't look like it."""
         place = message.keep.owner.stage, message.state.version
+        state = self._changed(message) if message.keep.what == SIGNS else _copied(message.state)
         if place not in self._held or self._held[place][0] <= message.epoch:
-            self._held[place] = message.epoch, _copied(message.state)
+            self._held[place] = message.epoch, state
             self._keeps[place] = message.keep
         return Kept(message.epoch, message.keep, message.state.version)
+
+    def _changed(self, message: KeepShadow) -> StageState:
+        if message.base is None:
+            return held(message.state, None)
+        place = message.keep.owner.stage, message.base
+        if place not in self._held:
+            raise ValueError(f"a change of version {message.base}, which is not held")
+        return held(message.state, self._held[place][1])
 
     def tidy(self, plan: Begin) -> None:
         """Only those that count, and what may count soon."""
@@ -62,8 +76,8 @@ class Shadows:
         """All that is held, as tensors by names that tell what they are."""
         found = {}
         for (stage, version), (epoch, state) in self._held.items():
-            owner, holder, *_ = self._keeps[stage, version]
-            place = f"{owner}/{holder}/{version}/{epoch}/{state.packed}"
+            owner, holder, what, _ = self._keeps[stage, version]
+            place = f"{owner}/{holder}/{version}/{epoch}/{what}"
             numbers = [state.gradient_norm, state.clipped_norm, state.lr_scale]
             found[f"{place}/"] = torch.tensor(numbers, dtype=torch.float64)
             found |= {f"{place}/{name}": part.clone() for name, part in state.params.items()}
@@ -79,7 +93,8 @@ class Shadows:
             owner, holder = map(Address.parse, place[:2])
             version, epoch, what = int(place[2]), int(place[3]), cast(Any, place[4])
             before, after, lr_scale = named.pop("").tolist()
-            state = StageState(named, {}, {}, version, before, after, lr_scale, what)
+            packed = held_as(what)
+            state = StageState(named, {}, {}, version, before, after, lr_scale, packed)
             self._held[owner.stage, version] = epoch, state
             self._keeps[owner.stage, version] = Keep(owner, holder, what, "after")
 

@@ -12,7 +12,7 @@ sends its state only between iterations. What is older than its ticket or epoch 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -47,8 +47,7 @@ from checkfree.messages.tensors import (
     StageState,
     StateReply,
 )
-from checkfree.ops import LEAD, Address, Keep, Kind, Op
-from checkfree.recovery.packed import pack_state
+from checkfree.ops import LEAD, Address, Kind, Op
 from checkfree.recovery.ring import Ring
 from checkfree.stage import Stage
 from checkfree.worker import holding
@@ -59,6 +58,7 @@ from checkfree.worker.compute import Compute, Unfit
 from checkfree.worker.early import Early
 from checkfree.worker.equipment import Equipment
 from checkfree.worker.inspection import problem_of
+from checkfree.worker.pushing import Pushes
 from checkfree.worker.shadows import Shadows
 
 
@@ -77,8 +77,7 @@ class StageWorker:
         self._early = Early()
         self._becoming: Becoming | None = None
         self.shadows = Shadows()
-        self._to_push: deque[Keep] = deque()
-        self._pushed_in = -1
+        self.pushes = Pushes(address)
         self._lead = self._heard = 0
         self.dismissed = False
         """The lead lets us go: nobody waits for us any more."""
@@ -103,7 +102,7 @@ class StageWorker:
         whoever looks for a stall."""
         attempt = self._attempt
         if attempt is None or attempt.prepared:
-            told = self._inbox or self._to_push
+            told = self._inbox or self.pushes
             return (self._latest, None, self.address) if told else None
         return attempt.ticket, attempt.todo[0] if attempt.todo else None, attempt.lacks()
 
@@ -111,12 +110,16 @@ class StageWorker:
         """Overwrite with NaN all that dies with this seat, the copies that it held included."""
         self._attempt = None
         self.shadows.destroy()
+        self.pushes.destroy()
         for stage in self._compute.all():
             stage.destroy()
 
-    def hold(self, held: Mapping[str, Tensor]) -> None:
-        """What its snapshot says that it held for others. Raises ValueError for what is none."""
-        holding.take(self.shadows, self._compute.crossed, held)
+    def hold(self, held: Callable[[Address], Mapping[str, Tensor]]) -> None:
+        """What a snapshot says that it held for others, and knew of what others ``held`` for it.
+        Raises ValueError for what is none."""
+        own = held(self.address)
+        holding.take(self.shadows, self._compute.crossed, own)
+        holding.take_left(self.pushes.references, self.address.stage, own, held)
 
     # --- messages in -----------------------------------------------------------------------------
 
@@ -146,8 +149,8 @@ class StageWorker:
 
         One op, not all that are ready: the first activation leaves before the second starts.
         """
-        if self._to_push:
-            return [self._shadow_of(self._to_push.popleft())]
+        if self.pushes:  # nobody steps before this has left
+            return [self.pushes.push(self.stage.snapshot(moments=False))]
         if self._inbox:
             return self._handle(self._inbox.popleft())
         if self._attempt is not None and not self._attempt.prepared:
@@ -185,8 +188,7 @@ class StageWorker:
                 self._begin(message)
             case Commit() if self._attempt and message.ticket == self._attempt.ticket:
                 self._compute.commit(self._attempt, message)
-                self._to_push += self._attempt.pushes
-                self._pushed_in = message.ticket.epoch
+                self.pushes.committed(self._attempt)
                 self._attempt, self._committed = None, message
                 return [(LEAD, Stepped(message.ticket, self.address))]
             case Abort():
@@ -196,7 +198,7 @@ class StageWorker:
             case KeepState() if message.epoch >= self._epoch:
                 return self._kept(message)
             case KeepShadow():
-                return [(LEAD, self.shadows.keep(message))]
+                return self._shadowed(message)
             case BoundaryRequest():
                 return [(message.reply_to, reply(self._compute.crossed, self.address, message))]
             case StateRequest():
@@ -224,6 +226,7 @@ class StageWorker:
         if self._attempt.training:
             self._attempt.crossed = Ring(self._compute.crossed.room)
             self.shadows.tidy(plan)
+            self.pushes.references.tidy(plan)
         for message in self._early.take(plan.ticket):
             self._file(message)
 
@@ -244,7 +247,9 @@ class StageWorker:
         whole = not order.held_only
         state = self.stage.snapshot() if whole else StageState({}, {}, {}, order.version)
         if order.area == RESUME:
-            state = replace(state, held=holding.flat(self.shadows, self._compute.crossed))
+            references = self.pushes.references
+            held = holding.flat(self.shadows, self._compute.crossed, references)
+            state = replace(state, held=held)
         return KeepState(order.epoch, order.keep, order.area, order.shelf, state)
 
     def _kept(self, message: KeepState) -> list[Outgoing]:
@@ -257,6 +262,15 @@ class StageWorker:
         copy.restore(message.state)
         self._copied[stage] = message.epoch
         return [(LEAD, Kept(message.epoch, message.keep, message.state.version))]
+
+    def _shadowed(self, message: KeepShadow) -> list[Outgoing]:
+        """Silence for one that can't be read. In a plan that is over, that is nobody's fault: what
+        it is a change of was lost with an earlier life of this seat, or counts no more."""
+        try:
+            return [(LEAD, self.shadows.keep(message))]
+        except (ValueError, RuntimeError):
+            self.dropped += not (self._hollow or message.epoch < self._epoch)
+            return []
 
     def _reply(self, request: StateRequest) -> list[Outgoing]:
         """Silence for what is not held: it was asked of an earlier life of this seat, and the
@@ -278,13 +292,9 @@ class StageWorker:
         self._epoch, self._hollow = order.epoch, True
         self._compute.crossed = Ring(self._compute.crossed.room)
         self.shadows.roll_back(order.resume_at)
+        self.pushes.references.clear()
         self._becoming = Becoming(order, self.address, self.stage, self._equipment)
         return self._becoming.requests()
-
-    def _shadow_of(self, keep: Keep) -> Outgoing:
-        """Our weights as they were just committed: nobody steps before this has left."""
-        packed = pack_state(self.stage.snapshot(moments=False), keep.what)
-        return keep.holder, KeepShadow(self._pushed_in, keep, packed)
 
     def _standing(self, call: Rollcall) -> Standing:
         """How we stand, for a new lead. A rebuild that another lead ordered is given up, so that

@@ -37,10 +37,11 @@ class Shape:
     interval: int = 1
     iterations: int = 3
     shadow_every: int = 4
+    shadow_format: str = "int4"
 
     def strategy(self) -> Strategy:
-        options = {"interval": self.interval, "shadow_every": self.shadow_every, "fit_steps": 4}
-        return make_strategy(RecoveryConfig(self.recovery, **options))
+        own = {key: getattr(self, key) for key in ("interval", "shadow_every", "shadow_format")}
+        return make_strategy(RecoveryConfig(self.recovery, **own, fit_steps=4))
 
     def strikes(self, tick: int) -> list[Address]:
         return [seat for at, seat in self.losses if at == tick]

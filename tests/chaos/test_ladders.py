@@ -23,11 +23,18 @@ CHUNK, CHUNKS = 25, 4
 
 SHAPES: tuple[dict[str, Any], ...] = (
     {"recovery": "auto", "stages": 4, "replicas": 1},
-    {"recovery": "shadow", "stages": 3, "replicas": 1},
+    {"recovery": "shadow", "stages": 3, "replicas": 1, "shadow_format": "signs"},
     {"recovery": "fit", "stages": 4, "replicas": 1},
     {"recovery": "auto", "stages": 4, "replicas": 1, "swap": True, "shadow_every": "auto"},
-    {"recovery": "auto", "stages": 2, "replicas": 2},
-    {"recovery": "auto", "stages": 3, "replicas": 1, "net": 3, "fit_memory": 512},
+    {"recovery": "auto", "stages": 2, "replicas": 2, "shadow_format": "signs"},
+    {
+        "recovery": "auto",
+        "stages": 3,
+        "replicas": 1,
+        "net": 3,
+        "fit_memory": 512,
+        "shadow_format": "signs",
+    },
 )
 
 
@@ -46,7 +53,8 @@ class Ladders(Plan):
         return cls(seed, SHAPES[seed % len(SHAPES)], kills)
 
     def strategy(self) -> Strategy:
-        more = {k: v for k, v in self.shape.items() if k in ("swap", "fit_memory", "shadow_every")}
+        names = ("swap", "fit_memory", "shadow_every", "shadow_format")
+        more = {k: v for k, v in self.shape.items() if k in names}
         options = {"shadow_every": 4 + self.seed % 4, "fit_steps": 4, **more}
         return make_strategy(
             RecoveryConfig(self.shape["recovery"], **options), self.shape.get("net")

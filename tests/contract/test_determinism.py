@@ -79,6 +79,14 @@ CASES = {
         {**PLUS, "wire": {"activations": "bf16", "gradients": "fp16"}}, ((2, 1), (3, 0)), False
     ),
     "shadow": Case({"recovery": {"name": "shadow", "shadow_every": 5}}, ((3, 0), (5, 2)), False),
+    "shadow, of what changed": Case(
+        {
+            "recovery": {"name": "shadow", "shadow_every": 5, "shadow_format": "signs"},
+            "iterations": 13,
+        },
+        ((9, 1), (11, 2)),
+        False,
+    ),
     "fit": Case({"recovery": {"name": "fit"}}, ((2, 2), (4, 4)), False),
     "auto": Case(
         {"recovery": {"name": "auto", "shadow_every": 5}}, ((2, 3), (4, 1), (5, 2), (5, 3)), False

@@ -40,6 +40,18 @@ RUNS: dict[str, dict[str, Any]] = {
     "zero, net below": {"recovery": "zero", "failures": EVERYWHERE, "checkpoint": {"every": 3}},
     "copy": {"recovery": "copy", "failures": {**EVERYWHERE, "stages": "body"}},
     "shadow": {"recovery": "shadow(shadow_every=5)", "failures": {**EVERYWHERE, "seed": 4}},
+    "shadow, signs": {
+        "iterations": 24,
+        "recovery": "shadow(shadow_every=5,shadow_format=signs)",
+        "failures": {**EVERYWHERE, "seed": 2, "first": 6},
+    },
+    "auto, signs, replicas, net below": {
+        "iterations": 24,
+        "replicas": 2,
+        "recovery": "auto(shadow_every=5,shadow_format=signs)",
+        "failures": {**EVERYWHERE, "scenario": "nodes", "seats_per_node": 1, "probability": 0.1},
+        "checkpoint": {"every": 5},
+    },
     "fit": {"recovery": "fit", "failures": {**EVERYWHERE, "stages": "body"}},
     "auto": {"recovery": "auto(shadow_every=6)", "failures": EVERYWHERE},
     "momentum, replicas": {

@@ -6,6 +6,7 @@ import json
 import random
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,14 @@ from checkfree.messages.control import (
     Struck,
     Ticket,
 )
-from checkfree.messages.tensors import Activation, KeepState, Share, StageState, StateReply
+from checkfree.messages.tensors import (
+    Activation,
+    KeepShadow,
+    KeepState,
+    Share,
+    StageState,
+    StateReply,
+)
 from checkfree.ops import STORE, Keep, Op, Source
 from checkfree.record import IterationRecord
 from tests.unit.wires import NEXT, PREPARED, REBUILD, SEAT, TICKET, raw, same
@@ -58,6 +66,7 @@ def samples() -> list[bytes]:
         Activation(TICKET, 0, 1, torch.randn(2, 3)),
         Share(TICKET, SEAT, {"a": torch.randn(4), "b": torch.randn(2).bfloat16()}),
         KeepState(1, keep, "resume", 3, state),
+        KeepShadow(1, Keep(SEAT, NEXT, "signs", "after"), replace(state, packed="signs"), 3),
         StateReply(1, Source(SEAT, 2, 4), state),
         StateReply(1, Source(SEAT, 2, 4), None, "gone"),
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from checkfree.config import RecoveryConfig
 from checkfree.errors import BadInput
 from checkfree.load import load
-from checkfree.messages.tensors import StageState
+from checkfree.messages.tensors import KeepShadow, StageState
 from checkfree.ops import STORE, Address, Recipe, Refusal, Repair, Rung, Shadow, Source, View
 from checkfree.recovery.packed import pack_state, unpack_state
 from checkfree.recovery.strategy import Strategy
@@ -184,16 +184,23 @@ def test_too_many_stages_for_a_turn_each() -> None:
 # --- whole runs ----------------------------------------------------------------------------------
 
 
-def run(name: str, losses: dict[int, list[str]], *, iterations: int = 14, **options: Any) -> Run:
+def run(name: str, losses: dict[int, list[str]], **options: Any) -> Run:
+    made = prepared(name, losses, **options)
+    made.runtime.run()
+    return made
+
+
+def prepared(
+    name: str, losses: dict[int, list[str]], *, iterations: int = 14, **options: Any
+) -> Run:
+    """One that has not begun."""
     net, more = options.pop("net", None), options.pop("terms", {})
-    made = make(
+    return make(
         strategy(name, net, **{"shadow_every": 5, **options}),
         stages=4,
         terms={"iterations": iterations, "microbatches": 4, "validation_every": 5, **more},
         strikes=lambda tick: [Address.parse(seat) for seat in losses.get(tick, ())],
     )
-    made.runtime.run()
-    return made
 
 
 def told(made: Run) -> list[dict[str, str]]:
@@ -241,8 +248,30 @@ def run_until_rebuilt(how: str, seen: list[StageState]) -> Run:
     return made
 
 
-def test_pushing_changes_nothing() -> None:
-    assert run("auto", {}).losses() == run("none", {}).losses()
+@pytest.mark.parametrize("how", ["int4", "signs"])
+def test_pushing_changes_nothing(how: str) -> None:
+    assert run("auto", {}, shadow_format=how).losses() == run("none", {}).losses()
+
+
+def test_a_stage_goes_on_from_a_change_and_begins_anew() -> None:
+    """Its owner has forgotten what it left, and its holder has what it made of all that came."""
+    sent: list[KeepShadow] = []
+    made = prepared("shadow", {12: ["2.0"]}, iterations=24, shadow_format="signs")
+
+    def watch(to: Address, message: Any) -> None:
+        if isinstance(message, KeepShadow) and message.keep.owner == Address(2):
+            sent.append(message)
+
+    made.runtime.run(watch)
+    (record,) = made.of_kind("recovery")
+    assert record.rebuilds["2.0"]["sources"] == [{"holder": "3.0", "stage": 2, "version": 8}]
+    assert [(m.state.version, m.base) for m in sent] == [
+        (3, None),
+        (8, 3),
+        (14, None),
+        (19, 14),
+        (24, 19),
+    ]
 
 
 def test_a_lost_holders_shadows_are_pushed_again() -> None:
@@ -351,10 +380,12 @@ def test_a_rollback_takes_newer_shadows_along() -> None:
     assert first.resume_at == 8 and second.rebuilds["2.0"]["sources"][0]["version"] <= 10
 
 
-def test_holders_hold_parts_and_no_more_than_two() -> None:
-    made = run("auto", {}, iterations=23)
+@pytest.mark.parametrize(("how", "held_as"), [("int4", "int4_rows"), ("signs", "fp32")])
+def test_holders_hold_parts_and_no_more_than_two(how: str, held_as: str) -> None:
+    made = run("auto", {}, iterations=23, shadow_format=how)
     for stage in range(5):
         held = worker(made, f"{stage}.0")
         assert held.copies == {}
         assert 1 <= len(held.shadows.states()) <= 2
-        assert {state.packed for state in held.shadows.states()} == {"int4_rows"}
+        assert {state.packed for state in held.shadows.states()} == {held_as}
+        assert len(list(held.pushes.references.items())) <= 2, "stage 0 has two holders"

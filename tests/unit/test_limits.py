@@ -53,3 +53,13 @@ def test_a_larger_model_may_send_more_and_so_may_one_that_is_fitted() -> None:
     assert limits_of(build(wide)).max_message_bytes > plain
     fit = {**SIZE, "recovery": {"name": "fit", "fit_memory": 12345}}
     assert limits_of(build(fit)).max_message_bytes == plain + 12345
+
+
+def test_what_is_held_of_changes_is_whole() -> None:
+    """In fp32, as a snapshot has it, however few bytes a change has."""
+    most = [
+        limits_of(build({**SIZE, "recovery": {"name": "shadow", "shadow_format": how}}))
+        for how in ("signs", "fp32", "int8")
+    ]
+    signs, fp32, int8 = (limits.max_message_bytes for limits in most)
+    assert signs == fp32 > int8

@@ -51,8 +51,9 @@ def tensors_in(thing: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
 
 
 def dying(worker: StageWorker) -> list[Tensor]:
-    """What must be overwritten: the worker's stage, and the copies and shadows that it holds."""
-    return list(tensors_in([worker.stage, worker.copies, worker.shadows]))
+    """What must be overwritten: the worker's stage, the copies and shadows that it holds, and what
+    it knows of those that others hold."""
+    return list(tensors_in([worker.stage, worker.copies, worker.shadows, worker.pushes]))
 
 
 def is_gone(tensor: Tensor) -> bool:
@@ -135,8 +136,12 @@ LOSSES: dict[str, dict[int, Collection[str]]] = {
 }
 
 
+OPTIONS: dict[str, dict[str, Any]] = {"shadow": {"shadow_format": "signs", "shadow_every": 5}}
+
+
 def play(name: str, sent: list[Message]) -> tuple[tiny.Run, Spy]:
-    spy = Spy(make_strategy(RecoveryConfig(name=name, interval=2, optimizer="average")))
+    config = RecoveryConfig(name=name, interval=2, optimizer="average", **OPTIONS.get(name, {}))
+    spy = Spy(make_strategy(config))
 
     def faults(runtime: InProcess) -> Faults:
         spy.graves = Grave(runtime, sent)

@@ -125,6 +125,11 @@ def test_a_branch_begins_so_that_its_shadow_is_that_of_a_whole_run(stage: int, a
         assert (whole[-1] - earlier - 1 - stage) % 12 == 0
 
 
+def test_a_branch_of_changes_begins_with_the_run() -> None:
+    """Each is a change of the one before it."""
+    assert Pushing("signs", every=12).begins(2, 5, 123, 90) == 0
+
+
 # --- what the lead counts on ---------------------------------------------------------------------
 
 KEEP = Keep(Address(1), Address(2), "int8_rows", "after")

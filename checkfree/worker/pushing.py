@@ -1,0 +1,53 @@
+"""The shadows that a seat pushes: what is due, how it is written, and what holders have by then."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+
+from checkfree.formats import SIGNS
+from checkfree.messages.control import Begin, Outgoing
+from checkfree.messages.tensors import KeepShadow, StageState
+from checkfree.ops import Address, Keep
+from checkfree.recovery import changes
+from checkfree.recovery.packed import pack_state
+from checkfree.recovery.references import References
+from checkfree.worker.attempt import Attempt
+
+
+class Pushes:
+    """Of one seat. True while anything is due."""
+
+    def __init__(self, seat: Address):
+        self.references: References[StageState] = References(seat)
+        self._due: deque[tuple[Begin, Keep]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._due)
+
+    def committed(self, attempt: Attempt) -> None:
+        """What its plan wants pushed is due."""
+        self._due += [(attempt.plan, keep) for keep in attempt.pushes]
+
+    def push(self, state: StageState) -> Outgoing:
+        """What is due next, of the weights as they were just committed."""
+        plan, keep = self._due.popleft()
+        if keep.what == SIGNS:
+            return keep.holder, self._signs(plan, keep, state)
+        return keep.holder, KeepShadow(plan.ticket.epoch, keep, pack_state(state, keep.what))
+
+    def _signs(self, plan: Begin, keep: Keep, state: StageState) -> KeepShadow:
+        left = self.references.base(keep, plan)
+        base = None if left is None else left.item
+        sent = changes.whole(state) if base is None else changes.change(state, base)
+        self.references.leave(keep.holder, state.version, changes.held(sent, base))
+        version = None if left is None else left.version
+        return KeepShadow(plan.ticket.epoch, keep, sent, version)
+
+    def destroy(self) -> None:
+        """Lost means lost."""
+        for _, left in self.references.items():
+            for tensor in left.item.params.values():
+                with torch.no_grad():
+                    tensor.fill_(float("nan"))
