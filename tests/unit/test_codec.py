@@ -9,7 +9,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
-from checkfree.messages.codec import PREFIX, Limits, Malformed, buffer, decode, encode, measure
+from checkfree.messages.codec import (
+    PREFIX,
+    VERSION,
+    Limits,
+    Malformed,
+    buffer,
+    decode,
+    encode,
+    measure,
+)
 from checkfree.messages.control import Abort, Begin, Commit, Message, Note, Rebuilt
 from checkfree.messages.tensors import Activation, Share, StageState, StateReply
 from checkfree.ops import Op, Source
@@ -223,11 +232,11 @@ def test_what_these_were_made_from_is_good() -> None:
 
 def test_prefixes() -> None:
     good = raw(BARE)
-    for bad in (b"", good[:9], b"GET / HTTP/1.1\r\nHost: x", b"ckf\2" + good[4:], good[:-1]):
+    for bad in (b"", good[:9], b"GET / HTTP/1.1\r\nHost: x", b"ckf\xfe" + good[4:], good[:-1]):
         with pytest.raises(Malformed):
             decode(bad)
-    with pytest.raises(Malformed, match="version 1"):
-        measure(b"ckf\2" + good[4:PREFIX])
+    with pytest.raises(Malformed, match=f"version {VERSION}"):
+        measure(b"ckf\xfe" + good[4:PREFIX])
 
 
 def test_limits_hold_before_anything_is_read() -> None:
