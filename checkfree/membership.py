@@ -6,9 +6,15 @@ counts who has sat there, so that news of an earlier life cannot touch a later o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from checkfree.ops import Address
+
+
+def first_seats(seats: Collection[Address]) -> tuple[Address, ...]:
+    """One seat of each stage: replicas are all the same."""
+    firsts = {seat.stage: seat for seat in sorted(seats, reverse=True)}
+    return tuple(firsts[stage] for stage in sorted(firsts))
 
 
 class Membership:

@@ -20,6 +20,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from checkfree.membership import first_seats
 from checkfree.messages.control import (
     CHECKPOINT,
     HANDOVER,
@@ -65,14 +66,12 @@ class _Order:
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """Parts by stage, each of the first of its seats."""
-        seats = sorted(self.parts, reverse=True)
-        firsts = {seat.stage: self.parts[seat] for seat in seats}
-        return {str(stage): firsts[stage] for stage in sorted(firsts)}
+        return {str(seat.stage): self.parts[seat] for seat in first_seats(self.parts)}
 
     def held(self) -> dict[str, dict[str, Any]]:
         """What the other seats hold for other stages."""
-        firsts = {min(s for s in self.parts if s.stage == seat.stage) for seat in self.parts}
-        return {str(seat): self.parts[seat] for seat in sorted(self.parts.keys() - firsts)}
+        beside = self.parts.keys() - set(first_seats(self.parts))
+        return {str(seat): self.parts[seat] for seat in sorted(beside)}
 
 
 class Store:
@@ -128,8 +127,8 @@ class Store:
         owner = message.keep.owner
         if owner not in order.archive.seats:
             return []  # nobody asked for it
-        first = min(seat for seat in order.archive.seats if seat.stage == owner.stage)
-        file = _of_stage(owner.stage) if owner == first else _of_seat(owner)
+        first = owner in first_seats(order.archive.seats)
+        file = _of_stage(owner.stage) if first else _of_seat(owner)
         data = encode_state(message.state, weights_only=message.area == WEIGHTS)
         self._files.write(f"{_folder(message.area, message.shelf)}/{file}", data)
         order.parts[owner] = {

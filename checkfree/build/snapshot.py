@@ -10,6 +10,7 @@ from torch import Tensor
 
 from checkfree.errors import BadInput
 from checkfree.lead import Progress
+from checkfree.membership import first_seats
 from checkfree.messages.control import CHECKPOINT, HANDOVER, RESUME
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address
@@ -31,10 +32,9 @@ class Snapshot:
     """What seats held for other stages that are not the first of their own."""
 
     def held(self, seat: Address) -> Mapping[str, Tensor]:
-        """What a seat held for other stages; nothing, if none is known. Raises ValueError for one
-        of no stage."""
-        first = min(other for other in self.lives if other.stage == seat.stage)
-        return self.states[seat.stage].held if seat == first else self.beside.get(seat, {})
+        """What a seat held for other stages; nothing, if none is known."""
+        first = seat in first_seats(self.lives)
+        return self.states[seat.stage].held if first else self.beside.get(seat, {})
 
 
 def newest(folder: Path, store: Store, seats: Collection[Address]) -> Snapshot | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from checkfree.lead.progress import Progress
+from checkfree.membership import first_seats
 from checkfree.messages.control import Archive, Archived, Kept, Outgoing, Push
 from checkfree.ops import STORE, Address, Keep
 
@@ -63,9 +64,3 @@ class Keeping:
             keep, place = Keep(seat, STORE, "state", "after"), (archive.area, archive.shelf)
             orders.append((seat, Push(archive.epoch, keep, version, *place, seat not in firsts)))
         return orders
-
-
-def first_seats(alive: Collection[Address]) -> tuple[Address, ...]:
-    """One living seat of each stage: replicas are all the same."""
-    firsts = {seat.stage: seat for seat in sorted(alive, reverse=True)}
-    return tuple(firsts[stage] for stage in sorted(firsts))

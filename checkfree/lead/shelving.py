@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from checkfree.lead.desk import Desk
 from checkfree.lead.history import History
-from checkfree.lead.keeping import first_seats
+from checkfree.membership import first_seats
 from checkfree.messages.control import (
     CHECKPOINT,
     RESUME,
