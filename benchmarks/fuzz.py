@@ -4,13 +4,15 @@
 
 Starts a small swarm, then a process that talks rubbish to worker 2.0, with the run's secret and, a
 tenth on top, without (``tests/process/stranger.py``). Prints how long that took, what was dropped,
-what the worker's memory grew by after the first 2,000, and whether every loss is, bit for bit, that
-of the same run undisturbed in one process. Needs the libraries of the swarm.
+what the worker's memory grew by after the first 2,000, who was lost, and whether every loss is, bit
+for bit, that of the same run undisturbed in one process; if not, where the run is to look at. Needs
+the libraries of the swarm.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,25 +42,35 @@ STILL = 3.0  # seconds, in which several pulses come
 def main() -> int:
     """Returns 0 if training was undisturbed."""
     messages = int(sys.argv[1]) if len(sys.argv) > 1 else MESSAGES
-    with tempfile.TemporaryDirectory() as name:
-        run = Path(name) / "run"
-        options = (f"out={run}", "iterations=1000000", "--quiet", "--patience=60")
-        up = start("-m", "checkfree", "swarm", "up", "demo", *WORDS, *options)
-        try:
-            equal = disturb(up, run, messages)
-        finally:
-            up.terminate()
-            up.wait()
-            Home.of(run).sweep()
-            Home.of(run).clear(keep_logs=True)
-        losses = [step["loss"] for step in of_kind(read(run), "iteration")]
-        equal = losses == undisturbed(Path(name) / "one", len(losses)) and equal
+    folder = Path(tempfile.mkdtemp(prefix="checkfree-fuzz-"))
+    run = folder / "run"
+    options = (f"out={run}", "iterations=1000000", "--quiet", "--patience=60")
+    up = start("-m", "checkfree", "swarm", "up", "demo", *WORDS, *options)
+    try:
+        disturb(up, run, messages)
+    finally:
+        up.terminate()
+        up.wait()
+        Home.of(run).sweep()
+        Home.of(run).clear(keep_logs=True)
+    losses = [step["loss"] for step in of_kind(read(run), "iteration")]
+    lost = [
+        f"{seat} at {event['iteration']}"
+        for event in of_kind(read(run), "failure")
+        for seat in event["seats"]
+    ]
+    equal = losses == undisturbed(folder / "one", len(losses))
+    print(f"lost: {', '.join(lost) or 'nobody'}")
     print(f"{len(losses)} losses, {'equal' if equal else 'NOT EQUAL'} to those undisturbed")
-    return 0 if equal else 1
+    if lost or not equal:
+        print(f"kept: {run}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
-def disturb(up: subprocess.Popen[str], run: Path, messages: int) -> bool:
-    """Whether nobody was lost."""
+def disturb(up: subprocess.Popen[str], run: Path, messages: int) -> None:
+    """Talk rubbish to a worker, and print what came of it."""
     wait(up, lambda: ticks(run) >= 5)
     memory = [resident(run)]
     fuzz(run, WARM)
@@ -74,7 +86,6 @@ def disturb(up: subprocess.Popen[str], run: Path, messages: int) -> bool:
     kib = " -> ".join(f"{count / 1024:.1f}" for count in memory)
     grown = memory[2] / memory[1] - 1
     print(f"memory of worker {SEAT}, MiB: {kib} (start, after {WARM}, end; {grown:+.1%})")
-    return bool(told["processes"][SEAT]["life"] == 0 and not of_kind(read(run), "failure"))
 
 
 def settled(up: subprocess.Popen[str], run: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What arrives for an iteration before its Begin does: its senders were told first.
 
-Tickets only grow, and none is begun before the one before it is over. So only the newest ticket's
-messages can be of any use, and there is no need to hold those of another.
+Tickets only grow, and what is older than the one that begins can be forgotten. But a newer one does
+not make what is held of an older one useless: that it will ever begin is only what a message says.
 """
 
 from __future__ import annotations
@@ -14,29 +14,39 @@ MOST = 2**13
 
 
 class Early:
-    """Of one ticket at a time."""
+    """By ticket; when there is no room left, for those that are to begin first."""
 
     def __init__(self) -> None:
-        self._ticket = Ticket(-1, -1)
-        self._held: list[Data] = []
+        self._held: dict[Ticket, list[Data]] = {}
+        self._count = 0
 
-    def file(self, message: Data) -> bool:
-        """False: it is of no use, or one too many."""
-        if message.ticket > self._ticket:
-            self._ticket, self._held = message.ticket, []
-        fits = message.ticket == self._ticket and len(self._held) < MOST
-        if fits:
-            self._held.append(message)
-        return fits
+    def file(self, message: Data) -> int:
+        """How many messages were dropped for want of room: this one, or others."""
+        dropped = 0
+        if self._count >= MOST:
+            last = max(self._held)
+            if message.ticket >= last:
+                return 1
+            dropped = self._drop(last)
+        self._held.setdefault(message.ticket, []).append(message)
+        self._count += 1
+        return dropped
 
     def take(self, ticket: Ticket) -> list[Data]:
         """Those of a ticket that begins; what is older is forgotten."""
-        if self._ticket > ticket:
-            return []
-        held, self._held = self._held, []
-        return held if self._ticket == ticket else []
+        found = self._held.get(ticket, [])
+        self._forget([held for held in self._held if held <= ticket])
+        return found
 
     def forget(self, epoch: int) -> None:
         """All that is older than ``epoch``: it will never begin."""
-        if self._ticket.epoch < epoch:
-            self._held = []
+        self._forget([held for held in self._held if held.epoch < epoch])
+
+    def _forget(self, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            self._drop(ticket)
+
+    def _drop(self, ticket: Ticket) -> int:
+        dropped = len(self._held.pop(ticket))
+        self._count -= dropped
+        return dropped

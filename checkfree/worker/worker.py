@@ -140,7 +140,7 @@ class StageWorker:
                 attempt.file(message)
             self.dropped += not good
         elif message.ticket > self._latest:
-            self.dropped += not self._early.file(message)
+            self.dropped += self._early.file(message)
 
     # --- messages out ----------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ def _endless(draw: random.Random, to: Address) -> bytes:
 
 
 def _message(draw: random.Random, to: Address) -> bytearray:
-    source, past = Source(to, 1, 0), Ticket(0, 0)
+    source, past, later = Source(to, 1, 0), Ticket(0, 0), Ticket(9, 0)
     message: Message = draw.choice(
         [
             Abort(1),
@@ -78,6 +78,7 @@ def _message(draw: random.Random, to: Address) -> bytearray:
             StateRequest(0, to, source),
             StateReply(0, source, None, "what?"),
             Activation(past, 0, 1, torch.zeros(2, 3)),
+            Activation(later, 0, 1, torch.zeros(2, 3)),
             Share(past, to, {"w": torch.zeros(4)}),
         ]
     )

@@ -30,7 +30,7 @@ from checkfree.messages.tensors import (
     StageState,
     StateReply,
 )
-from checkfree.ops import LEAD, STORE, Address, Keep, Recipe, Source
+from checkfree.ops import LEAD, STORE, Address, Keep, Kind, Op, Recipe, Source
 from checkfree.recovery.table import make_strategy
 from checkfree.worker import StageWorker
 from checkfree.worker.early import MOST, Early
@@ -147,20 +147,37 @@ def activation(ticket: Ticket, microbatch: int = 0) -> Activation:
     return Activation(ticket, microbatch, 1, torch.zeros(3, WIDTH))
 
 
-def test_only_the_newest_ticket_is_held() -> None:
+def begun(worker: StageWorker, ticket: Ticket) -> int:
+    """How many activations the worker has for its first op when it begins."""
+    worker.deliver(Begin(ticket, ((0, 1, 2),), {ONE: (Op(Kind.FORWARD, 0, 1),)}))
+    worker.advance()
+    assert worker._attempt is not None
+    return len(worker._attempt.activations)
+
+
+def test_what_a_stranger_says_of_a_later_time_pushes_nothing_out() -> None:
+    worker = StageWorker(ONE, 0, equipment(0, make_strategy(RecoveryConfig("checkfree"))))
+    for ticket in (Ticket(9, 0), T, Ticket(0, 10**6), Ticket(0, 3)):
+        worker.deliver(activation(ticket))
+    assert [begun(worker, T), begun(worker, Ticket(0, 3)), begun(worker, Ticket(1, 3))] == [1, 1, 0]
+    assert worker.dropped == 0
+
+
+def test_when_one_begins_the_older_are_forgotten() -> None:
     early, newer = Early(), Ticket(1, 2)
-    assert early.file(activation(T)) and early.file(activation(newer))
-    assert not early.file(activation(T))
-    assert early.take(T) == []
+    assert not early.file(activation(T)) and not early.file(activation(newer))
     (held,) = early.take(newer)
     assert held.ticket == newer
-    assert early.take(newer) == []
+    assert early.take(T) == early.take(newer) == []
 
 
 def test_no_more_than_a_plan_can_need() -> None:
-    early = Early()
-    assert all(early.file(activation(T, m)) for m in range(MOST))
-    assert not early.file(activation(T, MOST))
+    early, later = Early(), Ticket(9, 0)
+    assert not any(early.file(activation(T, m)) for m in range(MOST - 2))
+    assert not any(early.file(activation(later, m)) for m in range(2))
+    assert early.file(activation(later, 2)) == 1
+    assert early.file(activation(T, MOST - 2)) == 2  # what is to begin first stays
+    assert early.take(later) == [] == early.take(T)
 
 
 def test_an_abort_passes_what_came_early() -> None:
