@@ -87,12 +87,21 @@ class Said:
 Item = Delivered | News | Noticed | Order | Visit | Said
 
 
-class _ApartLoop(uvloop.Loop):
-    """Its children, libp2p's daemon, have a session of their own: a Ctrl-C in our terminal is for
-    us, who need the daemon to leave well."""
+class _Loop(uvloop.Loop):
+    """Its children are libp2p's daemons. ``apart``: they have a session of their own, as a Ctrl-C
+    in our terminal is for us, who need the daemon to leave well.
+
+    They dial from any port, not from the one that they listen at. When two peers dial each other
+    at once from there, TCP makes one connection of both (RFC 793, 3.4), each side takes itself for
+    the caller, and libp2p then refuses to call again for five seconds: one pair of hundreds, and
+    what they had to say to each other was lost.
+    """
+
+    apart = False
 
     async def subprocess_exec(self, *words: Any, **more: Any) -> Any:
-        return await super().subprocess_exec(*words, **more, start_new_session=True)
+        more["env"] = {**more["env"], "LIBP2P_TCP_REUSEPORT": "false"}
+        return await super().subprocess_exec(*words, **more, start_new_session=self.apart)
 
 
 class Courier:
@@ -104,7 +113,8 @@ class Courier:
 
     def __init__(self, secret: bytes, limits: codec.Limits, *, terminal: bool = False):
         self.inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self.loop = _ApartLoop() if terminal else uvloop.new_event_loop()
+        self.loop = _Loop()
+        self.loop.apart = terminal
         self.post = Post(secret, self, limits)
         self.heard_at: dict[Peer, float] = {}
         """When each peer was last heard, by ``time.monotonic``; for the loop's thread only."""
