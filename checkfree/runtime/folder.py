@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from checkfree.errors import BadInput
@@ -33,9 +34,7 @@ def create(path: Path, again: str = "checkfree train") -> Path:
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / RECORDS
-        probe.touch()
-        probe.unlink()
+        TemporaryFile(dir=path).close()  # without a name: others may watch for the records
     except OSError as error:
         raise BadInput(f"out={path} cannot be written: {error.strerror}; give another") from None
     return path
