@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from errno import EISDIR
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -35,6 +36,8 @@ def create(path: Path, again: str = "checkfree train") -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=path).close()  # without a name: others may watch for the records
+        if (path / RECORDS).exists():
+            raise IsADirectoryError(EISDIR, f"its {RECORDS} is no file")
     except OSError as error:
         raise BadInput(f"out={path} cannot be written: {error.strerror}; give another") from None
     return path
