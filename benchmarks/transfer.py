@@ -39,6 +39,8 @@ WORDS = [
 ]
 SEAT = "2.0"
 ROUNDS = 4
+ABOUT = 200_000_000
+"""Bytes that a bare stream sends before it is known how large the states are."""
 CHUNK = 1 << 18
 NAME = "bare"
 
@@ -143,11 +145,12 @@ def main() -> None:
         return uvloop.run(serve())
     os.environ["HIVEMIND_LOGLEVEL"] = "ERROR"
     with tempfile.TemporaryDirectory(prefix="checkfree-transfer-") as name:
+        before = bare(ABOUT)
         with living(Path(name), [*WORDS, *words]) as swarm:
             swarm.read()
             rebuilds = [rebuild(swarm) for _ in range(arguments.kills)]
         size = rebuilds[0][0]
-        stream = bare(size)
+        stream = [*before, *bare(size)]
     speeds = [size / seconds for _, seconds, _ in rebuilds]
     print(f"states {size / 1e6:.0f} MB, {len(rebuilds)} rebuilds, {len(stream)} bare streams")
     print(f"bytes read / states {median(moved / size for _, _, moved in rebuilds):.2f}")
