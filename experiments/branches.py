@@ -4,7 +4,7 @@
 
 reads what to do from the study, trains below ``runs/rungs``, and keeps a CSV per trunk, seed and
 moment in ``results/`` beside the study; what is there is not trained again. ``results/table.csv``
-has means over the seeds with their 95 % intervals.
+has means over the seeds with their 95 % intervals, and the same of the difference to ``zero``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import csv
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,25 +82,46 @@ def kept(results: Path, trunk: Trunk, at: int) -> Path:
     return results / f"{trunk.label}-at-{at}.csv"
 
 
-def table(found: list[Trunk], results: Path) -> None:
-    """Means over seeds, with 95 % intervals where there are two or more."""
-    gaps: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
+Place = tuple[str, str, str, str]
+"""Trunk, iteration, stage and steps."""
+
+
+def gaps_of(found: list[Trunk], results: Path) -> dict[Place, dict[str, dict[int, float]]]:
+    """What was measured at each place, by rule and seed; a rule that refused is there, empty."""
+    gaps: dict[Place, dict[str, dict[int, float]]] = {}
     for trunk in found:
         for at in trunk.at:
             if not kept(results, trunk, at).exists():
                 continue
             with open(kept(results, trunk, at), newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file):
-                    key = (trunk.name, str(at), row["stage"], row["rule"], row["steps"])
-                    gaps[key] += [float(row["gap"])] if row["gap"] else []
+                    place = trunk.name, str(at), row["stage"], row["steps"]
+                    measured = gaps.setdefault(place, {}).setdefault(row["rule"], {})
+                    if row["gap"]:
+                        measured[trunk.seed] = float(row["gap"])
+    return gaps
+
+
+def table(found: list[Trunk], results: Path) -> None:
+    """Mean gaps, and by how much they differ from those of ``zero``, seed by seed."""
+    head = "trunk,at,stage,rule,steps,seeds,gap,half_interval,minus_zero,minus_zero_half_interval"
     with open(results / "table.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["trunk", "at", "stage", "rule", "steps", "seeds", "gap", "half_interval"])
-        for key, values in gaps.items():
-            half = STUDENT.get(len(values))
-            wide = f"{half * stdev(values) / sqrt(len(values)):.4f}" if half else ""
-            middle = f"{mean(values):.4f}" if values else "refused"
-            writer.writerow((*key, len(values), middle, wide))
+        writer.writerow(head.split(","))
+        for (name, at, stage, steps), rules in gaps_of(found, results).items():
+            zero = rules.get("zero", {})
+            for rule, gaps in rules.items():
+                over = [gap - zero[seed] for seed, gap in gaps.items() if seed in zero]
+                told = (*interval(list(gaps.values())), *interval(over if rule != "zero" else []))
+                refused = ("refused", *told[1:]) if not gaps else told
+                writer.writerow((name, at, stage, rule, steps, len(gaps), *refused))
+
+
+def interval(values: list[float]) -> tuple[str, str]:
+    """Their mean, and half of its 95 % interval where there are two or more."""
+    half = STUDENT.get(len(values))
+    wide = f"{half * stdev(values) / sqrt(len(values)):.4f}" if half else ""
+    return f"{mean(values):.4f}" if values else "", wide
 
 
 def main() -> None:
