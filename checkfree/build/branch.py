@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
+from math import gcd
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -86,21 +87,29 @@ def prepare(request: Request) -> Plan:
         )
     branches = request.folder / "branches"
     limbs = tuple(_limbs(ground, rules, branches))
-    return Plan(ground, Limb(branches / "uninterrupted", request.at), limbs)
+    every = _every(request, request.at)
+    return Plan(ground, Limb(branches / "uninterrupted", request.at, every), limbs)
 
 
 def _limbs(ground: Ground, rules: tuple[Rule, ...], folder: Path) -> Iterator[Limb]:
     request, all_seats = ground.request, seats(ground.config)
     for stage in dict.fromkeys(request.stages):
         for rule in rules:
-            start = lead_in(rule.strategy, request.at, ground.earliest, all_seats)
+            back = lead_in(rule.strategy, request.at, ground.earliest, all_seats)
             counts = ground.config.stages + 1, request.at, ground.config.microbatches
-            start = max(ground.earliest, min(start, rule.strategy.begins(stage, *counts)))
+            start = max(ground.earliest, min(back, rule.strategy.begins(stage, *counts)))
+            every = _every(request, back)
             name = f"stage-{stage}_{re.sub(r'[^0-9A-Za-z_.=-]+', '-', rule.label).strip('-')}"
             count = request.reinits if rule.config.name == REINITIALISING else 1
             for reinit in range(count):
                 path = folder / (f"{name}_{reinit}" if reinit else name)
-                yield Limb(path, start, rule, stage, reinit)
+                yield Limb(path, start, every, rule, stage, reinit)
+
+
+def _every(request: Request, back: int) -> int:
+    """Of a branch that a loss may take back to the iteration ``back``: readings are due by the
+    iteration, and have to come ``gaps`` steps after the loss from there too."""
+    return gcd(request.at, back, *request.gaps) or 1
 
 
 def _side_by_side(plan: Plan, watch: Watch, workers: int) -> None:

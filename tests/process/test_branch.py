@@ -111,6 +111,15 @@ def test_a_checkpoint_takes_the_run_back(grown: Branching) -> None:
     assert made.readings[10] == grown.trunk[10 - made.rolled_back]
 
 
+def test_what_begins_earlier_is_read_no_more_often() -> None:
+    rules = ["copy", "fit(fit_steps=2)", "shadow(shadow_every=9)"]
+    found = branch(ask("earlier", rules=rules), quiet)
+    for limb in found.branches:
+        assert sorted(limb.readings) == [0, 2, 4, 6, 8, 10]
+    began = [losses(path) for path in sorted(Path("earlier/branches").glob("stage-2_*"))]
+    assert [min(ticks) for ticks in began] == [20, 19, 9]
+
+
 def test_the_files(grown: Branching) -> None:
     tree = json.loads(Path("grown/branches.json").read_text())
     assert tree["config"]["recovery"]["name"] == "checkfree"

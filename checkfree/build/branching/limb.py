@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,8 @@ class Limb:
     folder: Path
     start: int
     """The iteration that it begins at; before the loss where the rule has to put aside first."""
+    every: int
+    """Iterations between two readings of its validation loss."""
     rule: Rule | None = None
     stage: int = 0
     reinit: int = 0
@@ -143,14 +144,13 @@ def _job(ground: Ground, limb: Limb) -> Job:
 
 
 def _config(ground: Ground, limb: Limb) -> Config:
-    config, request = ground.config, ground.request
-    every = gcd(request.at, limb.start, *request.gaps) or 1
+    config = ground.config
     return replace(
         config,
         out=str(limb.folder),
         recovery=config.recovery if limb.rule is None else limb.rule.config,
         failures=FailuresConfig(scenario=str(limb.folder / folders.TRACE)),
-        validation=replace(config.validation, every=every, after_repair=True),
+        validation=replace(config.validation, every=limb.every, after_repair=True),
         checkpoint=EveryConfig(),
         resume=ResumeConfig(0),
     )
