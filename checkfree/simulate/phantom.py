@@ -13,7 +13,7 @@ from typing import Any, cast
 from checkfree.formats import SIGNS
 from checkfree.messages.control import CHECKPOINT, Archive, Begin, Push, Rebuild
 from checkfree.ops import STORE, Address, Keep, Kind, Recipe, Schedule, Shadow, Source
-from checkfree.recovery.references import WHOLE, References, held_as
+from checkfree.recovery.references import HELD, WHOLE, References, held_as
 from checkfree.recovery.ring import Crossing, Ring, Room, matches
 from checkfree.simulate.sizes import Sizes
 
@@ -172,6 +172,8 @@ class Phantoms:
             if shadow.holder == seat:
                 del self.shadows[shadow]
         if sources and all(source.of == seat.stage for source in sources):
+            if found[0].packed == HELD:  # as checkfree.worker.pushing does
+                self.references[seat].leave(sources[0].holder, sources[0].version, None)
             return Held(seat.stage) if found[0].packed else found[0]
         mixed = self.averages_moments and bool(found) and all(held.moments for held in found)
         return Held(seat.stage, mixed)

@@ -19,6 +19,7 @@ from checkfree.messages.control import (
 from checkfree.messages.tensors import BoundaryReply, StageState, StateReply, tensor_bytes
 from checkfree.ops import Address, Source
 from checkfree.recovery.packed import opened
+from checkfree.recovery.references import HELD
 from checkfree.stage import Stage
 from checkfree.worker.equipment import Equipment
 from checkfree.worker.fitting import fit_and_judge
@@ -89,6 +90,16 @@ class Becoming:
             return replace(answer, problem=problem, rejected=True, check=figures)
         moved = sum(map(tensor_bytes, (*replies, *self._boundaries.values())))
         return replace(answer, weights=made.weights, bytes=moved, check=figures)
+
+    def shadow(self) -> tuple[Address, StageState] | None:
+        """What it was made of, if that was its own shadow in numbers that a holder has too: so the
+        next one can be a change of that."""
+        made_of = [(reply.source, reply.state) for reply in self._states.values()]
+        if len(made_of) != 1:
+            return None
+        ((source, state),) = made_of
+        own = source.of == self._address.stage
+        return (source.holder, state) if state is not None and own and state.packed == HELD else None
 
     def _problems(self, states: Mapping[Source, StageState]) -> dict[Source, str]:
         """Of those that are no good to become what this seat is."""

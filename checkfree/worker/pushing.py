@@ -30,6 +30,13 @@ class Pushes:
         """What its plan wants pushed is due."""
         self._due += [(attempt.plan, keep) for keep in attempt.pushes]
 
+    def restarted(self, shadow: tuple[Address, StageState] | None) -> None:
+        """The seat became another stage, or again its own out of a shadow that its holder keeps."""
+        self.references.clear()
+        if shadow is not None:
+            holder, state = shadow
+            self.references.leave(holder, state.version, state)
+
     def push(self, state: StageState) -> Outgoing:
         """What is due next, of the weights as they were just committed."""
         plan, keep = self._due.popleft()

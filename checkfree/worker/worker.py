@@ -30,6 +30,7 @@ from checkfree.messages.control import (
     Outgoing,
     Push,
     Rebuild,
+    Rebuilt,
     Rollcall,
     Standing,
     StateRequest,
@@ -156,9 +157,7 @@ class StageWorker:
         if self._attempt is not None and not self._attempt.prepared:
             return self._advance_attempt(self._attempt)
         if self._becoming is not None and self._becoming.answered():
-            answer, self._becoming = self._becoming.finish(), None
-            self._hollow = bool(answer.problem)
-            return [(LEAD, answer)]
+            return [(LEAD, self._become(self._becoming))]
         return None
 
     def _advance_attempt(self, attempt: Attempt) -> list[Outgoing] | None:
@@ -295,6 +294,13 @@ class StageWorker:
         self.pushes.references.clear()
         self._becoming = Becoming(order, self.address, self.stage, self._equipment)
         return self._becoming.requests()
+
+    def _become(self, becoming: Becoming) -> Rebuilt:
+        answer, self._becoming = becoming.finish(), None
+        self._hollow = bool(answer.problem)
+        if not answer.problem:
+            self.pushes.restarted(becoming.shadow())
+        return answer
 
     def _standing(self, call: Rollcall) -> Standing:
         """How we stand, for a new lead. A rebuild that another lead ordered is given up, so that

@@ -253,8 +253,8 @@ def test_pushing_changes_nothing(how: str) -> None:
     assert run("auto", {}, shadow_format=how).losses() == run("none", {}).losses()
 
 
-def test_a_stage_goes_on_from_a_change_and_begins_anew() -> None:
-    """Its owner has forgotten what it left, and its holder has what it made of all that came."""
+def test_a_stage_restarts_from_changes_and_goes_on_with_them() -> None:
+    """What its holder made of all that came is what it begins with again, so both have that."""
     sent: list[KeepShadow] = []
     made = prepared("shadow", {12: ["2.0"]}, iterations=24, shadow_format="signs")
 
@@ -268,10 +268,31 @@ def test_a_stage_goes_on_from_a_change_and_begins_anew() -> None:
     assert [(m.state.version, m.base) for m in sent] == [
         (3, None),
         (8, 3),
-        (14, None),
+        (14, 8),
         (19, 14),
         (24, 19),
     ]
+
+
+def test_a_holder_that_a_stage_did_not_restart_from_is_sent_all_of_it() -> None:
+    sent: list[KeepShadow] = []
+    made = prepared("shadow", {14: ["0.0"]}, iterations=24, shadow_format="signs")
+
+    def watch(to: Address, message: Any) -> None:
+        if isinstance(message, KeepShadow) and message.keep.owner == Address(0):
+            sent.append(message)
+
+    made.runtime.run(watch)
+    (record,) = made.of_kind("recovery")
+    (source,) = record.rebuilds["0.0"]["sources"]
+    since = [m for m in sent if m.state.version > 14]
+    first = {
+        holder: next(m for m in since if m.keep.holder == holder)
+        for holder in (Address(1), Address(4))
+    }
+    bases = {str(holder): message.base for holder, message in first.items()}
+    assert bases.pop(source["holder"]) == source["version"]
+    assert list(bases.values()) == [None]
 
 
 def test_a_lost_holders_shadows_are_pushed_again() -> None:
