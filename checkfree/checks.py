@@ -23,6 +23,9 @@ FLEETS = ("paper", "datacenter", "machine", "home", "thread")
 SHADOWED = ("auto", "shadow")
 """Strategies that push shadows."""
 
+FITTED = ("auto", "fit")
+"""Strategies that fit what they average."""
+
 
 def check(config: Config) -> None:
     """Raise BadInput for the first value out of range."""

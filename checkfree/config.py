@@ -111,17 +111,18 @@ class RecoveryConfig:
     interval: int = 100
     """Checkpoint: iterations between checkpoints."""
 
-    shadow_every: Any = 30
+    shadow_every: Any = None
     """shadow, auto: iterations between two pushes of a stage's weights to another stage's seat, at
     least ``stages`` + 1; or ``auto``: the faster the loss falls the more often, within
-    ``shadow_budget``."""
+    ``shadow_budget``. None: 10 for ``signs``, 30 for other formats, or as many as there are
+    stages."""
 
-    shadow_format: str = "int4"
-    """shadow, auto: how those weights are written: ``int4`` or ``int8`` with a scale per row,
-    ``bf16``, ``fp32``, or ``signs``: what changed since the last push, in a bit per weight and a
-    magnitude per 64. Bytes are better spent on fresher copies than on finer ones: ``signs`` every 8
-    iterations are as many as ``int4`` every 30, but owner and holder each keep 4 bytes a weight
-    for them. What a lost holder held is sent whole, as ``int8``."""
+    shadow_format: str = "signs"
+    """shadow, auto: how those weights are written. ``signs``: what changed since the last push, in
+    a bit per weight and a magnitude per 256; what a lost holder held is sent whole, as ``int4``.
+    Or all of it each time, as ``int4`` or ``int8`` with a scale per row, ``bf16`` or ``fp32``.
+    Bytes are better spent on fresher copies than on finer ones: ``signs`` every 10 iterations are
+    no more than ``int4`` every 30. But owner and holder each keep 4 bytes a weight for them."""
 
     shadow_budget: float = 0.01
     """``shadow_every: auto``: most bytes pushed, as a share of those of activations and

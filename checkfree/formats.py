@@ -8,7 +8,7 @@ bf16, fp16  16 bit floats; beyond 65504, fp16 is inf                            
 int8        whole numbers of -127 … 127, times the largest of ``BLOCK`` values    1 + 4 / BLOCK
 int8_rows   the same, times the largest of a row (along the last dimension)       1 + 4 / row
 int4_rows   whole numbers of -7 … 7, two in a byte, times the largest of a row    ½ + 4 / row
-signs       of what changed: signs, times its mean magnitude over ``SIGN_BLOCK``  ⅛ + 2 / 64
+signs       of what changed: signs, times its mean magnitude over ``SIGN_BLOCK``  ⅛ + 2 / 256
 ==========  ====================================================================  ===============
 
 ``int8`` is meant for activations and gradients, the last three for weights. In these, what has
@@ -34,7 +34,7 @@ BLOCK = 256
 
 SCALE_BYTES = 4
 
-SIGN_BLOCK = 64
+SIGN_BLOCK = 256
 """Values that share one magnitude in ``signs``, counted in memory order."""
 
 MAGNITUDE_BYTES = 2

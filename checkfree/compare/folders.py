@@ -13,6 +13,7 @@ from typing import Any
 from checkfree.build.due import due_trace
 from checkfree.build.job import recorded_config
 from checkfree.build.rehearsal import CLOCK
+from checkfree.checks import FITTED, SHADOWED
 from checkfree.compare.plan import Cell
 from checkfree.config import Config
 from checkfree.errors import BadInput
@@ -158,6 +159,10 @@ def _is_free(key: str, config: Config) -> bool:
     """No number of the run depends on it."""
     if key.startswith("fleet."):
         return config.failures.scenario != "clock" or key == "fleet.price"
+    if key.startswith("recovery.shadow_"):
+        return config.recovery.name not in SHADOWED
+    if key.startswith("recovery.fit_"):
+        return config.recovery.name not in FITTED
     return key in ("out", "devices")
 
 

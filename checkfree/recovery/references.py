@@ -7,6 +7,7 @@
 The owner keeps what the holder has made of all that it got, and sends a change only of a version
 that the lead counts there. So a holder that was lost or replaced, another owner, a rollback and a
 push that is still on its way are followed by a whole copy, never by a change of what isn't there.
+An owner that was lost itself, and restarted from what a holder has, goes on with a change of that.
 
 No tensors: a worker keeps weights in it, a rehearsal nothing, and both send whole copies alike.
 """
@@ -17,14 +18,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from checkfree.formats import FP32, INT8_ROWS, SIGNS
+from checkfree.formats import FP32, INT4_ROWS, SIGNS
 from checkfree.messages.control import Begin
 from checkfree.ops import Address, Keep, Shadow
 
-WHOLE = INT8_ROWS
-"""How a copy is written that changes begin with. A byte a weight is as much as six of them, which
-fp32 is four times over; and what it leaves out is less than a stage changes between two pushes,
-while that of int4 would take many changes to make up for."""
+WHOLE = INT4_ROWS
+"""How a copy is written that changes begin with. Half a byte a weight is as much as four of them;
+what it leaves out is about as much as a stage changes between two pushes, and the next changes make
+up for it: restarts cost no more than with int8, see ``experiments/catching_up``."""
 
 HELD = FP32
 """What owner and holder keep: else every change would be rounded, and the two had to agree how."""

@@ -34,11 +34,12 @@ RULE = "shadow"
 LAG = 0.02
 """``every: auto``: nats of training loss that a shadow may be behind when the next one comes."""
 
-TYPICAL = 30
-"""``every: auto``, where no losses tell."""
-
 RAREST = 200
 """``every: auto``: iterations between two shadows of a stage, at most."""
+
+USUAL, USUAL_OF_SIGNS = 30, 10
+"""Iterations between two shadows of a stage: a sixtieth of a byte a weight and iteration, as
+``int4_rows`` and as ``signs``, or somewhat less."""
 
 Format = Literal["int8_rows", "int4_rows", "signs", "bf16", "fp32"]
 
@@ -48,8 +49,8 @@ class Pushing:
     """``every``: iterations between two shadows of a stage; None: as the loss falls, but not more
     often than ``least``, which a budget of bytes allows."""
 
-    how: str = "int4_rows"
-    every: int | None = 30
+    how: str
+    every: int | None
     least: int = 1
 
     def keeps(self, view: View) -> tuple[Keep, ...]:
@@ -77,7 +78,7 @@ class Pushing:
         Changes are of all that was pushed before."""
         if self.how == SIGNS:
             return 0
-        k = max(num_stages, self.least, self.every or TYPICAL)
+        k = max(num_stages, self.least, self.every or usual(self.how))
         phase, newest = stage * k // num_stages, at - 2
         turn = newest - (newest - phase) % k
         begins = turn - 1 - stage
@@ -117,6 +118,11 @@ class Pushing:
             found.append(has[0] if has else view.living(holding))
         seats = [seat for seat in found if seat is not None]
         return min(seats, key=lambda seat: (held.get(seat, 0), seat), default=None)
+
+
+def usual(how: str) -> int:
+    """``every``, if nobody says."""
+    return USUAL_OF_SIGNS if how == SIGNS else USUAL
 
 
 def _lagging(falling: float) -> int:

@@ -1,11 +1,12 @@
 """What changed in a tensor, in one bit a value and one magnitude a block, and back: pure functions.
 
-    change    +3 -1 +2 -2 | +5 -5 +5 -5      in blocks of 64, counted in memory order
+    change    +3 -1 +2 -2 | +5 -5 +5 -5      in blocks of 256, counted in memory order
     signs      +  -  +  - |  +  -  +  -
     comes back +2 -2 +2 -2 | +5 -5 +5 -5     times the mean magnitude of the block
 
 No magnitude leaves less of a block behind, and whatever is left a next change can have: of what
-remains between two tensors, each removes more than one 65th of the square of every block.
+remains between two tensors, each removes more than one 257th of the square of every block, and
+nearly two thirds where it is spread as in a Gaussian.
 
 A NaN or inf in a block makes all of its values NaN or inf: nothing is hidden from a check.
 """

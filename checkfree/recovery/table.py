@@ -23,7 +23,7 @@ from checkfree.recovery.redundant import Redundant
 from checkfree.recovery.replica import ReplicaFirst
 from checkfree.recovery.safety_net import SafetyNet
 from checkfree.recovery.shadow import RULE as SHADOW
-from checkfree.recovery.shadow import Pushing
+from checkfree.recovery.shadow import Pushing, usual
 from checkfree.recovery.strategy import Strategy
 from checkfree.routes import check_share
 
@@ -60,8 +60,9 @@ def _rules(config: RecoveryConfig) -> Rules:
 
 
 def _pushing(config: RecoveryConfig) -> Pushing:
-    every = None if config.shadow_every == AUTO else int(config.shadow_every)
-    return Pushing(SHADOW_FORMATS[config.shadow_format], every, config.shadow_least)
+    how = SHADOW_FORMATS[config.shadow_format]
+    every = usual(how) if config.shadow_every is None else config.shadow_every
+    return Pushing(how, None if every == AUTO else int(every), config.shadow_least)
 
 
 def _fitting(config: RecoveryConfig) -> Fitting:
@@ -137,8 +138,11 @@ def check_recovery(config: RecoveryConfig) -> None:
 
 def _check_ladder(config: RecoveryConfig) -> None:
     every = config.shadow_every
-    if every != AUTO and (type(every) is not int or every < 1):
-        raise BadInput(f"recovery.shadow_every={every}: expected auto or iterations, as in 50")
+    if every not in (None, AUTO) and (type(every) is not int or every < 1):
+        raise BadInput(
+            f"recovery.shadow_every={every}: expected auto or iterations, as in 50; null is "
+            "what suits the format"
+        )
     if not 0 < config.shadow_budget < float("inf"):
         raise BadInput(
             f"recovery.shadow_budget={config.shadow_budget}: expected a share of the activations' "

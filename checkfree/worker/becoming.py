@@ -94,12 +94,11 @@ class Becoming:
     def shadow(self) -> tuple[Address, StageState] | None:
         """What it was made of, if that was its own shadow in numbers that a holder has too: so the
         next one can be a change of that."""
-        made_of = [(reply.source, reply.state) for reply in self._states.values()]
-        if len(made_of) != 1:
-            return None
-        ((source, state),) = made_of
-        own = source.of == self._address.stage
-        return (source.holder, state) if state is not None and own and state.packed == HELD else None
+        for source, reply in self._states.items():  # a shadow comes alone
+            state, own = reply.state, source.of == self._address.stage
+            if own and state is not None and state.packed == HELD:
+                return source.holder, state
+        return None
 
     def _problems(self, states: Mapping[Source, StageState]) -> dict[Source, str]:
         """Of those that are no good to become what this seat is."""

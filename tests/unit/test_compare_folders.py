@@ -190,6 +190,33 @@ def test_a_compact_record_counts_as_done(tmp_path: Path, cell: Cell) -> None:
         standing(other, results)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "word", "reads"),
+    [
+        ("checkfree", "recovery.shadow_format=int8", False),
+        ("fit", "recovery.shadow_every=50", False),
+        ("shadow", "recovery.fit_steps=3", False),
+        ("shadow", "recovery.shadow_every=50", True),
+        ("auto", "recovery.shadow_format=int8", True),
+        ("auto", "recovery.fit_steps=3", True),
+    ],
+)
+def test_what_a_strategy_does_not_read_may_differ(
+    tmp_path: Path, strategy: str, word: str, reads: bool
+) -> None:
+    """So a default that changes spoils no run of a strategy that it is not for."""
+    one, other = (
+        cells_of(tmp_path, [strategy], words)[f"{strategy}/seed-0"] for words in ([], [word])
+    )
+    results = tmp_path / "results"
+    write_compact(records_of(one), results, one)
+    if reads:
+        with pytest.raises(BadInput, match=f"was trained with {word.partition('=')[0]}"):
+            standing(other, results)
+    else:
+        assert standing(other, results).state is State.DONE
+
+
 def test_compact_records_are_the_same_bytes_and_no_more_than_reports_read(cell: Cell) -> None:
     records = records_of(cell)
     packed = pack(records, "here")

@@ -38,7 +38,7 @@ def pushes(pushing: Pushing, stages: int, iterations: int) -> dict[int, list[int
 @given(stages=st.integers(2, 12), every=st.integers(1, 40))
 def test_every_stage_has_one_soon_and_then_every_k_iterations(stages: int, every: int) -> None:
     k = max(every, stages)
-    found = pushes(Pushing(every=every), stages, 6 * k + stages)
+    found = pushes(Pushing("int4_rows", every), stages, 6 * k + stages)
     for stage in range(stages):
         versions = found[stage]
         assert versions[0] == stage + 1
@@ -51,7 +51,9 @@ def test_every_stage_has_one_soon_and_then_every_k_iterations(stages: int, every
 def test_each_is_held_by_the_next_stage_and_each_seat_holds_one() -> None:
     pushed: set[Shadow] = set()
     for committed in range(5):
-        (keep,) = Pushing(every=9).keeps(View(seats(5), 5, committed, pushed=frozenset(pushed)))
+        (keep,) = Pushing("int4_rows", 9).keeps(
+            View(seats(5), 5, committed, pushed=frozenset(pushed))
+        )
         pushed.add(Shadow(keep.owner.stage, keep.holder, committed + 1))
         assert keep.at == "after" and keep.what == "int4_rows"
     assert {(s.stage, s.holder.stage) for s in pushed} == {(0, 1), (1, 2), (2, 3), (3, 4), (4, 0)}
@@ -71,12 +73,12 @@ def test_two_stages_hold_the_embeddings_in_turn(
     held: tuple[tuple[int, int], ...], holder: int
 ) -> None:
     view = View(seats(5), 5, 39, pushed=held_by(*held))
-    (keep,) = Pushing(every=10).keeps(view)
+    (keep,) = Pushing("int4_rows", 10).keeps(view)
     assert (keep.owner, keep.holder) == (Address(0), Address(holder))
 
 
 def test_the_embeddings_are_pushed_at_once_when_their_newest_is_lost() -> None:
-    pushing = Pushing(every=40)
+    pushing = Pushing("int4_rows", 40)
     assert not pushing.keeps(View(seats(5), 5, 42, pushed=held_by((1, 40))))
     pushed = {shadow for shadow in held_by((4, 1)) if shadow.stage != 3}  # 4.0 held that too
     for left in (pushed, pushed | {Shadow(3, Address(4), 39)}):
@@ -86,12 +88,12 @@ def test_the_embeddings_are_pushed_at_once_when_their_newest_is_lost() -> None:
 
 def test_what_a_lost_holder_held_is_pushed_at_once() -> None:
     pushed = {Shadow(s, Address((s + 1) % 5), 20 + s) for s in range(5) if s != 2}
-    (keep,) = Pushing(every=40).keeps(View(seats(5), 5, 27, pushed=frozenset(pushed)))
+    (keep,) = Pushing("int4_rows", 40).keeps(View(seats(5), 5, 27, pushed=frozenset(pushed)))
     assert (keep.owner, keep.holder) == (Address(2), Address(3))
 
 
 def test_one_replica_pushes_to_one() -> None:
-    (keep,) = Pushing().keeps(View(seats(4, replicas=3), 4, 0))
+    (keep,) = Pushing("int4_rows", 30).keeps(View(seats(4, replicas=3), 4, 0))
     assert (keep.owner, keep.holder) == (Address(0, 0), Address(1, 0))
 
 
@@ -102,7 +104,7 @@ def test_one_replica_pushes_to_one() -> None:
 )  # fmt: skip
 def test_auto_follows_the_loss_within_the_budget(slope: float | None, least: int, k: int) -> None:
     view = View(seats(7), 7, 100, falling=slope)
-    assert Pushing(every=None, least=least).interval(view) == k
+    assert Pushing("int4_rows", None, least).interval(view) == k
 
 
 def test_how_fast_the_loss_falls() -> None:
@@ -116,7 +118,7 @@ def test_how_fast_the_loss_falls() -> None:
 @pytest.mark.parametrize("at", [9, 30, 57, 123])
 @pytest.mark.parametrize("stage", range(5))
 def test_a_branch_begins_so_that_its_shadow_is_that_of_a_whole_run(stage: int, at: int) -> None:
-    pushing = Pushing(every=12)
+    pushing = Pushing("int4_rows", 12)
     whole = [v for v in pushes(pushing, 5, at)[stage] if v <= at - COUNTS_AFTER]
     start, earlier = (pushing.begins(stage, 5, at, at - back) for back in (0, 20))
     assert 0 <= earlier <= start and earlier <= max(0, at - 20)
@@ -127,7 +129,7 @@ def test_a_branch_begins_so_that_its_shadow_is_that_of_a_whole_run(stage: int, a
 
 def test_a_branch_of_changes_begins_with_the_run() -> None:
     """Each is a change of the one before it."""
-    assert Pushing("signs", every=12).begins(2, 5, 123, 90) == 0
+    assert Pushing("signs", 12).begins(2, 5, 123, 90) == 0
 
 
 # --- what the lead counts on ---------------------------------------------------------------------

@@ -35,13 +35,13 @@ def squares(x: Tensor) -> Tensor:
 @settings(max_examples=60, deadline=None)
 @given(shapes, st.integers(0, 99), st.sampled_from((1e-20, 1e-3, 1.0, 1e12)))
 def test_of_any_shape(shape: tuple[int, ...], seed: int, scale: float) -> None:
-    """Its size, its signs, and in each block less than it was by more than a 65th."""
+    """Its size, its signs, and in each block less than it was by more than a 257th."""
     x = drawn(shape, seed, scale)
     parts, again = pack_change(x), back(x)
     assert again.shape == x.shape and again.dtype == torch.float32
     assert sum(part.nbytes for part in parts.values()) == bytes_of(shape, SIGNS)
     assert torch.equal(again.signbit(), x < 0)
-    assert (squares(x - again) <= squares(x) * 64 / 65).all()
+    assert (squares(x - again) <= squares(x) * 256 / 257).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -51,12 +51,12 @@ def test_no_block_is_further_off_than_before(values: list[float]) -> None:
     assert (squares(x - back(x)) <= squares(x) + 1e-78).all()
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (5, 13), (3, 64), (2, 2, 129)])
+@pytest.mark.parametrize("shape", [(2, 3), (5, 13), (3, 64), (2, 2, 129), (9, 97)])
 def test_what_is_left_out_is_made_up_for(shape: tuple[int, ...]) -> None:
     """Change by change, what a holder has comes to a target that stays where it is."""
     target, held = drawn(shape, 0), drawn(shape, 1)
     errors = []
-    for _ in range(120):
+    for _ in range(240):
         errors.append(float((target - held).norm()))
         held = held + back(target - held)
     assert all(b <= max(a, 1e-5) for a, b in pairwise(errors)), "fp32 has no less"

@@ -108,13 +108,13 @@ def test_a_change_after_a_whole_copy_and_both_have_the_same_bits() -> None:
     for version, counted in ((3, ()), (8, (3,)), (13, (8,)), (18, (13,))):
         sent = push(owner, version, *counted)
         assert sent.base == (counted[0] if counted else None)
-        assert sent.state.packed == ("signs" if counted else "int8_rows")
+        assert sent.state.packed == ("signs" if counted else "int4_rows")
         assert hand(holder, sent) == [Kept(0, KEEP, version)]
         there = told(holder, version)
         assert there is not None and there.packed == "fp32"
         assert same(there, kept(owner)[HOLDER])
         assert gap(owner, there) < 0.05, "it moves by 0.04 between two"
-    assert tensor_bytes(sent) < 0.5 * tensor_bytes(push(seat(OWNER), 3)), "16 weights, 4 biases"
+    assert tensor_bytes(sent) <= 0.5 * tensor_bytes(push(seat(OWNER), 3)), "16 weights, 4 biases"
 
 
 def test_what_a_change_leaves_out_the_next_one_has() -> None:
