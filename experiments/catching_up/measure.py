@@ -45,13 +45,18 @@ class Way:
     changed since the last shadow; ``signs``: one bit. ``moments``: the second moment comes back
     too, by rows and columns. ``fit``: local steps on what went in and came out, and their learning
     rate. ``faster``: the stage's own learning rate at first, over the others', and in how many
-    iterations that excess halves."""
+    iterations that excess halves. ``block``: numbers that share a mean size in ``signs``.
+    ``whole``: how a copy is written that changes begin with. ``again``: a lost holder's shadows
+    begin anew."""
 
     every: int = 30
     how: str = "int4_rows"
     moments: bool = False
     fit: tuple[int, float] = (0, 0.0)
     faster: tuple[float, float] = (1.0, 1.0)
+    block: int = 64
+    whole: str = "int8_rows"
+    again: bool = False
 
 
 WAYS: dict[str, Way | None] = {
@@ -63,6 +68,10 @@ WAYS: dict[str, Way | None] = {
     "2-bit deltas every 12": Way(12, "delta"),
     "2-bit deltas every 12, 128 fit steps": Way(12, "delta", fit=(128, 2e-3)),
     "1-bit deltas every 8": Way(8, "signs"),
+    "1-bit deltas every 10": Way(10, "signs"),
+    "1-bit deltas every 10, wholes in int4, blocks of 256": Way(
+        10, "signs", block=256, whole="int4_rows", again=True
+    ),
     "fp32 every 8": Way(8, "fp32"),
     "fp32 every iteration": Way(1, "fp32"),
     "int4 every 30, rate times 1.5 for 20": Way(faster=(1.5, 20)),
@@ -116,6 +125,8 @@ class Pipeline:
         self.shadows: dict[int, deque[Shadow]] = defaultdict(lambda: deque(maxlen=3))
         self.crossed: dict[int, deque[tuple[Tensor, Tensor]]]
         self.crossed = defaultdict(lambda: deque(maxlen=32))
+        self.anew: set[int] = set()
+        """Stages whose shadows died with another."""
         self.restarted: dict[int, int] = {}
         """Stages, and when."""
 
@@ -159,8 +170,11 @@ class Pipeline:
         every = self.way.every
         for number, stage in enumerate(self.stages):
             held = self.shadows[number]
-            if not held or version % every == number * every // len(self.stages) % every:
-                weights = self._packed(stage.state_dict(), held[-1].weights if held else None)
+            due = version % every == number * every // len(self.stages) % every
+            if due or not held or number in self.anew:
+                before = held[-1].weights if held and number not in self.anew else None
+                self.anew.discard(number)
+                weights = self._packed(stage.state_dict(), before)
                 state = self.optimizers[number].state_dict() if self.way.moments else {}
                 held.append(Shadow(version, weights, copy.deepcopy(state)))
 
@@ -170,8 +184,9 @@ class Pipeline:
         if self.way.how == "delta" and before is not None:
             return {k: before[k] + two_bits(w - before[k]) for k, w in weights.items()}
         if self.way.how == "signs" and before is not None:
-            return {k: before[k] + one_bit(w - before[k]) for k, w in weights.items()}
-        how = "int8_rows" if self.way.how in ("delta", "signs") else self.way.how
+            block = self.way.block
+            return {k: before[k] + one_bit(w - before[k], block) for k, w in weights.items()}
+        how = self.way.whole if self.way.how in ("delta", "signs") else self.way.how
         return {k: unpack(pack(w, how), how, torch.float32).clone() for k, w in weights.items()}
 
     def restart(self, number: int, iteration: int) -> None:
@@ -180,6 +195,8 @@ class Pipeline:
         shadow = [s for s in self.shadows[number] if s.version <= iteration - LAG][-1]
         stage.load_state_dict(shadow.weights)
         self.restarted[number] = iteration
+        if self.way.again:
+            self.anew.add((number or len(self.stages)) - 1)
         self.optimizers[number] = optimizer = self._fresh(stage)
         if self.way.moments:
             optimizer.load_state_dict(shadow.optimizer)
@@ -201,11 +218,11 @@ class Pipeline:
         optimizer.zero_grad()
 
 
-def one_bit(change: Tensor) -> Tensor:
-    """As it comes back, with a mean size per 64 numbers."""
+def one_bit(change: Tensor, block: int) -> Tensor:
+    """As it comes back, with a mean size per ``block`` numbers."""
     if change.ndim < 2:
         return change
-    blocks = change.reshape(-1, 64)
+    blocks = change.reshape(-1, block)
     return (blocks.sign() * blocks.abs().mean(-1, keepdim=True)).reshape(change.shape)
 
 
