@@ -253,46 +253,37 @@ def test_pushing_changes_nothing(how: str) -> None:
     assert run("auto", {}, shadow_format=how).losses() == run("none", {}).losses()
 
 
-def test_a_stage_restarts_from_changes_and_goes_on_with_them() -> None:
-    """What its holder made of all that came is what it begins with again, so both have that."""
+def pushed(stage: int, at: int) -> tuple[Run, list[KeepShadow]]:
+    """A run that loses a stage, and all that was pushed of that."""
     sent: list[KeepShadow] = []
-    made = prepared("shadow", {12: ["2.0"]}, iterations=24, shadow_format="signs")
+    made = prepared("shadow", {at: [f"{stage}.0"]}, iterations=24, shadow_format="signs")
 
     def watch(to: Address, message: Any) -> None:
-        if isinstance(message, KeepShadow) and message.keep.owner == Address(2):
+        if isinstance(message, KeepShadow) and message.keep.owner.stage == stage:
             sent.append(message)
 
     made.runtime.run(watch)
+    return made, sent
+
+
+def test_a_stage_restarts_from_changes_and_goes_on_with_them() -> None:
+    """What its holder made of all that came is what it begins with again, so both have that."""
+    made, sent = pushed(2, at=12)
     (record,) = made.of_kind("recovery")
     assert record.rebuilds["2.0"]["sources"] == [{"holder": "3.0", "stage": 2, "version": 8}]
-    assert [(m.state.version, m.base) for m in sent] == [
-        (3, None),
-        (8, 3),
-        (14, 8),
-        (19, 14),
-        (24, 19),
-    ]
+    told = [(m.state.version, m.base) for m in sent]
+    assert told == [(3, None), (8, 3), (14, 8), (19, 14), (24, 19)]
 
 
 def test_a_holder_that_a_stage_did_not_restart_from_is_sent_all_of_it() -> None:
-    sent: list[KeepShadow] = []
-    made = prepared("shadow", {14: ["0.0"]}, iterations=24, shadow_format="signs")
-
-    def watch(to: Address, message: Any) -> None:
-        if isinstance(message, KeepShadow) and message.keep.owner == Address(0):
-            sent.append(message)
-
-    made.runtime.run(watch)
+    made, sent = pushed(0, at=14)
     (record,) = made.of_kind("recovery")
     (source,) = record.rebuilds["0.0"]["sources"]
     since = [m for m in sent if m.state.version > 14]
-    first = {
-        holder: next(m for m in since if m.keep.holder == holder)
-        for holder in (Address(1), Address(4))
-    }
-    bases = {str(holder): message.base for holder, message in first.items()}
-    assert bases.pop(source["holder"]) == source["version"]
-    assert list(bases.values()) == [None]
+    holders = {m.keep.holder for m in since}
+    first = {h: next(m.base for m in since if m.keep.holder == h) for h in holders}
+    assert first.pop(Address.parse(source["holder"])) == source["version"]
+    assert list(first.values()) == [None]
 
 
 def test_a_lost_holders_shadows_are_pushed_again() -> None:
