@@ -122,7 +122,7 @@ class RecoveryConfig:
     a bit per weight and a magnitude per 256; what a lost holder held is sent whole, as ``int4``.
     Or all of it each time, as ``int4`` or ``int8`` with a scale per row, ``bf16`` or ``fp32``.
     Bytes are better spent on fresher copies than on finer ones: ``signs`` every 10 iterations are
-    no more than ``int4`` every 30. But owner and holder each keep 4 bytes a weight for them."""
+    no more than ``int4`` every 30. But owner and holder each keep 2 bytes a weight for them."""
 
     shadow_budget: float = 0.01
     """``shadow_every: auto``: most bytes pushed, as a share of those of activations and

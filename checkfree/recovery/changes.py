@@ -1,7 +1,8 @@
 """A stage's weights as what changed since a holder was last told, and what the holder makes of it.
 
-Owner and holder compute that with the same function, in fp32 and on the CPU, so both have the same
-bits: the owner knows what is wrong with the holder's weights, and its next change is of those.
+Owner and holder compute that with the same function, in fp32 and on the CPU, and round it alike, so
+both have the same bits: the owner knows what is wrong with the holder's weights, and its next
+change is of those.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def change(state: StageState, base: StageState) -> StageState:
 
 
 def held(sent: StageState, base: StageState | None) -> StageState:
-    """What a holder of ``base`` (None: of nothing) has once ``sent`` has come: weights in fp32,
-    packed as such, that share no memory with either.
+    """What a holder of ``base`` (None: of nothing) has once ``sent`` has come: weights packed
+    as ``HELD``, that share no memory with either.
 
     Raises ValueError for what ``whole`` or ``change`` doesn't make, or makes of another stage.
     """

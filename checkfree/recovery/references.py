@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from checkfree.formats import FP32, INT4_ROWS, SIGNS
+from checkfree.formats import BF16, INT4_ROWS, SIGNS
 from checkfree.messages.control import Begin
 from checkfree.ops import Address, Keep, Shadow
 
@@ -27,8 +27,8 @@ WHOLE = INT4_ROWS
 what it leaves out is about as much as a stage changes between two pushes, and the next changes make
 up for it: restarts cost no more than with int8, see ``experiments/catching_up``."""
 
-HELD = FP32
-"""What owner and holder keep: else every change would be rounded, and the two had to agree how."""
+HELD = BF16
+"""What owner and holder keep, both rounded alike. What rounding leaves out the next change has."""
 
 T = TypeVar("T")
 

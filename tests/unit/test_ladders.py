@@ -392,7 +392,7 @@ def test_a_rollback_takes_newer_shadows_along() -> None:
     assert first.resume_at == 8 and second.rebuilds["2.0"]["sources"][0]["version"] <= 10
 
 
-@pytest.mark.parametrize(("how", "held_as"), [("int4", "int4_rows"), ("signs", "fp32")])
+@pytest.mark.parametrize(("how", "held_as"), [("int4", "int4_rows"), ("signs", "bf16")])
 def test_holders_hold_parts_and_no_more_than_two(how: str, held_as: str) -> None:
     made = run("auto", {}, iterations=23, shadow_format=how)
     for stage in range(5):

@@ -84,12 +84,12 @@ def told(worker: StageWorker, version: int) -> StageState | None:
 
 
 def gap(owner: StageWorker, state: StageState | None) -> float:
-    """Between a stage's weights and what a holder has of them; norms and biases are exact."""
+    """Between a stage's weights and what a holder has of them; norms and biases are only rounded."""
     assert state is not None
     held, found = unpack_state(state).params, 0.0
     for name, param in owner.stage.module.named_parameters():
         if param.ndim < 2:
-            assert torch.equal(held[name], param)
+            assert torch.equal(held[name], param.detach().bfloat16().float())
         found += float((held[name] - param.detach()).square().sum())
     return found**0.5
 
@@ -111,7 +111,7 @@ def test_a_change_after_a_whole_copy_and_both_have_the_same_bits() -> None:
         assert sent.state.packed == ("signs" if counted else "int4_rows")
         assert hand(holder, sent) == [Kept(0, KEEP, version)]
         there = told(holder, version)
-        assert there is not None and there.packed == "fp32"
+        assert there is not None and there.packed == "bf16"
         assert same(there, kept(owner)[HOLDER])
         assert gap(owner, there) < 0.05, "it moves by 0.04 between two"
     assert tensor_bytes(sent) <= 0.5 * tensor_bytes(push(seat(OWNER), 3)), "16 weights, 4 biases"
