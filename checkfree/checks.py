@@ -23,7 +23,7 @@ FLEETS = ("paper", "datacenter", "machine", "home", "thread")
 SHADOWED = ("auto", "shadow")
 """Strategies that push shadows."""
 
-FITTED = ("auto", "fit")
+FITTING = ("auto", "fit")
 """Strategies that fit what they average."""
 
 

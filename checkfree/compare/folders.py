@@ -13,7 +13,7 @@ from typing import Any
 from checkfree.build.due import due_trace
 from checkfree.build.job import recorded_config
 from checkfree.build.rehearsal import CLOCK
-from checkfree.checks import FITTED, SHADOWED
+from checkfree.checks import FITTING, SHADOWED
 from checkfree.compare.plan import Cell
 from checkfree.config import Config
 from checkfree.errors import BadInput
@@ -162,7 +162,7 @@ def _is_free(key: str, config: Config) -> bool:
     if key.startswith("recovery.shadow_"):
         return config.recovery.name not in SHADOWED
     if key.startswith("recovery.fit_"):
-        return config.recovery.name not in FITTED
+        return config.recovery.name not in FITTING
     return key in ("out", "devices")
 
 

@@ -75,7 +75,7 @@ class Pushing:
     def begins(self, stage: int, num_stages: int, at: int, before: int) -> int:
         """An iteration, not after ``before``, from which on, with nothing pushed earlier, a
         stage's shadow at ``at`` is that of a whole run: stages come one after the other first.
-        Changes are of all that was pushed before."""
+        Changes are of all that was pushed before, back to the first copy."""
         if self.how == SIGNS:
             return 0
         k = max(num_stages, self.least, self.every or usual(self.how))

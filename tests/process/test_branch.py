@@ -112,7 +112,7 @@ def test_a_checkpoint_takes_the_run_back(grown: Branching) -> None:
 
 
 def test_what_begins_earlier_is_read_no_more_often() -> None:
-    rules = ["copy", "fit(fit_steps=2)", "shadow(shadow_every=9)"]
+    rules = ["copy", "fit(fit_steps=2)", "shadow(shadow_format=int4,shadow_every=9)"]
     found = branch(ask("earlier", rules=rules), quiet)
     for limb in found.branches:
         assert sorted(limb.readings) == [0, 2, 4, 6, 8, 10]
@@ -185,6 +185,17 @@ def test_another_run_under_the_same_name_is_refused() -> None:
 
 
 # --- going on ------------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_repaired_from_shadows_is_taken_up(tmp_path: Path) -> None:
+    """What its seats held for each other at a snapshot is there again; a branch holds nothing yet."""
+    words = ["recovery=auto", "resume.every=10"]
+    train("shadowed", OWN, {"iteration": 32, "stage": 2}, words=words)
+    rules = ("copy", "shadow(shadow_format=int4)", "auto", "fit")
+    request = Request(Path("shadowed"), 34, (2,), rules, (0, 4), out=tmp_path / "out")
+    found = branch(request, quiet)
+    assert losses(tmp_path / "out/trunk") == {i: losses(Path("shadowed"))[i] for i in range(34)}
+    assert [sorted(made.readings) for made in found.branches] == [[0, 2, 4]] * len(rules)
 
 
 def test_only_what_is_missing_is_trained(grown: Branching) -> None:

@@ -24,7 +24,7 @@ from checkfree.build.branching.request import (
     tick_at,
     undisturbed_from,
 )
-from checkfree.config import Config
+from checkfree.config import Config, RecoveryConfig
 from checkfree.errors import BadInput
 from checkfree.ops import STORE, Address, Keep
 from checkfree.recovery.checkpoint import Checkpoint
@@ -136,6 +136,15 @@ def test_a_rule_keeps_what_the_run_has_set() -> None:
     rule, other = rules_of(("checkfree(exponent=1)", "copy", "copy"), Config())
     assert (rule.config.name, rule.config.exponent) == ("checkfree", 1.0)
     assert other.config.name == "copy"
+
+
+def test_a_rule_with_another_format_of_shadows_pushes_as_suits_it() -> None:
+    run = Config(recovery=RecoveryConfig("auto", shadow_format="int4", shadow_every=30))
+    labels = ("shadow", "shadow(shadow_format=signs)", "shadow(shadow_format=signs,shadow_every=9)")
+    own, other, told = (rule.config for rule in rules_of(labels, run))
+    assert (own.shadow_format, own.shadow_every) == ("int4", 30)
+    assert (other.shadow_format, other.shadow_every) == ("signs", None)
+    assert (told.shadow_format, told.shadow_every) == ("signs", 9)
 
 
 @pytest.mark.parametrize(

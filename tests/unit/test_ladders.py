@@ -263,6 +263,11 @@ def pushed(stage: int, at: int) -> tuple[Run, list[KeepShadow]]:
             sent.append(message)
 
     made.runtime.run(watch)
+    for holder, left in worker(made, f"{stage}.0").pushes.references.items():
+        there = worker(made, str(holder)).shadows.read(Source(holder, stage, left.version))
+        assert there is not None
+        for name, part in there.params.items():
+            assert torch.equal(part, left.item.params[name]), "owner and holder have the same"
     return made, sent
 
 

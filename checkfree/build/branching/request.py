@@ -79,6 +79,8 @@ def _rule(label: str, config: Config) -> Rule:
     tree = to_tree(config)
     words = parse_words([f"recovery={label}"])
     name = words["recovery"].get("name", "")
+    if "shadow_format" in words["recovery"]:  # what suits the run's suits no other
+        words["recovery"].setdefault("shadow_every", None)
     try:
         check_recovery(RecoveryConfig(name=name))
         recovery = build(merge(tree, words)).recovery

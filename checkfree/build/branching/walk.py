@@ -58,6 +58,7 @@ def _assembly(leg: Leg, store: Store, recorder: Recorder) -> Assembly:
     for seat, worker in workers.items():
         if seat.stage in start.states:
             worker.stage.restore(start.states[seat.stage])
+            worker.hold(start.held)
     runtime = InProcess(
         {**workers, LEAD: lead, STORE: store, LOG: recorder},
         lambda seat, life: StageWorker(seat, life, equipment, hollow=True),
@@ -89,7 +90,8 @@ def save(assembly: Assembly, store: Store) -> None:
 
 
 def fetch(store: Store, tick: int, where: object) -> Snapshot:
-    """The state of a tick, as a run that starts there and writes records of its own has it.
+    """The state of a tick, as a run that starts there, holds nothing for others yet and writes
+    records of its own has it.
 
     Raises BadInput if it is damaged.
     """
@@ -100,7 +102,7 @@ def fetch(store: Store, tick: int, where: object) -> Snapshot:
         states = {s: store.load(RESUME, tick, s) for s in {seat.stage for seat in lives}}
     except (Damaged, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{where} has a damaged state ({error}): remove it and run again") from None
-    anew = replace(progress, notes=0, checkpoints=(), validation=None, validated_at=-1)
+    anew = replace(progress, notes=0, checkpoints=(), validation=None, validated_at=-1, shadows=())
     return Snapshot(anew, lives, states)
 
 
