@@ -84,7 +84,7 @@ def told(worker: StageWorker, version: int) -> StageState | None:
 
 
 def gap(owner: StageWorker, state: StageState | None) -> float:
-    """Between a stage's weights and what a holder has of them; norms and biases are just rounded."""
+    """Between a stage's weights and what a holder has; norms and biases are just rounded."""
     assert state is not None
     held, found = unpack_state(state).params, 0.0
     for name, param in owner.stage.module.named_parameters():
