@@ -109,6 +109,7 @@ def in_a_swarm(strategy: str, iterations: int, rounds: int) -> None:
             with tempfile.TemporaryDirectory() as folder, living(Path(folder), words) as swarm:
                 swarm.advance(iterations)
             medians[name].append(statistics.median(swarm.iterations))
+            print(f"round {number + 1}: {name} {medians[name][-1]:.4f} s", flush=True)
     ours, plain = medians[strategy], medians["none"]
     tell(f"{strategy} in a swarm", ours, plain, [a / b for a, b in zip(ours, plain, strict=True)])
 
