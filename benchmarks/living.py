@@ -47,6 +47,8 @@ class Living:
         self.home, self.process = Home.of(run), process
         self.records = Records(run)
         self.iterations: list[float] = []
+        self.ticks: list[int] = []
+        """Of ``iterations``: their number, from 0."""
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         """Wait for something that has to happen; returns what the condition did."""
@@ -63,6 +65,7 @@ class Living:
         self.records.read()
         if self.records.ticks > before:
             self.iterations.append(self.records.seconds)
+            self.ticks.append(self.records.ticks - 1)
         return self.records.ticks
 
     def advance(self, ticks: int) -> None:
