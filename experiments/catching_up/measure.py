@@ -47,7 +47,7 @@ class Way:
     rate. ``faster``: the stage's own learning rate at first, over the others', and in how many
     iterations that excess halves. ``block``: numbers that share a mean size in ``signs``.
     ``whole``: how a copy is written that changes begin with. ``again``: a lost holder's shadows
-    begin anew."""
+    begin anew. ``held``: what owner and holder of ``signs`` keep, ``fp32`` or ``bf16``."""
 
     every: int = 30
     how: str = "int4_rows"
@@ -57,6 +57,7 @@ class Way:
     block: int = 64
     whole: str = "int8_rows"
     again: bool = False
+    held: str = "fp32"
 
 
 WAYS: dict[str, Way | None] = {
@@ -71,6 +72,9 @@ WAYS: dict[str, Way | None] = {
     "1-bit deltas every 10": Way(10, "signs"),
     "1-bit deltas every 10, wholes in int4, blocks of 256": Way(
         10, "signs", block=256, whole="int4_rows", again=True
+    ),
+    "1-bit deltas every 10, held in bf16": Way(
+        10, "signs", block=256, whole="int4_rows", again=True, held="bf16"
     ),
     "fp32 every 8": Way(8, "fp32"),
     "fp32 every iteration": Way(1, "fp32"),
@@ -185,7 +189,10 @@ class Pipeline:
             return {k: before[k] + two_bits(w - before[k]) for k, w in weights.items()}
         if self.way.how == "signs" and before is not None:
             block = self.way.block
-            return {k: before[k] + one_bit(w - before[k], block) for k, w in weights.items()}
+            made = {k: before[k] + one_bit(w - before[k], block) for k, w in weights.items()}
+            if self.way.held == "bf16":
+                made = {k: w.bfloat16().float() for k, w in made.items()}
+            return made
         how = self.way.whole if self.way.how in ("delta", "signs") else self.way.how
         return {k: unpack(pack(w, how), how, torch.float32).clone() for k, w in weights.items()}
 
