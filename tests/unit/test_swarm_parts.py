@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,26 +204,6 @@ def test_one_launcher_at_a_time(tmp_path: Path) -> None:
         home.clear(keep_logs=False)
     assert not home.alive
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_leftovers_are_swept_and_nobody_else(tmp_path: Path) -> None:
-    home, wait = Home.of(tmp_path / "run"), "import sys; sys.stdin.read()"
-    words = [str(home.path), f"-id={home.path}/id/1", f"{home.path}2", str(home.run)]
-    processes = [
-        subprocess.Popen([sys.executable, "-c", wait, word], stdin=subprocess.PIPE)
-        for word in words
-    ]
-    try:
-        assert set(home.processes()) <= {process.pid for process in processes[:2]}
-        assert home.sweep() == 2
-        assert [process.wait() for process in processes[:2]] == [-9, -9]
-        assert home.processes() == []
-        assert [process.poll() for process in processes[2:]] == [None, None]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
 
 
 def test_a_long_name_gets_short_sockets(tmp_path: Path) -> None:

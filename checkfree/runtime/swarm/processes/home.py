@@ -12,17 +12,15 @@ import hashlib
 import os
 import secrets
 import shutil
-import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from checkfree.errors import BadInput
+from checkfree.runtime.swarm.processes import leftovers
 
 LONGEST_SOCKET_FOLDER = 70  # bytes; a socket's whole path has 107
-GONE_WITHIN = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -134,35 +132,8 @@ class Home:
 
     def sweep(self) -> int:
         """SIGKILL every process that belongs to this run but us; returns their number."""
-        found = 0
-        end = time.monotonic() + GONE_WITHIN
-        while pids := self.processes():
-            found = max(found, len(pids))
-            for pid in pids:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            assert time.monotonic() < end, f"processes {pids} of {self.run} do not end"
-            time.sleep(0.005)
-        return found
+        return leftovers.sweep(self.path)
 
     def processes(self) -> list[int]:
-        """All that have this home in their command line, but us and those that became zombies."""
-        mark = os.fsencode(self.path)
-        return [pid for pid in _pids() if pid != os.getpid() and _marked(pid, mark)]
-
-
-def _pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdigit())
-
-
-def _marked(pid: int, mark: bytes) -> bool:
-    """A Python or a daemon of ours with an argument that is that folder or a file in it; whoever
-    reads a log in there is none."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    program = words[0].rpartition(b"/")[2]
-    if not program.startswith((b"python", b"p2pd")):
-        return False
-    return any(w == mark or mark + b"/" in w + b"/" for w in words)
+        """All that belong to this run but us and those that became zombies."""
+        return leftovers.processes_of(self.path)

@@ -1,0 +1,82 @@
+"""Whoever belongs to a run is killed, also in the moments in which /proc does not show it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from checkfree.runtime.swarm.processes import leftovers
+from checkfree.runtime.swarm.processes.home import Home
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+Start = Callable[[str], subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """A Python with an argument, which waits."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def one(word: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", "import sys; sys.stdin.read()", word]
+        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE))
+        return processes[-1]
+
+    yield one
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home.of(tmp_path / "run")
+
+
+def test_leftovers_are_swept_and_nobody_else(home: Home, start: Start) -> None:
+    ours = [start(str(home.path)), start(f"-id={home.path}/id/1")]
+    others = [start(f"{home.path}2"), start(str(home.run))]
+    assert set(home.processes()) == {process.pid for process in ours}
+    assert home.sweep() == 2
+    assert [process.wait() for process in ours] == [-9, -9]
+    assert home.processes() == []
+    assert [process.poll() for process in others] == [None, None]
+
+
+def test_what_one_started_that_was_gone_when_looked_at(
+    home: Home, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon of a fork that died came after the list."""
+    daemon = start(f"-id={home.path}/id/1")
+    listed, lists = leftovers._pids, iter([[2**30]])  # above any pid
+    monkeypatch.setattr(leftovers, "_pids", lambda: next(lists, None) or listed())
+    assert home.sweep() == 1
+    assert daemon.wait() == -9
+
+
+def test_one_between_two_programs(
+    home: Home, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = start(f"-id={home.path}/id/1")
+    told, lines = leftovers._line, iter([b"", b"", b""])
+
+    def line(pid: int) -> bytes:
+        return next(lines, told(pid)) if pid == daemon.pid else told(pid)
+
+    monkeypatch.setattr(leftovers, "_line", line)
+    assert home.processes() == [daemon.pid]
+    assert next(lines, None) is None
+
+
+def test_one_that_never_has_a_command_line_is_none(
+    home: Home, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(f"-id={home.path}/id/1")
+    monkeypatch.setattr(leftovers, "_line", lambda pid: b"")
+    monkeypatch.setattr(leftovers, "STARTED_WITHIN", 0.0)
+    assert home.sweep() == 0
