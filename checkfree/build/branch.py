@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from functools import lru_cache
-from math import gcd
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from checkfree.build.branching.limb import Limb, grow, placeless
-from checkfree.build.branching.request import (
-    Request,
-    Rule,
-    check_request,
-    check_stages,
-    lead_in,
-    rules_of,
+from checkfree.build.branching.limb import Limb, grow, grown
+from checkfree.build.branching.plan import Plan, prepare
+from checkfree.build.branching.request import Request, Rule
+from checkfree.build.branching.trunk import (
+    Ground,
+    Watch,
+    first_difference,
+    placeless,
+    states_at,
 )
-from checkfree.build.branching.trunk import Ground, Watch, first_difference, states_at, survey
 from checkfree.build.job import versions
 from checkfree.build.terms import seats
 from checkfree.checks import at_least
@@ -39,17 +37,7 @@ from checkfree.runtime.files import write_whole
 from checkfree.runtime.process import settled
 
 NAMES = TEXT, CSV, JSON, PICTURE = "branches.txt", "branches.csv", "branches.json", "branches.png"
-REINITIALISING = "random"
 Records = list[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that will be trained."""
-
-    ground: Ground
-    trunk: Limb
-    limbs: tuple[Limb, ...]
 
 
 def branch(request: Request, watch: Watch, workers: int = 1) -> Branching:
@@ -68,62 +56,37 @@ def branch(request: Request, watch: Watch, workers: int = 1) -> Branching:
         trunk = list(grow(plan.ground, plan.trunk, watch))
         if workers > 1:
             _side_by_side(plan, watch, workers)
-        grown = [(limb, list(grow(plan.ground, limb, watch))) for limb in plan.limbs]
-        found = _gather(plan, trunk, grown)
+        found = _gather(plan, trunk, [list(grow(plan.ground, limb, watch)) for limb in plan.limbs])
         _write(found, plan)
     return found
 
 
-def prepare(request: Request) -> Plan:
-    """Everything checked, nothing written. Raises BadInput."""
-    check_request(request)
-    ground = survey(request)
-    check_stages(request.stages, ground.config.stages)
-    rules = rules_of(request.rules, ground.config)
-    if request.reinits > 1 and all(rule.config.name != REINITIALISING for rule in rules):
-        raise BadInput(
-            f"--seeds-of-reinit {request.reinits} is for the rule {REINITIALISING}, which --rules "
-            "does not name: add it, or leave the option out"
-        )
-    branches = request.folder / "branches"
-    limbs = tuple(_limbs(ground, rules, branches))
-    every = _every(request, request.at)
-    return Plan(ground, Limb(branches / "uninterrupted", request.at, every), limbs)
-
-
-def _limbs(ground: Ground, rules: tuple[Rule, ...], folder: Path) -> Iterator[Limb]:
-    request, all_seats = ground.request, seats(ground.config)
-    for stage in dict.fromkeys(request.stages):
-        for rule in rules:
-            back = lead_in(rule.strategy, request.at, ground.earliest, all_seats)
-            counts = ground.config.stages + 1, request.at, ground.config.microbatches
-            start = max(ground.earliest, min(back, rule.strategy.begins(stage, *counts)))
-            every = _every(request, back)
-            name = f"stage-{stage}_{re.sub(r'[^0-9A-Za-z_.=-]+', '-', rule.label).strip('-')}"
-            count = request.reinits if rule.config.name == REINITIALISING else 1
-            for reinit in range(count):
-                path = folder / (f"{name}_{reinit}" if reinit else name)
-                yield Limb(path, start, every, rule, stage, reinit)
-
-
-def _every(request: Request, back: int) -> int:
-    """Of a branch that a loss may take back to the iteration ``back``: readings are due by the
-    iteration, and have to come ``gaps`` steps after the loss from there too."""
-    return gcd(request.at, back, *request.gaps) or 1
-
-
 def _side_by_side(plan: Plan, watch: Watch, workers: int) -> None:
-    """Every branch in one of several child processes; they are read from their folders after."""
-    request, limbs = plan.ground.request, plan.limbs
+    """Every branch in one of several child processes; they are read from their folders after.
+    Of those that share a way one comes before the others, and trains it."""
+    first, rest = _waves(plan)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_grow_one, request, i): limb for i, limb in enumerate(limbs)}
         try:
-            for future in as_completed(futures):
-                future.result()
-                watch(f"{futures[future].label}: done", 0)
+            for wave in (first, rest):
+                futures = {pool.submit(_grow_one, plan.ground.request, i): i for i in wave}
+                for future in as_completed(futures):
+                    future.result()
+                    watch(f"{plan.limbs[futures[future]].label}: done", 0)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _waves(plan: Plan) -> tuple[list[int], list[int]]:
+    """Numbers of the branches that are missing, those last whose way another one trains."""
+    missing = [n for n, limb in enumerate(plan.limbs) if not grown(plan.ground, limb)]
+    ways: dict[Path, int] = {}
+    for number in missing:
+        if (way := plan.limbs[number].way) is not None:
+            ways.setdefault(way.folder, number)
+    ahead = list(ways.values())
+    alone = [number for number in missing if plan.limbs[number].way is None]
+    return [*ahead, *alone], [n for n in missing if n not in {*ahead, *alone}]
 
 
 def _grow_one(request: Request, number: int) -> None:
@@ -152,11 +115,12 @@ def _claim(ground: Ground) -> None:
     write_whole(path, written)
 
 
-def _gather(plan: Plan, trunk: Records, grown: list[tuple[Limb, Records]]) -> Branching:
+def _gather(plan: Plan, trunk: Records, branches: list[Records]) -> Branching:
     ground, request = plan.ground, plan.ground.request
     own = readings(trunk, ground.tick, lost=False)
     notes = _compare(ground, trunk)
-    for limb, records in grown:
+    pairs = list(zip(plan.limbs, branches, strict=True))
+    for limb, records in pairs:
         before = [r["loss"] for r in of_kind(records, "validation") if _before(r, ground.tick)]
         if ground.exact and before and before[0] != own[0]:
             raise RunFailed(
@@ -170,7 +134,7 @@ def _gather(plan: Plan, trunk: Records, grown: list[tuple[Limb, Records]]) -> Br
         at=request.at,
         gaps=request.gaps,
         trunk=own,
-        branches=tuple(_branch(plan, limb, records) for limb, records in grown),
+        branches=tuple(_branch(plan, limb, records) for limb, records in pairs),
         microbatches=count,
         tokens=None if tokens is None else count * tokens // config.microbatches,
         before=own.get(0),

@@ -48,7 +48,7 @@ def newest(folder: Path, store: Store, seats: Collection[Address]) -> Snapshot |
     store.keep_only(HANDOVER, ())  # of a moment that a resumed run may come to by another way
     for area, shelf in _candidates(store):
         try:
-            found = _load(store, area, shelf, seats)
+            found = load(store, area, shelf, seats)
         except Damaged as error:
             damage.append(str(error))
             continue
@@ -74,7 +74,8 @@ def _candidates(store: Store) -> Iterator[tuple[str, int]]:
             yield area, shelf
 
 
-def _load(store: Store, area: str, shelf: int, seats: Collection[Address]) -> Snapshot:
+def load(store: Store, area: str, shelf: int, seats: Collection[Address]) -> Snapshot:
+    """One archive of a run with these seats. Raises Damaged."""
     note = store.note(area, shelf)
     try:
         progress = Progress.from_json(note["progress"])

@@ -120,6 +120,31 @@ def test_what_begins_earlier_is_read_no_more_often() -> None:
     assert [min(ticks) for ticks in began] == [20, 19, 9]
 
 
+def test_what_is_put_aside_before_a_loss_is_trained_once(tmp_path: Path) -> None:
+    """Branches of several stages begin where that led, and come out as each alone does."""
+    trained = []
+
+    def watch(label: str, iterations: int) -> Listener:
+        trained.append((label, iterations))
+        return quiet(label, iterations)
+
+    def of_stages(*stages: int) -> tuple[Branch, ...]:
+        rules, out = ("shadow", "fit(fit_steps=2)"), tmp_path / str(stages)
+        return branch(Request(Path("run"), AT, stages, rules, (0, 4), out=out), watch).branches
+
+    alone = of_stages(1) + of_stages(3)
+    assert ("stage 3, shadow", AT - 8 + 4) in trained
+    trained.clear()
+    assert of_stages(1, 3) == alone
+    assert [pair for pair in trained if "shadow" in pair[0]] == [
+        ("before a loss, shadow", AT - 8),
+        ("stage 1, shadow", 4),
+        ("stage 3, shadow", 4),
+    ]
+    ways = [path.name for path in (tmp_path / "(1, 3)/ways").iterdir()]
+    assert sorted(ways) == ["fit-fit_steps=2_from_19", "shadow_from_8"]
+
+
 def test_the_files(grown: Branching) -> None:
     tree = json.loads(Path("grown/branches.json").read_text())
     assert tree["config"]["recovery"]["name"] == "checkfree"
@@ -222,12 +247,25 @@ def test_a_stopped_command_goes_on(grown: Branching) -> None:
         assert Path("stopped", name).read_bytes() == Path("grown", name).read_bytes()
 
 
-def test_branches_side_by_side(grown: Branching, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("branch", "run", "--at", str(AT), "--stages", "2", "--gaps", "0,4,10", "--quiet")
-    assert main([*words, "--rules", "copy", "--out", "two", "--workers", "2"]) == 0
-    assert "copy of 1" in capsys.readouterr().out
-    there, here = (Path(out, "branches/stage-2_copy") for out in ("grown", "two"))
-    assert losses(here) == losses(there)
+def test_branches_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those too that share what one of them trains first."""
+    words = ["branch", "run", "--at", str(AT), "--stages", "1,3", "--gaps", "0,4", "--quiet"]
+    words += ["--rules", "copy,fit(fit_steps=2)"]
+    assert main([*words, "--out", "one"]) == 0
+    assert main([*words, "--out", "two", "--workers", "2"]) == 0
+    one, two = (text.replace("two/", "one/") for text in halves(capsys.readouterr().out))
+    assert "copy of 2" in one
+    assert one == two
+    there, here = (
+        {p.name: losses(p) for p in Path(f"{n}/branches").iterdir()} for n in ("one", "two")
+    )
+    assert here == there
+
+
+def halves(text: str) -> tuple[str, str]:
+    """What a command printed that ran twice."""
+    middle = len(text) // 2
+    return text[:middle], text[middle:]
 
 
 # --- rules that need something -------------------------------------------------------------------

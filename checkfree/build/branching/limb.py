@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from checkfree.build.assemble import Assembly
 from checkfree.build.blueprint import Blueprint, of_family
+from checkfree.build.branching.on_routes import OnRoutes
 from checkfree.build.branching.request import Records, Rule
-from checkfree.build.branching.trunk import Ground, Watch, begin, recorder_of
+from checkfree.build.branching.trunk import Ground, Watch, begin, begun_as, recorder_of
 from checkfree.build.branching.walk import Leg, fetch, struck, walk
-from checkfree.build.job import Job, recorded_config
+from checkfree.build.branching.way import Way, arrived, travel
+from checkfree.build.job import Job
+from checkfree.build.snapshot import Snapshot
 from checkfree.build.terms import seats
 from checkfree.config import Config, EveryConfig, FailuresConfig, ResumeConfig
 from checkfree.failures import Failure
-from checkfree.load import to_tree
 from checkfree.messages.control import CHECKPOINT
-from checkfree.messages.tensors import StageState
-from checkfree.ops import Address, Keep, Refusal, Repair, Route, Source, View
-from checkfree.record import RECORDS, EndRecord, ResumeRecord, ledger, of_kind, read
+from checkfree.record import EndRecord, ResumeRecord, ledger, of_kind, read
 from checkfree.record import recoveries as told
 from checkfree.recovery.none import NoRecovery
-from checkfree.recovery.ring import Room
-from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
 from checkfree.recovery.table import make_strategy
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles
@@ -42,13 +38,16 @@ class Limb:
 
     folder: Path
     start: int
-    """The iteration that it begins at; before the loss where the rule has to put aside first."""
+    """The iteration that it, or its ``way``, begins at; before the loss where the rule has to put
+    aside first."""
     every: int
     """Iterations between two readings of its validation loss."""
     rule: Rule | None = None
     stage: int = 0
     reinit: int = 0
     """Which of several initialisations a lost stage gets; 0: the run's own."""
+    way: Way | None = None
+    """Trained already, from ``start`` to the loss, for this branch and others."""
 
     @property
     def label(self) -> str:
@@ -59,53 +58,24 @@ class Limb:
         return f"stage {self.stage}, {self.rule.label}{again}"
 
 
-class OnRoutes(Strategy):
-    """Keeps and repairs as ``rule`` does, on the routes that the run trains on: all branches go
-    on alike, and differ in their repair only."""
-
-    def __init__(self, run: Strategy, rule: Strategy):
-        self._run, self._rule = run, rule
-
-    def routes(self, routes: tuple[Route, ...]) -> tuple[Route, ...]:
-        return self._run.routes(routes)
-
-    def keeps(self, version: int, workers: Any) -> tuple[Keep, ...]:
-        return self._rule.keeps(version, workers)
-
-    def shadows(self, view: View) -> tuple[Keep, ...]:
-        return self._rule.shadows(view)
-
-    @property
-    def room(self) -> Room:
-        return self._rule.room
-
-    def repair(
-        self, lost: frozenset[Address], view: View, refused: frozenset[Source]
-    ) -> Repair | Refusal:
-        return self._rule.repair(lost, view, refused)
-
-    def rebuild(
-        self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
-    ) -> Rebuilding:
-        return self._rule.rebuild(seat, fresh, states)
-
-
 def grow(ground: Ground, limb: Limb, watch: Watch) -> Records:
     """Train a branch, or find it done; its records. Raises BadInput, RunFailed."""
     lock = ground.request.folder / "locks" / limb.folder.name
     lock.mkdir(parents=True, exist_ok=True)
     with folders.locked(lock):  # a killed command may have left a child behind
-        job = _job(ground, limb)
-        if not _done(ground, job):
-            _grow(ground, limb, job, watch)
-        return read(job.folder)
+        if not grown(ground, limb):
+            _grow(ground, limb, _job(ground, limb), watch)
+        return read(limb.folder)
 
 
 def _grow(ground: Ground, limb: Limb, job: Job, watch: Watch) -> None:
     shutil.rmtree(job.folder, ignore_errors=True)
     trace = [] if limb.rule is None else [Failure(ground.tick, limb.stage)]
     begin(job, trace)
-    job = replace(job, listeners=(watch(limb.label, ground.stop - limb.start),))
+    if limb.way is not None:
+        travel(ground, limb.way, watch)
+    since = ground.request.at if limb.way else limb.start
+    job = replace(job, listeners=(watch(limb.label, ground.stop - since),))
     with ExitStack() as stack:
         recorder = recorder_of(job)
         stack.callback(recorder.close)
@@ -113,9 +83,7 @@ def _grow(ground: Ground, limb: Limb, job: Job, watch: Watch) -> None:
 
 
 def _train(ground: Ground, limb: Limb, job: Job, recorder: Recorder) -> None:
-    request, since = ground.request, time.perf_counter()
-    tick = ground.tick - (request.at - limb.start)
-    start = fetch(ground.states, tick, request.folder / "states")
+    since, start = time.perf_counter(), _start(ground, limb)
     recorder.write(ResumeRecord(start.progress.committed, start.progress.tick))
     lost = tuple(seat for seat in seats(job.config) if seat.stage == limb.stage)
     losses = struck({} if limb.rule is None else {ground.tick: lost})
@@ -126,6 +94,13 @@ def _train(ground: Ground, limb: Limb, job: Job, recorder: Recorder) -> None:
     assembly = walk(leg, store, recorder)
     store.keep_only(CHECKPOINT, ())
     _end(assembly, job.folder, recorder, since)
+
+
+def _start(ground: Ground, limb: Limb) -> Snapshot:
+    if limb.way is not None:
+        return arrived(ground, limb.way)
+    tick = ground.tick - (ground.request.at - limb.start)
+    return fetch(ground.states, tick, ground.request.folder / "states")
 
 
 def _end(assembly: Assembly, folder: Path, recorder: Recorder, since: float) -> None:
@@ -163,21 +138,10 @@ def _reinitialised(ground: Ground, blueprint: Blueprint, number: int) -> Bluepri
     return replace(blueprint, fresh=of_family(replace(ground.config, seed=seed), vocabulary).fresh)
 
 
-def _done(ground: Ground, job: Job) -> bool:
+def grown(ground: Ground, limb: Limb) -> bool:
     """This very branch came to its end before, as far as it is asked for now."""
-    if not (job.folder / RECORDS).is_file():
+    records = begun_as(_job(ground, limb))
+    if records is None:
         return False
-    try:
-        records = read(job.folder)
-    except ValueError:
-        return False
-    ends, began = of_kind(records, "end"), of_kind(records, "config")
-    was = recorded_config(began[0]["config"]) if began else {}
-    same = placeless(was) == placeless(to_tree(job.config))
-    ended = bool(ends) and (ends[-1]["status"] == "failed" or ends[-1]["iteration"] >= ground.stop)
-    return same and ended
-
-
-def placeless(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as plain data, without the paths of its own folder."""
-    return {key: value for key, value in config.items() if key not in ("out", "failures")}
+    ends = of_kind(records, "end")
+    return bool(ends) and (ends[-1]["status"] == "failed" or ends[-1]["iteration"] >= ground.stop)

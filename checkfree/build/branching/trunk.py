@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from checkfree.build.branching.request import (
     Records,
@@ -18,13 +19,20 @@ from checkfree.build.branching.request import (
     undisturbed_from,
 )
 from checkfree.build.branching.walk import Leg, save, struck, walk
-from checkfree.build.job import Job, check_same, of_config, versions, with_trace
+from checkfree.build.job import (
+    Job,
+    check_same,
+    of_config,
+    recorded_config,
+    versions,
+    with_trace,
+)
 from checkfree.build.snapshot import Snapshot, newest
 from checkfree.build.terms import seats
 from checkfree.config import Config, FailuresConfig, ResumeConfig
 from checkfree.errors import BadInput, RunFailed
 from checkfree.failures import Failure, make_trace, render_trace
-from checkfree.load import load, to_yaml
+from checkfree.load import load, to_tree, to_yaml
 from checkfree.messages.control import CHECKPOINT, RESUME
 from checkfree.ops import Address
 from checkfree.optimizer import lr_at
@@ -153,6 +161,24 @@ def begin(job: Job, trace: Sequence[Failure], records: Records = ()) -> None:
     write_whole(job.folder / folders.TRACE, render_trace(tuple(trace)).encode())
     lines = [dumps(job.config_record()), *map(json.dumps, records)]
     write_whole(job.folder / RECORDS, "".join(f"{line}\n" for line in lines).encode())
+
+
+def begun_as(job: Job) -> Records | None:
+    """The records of a job's folder, if it was begun as this very job; else None."""
+    if not (job.folder / RECORDS).is_file():
+        return None
+    try:
+        records = read(job.folder)
+    except ValueError:
+        return None
+    began = of_kind(records, "config")
+    was = recorded_config(began[0]["config"]) if began else {}
+    return records if placeless(was) == placeless(to_tree(job.config)) else None
+
+
+def placeless(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as plain data, without the paths of its own folder."""
+    return {key: value for key, value in config.items() if key not in ("out", "failures")}
 
 
 def recorder_of(job: Job) -> Recorder:

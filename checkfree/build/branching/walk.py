@@ -102,8 +102,12 @@ def fetch(store: Store, tick: int, where: object) -> Snapshot:
         states = {s: store.load(RESUME, tick, s) for s in {seat.stage for seat in lives}}
     except (Damaged, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{where} has a damaged state ({error}): remove it and run again") from None
-    anew = replace(progress, notes=0, checkpoints=(), validation=None, validated_at=-1, shadows=())
-    return Snapshot(anew, lives, states)
+    return Snapshot(replace(anew(progress), shadows=()), lives, states)
+
+
+def anew(progress: Progress) -> Progress:
+    """Of a run that goes on from there with records, readings and checkpoints of its own."""
+    return replace(progress, notes=0, checkpoints=(), validation=None, validated_at=-1)
 
 
 def struck(failures: Mapping[int, Collection[Address]]) -> Strikes:
