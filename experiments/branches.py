@@ -3,8 +3,9 @@
     python experiments/branches.py experiments/rungs/study.yaml runs/rungs [--seeds 5] [--workers 2]
 
 reads what to do from the study, trains below ``runs/rungs``, and keeps a CSV per trunk, seed and
-moment in ``results/`` beside the study; what is there is not trained again. ``results/table.csv``
-has means over the seeds with their 95 % intervals, and the same of the difference to ``zero``.
+moment in ``results/`` beside the study; what is there is not trained again, and a rule that the
+study is given later comes beside the others. ``results/table.csv`` has means over the seeds with
+their 95 % intervals, and the same of the difference to ``zero``.
 """
 
 from __future__ import annotations
@@ -59,23 +60,54 @@ def checkfree(*words: str) -> None:
 
 
 def branch(trunk: Trunk, study: dict[str, Any], folder: Path, results: Path) -> None:
-    """Make the CSVs of a trunk that are not there, and drop the trunk itself."""
+    """Train what the CSVs of a trunk lack, and drop the trunk itself."""
     run, config = folder / trunk.label, results.parent / "config.yaml"
-    missing = [at for at in trunk.at if not kept(results, trunk, at).exists()]
+    missing = {at: rules for at in trunk.at if (rules := lacking(trunk, kept(results, trunk, at)))}
     if not missing:
         return
     if not (run / "weights").exists():
         shutil.rmtree(run, ignore_errors=True)
         words = (f"seed={trunk.seed}", f"out={run}", *trunk.words)
         checkfree("train", str(config), *words, "--quiet")
-    for at in missing:
+    for at, rules in missing.items():
         out = folder / f"{trunk.label}-at-{at}"
-        options = ("--rules", ",".join(trunk.rules), "--gaps", str(study["gaps"]))
+        options = ("--rules", ",".join(rules), "--gaps", str(study["gaps"]))
         where = ("--at", str(at), "--stages", trunk.stages, "--out", str(out))
         checkfree("branch", str(run), *where, *options, "--quiet")
-        shutil.copy(out / "branches.csv", kept(results, trunk, at))
+        add(trunk, out / "branches.csv", kept(results, trunk, at))
         shutil.rmtree(out)
     shutil.rmtree(run)
+
+
+def lacking(trunk: Trunk, table: Path) -> list[str]:
+    """The rules of a study that a moment's CSV has not got."""
+    there = {row["rule"] for row in rows(table)} if table.exists() else set()
+    return [rule for rule in trunk.rules if rule not in there]
+
+
+def add(trunk: Trunk, made: Path, table: Path) -> None:
+    """Rows of new rules to those that were there, in the study's order. All of them are gaps to
+    one run: exits if that gives other numbers here than where it was trained before."""
+    found = [*(rows(table) if table.exists() else ()), *rows(made)]
+    own: dict[tuple[str, str], set[str]] = {}
+    for row in found:
+        own.setdefault((row["stage"], row["steps"]), set()).add(row["uninterrupted"])
+    if any(len(losses) > 1 for losses in own.values()):
+        sys.exit(
+            f"{table}: its run gives other numbers on this machine; remove it to train it anew"
+        )
+    stages = trunk.stages.split(",")
+    found.sort(key=lambda row: (stages.index(row["stage"]), trunk.rules.index(row["rule"])))
+    with open(table, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+
+
+def rows(table: Path) -> list[dict[str, str]]:
+    """Of a CSV."""
+    with open(table, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def kept(results: Path, trunk: Trunk, at: int) -> Path:
@@ -93,12 +125,11 @@ def gaps_of(found: list[Trunk], results: Path) -> dict[Place, dict[str, dict[int
         for at in trunk.at:
             if not kept(results, trunk, at).exists():
                 continue
-            with open(kept(results, trunk, at), newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    place = trunk.name, str(at), row["stage"], row["steps"]
-                    measured = gaps.setdefault(place, {}).setdefault(row["rule"], {})
-                    if row["gap"]:
-                        measured[trunk.seed] = float(row["gap"])
+            for row in rows(kept(results, trunk, at)):
+                place = trunk.name, str(at), row["stage"], row["steps"]
+                measured = gaps.setdefault(place, {}).setdefault(row["rule"], {})
+                if row["gap"]:
+                    measured[trunk.seed] = float(row["gap"])
     return gaps
 
 
