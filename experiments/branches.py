@@ -96,8 +96,9 @@ def add(trunk: Trunk, made: Path, table: Path) -> None:
         sys.exit(
             f"{table}: its run gives other numbers on this machine; remove it to train it anew"
         )
-    stages = trunk.stages.split(",")
-    found.sort(key=lambda row: (stages.index(row["stage"]), trunk.rules.index(row["rule"])))
+    stages, rules = trunk.stages.split(","), list(dict.fromkeys(row["rule"] for row in found))
+    rules.sort(key=lambda rule: (*trunk.rules, rule).index(rule))  # one it has no more comes last
+    found.sort(key=lambda row: (stages.index(row["stage"]), rules.index(row["rule"])))
     with open(table, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
         writer.writeheader()
