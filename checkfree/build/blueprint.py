@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
-import torch
 from torch import nn
 
+from checkfree.build.sketch import sketched
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.models.families import family
@@ -48,7 +48,7 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
             return made.stage(model, stage, config.stages)
 
     try:
-        with torch.device("meta"):
+        with sketched():
             made.stage(model, 0, config.stages)
             made.stage(model, 1, config.stages)
     except ValueError as error:

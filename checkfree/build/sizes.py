@@ -6,10 +6,10 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from checkfree.build.blueprint import of_family
+from checkfree.build.sketch import sketched
 from checkfree.checks import SHADOWED
 from checkfree.config import Config, FleetConfig, OptimizerConfig, RecoveryConfig
 from checkfree.data.tokenizers import open_tokenizer
@@ -57,7 +57,7 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
     model = replace(config.model, vocabulary=config.model.vocabulary or _vocabulary(config))
     of_family(config, model.vocabulary or 1)  # says what is wrong with it, if anything
     made = family(model.family)
-    with torch.device("meta"):
+    with sketched():
         edge, body = (made.stage(model, stage, config.stages) for stage in (0, 1))
     wide = 8 if config.precision == "fp64" else 4
     both = (edge, *[body] * config.stages)
