@@ -39,7 +39,6 @@ from checkfree.record import (
     read,
     recoveries,
 )
-from checkfree.report.curves import draw_run
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles, write_whole
 from checkfree.runtime.process import settled
@@ -215,6 +214,8 @@ def _end(
 
 def draw(folder: Path) -> Path:
     """The loss curve of a run folder, with its failures marked."""
+    from checkfree.report.curves import draw_run  # only now: a plot's library is slow to load
+
     records, path = read(folder), folder / folders.PICTURE
     config = of_kind(records, "config")[0]["config"]
     kinds = ("iteration", "validation", "failure", "recovery")
