@@ -19,7 +19,7 @@ from checkfree.recovery.strategy import Strategy
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
 from checkfree.schedule import one_f_one_b
-from checkfree.stage import Conditions, Stage
+from checkfree.stage import CPU, Conditions, Stage, seeded
 from checkfree.store import Store
 from checkfree.units import derive
 from checkfree.worker import Equipment, StageWorker
@@ -64,8 +64,7 @@ def batches(seed: int, purpose: str) -> Callable[[int, int], Tensor]:
 
 
 def module(seed: int, purpose: str, stage: int, tick: int = 0, dropout: float = 0.1) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, purpose, stage, tick))
+    with seeded(derive(seed, purpose, stage, tick), CPU):
         return Edge() if stage == 0 else Body(dropout)
 
 

@@ -1,4 +1,4 @@
-"""A thousand seeded runs with kills anywhere: each ends, and replays from its plans bit for bit."""
+"""600 seeded runs with kills anywhere: each ends, and replays from its plans bit for bit."""
 
 from __future__ import annotations
 
