@@ -18,7 +18,7 @@ import json
 import math
 import random
 from collections import defaultdict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,9 @@ class Way:
     rate. ``faster``: the stage's own learning rate at first, over the others', and in how many
     iterations that excess halves. ``block``: numbers that share a mean size in ``signs``.
     ``whole``: how a copy is written that changes begin with. ``again``: a lost holder's shadows
-    begin anew. ``held``: what owner and holder of ``signs`` keep, ``fp32`` or ``bf16``."""
+    begin anew. ``held``: what owner and holder of ``signs`` keep, ``fp32`` or ``bf16``. ``ahead``:
+    how much of the way that the last two pushes went is gone on with, for as long as the shadow is
+    old."""
 
     every: int = 30
     how: str = "int4_rows"
@@ -58,7 +60,10 @@ class Way:
     whole: str = "int8_rows"
     again: bool = False
     held: str = "fp32"
+    ahead: float = 0.0
 
+
+DEFAULT = Way(10, "signs", block=256, whole="int4_rows", again=True, held="bf16")
 
 WAYS: dict[str, Way | None] = {
     "nothing lost": None,
@@ -73,9 +78,9 @@ WAYS: dict[str, Way | None] = {
     "1-bit deltas every 10, wholes in int4, blocks of 256": Way(
         10, "signs", block=256, whole="int4_rows", again=True
     ),
-    "1-bit deltas every 10, held in bf16": Way(
-        10, "signs", block=256, whole="int4_rows", again=True, held="bf16"
-    ),
+    "1-bit deltas every 10, held in bf16": DEFAULT,
+    "1-bit deltas every 10, half of the way ahead": replace(DEFAULT, ahead=0.5),
+    "1-bit deltas every 10, all of the way ahead": replace(DEFAULT, ahead=1.0),
     "fp32 every 8": Way(8, "fp32"),
     "fp32 every iteration": Way(1, "fp32"),
     "int4 every 30, rate times 1.5 for 20": Way(faster=(1.5, 20)),
@@ -200,7 +205,7 @@ class Pipeline:
         """A lost stage out of the newest shadow that counts."""
         stage = self.stages[number]
         shadow = [s for s in self.shadows[number] if s.version <= iteration - LAG][-1]
-        stage.load_state_dict(shadow.weights)
+        stage.load_state_dict(self._ahead(shadow, number, iteration))
         self.restarted[number] = iteration
         if self.way.again:
             self.anew.add((number or len(self.stages)) - 1)
@@ -212,6 +217,14 @@ class Pipeline:
                 state["exp_avg_sq"] = by_rows_and_columns(state["exp_avg_sq"])
         if number > 0:
             self._fit(stage, [*self.crossed[number]])
+
+    def _ahead(self, shadow: Shadow, number: int, iteration: int) -> dict[str, Tensor]:
+        """Where the stage would be, had it gone on as the last two pushes say."""
+        first = self.shadows[number][0]
+        if not self.way.ahead or first.version == shadow.version:
+            return shadow.weights
+        far = (iteration - shadow.version) / (shadow.version - first.version) * self.way.ahead
+        return {k: w + far * (w - first.weights[k]) for k, w in shadow.weights.items()}
 
     def _fit(self, stage: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> None:
         steps, rate = self.way.fit
