@@ -132,6 +132,10 @@ class RecoveryConfig:
     """``shadow_every: auto``: fewest iterations between two pushes of a stage, whatever the
     budget."""
 
+    shadow_ahead: float = 1.0
+    """shadow, auto: how far a restarted stage is moved on from its shadow of ``signs``, along the
+    last change that came of it: 1 makes up for the age of the shadow, 0 takes it as it is."""
+
     fit_steps: int = 128
     """fit, auto: local steps of an averaged stage on what its neighbours hold of the last
     iterations."""

@@ -147,7 +147,8 @@ class Recipe:
     ``moments``: the optimizer's state is sent too; a rule that starts a fresh one needs none.
     ``boundary`` are seats that may hold what went into the stage and came out of it in the last
     iterations; each sends its newest ``pairs``. ``fit``: local steps on them. ``bound``: the
-    largest error on them that is accepted, as a share of that of skipping the stage.
+    largest error on them that is accepted, as a share of that of skipping the stage. ``ahead``:
+    iterations for which sources that say how they were moving are moved on.
     """
 
     rule: str
@@ -157,6 +158,7 @@ class Recipe:
     pairs: int = 0
     fit: int = 0
     bound: float | None = None
+    ahead: float = 0.0
 
 
 @dataclass(frozen=True)

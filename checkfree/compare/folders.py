@@ -18,6 +18,7 @@ from checkfree.compare.plan import Cell
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.failures import SAMPLERS, presets, render_trace
+from checkfree.formats import SIGNS
 from checkfree.load import load, to_tree
 from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
 from checkfree.record import RECORDS, read
@@ -159,6 +160,8 @@ def _is_free(key: str, config: Config) -> bool:
     """No number of the run depends on it."""
     if key.startswith("fleet."):
         return config.failures.scenario != "clock" or key == "fleet.price"
+    if key == "recovery.shadow_ahead" and config.recovery.shadow_format != SIGNS:
+        return True
     if key.startswith("recovery.shadow_"):
         return config.recovery.name not in SHADOWED
     if key.startswith("recovery.fit_"):

@@ -72,6 +72,8 @@ def _rebuild(recipe: Recipe, answer: Rebuilt) -> dict[str, Any]:
         "weights": list(answer.weights),
         "bytes": answer.bytes,
     }
+    if recipe.ahead:
+        made["ahead"] = recipe.ahead
     if recipe.boundary:
         made |= {
             "boundary": list(map(str, recipe.boundary)),

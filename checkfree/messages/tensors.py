@@ -78,10 +78,14 @@ class StageState:
     packed: str = ""
     held: Mapping[str, Tensor] = field(default_factory=dict)
     """In a snapshot of ``--resume``: what its seat holds for others."""
+    heading: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of a shadow that changes have made: the last of them, by "parameter/part"."""
+    since: int = 0
+    """The version that it was a change of."""
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """All tensors, by a name that tells them apart."""
-        for group in ("params", "buffers", "moments", "held"):
+        for group in ("params", "buffers", "moments", "held", "heading"):
             for name, tensor in getattr(self, group).items():
                 yield f"{group}:{name}", tensor
 

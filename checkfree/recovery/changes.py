@@ -39,15 +39,19 @@ def change(state: StageState, base: StageState) -> StageState:
 
 def held(sent: StageState, base: StageState | None) -> StageState:
     """What a holder of ``base`` (None: of nothing) has once ``sent`` has come: weights packed
-    as ``HELD``, that share no memory with either.
+    as ``HELD`` and the way that they went, that share no memory with either.
 
     Raises ValueError for what ``whole`` or ``change`` doesn't make, or makes of another stage.
     """
     expected = WHOLE if base is None else SIGNS
     if sent.packed != expected:
         raise ValueError(f"a shadow of {sent.packed or 'no format'}, expected {expected}")
-    params = unpack_state(sent).params if base is None else _changed(sent, base)
-    return pack_state(replace(sent, params=params), HELD)
+    if base is None:
+        made, heading, since = unpack_state(sent), {}, 0
+    else:
+        made, since = replace(sent, params=_changed(sent, base)), base.version
+        heading = {name: part.clone() for name, part in sent.params.items()}
+    return pack_state(replace(made, heading=heading, since=since), HELD)
 
 
 def _in_fp32(state: StageState) -> dict[str, Tensor]:

@@ -130,14 +130,20 @@ def _lagging(falling: float) -> int:
     return RAREST if falling <= LAG / RAREST else int(LAG / falling)
 
 
-def shadow_recipe(stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:
-    """Out of the newest shadow that counts and is good, or why there is none."""
+def shadow_recipe(
+    stage: int, view: View, refused: frozenset[Source], ahead: float = 0.0
+) -> Recipe | Refusal:
+    """Out of the newest shadow that counts and is good, or why there is none; moved on by
+    ``ahead`` times its age, if it says how it was moving."""
     held = [s for s in view.shadows if s.stage == stage]
     if not held:
         return Refusal("no shadow of it is left" if view.committed > 1 else "it has no shadow yet")
     sources = [Source(s.holder, s.stage, s.version) for s in sorted(held, key=_by_version)]
     good = [source for source in sources if source not in refused]
-    return Recipe(RULE, (good[-1],), moments=False) if good else Refusal("its shadow is damaged")
+    if not good:
+        return Refusal("its shadow is damaged")
+    age = view.committed - good[-1].version
+    return Recipe(RULE, (good[-1],), moments=False, ahead=ahead * age)
 
 
 def _by_version(shadow: Shadow) -> tuple[int, Address]:

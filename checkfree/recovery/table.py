@@ -65,12 +65,18 @@ def _pushing(config: RecoveryConfig) -> Pushing:
     return Pushing(how, None if every == AUTO else int(every), config.shadow_least)
 
 
+def _ahead(config: RecoveryConfig) -> float:
+    """Only changes say how a stage was moving."""
+    return config.shadow_ahead if SHADOW_FORMATS[config.shadow_format] == SIGNS else 0.0
+
+
 def _fitting(config: RecoveryConfig) -> Fitting:
     return Fitting(config.fit_steps, config.fit_memory)
 
 
 def _shadow(config: RecoveryConfig) -> Ladder:
-    return Ladder((SHADOW, WEIGHTED), replace(_rules(config), pushing=_pushing(config)))
+    rules = replace(_rules(config), pushing=_pushing(config), ahead=_ahead(config))
+    return Ladder((SHADOW, WEIGHTED), rules)
 
 
 def _fit(config: RecoveryConfig) -> Ladder:
@@ -81,6 +87,7 @@ def _auto(config: RecoveryConfig) -> Ladder:
     rules = replace(
         _rules(config),
         pushing=_pushing(config),
+        ahead=_ahead(config),
         fitting=_fitting(config),
         checked=True,
         share=config.share if config.swap else None,
@@ -147,6 +154,10 @@ def _check_ladder(config: RecoveryConfig) -> None:
         raise BadInput(
             f"recovery.shadow_budget={config.shadow_budget}: expected a share of the activations' "
             "bytes above 0, as in 0.01"
+        )
+    if not 0 <= config.shadow_ahead < float("inf"):
+        raise BadInput(
+            f"recovery.shadow_ahead={config.shadow_ahead}: expected 0 or more, as in 1.0"
         )
     if config.fit_steps < 1:
         raise BadInput(f"recovery.fit_steps={config.fit_steps}: expected at least 1 step")

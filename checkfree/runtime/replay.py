@@ -165,6 +165,7 @@ def _recipe(made: Mapping[str, Any]) -> Recipe:
         int(made.get("pairs", 0)),
         int(made.get("fit", 0)),
         made.get("bound"),
+        float(made.get("ahead", 0.0)),
     )
 
 

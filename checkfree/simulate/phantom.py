@@ -28,10 +28,13 @@ class Held:
     stage: int
     moments: bool = False
     packed: str = ""
+    changed: bool = False
+    """It has the last change beside it."""
 
     def bytes(self, sizes: Sizes, *, moments: bool = True) -> int:
         if self.packed:
-            return sizes.packed[self.packed][self.stage]
+            change = sizes.packed[SIGNS][self.stage] if self.changed else 0
+            return sizes.packed[self.packed][self.stage] + change
         return sizes.state(self.stage, moments=self.moments and moments)
 
 
@@ -102,12 +105,15 @@ class Phantoms:
             for keep in begin.keeps
         )
 
-    def shadow(self, keep: Keep, version: int) -> None:
-        """Pushed, and there."""
-        shadow = Shadow(keep.owner.stage, keep.holder, version)
-        self.shadows[shadow] = Held(keep.owner.stage, packed=held_as(keep.what))
+    def shadow(self, keep: Keep, begin: Begin) -> None:
+        """Pushed after that plan, and there."""
+        stage, version = keep.owner.stage, begin.ticket.iteration + 1
+        references, changed = self.references[keep.owner], False
         if keep.what == SIGNS:
-            self.references[keep.owner].leave(keep.holder, version, None)
+            changed = references.base(keep, begin) is not None
+            references.leave(keep.holder, version, None)
+        held = Held(stage, packed=held_as(keep.what), changed=changed)
+        self.shadows[Shadow(stage, keep.holder, version)] = held
         self.note_peak()
 
     def tidy(self, begin: Begin) -> None:

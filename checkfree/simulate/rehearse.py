@@ -231,7 +231,7 @@ class _Host:
         self._phantoms.cross(begin)
         for keep in begin.keeps:
             if keep.at == "after":
-                self._phantoms.shadow(keep, iteration + 1)
+                self._phantoms.shadow(keep, begin)
                 self._inbox.append(Kept(commit.ticket.epoch, keep, iteration + 1))
         self._trained.append(iteration)
         self._ends.append(self._bill.now)

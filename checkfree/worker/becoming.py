@@ -18,6 +18,7 @@ from checkfree.messages.control import (
 )
 from checkfree.messages.tensors import BoundaryReply, StageState, StateReply, tensor_bytes
 from checkfree.ops import Address, Source
+from checkfree.recovery.ahead import moved_on
 from checkfree.recovery.packed import opened
 from checkfree.recovery.references import HELD
 from checkfree.stage import Stage
@@ -79,6 +80,11 @@ class Becoming:
             return replace(answer, problem=missing[0].problem, bad=bad)
         if wrong := self._problems(states):
             return replace(answer, problem=next(iter(wrong.values())), bad=tuple(wrong))
+        try:
+            states = {source: moved_on(s, order.recipe.ahead) for source, s in states.items()}
+        except (ValueError, RuntimeError) as error:
+            problem = f"it can't be moved on: {str(error).splitlines()[0]}"
+            return replace(answer, problem=problem, bad=tuple(states))
         made = self._equipment.strategy.rebuild(self._address, self._fresh, states)
         state = replace(made.state, version=order.resume_at)
         if not _finite(state):

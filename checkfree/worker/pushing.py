@@ -55,6 +55,6 @@ class Pushes:
     def destroy(self) -> None:
         """Lost means lost."""
         for _, left in self.references.items():
-            for tensor in left.item.params.values():
+            for tensor in (*left.item.params.values(), *left.item.heading.values()):
                 with torch.no_grad():
-                    tensor.fill_(float("nan"))
+                    tensor.fill_(float("nan") if tensor.is_floating_point() else 0)

@@ -21,6 +21,10 @@ NEWEST_UNCOUNTED = 1
 """Versions back from an iteration that its lead may not count on yet."""
 
 
+HEADING = "heading:"
+"""Before the names of a change's parts, in a snapshot."""
+
+
 class Shadows:
     """By stage and version, with the epoch that each came from."""
 
@@ -78,9 +82,11 @@ class Shadows:
         for (stage, version), (epoch, state) in self._held.items():
             owner, holder, what, _ = self._keeps[stage, version]
             place = f"{owner}/{holder}/{version}/{epoch}/{what}"
-            numbers = [state.gradient_norm, state.clipped_norm, state.lr_scale]
+            numbers = [state.gradient_norm, state.clipped_norm, state.lr_scale, state.since]
             found[f"{place}/"] = torch.tensor(numbers, dtype=torch.float64)
             found |= {f"{place}/{name}": part.clone() for name, part in state.params.items()}
+            change = state.heading.items()
+            found |= {f"{place}/{HEADING}{name}": part.clone() for name, part in change}
         return found
 
     def take(self, found: Mapping[str, Tensor]) -> None:
@@ -92,9 +98,14 @@ class Shadows:
         for place, named in parts.items():
             owner, holder = map(Address.parse, place[:2])
             version, epoch, what = int(place[2]), int(place[3]), cast(Any, place[4])
-            before, after, lr_scale = named.pop("").tolist()
-            packed = held_as(what)
-            state = StageState(named, {}, {}, version, before, after, lr_scale, packed)
+            before, after, lr_scale, *since = named.pop("").tolist()  # older snapshots lack it
+            heading = {
+                name.removeprefix(HEADING): named.pop(name)
+                for name in list(named)
+                if name.startswith(HEADING)
+            }
+            state = StageState(named, {}, {}, version, before, after, lr_scale, held_as(what))
+            state = replace(state, heading=heading, since=int(since[0]) if since else 0)
             self._held[owner.stage, version] = epoch, state
             self._keeps[owner.stage, version] = Keep(owner, holder, what, "after")
 
@@ -105,11 +116,15 @@ class Shadows:
     def destroy(self) -> None:
         """Lost means lost."""
         for state in self.states():
-            for tensor in state.params.values():
+            for tensor in (*state.params.values(), *state.heading.values()):
                 with torch.no_grad():
                     tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
 
 
 def _copied(state: StageState) -> StageState:
     """What is held shares no memory with any message."""
-    return replace(state, params={name: part.clone() for name, part in state.params.items()})
+    params, heading = (
+        {name: part.clone() for name, part in parts.items()}
+        for parts in (state.params, state.heading)
+    )
+    return replace(state, params=params, heading=heading)

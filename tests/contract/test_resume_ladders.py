@@ -24,6 +24,7 @@ LATE = ((7, 2), (10, 4), (15, 0), (16, 3), (18, 1))
 """Stage 1 goes on from a change, sent after the resume, of what it had pushed before."""
 AGAIN = ((7, 4), (13, 4), (18, 1))
 """Stage 4 goes on from a change, sent after the resume, of what it restarted from before."""
+CHANGES = {"name": "shadow", "shadow_every": 5, "shadow_format": "signs", "shadow_ahead": 1.0}
 FITTED = ((5, 2), (9, 2), (10, 3), (12, 2), (17, 3))
 
 
@@ -43,8 +44,8 @@ def stop(record: Record) -> None:
             LOSSES,
             "shadow",
         ),
-        ({"name": "shadow", "shadow_every": 5, "shadow_format": "signs"}, "fp32", LATE, "shadow"),
-        ({"name": "shadow", "shadow_every": 5, "shadow_format": "signs"}, "fp32", AGAIN, "shadow"),
+        (CHANGES, "fp32", LATE, "shadow"),
+        (CHANGES, "fp32", AGAIN, "shadow"),
         ({"name": "fit", "fit_steps": 16}, "int8", FITTED, "fitted average"),
         ({"name": "fit", "fit_steps": 16, "fit_memory": 16000}, "fp32", FITTED, "fitted average"),
     ],
@@ -70,7 +71,7 @@ def test_resumed(
     assert whole.status == again.status == "done", again.reason
     assert [r["tick"] for r in of_kind(again.records, "resume")] == [8]
     assert again.losses == whole.losses
-    kinds = ("rule", "sources", "check")
+    kinds = ("rule", "sources", "ahead", "check")
     one, other = (
         [
             {seat: [made.get(k) for k in kinds] for seat, made in record["rebuilds"].items()}

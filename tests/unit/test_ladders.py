@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from checkfree.errors import BadInput
 from checkfree.load import load
 from checkfree.messages.tensors import KeepShadow, StageState
 from checkfree.ops import STORE, Address, Recipe, Refusal, Repair, Rung, Shadow, Source, View
+from checkfree.recovery.ahead import moved_on
 from checkfree.recovery.packed import pack_state, unpack_state
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.table import make_strategy
@@ -291,6 +292,37 @@ def test_a_holder_that_a_stage_did_not_restart_from_is_sent_all_of_it() -> None:
     assert list(first.values()) == [None]
 
 
+@pytest.mark.parametrize("ahead", [0.0, 0.5, 1.0])
+def test_a_stage_is_moved_on_by_the_age_of_its_shadow(ahead: float) -> None:
+    options = {"shadow_format": "signs", "shadow_ahead": ahead}
+    made = prepared("auto", {12: ["2.0"]}, iterations=13, **options)
+    seen: list[StageState] = []
+
+    def watch(to: Address, message: Any) -> None:
+        if type(message).__name__ == "Rebuilt":
+            seen.append(worker(made, "2.0").stage.snapshot())
+            shadow = worker(made, "3.0").shadows.read(Source(Address(3), 2, 8))
+            assert shadow is not None
+            seen.extend((moved_on(shadow, 4 * ahead), unpack_state(shadow)))
+
+    made.runtime.run(watch)
+    (record,) = made.of_kind("recovery")
+    assert record.rebuilds["2.0"].get("ahead", 0.0) == 4 * ahead
+    began, expected, there = seen
+    expected = unpack_state(expected) if expected.packed else expected
+    for name, param in began.params.items():
+        assert torch.equal(param, expected.params[name])
+        moved = param.ndim > 1 and ahead > 0
+        assert torch.equal(param, there.params[name]) != moved
+
+
+@pytest.mark.parametrize("how", ["int4", "int8", "bf16", "fp32"])
+def test_a_format_that_says_no_way_is_taken_as_it_is(how: str) -> None:
+    repair = repaired("auto", [2], view_after([2], 6), shadow_format=how, shadow_ahead=1.0)
+    assert isinstance(repair, Repair)
+    assert repair.rebuild[Address(2)].ahead == 0.0
+
+
 def test_a_lost_holders_shadows_are_pushed_again() -> None:
     struck = run("shadow", {9: ["3.0"], 13: ["2.0"]}, shadow_every=50)
     assert told(struck) == [{"3.0": "shadow"}, {"2.0": "shadow"}]
@@ -388,6 +420,35 @@ def test_a_shadow_of_nonsense_is_caught_by_what_neighbours_hold() -> None:
     (record,) = made.of_kind("recovery")
     assert record.rebuilds["2.0"]["rule"] == "fitted average"
     assert "times that of leaving the stage out" in record.rebuilds["2.0"]["rejected"][0]["why"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda part: part[:0], "it can't be moved on: signs with"),
+        (lambda part: torch.full_like(part, float("nan")), "not finite"),
+    ],
+)
+def test_a_shadow_whose_way_was_spoilt_is_told_and_passed_over(
+    wrong: Callable[[torch.Tensor], torch.Tensor], said: str
+) -> None:
+    def strikes(tick: int) -> list[Address]:
+        if tick != 12:
+            return []
+        (state,) = (s for s in worker(made, "3.0").shadows.states() if s.version == 8)
+        heading = cast(dict[str, torch.Tensor], state.heading)
+        for name in [name for name in heading if name.endswith("/scales")]:
+            heading[name] = wrong(heading[name])
+        return [Address(2)]
+
+    options = {"shadow_every": 5, "shadow_format": "signs", "shadow_ahead": 1.0}
+    terms = {"iterations": 14, "microbatches": 4}
+    made = make(strategy("auto", **options), stages=4, terms=terms, strikes=strikes)
+    made.runtime.run()
+    (record,) = made.of_kind("recovery")
+    told = record.rebuilds["2.0"]
+    assert told["rule"] == "fitted average"
+    assert said in told["rejected"][0]["why"]
 
 
 def test_a_rollback_takes_newer_shadows_along() -> None:

@@ -312,6 +312,8 @@ def test_a_safety_net_is_kept_beside_what_the_strategy_keeps() -> None:
         ({"shadow_every": True}, "recovery.shadow_every=True: expected auto"),
         ({"shadow_format": "int3"}, "recovery.shadow_format=int3: expected one of int8, int4"),
         ({"shadow_budget": 0.0}, "recovery.shadow_budget=0.0: expected a share"),
+        ({"shadow_ahead": -1.0}, "recovery.shadow_ahead=-1.0: expected 0 or more"),
+        ({"shadow_ahead": float("nan")}, "recovery.shadow_ahead=nan: expected 0 or more"),
         ({"fit_steps": 0}, "recovery.fit_steps=0: expected at least 1 step"),
         ({"fit_memory": -1}, "recovery.fit_memory=-1: expected bytes, 0 or more"),
         ({"fit_lr": 0.0}, "recovery.fit_lr=0.0: expected a positive number"),

@@ -19,6 +19,7 @@ from checkfree.runtime.swarm.presence.liveness import Vigil
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.tail import Tail
 from checkfree.runtime.swarm.transport.frames import (
+    PROTOCOL,
     BadFrame,
     Peer,
     check_hello,
@@ -171,7 +172,7 @@ def test_a_hello_proves_itself_to_one_peer() -> None:
         ({"hello": replace(peer(ONE), life=1).to_json()}, "1.0-0", "me"),
         ({"hello": None}, "1.0-0", "me"),
         ({"hello": [1, 2, 3, 4]}, "1.0-0", "me"),
-        ({"protocol": 2}, "1.0-0", "me"),
+        ({"protocol": PROTOCOL + 1}, "1.0-0", "me"),
     ],
 )
 def test_a_hello_that_proves_nothing(change: dict[str, Any], sender: str, receiver: str) -> None:

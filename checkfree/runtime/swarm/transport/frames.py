@@ -23,7 +23,7 @@ from checkfree.ops import Address
 MESSAGE, NOTICE = 1, 2
 ENVELOPE = struct.Struct("<BhhI")
 LARGEST_NOTICE = 1 << 20  # bytes
-PROTOCOL = 1
+PROTOCOL = 2
 
 Notice = Mapping[str, Any]
 
