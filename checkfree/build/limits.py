@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkfree.build.sizes import own_sizes
 from checkfree.config import Config
+from checkfree.formats import SIGNS
 from checkfree.messages.limits import Limits
 from checkfree.recovery.references import held_as
 from checkfree.recovery.table import SHADOW_FORMATS, make_strategy
@@ -22,7 +23,9 @@ def limits_of(config: Config) -> Limits:
     sizes, plain = own_sizes(config), Limits()
     state = max(sizes.state(stage, moments=True) for stage in range(config.stages + 1))
     held = make_strategy(config.recovery, config.checkpoint.every).room.memory
-    shadow = max(sizes.packed[held_as(SHADOW_FORMATS[config.recovery.shadow_format])])
+    how = SHADOW_FORMATS[config.recovery.shadow_format]
+    change = max(sizes.packed[SIGNS]) if how == SIGNS else 0  # a holder has the last one beside it
+    shadow = max(sizes.packed[held_as(how)]) + change
     beside = held + SHADOWS * shadow + sizes.activation + sizes.gradient
     padding = ALIGNED * plain.max_tensors
     return Limits(max_message_bytes=state + beside + padding + plain.max_header_bytes)

@@ -14,7 +14,8 @@ rule but this one rebuilds, has its own held by the next and the last stage in t
 with either, at no more bytes. A lost stage goes on from its shadow, nobody rolls back.
 
 Written as ``signs``, a shadow is a change of the last one that the same holder has, and what it
-leaves out the next one makes up for; see ``references.py``.
+leaves out the next one makes up for; see ``references.py``. It says how its stage was moving, too:
+so a restart makes up for its age; see ``ahead.py``.
 """
 
 from __future__ import annotations

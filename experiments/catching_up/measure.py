@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bits import by_rows_and_columns, one_bit, two_bits
 from torch import Tensor, nn
 
 from checkfree.config import Config
@@ -30,13 +31,12 @@ from checkfree.data import open_data
 from checkfree.load import build
 from checkfree.models.families import family
 from checkfree.quantize import pack, unpack
+from checkfree.recovery.ahead import FARTHEST
 from checkfree.units import derive
 
 FIRST, RATE, LAG = 150, 0.02, 2
 WARMUP, LEAST = 20, 0.05
 READ = 20
-LEVELS = (-1.51, -0.4528, 0.4528, 1.51)
-"""Of two bits, for a Gaussian of deviation 1 (Lloyd and Max)."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Way:
     iterations that excess halves. ``block``: numbers that share a mean size in ``signs``.
     ``whole``: how a copy is written that changes begin with. ``again``: a lost holder's shadows
     begin anew. ``held``: what owner and holder of ``signs`` keep, ``fp32`` or ``bf16``. ``ahead``:
-    how much of the way that the last two pushes went is gone on with, for as long as the shadow is
-    old."""
+    times its age that a shadow of ``signs`` is moved on, as its last change went."""
 
     every: int = 30
     how: str = "int4_rows"
@@ -79,8 +78,9 @@ WAYS: dict[str, Way | None] = {
         10, "signs", block=256, whole="int4_rows", again=True
     ),
     "1-bit deltas every 10, held in bf16": DEFAULT,
-    "1-bit deltas every 10, half of the way ahead": replace(DEFAULT, ahead=0.5),
-    "1-bit deltas every 10, all of the way ahead": replace(DEFAULT, ahead=1.0),
+    "1-bit deltas every 10, moved on": replace(DEFAULT, ahead=1.0),
+    "1-bit deltas every 10, moved on 1.5 times as far": replace(DEFAULT, ahead=1.5),
+    "1-bit deltas every 10, moved on twice as far": replace(DEFAULT, ahead=2.0),
     "fp32 every 8": Way(8, "fp32"),
     "fp32 every iteration": Way(1, "fp32"),
     "int4 every 30, rate times 1.5 for 20": Way(faster=(1.5, 20)),
@@ -122,6 +122,10 @@ class Shadow:
     version: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
+    change: dict[str, Tensor] | None
+    """That made it, of signs."""
+    took: int
+    """Iterations."""
 
 
 class Pipeline:
@@ -185,7 +189,11 @@ class Pipeline:
                 self.anew.discard(number)
                 weights = self._packed(stage.state_dict(), before)
                 state = self.optimizers[number].state_dict() if self.way.moments else {}
-                held.append(Shadow(version, weights, copy.deepcopy(state)))
+                change = None
+                if before is not None and self.way.how == "signs":
+                    change = self._change(stage.state_dict(), before)
+                took = version - held[-1].version if held else 0
+                held.append(Shadow(version, weights, copy.deepcopy(state), change, took))
 
     def _packed(
         self, weights: dict[str, Tensor], before: dict[str, Tensor] | None
@@ -193,19 +201,22 @@ class Pipeline:
         if self.way.how == "delta" and before is not None:
             return {k: before[k] + two_bits(w - before[k]) for k, w in weights.items()}
         if self.way.how == "signs" and before is not None:
-            block = self.way.block
-            made = {k: before[k] + one_bit(w - before[k], block) for k, w in weights.items()}
+            change = self._change(weights, before)
+            made = {k: before[k] + change[k] for k in weights}
             if self.way.held == "bf16":
                 made = {k: w.bfloat16().float() for k, w in made.items()}
             return made
         how = self.way.whole if self.way.how in ("delta", "signs") else self.way.how
         return {k: unpack(pack(w, how), how, torch.float32).clone() for k, w in weights.items()}
 
+    def _change(self, weights: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: one_bit(w - before[k], self.way.block) for k, w in weights.items()}
+
     def restart(self, number: int, iteration: int) -> None:
         """A lost stage out of the newest shadow that counts."""
         stage = self.stages[number]
         shadow = [s for s in self.shadows[number] if s.version <= iteration - LAG][-1]
-        stage.load_state_dict(self._ahead(shadow, number, iteration))
+        stage.load_state_dict(self._moved_on(shadow, iteration))
         self.restarted[number] = iteration
         if self.way.again:
             self.anew.add((number or len(self.stages)) - 1)
@@ -218,13 +229,14 @@ class Pipeline:
         if number > 0:
             self._fit(stage, [*self.crossed[number]])
 
-    def _ahead(self, shadow: Shadow, number: int, iteration: int) -> dict[str, Tensor]:
-        """Where the stage would be, had it gone on as the last two pushes say."""
-        first = self.shadows[number][0]
-        if not self.way.ahead or first.version == shadow.version:
+    def _moved_on(self, shadow: Shadow, iteration: int) -> dict[str, Tensor]:
+        """Where the stage would be, had it gone on as it last changed."""
+        if shadow.change is None or not self.way.ahead:
             return shadow.weights
-        far = (iteration - shadow.version) / (shadow.version - first.version) * self.way.ahead
-        return {k: w + far * (w - first.weights[k]) for k, w in shadow.weights.items()}
+        times = min((iteration - shadow.version) / shadow.took, FARTHEST) * self.way.ahead
+        return {
+            k: w + times * shadow.change[k] if w.ndim > 1 else w for k, w in shadow.weights.items()
+        }
 
     def _fit(self, stage: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> None:
         steps, rate = self.way.fit
@@ -236,32 +248,6 @@ class Pipeline:
             (stage(came) - went).square().mean().backward()
             optimizer.step()
         optimizer.zero_grad()
-
-
-def one_bit(change: Tensor, block: int) -> Tensor:
-    """As it comes back, with a mean size per ``block`` numbers."""
-    if change.ndim < 2:
-        return change
-    blocks = change.reshape(-1, block)
-    return (blocks.sign() * blocks.abs().mean(-1, keepdim=True)).reshape(change.shape)
-
-
-def two_bits(change: Tensor) -> Tensor:
-    """As it comes back, with a deviation per row."""
-    if change.ndim < 2:
-        return change
-    deviation = change.square().mean(-1, keepdim=True).sqrt()
-    levels = torch.tensor(LEVELS)
-    places = (change / deviation.clamp_min(1e-20)).unsqueeze(-1).sub(levels).abs().argmin(-1)
-    return levels[places] * deviation
-
-
-def by_rows_and_columns(squares: Tensor) -> Tensor:
-    """What the means of its rows and columns tell of it (Adafactor)."""
-    if squares.ndim < 2:
-        return squares.clone()
-    rows, columns = squares.mean(-1, keepdim=True), squares.mean(-2, keepdim=True)
-    return rows * columns / rows.mean(-2, keepdim=True).clamp_min(1e-30)
 
 
 def run(way: Way | None, seed: int, late: float) -> list[float]:

@@ -56,10 +56,10 @@ def test_a_larger_model_may_send_more_and_so_may_one_that_is_fitted() -> None:
 
 
 def test_what_is_held_of_changes_is_whole() -> None:
-    """In bf16, as a rebuild is sent it, however few bytes a change has."""
+    """In bf16, as a rebuild is sent it, with the last change beside it."""
     most = [
         limits_of(build({**SIZE, "recovery": {"name": "shadow", "shadow_format": how}}))
         for how in ("signs", "bf16", "int8")
     ]
     signs, bf16, int8 = (limits.max_message_bytes for limits in most)
-    assert signs == bf16 > int8
+    assert signs > bf16 > int8

@@ -45,7 +45,9 @@ def test_what_is_sent_and_held_is_as_large_as_foretold(stage: int, precision: st
     held = changes.held(whole, None)
     assert weight(whole) == sizes.packed[WHOLE][stage]
     assert weight(held) == sizes.packed[held_as(SIGNS)][stage]
-    assert weight(changes.change(state, held)) == sizes.packed[SIGNS][stage]
+    change = changes.change(state, held)
+    assert weight(change) == sizes.packed[SIGNS][stage]
+    assert weight(changes.held(change, held)) == weight(held) + weight(change)
 
 
 def test_as_often_as_the_budget_allows() -> None:
