@@ -134,7 +134,8 @@ class RecoveryConfig:
 
     shadow_ahead: float = 1.0
     """shadow, auto: how far a restarted stage is moved on from its shadow of ``signs``, along the
-    last change that came of it: 1 makes up for the age of the shadow, 0 takes it as it is."""
+    last change that came of it, but never by more than two of those: 1 makes up for the age of
+    the shadow, 0 takes it as it is."""
 
     fit_steps: int = 128
     """fit, auto: local steps of an averaged stage on what its neighbours hold of the last

@@ -69,6 +69,8 @@ def unpack(parts: Mapping[str, Tensor], how: str, dtype: torch.dtype) -> Tensor:
     if parts.keys() != {CODES, SCALES} or how in FLOATS:
         raise ValueError(f"not what {how} is made of: {', '.join(parts) or 'nothing'}")
     codes, scales = parts[CODES], parts[SCALES]
+    if how in (INT4_ROWS, INT8_ROWS) and not in_rows(tuple(codes.shape)):
+        raise ValueError(f"codes {list(codes.shape)}: expected rows")
     if how == INT4_ROWS:
         _agree(codes, scales, torch.uint8, codes.shape[:-1])
         return _values(_unpaired(codes), scales, FOUR).to(dtype)

@@ -291,7 +291,7 @@ def encode_state(state: StageState, *, weights_only: bool = False) -> bytes:
         "gradient_norm": state.gradient_norm,
         "clipped_norm": state.clipped_norm,
         "lr_scale": state.lr_scale,
-    }
+    } | ({"since": state.since} if state.heading else {})
     return safetensors.torch.save(dict(state.tensors()), {"checkfree": json.dumps(numbers)})
 
 
@@ -301,7 +301,8 @@ def decode_state(data: bytes, name: str = "state") -> StageState:
         tensors = safetensors.torch.load(data)
         length = int.from_bytes(data[:8], "little")
         numbers = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["checkfree"])
-        groups: dict[str, Any] = {"params": {}, "buffers": {}, "moments": {}, "held": {}}
+        groups: dict[str, Any] = {"params": {}, "buffers": {}, "moments": {}}
+        groups |= {"held": {}, "heading": {}}
         for key, tensor in tensors.items():
             group, _, inner = key.partition(":")
             groups[group][inner] = tensor

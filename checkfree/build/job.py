@@ -16,11 +16,12 @@ from torch import nn
 from checkfree.build.blueprint import Blueprint, of_family, of_modules
 from checkfree.build.rehearsal import CLOCK
 from checkfree.build.sizes import OWN, named_sizes
-from checkfree.checks import check
-from checkfree.config import Config
+from checkfree.checks import SHADOWED, check
+from checkfree.config import Config, RecoveryConfig
 from checkfree.data import open_data
 from checkfree.errors import BadInput
 from checkfree.failures import SAMPLERS, presets
+from checkfree.formats import SIGNS
 from checkfree.load import build as build_config
 from checkfree.load import load, to_tree
 from checkfree.messages.control import Purpose
@@ -131,7 +132,11 @@ def check_same(job: Job, records: Sequence[Mapping[str, Any]]) -> None:
 
 def recorded_config(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """A run's configuration as its records have it. One of an older version lacks keys, and means
-    their defaults."""
+    their defaults; but it moved no shadow on."""
+    recovery = tree.get("recovery")
+    if isinstance(recovery, Mapping) and recovery.get("name") in SHADOWED:
+        was = 0.0 if recovery.get("shadow_format") == SIGNS else RecoveryConfig.shadow_ahead
+        tree = {**tree, "recovery": {"shadow_ahead": was, **recovery}}
     try:
         return to_tree(build_config(tree))
     except BadInput:

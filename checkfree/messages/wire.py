@@ -299,6 +299,7 @@ def _records() -> list[type[record.Record]]:
 FIELDS: Mapping[Any, Form] = {
     "Note.record": tagged(_records(), "kind", {}),
     "Rebuilt.weights": _many(FINITE),
+    "Recipe.ahead": FINITE,
     "StageState.lr_scale": FINITE,
 }
 """Fields whose types don't say enough."""

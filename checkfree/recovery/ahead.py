@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from checkfree.formats import in_rows
+from checkfree.formats import FP32, in_rows
 from checkfree.messages.tensors import StageState
-from checkfree.recovery.packed import parts_of, unpack_state
+from checkfree.recovery.packed import pack_state, parts_of, unpack_state
 from checkfree.recovery.signs import unpack_change
 
 FARTHEST = 2.0
@@ -21,12 +21,12 @@ FARTHEST = 2.0
 
 
 def moved_on(state: StageState, iterations: float) -> StageState:
-    """Its weights, in fp32, so many iterations later; norms and biases, and all of a state that
-    doesn't say how it was moving, as they are.
+    """Its weights, packed as fp32, so many iterations later; norms and biases, and all of a state
+    that doesn't say how it was moving, as they are.
 
-    Raises ValueError for a change that is none of these weights.
+    Raises ValueError or RuntimeError for a change that is none of these weights.
     """
-    if not state.heading or not iterations:
+    if not state.heading or not iterations > 0:
         return state
     if state.since >= state.version:
         raise ValueError(f"version {state.version} as a change of version {state.since}")
@@ -35,7 +35,9 @@ def moved_on(state: StageState, iterations: float) -> StageState:
     if odd := made.params.keys() ^ parts.keys():
         raise ValueError(f"a change of another stage: {min(odd)} is of one of the two")
     params = {
-        name: was + times * unpack_change(parts[name], was.shape) if in_rows(was.shape) else was
+        name: was + times * unpack_change(parts[name], was.shape)
+        if in_rows(tuple(was.shape))
+        else was
         for name, was in made.params.items()
     }
-    return replace(made, params=params, heading={}, since=0)
+    return pack_state(replace(made, params=params, heading={}, since=0), FP32)

@@ -51,7 +51,7 @@ def held(sent: StageState, base: StageState | None) -> StageState:
     else:
         made, since = replace(sent, params=_changed(sent, base)), base.version
         heading = {name: part.clone() for name, part in sent.params.items()}
-    return pack_state(replace(made, heading=heading, since=since), HELD)
+    return pack_state(replace(made, heading=heading, since=since, held={}), HELD)
 
 
 def _in_fp32(state: StageState) -> dict[str, Tensor]:

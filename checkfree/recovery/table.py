@@ -40,6 +40,9 @@ SHADOW_FORMATS = {
 
 AUTO = "auto"
 
+MOST_AHEAD = 10.0
+"""``recovery.shadow_ahead``: with any more, all restarts go as far as they may."""
+
 
 def _checkfree(config: RecoveryConfig) -> CheckFree:
     how = _inexact(config, PAPER_LR_SCALE)
@@ -155,9 +158,10 @@ def _check_ladder(config: RecoveryConfig) -> None:
             f"recovery.shadow_budget={config.shadow_budget}: expected a share of the activations' "
             "bytes above 0, as in 0.01"
         )
-    if not 0 <= config.shadow_ahead < float("inf"):
+    if not 0 <= config.shadow_ahead <= MOST_AHEAD:
         raise BadInput(
-            f"recovery.shadow_ahead={config.shadow_ahead}: expected 0 or more, as in 1.0"
+            f"recovery.shadow_ahead={config.shadow_ahead}: expected 0 to {MOST_AHEAD:g} times the "
+            "age of a shadow, as in 1.0"
         )
     if config.fit_steps < 1:
         raise BadInput(f"recovery.fit_steps={config.fit_steps}: expected at least 1 step")

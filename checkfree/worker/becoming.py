@@ -80,11 +80,10 @@ class Becoming:
             return replace(answer, problem=missing[0].problem, bad=bad)
         if wrong := self._problems(states):
             return replace(answer, problem=next(iter(wrong.values())), bad=tuple(wrong))
-        try:
-            states = {source: moved_on(s, order.recipe.ahead) for source, s in states.items()}
-        except (ValueError, RuntimeError) as error:
-            problem = f"it can't be moved on: {str(error).splitlines()[0]}"
-            return replace(answer, problem=problem, bad=tuple(states))
+        if order.recipe.ahead:
+            states, wrong = _moved_on(states, order.recipe.ahead)
+            if wrong := wrong or self._problems(states):
+                return replace(answer, problem=next(iter(wrong.values())), bad=tuple(wrong))
         made = self._equipment.strategy.rebuild(self._address, self._fresh, states)
         state = replace(made.state, version=order.resume_at)
         if not _finite(state):
@@ -125,6 +124,21 @@ class Becoming:
 
     def _fresh(self) -> StageState:
         return self._equipment.fresh(self._address.stage, self._order.tick)
+
+
+def _moved_on(
+    states: Mapping[Source, StageState], iterations: float
+) -> tuple[dict[Source, StageState], dict[Source, str]]:
+    """All of them, and what is wrong with those that can't be: who sent one of those may have
+    sent other weights as well."""
+    made, wrong = {}, {}
+    for source, state in states.items():
+        try:
+            made[source] = moved_on(state, iterations)
+        except (ValueError, RuntimeError) as error:
+            why = str(error).splitlines()[0]
+            wrong[source] = f"the state from {source}: it can't be moved on: {why}"
+    return made, wrong
 
 
 def _finite(state: StageState) -> bool:

@@ -36,7 +36,7 @@ class Shadows:
         """File it, unless one of a later epoch is here: that was trained after a rollback. Raises
         ValueError or RuntimeError for a change of what isn't held, or doesn't look like it."""
         place = message.keep.owner.stage, message.state.version
-        state = self._changed(message) if message.keep.what == SIGNS else _copied(message.state)
+        state = self._changed(message) if message.keep.what == SIGNS else _plain(message.state)
         if place not in self._held or self._held[place][0] <= message.epoch:
             self._held[place] = message.epoch, state
             self._keeps[place] = message.keep
@@ -119,6 +119,11 @@ class Shadows:
             for tensor in (*state.params.values(), *state.heading.values()):
                 with torch.no_grad():
                     tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
+
+
+def _plain(state: StageState) -> StageState:
+    """A whole copy: it is no change, and has nothing beside it."""
+    return _copied(replace(state, heading={}, since=0, held={}))
 
 
 def _copied(state: StageState) -> StageState:

@@ -24,6 +24,8 @@ LATE = ((7, 2), (10, 4), (15, 0), (16, 3), (18, 1))
 """Stage 1 goes on from a change, sent after the resume, of what it had pushed before."""
 AGAIN = ((7, 4), (13, 4), (18, 1))
 """Stage 4 goes on from a change, sent after the resume, of what it restarted from before."""
+FILED = ((9, 1),)
+"""Stage 1 is moved on along a change that is nowhere but in the snapshot."""
 CHANGES = {"name": "shadow", "shadow_every": 5, "shadow_format": "signs", "shadow_ahead": 1.0}
 FITTED = ((5, 2), (9, 2), (10, 3), (12, 2), (17, 3))
 
@@ -46,6 +48,7 @@ def stop(record: Record) -> None:
         ),
         (CHANGES, "fp32", LATE, "shadow"),
         (CHANGES, "fp32", AGAIN, "shadow"),
+        (CHANGES, "fp32", FILED, "shadow"),
         ({"name": "fit", "fit_steps": 16}, "int8", FITTED, "fitted average"),
         ({"name": "fit", "fit_steps": 16, "fit_memory": 16000}, "fp32", FITTED, "fitted average"),
     ],

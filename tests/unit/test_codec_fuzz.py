@@ -48,6 +48,7 @@ FUZZED = 20_000
 def samples() -> list[bytes]:
     """Messages of every sort of field."""
     state = StageState({"a": torch.randn(3, 2)}, {"b": torch.ones(2, dtype=torch.bool)}, {}, 4)
+    codes = torch.ones(3, dtype=torch.uint8)
     keep = Keep(SEAT, STORE, "state", "after")
     ops = tuple(map(Op.parse, ("F0@1", "B0@1", "R")))
     copies = (Copy(1, 3, 2),)
@@ -68,6 +69,7 @@ def samples() -> list[bytes]:
         KeepState(1, keep, "resume", 3, state),
         KeepShadow(1, Keep(SEAT, NEXT, "signs", "after"), replace(state, packed="signs"), 3),
         StateReply(1, Source(SEAT, 2, 4), state),
+        StateReply(1, Source(SEAT, 2, 4), replace(state, heading={"a/codes": codes}, since=2)),
         StateReply(1, Source(SEAT, 2, 4), None, "gone"),
     )
     return [b"".join(encode(message)) for message in messages]

@@ -309,11 +309,21 @@ def test_a_stage_is_moved_on_by_the_age_of_its_shadow(ahead: float) -> None:
     (record,) = made.of_kind("recovery")
     assert record.rebuilds["2.0"].get("ahead", 0.0) == 4 * ahead
     began, expected, there = seen
-    expected = unpack_state(expected) if expected.packed else expected
+    expected = unpack_state(expected)
     for name, param in began.params.items():
         assert torch.equal(param, expected.params[name])
         moved = param.ndim > 1 and ahead > 0
         assert torch.equal(param, there.params[name]) != moved
+
+
+@pytest.mark.parametrize("at", [7, 12])
+def test_a_restart_has_the_configured_learning_rate(at: int) -> None:
+    """From a whole copy, which says no way, and from a change."""
+    options = {"shadow_format": "signs", "shadow_ahead": 1.0, "lr_scale": 1.5}
+    made = prepared("auto", {at: ["2.0"]}, iterations=at + 1, **options)
+    made.runtime.run()
+    assert len(made.of_kind("recovery")) == 1
+    assert made.states()["2.0"].lr_scale == 1.5
 
 
 @pytest.mark.parametrize("how", ["int4", "int8", "bf16", "fp32"])
@@ -427,6 +437,7 @@ def test_a_shadow_of_nonsense_is_caught_by_what_neighbours_hold() -> None:
     [
         (lambda part: part[:0], "it can't be moved on: signs with"),
         (lambda part: torch.full_like(part, float("nan")), "not finite"),
+        (lambda part: torch.full_like(part, 1e30), "root mean square"),
     ],
 )
 def test_a_shadow_whose_way_was_spoilt_is_told_and_passed_over(

@@ -122,6 +122,11 @@ def test_what_packs_to_nothing_sane_is_refused() -> None:
         unpack(parts, INT4_ROWS, torch.float32)
     with pytest.raises(ValueError, match="made of"):
         unpack({"codes": parts["codes"]}, INT8_ROWS, torch.float32)
+    for how, dtype in ((INT8_ROWS, torch.int8), (INT4_ROWS, torch.uint8)):
+        for shape in ((), (3,), (3, 0)):
+            odd = {"codes": torch.ones(shape).to(dtype), "scales": torch.ones(shape[:-1])}
+            with pytest.raises(ValueError, match="expected rows"):
+                unpack(odd, how, torch.float32)
     for wrong in (lambda: pack(random((2,)), "int3"), lambda: bytes_of((2,), "int3")):
         with pytest.raises(ValueError, match="int3"):
             wrong()

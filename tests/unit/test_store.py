@@ -89,6 +89,12 @@ def test_a_state_comes_back_bit_for_bit() -> None:
     assert same(decode_state(encode_state(empty)), empty)
 
 
+def test_so_does_the_way_that_it_was_going() -> None:
+    moving = replace(state(4), heading={"inner.weight/codes": torch.ones(1).byte()}, since=2)
+    assert same(decode_state(encode_state(moving)), moving)
+    assert decode_state(encode_state(moving)).since == 2
+
+
 def test_weights_alone_are_plain_safetensors() -> None:
     found = safetensors.torch.load(encode_state(state(), weights_only=True))
     assert found.keys() == {"inner.weight", "table"}

@@ -29,7 +29,7 @@ from checkfree.messages.tensors import (
     tensor_bytes,
 )
 from checkfree.ops import LEAD, STORE, Address, Keep, Recipe, Shadow, Source
-from checkfree.recovery.packed import unpack_state
+from checkfree.recovery.packed import pack_state, unpack_state
 from checkfree.recovery.table import make_strategy
 from checkfree.worker import StageWorker
 from tests.tiny import equipment
@@ -100,7 +100,8 @@ def kept(owner: StageWorker) -> dict[Address, StageState]:
 
 def same(one: StageState, other: StageState) -> bool:
     pairs = zip(one.tensors(), other.tensors(), strict=True)
-    return all(a == b and torch.equal(t, u) for (a, t), (b, u) in pairs)
+    equal = all(a == b and torch.equal(t, u) for (a, t), (b, u) in pairs)
+    return equal and (one.version, one.since) == (other.version, other.since)
 
 
 def test_a_change_after_a_whole_copy_and_both_have_the_same_bits() -> None:
@@ -223,9 +224,31 @@ def test_what_others_hold_is_in_the_snapshot_once_and_comes_back() -> None:
     owner_again.stage.restore(owner.stage.snapshot())
     assert same(kept(owner_again)[HOLDER], kept(owner)[HOLDER])
     assert holder_again.shadows.standing() == holder.shadows.standing()
+    there, again = told(holder, 8), told(holder_again, 8)
+    assert there is not None and again is not None and same(again, there)
+    assert again.heading and again.since == 3
     one, other = push(owner, 13, 8), push(owner_again, 13, 8)
     assert (one.base, other.base) == (8, 8) and same(one.state, other.state)
     assert hand(holder_again, other) == [Kept(0, KEEP, 13)]
+
+
+def test_a_snapshot_from_before_shadows_said_their_way_is_read() -> None:
+    holder, again = seat(), seat()
+    hand(holder, push(seat(OWNER), 3))
+    held = snapshot(holder)
+    (numbers,) = (name for name in held if name.endswith("/"))
+    again.hold(lambda address: {**held, numbers: held[numbers][:3]})
+    one, other = told(holder, 3), told(again, 3)
+    assert one is not None and other is not None and same(one, other)
+
+
+def test_a_whole_copy_has_nothing_beside_it() -> None:
+    holder, keep = seat(), KEEP._replace(what="int4_rows")
+    whole = pack_state(seat(OWNER).stage.snapshot(moments=False), "int4_rows")
+    strange = replace(whole, heading=dict(whole.params), held=dict(whole.params), since=1)
+    assert hand(holder, KeepShadow(0, keep, replace(strange, version=3))) == [Kept(0, keep, 3)]
+    there = told(holder, 3)
+    assert there is not None and same(there, replace(whole, version=3))
 
 
 def test_without_its_holder_a_version_is_forgotten() -> None:
