@@ -65,7 +65,7 @@ class Rules:
     how: Inexact = Inexact()  # noqa: RUF009 (frozen)
     exponent: float = 2.0
     pushing: Pushing | None = None
-    ahead: float = 0.0
+    reach: float = 0.0
     """Times its age that a shadow is moved on."""
     fitting: Fitting | None = None
     checked: bool = False
@@ -139,7 +139,7 @@ class Ladder(Strategy):
         )
 
     def _shadow(self, stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:
-        return self._checked(shadow_recipe(stage, view, refused, self._rules.ahead), stage, view)
+        return self._checked(shadow_recipe(stage, view, refused, self._rules.reach), stage, view)
 
     def _partner(self, stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:
         if self._rules.share is None or stage == 0:

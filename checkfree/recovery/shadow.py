@@ -132,10 +132,10 @@ def _lagging(falling: float) -> int:
 
 
 def shadow_recipe(
-    stage: int, view: View, refused: frozenset[Source], ahead: float = 0.0
+    stage: int, view: View, refused: frozenset[Source], reach: float = 0.0
 ) -> Recipe | Refusal:
     """Out of the newest shadow that counts and is good, or why there is none; moved on by
-    ``ahead`` times its age, if it says how it was moving."""
+    ``reach`` times its age, if it says how it was moving."""
     held = [s for s in view.shadows if s.stage == stage]
     if not held:
         return Refusal("no shadow of it is left" if view.committed > 1 else "it has no shadow yet")
@@ -144,7 +144,7 @@ def shadow_recipe(
     if not good:
         return Refusal("its shadow is damaged")
     age = view.committed - good[-1].version
-    return Recipe(RULE, (good[-1],), moments=False, ahead=ahead * age)
+    return Recipe(RULE, (good[-1],), moments=False, ahead=reach * age)
 
 
 def _by_version(shadow: Shadow) -> tuple[int, Address]:

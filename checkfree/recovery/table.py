@@ -68,7 +68,7 @@ def _pushing(config: RecoveryConfig) -> Pushing:
     return Pushing(how, None if every == AUTO else int(every), config.shadow_least)
 
 
-def _ahead(config: RecoveryConfig) -> float:
+def _reach(config: RecoveryConfig) -> float:
     """Only changes say how a stage was moving."""
     return config.shadow_ahead if SHADOW_FORMATS[config.shadow_format] == SIGNS else 0.0
 
@@ -78,7 +78,7 @@ def _fitting(config: RecoveryConfig) -> Fitting:
 
 
 def _shadow(config: RecoveryConfig) -> Ladder:
-    rules = replace(_rules(config), pushing=_pushing(config), ahead=_ahead(config))
+    rules = replace(_rules(config), pushing=_pushing(config), reach=_reach(config))
     return Ladder((SHADOW, WEIGHTED), rules)
 
 
@@ -90,7 +90,7 @@ def _auto(config: RecoveryConfig) -> Ladder:
     rules = replace(
         _rules(config),
         pushing=_pushing(config),
-        ahead=_ahead(config),
+        reach=_reach(config),
         fitting=_fitting(config),
         checked=True,
         share=config.share if config.swap else None,

@@ -115,7 +115,11 @@ def test_who_belongs_here_is_told_of_the_run_and_listened_to() -> None:
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        pytest.param(word({"protocol": PROTOCOL + 1}), "speaks protocol 1, not 2", id="protocol"),
+        pytest.param(
+            word({"protocol": PROTOCOL + 1}),
+            f"speaks protocol {PROTOCOL}, not {PROTOCOL + 1}",
+            id="protocol",
+        ),
         pytest.param(word({}, OTHER), "wrong token", id="token"),
         pytest.param(word({"release": {**RELEASE, "checkfree": "1.3"}}), "==1.2", id="version"),
         pytest.param(word({"release": {**RELEASE, "code": "x"}}), "code that trains", id="code"),
