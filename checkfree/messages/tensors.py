@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from checkfree.messages.control import Message, Ticket
@@ -88,6 +89,12 @@ class StageState:
         for group in ("params", "buffers", "moments", "held", "heading"):
             for name, tensor in getattr(self, group).items():
                 yield f"{group}:{name}", tensor
+
+    def destroy(self) -> None:
+        """Lost means lost: overwrite all of them, with NaN where they can be."""
+        for _, tensor in self.tensors():
+            with torch.no_grad():
+                tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-import torch
-
 from checkfree.formats import SIGNS
 from checkfree.messages.control import Begin, Outgoing
 from checkfree.messages.tensors import KeepShadow, StageState
@@ -55,6 +53,4 @@ class Pushes:
     def destroy(self) -> None:
         """Lost means lost."""
         for _, left in self.references.items():
-            for tensor in (*left.item.params.values(), *left.item.heading.values()):
-                with torch.no_grad():
-                    tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
+            left.item.destroy()

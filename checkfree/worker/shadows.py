@@ -116,9 +116,7 @@ class Shadows:
     def destroy(self) -> None:
         """Lost means lost."""
         for state in self.states():
-            for tensor in (*state.params.values(), *state.heading.values()):
-                with torch.no_grad():
-                    tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
+            state.destroy()
 
 
 def _plain(state: StageState) -> StageState:
