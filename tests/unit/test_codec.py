@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -260,3 +261,10 @@ def test_limits_hold_before_anything_is_read() -> None:
 def test_a_type_without_a_form_is_refused_when_it_is_written() -> None:
     with pytest.raises(KeyError):
         encode(Activation(TICKET, 0, 1, torch.zeros(2, dtype=torch.complex64)))
+
+
+@pytest.mark.parametrize("ahead", [float("nan"), float("inf")])
+def test_a_restart_is_moved_on_by_a_number(ahead: float) -> None:
+    order = replace(REBUILD, recipe=replace(REBUILD.recipe, ahead=ahead))
+    with pytest.raises(Malformed, match=r"Recipe\.ahead: expected a finite number"):
+        decode(b"".join(encode(order)))

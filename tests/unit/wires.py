@@ -120,7 +120,7 @@ def _of_field(cls: type[Any], name: str, hint: Any) -> st.SearchStrategy[Any]:
     match cls.__name__, name:
         case "Note", "record":
             return st.one_of(list(map(built, RECORDS)))
-        case "StageState", "lr_scale":
+        case ("StageState", "lr_scale") | ("Recipe", "ahead"):
             return finite
         case "Rebuilt", "weights":
             return st.lists(finite, max_size=3).map(tuple)
