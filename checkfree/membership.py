@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from checkfree.ops import Address
+from checkfree.ops import Address, StateId
 
 
 def first_seats(seats: Collection[Address]) -> tuple[Address, ...]:
@@ -25,6 +25,12 @@ class Membership:
         self.hollow: set[Address] = set()
         self.lives = dict.fromkeys(self.alive, 0) | dict(lives or {})
         self.num_stages = 1 + max(seat.stage for seat in self.alive)
+        self.ended: dict[Address, int] = {}
+        """Of stages that have not been filled since, the lives that ended with a state of use."""
+        self.silent: dict[Address, int] = {}
+        """Lives that ended in silence: they may come back."""
+        self.brings: dict[Address, StateId] = {}
+        """What whoever sits hollow there has brought along."""
         self._losses: set[Address] = set()
 
     def holds(self, seat: Address) -> bool:
@@ -35,30 +41,44 @@ class Membership:
         """Every stage has somebody, if only a hollow one."""
         return len({seat.stage for seat in self.alive | self.hollow}) == self.num_stages
 
-    def lose(self, seat: Address, life: int) -> bool:
+    def lose(self, seat: Address, life: int, *, silent: bool = False) -> bool:
         """This life is over. False if that is old news."""
         if life < self.lives.get(seat, 0):
             return False
-        held = self.holds(seat)
-        self.alive.discard(seat)
-        self.hollow.discard(seat)
-        self.lives[seat] = life + 1
+        held, alive = self.holds(seat), seat in self.alive
+        self._end(seat, life)
+        if silent and alive:
+            self.silent[seat] = life
         if held:
             self._losses.add(seat)
         return held
 
     def leave(self, seat: Address) -> None:
         """Somebody gets up, and nothing is lost by it."""
+        self._end(seat, self.lives[seat])
+
+    def _end(self, seat: Address, life: int) -> None:
+        if seat in self.alive:
+            self.ended[seat] = life
         self.alive.discard(seat)
         self.hollow.discard(seat)
-        self.lives[seat] += 1
+        self.brings.pop(seat, None)
+        self.lives[seat] = life + 1
 
-    def join(self, seat: Address, life: int) -> bool:
+    def gone(self, seat: Address, life: int) -> None:
+        """This one won't come back."""
+        if self.silent.get(seat) == life:
+            del self.silent[seat]
+
+    def join(self, seat: Address, life: int, brings: StateId | None = None) -> bool:
         """A hollow one sits down. False if that is old news."""
         if self.holds(seat) or life < self.lives.get(seat, 0):
             return False
         self.lives[seat] = life
         self.hollow.add(seat)
+        if brings is not None:
+            self.brings[seat] = brings
+            self.gone(brings.seat, brings.life)
         return True
 
     def empty(self, seats: Iterable[Address]) -> None:
@@ -68,10 +88,16 @@ class Membership:
             self.hollow.add(seat)
 
     def fill(self, seats: Iterable[Address]) -> None:
-        """These have a state again."""
+        """These have a state again, and what others once had of their stages is history."""
+        stages = {seat.stage for seat in seats}
         for seat in seats:
             self.hollow.discard(seat)
             self.alive.add(seat)
+            self.brings.pop(seat, None)
+        self.ended, self.silent = (
+            {seat: life for seat, life in lives.items() if seat.stage not in stages}
+            for lives in (self.ended, self.silent)
+        )
 
     def take_losses(self) -> set[Address]:
         """Who was lost since this was last asked."""

@@ -140,6 +140,14 @@ class Source(NamedTuple):
         return f"{self.holder}@{self.version}" if own else f"{self.holder}:{self.of}@{self.version}"
 
 
+class StateId(NamedTuple):
+    """An exact state of a stage: that which a life of a seat had after ``version`` iterations."""
+
+    seat: Address
+    life: int
+    version: int
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What one seat is rebuilt from, and by which rule (its name stands in the records).

@@ -31,12 +31,14 @@ from checkfree.messages.control import (
     Message,
     Outgoing,
     StateRequest,
+    Withdraw,
 )
 from checkfree.messages.tensors import KeepState, StageState, StateReply
 from checkfree.ops import LEAD, STORE, Address, Keep
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 24  # bytes
+ANY_EPOCH = -1
 
 
 class Files(Protocol):
@@ -95,6 +97,8 @@ class Store:
                 return self._open(message)
             case KeepState():
                 return self._put(message)
+            case Withdraw():
+                return [(LEAD, self._withdraw(message.shelf))]
             case StateRequest():
                 return [(message.reply_to, self._reply(message))]
         return []
@@ -102,15 +106,25 @@ class Store:
     # --- writing ---------------------------------------------------------------------------------
 
     def _open(self, archive: Archive) -> list[Outgoing]:
-        key = (archive.epoch, archive.area, archive.shelf)
-        if archive.epoch < self._epoch:
-            return []  # overtaken by that of a later epoch, which all states will be of
-        self._epoch = archive.epoch
-        self._orders = {k: order for k, order in self._orders.items() if k[0] == archive.epoch}
-        self._early = {k: states for k, states in self._early.items() if k[0] >= archive.epoch}
+        key = _key(archive)
+        if archive.area != HANDOVER:
+            if archive.epoch < self._epoch:
+                return []  # overtaken by that of a later epoch, which all states will be of
+            self._epoch = archive.epoch
+            self._orders = {
+                k: order for k, order in self._orders.items() if k[0] in (archive.epoch, ANY_EPOCH)
+            }
+            self._early = {
+                k: states
+                for k, states in self._early.items()
+                if k[0] >= archive.epoch or k[0] == ANY_EPOCH
+            }
         self._orders[key] = _Order(archive)
-        if archive.area in (CHECKPOINT, HANDOVER):
-            self.keep_only(archive.area, archive.known)
+        if archive.area == CHECKPOINT:
+            self.keep_only(CHECKPOINT, archive.known)
+        if archive.area == HANDOVER:  # later orders may have come before this one
+            later = [shelf for shelf in self.offered(HANDOVER) if shelf > archive.shelf]
+            self.keep_only(HANDOVER, (*archive.known, *later))
         if archive.area != WEIGHTS:
             self.forget(archive.area, archive.shelf)
         out: list[Outgoing] = []
@@ -118,14 +132,21 @@ class Store:
             out += self._put(state)
         return out
 
+    def _withdraw(self, shelf: int) -> Archived:
+        """What has not come by now will not."""
+        key = (ANY_EPOCH, HANDOVER, shelf)
+        self._orders.pop(key, None)
+        self._early.pop(key, None)
+        return Archived(max(self._epoch, 0), HANDOVER, shelf, self.offered(HANDOVER))
+
     def _put(self, message: KeepState) -> list[Outgoing]:
-        key = (message.epoch, message.area, message.shelf)
+        key = _key(message)
         order = self._orders.get(key)
         if order is None:
             self._early.setdefault(key, []).append(message)
             return []
         owner = message.keep.owner
-        if owner not in order.archive.seats:
+        if owner not in order.archive.seats or not _of_version(message, order.archive):
             return []  # nobody asked for it
         first = owner in first_seats(order.archive.seats)
         file = _of_stage(owner.stage) if first else _of_seat(owner)
@@ -163,7 +184,8 @@ class Store:
         """Write a whole archive at once: states that are all here, by stage."""
         owners = tuple(Address(stage) for stage in sorted(states))
         self.forget(area, shelf)
-        self._orders[0, area, shelf] = _Order(Archive(0, area, shelf, owners, (), note))
+        archive = Archive(0, area, shelf, owners, (), note)
+        self._orders[_key(archive)] = _Order(archive)
         for owner in owners:
             keep = Keep(owner, STORE, "state", "after")
             self._put(KeepState(0, keep, area, shelf, states[owner.stage]))
@@ -263,6 +285,19 @@ class Store:
         except Damaged as error:
             return StateReply(request.epoch, source, None, str(error))
         return StateReply(request.epoch, source, state)
+
+
+def _key(message: Archive | KeepState) -> tuple[int, str, int]:
+    """What brings an archive and its parts together. One epoch after another has its own; what is
+    handed on has a shelf of its own in any."""
+    epoch = ANY_EPOCH if message.area == HANDOVER else message.epoch
+    return epoch, message.area, message.shelf
+
+
+def _of_version(message: KeepState, archive: Archive) -> bool:
+    """What is handed on is that of one version alone: an earlier lead may have counted shelves as
+    this one does."""
+    return archive.area != HANDOVER or archive.note.get("committed") == message.state.version
 
 
 def _folder(area: str, shelf: int) -> str:

@@ -27,6 +27,7 @@ from checkfree.checks import at_least
 from checkfree.errors import BadInput, RunFailed, cannot_write
 from checkfree.load import to_tree
 from checkfree.record import of_kind
+from checkfree.recovery.exact import EXACT
 from checkfree.recovery.table import make_strategy
 from checkfree.report.branches import Branch, Branching, Readings, render, to_csv
 from checkfree.report.branches import to_tree as branching_tree
@@ -170,6 +171,13 @@ def readings(records: Records, tick: int, *, lost: bool) -> Readings:
     return found
 
 
+def _after_the_loss(records: Records, tick: int, repair: Mapping[str, Any]) -> Readings:
+    """Nothing is read right after an exact repair: the model is the one that it was."""
+    found = readings(records, tick, lost=True)
+    exact = all(made["rule"] in EXACT for made in repair["rebuilds"].values())
+    return {**readings(records, tick, lost=False), **found} if exact else found
+
+
 def _branch(plan: Plan, limb: Limb, records: Records) -> Branch:
     assert limb.rule is not None
     repairs, end = of_kind(records, "recovery"), of_kind(records, "end")[-1]
@@ -178,7 +186,7 @@ def _branch(plan: Plan, limb: Limb, records: Records) -> Branch:
         stage=limb.stage,
         rule=limb.rule.label,
         reinit=limb.reinit,
-        readings=readings(records, plan.ground.tick, lost=True) if repair else {},
+        readings=_after_the_loss(records, plan.ground.tick, repair) if repair else {},
         made=_made(repair, limb.stage) if repair else "",
         rolled_back=repair["lost_iterations"] if repair else 0,
         bytes=repair["bytes"] if repair else 0,

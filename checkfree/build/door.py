@@ -16,10 +16,13 @@ from checkfree.build.release import release
 from checkfree.build.snapshot import Snapshot
 from checkfree.config import FailuresConfig
 from checkfree.errors import BadInput
+from checkfree.lead import Handed, note_of, states_of
 from checkfree.load import to_tree
+from checkfree.membership import first_seats
 from checkfree.messages.control import HANDOVER
-from checkfree.ops import Address
+from checkfree.ops import Address, StateId
 from checkfree.record import of_kind
+from checkfree.recovery.exact import EXACT
 from checkfree.runtime.swarm.joining.door import Frame
 from checkfree.runtime.swarm.joining.invitation import TOKEN_BYTES, Invitation
 from checkfree.runtime.swarm.processes.home import Home
@@ -69,29 +72,37 @@ def frame_of(invitation: Invitation, job: Job, home: Home, resumed: bool) -> Fra
     return Frame(invitation, home.path / KEY, release(), run, home.path / REGISTER, resumed)
 
 
-def hand_over(snapshot: Snapshot, store: Store) -> dict[int, tuple[int, int]]:
+def hand_over(snapshot: Snapshot, store: Store) -> dict[int, Handed]:
     """Put a snapshot's states where joiners get theirs; see ``Farewells.states``."""
-    p, stages = snapshot.progress, sorted(snapshot.states)
-    note = {"committed": p.committed, "tick": p.tick, "stages": stages}
-    store.shelve(HANDOVER, p.epoch, snapshot.states, note)
-    return dict.fromkeys(stages, (p.epoch, p.committed))
+    p, lives = snapshot.progress, snapshot.lives
+    shelf = 1 + max(store.offered(HANDOVER), default=0)
+    states = [StateId(seat, lives[seat], p.committed) for seat in first_seats(lives)]
+    store.shelve(HANDOVER, shelf, snapshot.states, note_of(states, p.epoch))
+    return {state.seat.stage: Handed(state, shelf) for state in states}
 
 
-def unused(store: Store, records: Sequence[Mapping[str, Any]]) -> dict[int, tuple[int, int]]:
-    """What leavers handed on and nobody has been rebuilt from, as ``Farewells.states``: of stages
-    that no plan has had a member of since."""
-    found: dict[int, tuple[int, int]] = {}
+def unused(store: Store, records: Sequence[Mapping[str, Any]]) -> dict[int, Handed]:
+    """What was handed on and is still what its stages were then, as ``Farewells.states``."""
+    found: dict[int, Handed] = {}
     for shelf in store.offered(HANDOVER):
         try:
-            note = store.note(HANDOVER, shelf)
-            handed = {int(stage): (shelf, int(note["committed"])) for stage in note["stages"]}
+            states, epoch = states_of(store.note(HANDOVER, shelf))
         except (Damaged, KeyError, TypeError, ValueError):
             continue  # nobody can be rebuilt from it
-        found |= {stage: at for stage, at in handed.items() if not _sat(stage, shelf, records)}
+        for state in states:
+            if not _outdated(state, epoch, records):
+                found[state.seat.stage] = Handed(state, shelf)
     return found
 
 
-def _sat(stage: int, since: int, records: Sequence[Mapping[str, Any]]) -> bool:
-    """Somebody was at that stage in a plan of a later epoch than ``since``."""
-    plans = (plan for plan in of_kind(records, "plan") if plan["epoch"] > since)
-    return any(Address.parse(seat).stage == stage for plan in plans for seat in plan["members"])
+def _outdated(state: StateId, since: int, records: Sequence[Mapping[str, Any]]) -> bool:
+    """A plan of a later epoch took all back to before it, or made its stage of something else."""
+    plans = [plan for plan in of_kind(records, "plan") if plan["epoch"] > since]
+    return any(
+        plan["iteration"] < state.version
+        or any(
+            Address.parse(seat).stage == state.seat.stage and made["rule"] not in EXACT
+            for seat, made in plan["rebuilds"].items()
+        )
+        for plan in plans
+    )

@@ -133,9 +133,7 @@ class _Filler:
                     self._last = loss
                 return {**record, "loss": loss, "seconds": None}
             case "recovery":
-                after = self._checks.get(record["iteration"])
-                known = {"validation_before": self._last, "validation_after": after}
-                return {**record, **known, "seconds": None}
+                return {**record, "validation_before": self._last, "seconds": None}
         return record
 
 

@@ -2,8 +2,20 @@
 
 from checkfree.lead.history import History, history
 from checkfree.lead.lead import Lead
+from checkfree.lead.leaving import Handed, note_of, states_of
 from checkfree.lead.phase import Phase
 from checkfree.lead.progress import Progress, Terms
 from checkfree.lead.takeover import Takeover
 
-__all__ = ["History", "Lead", "Phase", "Progress", "Takeover", "Terms", "history"]
+__all__ = [
+    "Handed",
+    "History",
+    "Lead",
+    "Phase",
+    "Progress",
+    "Takeover",
+    "Terms",
+    "history",
+    "note_of",
+    "states_of",
+]

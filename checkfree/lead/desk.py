@@ -11,7 +11,7 @@ from checkfree.lead.progress import Progress, Terms
 from checkfree.lead.shadowing import Shadowing
 from checkfree.lead.trend import falling
 from checkfree.membership import Membership
-from checkfree.messages.control import Message, Note, Outgoing
+from checkfree.messages.control import Commit, Message, Note, Outgoing
 from checkfree.ops import LEAD, LOG, Address, Keep, Rung, View
 from checkfree.record import PlanRecord
 from checkfree.recovery.strategy import Strategy
@@ -26,6 +26,8 @@ class Desk:
         self.keeping, self.shadowing = Keeping(), Shadowing(progress.shadows)
         self.rejected: frozenset[Rung] = frozenset()
         """What was tried for the losses of the moment and proved no good."""
+        self.commit: Commit | None = None
+        """The last that was decided."""
         self.out: list[Outgoing] = []
         self.planned = members.names() if progress.notes else {}
         """Members as the last plan record names them."""

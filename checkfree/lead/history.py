@@ -15,6 +15,7 @@ from checkfree.lead.shadowing import renewed
 from checkfree.lead.trend import follow
 from checkfree.ops import Address
 from checkfree.record import LEADS_OWN, RecoveryRecord
+from checkfree.recovery.exact import EXACT
 
 Plain = Mapping[str, Any]
 """A record as it stands in the file."""
@@ -121,12 +122,11 @@ def _planned(before: History, record: Plain) -> History:
     if not rebuilds:
         return planned
     seats = {Address.parse(seat) for seat in rebuilds}
-    others = {seat.stage for seat in members.keys() - seats}
     return replace(
         planned,
         progress=replace(now, repairs=now.repairs + 1),
         rebuilt={**before.rebuilt, **dict.fromkeys(seats, int(record["epoch"]))},
-        exact={seat.stage for seat in seats} <= others,
+        exact=all(made["rule"] in EXACT for made in rebuilds.values()),
         recovery=RecoveryRecord(
             iteration=p.committed,
             tick=record["tick"],

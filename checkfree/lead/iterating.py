@@ -92,8 +92,9 @@ class Iterating:
         desk.shadowing.order(attempt.keeps, ticket.iteration + 1, ticket.epoch)
         attempt.outcome = attempt.record(desk.progress.tick, desk.terms)
         clip, pushes = attempt.clip(desk.terms), desk.shadowing.pushes()
+        desk.commit = Commit(ticket, clip, attempt.outcome, pushes)
         for member in sorted(attempt.members):
-            desk.send(member, Commit(ticket, clip, attempt.outcome, pushes))
+            desk.send(member, desk.commit)
 
     def stepped(self) -> None:
         """All have: it is over, and written down."""

@@ -9,8 +9,10 @@ costs the iteration and never leaves a torn step::
                           +> Abort, epoch + 1     +> finish the commit
                              idle > repair > all Rebuilt > validate > idle
 
-Rules: epochs only grow, at every loss and every new plan. States move only while nobody steps.
-Any loss orders pending repairs anew. Nothing is planned before every stage has a seat again.
+Rules: epochs only grow, at every loss and every new plan. States move only while nobody steps, but
+for those of leavers: a committed state can be sent at any time. Any loss orders pending repairs
+anew. Nothing is planned before every stage has a seat again, and nothing inexact as long as
+somebody may come back with what was lost.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Callable, Mapping
 
 from checkfree.lead.desk import Desk
 from checkfree.lead.iterating import Iterating
-from checkfree.lead.leaving import Farewells
+from checkfree.lead.leaving import Farewells, Handed
 from checkfree.lead.mending import Mending
 from checkfree.lead.phase import Phase
 from checkfree.lead.progress import Progress, Terms
@@ -31,7 +33,11 @@ from checkfree.membership import Membership
 from checkfree.messages.control import (
     HANDOVER,
     Archived,
+    BreakOff,
+    Commit,
     Due,
+    Gone,
+    HandedOn,
     Joined,
     Kept,
     Leaving,
@@ -43,8 +49,9 @@ from checkfree.messages.control import (
     Rebuilt,
     Stepped,
     Struck,
+    Ticket,
 )
-from checkfree.ops import FAULTS, Address, Refusal
+from checkfree.ops import FAULTS, Address, Refusal, StateId
 from checkfree.recovery.strategy import Strategy
 
 
@@ -86,16 +93,23 @@ class Lead:
         """How far the run has come."""
         return self._desk.progress
 
-    def begin_from(self, states: Mapping[int, tuple[int, int]]) -> None:
+    def begin_from(self, states: Mapping[int, Handed]) -> None:
         """Before anything else: nobody has a state yet, and the store has all of them; see
         ``Farewells.states``."""
         self.inherit(states)
         self.members.empty(sorted(self.members.alive))
 
-    def inherit(self, states: Mapping[int, tuple[int, int]]) -> None:
+    def inherit(self, states: Mapping[int, Handed]) -> None:
         """What those who left an earlier lead had handed on, and nobody has used."""
-        self._farewells.states = dict(states)
+        self._farewells.inherit(states)
         self._desk.shadowing = Shadowing()
+
+    def missed(self, state: StateId, prepared: Ticket) -> Commit | None:
+        """The step that whoever has this state was prepared for when it was lost, and that was
+        decided: it may take it now, and is as if it had never been gone."""
+        commit, known = self._desk.commit, self.members.ended.get(state.seat) == state.life
+        decided = commit is not None and commit.ticket == prepared
+        return commit if decided and known and state.version == prepared.iteration else None
 
     # --- messages in -----------------------------------------------------------------------------
 
@@ -110,17 +124,27 @@ class Lead:
                 self._desk.shadowing.kept(message)
             case Kept() if message.epoch == self.progress.epoch:
                 self._desk.keeping.kept(message)
+            case Archived() if message.area == HANDOVER:
+                self._farewells.archived(message)
             case Archived() if message.epoch == self.progress.epoch:
-                whose = self._farewells if message.area == HANDOVER else self._shelving
-                whose.archived(message)
+                self._shelving.archived(message)
             case Rebuilt() if message.epoch == self.progress.epoch:
                 self._mending.deliver(message)
             case Lost():
-                self._lose(message.worker, message.life)
+                self._lose(message.worker, message.life, silent=message.silent)
+            case Gone():
+                self.members.gone(message.worker, message.life)
+                self._farewells.gone(message.worker)
             case Leaving():
                 self._farewells.deliver(message)
+                if self.phase not in (Phase.COMMITTING, Phase.ENDED):
+                    self._farewells.hurry()
+            case HandedOn():
+                self._farewells.handed_on(message)
+            case BreakOff():
+                self._break_off(message)
             case Joined():
-                self._join(message.worker, message.life)
+                self._join(message.worker, message.life, message.brings)
             case Struck():
                 self._struck(message)
 
@@ -136,8 +160,8 @@ class Lead:
             if not (message.lost or message.joined or message.left):
                 self._cleared_at = message.tick
 
-    def _lose(self, worker: Address, life: int) -> None:
-        if self.members.lose(worker, life):
+    def _lose(self, worker: Address, life: int, *, silent: bool = False) -> None:
+        if self.members.lose(worker, life, silent=silent):
             self._go_on_without(worker)
 
     def _leave(self, worker: Address, life: int) -> None:
@@ -157,15 +181,23 @@ class Lead:
             self._iterating.abort()
         if self.phase is Phase.STORING:
             self._shelving.give_up()
-        if self.phase in (Phase.RUNNING, Phase.STORING, Phase.REBUILDING):
+        if self.phase in (Phase.RUNNING, Phase.STORING, Phase.HANDING_ON, Phase.REBUILDING):
             self.phase = Phase.IDLE
 
-    def _join(self, worker: Address, life: int) -> None:
+    def _join(self, worker: Address, life: int, brings: StateId | None = None) -> None:
         if self.members.holds(worker) and life > self.members.lives[worker]:
             self._lose(worker, self.members.lives[worker])  # its Lost is still on its way
-        if self.members.join(worker, life) and self.phase is Phase.REBUILDING:
+        if self.members.join(worker, life, brings) and self.phase is Phase.REBUILDING:
             self.phase = Phase.IDLE  # plan again, for both
             self._desk.advance_epoch()
+
+    def _break_off(self, message: BreakOff) -> None:
+        """The iteration can't end in time, so it ends now: what its leaver has, it hands on."""
+        leaves = self._farewells.leaves(message.worker, message.life)
+        if leaves and self.phase is Phase.RUNNING:
+            self._desk.advance_epoch()
+            self._iterating.abort()
+            self.phase, self._cleared_at = Phase.IDLE, -1
 
     # --- messages out ----------------------------------------------------------------------------
 
@@ -188,6 +220,9 @@ class Lead:
             case Phase.STORING if not self._desk.keeping.waiting:
                 self.phase = Phase.IDLE
                 return True
+            case Phase.HANDING_ON if not self._farewells.waiting:
+                self.phase = Phase.IDLE
+                return True
             case Phase.REBUILDING:
                 return self._all_rebuilt()
         return False
@@ -196,7 +231,8 @@ class Lead:
         """Nobody works: what comes next, in the order of the semantics."""
         p, terms = self.progress, self._desk.terms
         if p.committed < terms.iterations and self._farewells.due():
-            return self._store(True)
+            self.phase = Phase.HANDING_ON
+            return True
         p = self.progress  # of a later epoch, if somebody was let go
         if not self.members.whole():
             return False
@@ -272,11 +308,14 @@ class Lead:
     # --- recovery --------------------------------------------------------------------------------
 
     def _plan_repair(self) -> bool:
-        refusal = self._mending.plan()
-        if refusal is not None:
-            return self._fail(refusal.reason)
-        self.phase = Phase.REBUILDING
-        return True
+        if not self._farewells.settled() or self._farewells.awaits_heir():
+            return False
+        planned = self._mending.plan()
+        if isinstance(planned, Refusal):
+            return self._fail(planned.reason)
+        if planned:
+            self.phase = Phase.REBUILDING
+        return planned
 
     def _all_rebuilt(self) -> bool:
         over = self._mending.finish()

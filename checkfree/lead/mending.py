@@ -13,9 +13,10 @@ from checkfree.lead.history import History
 from checkfree.lead.leaving import Farewells
 from checkfree.lead.repairing import Repairing, Tried
 from checkfree.lead.shadowing import renewed
-from checkfree.messages.control import HANDOVER, Rebuild, Rebuilt
-from checkfree.ops import Refusal, Source
+from checkfree.messages.control import Rebuild, Rebuilt
+from checkfree.ops import Refusal, Repair, Source
 from checkfree.record import FailureRecord, RecoveryRecord
+from checkfree.recovery.exact import is_exact
 from checkfree.recovery.strategy import wholly_lost
 
 
@@ -57,12 +58,15 @@ class Mending:
         seats = tuple(map(str, sorted(lost)))
         desk.note(FailureRecord(p.committed, p.tick, p.epoch, seats, gone))
 
-    def plan(self) -> Refusal | None:
-        """Order the hollow seats rebuilt, or say why that can't be."""
+    def plan(self) -> Refusal | bool:
+        """Order the hollow seats rebuilt, or say why that can't be. False: somebody may come back
+        with the very state that would be made up for."""
         desk, p = self._desk, self._desk.progress
         hollow = frozenset(desk.members.hollow)
         handed = self._farewells.repair(hollow, self._refused)
         repair = handed or desk.strategy.repair(hollow, desk.view(), self._refused)
+        if self._may_return() and not (isinstance(repair, Repair) and is_exact(repair)):
+            return False
         if isinstance(repair, Refusal):
             return Refusal(f"iteration {p.committed}: {repair.reason}")
         used = {s for recipe in repair.rebuild.values() for s in recipe.sources}
@@ -76,7 +80,12 @@ class Mending:
         for seat, recipe in sorted(repair.rebuild.items()):
             life = desk.members.lives[seat]
             desk.send(seat, Rebuild(p.epoch, life, recipe, p.tick, repair.resume_at))
-        return None
+        return True
+
+    def _may_return(self) -> bool:
+        """A stage has nobody but one that fell silent, and may come back with its state."""
+        members = self._desk.members
+        return bool({s.stage for s in members.silent} - {s.stage for s in members.alive})
 
     def finish(self) -> Refusal | bool:
         """Whether this repair is over: accepted, or to be planned again without what proved bad.
@@ -106,9 +115,8 @@ class Mending:
     def _accept(self, repairing: Repairing) -> None:
         desk, plan = self._desk, repairing.plan
         p, seats = desk.progress, plan.rebuild.keys()
-        handed = all(recipe.rule == HANDOVER for recipe in plan.rebuild.values())
-        inexact = () if handed else wholly_lost(seats, desk.view())
-        self._farewells.rebuilt(seats)
+        inexact = () if is_exact(plan) else wholly_lost(seats, desk.view())
+        self._farewells.rebuilt(plan)
         desk.members.fill(seats)
         desk.keeping.replace(seats)
         made_of = {seat: [s.of for s in recipe.sources] for seat, recipe in plan.rebuild.items()}

@@ -14,5 +14,6 @@ class Phase(Enum):
     RUNNING = "running"
     COMMITTING = "committing"
     STORING = "storing"
+    HANDING_ON = "handing on"
     REBUILDING = "rebuilding"
     ENDED = "ended"

@@ -21,6 +21,7 @@ from checkfree.membership import Membership
 from checkfree.messages.control import (
     Abort,
     Commit,
+    Gone,
     Joined,
     Kept,
     Leaving,
@@ -31,7 +32,7 @@ from checkfree.messages.control import (
     Rollcall,
     Standing,
 )
-from checkfree.ops import Address, Keep
+from checkfree.ops import Address, Keep, StateId
 from checkfree.record import IterationRecord
 from checkfree.recovery.strategy import Strategy
 
@@ -48,6 +49,9 @@ class Takeover:
     standings: dict[Address, Standing] = field(default_factory=dict)
     leaving: list[Leaving] = field(default_factory=list)
     """Who asks meanwhile."""
+    brings: dict[Address, StateId] = field(default_factory=dict)
+    silent: dict[Address, int] = field(default_factory=dict)
+    """As membership has them."""
     _arrived: set[Pushed] = field(default_factory=set)
     _called: set[Address] = field(default_factory=set)
 
@@ -61,15 +65,21 @@ class Takeover:
                 self._arrived.add(Pushed(keep, version, epoch))
             case Leaving():
                 self.leaving.append(message)
-            case Lost(worker, life):
+            case Lost(worker, life, silent):
                 if self.present.get(worker, life + 1) <= life:
                     self._forget(worker)
-            case Joined(worker, life):
+                    self.silent |= {worker: life} if silent else {}
+            case Gone(worker, life):
+                if self.silent.get(worker) == life:
+                    del self.silent[worker]
+            case Joined(worker, life, brings):
                 if self.present.get(worker, -1) < life:
                     self._forget(worker)
                     self.present[worker] = life
+                    self.brings |= {worker: brings} if brings else {}
 
     def _forget(self, seat: Address) -> None:
+        self.brings.pop(seat, None)
         self.present.pop(seat, None)
         self.standings.pop(seat, None)
         self._called.discard(seat)
@@ -156,10 +166,10 @@ class Takeover:
         members = Membership(planned, {**self.lives, **planned})
         for seat, life in planned.items():
             if self.present.get(seat) != life:
-                members.lose(seat, life)
+                members.lose(seat, life, silent=self.silent.get(seat) == life)
         for seat, standing in sorted(self.standings.items()):
             if not members.holds(seat):
-                members.join(seat, standing.life)
+                members.join(seat, standing.life, self.brings.get(seat))
             elif standing.hollow or standing.version != self.history.progress.committed:
                 members.empty([seat])
         members.noted(self.history.noted)

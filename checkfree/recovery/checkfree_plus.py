@@ -9,6 +9,7 @@ from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Source, View
 from checkfree.recovery.average import Inexact, merge
 from checkfree.recovery.checkfree import CheckFree
+from checkfree.recovery.exact import EMBEDDING_COPY
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 from checkfree.routes import neighbours, swap_partner, swapped
 
@@ -68,7 +69,7 @@ def _embedding(view: View, refused: frozenset[Source]) -> Recipe | Refusal:
             "stage 0 is lost together with both holders of its copy (the first and last body "
             "stage): recovery=checkpoint or replicas=2 would have helped"
         )
-    return Recipe("embedding copy", (held[0],))
+    return Recipe(EMBEDDING_COPY, (held[0],))
 
 
 def _copy(

@@ -20,6 +20,7 @@ from checkfree.ops import (
     Source,
     View,
 )
+from checkfree.recovery.exact import REDUNDANT_COPY
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 
 
@@ -76,4 +77,4 @@ def _recipe(stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refu
             f"stages {before} and {stage} are lost together and {before} held the only copy of "
             f"{stage}: recovery=checkpoint or replicas=2 would have helped"
         )
-    return Recipe("redundant copy", (held[0],))
+    return Recipe(REDUNDANT_COPY, (held[0],))

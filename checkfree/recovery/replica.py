@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Schedule, Source, View
+from checkfree.recovery.exact import REPLICA
 from checkfree.recovery.ring import Room
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
 
@@ -47,7 +48,7 @@ class ReplicaFirst(Strategy):
         for seat in sorted(lost):
             twin = _twin(seat.stage, view, refused)
             if twin is not None:
-                twins[seat] = Recipe("replica", (twin,))
+                twins[seat] = Recipe(REPLICA, (twin,))
         wholly = lost - twins.keys()
         if not wholly:
             return Repair(twins, view.committed)

@@ -36,9 +36,11 @@ from checkfree.ops import (
     Route,
     Schedule,
     Source,
+    StateId,
     View,
 )
 from checkfree.record import IterationRecord, ValidationRecord
+from checkfree.recovery.exact import BACK
 from checkfree.recovery.ring import Room
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
 from checkfree.runtime.inprocess import InProcess
@@ -109,16 +111,18 @@ def _made(step: Step) -> bool:
 
 
 def _whole(steps: Iterable[Step]) -> tuple[Step, ...]:
-    """Where one repair followed the other at once, all who came sat there before the first."""
+    """Where one repair followed the other at once, whoever came to a seat that was lost before the
+    first sat there before it; and so did all who came to others in between."""
     found: list[Step] = []
     for step in steps:
-        for join in step.joined:
-            place = _missed(found, join[0], step)
-            if place is not None:
-                early = found[place]
-                found[place] = replace(early, joined=tuple(sorted((*early.joined, join))))
-                step = replace(step, joined=tuple(j for j in step.joined if j != join))
         found.append(step)
+        for seat, _ in step.joined:
+            place = _missed(found[:-1], seat, step)
+            for later in () if place is None else range(place + 1, len(found)):
+                assert place is not None
+                struck = found[later].gone  # it comes by itself, and who else joins then with it
+                joins = [j for j in found[later].joined if j[0] == seat or not struck]
+                _move(found, joins, later, place)
     return tuple(found)
 
 
@@ -133,6 +137,13 @@ def _missed(found: Sequence[Step], seat: Address, step: Step) -> int | None:
         if any(seat == other for other, _ in before.gone):
             return place
     return None
+
+
+def _move(found: list[Step], joins: Collection[tuple[Address, int]], origin: int, to: int) -> None:
+    """Have these join at another step."""
+    there, here = found[to], found[origin]
+    found[to] = replace(there, joined=tuple(sorted({*there.joined, *joins})))
+    found[origin] = replace(here, joined=tuple(j for j in here.joined if j not in joins))
 
 
 def _step(
@@ -176,7 +187,8 @@ class ReplayedFaults:
     """
 
     def __init__(self, host: InProcess, steps: Sequence[Step]):
-        self._host, self._steps = host, deque(steps)
+        # One repair that followed another at once has nobody left to strike.
+        self._host, self._steps = host, deque(step for step in steps if step.gone or step.joined)
         self._inbox: deque[Message] = deque()
         self._made, self._watched = 0, (-1, -1)
 
@@ -217,28 +229,45 @@ class ReplayedFaults:
         """All at once: the lead is told before it hears of each."""
         step = self._steps.popleft()
         self._host.post(LEAD, Struck(epoch, tick, step.lost, step.joined, step.left))
-        self._hand_over(step)
+        states = self._kept(step)
         for seat, _ in step.gone:
             self._host.kill(seat)
         for seat, life in step.joined:
             self._host.join(seat, life)
+        self._hand_over(step, states)
 
-    def _hand_over(self, step: Step) -> None:
-        """Whoever left with nobody in its place had put its state into the store."""
+    def _kept(self, step: Step) -> dict[int, StageState]:
+        """By stage, what those who go had, where the run went on from that: semantics 19."""
         recipes = step.repair.rebuild if step.repair else {}
-        handed = {seat.stage for seat, made in recipes.items() if made.rule == HANDOVER}
+        kept = {seat.stage for seat, made in recipes.items() if made.rule in (BACK, HANDOVER)}
         states = {}
         for seat, _ in step.gone:
-            if seat.stage in handed:
-                worker = self._host.actors[seat]
-                assert isinstance(worker, StageWorker)
-                states[seat.stage] = worker.stage.snapshot()
-        if not states:
-            return
-        store = self._host.actors[STORE]
-        assert isinstance(store, Store) and step.repair is not None
-        note = {"committed": step.repair.resume_at}
-        store.shelve(HANDOVER, self._made, states, note)
+            if seat.stage in kept:
+                states[seat.stage] = self._worker(seat).stage.snapshot()
+        return states
+
+    def _hand_over(self, step: Step, states: Mapping[int, StageState]) -> None:
+        """Where the run had it: in the memory of whoever sits there now, or in the store."""
+        recipes = step.repair.rebuild if step.repair else {}
+        sources = {made.sources[0] for made in recipes.values() if made.rule in (BACK, HANDOVER)}
+        shelved = {}
+        for source in sources:
+            if source.of not in states:
+                continue
+            if source.holder == STORE:
+                shelved[source.of] = states[source.of]
+            else:
+                name = StateId(source.holder, 0, source.version)  # whose it was tells nothing here
+                self._worker(source.holder).bring(name, states[source.of])
+        if shelved:
+            store = self._host.actors[STORE]
+            assert isinstance(store, Store) and step.repair is not None
+            store.shelve(HANDOVER, self._made, shelved, {"committed": step.repair.resume_at})
+
+    def _worker(self, seat: Address) -> StageWorker:
+        worker = self._host.actors[seat]
+        assert isinstance(worker, StageWorker)
+        return worker
 
 
 class Replayed(Strategy):

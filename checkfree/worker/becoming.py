@@ -93,7 +93,8 @@ class Becoming:
         figures, problem = self._judged()
         if problem:
             return replace(answer, problem=problem, rejected=True, check=figures)
-        moved = sum(map(tensor_bytes, (*replies, *self._boundaries.values())))
+        came = [reply for reply in replies if reply.source.holder != self._address]
+        moved = sum(map(tensor_bytes, (*came, *self._boundaries.values())))
         return replace(answer, weights=made.weights, bytes=moved, check=figures)
 
     def shadow(self) -> tuple[Address, StageState] | None:

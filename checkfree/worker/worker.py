@@ -18,6 +18,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from checkfree.messages.control import (
+    HANDOVER,
     RESUME,
     Abort,
     Begin,
@@ -48,7 +49,7 @@ from checkfree.messages.tensors import (
     StageState,
     StateReply,
 )
-from checkfree.ops import LEAD, Address, Kind, Op
+from checkfree.ops import LEAD, Address, Kind, Op, StateId
 from checkfree.recovery.ring import Ring
 from checkfree.stage import Stage
 from checkfree.worker import holding
@@ -87,6 +88,9 @@ class StageWorker:
         self._committed: Commit | None = None
         self._copied: dict[int, int] = {}
         """Of each stage that a copy is held of, the epoch in which it came."""
+        self._brought: tuple[StateId, StageState] | None = None
+        """An exact state of our stage that we came with, until we train: a lead may order more
+        than one rebuild before that."""
 
     @property
     def stage(self) -> Stage:
@@ -112,6 +116,8 @@ class StageWorker:
         self._attempt = None
         self.shadows.destroy()
         self.pushes.destroy()
+        if self._brought is not None:
+            self._brought[1].destroy()
         for stage in self._compute.all():
             stage.destroy()
 
@@ -121,6 +127,16 @@ class StageWorker:
         own = held(self.address)
         holding.take(self.shadows, self._compute.crossed, own)
         holding.take_left(self.pushes.references, self.address.stage, own, held)
+
+    def bring(self, name: StateId, state: StageState) -> None:
+        """Come with an exact state of our stage; whether it is of use the lead decides."""
+        self._brought = name, state
+
+    def exact(self) -> tuple[StateId, StageState] | None:
+        """The state that this life had, or that it came with; for who outlives it."""
+        if self._hollow:
+            return self._brought
+        return StateId(self.address, self.life, self.stage.version), self.stage.snapshot()
 
     # --- messages in -----------------------------------------------------------------------------
 
@@ -192,7 +208,7 @@ class StageWorker:
                 return [(LEAD, Stepped(message.ticket, self.address))]
             case Abort():
                 self._abort(message)
-            case Push() if message.epoch >= self._epoch and not self._hollow:
+            case Push() if self._may_push(message):
                 return [(message.keep.holder, self._pushed(message))]
             case KeepState() if message.epoch >= self._epoch:
                 return self._kept(message)
@@ -220,6 +236,7 @@ class StageWorker:
 
     def _begin(self, plan: Begin) -> None:
         self._leave()
+        self._brought = None
         self._latest, self._epoch = plan.ticket, plan.ticket.epoch
         self._attempt = Attempt(plan, self.address)
         if self._attempt.training:
@@ -240,6 +257,13 @@ class StageWorker:
             stage.discard()
 
     # --- states ----------------------------------------------------------------------------------
+
+    def _may_push(self, order: Push) -> bool:
+        """What is handed on is named by its version: it is good in any epoch, and in none if we
+        have another by now."""
+        if order.area == HANDOVER:
+            return not self._hollow and self.stage.version == order.version
+        return not self._hollow and order.epoch >= self._epoch
 
     def _pushed(self, order: Push) -> KeepState:
         assert self.stage.version == order.version, f"{self.address} is at {self.stage.version}"
@@ -282,6 +306,10 @@ class StageWorker:
             state = held.snapshot(moments=request.moments)
         elif not own:
             state = self.shadows.read(source)
+        if self._brought is not None:
+            _, brought = self._brought
+            if source[1:] == (self.address.stage, brought.version):
+                state = brought
         if state is None:
             return []
         return [(request.reply_to, StateReply(request.epoch, source, state))]
@@ -306,10 +334,15 @@ class StageWorker:
         """How we stand, for a new lead. A rebuild that another lead ordered is given up, so that
         this stays true."""
         self._lead, self._becoming = call.lead, None
+        return self.standing
+
+    @property
+    def standing(self) -> Standing:
+        """How we stand."""
         attempt = self._attempt
         prepared = attempt is not None and attempt.prepared and attempt.training
         return Standing(
-            call.lead,
+            self._lead,
             self.address,
             self.life,
             self._hollow,

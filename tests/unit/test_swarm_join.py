@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from checkfree.build.door import unused
 from checkfree.errors import BadInput
+from checkfree.lead import note_of
 from checkfree.messages.control import HANDOVER
 from checkfree.messages.tensors import StageState
-from checkfree.ops import LEAD, Address
+from checkfree.ops import LEAD, Address, StateId
 from checkfree.runtime.swarm.joining.candidates import Candidates
 from checkfree.runtime.swarm.joining.invitation import (
     Invitation,
@@ -259,14 +260,28 @@ def test_the_lead_is_the_one_of_the_latest_life() -> None:
 # --- a lead that is started again ----------------------------------------------------------------
 
 
-def test_what_was_handed_on_is_used_once() -> None:
-    store = Store(MemoryFiles())
+def test_what_was_handed_on_counts_until_its_stage_is_something_else() -> None:
+    store, records = Store(MemoryFiles()), []
     for shelf, stage in ((3, 1), (5, 2)):
-        store.shelve(HANDOVER, shelf, {stage: state()}, {"committed": 9, "stages": [stage]})
-    plans = [{"kind": "plan", "epoch": 3, "members": {"1.0": 0, "2.0": 0}}]
-    assert unused(store, plans) == {1: (3, 9), 2: (5, 9)}
-    plans.append({"kind": "plan", "epoch": 4, "members": {"1.0": 1, "2.0": 0}})
-    assert unused(store, plans) == {2: (5, 9)}
+        handed = (StateId(Address(stage), 0, 9),)
+        store.shelve(HANDOVER, shelf, {stage: state()}, note_of(handed, epoch=shelf))
+
+    def counts() -> dict[int, int]:
+        return {stage: place for stage, (_, place) in unused(store, records).items()}
+
+    def plan(epoch: int, iteration: int = 9, **rules: str) -> None:
+        rebuilds = {f"{seat[1:]}.0": {"rule": rule} for seat, rule in rules.items()}
+        records.append(
+            {"kind": "plan", "epoch": epoch, "iteration": iteration, "rebuilds": rebuilds}
+        )
+
+    plan(3, s1="shadow")  # when it was handed on, that had been
+    plan(6, s0="shadow", s2="handover")  # another stage's loss, and the same bits
+    assert counts() == {1: 3, 2: 5}
+    plan(7, s1="shadow")
+    assert counts() == {2: 5}
+    plan(8, iteration=4, s0="checkpoint")
+    assert counts() == {}
 
 
 def state() -> StageState:

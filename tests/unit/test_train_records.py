@@ -149,9 +149,9 @@ def test_the_order_of_kinds(run: Run) -> None:
     kinds = [record["kind"] for record in run.records]
     assert kinds[:3] == ["config", "plan", "validation"] and kinds[-2:] == ["ledger", "end"]
     assert set(kinds) == KINDS.keys() - {"resume"}
-    repair = ["failure", "plan", "validation", "recovery", "iteration"]
-    places = [place for place, kind in enumerate(kinds) if kind == "failure"]
-    assert [kinds[place : place + 5] for place in places] == [repair, repair]
+    first, second = (place for place, kind in enumerate(kinds) if kind == "failure")
+    assert kinds[first : first + 4] == ["failure", "plan", "validation", "recovery"]
+    assert kinds[second : second + 4] == ["failure", "plan", "recovery", "iteration"]  # exact
 
 
 def test_the_first_line_is_the_resolved_configuration(run: Run) -> None:
@@ -199,15 +199,17 @@ def test_failures_and_recoveries(run: Run) -> None:
     repairs = of_kind(run.records, "recovery")
     for repair in repairs:
         assert repair["resume_at"] == repair["iteration"] and repair["lost_iterations"] == 0
-        assert repair["validation_before"] > 0 and repair["validation_after"] > 0
+        assert repair["validation_before"] > 0
         assert repair["seconds"] > 0
         made = repair["rebuilds"].values()
         assert repair["bytes"] == sum(one["bytes"] for one in made) > 0
     (made,) = repairs[0]["rebuilds"].values()
     assert made["rule"] == "partner copy" and made["weights"] == [1.0]
     assert made["sources"] == [{"holder": "1.0", "stage": 1, "version": 3}]
+    assert repairs[0]["validation_after"] > 0
     (made,) = repairs[1]["rebuilds"].values()
     assert made["rule"] == "embedding copy" and made["sources"][0]["stage"] == 0
+    assert repairs[1]["validation_after"] is None  # it is exact
 
 
 def test_a_recovery_names_the_validations_around_it(run: Run) -> None:
@@ -215,8 +217,9 @@ def test_a_recovery_names_the_validations_around_it(run: Run) -> None:
         if record["kind"] != "recovery":
             continue
         after = run.records[place - 1]
-        assert after["kind"] == "validation" and after["after_repair"]
-        assert record["validation_after"] == after["loss"]
+        if record["validation_after"] is not None:
+            assert after["kind"] == "validation" and after["after_repair"]
+            assert record["validation_after"] == after["loss"]
         before = [
             known
             for known in of_kind(run.records[:place], "validation")
@@ -229,7 +232,7 @@ def test_validations(run: Run) -> None:
     passes = of_kind(run.records, "validation")
     planned = [record["iteration"] for record in passes if not record["after_repair"]]
     assert planned == [0, 2, 4, 6, 8]
-    assert [record["iteration"] for record in passes if record["after_repair"]] == [3, 5]
+    assert [record["iteration"] for record in passes if record["after_repair"]] == [3]
 
 
 def test_the_end_sums_up(run: Run) -> None:

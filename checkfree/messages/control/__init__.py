@@ -16,8 +16,20 @@ from checkfree.messages.control.aside import (
     Kept,
     Push,
     Pushed,
+    Withdraw,
 )
-from checkfree.messages.control.events import Dismissed, Due, Joined, Leaving, Lost, Note, Struck
+from checkfree.messages.control.events import (
+    BreakOff,
+    Dismissed,
+    Due,
+    Gone,
+    HandedOn,
+    Joined,
+    Leaving,
+    Lost,
+    Note,
+    Struck,
+)
 from checkfree.messages.control.iteration import Abort, Begin, Commit, Prepared, Stepped
 from checkfree.messages.control.recovery import BoundaryRequest, Rebuild, Rebuilt, StateRequest
 from checkfree.messages.control.takeover import Rollcall, Standing
@@ -33,10 +45,13 @@ __all__ = [
     "Archived",
     "Begin",
     "BoundaryRequest",
+    "BreakOff",
     "Commit",
     "Copy",
     "Dismissed",
     "Due",
+    "Gone",
+    "HandedOn",
     "Joined",
     "Kept",
     "Leaving",
@@ -56,4 +71,5 @@ __all__ = [
     "Stepped",
     "Struck",
     "Ticket",
+    "Withdraw",
 ]

@@ -19,7 +19,8 @@ HANDOVER = "handover"
 class Push(Message):
     """lead -> owner: send your state of ``version`` to the holder. If that is the store, it goes
     to the ``area`` and ``shelf`` of an Archive. ``held_only``: a replica sends the state, and you
-    only what you hold for other stages."""
+    only what you hold for other stages. What is handed on is named by its version, so that no
+    epoch outdates it."""
 
     epoch: int
     keep: Keep
@@ -50,6 +51,14 @@ class Archive(Message):
     seats: tuple[Address, ...]
     known: tuple[int, ...] = ()
     note: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Withdraw(Message):
+    """lead -> store: who was to send the ``shelf`` of what is handed on is gone. Answered by what
+    is ``Archived``, with it or without."""
+
+    shelf: int
 
 
 @dataclass(frozen=True)

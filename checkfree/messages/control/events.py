@@ -6,12 +6,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkfree.messages.control.ticket import Message
-from checkfree.ops import Address
+from checkfree.ops import Address, StateId
 
 
 @dataclass(frozen=True)
 class Lost(Message):
-    """runtime -> lead: this life of the worker will not answer again."""
+    """runtime -> lead: this life of the worker will not answer again. ``silent``: all that is
+    known is that it can't be heard, so it may come back with its state; until ``Gone`` says that
+    it won't, nothing inexact stands in for it."""
+
+    worker: Address
+    life: int
+    silent: bool = False
+
+
+@dataclass(frozen=True)
+class Gone(Message):
+    """runtime -> lead: a life that fell silent was waited for long enough; or an heir is lost."""
 
     worker: Address
     life: int
@@ -19,15 +30,37 @@ class Lost(Message):
 
 @dataclass(frozen=True)
 class Joined(Message):
-    """runtime -> lead: an empty worker sits at this address."""
+    """runtime -> lead: a worker sits at this address, uninitialized but for an exact state that
+    it may bring along: one that it had in an earlier life, or that a leaver has sent it."""
 
     worker: Address
     life: int
+    brings: StateId | None = None
 
 
 @dataclass(frozen=True)
 class Leaving(Message):
-    """runtime of a worker -> lead: this life would like to go, once its state is in good hands."""
+    """runtime -> lead: this life would like to go, once its state is in good hands: those of
+    ``heir``, an address that takes it straight from the owner, else the store's. ``urgent``: it
+    may be killed before the iteration ends, so its state is sent at once."""
+
+    worker: Address
+    life: int
+    heir: Address | None = None
+    urgent: bool = True
+
+
+@dataclass(frozen=True)
+class HandedOn(Message):
+    """runtime -> lead: the heir of a leaver has its state."""
+
+    state: StateId
+    heir: Address
+
+
+@dataclass(frozen=True)
+class BreakOff(Message):
+    """runtime -> lead: this leaver will be gone before the iteration under way can end."""
 
     worker: Address
     life: int

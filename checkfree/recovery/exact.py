@@ -1,0 +1,22 @@
+"""The rules that give a stage back with the very bits that it had, by the names that records have.
+
+What they make costs nothing: no validation tells its price, and nobody waits for something better.
+"""
+
+from __future__ import annotations
+
+from checkfree.messages.control import HANDOVER
+from checkfree.ops import Repair
+
+BACK = "back"
+"""From the memory of whoever had it: its life was over, and it has come back."""
+REPLICA = "replica"
+REDUNDANT_COPY = "redundant copy"
+EMBEDDING_COPY = "embedding copy"
+
+EXACT = frozenset((BACK, HANDOVER, REPLICA, REDUNDANT_COPY, EMBEDDING_COPY))
+
+
+def is_exact(repair: Repair) -> bool:
+    """All that it rebuilds is as it was."""
+    return all(recipe.rule in EXACT for recipe in repair.rebuild.values())

@@ -1,0 +1,53 @@
+"""Who gets notice and who comes back: nothing is lost by it, whatever is delivered next."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+import torch
+
+from checkfree.recovery.exact import EXACT
+from tests.chaos.chaos import SHAPES, Plan, measured, replay
+from tests.chaos.notices import Notices
+from tests.chaos.test_leaving import undisturbed
+from tests.tiny import Run, same_states
+
+RUNS = 1000 if os.environ.get("CHECKFREE_SOAK") == "1" else 40
+PARTS = 8
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_nothing_is_lost(part: int) -> None:
+    """Every rebuild is exact, no iteration is trained twice, and the plans give the run again."""
+    torch.set_num_threads(1)
+    happened: Counter[str] = Counter()
+    for seed in range(part, RUNS, PARTS):
+        plan = Plan.of(seed)
+        notices = Notices(plan)
+        run, plain = notices.play(), undisturbed(plan)
+        assert run.lead.done, (seed, run.lead.phase, run.lead.failure, run.lead.members.__dict__)
+        rules = {m["rule"] for r in run.of_kind("recovery") for m in r.rebuilds.values()}
+        assert rules <= EXACT, (seed, rules)
+        iterations = [record.iteration for record in run.of_kind("iteration")]
+        assert iterations == list(range(len(iterations))), seed
+        if plan.shape["replicas"] == 1:
+            assert measured(run) == measured(plain), seed
+            assert same(plain, run), seed
+        again = replay(plan, run)
+        assert measured(again) == measured(run), seed
+        assert same(again, run), seed
+        happened += notices.happened
+        happened.update(rules)
+    assert len(SHAPES) == PARTS  # each part has one shape
+    assert happened["dismissed"] > 0
+    if RUNS >= 1000 and SHAPES[part]["replicas"] == 1:
+        assert sum(n for name, n in happened.items() if name.startswith("killed")) > 20
+        assert {"heir", "store", "cut off", "back", "stepped late", "handover"} <= happened.keys()
+
+
+def same(other: Run, run: Run) -> bool:
+    """All that still sit when ``run`` ends have the states that they have in the other."""
+    states, others = run.states(), other.states()
+    return same_states({seat: others[seat] for seat in states}, states)
