@@ -49,7 +49,7 @@ class Leading:
         self._quarters = Headquarters(
             stock.home, stock.lives().items(), stock.patience, stock.limits, stock.frame
         )
-        self._quarters.life = life
+        self._quarters.life, self._quarters.measured = life, stock.measured
         self._quarters.attendance.replacing = stock.replacements
         self._recorder = Recorder(self._job.folder / RECORDS, self._lr, [self._tell_status])
 

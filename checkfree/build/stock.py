@@ -24,6 +24,8 @@ class Stock:
     equipment: Equipment
     home: Home
     patience: float
+    measured: bool
+    """See ``Headquarters.measured``."""
     limits: codec.Limits
     snapshot: Snapshot | None = None
     frame: Frame | None = None

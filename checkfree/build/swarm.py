@@ -83,7 +83,8 @@ def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
             _write(job)
         home.furnish(invited.secret if invited else None)
         (home.path / LINKS).write_text(order.get("links", ""), encoding="ascii")
-        stock = Stock(job, equipment, home, float(order["patience"]), limits_of(job.config))
+        patience, measured = float(order["patience"]), bool(order["measured"])
+        stock = Stock(job, equipment, home, patience, measured, limits_of(job.config))
         stock.replacements = bool(order.get("replacements", True))
         if resume:
             stock.snapshot = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))

@@ -23,7 +23,8 @@ from checkfree.ops import Address, Recipe, Source
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.transport.courier import Courier
-from checkfree.runtime.swarm.transport.frames import ENVELOPE, MESSAGE, Peer, envelope
+from checkfree.runtime.swarm.transport.frames import ENVELOPE, FIRST_LANE, Peer, piece_frame
+from checkfree.runtime.swarm.transport.lanes import LARGEST_PIECE, Lane
 
 SEAT = Address(90)
 SIDES = 8
@@ -51,7 +52,7 @@ def _framed(draw: random.Random, to: Address) -> bytes:
             to = Address(77)
         case _:  # sound, but of another time, or what only the lead may say
             pass
-    return envelope(to) + bytes(data)
+    return piece_frame(draw.choice(list(Lane)), to, len(data)) + bytes(data)
 
 
 def _endless(draw: random.Random, to: Address) -> bytes:
@@ -60,9 +61,10 @@ def _endless(draw: random.Random, to: Address) -> bytes:
     match draw.randrange(4):
         case 0:  # a size that nobody has memory for
             data[8:16] = (2 ** draw.randrange(33, 63)).to_bytes(8, "little")
-            return envelope(to) + bytes(data)
-        case 1:
-            return ENVELOPE.pack(MESSAGE, to.stage, to.replica, 7) + bytes(data)
+            return piece_frame(Lane.DATA, to, len(data)) + bytes(data)
+        case 1:  # a piece that is longer than any, or than its message
+            size = draw.choice((LARGEST_PIECE + 1, len(data) + 1))
+            return ENVELOPE.pack(FIRST_LANE, to.stage, to.replica, size) + bytes(data) + b"x"
         case 2:
             return draw.randbytes(draw.randrange(1, 200))
         case _:  # a notice that is none

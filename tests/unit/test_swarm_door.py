@@ -206,7 +206,7 @@ class Ear:
     def _nothing(self, *said: object) -> None:
         pass
 
-    heard = closed = message = notice = broken = _nothing
+    heard = closed = answered = message = notice = broken = _nothing
 
 
 def greet(prepare: Callable[[Post], None], *callers: Peer) -> tuple[dict[Address, Peer], Post, Ear]:

@@ -158,7 +158,8 @@ def test_time_that_we_were_away_is_nobodys_silence() -> None:
 
 def test_a_hello_proves_itself_to_one_peer() -> None:
     told = hello(peer(ONE), "me", SECRET)
-    assert check_hello(told, "1.0-0", "me", SECRET) == peer(ONE)
+    assert check_hello(told, "1.0-0", "me", SECRET) == (peer(ONE), "control")
+    assert check_hello(hello(peer(ONE), "me", SECRET, "data"), "1.0-0", "me", SECRET)[1] == "data"
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,7 @@ def test_a_hello_proves_itself_to_one_peer() -> None:
         ({}, "2.0-0", "me"),
         ({"proof": "0" * 64}, "1.0-0", "me"),
         ({"proof": None}, "1.0-0", "me"),
+        ({"stream": "data"}, "1.0-0", "me"),
         ({"proof": "é"}, "1.0-0", "me"),
         ({"hello": replace(peer(ONE), life=1).to_json()}, "1.0-0", "me"),
         ({"hello": None}, "1.0-0", "me"),

@@ -16,6 +16,7 @@ from rich.console import Console
 from checkfree.cli.arguments import DONE, FAILED, INTERRUPTED, takes_config
 from checkfree.cli.interrupts import hold_interrupts
 from checkfree.errors import BadInput, RunFailed, with_command
+from checkfree.runtime.swarm.presence.liveness import PATIENCE
 
 if TYPE_CHECKING:
     from checkfree.config import Config
@@ -36,10 +37,9 @@ def takes_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience",
         type=seconds,
-        default=1.5,
         metavar="SECONDS",
-        help="of silence after which a worker counts as lost (default 1.5); one that was killed "
-        "is noticed at once",
+        help=f"of silence after which a worker counts as lost (default {PATIENCE}, and six times "
+        "the measured round trip to it); one that was killed is noticed at once",
     )
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
 
@@ -133,7 +133,8 @@ def launch(
         "folder": os.fspath(run.path),
         "resume": run.resume,
         "config": to_tree(run.config),
-        "patience": arguments.patience,
+        "patience": arguments.patience or PATIENCE,
+        "measured": arguments.patience is None,
         **more,
     }
     console = Console(stderr=True, highlight=False)
@@ -188,7 +189,8 @@ def _telling_deadlines(arguments: argparse.Namespace, told: Told) -> Told:
     from checkfree.runtime.swarm.presence.liveness import beat_every
     from checkfree.runtime.swarm.presence.stall import render_deadlines
 
-    untold = [render_deadlines(arguments.patience, beat_every(arguments.patience))]
+    patience = arguments.patience or PATIENCE
+    untold = [render_deadlines(patience, beat_every(patience))]
 
     def tell(event: Mapping[str, Any]) -> None:
         if event.get("event") == "listening" and untold and not arguments.quiet:

@@ -13,14 +13,22 @@ from checkfree.runtime.actor import Actor
 from checkfree.runtime.swarm.joining.door import Door, Frame
 from checkfree.runtime.swarm.presence.attendance import Attendance
 from checkfree.runtime.swarm.presence.heritage import Heritage
-from checkfree.runtime.swarm.presence.liveness import beat_every, keep_vigil
+from checkfree.runtime.swarm.presence.liveness import beat_every, keep_vigil, no_more
 from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent
 from checkfree.runtime.swarm.presence.watch import Watch
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.nursery import NO_ROOM, full_disk
 from checkfree.runtime.swarm.processes.superior import Superior
 from checkfree.runtime.swarm.seat import BROKEN
-from checkfree.runtime.swarm.transport.courier import Courier, Item, News, Noticed, Order, Visit
+from checkfree.runtime.swarm.transport.courier import (
+    Courier,
+    Item,
+    News,
+    Noticed,
+    Order,
+    Visit,
+    ping,
+)
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 from checkfree.runtime.swarm.transport.host import Host
 from checkfree.runtime.swarm.transport.links import Links
@@ -49,6 +57,8 @@ class Headquarters:
         self.reason, self.stopped = "", False
         self.life, self.cut_off = 0, False
         """Which lead this is, of how many before it; and whether nobody can reach it."""
+        self.measured = False
+        """Whoever is far is granted more silence than the patience."""
         self.heritage = Heritage()
         self._courier = Courier(home.secret(), limits)
         self._courier.post.links = Links.of(home.path)
@@ -68,8 +78,9 @@ class Headquarters:
         self._listen_for_peers()
         me = self._courier.sit(LEAD, self.life)
         self.launcher.meet()
-        heard = self._courier.heard_at
-        self._courier.start(keep_vigil(self._patience, heard, self._fell_silent))
+        heard, granted = self._courier.heard_at, self._granted if self.measured else no_more
+        self._courier.start(keep_vigil(self._patience, heard, self._fell_silent, granted))
+        self._courier.start(ping(self._courier, beat_every(self._patience)))
         self.launcher.tell({"listening": me.to_json()})
         self._courier.start(self.launcher.beat(self.life, beat_every(self._patience)))
         if self.life:
@@ -233,7 +244,13 @@ class Headquarters:
             self.reason = f"nobody could take seat {hopeless} ({why}): see {self._home.logs}"
 
     def _fell_silent(self, peer: Peer) -> None:
-        self._courier.inbox.put(News("silent", peer, f"silent for {self._patience:g} s"))
+        seconds = self._patience + (self._granted(peer) if self.measured else 0.0)
+        self._courier.inbox.put(News("silent", peer, f"silent for {seconds:.3g} s"))
+
+    def _granted(self, peer: Peer) -> float:
+        """In the courier's thread."""
+        trip = self._courier.round_trips.get(peer)
+        return 0.0 if trip is None else trip.grants()
 
     def _ordered(self, said: Mapping[str, Any]) -> None:
         match said:

@@ -30,6 +30,8 @@ from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 
 ANSWER_WITHIN = 5.0  # seconds, for one try
+MOST_GRANTED = 600.0
+"""Seconds of silence beside the usual, whatever the lead says."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries
 
 
@@ -135,13 +137,18 @@ class Lifeline:
         assert self._streams is not None
         reader, writer = self._streams
         beats = asyncio.ensure_future(self._beat(patience))
+        within = stale_after(patience)
         try:
             while True:
-                said = await asyncio.wait_for(hear(reader), stale_after(patience))
+                said = await asyncio.wait_for(hear(reader), within)
                 if "beat" not in said:
                     self._courier.inbox.put(Said(said))
+                    continue
+                self._say({"beat": 0, "echo": said["beat"]})
+                if type(granted := said.get("granted")) is float:
+                    within = stale_after(patience) + min(max(0.0, granted), MOST_GRANTED)
         except asyncio.TimeoutError:
-            return f"the lead was silent for {stale_after(patience):g} s"
+            return f"the lead was silent for {within:.3g} s"
         except (BadFrame, *BROKEN_STREAM) as error:
             return f"its stream ended ({_short(error)})"
         finally:

@@ -7,6 +7,7 @@ to decide.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from checkfree.runtime.swarm.joining.talk import (
     stale_after,
 )
 from checkfree.runtime.swarm.presence.liveness import beat_every
+from checkfree.runtime.swarm.presence.round_trip import RoundTrip
 from checkfree.runtime.swarm.transport.courier import Courier, Visit, Visitor
 from checkfree.runtime.swarm.transport.frames import BadFrame, Notice
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
@@ -88,10 +90,10 @@ class Reception:
             return await self._drained(reader, writer)
         told = {"welcome": dict(welcome())}
         say(writer, signed(self._terms.secret, ours, id, told))
-        visitor = Visitor(id, was_at(notice), self._teller(writer))
-        beats = asyncio.ensure_future(self._beat(writer))
+        visitor, trip = Visitor(id, was_at(notice), self._teller(writer)), RoundTrip()
+        beats = asyncio.ensure_future(self._beat(writer, trip))
         try:
-            await self._listen(visitor, reader)
+            await self._listen(visitor, reader, trip)
         finally:
             beats.cancel()
             self._courier.inbox.put(Visit("left", visitor))
@@ -106,19 +108,24 @@ class Reception:
 
         return tell
 
-    async def _listen(self, visitor: Visitor, reader: asyncio.StreamReader) -> None:
+    async def _listen(
+        self, visitor: Visitor, reader: asyncio.StreamReader, trip: RoundTrip
+    ) -> None:
         if visitor.was is not None:
             self._courier.inbox.put(Visit("back", visitor))
         ready = False
         while True:
-            said = await asyncio.wait_for(hear(reader), stale_after(self._terms.patience))
+            within = stale_after(self._terms.patience) + trip.grants()
+            said = await asyncio.wait_for(hear(reader), within)
+            if type(sent := said.get("echo")) is float:
+                trip.measured(max(0.0, time.monotonic() - sent))
             if "ready" in said and not ready:
                 ready = True
                 self._courier.inbox.put(Visit("ready", visitor))
 
-    async def _beat(self, writer: asyncio.StreamWriter) -> None:
+    async def _beat(self, writer: asyncio.StreamWriter, trip: RoundTrip) -> None:
         while True:
-            say(writer, {"beat": 0})
+            say(writer, {"beat": time.monotonic(), "granted": trip.grants()})
             await asyncio.sleep(beat_every(self._terms.patience))
 
 

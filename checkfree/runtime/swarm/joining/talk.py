@@ -6,7 +6,8 @@ run's token. Notices over a stream of its own, the *lifeline*, for as long as bo
     joiner > {"ready": true}                once its data are open
     lead   > {"birth": seat, life, …}       now, or when it is needed; until then it stands by
     lead   > {"sits": true} or {"over": …}  to one that was at a seat already
-    both   > {"beat": …}                    silence is how a cut link is noticed
+    lead   > {"beat": when, "granted": s}   silence is how a cut link is noticed; so long, and as
+    joiner > {"beat": …, "echo": when}      much more as the way there and back takes
 
 A proof is good for one pair of peers, whose ids libp2p has verified, and one direction.
 """

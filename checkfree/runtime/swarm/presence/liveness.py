@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Who = TypeVar("Who")
 """A peer, or the lead as its launcher knows it."""
@@ -23,12 +23,17 @@ def beat_every(patience: float) -> float:
     return min(patience / _BEATS, _SLOWEST)
 
 
+def no_more(who: object) -> float:
+    """Nobody is granted any more than the patience."""
+    return 0.0
+
+
 class Vigil:
     """Judges by the times at which peers were last heard. Time that we ourselves were away, as
-    when a laptop sleeps, is nobody's silence."""
+    when a laptop sleeps, is nobody's silence. ``granted``: seconds more for a peer that is far."""
 
-    def __init__(self, patience: float, now: float):
-        self._patience = patience
+    def __init__(self, patience: float, now: float, granted: Callable[[Any], float] = no_more):
+        self._patience, self._granted = patience, granted
         self._looked = self._back = now
 
     def silent(self, heard: Mapping[Who, float], now: float) -> list[Who]:
@@ -37,15 +42,20 @@ class Vigil:
             self._back = now
         self._looked = now
         since = {peer: max(at, self._back) for peer, at in heard.items()}
-        return [peer for peer, at in since.items() if now - at > self._patience]
+        return [
+            peer for peer, at in since.items() if now - at > self._patience + self._granted(peer)
+        ]
 
 
 async def keep_vigil(
-    patience: float, heard: Mapping[Who, float], tell: Callable[[Who], None]
+    patience: float,
+    heard: Mapping[Who, float],
+    tell: Callable[[Who], None],
+    granted: Callable[[Any], float] = no_more,
 ) -> None:
     """``tell`` of whoever fell silent, again at every look until it is no longer ``heard``."""
     every = beat_every(patience) / 2
-    vigil = Vigil(patience - every, time.monotonic())  # the next look would be too late
+    vigil = Vigil(patience - every, time.monotonic(), granted)  # the next look would be too late
     while True:
         await asyncio.sleep(every)
         for peer in vigil.silent(heard, time.monotonic()):

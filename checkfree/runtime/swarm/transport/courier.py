@@ -18,7 +18,9 @@ from checkfree.errors import RunFailed
 from checkfree.messages import codec
 from checkfree.messages.control import Message
 from checkfree.ops import LEAD, Address
+from checkfree.runtime.swarm.presence.round_trip import RoundTrip
 from checkfree.runtime.swarm.transport.frames import Notice, Peer
+from checkfree.runtime.swarm.transport.lanes import lane_of
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 from checkfree.runtime.swarm.transport.streams import HERE, Post
 
@@ -118,6 +120,8 @@ class Courier:
         self.post = Post(secret, self, limits)
         self.heard_at: dict[Peer, float] = {}
         """When each peer was last heard, by ``time.monotonic``; for the loop's thread only."""
+        self.round_trips: dict[Peer, RoundTrip] = {}
+        """Of those whom we ``ping``; for the loop's thread only."""
         self.pulses: dict[Peer, dict[str, Any]] = {}
         """The last pulse of each peer of this run, the dead among them."""
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
@@ -161,7 +165,8 @@ class Courier:
 
     def send(self, to: Address, message: Message) -> None:
         """Encoded here and now; its tensors must not be changed any more."""
-        self.loop.call_soon_threadsafe(self.post.send, to, codec.encode(message))
+        parts = codec.encode(message)
+        self.loop.call_soon_threadsafe(self.post.send, to, lane_of(message), parts)
 
     def notify(self, to: Address, notice: Notice) -> None:
         self.loop.call_soon_threadsafe(self.post.notify, to, notice)
@@ -204,7 +209,12 @@ class Courier:
 
     def closed(self, peer: Peer) -> None:
         self.heard_at.pop(peer, None)
+        self.round_trips.pop(peer, None)
         self.inbox.put(News("closed", peer, "its stream ended"))
+
+    def answered(self, peer: Peer, sent: float) -> None:
+        trip = self.round_trips.setdefault(peer, RoundTrip())
+        trip.measured(time.monotonic() - sent)
 
     def message(self, to: Address, message: Message) -> None:
         self.inbox.put(Delivered(to, message))
@@ -236,6 +246,14 @@ async def _cancelled(tasks: Collection[asyncio.Future[Any]]) -> None:
         task.cancel()
     if ours:
         await asyncio.wait(ours, timeout=CLOSE_WITHIN)
+
+
+async def ping(courier: Courier, every: float) -> None:
+    """Measure the way to all who have called us and back, again and again."""
+    while True:
+        for peer in list(courier.heard_at):
+            courier.post.notify(peer.seat, {"ping": time.monotonic()})
+        await asyncio.sleep(every)
 
 
 async def beat(post: Post, every: float, pulse: Callable[[], Notice]) -> None:

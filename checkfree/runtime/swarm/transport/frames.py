@@ -1,9 +1,11 @@
 """What goes over a raw stream: a hello, then frames. No pickle; sizes are checked before use.
 
-    frame   = kind:u8 stage:i16 replica:i16 size:u32, then the message (its own prefix tells its
-              size, ours is 0) or a notice: so many bytes of JSON
-    hello   = the first notice on a stream: who opens it, and the proof that it knows the run's
+    frame   = kind:u8 stage:i16 replica:i16 size:u32, then so many bytes: JSON of a notice, or a
+              piece of a message, whose own prefix tells how long all of it is. Of each lane one
+              message is under way at a time; the kind tells the lane
+    hello   = the first notice on a stream: who opens which, and the proof that it knows the run's
               secret, for exactly this pair of peers
+    ack     = one byte, the other way: a piece of the background is here
 
 Notices are the runtime's own: who sits where, that one lives, that a run ends.
 """
@@ -20,10 +22,11 @@ from typing import Any
 
 from checkfree.ops import Address
 
-MESSAGE, NOTICE = 1, 2
+NOTICE, FIRST_LANE = 2, 16
+ACK = b"\x06"
 ENVELOPE = struct.Struct("<BhhI")
 LARGEST_NOTICE = 1 << 20  # bytes
-PROTOCOL = 2
+PROTOCOL = 3
 
 Notice = Mapping[str, Any]
 
@@ -63,9 +66,9 @@ class Peer:
             raise BadFrame(f"no peer: {plain!r:.80}") from None
 
 
-def envelope(to: Address) -> bytes:
-    """What stands before a message for an actor."""
-    return ENVELOPE.pack(MESSAGE, to.stage, to.replica, 0)
+def piece_frame(lane: int, to: Address, size: int) -> bytes:
+    """What stands before a piece of a message for an actor."""
+    return ENVELOPE.pack(FIRST_LANE + lane, to.stage, to.replica, size)
 
 
 def notice_frame(notice: Notice) -> bytes:
@@ -85,26 +88,27 @@ def read_notice(data: bytes) -> dict[str, Any]:
     return found
 
 
-def hello(me: Peer, to: str, secret: bytes) -> Notice:
-    """The first notice from ``me`` to the peer with the id ``to``."""
-    return {"hello": me.to_json(), "protocol": PROTOCOL, "proof": _proof(me, to, secret)}
+def hello(me: Peer, to: str, secret: bytes, stream: str = "control") -> Notice:
+    """The first notice from ``me`` to the peer with the id ``to``, on a stream of that name."""
+    proof = _proof(me, to, secret, stream)
+    return {"hello": me.to_json(), "protocol": PROTOCOL, "stream": stream, "proof": proof}
 
 
-def check_hello(notice: Notice, sender: str, receiver: str, secret: bytes) -> Peer:
-    """Who opened a stream. ``sender`` and ``receiver`` are the ids that libp2p has verified.
+def check_hello(notice: Notice, sender: str, receiver: str, secret: bytes) -> tuple[Peer, str]:
+    """Who opened which stream. ``sender`` and ``receiver`` are the ids that libp2p has verified.
     Raises BadFrame for whoever does not know the secret, or says to be somebody else."""
     if notice.get("protocol") != PROTOCOL:
         raise BadFrame(f"speaks protocol {notice.get('protocol')!r:.20}, expected {PROTOCOL}")
     peer = Peer.from_json(notice.get("hello"))
-    proof = notice.get("proof")
-    if peer.id != sender or type(proof) is not str:
+    proof, stream = notice.get("proof"), notice.get("stream")
+    if peer.id != sender or type(proof) is not str or type(stream) is not str:
         raise BadFrame("says to be somebody else")
-    if not hmac.compare_digest(proof.encode(), _proof(peer, receiver, secret).encode()):
+    if not hmac.compare_digest(proof.encode(), _proof(peer, receiver, secret, stream).encode()):
         raise BadFrame("does not know the secret of the run")
-    return peer
+    return peer, stream
 
 
-def _proof(sender: Peer, receiver: str, secret: bytes) -> str:
+def _proof(sender: Peer, receiver: str, secret: bytes, stream: str) -> str:
     """Good for this pair only: a peer cannot show another's proof to a third."""
-    told = json.dumps([PROTOCOL, sender.to_json(), receiver]).encode()
+    told = json.dumps([PROTOCOL, sender.to_json(), receiver, stream]).encode()
     return hmac.new(secret, told, hashlib.sha256).hexdigest()

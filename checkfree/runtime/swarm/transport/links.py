@@ -86,12 +86,13 @@ class Line:
     """One direction of a link: it remembers until when it is taken. Knows no clock."""
 
     def __init__(self, link: Link):
-        self._link, self._free = link, -math.inf
+        self._link, self.free = link, -math.inf
+        """``free``: when all that was entered will have left."""
 
     def enter(self, now: float, count: int) -> Passage:
         """``count`` bytes that are ready ``now`` leave when all before them have left."""
-        begins = max(now, self._free)
-        self._free = begins + count / self._link.bandwidth
+        begins = max(now, self.free)
+        self.free = begins + count / self._link.bandwidth
         return Passage(begins, self._link)
 
 

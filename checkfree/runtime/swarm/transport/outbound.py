@@ -1,6 +1,6 @@
-"""What one seat sends to one life of another, in order, over a stream of its own.
+"""What one seat sends to one life of another: two streams, and what goes first on each.
 
-When the stream breaks, what was under way is lost and it stays broken: the runtime hears of it,
+When a stream breaks, what was under way is lost and the link stays broken: the runtime hears of it,
 and a newer life of the peer gets a new one. A stream that ends tells, faster than any lease, that
 its sender is gone.
 """
@@ -9,21 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 
 from hivemind.p2p import P2PDaemonError
 
-from checkfree.runtime.swarm.transport.frames import Peer
-from checkfree.runtime.swarm.transport.links import Line, Passage
+from checkfree.ops import Address
+from checkfree.runtime.swarm.transport.frames import ACK, Peer, piece_frame
+from checkfree.runtime.swarm.transport.lanes import PIECE, Lane, Parts, Piece, Pieces
+from checkfree.runtime.swarm.transport.links import Line
+from checkfree.runtime.swarm.transport.pace import Pace
 
-Parts = Sequence[bytes | memoryview]
-Dial = Callable[[Peer], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
-"""Opens a stream that has said hello; raises one of BROKEN_STREAM."""
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Dial = Callable[[Peer, str], Awaitable[Streams]]
+"""Opens a stream of that name, which has said hello; raises one of BROKEN_STREAM."""
 Broken = Callable[[Peer, str], None]
 """Told that what goes to a peer arrives no more, and why."""
 
-CHUNK = 1 << 18  # bytes written before the stream may push back
+CONTROL, DATA = "control", "data"
+"""The two streams."""
 SMALL = 1 << 12  # bytes of a part that is rather copied than written alone
 
 BROKEN_STREAM = (OSError, EOFError, P2PDaemonError, asyncio.TimeoutError)
@@ -33,71 +40,154 @@ class Outbound:
     """What goes to one life of a peer."""
 
     def __init__(self, peer: Peer, line: Line | None, dial: Dial, broken: Broken):
-        self.peer, self._line, self._dial, self._tell = peer, line, dial, broken
-        self._queue: asyncio.Queue[tuple[Parts, Passage | None]] = asyncio.Queue()
-        self._broken = False
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self.peer, self._tell, self._broken = peer, broken, False
+        self._control, self._data = (
+            Sender(line, partial(dial, peer, name), self._fail) for name in (CONTROL, DATA)
+        )
 
-    def put(self, parts: Parts) -> None:
+    def notify(self, frame: bytes) -> None:
+        """A notice, as a whole frame."""
         if not self._broken:
-            self._queue.put_nowait((parts, self._enter(parts)))
+            self._control.pieces.notices.append(frame)
+            self._control.wake()
 
-    def _enter(self, parts: Parts) -> Passage | None:
-        """When it may arrive, if lines are emulated."""
-        if self._line is None:
-            return None
-        return self._line.enter(time.monotonic(), sum(map(len, parts)))
+    def put(self, lane: Lane, to: Address, parts: Parts) -> None:
+        """A message to an actor there."""
+        if not self._broken:
+            sender = self._control if lane is Lane.CONTROL else self._data
+            sender.pieces.put(lane, to, parts)
+            sender.wake()
 
     def cancel(self) -> None:
         self._broken = True
+        for sender in (self._control, self._data):
+            sender.cancel()
+
+    async def flushed(self) -> None:
+        """All that was put here has left, or never will."""
+        for sender in (self._control, self._data):
+            await sender.flushed()
+
+    def _fail(self, why: str) -> None:
+        if not self._broken:
+            self.cancel()
+            self._tell(self.peer, why)
+
+
+@dataclass
+class _Travelling:
+    """On an emulated line: what arrives when."""
+
+    due: float
+    piece: Piece
+
+
+class Sender:
+    """One stream, opened when there is something to say."""
+
+    def __init__(
+        self,
+        line: Line | None,
+        dial: Callable[[], Awaitable[Streams]],
+        broken: Callable[[str], None],
+    ):
+        self._line, self._dial, self._tell = line, dial, broken
+        self.pieces, self._pace = Pieces(), Pace()
+        self._writing = 0
+        self._awake, self._idle = asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        self._late: deque[_Travelling] = deque()
+        self._arriving = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def wake(self) -> None:
+        """Something was put among the pieces."""
+        self._idle.clear()
+        self._awake.set()
+
+    def cancel(self) -> None:
+        self._idle.set()
         self._task.cancel()
 
     async def flushed(self) -> None:
-        joined = asyncio.ensure_future(self._queue.join())
-        await asyncio.wait((joined, self._task), return_when=asyncio.FIRST_COMPLETED)
-        joined.cancel()
+        await self._idle.wait()
 
     async def _run(self) -> None:
-        writer, ended = None, None
-        first = await self._queue.get()  # a stream is opened when there is something to say
+        writer, others = None, list[asyncio.Future[None]]()
+        await self._awake.wait()
         try:
-            reader, writer = await self._dial(self.peer)
-            ended = asyncio.ensure_future(self._until_it_ends(reader))
-            await self._write(writer, *first)
+            reader, writer = await self._dial()
+            others.append(asyncio.ensure_future(self._hear(reader)))
+            if self._line is not None:
+                others.append(asyncio.ensure_future(self._deliver(writer)))
             while True:
-                await self._write(writer, *await self._queue.get())
+                piece = await self._next()
+                if self._line is None:
+                    await self._write(writer, piece)
+                else:
+                    due = self._line.enter(time.monotonic(), piece.size).due(piece.size)
+                    self._late.append(_Travelling(due, piece))
+                    self._arriving.set()
         except BROKEN_STREAM as error:
-            self._broken = True
-            self._tell(self.peer, repr(error)[:200])
+            self._tell(repr(error)[:200])
         finally:
-            if ended is not None:
-                ended.cancel()
+            for other in others:
+                other.cancel()
             if writer is not None:
                 with suppress(*BROKEN_STREAM):
                     writer.close()
 
-    async def _write(
-        self, writer: asyncio.StreamWriter, parts: Parts, passage: Passage | None
-    ) -> None:
-        sent = 0
-        for chunk in _chunks(parts):
-            if passage is not None:
-                sent += len(chunk)
-                await _until(passage.due(sent))
-            writer.write(chunk)
-            if len(chunk) == CHUNK:
-                await writer.drain()
-        await writer.drain()
-        self._queue.task_done()
+    async def _next(self) -> Piece:
+        """What goes first, once the line is free for it."""
+        while True:
+            if self._line is not None:
+                await _until(self._line.free)
+            piece = self.pieces.take(self._room)
+            if piece is not None:
+                self._writing += 1
+                if piece.lane is Lane.BACKGROUND:
+                    self._pace.sent(time.monotonic(), piece.size)
+                return piece
+            if not self.pieces and not self._writing:
+                self._idle.set()
+            self._awake.clear()
+            await self._awake.wait()
 
-    async def _until_it_ends(self, reader: asyncio.StreamReader) -> None:
-        """The other side never writes: a byte or an end, the link is over."""
+    def _room(self, lane: Lane) -> int:
+        if lane is Lane.BACKGROUND:
+            return min(PIECE, self._pace.room)
+        return PIECE
+
+    async def _write(self, writer: asyncio.StreamWriter, piece: Piece) -> None:
+        parts: Sequence[bytes | memoryview] = piece.parts
+        if piece.lane is not None:
+            parts = (piece_frame(piece.lane, piece.to, piece.size), *parts)
+        for chunk in _joined(parts):
+            writer.write(chunk)
+        await writer.drain()
+        self._writing -= 1
+
+    async def _deliver(self, writer: asyncio.StreamWriter) -> None:
+        """What has come to the end of an emulated line."""
+        try:
+            while True:
+                while not self._late:
+                    self._arriving.clear()
+                    self._awake.set()  # nothing is on its way, perhaps nothing is left
+                    await self._arriving.wait()
+                await _until(self._late[0].due)
+                await self._write(writer, self._late.popleft().piece)
+        except BROKEN_STREAM as error:
+            self._tell(repr(error)[:200])
+
+    async def _hear(self, reader: asyncio.StreamReader) -> None:
+        """The other side says what it has of the background, and nothing else: when that ends, the
+        link is over."""
         with suppress(*BROKEN_STREAM):
-            await reader.read(1)
-        if not self._broken:
-            self._broken = True
-            self._tell(self.peer, "the stream ended")
-            self._task.cancel()
+            while await reader.readexactly(1) == ACK:
+                self._pace.acknowledged(time.monotonic())
+                self._awake.set()
+        self._tell("the stream ended")
 
 
 async def _until(due: float) -> None:
@@ -107,8 +197,8 @@ async def _until(due: float) -> None:
         await asyncio.sleep(left)
 
 
-def _chunks(parts: Parts) -> Iterator[bytes | memoryview]:
-    """Small parts together, as each write is a system call; large ones in pieces, uncopied."""
+def _joined(parts: Parts) -> Iterator[bytes | memoryview]:
+    """Small parts together, as each write is a system call; large ones uncopied."""
     small: list[bytes | memoryview] = []
     for part in parts:
         if len(part) <= SMALL:
@@ -117,7 +207,6 @@ def _chunks(parts: Parts) -> Iterator[bytes | memoryview]:
         if small:
             yield b"".join(small)
             small = []
-        view = memoryview(part)
-        yield from (view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
+        yield part
     if small:
         yield b"".join(small)

@@ -1,4 +1,4 @@
-"""Messages over libp2p: one raw stream each way between two peers, all in one event loop.
+"""Messages over libp2p: two raw streams each way between two peers, all in one event loop.
 
 What comes in is checked before it is believed, or memory is taken for it.
 """
@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,21 +30,28 @@ from checkfree.messages.control import (
 )
 from checkfree.ops import LEAD, Address
 from checkfree.runtime.swarm.transport.frames import (
+    ACK,
     ENVELOPE,
+    FIRST_LANE,
     LARGEST_NOTICE,
-    MESSAGE,
     NOTICE,
     BadFrame,
     Notice,
     Peer,
     check_hello,
-    envelope,
     hello,
     notice_frame,
     read_notice,
 )
+from checkfree.runtime.swarm.transport.lanes import LARGEST_PIECE, Lane, Parts
 from checkfree.runtime.swarm.transport.links import Links
-from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM, Outbound, Parts
+from checkfree.runtime.swarm.transport.outbound import (
+    BROKEN_STREAM,
+    CONTROL,
+    DATA,
+    Outbound,
+    Streams,
+)
 
 Serve = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 """Serves a stream that the peer with this id, which libp2p has verified, opened to us."""
@@ -65,6 +73,8 @@ class Events(Protocol):
 
     def closed(self, peer: Peer) -> None: ...
 
+    def answered(self, peer: Peer, sent: float) -> None: ...
+
     def message(self, to: Address, message: Message) -> None: ...
 
     def notice(self, peer: Peer, notice: dict[str, Any]) -> None: ...
@@ -84,7 +94,7 @@ class Post:
         self._secret, self._events, self.limits = secret, events, limits
         self._p2p: P2P | None = None
         self._links: dict[Address, Outbound] = {}
-        self._held: dict[Address, deque[Parts]] = {}
+        self._held: dict[Address, deque[Callable[[Outbound], None]]] = {}
         self.refused: Counter[str] = Counter()
         """What was dropped: "stranger" streams, "malformed" messages, bad "frame"s, what only the
         lead may say from an "impostor", every "application" and "record …" that proves nothing."""
@@ -180,30 +190,31 @@ class Post:
             known.cancel()
         line = self.links.line(self.me.seat, peer.seat) if self.me else None
         self._links[peer.seat] = link = Outbound(peer, line, self.dial, self._events.broken)
-        for parts in self._held.pop(peer.seat, ()):
-            link.put(parts)
+        for put in self._held.pop(peer.seat, ()):
+            put(link)
 
-    def send(self, to: Address, parts: Parts) -> None:
+    def send(self, to: Address, lane: Lane, parts: Parts) -> None:
         """A message to an actor. What is for the dead is dropped, what is for somebody that we
         have not heard of yet waits."""
-        self._put(host_of(to), (envelope(to), *parts))
+        self._put(host_of(to), lambda link: link.put(lane, to, parts))
 
     def notify(self, to: Address, notice: Notice) -> None:
         """A notice to a process."""
-        self._put(to, (notice_frame(notice),))
+        frame = notice_frame(notice)
+        self._put(to, lambda link: link.notify(frame))
 
-    def _put(self, seat: Address, parts: Parts) -> None:
+    def _put(self, seat: Address, put: Callable[[Outbound], None]) -> None:
         link = self._links.get(seat)
         if link is None:
-            self._held.setdefault(seat, deque()).append(parts)
+            self._held.setdefault(seat, deque()).append(put)
         else:
-            link.put(parts)
+            put(link)
 
     async def flushed(self) -> None:
         """All that was queued for living links has left."""
         await asyncio.gather(*(link.flushed() for link in self._links.values()))
 
-    async def dial(self, peer: Peer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def dial(self, peer: Peer, stream: str = CONTROL) -> Streams:
         """A stream to a peer that has said hello. Raises one of BROKEN_STREAM."""
         assert self.me is not None
         for attempt in range(DIALS):
@@ -214,7 +225,7 @@ class Post:
                 if attempt + 1 == DIALS:
                     raise
                 await asyncio.sleep(PAUSE)
-        writer.write(notice_frame(hello(self.me, peer.id, self._secret)))
+        writer.write(notice_frame(hello(self.me, peer.id, self._secret, stream)))
         return reader, writer
 
     # --- in --------------------------------------------------------------------------------------
@@ -222,14 +233,14 @@ class Post:
     async def _serve(
         self, info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        peer = None
+        peer, stream = None, ""
         try:
-            peer = await asyncio.wait_for(self._greeted(info, reader), HELLO_WITHIN)
+            peer, stream = await asyncio.wait_for(self._greeted(info, reader), HELLO_WITHIN)
             if self.vouched(peer):
                 self.learn(peer)
-            self._events.opened(peer)
-            while True:
-                await self._take(peer, reader)
+            if stream == CONTROL:
+                self._events.opened(peer)
+            await _Inbound(self, peer, reader, writer).take_all()
         except BadFrame:
             self.refused["stranger" if peer is None else "frame"] += 1
         except BROKEN_STREAM:
@@ -237,50 +248,43 @@ class Post:
         finally:
             with suppress(*BROKEN_STREAM):
                 writer.close()
-            if peer is not None:
+            if peer is not None and stream == CONTROL:
                 self._events.closed(peer)
 
-    async def _greeted(self, info: Any, reader: asyncio.StreamReader) -> Peer:
+    async def _greeted(self, info: Any, reader: asyncio.StreamReader) -> tuple[Peer, str]:
         kind, _, _, size = ENVELOPE.unpack(await reader.readexactly(ENVELOPE.size))
         if kind != NOTICE or size > 1 << 12:
             raise BadFrame("no hello")
         notice = read_notice(await reader.readexactly(size))
         if self.me is None:
             raise BadFrame("nobody can know us yet")
-        peer = check_hello(notice, info.peer_id.to_base58(), self.me.id, self._secret)
+        peer, stream = check_hello(notice, info.peer_id.to_base58(), self.me.id, self._secret)
         known = self._links.get(peer.seat)
         if known is not None and not known.peer.gives_way(peer):
             raise BadFrame("sits where somebody else sits")
         if peer.seat == LEAD and self.lead_id not in ("", peer.id):
             raise BadFrame("leads under another name")
-        return peer
+        if stream not in (CONTROL, DATA):
+            raise BadFrame("opens a stream that we don't know")
+        return peer, stream
 
-    async def _take(self, peer: Peer, reader: asyncio.StreamReader) -> None:
-        kind, stage, replica, size = ENVELOPE.unpack(await reader.readexactly(ENVELOPE.size))
+    def heard(self, peer: Peer) -> None:
         self._events.heard(peer)
-        if kind == NOTICE and size <= LARGEST_NOTICE:
-            self._noticed(peer, read_notice(await reader.readexactly(size)))
-        elif kind == MESSAGE and size == 0:
-            await self._message(peer, Address(stage, replica), reader)
-        else:
-            raise BadFrame(f"frame of kind {kind} and {size} bytes")
 
-    def _noticed(self, peer: Peer, notice: dict[str, Any]) -> None:
+    def noticed(self, peer: Peer, notice: dict[str, Any]) -> None:
+        """A notice has come."""
+        match notice:
+            case {"ping": sent} if peer.seat in self._links:
+                return self.notify(peer.seat, {"pong": sent})
+            case {"pong": float(sent)}:
+                return self._events.answered(peer, sent)
         if peer.seat == LEAD:
             for plain in notice.get("peers", ()):
                 self.learn(Peer.from_json(plain))
         self._events.notice(peer, notice)
 
-    async def _message(self, peer: Peer, to: Address, reader: asyncio.StreamReader) -> None:
-        prefix = await reader.readexactly(codec.PREFIX)
-        try:
-            size = codec.measure(prefix, self.limits)
-        except codec.Malformed as error:
-            self.refused["malformed"] += 1
-            raise BadFrame(str(error)) from None  # where the next frame begins, nobody knows
-        data = codec.buffer(size)
-        data[: len(prefix)] = prefix
-        await self._fill(peer, reader, data, len(prefix))
+    def delivered(self, peer: Peer, to: Address, data: memoryview) -> None:
+        """All of a message has come."""
         try:
             message = codec.decode(data, self.limits)
         except codec.Malformed:
@@ -296,13 +300,76 @@ class Post:
         known = self._links.get(LEAD)
         return peer.seat == LEAD and known is not None and known.peer == peer
 
-    async def _fill(
-        self, peer: Peer, reader: asyncio.StreamReader, data: memoryview, start: int
-    ) -> None:
-        while start < len(data):
-            chunk = await reader.read(min(1 << 20, len(data) - start))
+
+@dataclass
+class _Coming:
+    """A message that is under way: how much of it is here."""
+
+    to: Address
+    data: memoryview
+    here: int = 0
+
+
+class _Inbound:
+    """One stream that a peer has opened to us."""
+
+    def __init__(
+        self,
+        post: Post,
+        peer: Peer,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ):
+        self._post, self._peer, self._reader, self._writer = post, peer, reader, writer
+        self._coming: dict[Lane, _Coming] = {}
+
+    async def take_all(self) -> None:
+        """Until it ends. Raises BadFrame, or one of BROKEN_STREAM."""
+        while True:
+            head = await self._reader.readexactly(ENVELOPE.size)
+            kind, stage, replica, size = ENVELOPE.unpack(head)
+            self._post.heard(self._peer)
+            if kind == NOTICE and size <= LARGEST_NOTICE:
+                notice = read_notice(await self._reader.readexactly(size))
+                self._post.noticed(self._peer, notice)
+            elif kind - FIRST_LANE in iter(Lane) and 0 < size <= LARGEST_PIECE:
+                await self._piece(Lane(kind - FIRST_LANE), Address(stage, replica), size)
+            else:
+                raise BadFrame(f"frame of kind {kind} and {size} bytes")
+
+    async def _piece(self, lane: Lane, to: Address, size: int) -> None:
+        coming = self._coming.get(lane)
+        if coming is None:
+            coming = self._coming[lane] = await self._begun(to, size)
+            size -= codec.PREFIX
+        if coming.to != to or size > len(coming.data) - coming.here:
+            raise BadFrame("a piece of another message than the one under way")
+        await self._fill(coming, size)
+        if lane is Lane.BACKGROUND:
+            self._writer.write(ACK)
+        if coming.here == len(coming.data):
+            del self._coming[lane]
+            self._post.delivered(self._peer, to, coming.data)
+
+    async def _begun(self, to: Address, size: int) -> _Coming:
+        """Memory for a whole message, once it is known that it may be as long as it says."""
+        if size < codec.PREFIX:
+            raise BadFrame(f"a message that begins with {size} bytes")
+        prefix = await self._reader.readexactly(codec.PREFIX)
+        try:
+            data = codec.buffer(codec.measure(prefix, self._post.limits))
+        except codec.Malformed as error:
+            self._post.refused["malformed"] += 1
+            raise BadFrame(str(error)) from None  # where the next frame begins, nobody knows
+        data[: len(prefix)] = prefix
+        return _Coming(to, data, len(prefix))
+
+    async def _fill(self, coming: _Coming, size: int) -> None:
+        end = coming.here + size
+        while coming.here < end:
+            chunk = await self._reader.read(min(1 << 20, end - coming.here))
             if not chunk:
                 raise EOFError
-            data[start : start + len(chunk)] = chunk
-            start += len(chunk)
-            self._events.heard(peer)
+            coming.data[coming.here : coming.here + len(chunk)] = chunk
+            coming.here += len(chunk)
+            self._post.heard(self._peer)

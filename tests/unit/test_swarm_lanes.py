@@ -1,0 +1,150 @@
+"""What goes first on a line, and how little of the background is on its way: without a clock."""
+
+from __future__ import annotations
+
+import heapq
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from checkfree.messages.control import RESUME, Abort, Push
+from checkfree.messages.tensors import KeepShadow, KeepState, StageState, StateReply
+from checkfree.ops import STORE, Address, Keep, Source
+from checkfree.runtime.swarm.presence.liveness import Vigil
+from checkfree.runtime.swarm.presence.round_trip import TRIPS, RoundTrip
+from checkfree.runtime.swarm.transport.lanes import Lane, Piece, Pieces, lane_of
+from checkfree.runtime.swarm.transport.pace import LEAST, TARGET, Pace
+
+HERE = Address(1)
+KEEP = Keep(HERE, STORE, "state", "after")
+STATE = StageState({}, {}, {}, 0)
+
+
+def all_of(pieces: Pieces, most: int) -> list[Piece]:
+    found = []
+    while (piece := pieces.take(lambda lane: most)) is not None:
+        found.append(piece)
+    return found
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(Lane), st.lists(st.binary(max_size=30), max_size=4))),
+    st.integers(1, 40),
+)
+def test_every_byte_arrives_in_the_order_of_its_lane(
+    messages: list[tuple[Lane, list[bytes]]], most: int
+) -> None:
+    pieces, expected = Pieces(), dict.fromkeys(Lane, b"")
+    for lane, parts in messages:
+        if any(parts):
+            pieces.put(lane, HERE, parts)
+            expected[lane] += b"".join(parts)
+    found = all_of(pieces, most)
+    assert not pieces
+    assert all(0 < piece.size <= most for piece in found)
+    lanes = [piece.lane for piece in found]
+    assert lanes == sorted(lanes)  # type: ignore[type-var]
+    for lane in Lane:
+        parts = [bytes(part) for p in found if p.lane is lane for part in p.parts]
+        assert b"".join(parts) == expected[lane]
+
+
+def test_what_comes_later_goes_first_between_two_pieces() -> None:
+    pieces = Pieces()
+    pieces.put(Lane.BACKGROUND, HERE, [b"x" * 10])
+    first = pieces.take(lambda lane: 4)
+    pieces.put(Lane.DATA, HERE, [b"y" * 3])
+    pieces.notices.append(b"beat")
+    rest = all_of(pieces, 4)
+    assert [(p.lane, p.size) for p in (first, *rest) if p] == [
+        *((Lane.BACKGROUND, 4), (None, 4), (Lane.DATA, 3)),
+        *((Lane.BACKGROUND, 4), (Lane.BACKGROUND, 2)),
+    ]
+
+
+def test_a_lane_without_room_is_passed_by() -> None:
+    pieces = Pieces()
+    pieces.put(Lane.BACKGROUND, HERE, [b"x"])
+    assert pieces.take(lambda lane: 0) is None
+    assert pieces
+
+
+@pytest.mark.parametrize(
+    ("message", "lane"),
+    [
+        (Abort(1), Lane.CONTROL),
+        (Push(0, KEEP, 0), Lane.CONTROL),
+        (StateReply(0, Source(HERE, 1, 0), STATE), Lane.STATE),
+        (KeepState(0, KEEP, "handover", 1, STATE), Lane.STATE),
+        (KeepState(0, KEEP, RESUME, 1, STATE), Lane.BACKGROUND),
+        (KeepShadow(0, KEEP, STATE), Lane.BACKGROUND),
+    ],
+)
+def test_which_lane(message: object, lane: Lane) -> None:
+    assert lane_of(message) is lane  # type: ignore[arg-type]
+
+
+# --- the background ------------------------------------------------------------------------------
+
+
+def sent_through(
+    bandwidth: float, trip: float, seconds: float, busy: float = 0.0
+) -> tuple[int, list[float]]:
+    """Bytes that the background gets through a line, and how long its queue is, at each piece.
+    ``busy``: the share of the line that others have taken before."""
+    pace, now, free, done = Pace(), 0.0, 0.0, 0
+    queues: list[float] = []
+    acks: list[tuple[float, int]] = []
+    left = bandwidth * (1 - busy)
+    while now < seconds:
+        while (room := pace.room) > 0:
+            free = max(free, now) + room / left
+            queues.append(free - now)
+            pace.sent(now, room)
+            heapq.heappush(acks, (free + trip, room))
+        now, count = heapq.heappop(acks)
+        pace.acknowledged(now)
+        done += count
+    return done, queues
+
+
+@pytest.mark.parametrize("bandwidth", [0.25e6, 6.25e6, 125e6])
+@pytest.mark.parametrize("trip", [0.0005, 0.03])
+def test_the_background_fills_a_line_and_no_queue(bandwidth: float, trip: float) -> None:
+    done, queues = sent_through(bandwidth, trip, 30.0)
+    settled = sorted(queues[len(queues) // 2 :])
+    assert done >= 0.7 * bandwidth * 30.0
+    longest = TARGET + 2 * LEAST / bandwidth + 0.05
+    assert settled[int(0.95 * len(settled))] <= longest
+
+
+def test_it_takes_what_others_leave() -> None:
+    done, _ = sent_through(6.25e6, 0.001, 30.0, busy=0.8)
+    assert done <= 0.2 * 6.25e6 * 31.0
+
+
+def test_an_answer_to_nothing_changes_nothing() -> None:
+    pace = Pace()
+    pace.acknowledged(1.0)
+    assert pace.room == LEAST
+
+
+# --- the way there and back ----------------------------------------------------------------------
+
+
+def test_whoever_is_far_is_granted_more_silence() -> None:
+    trip = RoundTrip()
+    trip.measured(0.4)
+    trip.measured(0.01)
+    assert TRIPS * 0.3 < trip.grants() < TRIPS * 0.4
+    for _ in range(60):
+        trip.measured(0.01)
+    assert trip.grants() == pytest.approx(TRIPS * 0.01)
+    granted = {"near": 0.0, "far": 2.0}
+    vigil = Vigil(1.0, 0.0, granted.__getitem__)
+    heard = {"near": 0.0, "far": 0.0}
+    silent = {tenth: vigil.silent(heard, tenth / 10) for tenth in range(1, 32)}
+    assert silent[11] == ["near"]
+    assert silent[29] == ["near"]
+    assert silent[31] == ["near", "far"]
