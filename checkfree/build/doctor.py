@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from checkfree.build.job import of_config
+from checkfree.build.memory import FIRST_BYTES, available, seat_bytes
 from checkfree.build.sizes import own_sizes
 from checkfree.build.terms import seats
 from checkfree.config import Config
@@ -26,8 +27,6 @@ from checkfree.units import render_bytes
 PACKAGES = ("torch", "numpy", "hivemind", "uvloop", "safetensors")
 FILES_WANTED = 256
 """Open files of one process: streams to every other seat, sockets, records."""
-PROCESS_BYTES = 150 << 20
-"""What a seat's process and its daemon take beside the stage, measured at small stages."""
 SNAPSHOTS = 3
 """Archives that are on the disk at once, at most: the last, the one before, one being written."""
 
@@ -101,25 +100,11 @@ def _data(config: Config) -> str:
 
 
 def _memory(config: Config, count: int) -> str:
-    sizes = own_sizes(config)
-    largest = max(
-        2 * params + moments + buffers
-        for params, moments, buffers in zip(sizes.params, sizes.moments, sizes.buffers, strict=True)
-    )
-    wanted, free = count * (PROCESS_BYTES + largest), _available()
+    wanted, free = FIRST_BYTES + count * seat_bytes(config), available()
     told = f"{render_bytes(wanted)} for {count} seats, {render_bytes(free)} available"
     if wanted > free:
         raise BadInput(f"{told}: fewer seats on this machine, or a smaller model")
     return told
-
-
-def _available() -> int:
-    """Bytes of memory that new processes could have."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _disk(config: Config) -> str:

@@ -63,7 +63,8 @@ def _checked(invitation: Invitation) -> Invitation:
 def frame_of(invitation: Invitation, job: Job, home: Home, resumed: bool) -> Frame:
     """All that the door has to know, written down so that the next lead has the same."""
     invitation.save(home.path / INVITATION)
-    config = replace(job.config, failures=FailuresConfig("none"))
+    model = replace(job.config.model, vocabulary=job.config.model.vocabulary or job.vocabulary)
+    config = replace(job.config, failures=FailuresConfig("none"), model=model)
     run = {
         "config": to_tree(config),
         "data": json.loads(json.dumps(job.data)),

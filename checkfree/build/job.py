@@ -43,6 +43,8 @@ class Job:
     data: Mapping[str, Any]
     """What the records say of the data: content hash, sizes."""
     listeners: Sequence[Listener]
+    vocabulary: int | None = None
+    """Of the tokenizer, where there is one."""
 
     def config_record(self) -> ConfigRecord:
         """The first record of the run."""
@@ -68,7 +70,7 @@ def of_config(config: Config, folder: Path, listeners: Sequence[Listener]) -> Jo
     data = open_data(config.data, context=context, batch=batch, seed=config.seed)
     feeds: Feeds = {Purpose.TRAIN: data.train, Purpose.VALIDATE: data.validation}
     blueprint = of_family(config, data.vocabulary)
-    return Job(config, folder, blueprint, feeds, data.describe(), listeners)
+    return Job(config, folder, blueprint, feeds, data.describe(), listeners, data.vocabulary)
 
 
 def of_users(

@@ -1,36 +1,49 @@
-"""Join a run that another machine leads: one process, one seat at a time."""
+"""Join a run that another machine leads: a node, with a process for each seat that it has."""
 
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import signal
+import socket
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 from checkfree.build.assemble import equip
-from checkfree.build.job import any_config, of_config
+from checkfree.build.blueprint import of_family
+from checkfree.build.job import Feeds, any_config, of_config
 from checkfree.build.limits import limits_of
+from checkfree.build.memory import available, room_for, seat_bytes
 from checkfree.build.release import release
+from checkfree.build.terms import seats
+from checkfree.config import Config
 from checkfree.errors import BadInput, RunFailed
 from checkfree.messages import codec
 from checkfree.ops import Address
-from checkfree.runtime.process import settled
+from checkfree.runtime.process import keep_for_forks, settled
 from checkfree.runtime.swarm.joining.camp import Camp
 from checkfree.runtime.swarm.joining.discovery import Discovery
 from checkfree.runtime.swarm.joining.door import Frame
 from checkfree.runtime.swarm.joining.finder import AddressBook, Finder
-from checkfree.runtime.swarm.joining.guest import After, Guest
+from checkfree.runtime.swarm.joining.guest import After, Guest, Remains
 from checkfree.runtime.swarm.joining.invitation import Place, best_first, listen_address
 from checkfree.runtime.swarm.joining.lifeline import Lifeline, Unreachable
 from checkfree.runtime.swarm.joining.reception import Reception, Terms
+from checkfree.runtime.swarm.placement.nodes import LONGEST_NAME, Node
+from checkfree.runtime.swarm.processes.forks import AGAIN, ENDED, FAILED, Forks, Report
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.transport.courier import Courier, Said
 from checkfree.runtime.swarm.transport.frames import Peer
+from checkfree.units import render_bytes
 from checkfree.worker import Equipment, StageWorker
 
 FIRST_WITHIN, AGAIN_WITHIN = 20.0, 600.0
@@ -38,53 +51,149 @@ FIRST_WITHIN, AGAIN_WITHIN = 20.0, 600.0
 LEAVE_WITHIN = 5.0  # seconds, to leave the DHT
 UNTIL_KNOWN = codec.Limits(max_message_bytes=1 << 16, max_header_bytes=1 << 15)
 """Nobody has a message for who does not know the run yet."""
+REFUSED = 2
+"""Exit code of a fork that the lead lets in no more."""
+CODES = {
+    After.ENDED: ENDED,
+    After.LEFT: ENDED,
+    After.FAILED: FAILED,
+    After.BROKEN: FAILED,
+    After.LOST: AGAIN,
+}
+
+
+class StartAgain(Exception):
+    """What is missing may be there in a while. One line. Exit code 75."""
 
 
 @dataclass(frozen=True)
 class Means:
-    """What it takes to train a stage of the run."""
+    """What it takes to train a stage of the run. ``reads``: the run's data are here."""
 
     equipment: Equipment
     limits: codec.Limits
     threads: int
+    reads: bool = True
 
 
-Prepare = Callable[[Mapping[str, Any]], Means]
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Pass:
+class Entry:
     """How a run is found and entered. ``listen`` is where others reach us, ``retry`` the seconds
-    for which a lead is looked for (None: the defaults)."""
+    for which a lead is looked for (None: the defaults). ``notice``: seconds that we have from a
+    SIGTERM on."""
 
     place: Place
     secret: bytes
     listen: str
     retry: float | None = None
+    notice: float | None = None
 
 
-def prepared(run: Mapping[str, Any], data_path: str | None) -> Means:
-    """Build what a run needs here, and see that its data are ours. Raises BadInput."""
+@dataclass(frozen=True)
+class Wishes:
+    """What whoever starts a node asks for. ``seats``: at most; None: what memory is good for, 0: a
+    spare. ``data``: where the run's data are here; None: where the run has them."""
+
+    seats: int | None = None
+    host: str = field(default_factory=lambda: socket.gethostname()[:LONGEST_NAME])
+    zone: str = ""
+    data: str | None = None
+    device: str | None = None
+
+
+# --- what a run needs here -----------------------------------------------------------------------
+
+
+def prepared(run: Mapping[str, Any], wishes: Wishes, say: Say = lambda text: None) -> Means:
+    """Build what a run needs here. Only stage 0 reads data: without them a node has other seats.
+    Raises BadInput, also for data that were named and are not the run's."""
     config = any_config(run["config"])
-    if data_path is not None:
-        config = replace(config, data=replace(config.data, path=data_path))
+    config = replace(config, devices=(_device(config, wishes.device),))
+    if wishes.data is not None:
+        config = replace(config, data=replace(config.data, path=wishes.data))
+    assert config.model.vocabulary is not None
+    blueprint = of_family(config, config.model.vocabulary)
+    try:
+        feeds, reads = _feeds(config, run["data"]), True
+    except BadInput as error:
+        if wishes.data is not None:
+            raise
+        say(f"has every seat but stage 0, which reads data: {error}")
+        feeds, reads = {}, False
+    equipment = equip(config, blueprint, feeds)
+    _warm_up(equipment, config.devices[0])
+    return Means(equipment, limits_of(config), config.threads, reads)
+
+
+def _feeds(config: Config, expected: Mapping[str, Any]) -> Feeds:
+    """The run's data, if they are here. Raises BadInput."""
     try:
         job = of_config(config, Path(), ())
     except BadInput as error:
         raise BadInput(f"{error} (on this machine: --data-path gives where the data are)") from None
-    if json.loads(json.dumps(job.data)) != run["data"]:
+    if json.loads(json.dumps(job.data)) != expected:
         raise BadInput(
-            f"the data here are {_told(job.data)}, those of the run {_told(run['data'])}: copy the "
+            f"the data here are {_told(job.data)}, those of the run {_told(expected)}: copy the "
             "run's data to this machine, and give --data-path"
         )
-    equipment = equip(config, job.blueprint, job.feeds)
-    equipment.make(1, 1)  # what only a first optimizer imports
-    return Means(equipment, limits_of(config), config.threads)
+    return job.feeds
 
 
 def _told(data: Mapping[str, Any]) -> str:
     return f"{data['name']} {data['content_hash']!s:.12} of {data['train_tokens']} tokens"
+
+
+def _device(config: Config, asked: str | None) -> str:
+    """Devices are the node's, not the run's. Raises BadInput."""
+    if asked is not None:
+        try:
+            device = torch.device(asked)
+        except RuntimeError:
+            raise BadInput(f"got --device {asked}, expected cpu or cuda:N") from None
+        if device.type not in ("cpu", "cuda"):
+            raise BadInput(f"got --device {asked}, expected cpu or cuda:N")
+        return asked
+    wanted = config.devices[0]
+    if torch.device(wanted).type == "cuda" and not torch.cuda.device_count():
+        raise BadInput(
+            f"the run's devices are {', '.join(config.devices)} and there is no CUDA device here: "
+            "--device cpu has this node compute on its CPU"
+        )
+    return wanted
+
+
+def _warm_up(equipment: Equipment, device: str) -> None:
+    """Import what only a first optimizer does, once for all forks; but a CUDA context would not
+    survive a fork."""
+    if torch.device(device).type == "cpu":
+        equipment.make(1, 1)
+    else:
+        torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+
+
+def node_of(run: Mapping[str, Any], wishes: Wishes, means: Means) -> Node:
+    """As we apply. Raises StartAgain if there is no memory for a seat."""
+    config = any_config(run["config"])
+    count, reserve = wishes.seats, wishes.seats == 0
+    if count is None and wishes.device is not None and not wishes.device.startswith("cpu"):
+        count = 1
+    if count is None:
+        free = available()
+        count = min(room_for(config, free), len(seats(config)))
+        if count < 1:
+            raise StartAgain(
+                f"{render_bytes(seat_bytes(config))} for a seat, {render_bytes(free)} available: "
+                "not enough memory now; --seats 1 tries all the same"
+            )
+    name = secrets.token_hex(8)
+    host, zone = wishes.host, wishes.zone
+    return Node(name, host, zone, max(1, count), reserve, means.reads)
+
+
+# --- one process ---------------------------------------------------------------------------------
 
 
 class Member:
@@ -93,17 +202,28 @@ class Member:
     terminal = False
     """See ``Courier``."""
 
-    def __init__(self, home: Home, entry: Pass, prepare: Prepare, say: Say):
-        self._home, self._pass, self._prepare, self._say = home, entry, prepare, say
+    def __init__(
+        self,
+        home: Home,
+        entry: Entry,
+        node: Node,
+        means: Means | None,
+        say: Say,
+        report: Report = lambda said: None,
+    ):
+        self._home, self._entry, self._node, self._means = home, entry, node, means
+        self._say, self._report = say, report
         self._release = release()
-        self._means: Means | None = None
         self._courier: Courier | None = None
         self._asked = 0
         self._seated = False
         self._book = AddressBook(entry.place)
+        self._remains = Remains()
+        self._known = False
+        self.why = ""
 
     def run(self) -> After:
-        """Returns how it ended: ENDED, LEFT or BROKEN. Raises BadInput or RunFailed."""
+        """Returns how it ended: any but OVER. Raises BadInput."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._interrupted)
         try:
@@ -119,25 +239,31 @@ class Member:
         if not self._seated or self._courier is None or self._asked > 1:
             raise _Gone
         self._say("leaves as soon as its state is handed on (once more: at once)")
-        self._courier.inbox.put(Said({"leave": True}))
+        self._courier.inbox.put(Said({"leave": True, "seconds": self._entry.notice}))
 
     def _live(self) -> After:
         """From an application to the end of a life at a seat."""
+        assert self._means is not None
         courier = Courier(self._home.secret(), UNTIL_KNOWN, terminal=self.terminal)
         self._courier = courier
-        finder = Finder(Discovery(courier.post, self._pass.secret), self._book)
+        finder = Finder(Discovery(courier.post, self._entry.secret), self._book)
         try:
             self._open(courier)
-            lifeline = Lifeline(courier, self._pass.secret, self._release, finder)
-            run = self._apply(courier, lifeline)
-            guest = Guest(courier, lifeline, self._say)
-            lifeline.follow(run["patience"], self._pass.retry or AGAIN_WITHIN)
-            means = self._means = self._means or self._prepare(run)
-            courier.post.limits = means.limits
+            lifeline = self._lifeline(courier, finder)
+            lifeline.brings, lifeline.prepared = self._remains.name()
+            try:
+                run = self._apply(courier, lifeline)
+            except Unreachable as error:
+                self._say(f"the lead is gone: {error}")
+                return After.LOST
+            self._known = True
+            guest = Guest(courier, lifeline, self._remains, self._say)
+            lifeline.follow(run["patience"], self._entry.retry or AGAIN_WITHIN)
+            courier.post.limits = self._means.limits
             lifeline.ready()
             courier.wait(Reception(courier, self._terms(run["patience"])).open())
-            with settled(means.threads):
-                return self._train(guest, means, run["patience"])
+            with settled(self._means.threads):
+                return self._train(guest, self._means, run["patience"])
         finally:
             self._courier = None
             with suppress(TimeoutError):
@@ -147,56 +273,62 @@ class Member:
     def inquire(self) -> Mapping[str, Any]:
         """What the lead tells of its run, without taking part. Raises BadInput."""
         courier = Courier(self._home.secret(), UNTIL_KNOWN)
-        finder = Finder(Discovery(courier.post, self._pass.secret), self._book)
+        finder = Finder(Discovery(courier.post, self._entry.secret), self._book)
         try:
             self._open(courier)
-            lifeline = Lifeline(courier, self._pass.secret, self._release, finder)
-            return self._apply(courier, lifeline)
+            return self._apply(courier, self._lifeline(courier, finder))
+        except Unreachable as error:
+            raise BadInput(
+                f"{self._entry.place} can't be reached ({error}): is the lead up, is its address "
+                "one that this machine can call, and its port open?"
+            ) from None
         finally:
             courier.close()
 
     def _open(self, courier: Courier) -> None:
         try:
-            courier.open(self._home.sockets, self._home.identity(), self._pass.listen)
+            courier.open(self._home.sockets, self._home.identity(), self._entry.listen)
         except RunFailed as error:
             raise BadInput(str(error)) from None
 
+    def _lifeline(self, courier: Courier, finder: Finder) -> Lifeline:
+        return Lifeline(courier, self._entry.secret, self._release, finder, self._node)
+
     def _terms(self, patience: float) -> Terms:
         """Whoever calls us wants the lead; we say that we are not it."""
-        return Terms(self._pass.secret, patience, self._release, None)
+        return Terms(self._entry.secret, patience, self._release, None)
 
     def _apply(self, courier: Courier, lifeline: Lifeline) -> Mapping[str, Any]:
-        within = self._pass.retry or (AGAIN_WITHIN if self._means else FIRST_WITHIN)
+        within = self._entry.retry or (AGAIN_WITHIN if self._known else FIRST_WITHIN)
 
         def told(why: str) -> None:
             self._say(f"no answer yet ({why}); trying for {within:g} s")
 
-        try:
-            return courier.wait(lifeline.take_up(within, told))
-        except Unreachable as error:
-            if self._means is not None:
-                raise RunFailed(f"the lead is gone: {error}; join again when it is back") from None
-            raise BadInput(
-                f"{self._pass.place} can't be reached ({error}): is the lead up, is its address "
-                "one that this machine can call, and its port open?"
-            ) from None
+        return courier.wait(lifeline.take_up(within, told))
 
     def _train(self, guest: Guest, means: Means, patience: float) -> After:
+        self._report({"standing": True})
         self._say("stands by until a seat is vacant")
         birth = guest.wait()
         if birth is not None:
-            what = "its state comes from the swarm" if birth["hollow"] else "from the first weights"
-            self._say(f"takes seat {birth['seat']}, life {birth['life']}: {what}")
+            self._say(f"takes seat {birth['seat']}, life {birth['life']}: {_origin(birth)}")
             self._seated = True
+            self._report({"seated": birth["seat"]})
             guest.run(birth, lambda: _worker(means, birth), patience)
             self._seated = False
+        self.why = guest.why
         why = f": {guest.why}" if guest.why not in ("", guest.after.value) else ""
         self._say(f"{guest.after.value}{why}")
-        if guest.after is After.LOST:
-            raise RunFailed(f"the lead is gone: {guest.why}; join again when it is back")
         if self._asked:
             return After.LEFT
-        return guest.after
+        return After.OVER if guest.after is After.LEFT else guest.after
+
+
+def _origin(birth: Mapping[str, Any]) -> str:
+    """Where its state comes from."""
+    if birth.get("brings"):
+        return "with the state that it has"
+    return "its state comes from the swarm" if birth["hollow"] else "from the first weights"
 
 
 class _Gone(BaseException):
@@ -208,18 +340,78 @@ def _worker(means: Means, birth: Mapping[str, Any]) -> StageWorker:
     return StageWorker(seat, birth["life"], means.equipment, hollow=birth["hollow"])
 
 
-def join(home: Home, entry: Pass, data_path: str | None, say: Say) -> After:
-    """Be a member of a run until it ends, or we are told to go. Raises BadInput or RunFailed."""
-    member = Member(home, entry, lambda run: prepared(run, data_path), say)
-    member.terminal = True
-    return member.run()
+# --- a node --------------------------------------------------------------------------------------
 
 
-def inquire(home: Home, entry: Pass, data_path: str | None) -> str:
+def join(home: Home, entry: Entry, wishes: Wishes, say: Say) -> int:
+    """Be a node of a run until it ends, or we are told to go. Returns the exit code. Raises
+    BadInput or StartAgain."""
+    run = _asked(home, entry)
+    means = prepared(run, wishes, say)
+    return serve(home, entry, node_of(run, wishes, means), means, say)
+
+
+def serve(home: Home, entry: Entry, node: Node, means: Means, say: Say) -> int:
+    """As ``join``, once all is at hand."""
+    keep_for_forks()
+
+    def main(slot: int, report: Report) -> int:
+        own = replace(entry, listen=_listen(entry.listen, slot))
+        told = say if node.room == 1 else (lambda text: say(f"[{slot}] {text}"))
+        member = Member(home, own, node, means, told, report)
+        try:
+            return CODES[member.run()]
+        except BadInput as error:
+            say(str(error))
+            return REFUSED
+
+    return Forks(main, node.room, say).run()
+
+
+def _listen(address: str, slot: int) -> str:
+    """Each process has a port of its own: the one that was given, and those after it."""
+    base, _, port = address.rpartition("/")
+    return address if port == "0" else f"{base}/{int(port) + slot}"
+
+
+def _asked(home: Home, entry: Entry) -> Mapping[str, Any]:
+    """What the lead tells of its run, asked by a fork: who forks later must have no thread. Raises
+    BadInput."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        said: dict[str, Any] = {"bad": "the lead could not be asked"}
+        try:
+            node = Node("asks", "asks")
+            said = {"run": Member(home, entry, node, None, to_stderr).inquire()}
+        except BadInput as error:
+            said = {"bad": str(error)}
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with suppress(OSError), open(writer, "w", encoding="utf-8") as out:
+                json.dump(said, out)
+            os._exit(0)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as answer:
+        text = answer.read()
+    os.waitpid(pid, 0)
+    found: dict[str, Any] = json.loads(text) if text else {"bad": "the lead could not be asked"}
+    if "bad" in found:
+        raise BadInput(found["bad"])
+    run: dict[str, Any] = found["run"]
+    return run
+
+
+def inquire(home: Home, entry: Entry, wishes: Wishes) -> str:
     """That we could join, in words: the lead answers, and its run's data are here. Raises
     BadInput if not."""
-    run = Member(home, entry, lambda run: prepared(run, data_path), lambda text: None).inquire()
-    prepared(run, data_path)
+    run = Member(home, entry, Node("asks", "asks"), None, lambda text: None).inquire()
+    told: list[str] = []
+    means = prepared(run, wishes, told.append)
+    if not means.reads:
+        return f"its lead answers; this node {told[0]}"
     return f"its lead answers, and the data are here: {_told(run['data'])}"
 
 
@@ -227,9 +419,10 @@ def join_here(home: Home, birth: Mapping[str, Any], means: Means, frame: Frame) 
     """A fork on the lead's own machine, that takes seats as any joiner does. Its exit code."""
     lead, host = Peer.from_json(birth["peer"]), frame.invitation.host
     place = Place(lead.id, best_first(lead.addresses)[-1:] or lead.addresses)
-    entry = Pass(place, frame.invitation.secret, listen_address(host, 0))
+    entry = Entry(place, frame.invitation.secret, listen_address(host, 0))
     camp = Camp(home.path, frame.invitation.secret)
-    return 3 if Member(camp, entry, lambda run: means, to_stderr).run() is After.BROKEN else 0
+    node = Node(secrets.token_hex(8), Wishes().host)
+    return CODES[Member(camp, entry, node, means, to_stderr).run()]
 
 
 def to_stderr(text: str) -> None:

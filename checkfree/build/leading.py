@@ -50,6 +50,7 @@ class Leading:
             stock.home, stock.lives().items(), stock.patience, stock.limits, stock.frame
         )
         self._quarters.life, self._quarters.measured = life, stock.measured
+        self._quarters.grace, self._quarters.wait = stock.grace, stock.wait
         self._quarters.attendance.replacing = stock.replacements
         self._recorder = Recorder(self._job.folder / RECORDS, self._lr, [self._tell_status])
 
@@ -120,7 +121,8 @@ class Leading:
         progress, absent = Progress(), {}
         if snapshot is not None:
             progress, absent = snapshot.progress, dict(snapshot.absent)
-        lead = Lead(Membership(lives, lives | absent), strategy, rules, progress)
+        present = {seat: lives[seat] for seat in attendance.present}
+        lead = Lead(Membership(present, lives | absent), strategy, rules, progress)
         attendance.fill(absent)
         return lead
 

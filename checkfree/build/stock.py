@@ -10,6 +10,7 @@ from checkfree.build.snapshot import Snapshot
 from checkfree.build.terms import seats
 from checkfree.messages import codec
 from checkfree.ops import Address
+from checkfree.runtime.swarm.headquarters import GRACE, Wait
 from checkfree.runtime.swarm.joining.door import Frame
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.nursery import Birth
@@ -30,6 +31,8 @@ class Stock:
     snapshot: Snapshot | None = None
     frame: Frame | None = None
     replacements: bool = True
+    grace: float = GRACE
+    wait: Wait = Wait()  # noqa: RUF009 (frozen)
     started: float = field(default_factory=time.perf_counter)
 
     def lives(self) -> dict[Address, int]:

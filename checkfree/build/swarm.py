@@ -24,6 +24,7 @@ from checkfree.record import RECORDS, read
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles, write_whole
 from checkfree.runtime.process import keep_for_forks, settled
+from checkfree.runtime.swarm.headquarters import GRACE, Wait
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.nursery import Birth, Leash, Nursery
 from checkfree.runtime.swarm.seat import Seat
@@ -86,6 +87,7 @@ def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
         patience, measured = float(order["patience"]), bool(order["measured"])
         stock = Stock(job, equipment, home, patience, measured, limits_of(job.config))
         stock.replacements = bool(order.get("replacements", True))
+        stock.grace, stock.wait = float(order.get("grace", GRACE)), Wait(**order.get("wait", {}))
         if resume:
             stock.snapshot = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
         if invited is not None:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 else:
     Commands = object
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, EXIT_CODE
+DONE, FAILED, BAD_INPUT, AGAIN, INTERRUPTED = 0, 1, 2, 75, EXIT_CODE
+"""The table of the README. AGAIN is EX_TEMPFAIL of sysexits.h: start me again."""
 
 
 def takes_config(parser: argparse.ArgumentParser, *, required: bool) -> None:

@@ -79,13 +79,13 @@ def _inquire(arguments: argparse.Namespace) -> str:
 
     place, secret = parse_place(arguments.join), given_token(arguments.token, None)
     try:
-        from checkfree.build.join import Pass, inquire
+        from checkfree.build.join import Entry, Wishes, inquire
         from checkfree.runtime.swarm.joining.camp import pitched
     except ImportError as error:
         raise BadInput(f"{error}: pip install 'checkfree[swarm]'") from None
     with pitched(secret) as camp:
-        entry = Pass(place, secret, listen_address("0.0.0.0", 0), ANSWER_WITHIN)
-        return inquire(camp, entry, arguments.data_path)
+        entry = Entry(place, secret, listen_address("0.0.0.0", 0), ANSWER_WITHIN)
+        return inquire(camp, entry, Wishes(data=arguments.data_path))
 
 
 def _port(listen: str) -> str:

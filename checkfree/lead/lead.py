@@ -47,6 +47,7 @@ from checkfree.messages.control import (
     Prepared,
     Purpose,
     Rebuilt,
+    Stays,
     Stepped,
     Struck,
     Ticket,
@@ -89,6 +90,12 @@ class Lead:
         return self._shelving.finished
 
     @property
+    def well(self) -> bool:
+        """No stage is missing, and nothing is repaired or stored: a seat may change hands."""
+        calm = self.phase in (Phase.ASKING, Phase.RUNNING, Phase.COMMITTING)
+        return calm and not self.members.hollow and self.members.whole()
+
+    @property
     def progress(self) -> Progress:
         """How far the run has come."""
         return self._desk.progress
@@ -103,6 +110,19 @@ class Lead:
         """What those who left an earlier lead had handed on, and nobody has used."""
         self._farewells.inherit(states)
         self._desk.shadowing = Shadowing()
+
+    def returning(
+        self, state: StateId, prepared: Ticket | None
+    ) -> tuple[StateId, Commit | None] | None:
+        """What a state is good for that has outlived its life: what it is after the step that it
+        has missed, and that step, if it has missed one; None: nothing."""
+        missed = None if prepared is None else self.missed(state, prepared)
+        if missed is not None:
+            return state._replace(version=state.version + 1), missed
+        stepping = self.phase is Phase.COMMITTING
+        known = self.members.ended.get(state.seat) == state.life
+        good = known and state.version == self.progress.committed + stepping
+        return (state, None) if good else None
 
     def missed(self, state: StateId, prepared: Ticket) -> Commit | None:
         """The step that whoever has this state was prepared for when it was lost, and that was
@@ -139,6 +159,8 @@ class Lead:
                 self._farewells.deliver(message)
                 if self.phase not in (Phase.COMMITTING, Phase.ENDED):
                     self._farewells.hurry()
+            case Stays():
+                self._farewells.stays(message.worker, message.life)
             case HandedOn():
                 self._farewells.handed_on(message)
             case BreakOff():

@@ -92,6 +92,12 @@ class Farewells:
             self._sent = {state: at for state, at in self._sent.items() if state.seat != seat}
         self._leaving[seat] = message
 
+    def stays(self, seat: Address, life: int) -> None:
+        """It was to leave, and does not."""
+        if self.leaves(seat, life):
+            del self._leaving[seat]
+            self._sent = {state: at for state, at in self._sent.items() if state.seat != seat}
+
     def archived(self, message: Archived) -> None:
         """The store has what it was to be sent; or never will have it, if it was asked that."""
         for state, place in list(self._sent.items()):

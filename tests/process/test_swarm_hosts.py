@@ -156,7 +156,7 @@ def test_joins_and_leaves_do_not_show_in_the_numbers(
 ) -> None:
     """One leaves and a spare takes over, one leaves to nobody, until somebody comes late."""
     lead = hosts.lead("small.yaml", LONG, *SMALL, "out=run")
-    joined = {host: hosts.join(host) for host in (1, 2, 3, 4)}
+    joined = {host: hosts.join(host, "--seats=1") for host in (1, 2, 3, 4)}
     wait_until(lambda: "every seat is taken; 1 stand by" in hosts.said("lead"), lead)
     hosts.comes_to(1, lead)
     spare, first, second, *_ = sorted(joined, key=hosts.sits)

@@ -37,7 +37,7 @@ def test_a_good_machine_has_nothing_to_mend(config: Config) -> None:
 
 
 def test_one_problem_hides_no_other(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_available", lambda: 1 << 20)
+    monkeypatch.setattr(doctor, "available", lambda: 1 << 20)
     broken = replace(config, data=DataConfig("text", path="missing.txt"), out="/proc/none")
     findings = list(look(of_run(broken)))
     assert "missing.txt" in found(findings, "data").problem

@@ -19,8 +19,10 @@ pytest.importorskip("hivemind", reason="hivemind is not installed")
 from hivemind.dht.validation import DHTRecord
 from hivemind.utils import MSGPackSerializer
 
+from checkfree.build import join
 from checkfree.build.job import of_config
-from checkfree.build.join import prepared
+from checkfree.build.join import StartAgain, Wishes, node_of, prepared
+from checkfree.build.memory import FIRST_BYTES
 from checkfree.errors import BadInput
 from checkfree.load import load, to_tree
 from checkfree.messages import codec
@@ -29,6 +31,7 @@ from checkfree.runtime.swarm.joining.discovery import _Signed
 from checkfree.runtime.swarm.joining.reception import Reception, Terms
 from checkfree.runtime.swarm.joining.records import Membership, run_key, sign
 from checkfree.runtime.swarm.joining.talk import application, hear, is_proven, signed
+from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.presence.attendance import Attendance
 from checkfree.runtime.swarm.transport.courier import Visit
 from checkfree.runtime.swarm.transport.frames import (
@@ -41,6 +44,7 @@ from checkfree.runtime.swarm.transport.streams import Post
 from tests.process.command import prepare
 
 SECRET, OTHER = bytes(range(16)), bytes(16)
+NODE = Node("n", "host")
 RELEASE = {"checkfree": "1.2", "code": "abc"}
 ONE, TWO = Address(1), Address(2)
 
@@ -100,7 +104,7 @@ def apply(*frames: bytes) -> tuple[list[dict[str, Any]], list[str], Mapping[str,
 
 
 def word(change: Mapping[str, Any], secret: bytes = SECRET) -> bytes:
-    said = {**application(RELEASE, None), **change}
+    said = {**application(RELEASE, NODE), **change}
     return notice_frame(signed(secret, "joiner", "lead", said))
 
 
@@ -145,33 +149,55 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the lead tells of its run."""
     monkeypatch.chdir(prepare(tmp_path))
     config = load("small.yaml", [])
-    about = of_config(config, Path(), ()).data
-    return {"config": to_tree(config), "data": json.loads(json.dumps(about))}
+    job = of_config(config, Path(), ())
+    config = replace(config, model=replace(config.model, vocabulary=job.vocabulary))
+    return {"config": to_tree(config), "data": json.loads(json.dumps(job.data))}
 
 
 def test_the_run_s_data_wherever_they_are(run: dict[str, Any]) -> None:
     Path("text.txt").rename("elsewhere.txt")
-    assert prepared(run, "elsewhere.txt").threads == 1
+    means = prepared(run, Wishes(data="elsewhere.txt"))
+    assert (means.threads, means.reads) == (1, True)
 
 
-@pytest.mark.parametrize(
-    ("text", "path", "why"),
-    [
-        ("other words " * 500, None, "the data here are text"),
-        (None, None, "--data-path gives where the data are"),
-        (None, "nowhere.txt", "nowhere.txt"),
-    ],
-)
-def test_other_data_are_refused(
-    run: dict[str, Any], text: str | None, path: str | None, why: str
+OTHERS = [("other words " * 500, "the data here are text"), (None, "text.txt")]
+
+
+@pytest.mark.parametrize(("text", "why"), OTHERS)
+def test_without_the_run_s_data_a_node_has_every_seat_but_stage_0(
+    run: dict[str, Any], text: str | None, why: str
 ) -> None:
     Path("text.txt").unlink()
     if text is not None:
         Path("text.txt").write_text(text)
-    with pytest.raises(BadInput, match=why) as error:
-        prepared(run, path)
-    assert "--data-path" in str(error.value)
+    told: list[str] = []
+    means = prepared(run, Wishes(), told.append)
+    assert not means.reads and why in told[0] and "--data-path" in told[0]
+    assert not node_of(run, Wishes(seats=1), means).reads
+    with pytest.raises(BadInput, match="--data-path"):  # those that are named have to be
+        prepared(run, Wishes(data="text.txt" if text else "nowhere.txt"))
+
+
+def test_devices_are_the_node_s(run: dict[str, Any]) -> None:
+    run["config"]["devices"] = ["cuda"]
+    with pytest.raises(BadInput, match="--device cpu") as error:
+        prepared(run, Wishes())
     assert "\n" not in str(error.value)
+    assert prepared(run, Wishes(device="cpu")).reads
+    with pytest.raises(BadInput, match="expected cpu or cuda:N"):
+        prepared(run, Wishes(device="tpu"))
+
+
+def test_how_many_seats_a_node_takes(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    means = prepared(run, Wishes())
+    assert node_of(run, Wishes(seats=0), means).reserve
+    assert node_of(run, Wishes(seats=3, host="h", zone="z"), means).room == 3
+    for free, room in ((1 << 50, 5), (FIRST_BYTES + (400 << 20), 1)):
+        monkeypatch.setattr(join, "available", lambda free=free: free)
+        assert node_of(run, Wishes(), means).room == room
+    monkeypatch.setattr(join, "available", lambda: 1 << 20)
+    with pytest.raises(StartAgain, match="not enough memory now"):
+        node_of(run, Wishes(), means)
 
 
 # --- records -------------------------------------------------------------------------------------

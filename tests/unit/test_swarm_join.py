@@ -17,7 +17,7 @@ from checkfree.lead import note_of
 from checkfree.messages.control import HANDOVER
 from checkfree.messages.tensors import StageState
 from checkfree.ops import LEAD, Address, StateId
-from checkfree.runtime.swarm.joining.candidates import Candidates
+from checkfree.runtime.swarm.joining.candidates import Candidate, Candidates
 from checkfree.runtime.swarm.joining.invitation import (
     Invitation,
     Place,
@@ -30,7 +30,6 @@ from checkfree.runtime.swarm.joining.invitation import (
     parse_place,
     parse_token,
 )
-from checkfree.runtime.swarm.joining.needs import missing_stages, most_needed
 from checkfree.runtime.swarm.joining.records import (
     LONGEST_TTL,
     TTL,
@@ -42,6 +41,7 @@ from checkfree.runtime.swarm.joining.records import (
     sign,
 )
 from checkfree.runtime.swarm.joining.talk import application, is_proven, refusal, signed
+from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.transport.frames import PROTOCOL, Peer
 from checkfree.store import Store
 from tests.tiny import MemoryFiles
@@ -49,45 +49,28 @@ from tests.tiny import MemoryFiles
 SECRET, OTHER = bytes(range(16)), bytes(16)
 ID = "QmXLUnTTk7GiZbu7rhvaDQ7R9ceX4sxKWF6z7mh37QWQH9"
 RELEASE = {"checkfree": "1.2", "code": "abc"}
-SEATS = st.frozensets(st.builds(Address, st.integers(0, 4), st.integers(0, 2)))
+NODE = Node("n", "host")
 
 
 # --- which seat ----------------------------------------------------------------------------------
 
 
-@given(SEATS, SEATS)
-def test_the_seat_needed_most(vacant: frozenset[Address], taken: frozenset[Address]) -> None:
-    chosen = most_needed(vacant - taken, taken)
-    if chosen is None:
-        assert not vacant - taken
-        return
-    here = [sum(seat.stage == stage for seat in taken) for stage in range(5)]
-    assert chosen in vacant - taken
-    assert all(here[chosen.stage] <= here[other.stage] for other in vacant - taken)
-    lost = missing_stages(vacant | taken, taken)
-    assert not lost or chosen.stage in lost
-
-
-def test_a_lost_stage_comes_before_one_with_few_replicas() -> None:
-    taken = [Address(0, 0), Address(0, 1), Address(1, 0), Address(1, 1), Address(2, 0)]
-    assert most_needed([Address(2, 1), Address(3, 0)], taken) == Address(3, 0)
-    assert most_needed([Address(1, 2), Address(2, 1)], taken) == Address(2, 1)
-    assert most_needed([], taken) is None
-
-
 class Pool:
-    """Candidates, and what each of them was told."""
+    """Candidates, each a node of its own, and what each of them was told."""
 
     def __init__(self, taken: list[Address]):
         self.told: dict[str, list[dict[str, Any]]] = {}
         self.candidates = Candidates(lambda: taken, lambda: {"peer": "lead"})
 
-    def came(self, name: str) -> None:
+    def came(self, name: str, node: str = "", **more: Any) -> None:
         self.told[name] = []
-        self.candidates.came(name, lambda notice: self.told[name].append(dict(notice)))
+        made = Node(node or name, node or name, room=3)
+        tell = self.told[name].append
+        self.candidates.came(Candidate(name, made, lambda notice: tell(dict(notice)), **more))
 
     def seat(self, name: str) -> str | None:
-        return self.told[name][-1]["birth"]["seat"] if self.told[name] else None
+        births = [said["birth"] for said in self.told[name] if "birth" in said]
+        return births[-1]["seat"] if births else None
 
 
 def test_vacancies_are_taken_in_the_order_of_need_and_the_rest_stands_by() -> None:
@@ -110,11 +93,56 @@ def test_who_is_gone_on_the_way_is_told_and_who_stood_by_is_not() -> None:
     pool.came("b")
     pool.candidates.order(Address(1), 0, hollow=False)
     assert pool.candidates.left("b") is None
-    assert pool.candidates.left("a") == (Address(1), 0)
+    gone = pool.candidates.left("a")
+    assert gone is not None and gone.seat == (Address(1), 0)
     pool.came("c")
     pool.candidates.order(Address(1), 1, hollow=False)
-    pool.candidates.arrived("c")
+    pool.candidates.arrived("c", Address(1))
     assert pool.candidates.left("c") is None
+
+
+def test_nobody_gets_a_seat_before_seats_are_given_away() -> None:
+    pool = Pool([])
+    pool.candidates.open = False
+    for stage in range(3):
+        pool.candidates.order(Address(stage), 0, hollow=False)
+    for process in ("a1", "a2", "a3"):
+        pool.came(process, node="a")
+    pool.came("b1", node="b")
+    assert pool.seat("a1") is None
+    pool.candidates.started()
+    seats = {name: pool.seat(name) for name in pool.told}
+    assert seats["b1"] is not None
+    assert len([seat for seat in seats.values() if seat]) == 3
+
+
+def test_who_brings_a_state_gets_its_seat() -> None:
+    pool, state = Pool([Address(0)]), StateId(Address(1), 2, 7)
+    pool.came("a")
+    pool.candidates.standing_by["b"] = Candidate(
+        "b", Node("b", "b"), pool.told.setdefault("b", []).append, state
+    )
+    pool.candidates.order(Address(1), 3, hollow=True)
+    assert pool.seat("b") == "1.0" and pool.seat("a") is None
+    assert pool.told["b"][-1]["birth"]["brings"] == ["1.0", 2, 7]
+
+
+def test_a_seat_of_the_fullest_node_and_its_heir() -> None:
+    pool = Pool([Address(stage) for stage in range(3)])
+    for stage in range(3):
+        pool.candidates.order(Address(stage), 0, hollow=True)
+        pool.came(f"a{stage}", node="a")
+        pool.candidates.arrived(f"a{stage}", Address(stage))
+    assert pool.candidates.better() is None
+    pool.came("b")
+    move = pool.candidates.better()
+    assert move is not None and move.to == "b" and move.origin == "a"
+    heir = pool.candidates.relieve(move.seat, leaving=["a"])
+    assert heir is not None and (heir.id, heir.heir_to) == ("b", move.seat)
+    pool.candidates.order(Address(2 if move.seat.stage != 2 else 1), 1, hollow=True)
+    assert pool.seat("b") is None  # it stands by for another
+    pool.candidates.order(move.seat, 1, hollow=True)
+    assert pool.seat("b") == str(move.seat)
 
 
 # --- addresses and tokens ------------------------------------------------------------------------
@@ -185,7 +213,7 @@ def test_an_invitation_and_a_register_are_read_back(tmp_path: Path) -> None:
 
 
 def test_a_proof_is_good_for_one_pair_and_one_word() -> None:
-    said = signed(SECRET, "a", "b", application(RELEASE, None))
+    said = signed(SECRET, "a", "b", application(RELEASE, NODE))
     assert is_proven(SECRET, "a", "b", said)
     assert not is_proven(OTHER, "a", "b", said)
     assert not is_proven(SECRET, "b", "a", said)
@@ -206,7 +234,7 @@ def test_a_proof_is_good_for_one_pair_and_one_word() -> None:
     ],
 )
 def test_who_is_refused(change: dict[str, Any], known: bool, why: str) -> None:
-    told = refusal({**application(RELEASE, None), **change}, RELEASE, known)
+    told = refusal({**application(RELEASE, NODE), **change}, RELEASE, known)
     assert why in told
     assert bool(told) == bool(why)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
-from checkfree.cli.arguments import DONE, FAILED, Commands
+from checkfree.cli.arguments import AGAIN, Commands
 from checkfree.cli.swarm.shared import check_machine, seconds
 from checkfree.errors import BadInput
 
@@ -15,9 +17,10 @@ def add(actions: Commands) -> None:
     """Register the action."""
     parser = actions.add_parser(
         "join",
-        help="take a seat in a run that another machine leads",
-        description="Takes the seat that is needed most, or stands by. Ctrl-C or SIGTERM: hands "
-        "its state on, then leaves; twice: at once.",
+        help="take seats in a run that another machine leads",
+        description="Takes the seats that are needed most, or stands by. One seat a process: "
+        "further ones only while nobody else can, and they are handed on when somebody comes. "
+        "Ctrl-C or SIGTERM: hands its states on, then leaves; twice: at once.",
     )
     parser.add_argument("address", metavar="ADDRESS", help="as checkfree swarm lead printed it")
     parser.add_argument(
@@ -25,13 +28,32 @@ def add(actions: Commands) -> None:
     )
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="a file with the token")
     parser.add_argument(
-        "--data-path", metavar="PATH", help="where data.path of the run is on this machine"
+        "--seats",
+        type=_count,
+        metavar="MAX",
+        help="seats that this node takes at most (default: what its memory is good for, 1 on a "
+        "GPU); 0: a spare, which takes one only where nobody else can",
+    )
+    parser.add_argument(
+        "--host", metavar="NAME", help="what is lost with this node (default: the machine's name)"
+    )
+    parser.add_argument(
+        "--zone", metavar="NAME", default="", help="where it stands: what may be lost together"
+    )
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="where it computes: cpu, cuda:1 (default: the run's)"
+    )
+    parser.add_argument(
+        "--data-path",
+        metavar="PATH",
+        help="where data.path of the run is on this machine; only who has stage 0 needs data",
     )
     parser.add_argument(
         "--listen",
         default="0.0.0.0:0",
         metavar="HOST:PORT",
-        help="where the others call (default: every address of this machine, any free port)",
+        help="where the others call (default: every address of this machine, any free port); "
+        "further seats have the ports after it",
     )
     parser.add_argument(
         "--retry",
@@ -39,6 +61,13 @@ def add(actions: Commands) -> None:
         metavar="SECONDS",
         help="for which a lead that does not answer is tried (default 20 at first, 600 once we "
         "were a member)",
+    )
+    parser.add_argument(
+        "--notice-seconds",
+        type=seconds,
+        metavar="S",
+        help="that this node has from a SIGTERM on: an iteration that can't end by then is broken "
+        "off, so that its states are handed on in time",
     )
     parser.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
     parser.set_defaults(run=_run)
@@ -63,13 +92,36 @@ def _run(arguments: argparse.Namespace) -> int:
     from checkfree.build.nursery import cannot_import
 
     try:
-        from checkfree.build.join import Pass, join, to_stderr
-        from checkfree.runtime.swarm.joining.guest import After
+        from checkfree.build.join import Entry, StartAgain, Wishes, join, to_stderr
     except ImportError as error:
         raise BadInput(cannot_import(error)) from None
 
     say = (lambda text: None) if arguments.quiet else to_stderr
+    wishes = Wishes(arguments.seats, data=arguments.data_path, device=arguments.device)
+    host, zone = _name(arguments.host or wishes.host), _name(arguments.zone)
+    wishes = replace(wishes, host=host, zone=zone)
     with pitched(secret) as camp:
-        entry = Pass(place, secret, listen, arguments.retry)
-        after = join(camp, entry, arguments.data_path, say)
-    return FAILED if after is After.BROKEN else DONE
+        entry = Entry(place, secret, listen, arguments.retry, arguments.notice_seconds)
+        try:
+            return join(camp, entry, wishes, say)
+        except StartAgain as error:
+            print(f"checkfree: {error}", file=sys.stderr)
+            return AGAIN
+
+
+def _count(text: str) -> int:
+    """Of seats."""
+    from checkfree.runtime.swarm.placement.nodes import MOST_SEATS
+
+    if not text.isdecimal() or int(text) > MOST_SEATS:
+        raise argparse.ArgumentTypeError(f"got {text}, expected 0 to {MOST_SEATS} seats")
+    return int(text)
+
+
+def _name(text: str) -> str:
+    """Of a host or a zone. Raises BadInput."""
+    from checkfree.runtime.swarm.placement.nodes import LONGEST_NAME
+
+    if len(text) > LONGEST_NAME or not text.isprintable():
+        raise BadInput(f"got name {text!r:.80}, expected at most {LONGEST_NAME} letters")
+    return text

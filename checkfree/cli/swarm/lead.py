@@ -29,7 +29,45 @@ def add(actions: Commands) -> None:
         metavar="N",
         help="processes of this machine that take seats too (default 0)",
     )
+    parser.add_argument(
+        "--wait",
+        type=_wait,
+        default={},
+        metavar="NODES|SECONDS",
+        help="before the first iteration: until so many nodes are there (4), or for so long after "
+        "the first (30s, the default is 5s); never longer than until each seat can have a node",
+    )
+    parser.add_argument(
+        "--grace",
+        type=_grace,
+        default=15.0,
+        metavar="SECONDS",
+        help="that a node which fell silent gets to come back with its states before anything "
+        "inexact stands in for them (default 15; 0: it doesn't)",
+    )
     parser.set_defaults(run=_run)
+
+
+def _wait(text: str) -> dict[str, float]:
+    """``4`` nodes or ``30s``."""
+    number = text.removesuffix("s")
+    if not number.isdecimal() or int(number) > 86400 or (number == text and int(number) < 1):
+        raise argparse.ArgumentTypeError(f"got {text}, expected nodes (4) or seconds (30s)")
+    return (
+        {"seconds": float(number)}
+        if text.endswith("s")
+        else {
+            "nodes": int(number),
+            "seconds": float("inf"),
+        }
+    )
+
+
+def _grace(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"got {text}, expected 0 to 3600 seconds")
+    return value
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -42,6 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if run is None:
         return DONE
     more = {"spares": 0, "workers": arguments.workers, "door": where}
+    more |= {"wait": arguments.wait, "grace": arguments.grace}
     return launch(arguments, run, more, lambda home: _Teller(home.secret, arguments.quiet))
 
 

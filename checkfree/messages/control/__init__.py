@@ -28,6 +28,7 @@ from checkfree.messages.control.events import (
     Leaving,
     Lost,
     Note,
+    Stays,
     Struck,
 )
 from checkfree.messages.control.iteration import Abort, Begin, Commit, Prepared, Stepped
@@ -68,6 +69,7 @@ __all__ = [
     "Rollcall",
     "Standing",
     "StateRequest",
+    "Stays",
     "Stepped",
     "Struck",
     "Ticket",

@@ -51,6 +51,14 @@ class Leaving(Message):
 
 
 @dataclass(frozen=True)
+class Stays(Message):
+    """runtime -> lead: this life that was to leave does not, for its heir is lost."""
+
+    worker: Address
+    life: int
+
+
+@dataclass(frozen=True)
 class HandedOn(Message):
     """runtime -> lead: the heir of a leaver has its state."""
 

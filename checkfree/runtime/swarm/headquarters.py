@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from checkfree.lead import Lead
 from checkfree.messages import codec
-from checkfree.ops import LEAD, Address
+from checkfree.messages.control import Commit, Dismissed, Gone, Message, Ticket
+from checkfree.ops import LEAD, Address, StateId
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.swarm.joining.door import Door, Frame
 from checkfree.runtime.swarm.presence.attendance import Attendance
@@ -40,6 +43,20 @@ ARRIVE_WITHIN = 60.0
 """Seconds that a replacement gets to open its streams."""
 RETURN_WITHIN = 5.0
 """Seconds that whoever had a seat gets to find a new lead, beside twice the patience."""
+GRACE = 15.0
+"""Seconds that whoever fell silent gets to come back with its state before anything inexact stands
+in for it. A line that was cut for eight is found to be whole within four more."""
+MOVE_EVERY = 3
+"""Iterations between two moves of a seat that nobody asked for."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """For whom is waited before the first iteration: so many nodes, or so many seconds from the
+    first of them on, whatever is first; when each seat can have a node, nobody waits."""
+
+    nodes: int = 1 << 30
+    seconds: float = 5.0
 
 
 class Headquarters:
@@ -62,15 +79,27 @@ class Headquarters:
         self.heritage = Heritage()
         self._courier = Courier(home.secret(), limits)
         self._courier.post.links = Links.of(home.path)
-        self.host = Host({}, self._courier, self._handle)
+        self.host = Host({}, self._courier, self._handle, sent=self._sent)
         self.attendance = Attendance(
             seats, partial(self.host.post, LEAD), self._announce, self._replace
         )
         self._courier.post.vouched = self.attendance.awaits
         self.launcher = Superior(home, self._courier)
         self.watch = Watch(patience, self._courier.pulses, self._gone)
-        taken = self.attendance.present.keys
-        self.door = Door(frame, self._courier, patience, taken) if frame is not None else None
+        self.door: Door | None = None
+        if frame is not None:
+            self.door = Door(
+                frame,
+                self._courier,
+                patience,
+                self.attendance.present.keys,
+                partial(self.host.post, LEAD),
+                self._returning,
+                self._evict,
+            )
+            self.door.candidates.open = False
+        self.grace, self.wait = GRACE, Wait()
+        self._moved_at, self._first_at = 0, 0.0
 
     def gather(self) -> bool:
         """Open for business, and wait until somebody sits at every seat. False: told to stop.
@@ -89,6 +118,8 @@ class Headquarters:
             self._open_door(self.door, me)
         self.host.run(lambda: self._gathered() or self._over())
         self.attendance.started = True
+        if self.door is not None:
+            self.door.candidates.started()
         self.launcher.tell({"started": True})  # before anybody trains
         return not self._over()
 
@@ -96,7 +127,24 @@ class Headquarters:
         """All have come who can; whoever else has to is on the way."""
         if self.heritage.started:
             return not self.heritage.missing(self.attendance)
-        return self.attendance.complete
+        if self.door is None:
+            return self.attendance.complete
+        stages = {seat.stage for seat in self.attendance.present}
+        return self.door.candidates.open and stages == {s.stage for s in self.attendance.lives}
+
+    def _give_seats(self) -> None:
+        """Once there are so many nodes, or some had so much time, that the first of them doesn't
+        get all seats only because it was the first."""
+        assert self.door is not None
+        candidates, now = self.door.candidates, time.monotonic()
+        nodes = {c.node.id for c in candidates.standing_by.values() if not c.node.reserve}
+        if candidates.open or not candidates.standing_by:
+            return
+        self._first_at = self._first_at or now
+        enough = len(nodes) >= min(self.wait.nodes, len(self.attendance.lives))
+        if enough or now - self._first_at >= self.wait.seconds:
+            candidates.open = True
+            candidates.match()
 
     def _find(self) -> None:
         """Call all that the launcher knows; send for others where it knows nobody."""
@@ -126,7 +174,7 @@ class Headquarters:
         for seat in self.attendance.present:
             self._courier.notify(seat, {"end": True})
         if self.door is not None:
-            self.door.close()
+            self.door.close({"end": True})
         late = time.monotonic() + FAREWELL_WITHIN
         self._later(FAREWELL_WITHIN, Order({}))  # so that the host sees how late it is
         self.attendance.present.clear()  # nobody is lost any more
@@ -155,15 +203,17 @@ class Headquarters:
             case News("opened", Peer() as peer) if self.attendance.awaits(peer):
                 self.launcher.tell({"here": peer.to_json()})
                 self.launcher.report("here", peer.seat, peer.life)
-                self.attendance.arrived(peer)
+                brings = None if self.door is None else self.door.arrived(peer)
+                self.attendance.arrived(peer, brings)
                 if self.door is not None:
-                    self.door.arrived(peer)
                     self._tell_missing()
             case News("closed", Peer() as peer, why):
                 self._leaving.discard(peer)
                 self._gone(peer, why)
             case News("silent" | "unreachable", Peer() as peer, why):
-                self._gone(peer, why)
+                self._gone(peer, why, silent=True)
+            case News("away", Peer(seat, life)):
+                self.host.post(LEAD, Gone(seat, life))
             case News("broken", Peer() as peer, why):
                 self._lost(peer.seat, peer.life, f"the lead cannot reach it: {why}")
             case News("late", Peer(seat, life), why):
@@ -228,15 +278,19 @@ class Headquarters:
         news = News("unreachable", peer, f"{witness.seat} cannot reach it: {why}")
         self._later(self._patience, news)
 
-    def _gone(self, peer: Peer, why: str) -> None:
+    def _gone(self, peer: Peer, why: str, *, silent: bool = False) -> None:
         if self.attendance.present.get(peer.seat) == peer:
-            self._lost(peer.seat, peer.life, why)
+            self._lost(peer.seat, peer.life, why, silent=silent)
             if self.door is not None:
                 self.door.over(peer.id, why)
 
-    def _lost(self, seat: Address, life: int, why: str) -> None:
-        if self.attendance.gone(seat, life, why):
+    def _lost(self, seat: Address, life: int, why: str, *, silent: bool = False) -> None:
+        """``silent``: it may live. Whoever is of this machine is killed before it is replaced."""
+        silent = silent and self.door is not None and self.grace > 0
+        if self.attendance.gone(seat, life, why, silent=silent):
             self.launcher.report("lost", seat, life, why)
+            if silent:
+                self._later(self.grace, News("away", Peer(seat, life, "", ())))
             if self.door is not None:
                 self._tell_missing()
         hopeless = self.attendance.hopeless()
@@ -256,6 +310,9 @@ class Headquarters:
         match said:
             case {"look": _}:
                 self.watch.look(list(self.attendance.present.values()))
+                if self.door is not None and not self.attendance.started:
+                    self._give_seats()
+                self._consider_moves()
             case {"stop": _}:
                 self.stopped = True
             case {"orphaned": _}:  # another may lead: nobody is told that the run ended
@@ -317,6 +374,56 @@ class Headquarters:
         lives, replacing = self.attendance.lives, self.attendance.replacing
         if seat in lives and seat not in self.attendance.present and not replacing:
             self.launcher.tell({"replace": str(seat), "life": lives[seat], "hollow": True})
+
+    # --- seats that change hands -----------------------------------------------------------------
+
+    def _lead(self) -> Lead | None:
+        """That of a run that has begun."""
+        lead = self.host.actors.get(LEAD)
+        return lead if isinstance(lead, Lead) else None
+
+    def _returning(
+        self, state: StateId, prepared: Ticket | None
+    ) -> tuple[StateId, Commit | None] | None:
+        lead = self._lead()
+        return None if lead is None else lead.returning(state, prepared)
+
+    def _evict(self, seat: Address) -> None:
+        """Whoever sits there has no state of use, and its own has come back."""
+        lead, why = self._lead(), "its own state has come back"
+        peer = self.attendance.present.get(seat)
+        assert self.door is not None
+        if peer is not None and lead is not None and seat in lead.members.hollow:
+            return self._gone(peer, why)
+        coming = [who for who in self.door.candidates.on_the_way.values() if who.seat]
+        for candidate in coming:
+            if candidate.seat is not None and candidate.seat[0] == seat:
+                self._lost(*candidate.seat, why)
+                self.door.over(candidate.id, why)
+
+    def _sent(self, to: Address, message: Message) -> None:
+        """What an actor here sends: whoever may go has left its seat, whenever its stream ends."""
+        if not isinstance(message, Dismissed) or self.door is None:
+            return
+        if self.attendance.gone(message.worker, message.life, "it left"):
+            self.launcher.report("left", message.worker, message.life)
+            self._tell_missing()
+
+    def _consider_moves(self) -> None:
+        """A node without a seat, or with less to do, takes one of another's: when all is well, and
+        not too often."""
+        lead, door = self._lead(), self.door
+        if lead is None or door is None or door.changes:
+            return
+        committed = lead.progress.committed
+        if not lead.well or committed < self._moved_at + MOVE_EVERY:
+            return
+        move = door.candidates.better()
+        if move is not None and move.seat in door.candidates.seated:
+            life, to = self.attendance.lives[move.seat], door.candidates.of(move.to)
+            if to is not None and door.change(move.seat, life, asked=False, to=to):
+                self._moved_at = committed
+                self.launcher.report("moves", move.seat, life, f"to {to.node.host}")
 
     def _later(self, seconds: float, item: Item) -> None:
         loop, inbox = self._courier.loop, self._courier.inbox

@@ -1,17 +1,31 @@
 """Who would like a seat, and who gets one: the second way, beside the launcher, to have a seat
 taken. Knows no stream; a candidate is told by what it came with.
+
+A candidate is a process of a node. Nodes get seats as ``placement`` says; but whoever brings back
+a state, or was sent one by a leaver, gets the seat that it is of.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from checkfree.ops import Address
-from checkfree.runtime.swarm.joining.needs import most_needed
+from checkfree.messages.control import Commit
+from checkfree.ops import Address, StateId
+from checkfree.runtime.swarm.placement.nodes import Node
+from checkfree.runtime.swarm.placement.place import Move, Site, place
 
 Tell = Callable[[Mapping[str, Any]], None]
+
+HEIR = 1 << 14
+"""Added to a replica's number: where the heir of a seat is called until it has that seat."""
+
+
+def heir_of(seat: Address) -> Address:
+    """The address of whoever stands by for a seat whose owner leaves."""
+    return Address(seat.stage, seat.replica + HEIR)
 
 
 @dataclass(frozen=True)
@@ -23,46 +37,184 @@ class Vacancy:
 
 
 @dataclass
+class Candidate:
+    """A process that wants a seat, or has one. ``brings``: an exact state that it has, and
+    ``step``: the step that it has to take first for it to be that."""
+
+    id: str
+    node: Node
+    tell: Tell
+    brings: StateId | None = None
+    step: Commit | None = None
+    heir_to: Address | None = None
+    seat: tuple[Address, int] | None = None
+    """That it has, or is on its way to."""
+
+
+@dataclass
 class Candidates:
     """``taken`` says which seats have somebody; ``told`` is what a candidate is told beside its
-    seat: who else is there."""
+    seat: who else is there. ``open``: seats are given away; until then all stand by."""
 
     taken: Callable[[], Collection[Address]]
     told: Callable[[], Mapping[str, Any]]
+    open: bool = True
     vacant: dict[Address, Vacancy] = field(default_factory=dict)
-    standing_by: dict[str, Tell] = field(default_factory=dict)
+    standing_by: dict[str, Candidate] = field(default_factory=dict)
     """Those without a seat, by the id of their process, in the order in which they came."""
-    on_the_way: dict[str, tuple[Address, int]] = field(default_factory=dict)
+    on_the_way: dict[str, Candidate] = field(default_factory=dict)
     """Those with a seat that they have not opened their streams from."""
+    seated: dict[Address, Candidate] = field(default_factory=dict)
+    speed: dict[str, float] = field(default_factory=dict)
+    """Of nodes, as measured."""
+    apart: set[frozenset[str]] = field(default_factory=set)
+    """Nodes that can't reach each other."""
+    drained: set[str] = field(default_factory=set)
+    """Nodes that are to have no more seats."""
+
+    # --- who comes and goes ----------------------------------------------------------------------
 
     def order(self, seat: Address, life: int, hollow: bool) -> None:
         """Somebody is to sit there; whoever was on the way to it in an earlier life is too late."""
         self.vacant[seat] = Vacancy(life, hollow)
-        self.on_the_way = {id: way for id, way in self.on_the_way.items() if way[0] != seat}
-        self._match()
+        self.seated.pop(seat, None)
+        self.on_the_way = {
+            id: who for id, who in self.on_the_way.items() if who.seat and who.seat[0] != seat
+        }
+        self.match()
 
-    def came(self, id: str, tell: Tell) -> None:
-        """A candidate is ready to take any seat."""
-        self.standing_by[id] = tell
-        self._match()
+    def came(self, candidate: Candidate) -> None:
+        """One is ready to take any seat."""
+        if candidate.id not in self.on_the_way:
+            self.standing_by[candidate.id] = candidate
+        self.match()
 
-    def left(self, id: str) -> tuple[Address, int] | None:
-        """A candidate is gone. The seat and life that it was on the way to, if it was."""
-        self.standing_by.pop(id, None)
-        return self.on_the_way.pop(id, None)
+    def left(self, id: str) -> Candidate | None:
+        """That one is gone; returned if it was on the way to a seat, or an heir."""
+        standing, coming = self.standing_by.pop(id, None), self.on_the_way.pop(id, None)
+        if standing is not None and standing.heir_to is not None:
+            return standing
+        return coming
 
-    def arrived(self, id: str) -> None:
+    def arrived(self, id: str, seat: Address) -> Candidate | None:
         """It sits."""
-        self.on_the_way.pop(id, None)
+        found = self.on_the_way.pop(id, None)
+        if found is not None:
+            self.seated[seat] = found
+        return found
 
-    def _match(self) -> None:
-        while self.standing_by:
-            awaited = {seat for seat, _ in self.on_the_way.values()}
-            seat = most_needed(self.vacant, {*self.taken(), *awaited})
-            if seat is None:
-                return
-            id = next(iter(self.standing_by))
-            tell, vacancy = self.standing_by.pop(id), self.vacant.pop(seat)
-            self.on_the_way[id] = (seat, vacancy.life)
-            birth = {"seat": str(seat), "life": vacancy.life, "hollow": vacancy.hollow}
-            tell({"birth": {**birth, **self.told()}})
+    def started(self) -> None:
+        """The run has begun: nobody begins with the first weights any more."""
+        self.open = True
+        self.vacant = {seat: Vacancy(v.life, True) for seat, v in self.vacant.items()}
+        self.match()
+
+    # --- who gets what ---------------------------------------------------------------------------
+
+    def node_of(self, seat: Address) -> Node | None:
+        """Who has it, or is to have it soon."""
+        coming = [who for who in self.on_the_way.values() if who.seat and who.seat[0] == seat]
+        found = self.seated.get(seat) or next(iter(coming), None)
+        return None if found is None else found.node
+
+    def nodes(self) -> dict[str, Node]:
+        """All that have, or may have, a seat."""
+        every = (*self.seated.values(), *self.on_the_way.values(), *self.standing_by.values())
+        known = {who.node.id: who.node for who in every}
+        strange = {_stranger(seat): Node(_stranger(seat), _stranger(seat)) for seat in self.taken()}
+        return {**strange, **known}
+
+    def placed(self) -> dict[Address, str | None]:
+        """Of every seat its node."""
+        seats = {*self.taken(), *self.vacant, *self.seated}
+        seats |= {who.seat[0] for who in self.on_the_way.values() if who.seat}
+        found: dict[Address, str | None] = {}
+        for seat in seats:
+            node = self.node_of(seat)
+            if node is not None:
+                found[seat] = node.id
+            else:  # one that has not said yet who it is may have it
+                strange = seat in self.taken() and seat not in self.vacant
+                found[seat] = _stranger(seat) if strange else None
+        return found
+
+    def match(self) -> None:
+        """Give away what is vacant."""
+        for candidate in list(self.standing_by.values()):
+            own = self._own(candidate)
+            if own is not None:
+                self.give(candidate, own)
+        if not self.open or not self.vacant or not self.standing_by:
+            return
+        seats = {s: n for s, n in self.placed().items() if n is not None or s in self.vacant}
+        for move in place(self.site(), seats, most=0):
+            found = self.of(move.to)
+            if found is not None and move.seat in self.vacant:
+                self.give(found, move.seat)
+
+    def _own(self, candidate: Candidate) -> Address | None:
+        """The vacant seat that one has a state for."""
+        if candidate.heir_to is not None:
+            return candidate.heir_to if candidate.heir_to in self.vacant else None
+        if candidate.brings is None:
+            return None
+        seat = candidate.brings.seat
+        alike = [other for other in sorted(self.vacant) if other.stage == seat.stage]
+        return seat if seat in self.vacant else next(iter(alike), None)
+
+    def give(self, candidate: Candidate, seat: Address) -> None:
+        """A vacant seat to one who stands by."""
+        vacancy = self.vacant.pop(seat)
+        del self.standing_by[candidate.id]
+        candidate.seat = seat, vacancy.life
+        self.on_the_way[candidate.id] = candidate
+        birth = {"seat": str(seat), "life": vacancy.life, "hollow": vacancy.hollow}
+        brings, step = candidate.brings, candidate.step
+        if brings is not None and brings.seat.stage == seat.stage:
+            birth["brings"] = [str(brings.seat), brings.life, brings.version]
+            birth["step"] = None if step is None else [list(step.ticket), _named(step)]
+        else:
+            candidate.brings = None
+        candidate.tell({"birth": {**birth, **self.told()}})
+
+    def relieve(self, seat: Address, *, leaving: Collection[str] = ()) -> Candidate | None:
+        """Who would take a seat that somebody leaves; ``leaving``: nodes that can't be asked."""
+        seats = {**self.placed(), seat: None}
+        site = self.site(leaving)
+        moves = place(site, {s: n for s, n in seats.items() if n is not None or s == seat}, most=0)
+        found = self.of(moves[0].to) if moves else None
+        if found is not None:
+            found.heir_to = seat
+        return found
+
+    def better(self) -> Move | None:
+        """A seat that should change hands, if one should."""
+        if not self.open or self.on_the_way:
+            return None
+        seats = {s: n for s, n in self.placed().items() if n is not None or s in self.vacant}
+        moves = place(self.site(), seats) if seats else ()
+        return next((move for move in moves if move.origin is not None), None)
+
+    def site(self, leaving: Collection[str] = ()) -> Site:
+        """As placement sees us."""
+        nodes, no_more = self.nodes(), {*leaving, *self.drained}
+        free = Counter(
+            who.node.id
+            for who in self.standing_by.values()
+            if who.heir_to is None and who.node.id not in no_more
+        )
+        return Site(nodes, free, self.speed, frozenset(self.apart))
+
+    def of(self, node: str) -> Candidate | None:
+        """One of that node who stands by for no seat in particular."""
+        standing = self.standing_by.values()
+        return next((who for who in standing if who.node.id == node and who.heir_to is None), None)
+
+
+def _stranger(seat: Address) -> str:
+    return f"at {seat}"
+
+
+def _named(step: Commit) -> dict[str, float]:
+    """What each stage multiplies its gradient by, as JSON has it."""
+    return {str(stage): factor for stage, factor in step.clip.items()}

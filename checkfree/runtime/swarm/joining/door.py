@@ -1,6 +1,14 @@
 """The lead's door: other machines may come in by it, and have the seats that are vacant.
 
-With a door no process is ordered from the launcher: a vacancy waits for whoever applies.
+With a door no process is ordered from the launcher: a vacancy waits for whoever applies. And a seat
+can change hands while its owner lives, because that one leaves or another node has less to do::
+
+    heir told of the seat > it says where it is called > its owner learns that
+    the lead has the owner send its state there > the heir has it > the owner may go
+    the seat is vacant > the heir's, who brings the state along
+
+Who comes back with the state of a life that is over gets its seat again, whoever sits there by now
+without a state of use.
 """
 
 from __future__ import annotations
@@ -11,16 +19,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkfree.ops import Address
-from checkfree.runtime.swarm.joining.candidates import Candidates
+from checkfree.messages.control import (
+    Commit,
+    Gone,
+    HandedOn,
+    Leaving,
+    Message,
+    Stays,
+    Ticket,
+)
+from checkfree.ops import Address, StateId
+from checkfree.runtime.swarm.joining.candidates import Candidate, Candidates, heir_of
 from checkfree.runtime.swarm.joining.discovery import Discovery
 from checkfree.runtime.swarm.joining.invitation import Invitation, Place, Register, listen_address
-from checkfree.runtime.swarm.joining.needs import missing_stages
 from checkfree.runtime.swarm.joining.reception import Reception, Terms
 from checkfree.runtime.swarm.transport.courier import Courier, Visit, Visitor
-from checkfree.runtime.swarm.transport.frames import Peer
+from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 
 Lives = Mapping[Address, int]
+
+Returning = Callable[[StateId, Ticket | None], tuple[StateId, Commit | None] | None]
+"""What a state of a life that is over is good for: its name after the step that it has missed, and
+that step, if it has missed one; None: nothing."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +63,20 @@ class Frame:
         return listen_address(self.invitation.host, self.invitation.port)
 
 
+@dataclass(frozen=True)
+class Change:
+    """A seat that changes hands. ``asked``: its owner wants to go, else others want it to."""
+
+    seat: Address
+    life: int
+    owner: str
+    heir: str | None
+    asked: bool
+
+
 class Door:
-    """``lives`` and ``taken`` tell who is awaited where, and who sits. In the main thread."""
+    """``taken`` tells who sits, ``tell`` tells the lead. ``evict``: have whoever sits at a seat
+    without a state of use, or is on the way there, get up. In the main thread."""
 
     def __init__(
         self,
@@ -52,13 +84,18 @@ class Door:
         courier: Courier,
         patience: float,
         taken: Callable[[], Collection[Address]],
+        tell: Callable[[Message], None],
+        returning: Returning,
+        evict: Callable[[Address], None],
     ):
         self.frame = frame
         self._courier, self._patience, self._taken = courier, patience, taken
+        self._tell, self._returning, self._evict = tell, returning, evict
         self._me: Peer | None = None
         self._book = Register(frame.register)
         self._visitors: dict[str, Visitor] = {}
         self.candidates = Candidates(taken, self._told)
+        self.changes: dict[Address, Change] = {}
 
     def open(self, me: Peer) -> None:
         """Let them come."""
@@ -75,10 +112,14 @@ class Door:
         await discovery.join(self._book.read())
         await discovery.announce(lambda: me)
 
-    def arrived(self, peer: Peer) -> None:
-        """Somebody took its seat."""
-        self.candidates.arrived(peer.id)
+    # --- who comes and goes ----------------------------------------------------------------------
+
+    def arrived(self, peer: Peer) -> StateId | None:
+        """Somebody took its seat. The state that it brings along."""
+        self.changes.pop(peer.seat, None)
         self._book.add(Place(peer.id, peer.addresses))
+        found = self.candidates.arrived(peer.id, peer.seat)
+        return None if found is None else found.brings
 
     def visited(self, visit: Visit, lives: Lives) -> tuple[Address, int] | None:
         """Returns the seat and life that somebody was on the way to, who is gone."""
@@ -88,10 +129,16 @@ class Door:
             case "back" if visitor.was is not None:
                 self._welcome_back(visitor, visitor.was, lives)
             case "ready":
-                self.candidates.came(visitor.id, visitor.tell)
+                self._ready(visitor, lives)
+            case "leaving":
+                self._leaves(visitor.id, visit.told.get("seat"), lives)
+            case "heir":
+                self._heir_listens(visitor.id, visit.told.get("peer"))
+            case "has":
+                self._heir_has(visitor.id, visit.told.get("version"))
             case "left":
                 del self._visitors[visitor.id]
-                return self.candidates.left(visitor.id)
+                return self._left(visitor.id)
         return None
 
     def over(self, id: str, why: str) -> None:
@@ -99,26 +146,117 @@ class Door:
         if id in self._visitors:
             self._visitors[id].tell({"over": why})
 
-    def waiting(self, lives: Lives) -> dict[str, Any]:
-        """An event: which seats are vacant, which stages have nobody, and who stands by."""
-        taken = {*self._taken(), *(seat for seat, _ in self.candidates.on_the_way.values())}
-        return {
-            "at": time.time(),
-            "event": "waiting",
-            "vacant": [str(seat) for seat in sorted(self.candidates.vacant)],
-            "stages": list(missing_stages(lives, taken)),
-            "spares": len(self.candidates.standing_by),
-        }
+    def close(self, notice: Mapping[str, Any]) -> None:
+        """The run is over, for those too who stand by or are on their way."""
+        for visitor in self._visitors.values():
+            visitor.tell(notice)
 
-    def close(self) -> None:
-        """The run is over, also for those who stand by."""
-        for tell in self.candidates.standing_by.values():
-            tell({"end": True})
+    def _left(self, id: str) -> tuple[Address, int] | None:
+        found = self.candidates.left(id)
+        if found is not None and found.heir_to is not None:
+            self._heir_lost(found.heir_to)
+            return None
+        return None if found is None else found.seat
 
     def _welcome_back(self, visitor: Visitor, was: tuple[Address, int], lives: Lives) -> None:
         seat, life = was
         sits = lives.get(seat) == life
-        visitor.tell({"sits": True} if sits else {"over": f"{seat} is in another's hands by now"})
+        if sits:
+            here = Candidate(visitor.id, visitor.node, visitor.tell, seat=was)
+            self.candidates.seated[seat] = here
+        visitor.tell({"sits": True} if sits else {"over": f"the life of {seat} there is over"})
+
+    def _ready(self, visitor: Visitor, lives: Lives) -> None:
+        """To take a seat; if it brings a state that counts, its own."""
+        candidate = Candidate(visitor.id, visitor.node, visitor.tell)
+        brings = visitor.brings
+        if brings is None:
+            return self.candidates.came(candidate)
+        good = self._returning(brings, visitor.prepared)
+        if good is None:
+            self._tell(Gone(brings.seat, brings.life))
+            visitor.tell({"stale": True})
+            return self.candidates.came(candidate)
+        candidate.brings, candidate.step = good
+        self.candidates.standing_by[candidate.id] = candidate  # before anybody else can have it
+        if brings.seat not in self.candidates.vacant:
+            self._evict(brings.seat)
+        self.candidates.came(candidate)
+
+    # --- a seat that changes hands ---------------------------------------------------------------
+
+    def _leaves(self, id: str, plain: Any, lives: Lives) -> None:
+        """A process wants to go from its seat; its node takes no more of them."""
+        found = next((s for s, who in self.candidates.seated.items() if who.id == id), None)
+        if found is None or str(found) != plain:
+            return
+        self.candidates.drained.add(self.candidates.seated[found].node.id)
+        self.change(found, lives[found], asked=True)
+
+    def change(self, seat: Address, life: int, *, asked: bool, to: Candidate | None = None) -> bool:
+        """Have a seat change hands. False: nobody would take it, and nothing happens unless its
+        owner has ``asked`` for it."""
+        owner, known = self.candidates.seated[seat], self.changes.get(seat)
+        if known is not None and known.heir is not None:
+            if asked and not known.asked:
+                self.changes[seat] = Change(seat, life, owner.id, known.heir, asked=True)
+                self._tell(Leaving(seat, life, heir_of(seat), urgent=True))
+            return True
+        if to is not None:
+            to.heir_to = seat
+        heir = to or self.candidates.relieve(seat, leaving=[owner.node.id])
+        if heir is None and not asked:
+            return False
+        self.changes[seat] = Change(seat, life, owner.id, heir.id if heir else None, asked)
+        if heir is not None:
+            heir.tell({"heir": {"seat": str(seat), "life": life}})
+        self._tell(Leaving(seat, life, heir_of(seat) if heir else None, urgent=asked))
+        return True
+
+    def _heir_listens(self, id: str, plain: Any) -> None:
+        """It can be called now: the owner has to know where."""
+        change = next((c for c in self.changes.values() if c.heir == id), None)
+        if change is None or change.owner not in self._visitors:
+            return
+        try:
+            peer = Peer.from_json(plain)
+        except BadFrame:
+            return
+        if peer.seat == heir_of(change.seat) and peer.id == id:
+            self._visitors[change.owner].tell({"heir": peer.to_json()})
+
+    def _heir_has(self, id: str, version: Any) -> None:
+        change = next((c for c in self.changes.values() if c.heir == id), None)
+        heir = self.candidates.standing_by.get(id)
+        if change is None or heir is None or type(version) is not int:
+            return
+        heir.brings = StateId(change.seat, change.life, version)
+        self._tell(HandedOn(heir.brings, heir_of(change.seat)))
+
+    def _heir_lost(self, seat: Address) -> None:
+        """Its owner goes on to leave, if it asked to; else it stays."""
+        self._tell(Gone(heir_of(seat), 0))
+        change = self.changes.pop(seat, None)
+        if change is None or change.owner not in self._visitors:
+            return
+        if change.asked:
+            self.change(seat, change.life, asked=True)
+        else:
+            self._tell(Stays(seat, change.life))
+
+    # --- what is told ----------------------------------------------------------------------------
+
+    def waiting(self, lives: Lives) -> dict[str, Any]:
+        """An event: which seats are vacant, which stages have nobody, and who stands by."""
+        coming = (who.seat[0] for who in self.candidates.on_the_way.values() if who.seat)
+        taken = {seat.stage for seat in (*self._taken(), *coming)}
+        return {
+            "at": time.time(),
+            "event": "waiting",
+            "vacant": [str(seat) for seat in sorted(self.candidates.vacant)],
+            "stages": sorted({seat.stage for seat in lives} - taken),
+            "spares": len(self.candidates.standing_by),
+        }
 
     def _told(self) -> Mapping[str, Any]:
         assert self._me is not None

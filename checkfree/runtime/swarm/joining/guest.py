@@ -1,5 +1,6 @@
 """A process that joined from elsewhere, at its seat: like a Seat, but nobody on its machine minds
-it. Its lifeline tells whether its life is over; then it can apply again, as nobody in particular.
+it. Its lifeline tells whether its life is over; then it can apply again, with the state that it
+has: whatever became of its line, that state is as good as it was.
 """
 
 from __future__ import annotations
@@ -7,19 +8,31 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from checkfree.errors import BadInput, RunFailed
-from checkfree.messages.control import Leaving
-from checkfree.ops import LEAD, Address
+from checkfree.messages.control import Commit, Ticket
+from checkfree.messages.tensors import KeepState, StageState
+from checkfree.ops import LEAD, Address, StateId
+from checkfree.runtime.swarm.joining.candidates import heir_of
 from checkfree.runtime.swarm.joining.lifeline import Lifeline
+from checkfree.runtime.swarm.joining.talk import state_id
 from checkfree.runtime.swarm.presence.liveness import beat_every
 from checkfree.runtime.swarm.presence.pulses import pulse_of
 from checkfree.runtime.swarm.presence.stall import Marks
 from checkfree.runtime.swarm.seat import FLUSH_WITHIN
-from checkfree.runtime.swarm.transport.courier import Courier, Item, News, Noticed, Said, beat
-from checkfree.runtime.swarm.transport.frames import Peer
+from checkfree.runtime.swarm.transport.courier import (
+    Courier,
+    Delivered,
+    Item,
+    News,
+    Noticed,
+    Said,
+    beat,
+)
+from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 from checkfree.runtime.swarm.transport.host import Host
 from checkfree.worker import StageWorker
 
@@ -30,21 +43,63 @@ class After(Enum):
     """What comes after a life at a seat."""
 
     ENDED = "the run ended"
+    FAILED = "the run failed"
     LEFT = "left, with its state handed on"
     OVER = "its life is over"
     LOST = "the lead is gone for good"
     BROKEN = "the worker failed"
 
 
-class Guest:
-    """``say`` is told what happens, in words."""
+@dataclass
+class Remains:
+    """What a process has left of a life that is over, or was sent by a leaver whose heir it is."""
 
-    def __init__(self, courier: Courier, lifeline: Lifeline, say: Callable[[str], None]):
+    worker: StageWorker | None = None
+    handed: tuple[StateId, StageState] | None = None
+
+    def name(self) -> tuple[StateId | None, Ticket | None]:
+        """The state that there is, and what it was prepared for."""
+        if self.worker is None:
+            return None, None
+        exact, standing = self.worker.exact(), self.worker.standing
+        return (None, None) if exact is None else (exact[0], standing.prepared)
+
+    def state(self, wanted: StateId, step: Commit | None) -> StageState | None:
+        """The state of that name, after the step that it has missed."""
+        if self.handed is not None and self.handed[0] == wanted:
+            return self.handed[1]
+        if self.worker is None:
+            return None
+        if step is not None:
+            self.worker.deliver(step)
+            while self.worker.advance() is not None:
+                pass
+        exact = self.worker.exact()
+        return None if exact is None or exact[0] != wanted else exact[1]
+
+    def drop(self) -> None:
+        """It is of no use any more."""
+        self.worker = self.handed = None
+
+
+class Guest:
+    """``say`` is told what happens, in words; ``remains`` outlive us."""
+
+    def __init__(
+        self,
+        courier: Courier,
+        lifeline: Lifeline,
+        remains: Remains,
+        say: Callable[[str], None],
+    ):
         self._courier, self._lifeline, self._say = courier, lifeline, say
+        self.remains = remains
         self._after: After | None = None
         self._incarnation = lifeline.welcome["incarnation"]
         self._suspects: dict[Address, tuple[Peer, str]] = {}
         self._marks = Marks()
+        self._heir_to: tuple[Address, int] | None = None
+        self._struck = False
         self.why = ""
 
     def wait(self) -> Mapping[str, Any] | None:
@@ -58,6 +113,12 @@ class Guest:
                     self._after = After.LEFT
                 case Said({"again": _}):
                     self._after = After.OVER  # whoever leads now has not heard of us
+                case Said({"stale": True}):
+                    self.remains.drop()
+                case Said({"heir": {"seat": str(seat), "life": int(life)}}):
+                    self._listen_as_heir(Address.parse(seat), life)
+                case Delivered(_, KeepState() as message):
+                    self._inherit(message)
                 case _:
                     self._handle(item)
         return birth[0] if birth else None
@@ -67,12 +128,31 @@ class Guest:
         assert self._after is not None
         return self._after
 
+    def _listen_as_heir(self, seat: Address, life: int) -> None:
+        """Be called by whoever leaves that seat."""
+        self._heir_to = seat, life
+        me = self._courier.sit(heir_of(seat), life)
+        self._lifeline.tell({"heir": True, "peer": me.to_json()})
+
+    def _inherit(self, message: KeepState) -> None:
+        if self._heir_to is None or message.keep.owner != self._heir_to[0]:
+            return
+        name = StateId(*self._heir_to, message.state.version)
+        self.remains.worker, self.remains.handed = None, (name, message.state)
+        self._lifeline.tell({"has": True, "version": name.version})
+
     def run(
         self, birth: Mapping[str, Any], make: Callable[[], StageWorker], patience: float
     ) -> After:
         """Sit down, and do what the lead says."""
         seat, life = Address.parse(birth["seat"]), birth["life"]
         self._seat, self._life = seat, life
+        wanted = state_id(birth.get("brings"))
+        state = None if wanted is None else self.remains.state(wanted, _step(birth))
+        self.remains.drop()
+        if wanted is not None and state is None:
+            self._over(After.OVER, f"it has no state of {seat} after {wanted.version} iterations")
+            return self.after
         me = self._courier.sit(seat, life)
         lead = Peer.from_json(birth["peer"])
         self._courier.learn(lead)
@@ -81,11 +161,14 @@ class Guest:
         self._lifeline.was = (str(seat), life)
         try:
             worker = self._worker = make()
+            if wanted is not None and state is not None:
+                worker.bring(wanted, state)
             watch = self._marks.watching(worker)
             self._host = Host({seat: worker}, self._courier, self._handle, watch)
             self._courier.start(beat(self._courier.post, beat_every(patience), self._pulse))
             self._host.run(lambda: self._after is not None or worker.dismissed)
             self._after = self._after or After.LEFT
+            self.remains.worker = None if self._struck else worker
         except Exception as error:
             traceback.print_exc()
             self.why = _told(error)
@@ -95,17 +178,19 @@ class Guest:
         return self.after
 
     def _say_goodbye(self) -> None:
-        if self._after in (After.ENDED, After.LEFT):
+        if self._after in (After.ENDED, After.FAILED, After.LEFT):
             self._courier.notify(LEAD, self._pulse())
-        if self._after in (After.ENDED, After.LEFT, After.BROKEN):
+        if self._after in (After.ENDED, After.FAILED, After.LEFT, After.BROKEN):
             self._courier.flush(FLUSH_WITHIN)
 
     def _handle(self, item: Item) -> None:
         match item:
-            case Noticed(Peer(seat), {"end": True}) if seat == LEAD:
-                self._over(After.ENDED, "the run ended")
+            case Noticed(Peer(seat), {"end": _} as notice) if seat == LEAD:
+                self._ended(notice)
             case Noticed(Peer(seat), {"die": life}) if seat == LEAD and life == self._life:
                 self._over(After.OVER, "struck, as the run's trace wants it")
+                self._struck = True
+                self._worker.destroy()  # lost means lost
             case News("daemon", _, why):
                 self._over(After.OVER, why)
             case News("opened", Peer(seat)) if seat == LEAD:
@@ -119,8 +204,8 @@ class Guest:
 
     def _said(self, notice: Mapping[str, Any]) -> None:
         match notice:
-            case {"end": True}:
-                self._over(After.ENDED, "the run ended")
+            case {"end": _}:
+                self._ended(notice)
             case {"over": str(why)}:
                 self._over(After.OVER, why)
             case {"lost": str(why)}:
@@ -132,14 +217,33 @@ class Guest:
             case {"again": dict(welcome)}:
                 self._say("the lead is there again")
                 self._courier.learn(Peer.from_json(welcome["peer"]))
+            case {"heir": list(plain)}:
+                self._learn_heir(plain)
             case {"leave": _}:
-                self._courier.start(self._ask_to_leave())
+                self._courier.start(self._ask_to_leave(notice.get("seconds")))
 
-    async def _ask_to_leave(self) -> None:
+    def _ended(self, notice: Mapping[str, Any]) -> None:
+        """``end`` says how."""
+        failed = notice["end"] == "failed"
+        after = After.FAILED if failed else After.ENDED
+        why = notice.get("why")
+        self._over(after, why if isinstance(why, str) and why else after.value)
+
+    def _learn_heir(self, plain: Any) -> None:
+        """Where our state is to go, once the lead says so."""
+        try:
+            peer = Peer.from_json(plain)
+        except BadFrame:
+            return
+        if peer.seat == heir_of(self._seat):
+            self._courier.learn(peer)
+
+    async def _ask_to_leave(self, seconds: float | None) -> None:
         """Until it is granted: the lead that was asked may die, and the next one is deaf to it
         until it has gathered all."""
         while True:
-            self._courier.send(LEAD, Leaving(self._seat, self._life))
+            words = {"leaving": True, "seat": str(self._seat), "seconds": seconds}
+            self._lifeline.tell(words)
             await asyncio.sleep(ASK_EVERY)
 
     def _over(self, after: After, why: str) -> None:
@@ -150,6 +254,15 @@ class Guest:
         refused, unusable = self._courier.post.refused, self._worker.dropped
         pulse = pulse_of(host.messages, host.bytes, refused, unusable)
         return {"pulse": pulse, "doing": doing and doing.to_json()}
+
+
+def _step(birth: Mapping[str, Any]) -> Commit | None:
+    """The step that the state which we bring has missed."""
+    if birth.get("step") is None:
+        return None
+    (epoch, iteration, _), factors = birth["step"]
+    clip = {int(stage): float(factor) for stage, factor in factors.items()}
+    return Commit(Ticket(epoch, iteration), clip)
 
 
 def _told(error: Exception) -> str:

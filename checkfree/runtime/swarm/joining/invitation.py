@@ -72,6 +72,12 @@ def listen_address(host: str, port: int) -> str:
     return f"/{kind}/{host}/tcp/{port}"
 
 
+def socket_of(address: str) -> tuple[str, int] | None:
+    """Host and port of ``/ip4/HOST/tcp/PORT``; None for an address of another kind."""
+    match = re.fullmatch(r"/ip[46]/([^/\s]+)/tcp/(\d{1,5})", address)
+    return None if match is None else (match[1], int(match[2]))
+
+
 def best_first(addresses: Iterable[str]) -> tuple[str, ...]:
     """Those first that another machine is most likely to reach."""
 

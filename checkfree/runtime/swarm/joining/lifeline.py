@@ -13,8 +13,10 @@ from contextlib import suppress
 from typing import Any
 
 from checkfree.errors import BadInput
+from checkfree.messages.control import Ticket
+from checkfree.ops import StateId
 from checkfree.runtime.swarm.joining.finder import Finder
-from checkfree.runtime.swarm.joining.invitation import Place
+from checkfree.runtime.swarm.joining.invitation import Place, socket_of
 from checkfree.runtime.swarm.joining.talk import (
     LIFELINE,
     application,
@@ -24,15 +26,17 @@ from checkfree.runtime.swarm.joining.talk import (
     signed,
     stale_after,
 )
+from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.presence.liveness import beat_every
 from checkfree.runtime.swarm.transport.courier import Courier, Said
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 
 ANSWER_WITHIN = 5.0  # seconds, for one try
+LOOK_WITHIN = 1.0  # seconds, for a connection to be made
 MOST_GRANTED = 600.0
 """Seconds of silence beside the usual, whatever the lead says."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0  # seconds between two tries
 
 
 class Unreachable(Exception):
@@ -44,7 +48,8 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 class Lifeline:
     """``finder`` says where the lead may be, before every round of tries.
-    ``was`` is the seat and life that this process has, for a lead that asks."""
+    ``was`` is the seat and life that this process has, for a lead that asks; ``brings`` and
+    ``prepared`` are what it has left of an earlier life."""
 
     def __init__(
         self,
@@ -52,10 +57,13 @@ class Lifeline:
         secret: bytes,
         release: Mapping[str, str],
         finder: Finder,
+        node: Node,
     ):
         self._courier, self._secret, self._release = courier, secret, release
-        self.finder = finder
+        self.finder, self._node = finder, node
         self.was: tuple[str, int] | None = None
+        self.brings: StateId | None = None
+        self.prepared: Ticket | None = None
         self.welcome: dict[str, Any] = {}
         self._streams: Streams | None = None
 
@@ -67,6 +75,7 @@ class Lifeline:
         while True:
             for place in await self.finder.places():
                 try:
+                    await _looked(place)
                     self._streams = await asyncio.wait_for(self._apply(place), ANSWER_WITHIN)
                     return self.welcome
                 except Unreachable as error:
@@ -87,7 +96,7 @@ class Lifeline:
         post = self._courier.post
         reader, writer = await post.call(place.id, place.addresses, LIFELINE)
         try:
-            words = application(self._release, self.was)
+            words = application(self._release, self._node, self.was, self.brings, self.prepared)
             say(writer, signed(self._secret, post.id, place.id, words))
             answer = await hear(reader)
             if "refused" in answer:
@@ -110,7 +119,11 @@ class Lifeline:
 
     def ready(self) -> None:
         """We can take a seat. From the main thread."""
-        self._courier.loop.call_soon_threadsafe(self._say, {"ready": True})
+        self.tell({"ready": True})
+
+    def tell(self, notice: Mapping[str, Any]) -> None:
+        """Nothing, while there is no lead. From the main thread."""
+        self._courier.loop.call_soon_threadsafe(self._say, notice)
 
     def follow(self, patience: float, retry: float) -> None:
         """Hand on what the lead says, and beat; take it up again when it ends. From the main
@@ -160,6 +173,20 @@ class Lifeline:
         while True:
             self._say({"beat": 0})
             await asyncio.sleep(beat_every(patience))
+
+
+async def _looked(place: Place) -> None:
+    """See that somebody listens there, before the daemon is asked to call: when it fails, it
+    refuses to try again for five seconds. Raises Unreachable."""
+    at = socket_of(place.addresses[0])
+    if at is None:
+        return  # a name, or a way that only the daemon knows
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(*at), LOOK_WITHIN)
+        writer.close()
+    except (OSError, asyncio.TimeoutError) as error:
+        why = getattr(error, "strerror", None) or "no answer"
+        raise Unreachable(f"nobody can be reached there ({why})") from None
 
 
 def _short(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from checkfree.messages.control import Ticket
 from checkfree.ops import Address
 from checkfree.runtime.swarm.joining.talk import (
     LARGEST_WORD,
@@ -23,7 +24,9 @@ from checkfree.runtime.swarm.joining.talk import (
     say,
     signed,
     stale_after,
+    state_id,
 )
+from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.presence.liveness import beat_every
 from checkfree.runtime.swarm.presence.round_trip import RoundTrip
 from checkfree.runtime.swarm.transport.courier import Courier, Visit, Visitor
@@ -88,9 +91,9 @@ class Reception:
         if welcome is None:
             say(writer, signed(self._terms.secret, ours, id, {"elsewhere": True}))
             return await self._drained(reader, writer)
+        visitor, trip = visitor_of(id, notice, self._teller(writer)), RoundTrip()
         told = {"welcome": dict(welcome())}
         say(writer, signed(self._terms.secret, ours, id, told))
-        visitor, trip = Visitor(id, was_at(notice), self._teller(writer)), RoundTrip()
         beats = asyncio.ensure_future(self._beat(writer, trip))
         try:
             await self._listen(visitor, reader, trip)
@@ -122,6 +125,9 @@ class Reception:
             if "ready" in said and not ready:
                 ready = True
                 self._courier.inbox.put(Visit("ready", visitor))
+            for what in ("leaving", "heir", "has"):
+                if what in said:
+                    self._courier.inbox.put(Visit(what, visitor, said))
 
     async def _beat(self, writer: asyncio.StreamWriter, trip: RoundTrip) -> None:
         while True:
@@ -129,15 +135,23 @@ class Reception:
             await asyncio.sleep(beat_every(self._terms.patience))
 
 
-def was_at(notice: Notice) -> tuple[Address, int] | None:
-    """The seat and life that an applicant thinks it has. Raises BadFrame."""
-    was = notice.get("was")
-    if was is None:
-        return None
+def visitor_of(id: str, notice: Notice, tell: Callable[[Notice], None]) -> Visitor:
+    """As an application says. Raises BadFrame for one that says something else."""
     try:
-        seat, life = was
-        if type(life) is not int:
-            raise ValueError
-        return Address.parse(seat), life
-    except (ValueError, TypeError):
-        raise BadFrame(f"no seat: {was!r:.60}") from None
+        was, prepared = notice.get("was"), notice.get("prepared")
+        if was is not None:
+            seat, life = was
+            was = Address.parse(seat), _count(life)
+        if prepared is not None:
+            epoch, iteration = prepared
+            prepared = Ticket(_count(epoch), _count(iteration))
+        node, brings = Node.from_json(notice.get("node")), state_id(notice.get("brings"))
+        return Visitor(id, node, tell, was, brings, prepared)
+    except (ValueError, TypeError) as error:
+        raise BadFrame(f"no application: {error!s:.80}") from None
+
+
+def _count(plain: Any) -> int:
+    if type(plain) is not int:
+        raise ValueError(f"not a number: {plain!r:.40}")
+    return plain

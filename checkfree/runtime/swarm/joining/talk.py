@@ -1,11 +1,17 @@
 """What a lead and whoever wants to join say to one another, and the proofs that both know the
 run's token. Notices over a stream of its own, the *lifeline*, for as long as both live.
 
-    joiner > {"apply": …, "protocol", "release", "was": seat and life, or null, "proof"}
+    joiner > {"apply": …, "protocol", "release", "node": …, "was": seat and life, or null,
+              "brings": seat, life and version of a state, or null, "prepared": …, "proof"}
     lead   > {"refused": why}  or  {"welcome": the run, "proof"}  or  {"elsewhere": null, "proof"}
     joiner > {"ready": true}                once its data are open
     lead   > {"birth": seat, life, …}       now, or when it is needed; until then it stands by
     lead   > {"sits": true} or {"over": …}  to one that was at a seat already
+    lead   > {"stale": true}                what it brings is of no use any more
+    joiner > {"leaving": seat, "seconds": …} it wants to go, and will be gone by then
+    lead   > {"heir": seat, life}           to one that stands by: take that one's state
+    heir   > {"heir": where it is called}, then {"has": version}, once and again
+    lead   > {"heir": where it is called}   to whoever leaves
     lead   > {"beat": when, "granted": s}   silence is how a cut link is noticed; so long, and as
     joiner > {"beat": …, "echo": when}      much more as the way there and back takes
 
@@ -21,6 +27,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from checkfree.messages.control import Ticket
+from checkfree.ops import Address, StateId
+from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.transport.frames import (
     ENVELOPE,
     LARGEST_NOTICE,
@@ -76,9 +85,33 @@ def stale_after(patience: float) -> float:
     return max(patience, STALE_AFTER)
 
 
-def application(release: Mapping[str, str], was: tuple[str, int] | None) -> dict[str, Any]:
-    """What a joiner says first; ``was``: the seat and life that it thinks it has."""
-    return {"apply": True, "protocol": PROTOCOL, "release": dict(release), "was": was}
+def application(
+    release: Mapping[str, str],
+    node: Node,
+    was: tuple[str, int] | None = None,
+    brings: StateId | None = None,
+    prepared: Ticket | None = None,
+) -> dict[str, Any]:
+    """What a joiner says first; see ``Visitor``."""
+    return {
+        "apply": True,
+        "protocol": PROTOCOL,
+        "release": dict(release),
+        "node": node.to_json(),
+        "was": was,
+        "brings": brings and [str(brings.seat), brings.life, brings.version],
+        "prepared": prepared and [prepared.epoch, prepared.iteration],
+    }
+
+
+def state_id(plain: Any) -> StateId | None:
+    """Of an application, or a birth. Raises ValueError or TypeError for what is none."""
+    if plain is None:
+        return None
+    seat, life, version = plain
+    if type(life) is not int or type(version) is not int:
+        raise ValueError(f"not a state: {plain!r:.60}")
+    return StateId(Address.parse(seat), life, version)
 
 
 def refusal(notice: Notice, release: Mapping[str, str], known: bool) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from checkfree.messages.control import Joined, Lost, Message
-from checkfree.ops import Address
+from checkfree.ops import Address, StateId
 from checkfree.runtime.swarm.transport.frames import Peer
 
 NO_SHOWS = 4
@@ -58,15 +58,15 @@ class Attendance:
         """A seat that one process after the other was sent to, and none arrived at."""
         return next((seat for seat, count in self._no_shows.items() if count > NO_SHOWS), None)
 
-    def arrived(self, peer: Peer) -> None:
-        """A peer has opened its stream to us."""
+    def arrived(self, peer: Peer, brings: StateId | None = None) -> None:
+        """A peer has opened its stream to us; ``brings``: a state that it has."""
         if self.lives.get(peer.seat) != peer.life or peer.seat in self.present:
             return  # of a life that is over
         self.present[peer.seat] = peer
         self._no_shows[peer.seat] = 0
         self._announce({"peers": [known.to_json() for known in self.present.values()]})
         if self.started:
-            self._tell(Joined(peer.seat, peer.life))
+            self._tell(Joined(peer.seat, peer.life, brings))
 
     def fill(self, seats: Mapping[Address, int]) -> None:
         """Have these seats, which stood empty from the start, taken in these lives."""
@@ -75,13 +75,14 @@ class Attendance:
             if self.replacing:
                 self._order(seat, life, True, "it stood empty")
 
-    def gone(self, seat: Address, life: int, why: str) -> bool:
-        """This life is over. False if that is old news."""
+    def gone(self, seat: Address, life: int, why: str, *, silent: bool = False) -> bool:
+        """This life is over; ``silent``: all that is known is that it can't be heard. False if
+        that is old news."""
         if self.lives.get(seat) != life:
             return False
         self._no_shows[seat] += self.present.pop(seat, None) is None
         self.lives[seat] = life + 1
-        self._order(seat, life + 1, self.started, why)
         if self.started:
-            self._tell(Lost(seat, life))
+            self._tell(Lost(seat, life, silent))
+        self._order(seat, life + 1, self.started, why)
         return True

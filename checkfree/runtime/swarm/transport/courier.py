@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Coroutine
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,8 +16,9 @@ import uvloop
 
 from checkfree.errors import RunFailed
 from checkfree.messages import codec
-from checkfree.messages.control import Message
-from checkfree.ops import LEAD, Address
+from checkfree.messages.control import Message, Ticket
+from checkfree.ops import LEAD, Address, StateId
+from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.presence.round_trip import RoundTrip
 from checkfree.runtime.swarm.transport.frames import Notice, Peer
 from checkfree.runtime.swarm.transport.lanes import lane_of
@@ -63,20 +64,26 @@ class Order:
 
 @dataclass(frozen=True)
 class Visitor:
-    """Somebody at the other end of a lifeline, at the lead: the id of its process, the seat and
-    life that it thinks it has, and how to tell it something, from any thread."""
+    """Somebody at the other end of a lifeline, at the lead: the id of its process, its node, and
+    how to tell it something, from any thread. ``was``: the seat and life that it thinks it has.
+    ``brings``: the exact state of a life that is over, and what it was ``prepared`` for."""
 
     id: str
-    was: tuple[Address, int] | None
+    node: Node
     tell: Callable[[Notice], None]
+    was: tuple[Address, int] | None = None
+    brings: StateId | None = None
+    prepared: Ticket | None = None
 
 
 @dataclass(frozen=True)
 class Visit:
-    """A visitor is "back" with a seat, "ready" for one, or has "left"."""
+    """A visitor is "back" with a seat, "ready" for one, "leaving" it, an "heir" that can be called
+    or that "has" a leaver's state, or has "left"."""
 
     what: str
     visitor: Visitor
+    told: Notice = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

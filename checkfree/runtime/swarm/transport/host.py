@@ -19,7 +19,7 @@ from checkfree.runtime.swarm.transport.courier import Courier, Delivered, Item
 
 class Host:
     """``handle`` gets whatever comes in that is no message for an actor; ``watch`` is called
-    before every op, and before waiting for a message."""
+    before every op, and before waiting for a message; ``sent`` is told what goes to others."""
 
     def __init__(
         self,
@@ -27,11 +27,13 @@ class Host:
         courier: Courier,
         handle: Callable[[Item], None],
         watch: Callable[[], None] = lambda: None,
+        sent: Callable[[Address, Message], None] = lambda to, message: None,
     ):
         self.actors = dict(actors)
         self.messages: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
         self._courier, self._handle, self._watch = courier, handle, watch
+        self._told_of = sent
         self._pending: deque[Outgoing] = deque()
 
     def run(self, until: Callable[[], bool]) -> None:
@@ -65,6 +67,7 @@ class Host:
             self._pending.append((to, message))
         else:
             self._courier.send(to, message)
+            self._told_of(to, message)
 
     def _file(self, *, block: bool) -> None:
         """All that has arrived; wait for the first of it if there is nothing else to do."""

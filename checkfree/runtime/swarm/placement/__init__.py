@@ -1,0 +1,1 @@
+"""Which node has which seats. Pure: nodes and seats in, moves out."""

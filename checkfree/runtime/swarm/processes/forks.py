@@ -1,0 +1,214 @@
+"""The processes of a node that others lead: one for each seat that it has, and one more that stands
+by for the next, as long as there is room.
+
+All are forks of one process that has imported and opened everything, and has neither thread, event
+loop, daemon nor CUDA context: so a further seat costs what it changes, not what it shares. The
+parent dies last; if it is killed, all of them go with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from checkfree.runtime.swarm.processes.nursery import call, die_with_parent
+
+ENDED, FAILED, AGAIN, INTERRUPTED = 0, 1, 75, 130
+"""Exit codes: the run is done, or we left it; it or we failed; start me again (EX_TEMPFAIL of
+sysexits.h); told to go at once."""
+BREATH = 1.0
+"""Seconds after which a process that died is started again."""
+HASTE, MOST_HASTY = 20.0, 4
+"""So many deaths within so many seconds each, and it is no accident."""
+KILLED_WITHIN = 5.0  # seconds
+
+Report = Callable[[Mapping[str, Any]], None]
+"""How a fork tells its parent {"seated": seat} and {"standing": true}."""
+Main = Callable[[int, Report], int]
+"""What a fork does: its number among those that live, and how it reports. Returns its code."""
+
+
+@dataclass
+class _Fork:
+    pid: int
+    slot: int
+    stream: socket.socket
+    since: float
+    seated: bool = False
+    rest: bytes = b""
+
+
+class Forks:
+    """``room``: seats at most. ``say`` is told what goes wrong."""
+
+    def __init__(self, main: Main, room: int, say: Callable[[str], None]):
+        self._main, self._room, self._say = main, room, say
+        self._forks: dict[int, _Fork] = {}
+        self._asked = 0
+        self._code = ENDED
+        self._hasty = 0
+        self._due: float | None = None
+
+    def run(self) -> int:
+        """Until none is left. Returns the exit code."""
+        assert len(os.listdir("/proc/self/task")) == 1, "forks are made by a process of one thread"
+        self._woken, self._waker = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(self._waker, False)
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._signalled)
+        signal.set_wakeup_fd(self._waker)
+        self._fork()
+        while self._forks or self._due is not None:
+            self._wait()
+            self._reap()
+            self._start_due()
+        return self._code
+
+    # --- what is heard ---------------------------------------------------------------------------
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGCHLD:
+            return
+        self._asked += 1
+        self._due = None
+        for pid in self._forks:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM if self._asked == 1 else signal.SIGKILL)
+        if self._asked > 1:
+            self._code = INTERRUPTED
+
+    def _wait(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._woken, selectors.EVENT_READ)
+            for fork in self._forks.values():
+                if fork.stream.fileno() >= 0:
+                    selector.register(fork.stream, selectors.EVENT_READ, fork)
+            within = None if self._due is None else max(0.0, self._due - time.monotonic())
+            for key, _ in selector.select(within):
+                if key.data is None:
+                    with suppress(BlockingIOError):
+                        os.read(self._woken, 4096)
+                else:
+                    self._hear(key.data)
+
+    def _hear(self, fork: _Fork) -> None:
+        data = fork.stream.recv(1 << 16)
+        if not data:
+            fork.stream.close()
+            return
+        *lines, fork.rest = (fork.rest + data).split(b"\n")
+        for line in lines:
+            said = json.loads(line)
+            fork.seated = "seated" in said
+            self._keep_one_standing()
+
+    def _keep_one_standing(self) -> None:
+        """Another stands by while there is room for one more seat, and no more than one."""
+        standing = [fork for fork in self._forks.values() if not fork.seated]
+        if not standing and len(self._forks) < self._room and not self._asked:
+            self._fork()
+        for fork in standing[1:]:
+            with suppress(ProcessLookupError):
+                os.kill(fork.pid, signal.SIGTERM)
+
+    def _reap(self) -> None:
+        while self._forks:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            fork = self._forks.pop(pid, None)
+            if fork is not None:
+                fork.stream.close()
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)  # its daemon, if that outlived it
+                self._ended(fork, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, fork: _Fork, code: int) -> None:
+        if self._asked:
+            return
+        if code >= 0:
+            self._code = max(self._code, code)
+        if code > 0 and code != AGAIN:
+            self._asked = 1  # refused, or broken: the others would meet the same
+            for pid in self._forks:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+        if code < 0:
+            self._died(fork, code)
+
+    def _died(self, fork: _Fork, code: int) -> None:
+        """Killed; unless that goes on, another takes its place."""
+        hasty = time.monotonic() - fork.since < HASTE
+        self._hasty = self._hasty + 1 if hasty else 0
+        self._say(f"one of its processes was killed (signal {-code})")
+        if self._hasty > MOST_HASTY:
+            self._code, self._asked = FAILED, 1
+            return
+        if all(other.seated for other in self._forks.values()):
+            self._due = time.monotonic() + BREATH
+
+    def _start_due(self) -> None:
+        if self._due is not None and time.monotonic() >= self._due:
+            self._due = None
+            if not self._asked and all(fork.seated for fork in self._forks.values()):
+                self._fork()
+
+    # --- forks -----------------------------------------------------------------------------------
+
+    def _fork(self) -> None:
+        ours, its = socket.socketpair()
+        slot = min(set(range(self._room + 1)) - {fork.slot for fork in self._forks.values()})
+        parent = os.getpid()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid:
+            its.close()
+            self._forks[pid] = _Fork(pid, slot, ours, time.monotonic())
+            return
+        code = FAILED
+        try:
+            ours.close()
+            self._become_own(parent)
+            code = self._main(slot, _reporter(its))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with suppress(OSError):
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _become_own(self, parent: int) -> None:
+        """The leader of a process group, that dies with its parent and has nothing of it."""
+        os.setsid()
+        die_with_parent(parent)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        for private in (self._woken, self._waker):
+            os.close(private)
+        for fork in self._forks.values():
+            fork.stream.close()
+        call("seat")
+
+
+def _reporter(stream: socket.socket) -> Report:
+    def report(said: Mapping[str, Any]) -> None:
+        with suppress(OSError):
+            stream.sendall(json.dumps(said).encode() + b"\n")
+
+    return report
