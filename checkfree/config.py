@@ -264,6 +264,9 @@ class ResumeConfig:
     every: int = 20
     """Iterations between two; 0: never."""
 
+    last_rung: bool = True
+    """In a swarm, go back to the newest one where the strategy gives up."""
+
 
 @dataclass(frozen=True)
 class Config:

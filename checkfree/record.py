@@ -125,11 +125,14 @@ class RecoveryRecord(Record):
 
 @dataclass(frozen=True)
 class ResumeRecord(Record):
-    """The process ended and ``--resume`` went on from the snapshot of this tick."""
+    """The process ended and ``--resume`` went on from the snapshot of this tick. ``shadows``: all
+    that its seats had of others then (owner, holder, format, version), if it was a swarm's; None:
+    all that they had before."""
 
     kind = "resume"
     iteration: int
     tick: int
+    shadows: tuple[tuple[str, str, str, int], ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,12 @@ MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 24  # bytes
 ANY_EPOCH = -1
 
+BESIDE = (HANDOVER, RESUME)
+"""Areas of which states travel while others train: they outdate nothing else."""
+
+_Key = tuple[int, str, int]
+"""Epoch, area and shelf."""
+
 
 class Files(Protocol):
     """Where the store keeps its bytes. Names are relative, with forward slashes."""
@@ -83,8 +89,10 @@ class Store:
         self._files, self._newest = files, newest
         self._epoch = -1
         self._inbox: deque[Message] = deque()
-        self._orders: dict[tuple[int, str, int], _Order] = {}
-        self._early: dict[tuple[int, str, int], list[KeepState]] = {}
+        self._orders: dict[_Key, _Order] = {}
+        self._early: dict[_Key, list[KeepState]] = {}
+        self._snapshot: _Key = (-1, RESUME, -1)
+        """The newest that was ordered."""
 
     def deliver(self, message: Message) -> None:
         self._inbox.append(message)
@@ -107,18 +115,15 @@ class Store:
 
     def _open(self, archive: Archive) -> list[Outgoing]:
         key = _key(archive)
-        if archive.area != HANDOVER:
-            if archive.epoch < self._epoch:
-                return []  # overtaken by that of a later epoch, which all states will be of
+        if self._overtaken(key):
+            return []
+        if archive.area == RESUME:
+            self._snapshot = key
+        if archive.area not in BESIDE:
             self._epoch = archive.epoch
-            self._orders = {
-                k: order for k, order in self._orders.items() if k[0] in (archive.epoch, ANY_EPOCH)
-            }
-            self._early = {
-                k: states
-                for k, states in self._early.items()
-                if k[0] >= archive.epoch or k[0] == ANY_EPOCH
-            }
+        for old in [old for old in self._orders if self._overtaken(old)]:
+            del self._orders[old]
+        self._early = {k: states for k, states in self._early.items() if not self._overtaken(k)}
         self._orders[key] = _Order(archive)
         if archive.area == CHECKPOINT:
             self.keep_only(CHECKPOINT, archive.known)
@@ -132,6 +137,14 @@ class Store:
             out += self._put(state)
         return out
 
+    def _overtaken(self, key: _Key) -> bool:
+        """By an order of a later epoch, which all states will be of; a snapshot, which travels
+        while others train, by the next one: if it is not whole by then, it never will be."""
+        epoch, area, shelf = key
+        if area == RESUME:
+            return (shelf, epoch) < (self._snapshot[2], self._snapshot[0])
+        return area != HANDOVER and epoch < self._epoch
+
     def _withdraw(self, shelf: int) -> Archived:
         """What has not come by now will not."""
         key = (ANY_EPOCH, HANDOVER, shelf)
@@ -143,7 +156,8 @@ class Store:
         key = _key(message)
         order = self._orders.get(key)
         if order is None:
-            self._early.setdefault(key, []).append(message)
+            if not self._overtaken(key):
+                self._early.setdefault(key, []).append(message)
             return []
         owner = message.keep.owner
         if owner not in order.archive.seats or not _of_version(message, order.archive):
@@ -191,7 +205,12 @@ class Store:
             self._put(KeepState(0, keep, area, shelf, states[owner.stage]))
 
     def _prune(self, area: str) -> None:
-        keep = set(self.offered(area)[-self._newest :])
+        offered = self.offered(area)
+        keep = set(offered[-self._newest :])
+        if area == RESUME:  # nor does anybody finish what a later one has overtaken
+            for shelf in self._shelves(area):
+                if shelf < offered[-1] and shelf not in offered:
+                    self.forget(area, shelf)
         if area == CHECKPOINT:
             for snapshot in self.offered(RESUME):
                 keep |= self._checkpoints_of(snapshot)
@@ -218,10 +237,16 @@ class Store:
 
     def offered(self, area: str) -> tuple[int, ...]:
         """The complete archives of an area, ascending."""
-        shelves = (name for name in self._files.names(area) if re.fullmatch("[0-9]{1,12}", name))
         return tuple(
-            sorted(int(s) for s in shelves if MANIFEST in self._files.names(f"{area}/{s}"))
+            shelf
+            for shelf, name in sorted(self._shelves(area).items())
+            if MANIFEST in self._files.names(f"{area}/{name}")
         )
+
+    def _shelves(self, area: str) -> dict[int, str]:
+        """Those begun, too, and how their folders are called."""
+        names = self._files.names(area)
+        return {int(name): name for name in names if re.fullmatch("[0-9]{1,12}", name)}
 
     def note(self, area: str, shelf: int) -> Mapping[str, Any]:
         """What was noted with an archive. Raises Damaged."""
@@ -264,6 +289,14 @@ class Store:
                     return shelf
         raise Damaged(f"no good state of stage {stage} after {version} iterations was handed on")
 
+    def _snapshot_of(self, version: int) -> int:
+        """The newest snapshot of that version. Raises Damaged."""
+        for shelf in reversed(self.offered(RESUME)):
+            with suppress(Damaged, KeyError, TypeError):
+                if self.note(RESUME, shelf)["progress"]["committed"] == version:
+                    return shelf
+        raise Damaged(f"no good snapshot after {version} iterations is left")
+
     def _manifest(self, area: str, shelf: int) -> dict[str, Any]:
         name = f"{_folder(area, shelf)}/{MANIFEST}"
         try:
@@ -277,17 +310,19 @@ class Store:
 
     def _reply(self, request: StateRequest) -> StateReply:
         source, shelf = request.source, request.source.version
-        area = HANDOVER if request.area == HANDOVER else CHECKPOINT
+        area = request.area if request.area in (HANDOVER, RESUME) else CHECKPOINT
         try:
             if area == HANDOVER:
                 shelf = self._handed_over(source.of, source.version)
+            if area == RESUME:
+                shelf = self._snapshot_of(source.version)
             state = self.load(area, shelf, source.of)
         except Damaged as error:
             return StateReply(request.epoch, source, None, str(error))
         return StateReply(request.epoch, source, state)
 
 
-def _key(message: Archive | KeepState) -> tuple[int, str, int]:
+def _key(message: Archive | KeepState) -> _Key:
     """What brings an archive and its parts together. One epoch after another has its own; what is
     handed on has a shelf of its own in any."""
     epoch = ANY_EPOCH if message.area == HANDOVER else message.epoch

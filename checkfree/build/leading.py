@@ -80,15 +80,20 @@ class Leading:
             return
         progress = snapshot.progress
         if folders.count_notes(self._job.folder) == progress.notes:
-            self._recorder.write(ResumeRecord(progress.committed, progress.tick))
+            shadows = tuple(entry[:4] for entry in progress.shadows)
+            self._recorder.write(ResumeRecord(progress.committed, progress.tick, shadows))
 
     def _history(self) -> History:
         """The run as its folder tells it."""
-        store, made = Store(DiskFiles(self._job.folder)), {}
-        for version in store.offered(CHECKPOINT):
-            with suppress(Damaged, KeyError, TypeError):
-                made[version] = int(store.note(CHECKPOINT, version)["progress"]["tick"])
-        found = history(read(self._job.folder), made, store.offered(RESUME))
+        store, made = Store(DiskFiles(self._job.folder)), dict[str, dict[int, int]]()
+        for area in (CHECKPOINT, RESUME):
+            made[area] = {}
+            for shelf in store.offered(area):
+                with suppress(Damaged, KeyError, TypeError):
+                    p = store.note(area, shelf)["progress"]
+                    told = p["tick"] if area == CHECKPOINT else p["committed"]
+                    made[area][shelf] = int(told)
+        found = history(read(self._job.folder), made[CHECKPOINT], made[RESUME])
         return found if found.members else replace(found, members=self._stock.lives())
 
     def _stored(self, found: History) -> bool:
@@ -110,7 +115,11 @@ class Leading:
     def _led(self, found: History) -> Lead:
         """A lead of the run as it is now."""
         attendance, snapshot = self._quarters.attendance, self._stock.snapshot
-        rules = terms(self._job.config, self._job.blueprint.tokens)
+        rules = replace(
+            terms(self._job.config, self._job.blueprint.tokens),
+            background=True,
+            last_rung=self._job.config.resume.last_rung,
+        )
         strategy, lives = self._stock.equipment.strategy, attendance.lives
         if self._quarters.heritage.started:
             present = {seat: peer.life for seat, peer in attendance.present.items()}

@@ -87,6 +87,8 @@ def load(store: Store, area: str, shelf: int, seats: Collection[Address]) -> Sna
         raise Damaged(f"the manifest of {area} {shelf} is damaged: {error!r}") from None
     if area == CHECKPOINT:  # it was not there yet when it noted what was
         progress = replace(progress, checkpoints=(*progress.checkpoints, shelf))
+    else:
+        progress = replace(progress, snapshots=(*progress.snapshots, (shelf, progress.committed)))
     known = lives.keys() | absent.keys()
     if known != set(seats) or {s.stage for s in lives} != {s.stage for s in seats}:
         raise Damaged(

@@ -6,8 +6,9 @@ decided and not yet written down is told by whoever took it (see ``takeover``).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from checkfree.lead.progress import Progress
@@ -49,27 +50,28 @@ class History:
     """That of the last plan, if it is not written down yet."""
     exact: bool = False
     """That repair gave back what was lost: no validation has to tell its cost."""
-    snapshots: frozenset[int] = frozenset()
-    """Ticks of which ``--resume`` finds a snapshot."""
 
 
 def history(
-    records: Sequence[Plain], checkpoints: Mapping[int, int], snapshots: Collection[int] = ()
+    records: Sequence[Plain],
+    checkpoints: Mapping[int, int],
+    snapshots: Mapping[int, int] = MappingProxyType({}),
 ) -> History:
     """From the records of a run, and from what its store offers: of each version of a checkpoint
-    the tick at which it was made. Raises KeyError, TypeError or ValueError for other records."""
-    found = History(snapshots=frozenset(snapshots))
-    rollbacks: list[tuple[int, int]] = []
+    the tick at which it was made, and of the tick of each snapshot its version. Raises KeyError,
+    TypeError or ValueError for other records."""
+    found, rollbacks = History(), list[tuple[int, int]]()
     for record in records:
         if record["kind"] == "plan" and record["rebuilds"]:
             rollbacks.append((record["tick"], record["iteration"]))
         found = _after(found, record)
-    good = [
-        version
-        for version, made in sorted(checkpoints.items())
-        if all(tick < made or to >= version for tick, to in rollbacks)
-    ]
-    return replace(found, progress=replace(found.progress, checkpoints=tuple(good)))
+
+    def good(made: int, version: int) -> bool:
+        return all(tick < made or to >= version for tick, to in rollbacks)
+
+    there = tuple(v for v, made in sorted(checkpoints.items()) if good(made, v))
+    back = tuple((made, v) for made, v in sorted(snapshots.items()) if good(made, v))
+    return replace(found, progress=replace(found.progress, checkpoints=there, snapshots=back))
 
 
 def _after(before: History, record: Plain) -> History:

@@ -40,12 +40,12 @@ class Iterating:
 
     # --- begin -----------------------------------------------------------------------------------
 
-    def train(self) -> None:
-        """Begin the next iteration."""
+    def train(self, snapshot: tuple[Address, ...] = ()) -> None:
+        """Begin the next iteration. When it is committed, these put their states aside."""
         routes, schedule = self._training_plan()
         keeps = tuple(k for k in self._desk.due_keeps() if k.at == "prepare")
         keeps += self._desk.due_shadows()
-        self._begin(Purpose.TRAIN, routes, schedule, keeps)
+        self._begin(Purpose.TRAIN, routes, schedule, keeps, snapshot)
 
     def validate(self) -> None:
         """Begin a validation of the committed weights."""
@@ -67,13 +67,16 @@ class Iterating:
         routes: tuple[Route, ...],
         schedule: Schedule,
         keeps: tuple[Keep, ...],
+        snapshot: tuple[Address, ...] = (),
     ) -> None:
         desk, p = self._desk, self._desk.progress
         ticket = Ticket(p.epoch, p.committed, purpose)
-        self.under_way = Transaction(ticket, set(schedule), routes, keeps)
+        self.under_way = Transaction(ticket, set(schedule), routes, keeps, snapshot=snapshot)
         shadows = tuple(sorted(desk.shadowing.counted(p.committed)))
+        shelf = p.tick + 1
         for member in sorted(schedule):
-            desk.send(member, Begin(ticket, routes, schedule, keeps, shadows))
+            begin = Begin(ticket, routes, schedule, keeps, shadows, snapshot, shelf)
+            desk.send(member, begin)
 
     # --- and end ---------------------------------------------------------------------------------
 
@@ -90,6 +93,7 @@ class Iterating:
         assert attempt is not None
         ticket = attempt.ticket
         desk.shadowing.order(attempt.keeps, ticket.iteration + 1, ticket.epoch)
+        attempt.shadows = desk.shadowing.entries()
         attempt.outcome = attempt.record(desk.progress.tick, desk.terms)
         clip, pushes = attempt.clip(desk.terms), desk.shadowing.pushes()
         desk.commit = Commit(ticket, clip, attempt.outcome, pushes)

@@ -17,7 +17,7 @@ somebody may come back with what was lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from checkfree.lead.desk import Desk
 from checkfree.lead.iterating import Iterating
@@ -32,6 +32,7 @@ from checkfree.lead.validating import Validating
 from checkfree.membership import Membership
 from checkfree.messages.control import (
     HANDOVER,
+    RESUME,
     Archived,
     BreakOff,
     Commit,
@@ -69,7 +70,7 @@ class Lead:
     ):
         self._desk = Desk(members, strategy, terms, progress)
         self._farewells, self._shelving = Farewells(self._desk), Shelving(self._desk)
-        self._mending = Mending(self._desk, self._farewells)
+        self._mending = Mending(self._desk, self._farewells, self._shelving)
         self._iterating = Iterating(self._desk)
         self._validating = Validating(self._desk, self._mending)
         self.failure = ""
@@ -111,6 +112,10 @@ class Lead:
         self._farewells.inherit(states)
         self._desk.shadowing = Shadowing()
 
+    def resumed(self, shadows: Collection[tuple[str, str, str, int]]) -> None:
+        """As if this run had been resumed just now, from a snapshot with these."""
+        self._desk.shadowing.resumed(shadows)
+
     def returning(
         self, state: StateId, prepared: Ticket | None
     ) -> tuple[StateId, Commit | None] | None:
@@ -146,6 +151,8 @@ class Lead:
                 self._desk.keeping.kept(message)
             case Archived() if message.area == HANDOVER:
                 self._farewells.archived(message)
+            case Archived() if message.area == RESUME:
+                self._shelving.snapshot(message)
             case Archived() if message.epoch == self.progress.epoch:
                 self._shelving.archived(message)
             case Rebuilt() if message.epoch == self.progress.epoch:
@@ -201,6 +208,7 @@ class Lead:
         self._iterating.lose(worker)
         if self.phase is Phase.RUNNING:
             self._iterating.abort()
+        self._shelving.lose()
         if self.phase is Phase.STORING:
             self._shelving.give_up()
         if self.phase in (Phase.RUNNING, Phase.STORING, Phase.HANDING_ON, Phase.REBUILDING):
@@ -271,7 +279,9 @@ class Lead:
             return False
         if self._store(self._shelving.due()):
             return True
-        return self._ask() if self._cleared_at != p.tick else self._run(self._iterating.train)
+        if self._cleared_at != p.tick:
+            return self._ask()
+        return self._run(lambda: self._iterating.train(self._shelving.coming()))
 
     def _ask(self) -> bool:
         if self.progress.tick >= self._desk.terms.max_ticks:
@@ -324,6 +334,7 @@ class Lead:
         if not attempt.all_stepped():
             return False
         self._iterating.stepped()
+        self._shelving.follow(attempt)
         self.phase = Phase.IDLE
         return True
 

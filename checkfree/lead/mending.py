@@ -13,8 +13,9 @@ from checkfree.lead.history import History
 from checkfree.lead.leaving import Farewells
 from checkfree.lead.repairing import Repairing, Tried
 from checkfree.lead.shadowing import renewed
-from checkfree.messages.control import Rebuild, Rebuilt
-from checkfree.ops import Refusal, Repair, Source
+from checkfree.lead.shelving import Shelving
+from checkfree.messages.control import SNAPSHOT, Rebuild, Rebuilt
+from checkfree.ops import STORE, Recipe, Refusal, Repair, Source
 from checkfree.record import FailureRecord, RecoveryRecord
 from checkfree.recovery.exact import is_exact
 from checkfree.recovery.strategy import wholly_lost
@@ -23,8 +24,8 @@ from checkfree.recovery.strategy import wholly_lost
 class Mending:
     """``unread``: the repair whose cost the next validation will tell."""
 
-    def __init__(self, desk: Desk, farewells: Farewells):
-        self._desk, self._farewells = desk, farewells
+    def __init__(self, desk: Desk, farewells: Farewells, shelving: Shelving):
+        self._desk, self._farewells, self._shelving = desk, farewells, shelving
         self._under_way: Repairing | None = None
         self._refused: frozenset[Source] = frozenset()
         self._tried: list[Tried] = []
@@ -67,20 +68,38 @@ class Mending:
         repair = handed or desk.strategy.repair(hollow, desk.view(), self._refused)
         if self._may_return() and not (isinstance(repair, Repair) and is_exact(repair)):
             return False
+        if isinstance(repair, Repair):
+            repair = self._usable(repair)
+        if isinstance(repair, Refusal) and desk.terms.last_rung:
+            repair = self._last_rung()
         if isinstance(repair, Refusal):
             return Refusal(f"iteration {p.committed}: {repair.reason}")
-        used = {s for recipe in repair.rebuild.values() for s in recipe.sources}
-        if used & self._refused:
-            return Refusal(
-                f"the state of {min(used & self._refused)} is no good to rebuild from: "
-                "recovery=checkpoint keeps older ones"
-            )
         self._under_way = Repairing(repair)
         desk.members.empty(repair.rebuild)
         for seat, recipe in sorted(repair.rebuild.items()):
             life = desk.members.lives[seat]
             desk.send(seat, Rebuild(p.epoch, life, recipe, p.tick, repair.resume_at))
         return True
+
+    def _usable(self, repair: Repair) -> Repair | Refusal:
+        """It, unless it is made of what proved no good."""
+        used = {s for recipe in repair.rebuild.values() for s in recipe.sources}
+        if used & self._refused:
+            return Refusal(
+                f"the state of {min(used & self._refused)} is no good to rebuild from: "
+                "recovery=checkpoint keeps older ones"
+            )
+        return repair
+
+    def _last_rung(self) -> Repair:
+        """All go back to the newest good snapshot; to the first weights, if there is none."""
+        seats = sorted(self._desk.view().seats)
+        for _, version in reversed(self._desk.progress.snapshots):
+            sources = {seat: Source(STORE, seat.stage, version) for seat in seats}
+            if not self._refused.intersection(sources.values()):
+                made = {seat: Recipe(SNAPSHOT, (sources[seat],)) for seat in seats}
+                return Repair(made, version)
+        return Repair({seat: Recipe(SNAPSHOT, ()) for seat in seats}, 0)
 
     def _may_return(self) -> bool:
         """A stage has nobody but one that fell silent, and may come back with its state."""
@@ -124,6 +143,7 @@ class Mending:
         recovery = repairing.record(p, self._tried)
         kept = tuple(version for version in p.checkpoints if version <= plan.resume_at)
         desk.update(committed=plan.resume_at, checkpoints=kept, repairs=p.repairs + 1)
+        self._shelving.go_back(plan.resume_at)
         self._refused, self._under_way = frozenset(), None
         self._tried, desk.rejected = [], frozenset()
         desk.note_plan(recovery.rebuilds)

@@ -29,6 +29,10 @@ class Terms:
     """Tokens per iteration, for the records."""
     blind: bool = False
     """The losses say nothing: this is a rehearsal."""
+    background: bool = False
+    """Snapshots of ``--resume`` travel while others train, and nobody waits for one."""
+    last_rung: bool = False
+    """What the strategy refuses is taken back to the newest snapshot (semantics 7)."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Progress:
     """Of the loss of committed steps, see :mod:`checkfree.lead.trend`."""
     shadows: tuple[Entry, ...] = ()
     """In a snapshot: those that had arrived, see :mod:`checkfree.lead.shadowing`."""
+    snapshots: tuple[tuple[int, int], ...] = ()
+    """Tick and version of each snapshot of ``--resume`` that the run may go back to, ascending."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that :meth:`from_json` makes the same of."""
@@ -59,6 +65,7 @@ class Progress:
             "checkpoints": list(self.checkpoints),
             "trend": list(self.trend),
             "shadows": list(map(list, self.shadows)),
+            "snapshots": list(map(list, self.snapshots)),
         }
 
     @classmethod
@@ -66,9 +73,17 @@ class Progress:
         """Raises KeyError, TypeError or ValueError for anything else."""
         trend = tuple(map(float, tree.get("trend", ())))
         shadows = tuple(map(entry_of, tree.get("shadows", ())))
-        sequences = {"trend": trend, "shadows": shadows}
+        snapshots = tuple((tick, version) for tick, version in tree.get("snapshots", ()))
+        sequences = {"trend": trend, "shadows": shadows, "snapshots": snapshots}
         made = cls(**{**tree, "checkpoints": tuple(tree["checkpoints"]), **sequences})
-        counts = (made.committed, made.tick, made.epoch, made.repairs, made.notes)
+        counts: tuple[int, ...] = (
+            made.committed,
+            made.tick,
+            made.epoch,
+            made.repairs,
+            made.notes,
+        )
+        counts += tuple(n for snapshot in snapshots for n in snapshot)
         if not all(type(n) is int and n >= 0 for n in (*counts, *made.checkpoints)):
             raise ValueError(f"counts are whole numbers from 0, got {dict(tree)}")
         return made

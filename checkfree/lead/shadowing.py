@@ -80,6 +80,14 @@ class Shadowing:
         if push in self._book and self._epochs[push] == message.epoch:
             self._book[push] = False
 
+    def resumed(self, having: Collection[tuple[str, str, str, int]]) -> None:
+        """All but these is gone: owner, holder, how it is written and version of each."""
+        self._forget(
+            (keep, version)
+            for keep, version in self._book
+            if (str(keep.owner), str(keep.holder), keep.what, version) not in having
+        )
+
     def waiting(self, committed: int) -> bool:
         """One of an earlier version has not arrived."""
         return any(travels and push[1] < committed for push, travels in self._book.items())

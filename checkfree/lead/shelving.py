@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from checkfree.lead.desk import Desk
 from checkfree.lead.history import History
+from checkfree.lead.shadowing import Entry
+from checkfree.lead.transaction import Transaction
 from checkfree.membership import first_seats
 from checkfree.messages.control import (
     CHECKPOINT,
@@ -19,12 +21,21 @@ from checkfree.ops import STORE, Address
 
 
 class Shelving:
-    """``finished``: the weights of the whole run are stored."""
+    """``finished``: the weights of the whole run are stored.
+
+    Snapshots for ``--resume`` are made in one of two ways. One process stops for them. A swarm
+    goes on: states leave with a commit and travel beside the next iterations, one snapshot at a
+    time, so that over a line too narrow for all of them some are left out.
+    """
 
     def __init__(self, desk: Desk):
         self._desk = desk
         self._stored_at = desk.progress.tick if desk.progress.tick else -1
         self.finished = False
+        self._versions: dict[int, int] = {}
+        """Of the snapshots on their way, by tick."""
+        self._travels = False
+        """One is, and all whose states it has are alive."""
 
     def due(self) -> bool:
         """Order what is due next; False if nothing is."""
@@ -42,9 +53,27 @@ class Shelving:
             self._desk.update(checkpoints=message.offered)
         self.finished = self.finished or message.area == WEIGHTS
 
+    def snapshot(self, message: Archived) -> None:
+        """One is whole, and stays good until the run goes back behind it."""
+        desk = self._desk
+        if message.shelf == self._stored_at and message.epoch == desk.progress.epoch:
+            desk.keeping.archived(message)
+        made = dict(desk.progress.snapshots)
+        if message.shelf in self._versions:
+            made[message.shelf] = self._versions.pop(message.shelf)
+            self._travels = self._travels and bool(self._versions)
+        good = {tick: version for tick, version in made.items() if tick in message.offered}
+        desk.update(snapshots=tuple(sorted(good.items())))
+
+    def go_back(self, version: int) -> None:
+        """What is newer is of another course."""
+        self._versions = {tick: v for tick, v in self._versions.items() if v <= version}
+        good = ((tick, v) for tick, v in self._desk.progress.snapshots if v <= version)
+        self._desk.update(snapshots=tuple(good))
+
     def take_over(self, history: History) -> None:
         """Another lead may have ordered the snapshot that is due, and it may not have come."""
-        if self._desk.progress.tick not in history.snapshots:
+        if self._desk.progress.tick not in dict(self._desk.progress.snapshots):
             self.give_up()
 
     def give_up(self) -> None:
@@ -52,10 +81,33 @@ class Shelving:
         self._desk.keeping.give_up()
         self._stored_at = -1
 
+    def lose(self) -> None:
+        """Somebody: the snapshot on its way may never be whole."""
+        self._travels = False
+
     def snapshot_due(self) -> bool:
-        """One for ``--resume`` is next; the shadows on their way have to be there by then."""
-        every, tick = self._desk.terms.resume_every, self._desk.progress.tick
+        """One that all stop for is next; the shadows on their way have to be there by then."""
+        return self._due_at(self._desk.progress.tick) and not self._desk.terms.background
+
+    def _due_at(self, tick: int) -> bool:
+        every = self._desk.terms.resume_every
         return bool(every) and tick % every == 0 and self._stored_at != tick
+
+    def coming(self) -> tuple[Address, ...]:
+        """Whose states go to the store with the commit of the next iteration."""
+        desk, p = self._desk, self._desk.progress
+        last = p.committed + 1 >= desk.terms.iterations  # then the weights are stored
+        wanted = desk.terms.background and self._due_at(p.tick + 1) and not last
+        return self._seats_of_snapshot() if wanted and not self._travels else ()
+
+    def follow(self, attempt: Transaction) -> None:
+        """It is committed; the store is told what to expect, if all who were to send it did."""
+        if not attempt.snapshot or not attempt.members.issuperset(attempt.snapshot):
+            return
+        desk, self._stored_at = self._desk, self._desk.progress.tick
+        archive = self._order(RESUME, self._stored_at, attempt.snapshot, attempt.shadows)
+        desk.send(STORE, replace(archive, epoch=attempt.ticket.epoch))
+        self._versions[self._stored_at], self._travels = desk.progress.committed, True
 
     def _archives(self) -> bool:
         desk, p = self._desk, self._desk.progress
@@ -64,6 +116,7 @@ class Shelving:
             return self._archive(CHECKPOINT, p.committed, owners)
         if self.snapshot_due():
             self._stored_at = p.tick  # after the checkpoint, so that the snapshot knows of it
+            self._versions[p.tick] = p.committed
             return self._archive(RESUME, p.tick, self._seats_of_snapshot())
         return False
 
@@ -80,15 +133,20 @@ class Shelving:
         return tuple(sorted({*first_seats(alive), *(holding & alive)}))
 
     def _archive(self, area: str, shelf: int, seats: tuple[Address, ...]) -> bool:
-        desk, members = self._desk, self._desk.members
-        progress = replace(desk.progress, shadows=desk.shadowing.entries())
+        desk = self._desk
+        archive = self._order(area, shelf, seats, desk.shadowing.entries())
+        return self._ordered(desk.keeping.archive(archive, desk.progress.committed))
+
+    def _order(
+        self, area: str, shelf: int, seats: tuple[Address, ...], shadows: tuple[Entry, ...]
+    ) -> Archive:
+        members, progress = self._desk.members, replace(self._desk.progress, shadows=shadows)
         note = {
             "progress": progress.to_json(),
             "lives": dict(members.names()),
             "absent": dict(members.absent()),
         }
-        archive = Archive(progress.epoch, area, shelf, seats, progress.checkpoints, note)
-        return self._ordered(desk.keeping.archive(archive, progress.committed))
+        return Archive(progress.epoch, area, shelf, seats, progress.checkpoints, note)
 
     def _ordered(self, orders: list[Outgoing]) -> bool:
         self._desk.out += orders

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from checkfree.lead.progress import Terms
+from checkfree.lead.shadowing import Entry
 from checkfree.messages.control import Prepared, Ticket
 from checkfree.ops import Address, Keep, Route
 from checkfree.record import IterationRecord
@@ -24,6 +25,10 @@ class Transaction:
     stepped: set[Address] = field(default_factory=set)
     outcome: IterationRecord | None = None
     """What will be written down of it, once it is committed."""
+    snapshot: tuple[Address, ...] = ()
+    """Whose states go to the store then, in the background; none: nobody's."""
+    shadows: tuple[Entry, ...] = ()
+    """Those that had arrived when it was committed: such a snapshot has them."""
 
     def all_prepared(self) -> bool:
         return self.members <= self.prepared.keys()

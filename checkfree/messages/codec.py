@@ -36,7 +36,7 @@ from checkfree.messages.wire import FIELDS, Form, Named, tagged
 
 __all__ = ["PREFIX", "VERSION", "Limits", "Malformed", "buffer", "decode", "encode", "measure"]
 
-VERSION = 3
+VERSION = 4
 PREFIX = 16
 """Bytes that tell the size of the message that they begin."""
 

@@ -12,8 +12,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from checkfree.lead import Lead
+from checkfree.membership import first_seats
 from checkfree.messages.control import (
     HANDOVER,
+    RESUME,
+    SNAPSHOT,
     Archive,
     Begin,
     Due,
@@ -66,6 +70,9 @@ class Step:
     checkpoint: int | None = None
     """The newest that there was by then, -1 for none; None: the records are too old to tell."""
 
+    resumed: tuple[tuple[str, str, str, int], ...] | None = None
+    """Nobody came or left: the swarm was resumed, with these shadows."""
+
     @property
     def gone(self) -> tuple[tuple[Address, int], ...]:
         """All who were there before, and not after."""
@@ -76,7 +83,11 @@ def script(records: Iterable[Mapping[str, Any]]) -> tuple[Step, ...]:
     """The steps that lead from each plan to the next. The first plan is the start."""
     plans: list[tuple[int, Mapping[str, Any], set[str]]] = []
     made, failed = 0, set[str]()
+    resumed: list[tuple[int, Step]] = []
     for record in records:
+        if record["kind"] == "resume" and record.get("shadows") is not None:
+            shadows = tuple((str(o), str(h), str(f), int(v)) for o, h, f, v in record["shadows"])
+            resumed.append((len(plans), Step(made, (), (), None, resumed=shadows)))
         made += record["kind"] in ("iteration", "validation")
         if record["kind"] == "failure":
             failed |= set(record["seats"])
@@ -88,7 +99,9 @@ def script(records: Iterable[Mapping[str, Any]]) -> tuple[Step, ...]:
         _step(after, one, next_, bad)
         for (one, next_), (after, _, bad) in zip(told, plans[1:], strict=True)
     ]
-    return _whole(step for step in steps if step.gone or step.joined or _made(step))
+    for number, step in reversed(resumed):  # after so many plans, of which the first is no step
+        steps.insert(max(0, number - 1), step)
+    return _whole(step for step in steps if _tells(step))
 
 
 def _anew(plans: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -104,8 +117,11 @@ def _anew(plans: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         yield {**plan, "members": members}
 
 
-def _made(step: Step) -> bool:
-    """Something was repaired; states that a resumed run merely handed out were not."""
+def _tells(step: Step) -> bool:
+    """Somebody came or left, the run was resumed, or something was repaired; states that a resumed
+    run merely handed out were not."""
+    if step.gone or step.joined or step.resumed is not None:
+        return True
     recipes = step.repair.rebuild.values() if step.repair else ()
     return any(recipe.rule != HANDOVER for recipe in recipes)
 
@@ -188,9 +204,17 @@ class ReplayedFaults:
 
     def __init__(self, host: InProcess, steps: Sequence[Step]):
         # One repair that followed another at once has nobody left to strike.
-        self._host, self._steps = host, deque(step for step in steps if step.gone or step.joined)
+        told = (s for s in steps if s.gone or s.joined or s.resumed is not None)
+        self._host, self._steps = host, deque(told)
         self._inbox: deque[Message] = deque()
         self._made, self._watched = 0, (-1, -1)
+        self._wanted = {
+            source.version
+            for step in steps
+            for recipe in (step.repair.rebuild.values() if step.repair else ())
+            for source in recipe.sources
+            if recipe.rule == SNAPSHOT
+        }
 
     def deliver(self, message: Message) -> None:
         self._inbox.append(message)
@@ -209,7 +233,10 @@ class ReplayedFaults:
         """No tick is due before a validation, nor before a checkpoint or the finished weights are
         stored."""
         match message:
-            case Note(_, IterationRecord() | ValidationRecord()):
+            case Note(_, IterationRecord() as record):
+                self._made += 1
+                self._put_aside(record.iteration + 1)
+            case Note(_, ValidationRecord()):
                 self._made += 1
             case Archive(epoch, "checkpoint", version) if self._now():
                 stored = self._steps[0].checkpoint
@@ -222,8 +249,35 @@ class ReplayedFaults:
                     self._watched = epoch, iteration  # each member gets a Begin
                     self._strike(epoch, -1)
 
+    def _put_aside(self, version: int) -> None:
+        """What the run goes back to later. Whatever it did in between, the last time counts."""
+        if version in self._wanted:
+            firsts = first_seats([s for s in self._host.actors if s.stage >= 0])
+            states = {seat.stage: self._worker(seat).stage.snapshot() for seat in firsts}
+            note = {"progress": {"committed": version}}
+            self._store.shelve(RESUME, self._made, states, note)
+
+    @property
+    def _store(self) -> Store:
+        store = self._host.actors[STORE]
+        assert isinstance(store, Store)
+        return store
+
     def _now(self) -> bool:
-        return bool(self._steps) and self._steps[0].after <= self._made
+        """Somebody comes or leaves. If the run was resumed first, so is this one."""
+        while self._steps and self._steps[0].after <= self._made:
+            if self._steps[0].resumed is None:
+                return True
+            self._resume(self._steps.popleft().resumed or ())
+        return False
+
+    def _resume(self, shadows: tuple[tuple[str, str, str, int], ...]) -> None:
+        lead = self._host.actors[LEAD]
+        assert isinstance(lead, Lead)
+        lead.resumed(shadows)
+        for actor in self._host.actors.values():
+            if isinstance(actor, StageWorker):
+                actor.resumed()
 
     def _strike(self, epoch: int, tick: int) -> None:
         """All at once: the lead is told before it hears of each."""
@@ -260,9 +314,8 @@ class ReplayedFaults:
                 name = StateId(source.holder, 0, source.version)  # whose it was tells nothing here
                 self._worker(source.holder).bring(name, states[source.of])
         if shelved:
-            store = self._host.actors[STORE]
-            assert isinstance(store, Store) and step.repair is not None
-            store.shelve(HANDOVER, self._made, shelved, {"committed": step.repair.resume_at})
+            assert step.repair is not None
+            self._store.shelve(HANDOVER, self._made, shelved, {"committed": step.repair.resume_at})
 
     def _worker(self, seat: Address) -> StageWorker:
         worker = self._host.actors[seat]

@@ -10,6 +10,8 @@ from dataclasses import replace
 from checkfree.messages.control import (
     CHECKPOINT,
     HANDOVER,
+    RESUME,
+    SNAPSHOT,
     BoundaryRequest,
     Outgoing,
     Rebuild,
@@ -21,6 +23,7 @@ from checkfree.ops import Address, Source
 from checkfree.recovery.ahead import moved_on
 from checkfree.recovery.packed import opened
 from checkfree.recovery.references import HELD
+from checkfree.recovery.strategy import Rebuilding
 from checkfree.stage import Stage
 from checkfree.worker.equipment import Equipment
 from checkfree.worker.fitting import fit_and_judge
@@ -39,7 +42,7 @@ class Becoming:
     def requests(self) -> list[Outgoing]:
         """To the holders of what it is made of, and of what it is judged by."""
         order, recipe, to = self._order, self._order.recipe, self._address
-        area = HANDOVER if recipe.rule == HANDOVER else CHECKPOINT
+        area = {HANDOVER: HANDOVER, SNAPSHOT: RESUME}.get(recipe.rule, CHECKPOINT)
         out: list[Outgoing] = [
             (source.holder, StateRequest(order.epoch, to, source, recipe.moments, area))
             for source in recipe.sources
@@ -84,7 +87,10 @@ class Becoming:
             states, wrong = _moved_on(states, order.recipe.ahead)
             if wrong := wrong or self._problems(states):
                 return replace(answer, problem=next(iter(wrong.values())), bad=tuple(wrong))
-        made = self._equipment.strategy.rebuild(self._address, self._fresh, states)
+        if order.recipe.rule == SNAPSHOT and not states:
+            made = Rebuilding(self._first())
+        else:
+            made = self._equipment.strategy.rebuild(self._address, self._fresh, states)
         state = replace(made.state, version=order.resume_at)
         if not _finite(state):
             problem = "the rebuilt weights are not finite"
@@ -122,6 +128,11 @@ class Becoming:
         if not problem and order.recipe.fit and not _finite(stage.snapshot(moments=False)):
             problem = "the fitted weights are not finite"
         return figures, problem
+
+    def _first(self) -> StageState:
+        """As the run began: from (seed, "init", stage)."""
+        stage = self._address.stage
+        return self._equipment.make(stage, stage).snapshot()
 
     def _fresh(self) -> StageState:
         return self._equipment.fresh(self._address.stage, self._order.tick)

@@ -15,18 +15,23 @@ from checkfree.worker.attempt import Attempt
 
 
 class Pushes:
-    """Of one seat. True while anything is due."""
+    """Of one seat. True while anything is due. ``shelf``: of the snapshot that is."""
 
     def __init__(self, seat: Address):
         self.references: References[StageState] = References(seat)
+        self._seat = seat
         self._due: deque[tuple[Begin, Keep]] = deque()
+        self.shelf: tuple[int, int] | None = None
+        """With the epoch that it is of."""
 
     def __bool__(self) -> bool:
-        return bool(self._due)
+        return bool(self._due) or self.shelf is not None
 
     def committed(self, attempt: Attempt) -> None:
         """What its plan wants pushed is due."""
         self._due += [(attempt.plan, keep) for keep in attempt.pushes]
+        if self._seat in attempt.plan.snapshot:
+            self.shelf = attempt.ticket.epoch, attempt.plan.shelf
 
     def restarted(self, shadow: tuple[Address, StageState] | None) -> None:
         """The seat became another stage, or again its own out of a shadow that its holder keeps."""

@@ -49,8 +49,8 @@ from checkfree.messages.tensors import (
     StageState,
     StateReply,
 )
-from checkfree.ops import LEAD, Address, Kind, Op, StateId
-from checkfree.recovery.ring import Ring
+from checkfree.ops import LEAD, STORE, Address, Keep, Kind, Op, StateId
+from checkfree.recovery.ring import Ring, Room
 from checkfree.stage import Stage
 from checkfree.worker import holding
 from checkfree.worker.attempt import Attempt, Data
@@ -128,6 +128,11 @@ class StageWorker:
         holding.take(self.shadows, self._compute.crossed, own)
         holding.take_left(self.pushes.references, self.address.stage, own, held)
 
+    def resumed(self) -> None:
+        """As if this run had been resumed just now, from a swarm's snapshot: what had crossed a
+        boundary is not in it."""
+        self._compute.crossed = Ring(self._compute.crossed.room)
+
     def bring(self, name: StateId, state: StageState) -> None:
         """Come with an exact state of our stage; whether it is of use the lead decides."""
         self._brought = name, state
@@ -167,6 +172,8 @@ class StageWorker:
         One op, not all that are ready: the first activation leaves before the second starts.
         """
         if self.pushes:  # nobody steps before this has left
+            if self.pushes.shelf is not None:
+                return [(STORE, self._snapshot())]
             return [self.pushes.push(self.stage.snapshot(moments=False))]
         if self._inbox:
             return self._handle(self._inbox.popleft())
@@ -270,10 +277,20 @@ class StageWorker:
         whole = not order.held_only
         state = self.stage.snapshot() if whole else StageState({}, {}, {}, order.version)
         if order.area == RESUME:
-            references = self.pushes.references
-            held = holding.flat(self.shadows, self._compute.crossed, references)
-            state = replace(state, held=held)
+            state = replace(state, held=self._held(whole=order.whole))
         return KeepState(order.epoch, order.keep, order.area, order.shelf, state)
+
+    def _snapshot(self) -> KeepState:
+        """For ``--resume``, as it was just committed."""
+        assert self.pushes.shelf is not None
+        (epoch, shelf), self.pushes.shelf = self.pushes.shelf, None
+        state = replace(self.stage.snapshot(), held=self._held(whole=False))
+        return KeepState(epoch, Keep(self.address, STORE, "state", "after"), RESUME, shelf, state)
+
+    def _held(self, *, whole: bool) -> dict[str, Tensor]:
+        """What we hold for others; ``whole``: activations that only a fit would read, too."""
+        crossed = self._compute.crossed if whole else Ring[Activation](Room())
+        return holding.flat(self.shadows, crossed, self.pushes.references)
 
     def _kept(self, message: KeepState) -> list[Outgoing]:
         """Silence for what is no state of its stage: the lead doesn't count on it then."""

@@ -39,6 +39,8 @@ class Plan:
     shape: dict[str, Any]
     kills: list[tuple[Phase | None, int]]
     """(phase to wait for, deliveries to let pass in it)"""
+    terms: dict[str, Any] = field(default_factory=dict)
+    """Other than usual."""
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -63,6 +65,7 @@ class Plan:
             "validation_every": 2 * (self.seed % 3 == 0),
             "validate_after_repair": self.seed % 3 == 0,
             "max_ticks": 40,
+            **self.terms,
         }
         sizes = {"stages": self.shape["stages"], "replicas": self.shape["replicas"]}
         return make(strategy, terms=terms, seed=self.seed, **sizes, **more)

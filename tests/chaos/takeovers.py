@@ -141,7 +141,11 @@ class Mutiny:
             version: run.store.note(CHECKPOINT, version)["progress"]["tick"]
             for version in run.store.offered(CHECKPOINT)
         }
-        told = history(records, made, run.store.offered(RESUME))
+        snapshots = {
+            tick: run.store.note(RESUME, tick)["progress"]["committed"]
+            for tick in run.store.offered(RESUME)
+        }
+        told = history(records, made, snapshots)
         present = {
             seat: actor.life
             for seat, actor in run.runtime.actors.items()

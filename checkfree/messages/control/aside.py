@@ -13,14 +13,16 @@ CHECKPOINT, RESUME, WEIGHTS = "checkpoint", "resume", "weights"
 """Areas of the store: a strategy's, the snapshots of ``--resume``, and the finished run's."""
 HANDOVER = "handover"
 """One more, and the rule by which it is used: what the last one of a stage left for others."""
+SNAPSHOT = "snapshot"
+"""The rule of the last rung: all go back to a snapshot of ``--resume``, or to the beginning."""
 
 
 @dataclass(frozen=True)
 class Push(Message):
     """lead -> owner: send your state of ``version`` to the holder. If that is the store, it goes
     to the ``area`` and ``shelf`` of an Archive. ``held_only``: a replica sends the state, and you
-    only what you hold for other stages. What is handed on is named by its version, so that no
-    epoch outdates it."""
+    only what you hold for other stages. ``whole``: in a snapshot, activations that only a fit would
+    read too. What is handed on is named by its version, so that no epoch outdates it."""
 
     epoch: int
     keep: Keep
@@ -28,6 +30,7 @@ class Push(Message):
     area: str = ""
     shelf: int = 0
     held_only: bool = False
+    whole: bool = True
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,17 @@ from checkfree.record import IterationRecord
 @dataclass(frozen=True)
 class Begin(Message):
     """lead -> worker: run your ops. ``keeps`` are the exact ones that ride in this iteration, and
-    the shadows to push when it is committed. ``shadows`` are those that count: others may go."""
+    the shadows to push when it is committed. ``shadows`` are those that count: others may go.
+    ``snapshot``: of these seats the state goes to that shelf of the store, in the background, when
+    this is committed."""
 
     ticket: Ticket
     routes: tuple[Route, ...]
     schedule: Schedule
     keeps: tuple[Keep, ...] = ()
     shadows: tuple[Shadow, ...] = ()
+    snapshot: tuple[Address, ...] = ()
+    shelf: int = 0
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ class _Fork:
     stream: socket.socket
     since: float
     seated: bool = False
+    spared: bool = False
+    """Told to end, for another stands by."""
     rest: bytes = b""
 
 
@@ -120,6 +122,7 @@ class Forks:
         if not standing and len(self._forks) < self._room and not self._asked:
             self._fork()
         for fork in standing[1:]:
+            fork.spared = True
             with suppress(ProcessLookupError):
                 os.kill(fork.pid, signal.SIGTERM)
 
@@ -139,17 +142,17 @@ class Forks:
                 self._ended(fork, os.waitstatus_to_exitcode(status))
 
     def _ended(self, fork: _Fork, code: int) -> None:
-        if self._asked:
-            return
-        if code >= 0:
+        if code >= 0 and not fork.spared:
             self._code = max(self._code, code)
-        if code > 0 and code != AGAIN:
-            self._asked = 1  # refused, or broken: the others would meet the same
-            for pid in self._forks:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
+        if self._asked or fork.spared:
+            return
         if code < 0:
-            self._died(fork, code)
+            return self._died(fork, code)
+        if code != AGAIN:  # the run is over, or we are refused, or broken: for the others too
+            for other in self._forks.values():
+                if not other.seated:
+                    with suppress(ProcessLookupError):
+                        os.kill(other.pid, signal.SIGTERM)
 
     def _died(self, fork: _Fork, code: int) -> None:
         """Killed; unless that goes on, another takes its place."""
