@@ -1,5 +1,5 @@
-"""What a lead with a door needs beside a run: an invitation that stays good, and the states that
-joiners of a resumed run begin with."""
+"""What a lead with a door needs beside a run: an invitation that stays good, and what is left of
+those who led and sat there before."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 
 from checkfree.build.job import Job
 from checkfree.build.release import release
-from checkfree.build.snapshot import Snapshot
+from checkfree.build.terms import seats
 from checkfree.config import FailuresConfig
 from checkfree.errors import BadInput
-from checkfree.lead import Handed, note_of, states_of
+from checkfree.lead import Handed, history, states_of
 from checkfree.load import to_tree
-from checkfree.membership import first_seats
 from checkfree.messages.control import HANDOVER
 from checkfree.ops import Address, StateId
-from checkfree.record import of_kind
+from checkfree.record import of_kind, read
 from checkfree.recovery.exact import EXACT
 from checkfree.runtime.swarm.joining.door import Frame
 from checkfree.runtime.swarm.joining.invitation import TOKEN_BYTES, Invitation
+from checkfree.runtime.swarm.presence.roster import Roster
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.store import Damaged, Store
 
@@ -60,7 +60,7 @@ def _checked(invitation: Invitation) -> Invitation:
         ) from None
 
 
-def frame_of(invitation: Invitation, job: Job, home: Home, resumed: bool) -> Frame:
+def frame_of(invitation: Invitation, job: Job, home: Home, incarnation: str) -> Frame:
     """All that the door has to know, written down so that the next lead has the same."""
     invitation.save(home.path / INVITATION)
     model = replace(job.config.model, vocabulary=job.config.model.vocabulary or job.vocabulary)
@@ -68,18 +68,20 @@ def frame_of(invitation: Invitation, job: Job, home: Home, resumed: bool) -> Fra
     run = {
         "config": to_tree(config),
         "data": json.loads(json.dumps(job.data)),
-        "incarnation": secrets.token_hex(8),
+        "incarnation": incarnation,
     }
-    return Frame(invitation, home.path / KEY, release(), run, home.path / REGISTER, resumed)
+    return Frame(invitation, home.path / KEY, release(), run, home.path / REGISTER)
 
 
-def hand_over(snapshot: Snapshot, store: Store) -> dict[int, Handed]:
-    """Put a snapshot's states where joiners get theirs; see ``Farewells.states``."""
-    p, lives = snapshot.progress, snapshot.lives
-    shelf = 1 + max(store.offered(HANDOVER), default=0)
-    states = [StateId(seat, lives[seat], p.committed) for seat in first_seats(lives)]
-    store.shelve(HANDOVER, shelf, snapshot.states, note_of(states, p.epoch))
-    return {state.seat.stage: Handed(state, shelf) for state in states}
+def roster_of(home: Home, job: Job) -> Roster:
+    """Of a run that goes on, led by one more: as its last lead left it, else as its records tell.
+    Raises KeyError, TypeError or ValueError for records that tell nothing."""
+    known = Roster.load(home.roster)
+    if known is None:
+        lives = dict(history(read(job.folder), {}).members)
+        every = dict.fromkeys(seats(job.config), 0) | lives
+        known = Roster(secrets.token_hex(8), 0, bool(lives), every)
+    return replace(known, lead=known.lead + 1)
 
 
 def unused(store: Store, records: Sequence[Mapping[str, Any]]) -> dict[int, Handed]:

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 
-from checkfree.build.door import hand_over, unused
+from checkfree.build.door import unused
 from checkfree.build.due import hung_seats, struck_seats
 from checkfree.build.stock import Stock
 from checkfree.build.terms import terms
@@ -46,11 +46,13 @@ class Leading:
         self._lead: Lead | None = None
         if life:
             folders.mend(self._job.folder)
+        self._resumes = stock.resumes == life
         self._quarters = Headquarters(
             stock.home, stock.lives().items(), stock.patience, stock.limits, stock.frame
         )
         self._quarters.life, self._quarters.measured = life, stock.measured
         self._quarters.grace, self._quarters.wait = stock.grace, stock.wait
+        self._quarters.resumes = self._resumes
         self._quarters.attendance.replacing = stock.replacements
         self._recorder = Recorder(self._job.folder / RECORDS, self._lr, [self._tell_status])
 
@@ -58,6 +60,8 @@ class Leading:
         """Train. Returns 0 if the run is done."""
         self._open_records()
         found, reason = self._history(), ""
+        if self._resumes and found.members:
+            self._recorder.write(ResumeRecord(found.progress.committed, found.progress.tick))
         if ended(read(self._job.folder)):
             return 0
         try:
@@ -126,6 +130,8 @@ class Leading:
             takeover = Takeover(self._quarters.life, found, present, lives)
             lead = Lead(takeover.members(), strategy, rules, found.progress, takeover)
             lead.inherit(unused(Store(DiskFiles(self._job.folder)), read(self._job.folder)))
+            if self._resumes:
+                lead.may_go_back()
             return lead
         progress, absent = Progress(), {}
         if snapshot is not None:
@@ -137,11 +143,9 @@ class Leading:
 
     def _train(self, found: History) -> None:
         config, attendance = self._job.config, self._quarters.attendance
-        snapshot, quarters = self._stock.snapshot, self._quarters
+        quarters = self._quarters
         lead = self._lead = self._led(found)
         hung = hung_seats(config)
-        if snapshot is not None and self._stock.frame is not None and not quarters.heritage.started:
-            lead.begin_from(hand_over(snapshot, Store(DiskFiles(self._job.folder))))
         actors: dict[Address, Actor] = {
             LEAD: lead,
             STORE: Store(DiskFiles(self._job.folder)),
@@ -153,14 +157,15 @@ class Leading:
                 quarters.heritage.struck,
             ),
         }
-        self._quarters.run(actors, lambda: bool(lead.done or lead.failure))
+        self._quarters.run(actors, lambda: bool(lead.done or lead.failure or lead.stopped))
 
     def _end(self, reason: str) -> str:
         """The last records and the picture; as ``checkfree train`` leaves them."""
         quarters, lead, job = self._quarters, self._lead, self._job
         reason = reason or quarters.reason or (lead.failure if lead else "")
-        status = "failed" if reason else "interrupted" if quarters.stopped else "done"
-        messages, nbytes = ({}, {}) if self._ending else quarters.dismiss()
+        stopped = quarters.stopped or (lead is not None and lead.stopped)
+        status = "failed" if reason else "interrupted" if stopped else "done"
+        messages, nbytes = ({}, {}) if self._ending else quarters.dismiss(status, reason)
         quarters.launcher.tell({"ended": reason})  # who else would know, if the disk is full?
         progress = self._ending or (lead.progress if lead else Progress())
         seconds = time.perf_counter() - self._stock.started

@@ -19,7 +19,8 @@ from checkfree.worker import Equipment, StageWorker
 
 @dataclass
 class Stock:
-    """All that a fork needs; ``snapshot`` of a run that goes on, ``frame`` of one with a door."""
+    """All that a fork needs; ``snapshot`` of a run that goes on, ``frame`` of one with a door.
+    ``resumes``: the life of the lead that goes on, with a door, where another launcher's ended."""
 
     job: Job
     equipment: Equipment
@@ -30,6 +31,7 @@ class Stock:
     limits: codec.Limits
     snapshot: Snapshot | None = None
     frame: Frame | None = None
+    resumes: int | None = None
     replacements: bool = True
     grace: float = GRACE
     wait: Wait = Wait()  # noqa: RUF009 (frozen)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from checkfree.build.assemble import equip
-from checkfree.build.door import frame_of, invitation_of
+from checkfree.build.door import frame_of, invitation_of, roster_of
 from checkfree.build.due import due_trace
 from checkfree.build.job import Job, any_config, check_same, of_config, versions, with_trace
 from checkfree.build.join import Means, join_here
@@ -88,11 +89,19 @@ def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
         stock = Stock(job, equipment, home, patience, measured, limits_of(job.config))
         stock.replacements = bool(order.get("replacements", True))
         stock.grace, stock.wait = float(order.get("grace", GRACE)), Wait(**order.get("wait", {}))
-        if resume:
-            stock.snapshot = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
+        before: dict[str, Any] = {}
         if invited is not None:
-            stock.frame = frame_of(invited, job, home, stock.snapshot is not None)
+            incarnation = secrets.token_hex(8)
+            if resume:
+                roster = roster_of(home, job)
+                folders.reopen(job.folder)
+                incarnation, stock.resumes = roster.incarnation, roster.lead
+                before = {"lead": roster.lead, "found": roster.found()}
+                before |= {"started": roster.started, "struck": roster.struck}
+            stock.frame = frame_of(invited, job, home, incarnation)
+        elif resume:
+            stock.snapshot = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
         listed = [[str(seat), life] for seat, life in stock.lives().items()]
-        leash.tell({"ready": True, "seats": listed, "told": told})
+        leash.tell({"ready": True, "seats": listed, "told": told, **before})
         keep_for_forks()
         Nursery(leash, partial(be, stock), home.logs, int(order["spares"])).run()

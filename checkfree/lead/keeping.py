@@ -54,13 +54,14 @@ class Keeping:
         epoch, version = progress.epoch, progress.committed
         return [(keep.owner, Push(epoch, keep, version)) for keep in missing]
 
-    def archive(self, archive: Archive, version: int) -> list[Outgoing]:
+    def archive(self, archive: Archive, version: int, *, whole: bool = True) -> list[Outgoing]:
         """Orders to put its seats' states on a shelf of the store; of replicas the first one's, and
-        of the others only what they hold for other stages."""
+        of the others only what they hold for other stages. ``whole``: see ``Push``."""
         self._awaited.add(archive.area)
         firsts = first_seats(archive.seats)
         orders: list[Outgoing] = [(STORE, archive)]
         for seat in archive.seats:
             keep, place = Keep(seat, STORE, "state", "after"), (archive.area, archive.shelf)
-            orders.append((seat, Push(archive.epoch, keep, version, *place, seat not in firsts)))
+            push = Push(archive.epoch, keep, version, *place, seat not in firsts, whole)
+            orders.append((seat, push))
         return orders

@@ -25,7 +25,6 @@ from checkfree.lead.leaving import Farewells, Handed
 from checkfree.lead.mending import Mending
 from checkfree.lead.phase import Phase
 from checkfree.lead.progress import Progress, Terms
-from checkfree.lead.shadowing import Shadowing
 from checkfree.lead.shelving import Shelving
 from checkfree.lead.takeover import Takeover
 from checkfree.lead.validating import Validating
@@ -50,6 +49,7 @@ from checkfree.messages.control import (
     Rebuilt,
     Stays,
     Stepped,
+    Stop,
     Struck,
     Ticket,
 )
@@ -58,7 +58,8 @@ from checkfree.recovery.strategy import Strategy
 
 
 class Lead:
-    """One run. ``failure`` says why it ended early, ``done`` that it did not."""
+    """One run. ``failure`` says why it ended early, ``done`` that it did not, ``stopped`` that it
+    was asked to end early, and has put aside what it could."""
 
     def __init__(
         self,
@@ -73,7 +74,8 @@ class Lead:
         self._mending = Mending(self._desk, self._farewells, self._shelving)
         self._iterating = Iterating(self._desk)
         self._validating = Validating(self._desk, self._mending)
-        self.failure = ""
+        self.failure, self.stopped = "", False
+        self._stopping = False
         self.phase = Phase.IDLE
         self._cleared_at = -1
         self._takeover = takeover
@@ -101,16 +103,14 @@ class Lead:
         """How far the run has come."""
         return self._desk.progress
 
-    def begin_from(self, states: Mapping[int, Handed]) -> None:
-        """Before anything else: nobody has a state yet, and the store has all of them; see
-        ``Farewells.states``."""
-        self.inherit(states)
-        self.members.empty(sorted(self.members.alive))
-
     def inherit(self, states: Mapping[int, Handed]) -> None:
         """What those who left an earlier lead had handed on, and nobody has used."""
         self._farewells.inherit(states)
-        self._desk.shadowing = Shadowing()
+
+    def may_go_back(self) -> None:
+        """To a snapshot, where the strategy gives up before the next iteration: the run was
+        resumed, which asks for that."""
+        self._mending.goes_back = True
 
     def resumed(self, shadows: Collection[tuple[str, str, str, int]]) -> None:
         """As if this run had been resumed just now, from a snapshot with these."""
@@ -140,6 +140,8 @@ class Lead:
 
     def deliver(self, message: Message) -> None:
         """What is of a ticket or an epoch that is over changes nothing."""
+        if isinstance(message, Stop):
+            return self._stop()
         if self._takeover is not None:
             return self._takeover.deliver(message)
         match message:
@@ -229,6 +231,17 @@ class Lead:
             self._iterating.abort()
             self.phase, self._cleared_at = Phase.IDLE, -1
 
+    def _stop(self) -> None:
+        """What was decided is finished; all else is given up."""
+        self._stopping = True
+        if self._takeover is not None:
+            self.phase, self._takeover, self.stopped = Phase.ENDED, None, True
+        if self.phase is Phase.RUNNING:
+            self._desk.advance_epoch()
+            self._iterating.abort()
+        if self.phase in (Phase.RUNNING, Phase.REBUILDING, Phase.ASKING, Phase.HANDING_ON):
+            self.phase = Phase.IDLE
+
     # --- messages out ----------------------------------------------------------------------------
 
     def advance(self) -> list[Outgoing] | None:
@@ -260,6 +273,8 @@ class Lead:
     def _choose(self) -> bool:
         """Nobody works: what comes next, in the order of the semantics."""
         p, terms = self.progress, self._desk.terms
+        if self._stopping:
+            return self._wind_up()
         if p.committed < terms.iterations and self._farewells.due():
             self.phase = Phase.HANDING_ON
             return True
@@ -281,7 +296,17 @@ class Lead:
             return True
         if self._cleared_at != p.tick:
             return self._ask()
+        self._mending.goes_back = terms.last_rung
         return self._run(lambda: self._iterating.train(self._shelving.coming()))
+
+    def _wind_up(self) -> bool:
+        """A snapshot of what is committed, unless somebody is missing, or there is one."""
+        members = self.members
+        if members.whole() and not members.hollow and self._shelving.last():
+            self.phase = Phase.STORING
+            return True
+        self.phase, self.stopped = Phase.ENDED, True
+        return False
 
     def _ask(self) -> bool:
         if self.progress.tick >= self._desk.terms.max_ticks:

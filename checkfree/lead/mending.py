@@ -22,7 +22,8 @@ from checkfree.recovery.strategy import wholly_lost
 
 
 class Mending:
-    """``unread``: the repair whose cost the next validation will tell."""
+    """``unread``: the repair whose cost the next validation will tell. ``goes_back``: what the
+    strategy refuses is taken back to a snapshot."""
 
     def __init__(self, desk: Desk, farewells: Farewells, shelving: Shelving):
         self._desk, self._farewells, self._shelving = desk, farewells, shelving
@@ -30,6 +31,7 @@ class Mending:
         self._refused: frozenset[Source] = frozenset()
         self._tried: list[Tried] = []
         self.unread: RecoveryRecord | None = None
+        self.goes_back = desk.terms.last_rung
 
     def take_over(self, history: History) -> None:
         """Go on where another lead was: what it repaired may still have to be written down."""
@@ -70,7 +72,7 @@ class Mending:
             return False
         if isinstance(repair, Repair):
             repair = self._usable(repair)
-        if isinstance(repair, Refusal) and desk.terms.last_rung:
+        if isinstance(repair, Refusal) and self.goes_back:
             repair = self._last_rung()
         if isinstance(repair, Refusal):
             return Refusal(f"iteration {p.committed}: {repair.reason}")

@@ -71,6 +71,16 @@ class Shelving:
         good = ((tick, v) for tick, v in self._desk.progress.snapshots if v <= version)
         self._desk.update(snapshots=tuple(good))
 
+    def last(self) -> bool:
+        """Order one that all wait for, before the run is stopped. False: there is one."""
+        desk, p = self._desk, self._desk.progress
+        if p.tick in dict(p.snapshots):
+            return False
+        desk.advance_epoch()  # it overtakes the one on its way
+        self._stored_at = p.tick
+        self._versions[p.tick] = p.committed
+        return self._archive(RESUME, p.tick, self._seats_of_snapshot())
+
     def take_over(self, history: History) -> None:
         """Another lead may have ordered the snapshot that is due, and it may not have come."""
         if self._desk.progress.tick not in dict(self._desk.progress.snapshots):
@@ -135,7 +145,8 @@ class Shelving:
     def _archive(self, area: str, shelf: int, seats: tuple[Address, ...]) -> bool:
         desk = self._desk
         archive = self._order(area, shelf, seats, desk.shadowing.entries())
-        return self._ordered(desk.keeping.archive(archive, desk.progress.committed))
+        whole = not desk.terms.background
+        return self._ordered(desk.keeping.archive(archive, desk.progress.committed, whole=whole))
 
     def _order(
         self, area: str, shelf: int, seats: tuple[Address, ...], shadows: tuple[Entry, ...]

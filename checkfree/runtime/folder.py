@@ -19,6 +19,8 @@ from checkfree.runtime.files import write_whole
 
 CONFIG, TRACE, PICTURE, VERSIONS = "config.yaml", "trace.json", "loss.png", "versions.json"
 SUPERSEDED = "superseded.jsonl"
+ROSTER = ".swarm/roster.json"
+"""Who has states of a swarm's run, and may come back with them: as long as it isn't taken back."""
 
 
 def create(path: Path, again: str = "checkfree train") -> Path:
@@ -103,9 +105,20 @@ def count_notes(path: Path) -> int:
     return sum(record["kind"] in LEADS_OWN for record in read(path))
 
 
+def reopen(path: Path) -> None:
+    """Have the records go on where they ended."""
+    mend(path)
+    _take_back(path, count_notes(path))
+
+
 def rewind(path: Path, notes: int) -> None:
     """Take the records back to the first ``notes`` of the lead's; the rest, which a resumed run
     makes again, goes to a file beside them."""
+    (path / ROSTER).unlink(missing_ok=True)
+    _take_back(path, notes)
+
+
+def _take_back(path: Path, notes: int) -> None:
     kept: list[str] = []
     superseded: list[str] = []
     seen = 0

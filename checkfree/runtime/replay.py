@@ -7,7 +7,7 @@ late, and which copy was at hand. All of that stands in the plans (semantics 19)
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -94,27 +94,12 @@ def script(records: Iterable[Mapping[str, Any]]) -> tuple[Step, ...]:
         if record["kind"] == "plan":
             plans.append((made, record, failed))
             failed = set()
-    told = pairwise(_anew(plan for _, plan, _ in plans))
     steps = [
-        _step(after, one, next_, bad)
-        for (one, next_), (after, _, bad) in zip(told, plans[1:], strict=True)
+        _step(after, before, plan, bad) for (_, before, _), (after, plan, bad) in pairwise(plans)
     ]
     for number, step in reversed(resumed):  # after so many plans, of which the first is no step
         steps.insert(max(0, number - 1), step)
     return _whole(step for step in steps if _tells(step))
-
-
-def _anew(plans: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Whoever joined a resumed run began with nothing but the state that it was handed: neither
-    shadows nor activations of before are there. So all who sit there from then on are others,
-    and their lives one later."""
-    later = 0
-    for number, plan in enumerate(plans):
-        rules = {seat: made["rule"] for seat, made in plan["rebuilds"].items()}
-        whole = rules.keys() == plan["members"].keys() and set(rules.values()) == {HANDOVER}
-        later += number > 0 and whole
-        members = {seat: int(life) + later for seat, life in plan["members"].items()}
-        yield {**plan, "members": members}
 
 
 def _tells(step: Step) -> bool:

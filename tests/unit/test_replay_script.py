@@ -19,16 +19,18 @@ def plan(iteration: int, lives: tuple[int, int], rebuilt: dict[str, str]) -> dic
     return {"kind": "plan", "iteration": iteration, "members": members, "rebuilds": made}
 
 
-def test_who_joins_a_resumed_run_has_nothing_but_its_state() -> None:
-    """No shadow, no activation of before: the replay's members are others from then on."""
+def test_a_swarm_that_was_resumed_has_what_its_snapshot_had() -> None:
+    """At its place among those who came and went."""
+    shadow = ["0.0", "1.0", "int8", 3]
+    resumed = {"kind": "resume", "iteration": 2, "tick": 2, "shadows": [shadow]}
     lost = {"kind": "failure", "seats": ["0.0"]}
-    resumed = plan(4, (0, 2), {"0.0": HANDOVER, "1.0": HANDOVER})
-    records = [plan(0, (0, 2), {}), STEP, resumed, STEP, lost, plan(5, (1, 2), {"0.0": "shadow"})]
-    anew, loss = script(records)
-    assert (anew.after, anew.lost, anew.left) == (1, (), ((ONE, 0), (TWO, 2)))
-    assert anew.joined == ((ONE, 1), (TWO, 3))
-    assert anew.repair is not None and set(anew.repair.rebuild) == {ONE, TWO}
-    assert (loss.after, loss.lost, loss.joined) == (2, ((ONE, 1),), ((ONE, 2),))
+    first, last = plan(1, (1, 2), {"0.0": "shadow"}), plan(3, (1, 3), {"1.0": "shadow"})
+    records = [plan(0, (0, 2), {}), STEP, lost, first, STEP, resumed, STEP, last]
+    one, again, other = script(records)
+    assert (one.after, one.gone, one.resumed) == (1, ((ONE, 0),), None)
+    assert (again.after, again.gone, again.repair) == (2, (), None)
+    assert again.resumed == (("0.0", "1.0", "int8", 3),)
+    assert (other.after, other.gone, other.resumed) == (3, ((TWO, 2),), None)
 
 
 def test_one_that_was_handed_its_state_is_not_all() -> None:

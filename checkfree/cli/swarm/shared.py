@@ -157,7 +157,7 @@ def launch(
             raise RunFailed(with_command(str(error), again)) from None
         finally:
             home.clear(keep_logs=True)
-    return _result(home, run.path, died, again)
+    return _result(home, run.path, died, again, stopped=launcher.stopped)
 
 
 def see_through(launcher: Launcher, home: Home) -> str:
@@ -174,7 +174,7 @@ def see_through(launcher: Launcher, home: Home) -> str:
         write_end(home.run, "failed", str(error))
         raise
     reason = launcher.reason or f"its lead died, see {home.logs}"
-    write_end(home.run, "failed", reason)
+    write_end(home.run, "interrupted" if launcher.stopped else "failed", reason)
     return reason
 
 
@@ -200,12 +200,15 @@ def _telling_deadlines(arguments: argparse.Namespace, told: Told) -> Told:
     return tell
 
 
-def _result(home: Home, path: Path, died: str, again: str) -> int:
+def _result(home: Home, path: Path, died: str, again: str, *, stopped: bool) -> int:
     """``died`` is what to say if the records don't tell how the run ended."""
     from checkfree.record import RECORDS, of_kind, read
 
     records = read(path) if (path / RECORDS).is_file() else []
     end, steps = records[-1] if records else {}, of_kind(records, "iteration")
+    if stopped and end.get("status") == "interrupted":
+        print(f"stopped after {end['iteration']} iterations{_going_on(path, again)}")
+        return DONE
     if end.get("status") != "done":
         reason = with_command(end.get("reason", died), again)
         print(f"checkfree: the run ended: {reason}", file=sys.stderr)

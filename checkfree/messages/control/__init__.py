@@ -30,6 +30,7 @@ from checkfree.messages.control.events import (
     Lost,
     Note,
     Stays,
+    Stop,
     Struck,
 )
 from checkfree.messages.control.iteration import Abort, Begin, Commit, Prepared, Stepped
@@ -73,6 +74,7 @@ __all__ = [
     "StateRequest",
     "Stays",
     "Stepped",
+    "Stop",
     "Struck",
     "Ticket",
     "Withdraw",

@@ -75,6 +75,11 @@ class BreakOff(Message):
 
 
 @dataclass(frozen=True)
+class Stop(Message):
+    """runtime -> lead: begin nothing more, and put aside what is committed."""
+
+
+@dataclass(frozen=True)
 class Dismissed(Message):
     """lead -> worker: it may go; nobody waits for it any more."""
 

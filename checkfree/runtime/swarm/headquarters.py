@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from checkfree.lead import Lead
+from checkfree.lead import Lead, Phase
 from checkfree.messages import codec
-from checkfree.messages.control import Commit, Dismissed, Gone, Message, Ticket
+from checkfree.messages.control import Commit, Dismissed, Gone, Message, Stop, Ticket
 from checkfree.ops import LEAD, Address, StateId
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.swarm.joining.door import Door, Frame
@@ -18,6 +18,7 @@ from checkfree.runtime.swarm.presence.attendance import Attendance
 from checkfree.runtime.swarm.presence.heritage import Heritage
 from checkfree.runtime.swarm.presence.liveness import beat_every, keep_vigil, no_more
 from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent
+from checkfree.runtime.swarm.presence.roster import Roster
 from checkfree.runtime.swarm.presence.watch import Watch
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.nursery import NO_ROOM, full_disk
@@ -60,7 +61,7 @@ class Wait:
 
 
 class Headquarters:
-    """``reason`` says why the run was given up, ``stopped`` that somebody wants it to end."""
+    """``reason`` says why the run was given up, ``stopped`` that it ends before it has begun."""
 
     def __init__(
         self,
@@ -76,6 +77,10 @@ class Headquarters:
         """Which lead this is, of how many before it; and whether nobody can reach it."""
         self.measured = False
         """Whoever is far is granted more silence than the patience."""
+        self.resumes = False
+        """The run goes on where another launcher's ended, and its members may have to find us."""
+        self._for_good = False
+        """Whoever wants the run to end wants that of all."""
         self.heritage = Heritage()
         self._courier = Courier(home.secret(), limits)
         self._courier.post.links = Links.of(home.path)
@@ -100,6 +105,8 @@ class Headquarters:
             self.door.candidates.open = False
         self.grace, self.wait = GRACE, Wait()
         self._moved_at, self._first_at = 0, 0.0
+        self._struck: list[int] = []
+        self._postponed: list[Visit] = []
 
     def gather(self) -> bool:
         """Open for business, and wait until somebody sits at every seat. False: told to stop.
@@ -121,6 +128,7 @@ class Headquarters:
         if self.door is not None:
             self.door.candidates.started()
         self.launcher.tell({"started": True})  # before anybody trains
+        self._remember()
         return not self._over()
 
     def _gathered(self) -> bool:
@@ -160,21 +168,29 @@ class Headquarters:
             self.heritage.expect(seat, life)
             self._courier.learn(peer)
             self._courier.notify(seat, {"lead": self.life})
-            news = News("late", peer, "it does not know the new lead")
-            self._later(RETURN_WITHIN + 2 * self._patience, news)
+            within = RETURN_WITHIN + 2 * self._patience
+            if self.resumes and self.wait.seconds < float("inf"):
+                within = max(within, self.wait.seconds)
+            news = News("late", peer, "it has not found the new lead")
+            self._later(within, news)
 
     def run(self, actors: Mapping[Address, Actor], done: Callable[[], bool]) -> None:
         """Host these until they are ``done``, or the run is given up or stopped."""
         self.host.actors.update(actors)
         self.host.run(lambda: done() or self._over())
 
-    def dismiss(self) -> tuple[dict[str, int], dict[str, int]]:
-        """End everybody's run; what all together sent, as the ledger counts: messages, bytes."""
-        self._leaving = set(self.attendance.present.values())
+    def dismiss(self, status: str, why: str) -> tuple[dict[str, int], dict[str, int]]:
+        """Tell everybody how it ended; what all together sent, as the ledger counts: messages,
+        bytes. Members of a run that was only interrupted wait for the next lead."""
+        pauses = status == "interrupted" and self.door is not None and not self._for_good
+        notice = {"paused": True} if pauses else {"end": status, "why": why}
+        self._leaving = set() if pauses else set(self.attendance.present.values())
         for seat in self.attendance.present:
-            self._courier.notify(seat, {"end": True})
+            self._courier.notify(seat, notice)
         if self.door is not None:
-            self.door.close({"end": True})
+            self.door.close(notice)
+        if pauses:
+            self._courier.flush(FAREWELL_WITHIN)
         late = time.monotonic() + FAREWELL_WITHIN
         self._later(FAREWELL_WITHIN, Order({}))  # so that the host sees how late it is
         self.attendance.present.clear()  # nobody is lost any more
@@ -207,6 +223,7 @@ class Headquarters:
                 self.attendance.arrived(peer, brings)
                 if self.door is not None:
                     self._tell_missing()
+                    self._remember()
             case News("closed", Peer() as peer, why):
                 self._leaving.discard(peer)
                 self._gone(peer, why)
@@ -247,6 +264,13 @@ class Headquarters:
 
     def _visited(self, visit: Visit) -> None:
         assert self.door is not None
+        lead = self._lead()
+        unknown = self.attendance.started and (lead is None or lead.phase is Phase.ROLLCALL)
+        if unknown and visit.what == "ready" and visit.visitor.brings:
+            return self._postponed.append(visit)  # what it is good for nobody can say yet
+        if visit.what == "left":
+            gone = visit.visitor.id
+            self._postponed = [other for other in self._postponed if other.visitor.id != gone]
         late = self.door.visited(visit, self.attendance.lives)
         if late is not None:
             self._lost(*late, "it left on its way there")
@@ -293,6 +317,7 @@ class Headquarters:
                 self._later(self.grace, News("away", Peer(seat, life, "", ())))
             if self.door is not None:
                 self._tell_missing()
+                self._remember()
         hopeless = self.attendance.hopeless()
         if hopeless is not None and not self.reason and self.door is None:
             self.reason = f"nobody could take seat {hopeless} ({why}): see {self._home.logs}"
@@ -313,8 +338,12 @@ class Headquarters:
                 if self.door is not None and not self.attendance.started:
                     self._give_seats()
                 self._consider_moves()
-            case {"stop": _}:
-                self.stopped = True
+                postponed, self._postponed = self._postponed, []
+                for visit in postponed:
+                    self._visited(visit)
+            case {"stop": how}:
+                self._for_good = how == "all"
+                self._stop()
             case {"orphaned": _}:  # another may lead: nobody is told that the run ended
                 self.cut_off, self.reason = True, self.reason or "the launcher is gone"
             case {"found": _, "started": _, "struck": _}:
@@ -332,6 +361,26 @@ class Headquarters:
             case {"gone": seat, "life": life, "code": code}:
                 self._lost(Address.parse(seat), life, f"its process ended ({code})")
 
+    def _stop(self) -> None:
+        """What is trained is put aside first."""
+        if self._lead() is None:
+            self.stopped = True
+        else:
+            self.host.post(LEAD, Stop())
+
+    def _remember(self) -> None:
+        """For a lead that is started again."""
+        if self.door is None or not self.attendance.started or self._over():
+            return
+        Roster(
+            self.door.frame.run["incarnation"],
+            self.life,
+            True,
+            self.attendance.lives,
+            tuple(self.attendance.present.values()),
+            (*self.heritage.struck, *self._struck),
+        ).save(self._home.roster)
+
     def strike(
         self, tick: int, seats: Collection[tuple[Address, int]], hung: Collection[Address] = ()
     ) -> None:
@@ -340,6 +389,8 @@ class Headquarters:
         names = {seat: "STOP" if seat in hung else "KILL" for seat, _ in seats}
         listed = [[str(seat), life, names[seat]] for seat, life in seats]
         self.launcher.tell({"strike": [] if self.door is not None else listed, "tick": tick})
+        self._struck.append(tick)
+        self._remember()
         for seat, life in seats:
             if self.door is not None:
                 self._courier.notify(seat, {"die": life})
@@ -352,7 +403,6 @@ class Headquarters:
     def _replace(self, seat: Address, life: int, hollow: bool, why: str) -> None:
         if self.door is not None:
             self.launcher.tell({"vacant": str(seat), "life": life})
-            hollow = hollow or self.door.frame.resumed
             return self.door.candidates.order(seat, life, hollow)
         if hollow and not self.attendance.replacing:
             return self._left_empty(seat, why)
@@ -408,6 +458,7 @@ class Headquarters:
         if self.attendance.gone(message.worker, message.life, "it left"):
             self.launcher.report("left", message.worker, message.life)
             self._tell_missing()
+            self._remember()
 
     def _consider_moves(self) -> None:
         """A node without a seat, or with less to do, takes one of another's: when all is well, and

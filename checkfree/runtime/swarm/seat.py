@@ -67,7 +67,7 @@ class Seat:
 
     def _handle(self, item: Item) -> None:
         match item:
-            case Noticed(Peer(seat, life), {"end": True}) if seat == LEAD and life == self._lead:
+            case Noticed(Peer(seat, life), {"end": _}) if seat == LEAD and life == self._lead:
                 self._code = LEFT
             case News("daemon"):
                 self._code = CUT_OFF

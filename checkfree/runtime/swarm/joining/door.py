@@ -54,8 +54,6 @@ class Frame:
     release: Mapping[str, str]
     run: Mapping[str, Any]
     register: Path
-    resumed: bool = False
-    """The run goes on: its states are in the store, and nobody begins with the first weights."""
 
     @property
     def listen(self) -> str:

@@ -210,6 +210,8 @@ class Guest:
                 self._over(After.OVER, why)
             case {"lost": str(why)}:
                 self._over(After.LOST, why)
+            case {"paused": _}:
+                self._say("the run is paused: keeps its state, and looks for the next lead")
             case {"cut": str(why)}:
                 self._say(f"the lead is out of reach ({why}); looking for it")
             case {"again": dict(welcome)} if welcome["incarnation"] != self._incarnation:

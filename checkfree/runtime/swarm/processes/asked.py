@@ -17,11 +17,13 @@ EVENTS = 50
 
 @dataclass
 class Asked:
-    """``tell_lead`` hands something on to the lead; False: there is none now."""
+    """``tell_lead`` hands something on to the lead, ``stop`` ends the run, on other machines too if
+    ``everybody`` is to go; False: there is no lead now."""
 
     children: Children
     chaos: bool
     tell_lead: Callable[[Mapping[str, Any]], bool]
+    stop: Callable[..., bool] = lambda *, everybody: False
     status: Mapping[str, Any] = field(default_factory=dict)
     events: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=EVENTS))
 
@@ -34,6 +36,8 @@ class Asked:
                 return self._kill(seat, name)
             case {"ask": "replace", "seat": seat}:
                 return self._replace(seat)
+            case {"ask": "stop", "all": bool(everybody)}:
+                return {"stops": True} if self.stop(everybody=everybody) else _no_lead()
         return None
 
     def _told(self) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkfree.errors import BadInput
+from checkfree.runtime.folder import ROSTER
 from checkfree.runtime.swarm.processes import leftovers
 
 LONGEST_SOCKET_FOLDER = 70  # bytes; a socket's whole path has 107
@@ -50,6 +51,11 @@ class Home:
     def control(self) -> Path:
         """The socket that the launcher listens at."""
         return self.sockets / "control"
+
+    @property
+    def roster(self) -> Path:
+        """The file of who was there, for a lead that is started again."""
+        return self.run / ROSTER
 
     @property
     def logs(self) -> Path:

@@ -36,8 +36,8 @@ from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.nursery import NO_ROOM, full_disk
 from checkfree.runtime.swarm.processes.nursing import Nursing
 
-STOP_WITHIN = 20.0
-"""Seconds that a run gets to write its last records."""
+STOP_WITHIN = 120.0
+"""Seconds that a run gets to put its states aside and to write its last records."""
 TAIL_EVERY = 0.1
 BREATH = 1.0  # seconds
 LEADS_LOST = 10
@@ -59,6 +59,8 @@ class Launcher:
     children: Children = field(default_factory=Children)
     told: Callable[[Mapping[str, Any]], None] = lambda event: None
     interrupted: bool = False
+    stopped: bool = False
+    """Somebody asked for the end, and what is trained was put aside."""
     reason: str = ""
     """Why the run ended early, as its last lead has told."""
 
@@ -73,11 +75,10 @@ class Launcher:
         self._lead: asyncio.StreamWriter | None = None
         self._peer: Any = None
         self._fallen: Child | None = None
-        self._asked = Asked(self.children, self.chaos, self._tell_lead)
+        self._asked = Asked(self.children, self.chaos, self._tell_lead, self._stop)
         self._leads_lost = 0
         self._patience = float(self.order.get("patience", PATIENCE))
-        self._started = False
-        self._struck: list[int] = []
+        self._helped = False
         self._lead_heard: dict[str, float] = {}
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -94,7 +95,7 @@ class Launcher:
             return
         server = await asyncio.start_unix_server(self._serve, path=os.fspath(self.home.control))
         async with server:
-            self._bear(LEAD_SEAT, 0)
+            self._bear(LEAD_SEAT, self._first_lead)
             watch = keep_vigil(self._patience, self._lead_heard, self._lead_hangs)
             await self._until_ended(self._follow_nursery(), self._tail(), watch)
         self.tail()
@@ -122,6 +123,10 @@ class Launcher:
         if "failed" in ready:
             raise RunFailed(ready["failed"])
         self._seats = ready["seats"]
+        self._first_lead = int(ready.get("lead", 0))
+        for seat, life, peer in ready.get("found", ()):  # of a launcher that is gone
+            self.children.put(Child(seat, life, alive=peer is not None, peer=peer))
+        self._started, self._struck = ready.get("started", False), list(ready.get("struck", ()))
         for why in ready["told"]:
             self._happened({"at": time.time(), "event": "notice", "why": why})
 
@@ -132,6 +137,14 @@ class Launcher:
         else:
             asyncio.get_running_loop().call_later(STOP_WITHIN, self._ended.set)
         self.interrupted = True
+
+    def _stop(self, *, everybody: bool) -> bool:
+        """As asked for. False: there is no lead now."""
+        if self.stopped or not self._tell_lead({"stop": "all" if everybody else "asked"}):
+            return self.stopped
+        asyncio.get_running_loop().call_later(STOP_WITHIN, self._ended.set)
+        self.stopped = True
+        return True
 
     async def _end(self) -> None:
         """Nothing of ours stays."""
@@ -179,7 +192,7 @@ class Launcher:
         self._leads_lost += 1
         if code == NO_ROOM:
             self.reason = full_disk(self.home.run)
-        over = self.interrupted or (code >= 0 and code != LEAD_AGAIN)
+        over = self.interrupted or self.stopped or (code >= 0 and code != LEAD_AGAIN)
         if over or self._leads_lost > LEADS_LOST:
             self._ended.set()
             return
@@ -219,8 +232,9 @@ class Launcher:
         self._lead, self._peer = writer, peer
         self._happened({"at": time.time(), "event": "listening", "peer": peer})
         seats = self.children.seated()
-        if not seats and self._open:
-            for seat, life in self._seats:
+        if self._open and not self._helped:
+            self._helped = True
+            for seat, life in () if seats else self._seats:
                 self.children.put(Child(seat, life, alive=False))
             for number in range(int(self.order["workers"])):
                 self._bear(f"{WORKER}{number}", 0)
