@@ -86,6 +86,10 @@ class Hosts:
     def status(self) -> dict[str, Any]:
         return ask(Home.of(self.run), {"ask": "status"})
 
+    def stop(self) -> None:
+        """Of the run and of all that take part."""
+        assert main(["swarm", "stop", str(self.run), "--all"]) == 0
+
     def line_of_a_member(self) -> str:
         """As the lead's, but with the address of somebody else."""
         register = Register(Home.of(self.run).path / "members")
@@ -175,8 +179,8 @@ def test_joins_and_leaves_do_not_show_in_the_numbers(
     wait_until(lambda: hosts.said(f"host{first}").count("takes seat") == 2, lead)
     assert hosts.seat_of(first) == seat
     hosts.goes_on(lead)
-    lead.send_signal(signal.SIGINT)
-    ended(lead, 130)
+    hosts.stop()
+    ended(lead, 0)
     ended(late, 0)
     for host in joined:
         told = hosts.said(f"host{host}")
@@ -197,7 +201,7 @@ def test_a_host_that_is_cut_off_is_replaced_and_comes_back_as_a_spare(
     """And takes the seat of one that is killed after that."""
     words = ("small.yaml", LONG, *SMALL, "recovery=checkpoint", "recovery.interval=4", "out=run")
     lead = hosts.lead(*words, patience=4)
-    joined = {host: hosts.join(host) for host in (1, 2, 3, 4)}
+    joined = {host: hosts.join(host, "--seats=1") for host in (1, 2, 3, 4)}
     wait_until(lambda: "every seat is taken; 1 stand by" in hosts.said("lead"), lead)
     hosts.comes_to(1, lead)
     spare, cut, killed, _ = sorted(joined, key=hosts.sits)
@@ -209,8 +213,8 @@ def test_a_host_that_is_cut_off_is_replaced_and_comes_back_as_a_spare(
     joined[killed].kill()
     wait_until(lambda: hosts.said(f"host{cut}").count("takes seat") == 2, lead)
     hosts.goes_on(lead)
-    lead.send_signal(signal.SIGINT)
-    ended(lead, 130)
+    hosts.stop()
+    ended(lead, 0)
     ended(joined[cut], 0)
     assert replayed(hosts.folder, capsys)
 
@@ -221,9 +225,9 @@ def test_the_lead_dies_and_comes_back_elsewhere(
     """First its process is killed, then all on its host; members find it at another port."""
     more = ("iterations=60", *SMALL, "resume.every=5")
     lead = hosts.lead("small.yaml", *more, "out=run")
-    joined = [hosts.join(host) for host in (1, 2)]
+    joined = [hosts.join(host, "--seats=1") for host in (1, 2)]
     wait_until(lambda: hosts.sits(1) and hosts.sits(2), lead)
-    hosts.join(3, line=hosts.line_of_a_member())
+    joined.append(hosts.join(3, "--seats=1", line=hosts.line_of_a_member()))
     hosts.comes_to(1, lead)
     os.kill(hosts.status()["processes"]["lead"]["pid"], signal.SIGKILL)
     hosts.goes_on(lead, 8)

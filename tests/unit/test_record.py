@@ -93,7 +93,8 @@ def test_a_folder_or_its_file_can_be_read(tmp_path: Path) -> None:
     assert [record["kind"] for record in found] == [record.kind for record in EVERY]
     assert found[2]["loss"] == 0.1 + 0.2
     assert read(folder / RECORDS) == found
-    assert of_kind(found, "resume") == [{"kind": "resume", "iteration": 3, "tick": 5}]
+    resumed = {"kind": "resume", "iteration": 3, "tick": 5, "shadows": None}
+    assert of_kind(found, "resume") == [resumed]
 
 
 def test_wherever_the_last_line_is_cut_it_is_left_out(tmp_path: Path) -> None:

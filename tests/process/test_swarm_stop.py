@@ -1,0 +1,183 @@
+"""A swarm that is stopped, or whose nodes or lead are reclaimed all at once, and that goes on."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+import checkfree
+from checkfree.cli import main
+from checkfree.load import load
+from checkfree.record import of_kind, read
+from checkfree.runtime.swarm.processes.home import Home
+from tests.process.command import (
+    DEADLINE,
+    checkfree_command,
+    environment,
+    heeding_interrupts,
+    last_tick,
+    losses,
+    wait_until,
+)
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("hivemind") is None, reason="hivemind is not installed"
+)
+SMALL = ("stages=2", "microbatches=2", "validation.every=0", "resume.every=10", "failures=none")
+PATIENT = ("--patience=20", "--grace=0")
+"""A loaded machine stalls for a second at times: nobody is to be lost for that."""
+START_AGAIN = 75
+Process = subprocess.Popen[bytes]
+
+
+class Fleet:
+    """Lead and nodes of one machine, each with a file of what it says."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.run = folder, folder / "run"
+        self.files: list[IO[bytes]] = []
+        self.nodes: dict[str, Process] = {}
+        self.line: list[str] = []
+
+    def lead(self, *words: str) -> Process:
+        """Started, with its join line known."""
+        known = self.said("lead").count("--token")
+        process = self._start("lead", *checkfree_command("swarm", "lead", *words, *PATIENT))
+        wait_until(lambda: self.said("lead").count("--token") > known, process)
+        lines = re.findall(r"^checkfree (swarm join \S+ --token \S+)$", self.said("lead"), re.M)
+        self.line = lines[-1].split()
+        return process
+
+    def join(self, name: str, *more: str) -> None:
+        self.nodes[name] = self._start(name, *checkfree_command(*self.line, *more))
+
+    def kill_nodes(self) -> None:
+        for node in self.nodes.values():
+            node.kill()
+            node.wait()
+        self.nodes.clear()
+
+    def said(self, name: str) -> str:
+        path = self.folder / name
+        return path.read_text() if path.exists() else ""
+
+    def comes_to(self, tick: int, process: Process) -> None:
+        wait_until(lambda: last_tick(self.run) >= tick, process)
+
+    def plans(self) -> list[set[str]]:
+        """Of each the rules by which somebody was given a state."""
+        made = of_kind(read(self.run), "plan")
+        return [{rebuilt["rule"] for rebuilt in plan["rebuilds"].values()} for plan in made]
+
+    def end(self) -> None:
+        self.kill_nodes()
+        Home.of(self.run).sweep()
+        for file in self.files:
+            file.close()
+
+    def _start(self, name: str, *command: str) -> Process:
+        out = open(self.folder / name, "ab")  # noqa: SIM115 (closed at the end)
+        self.files.append(out)
+        with heeding_interrupts():
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+
+@pytest.fixture
+def fleet(folder: Path) -> Iterator[Fleet]:
+    made = Fleet(folder)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def ended(process: Process, expect: int) -> None:
+    assert process.wait(timeout=DEADLINE) == expect
+
+
+def replays(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(fleet.folder)
+        assert main(["replay", "run", "--quiet"]) == 0
+    assert "equal bit for bit" in capsys.readouterr().out
+
+
+def test_who_waited_for_a_stopped_run_goes_on_with_its_state(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of three doesn't come back: its seat alone is made up for."""
+    lead = fleet.lead("small.yaml", *SMALL, "iterations=100000", "out=run")
+    for name in "abc":
+        fleet.join(name, "--seats=1")
+    fleet.comes_to(12, lead)
+    assert main(["swarm", "stop", str(fleet.run)]) == 0
+    ended(lead, 0)
+    stopped = len(losses(fleet.run))
+    assert f"stopped after {stopped} iterations" in capsys.readouterr().out
+    assert [of_kind(read(fleet.run), "end")[-1]["iteration"]] == [stopped]
+    kept = [path.name for path in (fleet.run / "resume").iterdir()]
+    assert f"{stopped:08}" in kept
+    assert all(node.poll() is None for node in fleet.nodes.values())
+    lead = fleet.lead("--resume", "run")
+    fleet.comes_to(stopped + 5, lead)
+    assert fleet.plans()[0] == fleet.plans()[-1] == set()  # nobody was given anything
+    assert main(["swarm", "stop", str(fleet.run), "--all"]) == 0
+    ended(lead, 0)
+    for node in fleet.nodes.values():
+        ended(node, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(fleet.folder)
+        made = losses(fleet.run)
+        checkfree.train(load("small.yaml", ["out=one", *SMALL, f"iterations={len(made)}"]))
+    assert made == losses(fleet.folder / "one")
+    replays(fleet, capsys)
+
+
+def test_a_fleet_that_is_reclaimed_whole_ends_nothing(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nodes first, then the lead with a node, then the lead and all nodes."""
+    lead = fleet.lead("small.yaml", *SMALL, "iterations=100000", "recovery=auto", "out=run")
+    for name in "abc":
+        fleet.join(name, "--seats=1")
+    fleet.comes_to(12, lead)
+    fleet.kill_nodes()
+    wait_until(lambda: "nobody has stage 0, 1, 2: it waits" in fleet.said("lead"), lead)
+    tick = last_tick(fleet.run)
+    for name in "de":
+        fleet.join(name)
+    fleet.comes_to(tick + 3, lead)
+    assert fleet.plans()[-1] == {"snapshot"}
+    lead.send_signal(signal.SIGINT)
+    ended(lead, 130)
+    tick = last_tick(fleet.run)
+    lost = fleet.nodes.pop("d")
+    lost.kill()
+    lost.wait()
+    lead = fleet.lead("--resume", "run")
+    fleet.comes_to(tick + 3, lead)
+    lead.terminate()
+    ended(lead, 130)
+    fleet.kill_nodes()
+    tick = last_tick(fleet.run)
+    lead = fleet.lead("--resume", "run")
+    fleet.join("f", "--retry=2")
+    fleet.comes_to(tick + 3, lead)
+    lead.kill()
+    lead.wait()
+    ended(fleet.nodes["f"], START_AGAIN)
+    replays(fleet, capsys)
