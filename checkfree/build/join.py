@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import secrets
@@ -49,6 +50,7 @@ from checkfree.worker import Equipment, StageWorker
 FIRST_WITHIN, AGAIN_WITHIN = 20.0, 600.0
 """Seconds for which the lead's address is tried: at first, and once we were a member."""
 LEAVE_WITHIN = 5.0  # seconds, to leave the DHT
+ASK_AT_MOST = 3  # times
 UNTIL_KNOWN = codec.Limits(max_message_bytes=1 << 16, max_header_bytes=1 << 15)
 """Nobody has a message for who does not know the run yet."""
 REFUSED = 2
@@ -375,14 +377,30 @@ def _listen(address: str, slot: int) -> str:
 
 
 def _asked(home: Home, entry: Entry) -> Mapping[str, Any]:
-    """What the lead tells of its run, asked by a fork: who forks later must have no thread. Raises
-    BadInput."""
+    """What the lead tells of its run. Raises BadInput, or StartAgain if whoever was to ask it was
+    killed each time."""
+    for _ in range(ASK_AT_MOST):
+        found = _asked_by_fork(home, entry)
+        if found is not None:
+            break
+    else:
+        raise StartAgain("the lead could not be asked: the process that was to ask it was killed")
+    if "bad" in found:
+        raise BadInput(found["bad"])
+    run: dict[str, Any] = found["run"]
+    return run
+
+
+def _asked_by_fork(home: Home, entry: Entry) -> dict[str, Any] | None:
+    """Its answer, {"run": what} or {"bad": why not}, None if it was killed. Whoever forks later
+    must have no thread, and so leaves the talking to another."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
         said: dict[str, Any] = {"bad": "the lead could not be asked"}
         try:
+            faulthandler.enable()
             node = Node("asks", "asks")
             said = {"run": Member(home, entry, node, None, to_stderr).inquire()}
         except BadInput as error:
@@ -397,11 +415,8 @@ def _asked(home: Home, entry: Entry) -> Mapping[str, Any]:
     with open(reader, encoding="utf-8") as answer:
         text = answer.read()
     os.waitpid(pid, 0)
-    found: dict[str, Any] = json.loads(text) if text else {"bad": "the lead could not be asked"}
-    if "bad" in found:
-        raise BadInput(found["bad"])
-    run: dict[str, Any] = found["run"]
-    return run
+    found: dict[str, Any] | None = json.loads(text) if text else None
+    return found
 
 
 def inquire(home: Home, entry: Entry, wishes: Wishes) -> str:

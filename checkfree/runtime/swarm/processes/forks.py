@@ -8,6 +8,7 @@ parent dies last; if it is killed, all of them go with it.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import selectors
@@ -186,6 +187,7 @@ class Forks:
         code = FAILED
         try:
             ours.close()
+            faulthandler.enable()
             self._become_own(parent)
             code = self._main(slot, _reporter(its))
         except BaseException:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import faulthandler
 import json
 import os
 import selectors
@@ -193,6 +194,7 @@ class Nursery:
                 end.close()
             call(name)
             self._write_to(f"{name}-{os.getpid()}")
+            faulthandler.enable()
             code = self._main(await_birth, spare)
         except BaseException as error:
             code = NO_ROOM if is_full_disk(error) else code
