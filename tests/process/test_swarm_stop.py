@@ -12,9 +12,7 @@ from typing import IO
 
 import pytest
 
-import checkfree
 from checkfree.cli import main
-from checkfree.load import load
 from checkfree.record import of_kind, read
 from checkfree.runtime.swarm.processes.home import Home
 from tests.process.command import (
@@ -109,18 +107,13 @@ def ended(process: Process, expect: int) -> None:
     assert process.wait(timeout=DEADLINE) == expect
 
 
-def replays(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(fleet.folder)
-        assert main(["replay", "run", "--quiet"]) == 0
-    assert "equal bit for bit" in capsys.readouterr().out
-
-
-def test_who_waited_for_a_stopped_run_goes_on_with_its_state(
+def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One of three doesn't come back: its seat alone is made up for."""
-    lead = fleet.lead("small.yaml", *SMALL, "iterations=100000", "out=run")
+    """It is stopped and its nodes wait; all nodes are killed; the lead is interrupted and a node
+    killed; the lead is told to go and all nodes are killed; the lead is killed for good."""
+    words = ("iterations=100000", "recovery=auto", "out=run", "--wait=3")
+    lead = fleet.lead("small.yaml", *SMALL, *words)
     for name in "abc":
         fleet.join(name, "--seats=1")
     fleet.comes_to(12, lead)
@@ -128,33 +121,12 @@ def test_who_waited_for_a_stopped_run_goes_on_with_its_state(
     ended(lead, 0)
     stopped = len(losses(fleet.run))
     assert f"stopped after {stopped} iterations" in capsys.readouterr().out
-    assert [of_kind(read(fleet.run), "end")[-1]["iteration"]] == [stopped]
-    kept = [path.name for path in (fleet.run / "resume").iterdir()]
-    assert f"{stopped:08}" in kept
+    assert of_kind(read(fleet.run), "end")[-1]["iteration"] == stopped
+    assert f"{stopped:08}" in [path.name for path in (fleet.run / "resume").iterdir()]
     assert all(node.poll() is None for node in fleet.nodes.values())
     lead = fleet.lead("--resume", "run")
     fleet.comes_to(stopped + 5, lead)
-    assert fleet.plans()[0] == fleet.plans()[-1] == set()  # nobody was given anything
-    assert main(["swarm", "stop", str(fleet.run), "--all"]) == 0
-    ended(lead, 0)
-    for node in fleet.nodes.values():
-        ended(node, 0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(fleet.folder)
-        made = losses(fleet.run)
-        checkfree.train(load("small.yaml", ["out=one", *SMALL, f"iterations={len(made)}"]))
-    assert made == losses(fleet.folder / "one")
-    replays(fleet, capsys)
-
-
-def test_a_fleet_that_is_reclaimed_whole_ends_nothing(
-    fleet: Fleet, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nodes first, then the lead with a node, then the lead and all nodes."""
-    lead = fleet.lead("small.yaml", *SMALL, "iterations=100000", "recovery=auto", "out=run")
-    for name in "abc":
-        fleet.join(name, "--seats=1")
-    fleet.comes_to(12, lead)
+    assert not any(fleet.plans())  # nobody was given anything
     fleet.kill_nodes()
     wait_until(lambda: "nobody has stage 0, 1, 2: it waits" in fleet.said("lead"), lead)
     tick = last_tick(fleet.run)
@@ -180,4 +152,7 @@ def test_a_fleet_that_is_reclaimed_whole_ends_nothing(
     lead.kill()
     lead.wait()
     ended(fleet.nodes["f"], START_AGAIN)
-    replays(fleet, capsys)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(fleet.folder)
+        assert main(["replay", "run", "--quiet"]) == 0
+    assert "equal bit for bit" in capsys.readouterr().out

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import uvloop
-
 from checkfree.errors import RunFailed
 from checkfree.messages import codec
 from checkfree.messages.control import Message, Ticket
@@ -22,6 +20,7 @@ from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.presence.round_trip import RoundTrip
 from checkfree.runtime.swarm.transport.frames import Notice, Peer
 from checkfree.runtime.swarm.transport.lanes import lane_of
+from checkfree.runtime.swarm.transport.loop import Loop
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 from checkfree.runtime.swarm.transport.streams import HERE, Post
 
@@ -96,23 +95,6 @@ class Said:
 Item = Delivered | News | Noticed | Order | Visit | Said
 
 
-class _Loop(uvloop.Loop):
-    """Its children are libp2p's daemons. ``apart``: they have a session of their own, as a Ctrl-C
-    in our terminal is for us, who need the daemon to leave well.
-
-    They dial from any port, not from the one that they listen at. When two peers dial each other
-    at once from there, TCP makes one connection of both (RFC 793, 3.4), each side takes itself for
-    the caller, and libp2p then refuses to call again for five seconds: one pair of hundreds, and
-    what they had to say to each other was lost.
-    """
-
-    apart = False
-
-    async def subprocess_exec(self, *words: Any, **more: Any) -> Any:
-        more["env"] = {**more["env"], "LIBP2P_TCP_REUSEPORT": "false"}
-        return await super().subprocess_exec(*words, **more, start_new_session=self.apart)
-
-
 class Courier:
     """Streams of one process, in a thread of their own; ``inbox`` is what came in.
 
@@ -122,7 +104,7 @@ class Courier:
 
     def __init__(self, secret: bytes, limits: codec.Limits, *, terminal: bool = False):
         self.inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self.loop = _Loop()
+        self.loop = Loop()
         self.loop.apart = terminal
         self.post = Post(secret, self, limits)
         self.heard_at: dict[Peer, float] = {}
