@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,16 +25,20 @@ from checkfree.record import (
     ResumeRecord,
     ValidationRecord,
 )
-from checkfree.units import render_bytes, render_seconds
+from checkfree.units import render_bytes, render_seconds, render_utc
 
 EVENTS = 10
 
 
 class Display:
-    """A listener of records. Use as a context: the panel is gone, its last state printed, after."""
+    """A listener of records. Use as a context: the panel is gone, its last state printed, after.
+    ``timed``: each line of what happens has the time in UTC, as several machines tell of it."""
 
-    def __init__(self, config: Config, console: Console, quiet: bool = False):
+    def __init__(
+        self, config: Config, console: Console, quiet: bool = False, *, timed: bool = False
+    ):
         self._config, self._console, self._quiet = config, console, quiet
+        self._timed = timed
         self._events: deque[Text] = deque(maxlen=EVENTS)
         self._bar = Progress(
             TextColumn("iteration"),
@@ -112,6 +117,7 @@ class Display:
             self._say(Text(f"iteration {record.iteration:>6}  {figures}"))
 
     def _event(self, text: str, style: str) -> None:
+        text = f"{render_utc(time.time())} {text}" if self._timed else text
         line = Text(text, style=style, overflow="ellipsis", no_wrap=self._live is not None)
         self._events.append(line)
         if self._live is None:

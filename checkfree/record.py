@@ -48,7 +48,7 @@ class PlanRecord(Record):
     ``members`` maps seats to their lives; ``rebuilds`` seats to rule and sources; ``checkpoint`` is
     the newest that a rollback could use, -1 while there is none: it tells a loss before one was
     stored from a loss after. Replaying these records gives the run again, bit for bit (semantics
-    19).
+    19). ``hosts`` are the machines of a swarm that others join; of no weight for what is trained.
     """
 
     kind = "plan"
@@ -58,6 +58,7 @@ class PlanRecord(Record):
     members: Mapping[str, int]
     rebuilds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     checkpoint: int = -1
+    hosts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime, timezone
 
 
 def derive(seed: int, purpose: str, *parts: int) -> int:
@@ -35,3 +36,8 @@ def render_seconds(seconds: float) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min"
+
+
+def render_utc(at: float) -> str:
+    """A time in seconds since 1970, to the second (ISO 8601)."""
+    return f"{datetime.fromtimestamp(at, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"

@@ -8,7 +8,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -42,6 +41,7 @@ from checkfree.runtime.swarm.joining.reception import Reception, Terms
 from checkfree.runtime.swarm.placement.nodes import LONGEST_NAME, Node
 from checkfree.runtime.swarm.processes.forks import AGAIN, ENDED, FAILED, Forks, Report
 from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.told import tell
 from checkfree.runtime.swarm.transport.courier import Courier, Said
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.units import render_bytes
@@ -321,7 +321,7 @@ class Member:
         self.why = guest.why
         why = f": {guest.why}" if guest.why not in ("", guest.after.value) else ""
         self._say(f"{guest.after.value}{why}")
-        if self._asked:
+        if self._asked or guest.drained:
             return After.LEFT
         return After.OVER if guest.after is After.LEFT else guest.after
 
@@ -402,7 +402,7 @@ def _asked_by_fork(home: Home, entry: Entry) -> dict[str, Any] | None:
         try:
             faulthandler.enable()
             node = Node("asks", "asks")
-            said = {"run": Member(home, entry, node, None, to_stderr).inquire()}
+            said = {"run": Member(home, entry, node, None, tell).inquire()}
         except BadInput as error:
             said = {"bad": str(error)}
         except BaseException:
@@ -430,16 +430,14 @@ def inquire(home: Home, entry: Entry, wishes: Wishes) -> str:
     return f"its lead answers, and the data are here: {_told(run['data'])}"
 
 
-def join_here(home: Home, birth: Mapping[str, Any], means: Means, frame: Frame) -> int:
-    """A fork on the lead's own machine, that takes seats as any joiner does. Its exit code."""
+def join_here(home: Home, birth: Mapping[str, Any], means: Means, frame: Frame, count: int) -> int:
+    """A fork on the lead's own machine, that is a node as any joiner: birth["node"] says with how
+    many seats at most (0: all, of which there are ``count``). Its exit code."""
     lead, host = Peer.from_json(birth["peer"]), frame.invitation.host
     place = Place(lead.id, best_first(lead.addresses)[-1:] or lead.addresses)
     entry = Entry(place, frame.invitation.secret, listen_address(host, 0))
     camp = Camp(home.path, frame.invitation.secret)
-    node = Node(secrets.token_hex(8), Wishes().host)
-    return CODES[Member(camp, entry, node, means, to_stderr).run()]
-
-
-def to_stderr(text: str) -> None:
-    """The default way to say what happens."""
-    print(f"checkfree: {text}", file=sys.stderr, flush=True)
+    asked = birth["node"]
+    host, room = asked["host"] or Wishes().host, asked["room"] or count
+    node = Node(secrets.token_hex(8), host, room=room, reserve=asked["reserve"])
+    return serve(camp, entry, node, means, tell)

@@ -54,7 +54,9 @@ class Leading:
         self._quarters.grace, self._quarters.wait = stock.grace, stock.wait
         self._quarters.resumes = self._resumes
         self._quarters.attendance.replacing = stock.replacements
-        self._recorder = Recorder(self._job.folder / RECORDS, self._lr, [self._tell_status])
+        self._recorder = Recorder(
+            self._job.folder / RECORDS, self._lr, [self._tell_status], self._quarters.hosts
+        )
 
     def run(self) -> int:
         """Train. Returns 0 if the run is done."""

@@ -40,7 +40,8 @@ def be(stock: Stock, await_birth: Callable[[], Birth], spare: bool) -> int:
             return Leading(stock, int(await_birth()["life"])).run()
         if not spare and stock.frame is not None:
             means = Means(stock.equipment, stock.limits, stock.job.config.threads)
-            return join_here(stock.home, await_birth(), means, stock.frame)
+            count = len(seats(stock.job.config))
+            return join_here(stock.home, await_birth(), means, stock.frame, count)
         seat = Seat(stock.home, stock.limits)
         birth = await_birth()
         return seat.run(birth, partial(stock.worker, birth), stock.patience)

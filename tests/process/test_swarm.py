@@ -237,6 +237,41 @@ def test_a_killed_launcher_takes_all_with_it(
     replays(swarm, capsys)
 
 
+def test_nodes_of_one_machine(swarm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seats change hands on request, a node is drained, and the last of them is killed."""
+
+    def hosts() -> dict[str, str]:
+        return {seat: node["host"] for node in status(swarm)["nodes"] for seat in node["seats"]}
+
+    words = ("small.yaml", "out=run", "iterations=100000", "stages=2", "microbatches=2")
+    more = ("validation.every=0", "resume.every=5", "recovery=auto", "--quiet", "--chaos", PATIENT)
+    process = begin(swarm, "swarm", "up", *words, *more, "--nodes=2", tick=5)
+    before = hosts()
+    assert set(before.values()) == {"node-0", "node-1"}
+    other = {"node-0": "node-1", "node-1": "node-0"}[before["1.0"]]
+    told = run(swarm, "swarm", "move", "run", "1.0", other).stdout
+    assert told == f"1.0 moved from {before['1.0']} to {other}\n"
+    assert hosts()["1.0"] == other
+    assert "expected one of node-0, node-1" in only_line(
+        run(swarm, "swarm", "drain", "run", "node-2", expect=2)
+    )
+    assert "no part" in run(swarm, "swarm", "drain", "run", "node-0").stdout
+    wait_until(lambda: set(hosts().values()) == {"node-1"}, process)
+    trains(swarm, process, 3)
+    assert "node-1: 0.0, 1.0, 2.0 of at most 3" in run(swarm, "swarm", "status", "run").stdout
+    plans = of_kind(read(swarm / "run"), "plan")
+    assert {made["rule"] for plan in plans for made in plan["rebuilds"].values()} == {"handover"}
+    assert plans[-1]["hosts"] == dict.fromkeys(("0.0", "1.0", "2.0"), "node-1")
+    run(swarm, "swarm", "kill", "run", "worker-1")
+    trains(swarm, process, 3)  # on what the launcher sends there
+    assert len(of_kind(read(swarm / "run"), "plan")) > len(plans)
+    run(swarm, "swarm", "stop", "run")
+    told = finished(process, 0).stdout
+    assert "checkfree swarm up --nodes 2 --resume run" in told
+    assert_nothing_left(swarm)
+    replays(swarm, capsys)
+
+
 def test_strangers_and_questions(swarm: Path) -> None:
     """Rubbish is counted and dropped, what can't be is refused, and training is undisturbed."""
     words = ("iterations=100000", "resume.every=0", SLOWLY, PATIENT)

@@ -55,3 +55,55 @@ def test_kills_that_are_refused(child: Child, name: str, chaos: bool, lead: bool
 def test_what_is_no_question_has_no_answer() -> None:
     ask, _ = asked()
     assert ask.answer({"asks": "status"}) is None
+
+
+def fleet(*hosts: str) -> list[dict[str, Any]]:
+    """A node a host, with one seat each."""
+    return [
+        {"host": host, "seats": {f"{stage}.0": ["there"]}, "spares": 0}
+        for stage, host in enumerate(hosts)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("question", "lead", "answer", "said"),
+    [
+        (
+            {"ask": "move", "seat": "1.0", "host": "a"},
+            True,
+            {"asked": "1.0", "origin": "b", "life": 4},
+            [{"move": "1.0", "host": "a"}],
+        ),
+        (
+            {"ask": "move", "seat": "1.0", "host": None},
+            True,
+            {"asked": "1.0", "origin": "b", "life": 4},
+            [{"move": "1.0", "host": None}],
+        ),
+        ({"ask": "drain", "host": "b"}, True, {"asked": "b"}, [{"drain": "b"}]),
+        ({"ask": "move", "seat": "1.0", "host": "c"}, True, "expected one of a, b", []),
+        ({"ask": "move", "seat": "7.0", "host": "a"}, True, "expected one of 1.0", []),
+        ({"ask": "move", "seat": "1.0", "host": "b"}, True, "on b already", []),
+        ({"ask": "drain", "host": "c"}, True, "expected one of a, b", []),
+        ({"ask": "drain", "host": "b"}, False, "no lead now", [{"drain": "b"}]),
+    ],
+)
+def test_seats_change_hands_on_request(
+    question: Mapping[str, Any], lead: bool, answer: Any, said: list[Any]
+) -> None:
+    ask, told = asked(Child("1.0", 4, peer=["there"]), lead=lead)
+    ask.fleet = fleet("a", "b")
+    found = ask.answer(question)
+    assert found is not None
+    assert told == said
+    if isinstance(answer, str):
+        assert answer in found["refused"]
+    else:
+        assert found == answer
+
+
+def test_a_run_that_nobody_joins_has_no_machine_to_drain() -> None:
+    ask, _ = asked(Child("1.0", 0))
+    found = ask.answer({"ask": "drain", "host": "b"})
+    assert found is not None
+    assert "nobody joined this run" in found["refused"]

@@ -1,11 +1,11 @@
-"""``checkfree swarm``: up, lead, join, status, stop, kill. One file an action."""
+"""``checkfree swarm``: up, lead, join, status, move, drain, stop, kill."""
 
 from __future__ import annotations
 
 from checkfree.cli.arguments import Commands
-from checkfree.cli.swarm import join, kill, lead, status, stop, up
+from checkfree.cli.swarm import join, kill, lead, move, status, stop, up
 
-ACTIONS = (up, lead, join, status, stop, kill)
+ACTIONS = (up, lead, join, status, move, stop, kill)
 """Modules with ``add(actions)``, in the order in which the help lists them."""
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from checkfree.cli.arguments import AGAIN, Commands
 from checkfree.cli.swarm.shared import check_machine, seconds
 from checkfree.errors import BadInput
+from checkfree.runtime.swarm.told import tell
 
 
 def add(actions: Commands) -> None:
@@ -92,11 +92,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from checkfree.build.nursery import cannot_import
 
     try:
-        from checkfree.build.join import Entry, StartAgain, Wishes, join, to_stderr
+        from checkfree.build.join import Entry, StartAgain, Wishes, join
     except ImportError as error:
         raise BadInput(cannot_import(error)) from None
 
-    say = (lambda text: None) if arguments.quiet else to_stderr
+    say = (lambda text: None) if arguments.quiet else tell
     wishes = Wishes(arguments.seats, data=arguments.data_path, device=arguments.device)
     host, zone = _name(arguments.host or wishes.host), _name(arguments.zone)
     wishes = replace(wishes, host=host, zone=zone)
@@ -105,7 +105,7 @@ def _run(arguments: argparse.Namespace) -> int:
         try:
             return join(camp, entry, wishes, say)
         except StartAgain as error:
-            print(f"checkfree: {error}", file=sys.stderr)
+            tell(str(error))
             return AGAIN
 
 

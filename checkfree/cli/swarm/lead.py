@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from checkfree.cli.arguments import DONE, Commands
 from checkfree.cli.swarm.shared import launch, run_of, takes_run
+from checkfree.runtime.swarm.told import tell
+
+if TYPE_CHECKING:
+    from checkfree.runtime.swarm.processes.home import Home
 
 
 def add(actions: Commands) -> None:
@@ -27,7 +31,15 @@ def add(actions: Commands) -> None:
         choices=range(65),
         default=0,
         metavar="N",
-        help="processes of this machine that take seats too (default 0)",
+        help="processes of this machine that take a seat each, as any node (default 0)",
+    )
+    parser.add_argument(
+        "--seats",
+        type=int,
+        choices=range(65),
+        default=0,
+        metavar="MAX",
+        help="seats that this machine takes at most while no other can have them (default 0)",
     )
     parser.add_argument(
         "--wait",
@@ -79,26 +91,46 @@ def _run(arguments: argparse.Namespace) -> int:
     run = run_of(arguments, "lead")
     if run is None:
         return DONE
-    more = {"spares": 0, "workers": arguments.workers, "door": where}
+    workers = [local_node(1)] * arguments.workers
+    if arguments.seats:
+        workers.append(local_node(arguments.seats, reserve=True))
+    more = {"spares": 0, "workers": workers, "door": where}
     more |= {"wait": arguments.wait, "grace": arguments.grace}
-    return launch(arguments, run, more, lambda home: _Teller(home.secret, arguments.quiet))
+    return launch(arguments, run, "lead", more, Teller.of(arguments.quiet))
 
 
-class _Teller:
+def local_node(room: int, *, host: str = "", reserve: bool = False) -> dict[str, Any]:
+    """A node of this machine, as the nursery is told. ``room`` 0: for all seats; ``host`` "": the
+    machine's name."""
+    return {"room": room, "host": host, "reserve": reserve}
+
+
+TOLD = {"lost": "is lost", "moves": "changes hands"}
+"""How an event is told, where that is not its name."""
+
+
+class Teller:
     """Prints the join line once, and who is missing whenever that changes."""
 
     def __init__(self, secret: Any, quiet: bool):
         self._secret, self._quiet = secret, quiet
         self._line = self._waiting = ""
 
+    @classmethod
+    def of(cls, quiet: bool) -> Callable[[Home], Teller]:
+        """For ``launch``."""
+        return lambda home: cls(home.secret, quiet)
+
     def __call__(self, event: Mapping[str, Any]) -> None:
         match event:
             case {"event": "listening", "peer": peer}:
                 self._tell_line(peer)
             case {"event": "notice", "why": str(why)}:
-                print(f"checkfree: {why}", file=sys.stderr, flush=True)
+                tell(why)
             case {"event": "waiting"}:
                 self._tell_missing(event)
+            case {"event": "lost" | "left" | "stays" | "moves" as what, "seat": seat, "why": why}:
+                self._say(f"{seat} {TOLD.get(what, what)}{f': {why}' if why else ''}")
 
     def _tell_line(self, peer: Any) -> None:
         from checkfree.runtime.swarm.joining.invitation import Place, best_first, join_line
@@ -107,14 +139,30 @@ class _Teller:
         found = Peer.from_json(peer)
         line = join_line(Place(found.id, best_first(found.addresses)), self._secret())
         if line != self._line:
-            print(line, flush=True)
+            with suppress(OSError):
+                print(line, flush=True)
         self._line = line
 
     def _tell_missing(self, event: Mapping[str, Any]) -> None:
-        vacant, stages = event["vacant"], event["stages"]
-        waits = f"; nobody has stage {', '.join(map(str, stages))}: it waits" if stages else ""
-        told = f"vacant: {', '.join(vacant)}{waits}" if vacant else "every seat is taken"
-        told += f"; {event['spares']} stand by" if event["spares"] else ""
-        if told != self._waiting and not self._quiet:
-            print(f"checkfree: {told}", file=sys.stderr, flush=True)
+        told = render_waiting(event)
+        if told != self._waiting:
+            self._say(told)
         self._waiting = told
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            tell(text)
+
+
+def render_waiting(event: Mapping[str, Any]) -> str:
+    """Which seats are vacant, and for what is waited since when."""
+    vacant, stages, taken = event["vacant"], event["stages"], event["seats"] - len(event["vacant"])
+    told = f"vacant: {', '.join(vacant)}" if vacant else "every seat is taken"
+    if stages:
+        seconds = event["at"] - event["since"]
+        since = f" since {seconds:.0f} s" if seconds >= 1 else ""
+        told += f"; nobody has stage {', '.join(map(str, stages))}: it waits{since}"
+    if vacant:
+        nodes = f"{event['nodes']} node{'s' * (event['nodes'] != 1)}"
+        told += f"; {taken} of {event['seats']} seats on {nodes}"
+    return told + (f"; {event['spares']} stand by" if event["spares"] else "")

@@ -17,6 +17,7 @@ from checkfree.cli.arguments import DONE, FAILED, INTERRUPTED, takes_config
 from checkfree.cli.interrupts import hold_interrupts
 from checkfree.errors import BadInput, RunFailed, with_command
 from checkfree.runtime.swarm.presence.liveness import PATIENCE
+from checkfree.runtime.swarm.told import tell
 
 if TYPE_CHECKING:
     from checkfree.config import Config
@@ -116,10 +117,14 @@ Told = Callable[[Mapping[str, Any]], None]
 
 
 def launch(
-    arguments: argparse.Namespace, run: Run, more: Mapping[str, Any], told: Callable[[Home], Told]
+    arguments: argparse.Namespace,
+    run: Run,
+    action: str,
+    more: Mapping[str, Any],
+    told: Callable[[Home], Told],
 ) -> int:
-    """Lead the run until it ends. ``more`` goes into the nursery's order, ``told`` makes what is
-    told of each event. Returns the exit code."""
+    """Lead the run until it ends. ``action`` with ``--resume`` goes on with it; ``more`` goes into
+    the nursery's order, ``told`` makes what is told of each event. Returns the exit code."""
     from checkfree.display import Display
     from checkfree.load import to_tree
     from checkfree.runtime.swarm.processes.home import Home
@@ -138,8 +143,9 @@ def launch(
         **more,
     }
     console = Console(stderr=True, highlight=False)
-    again = f"checkfree swarm {'lead' if more.get('door') else 'up'} --resume {run.path}"
-    with home.owned(), Display(run.config, console, quiet=arguments.quiet) as display:
+    again = f"checkfree swarm {action} --resume {run.path}"
+    display = Display(run.config, console, quiet=arguments.quiet, timed=True)
+    with home.owned(), display:
         launcher = Launcher(
             home,
             nursery_command(NURSERY),
@@ -192,12 +198,12 @@ def _telling_deadlines(arguments: argparse.Namespace, told: Told) -> Told:
     patience = arguments.patience or PATIENCE
     untold = [render_deadlines(patience, beat_every(patience))]
 
-    def tell(event: Mapping[str, Any]) -> None:
+    def tell_all(event: Mapping[str, Any]) -> None:
         if event.get("event") == "listening" and untold and not arguments.quiet:
-            print(f"checkfree: {untold.pop()}", file=sys.stderr, flush=True)
+            tell(untold.pop())
         told(event)
 
-    return tell
+    return tell_all
 
 
 def _result(home: Home, path: Path, died: str, again: str, *, stopped: bool) -> int:

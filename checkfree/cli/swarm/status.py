@@ -48,9 +48,22 @@ def _run(arguments: argparse.Namespace) -> int:
     if dropped:
         print(dropped)
     states = told.get("seats", {})
+    host = {seat: node["host"] for node in told["nodes"] for seat in node["seats"]}
     for seat, child in told["processes"].items():
-        print(_line(seat, child, states))
+        print(f"{_line(seat, child, states)}  {host.get(seat, '')}".rstrip())
+    for node in told["nodes"]:
+        print(_node(node))
     return DONE
+
+
+def _node(node: dict[str, Any]) -> str:
+    """A machine, its seats and where it is called."""
+    zone = f" in {node['zone']}" if node["zone"] else ""
+    seats = ", ".join(node["seats"]) or "no seat"
+    of = f"{seats} of at most {node['room']}{' (reserve)' if node['reserve'] else ''}"
+    spares = f"; {node['spares']} stand by" if node["spares"] else ""
+    addresses = [address for found in node["seats"].values() for address in found[:1]]
+    return f"{node['host']}{zone}: {of}{spares}{'  ' if addresses else ''}{' '.join(addresses)}"
 
 
 def _line(seat: str, child: dict[str, Any], states: dict[str, str]) -> str:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 
 from checkfree.cli.arguments import DONE, Commands
+from checkfree.cli.swarm.lead import Teller, local_node
 from checkfree.cli.swarm.shared import launch, run_of, takes_run
+from checkfree.errors import BadInput
+
+WAIT = 30.0
+"""Seconds that nodes get to come, before the first of them takes all."""
 
 
 def add(actions: Commands) -> None:
@@ -16,7 +21,6 @@ def add(actions: Commands) -> None:
         "--spares",
         type=int,
         choices=range(9),
-        default=1,
         metavar="N",
         help="processes that stand by to take the seat of one that is lost (default 1)",
     )
@@ -34,13 +38,23 @@ def add(actions: Commands) -> None:
         help="send nobody to the seat of one that is lost: microbatches go round it as long as "
         "another replica has its stage",
     )
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        choices=range(1, 65),
+        metavar="K",
+        help="as a fleet of K nodes on this machine: each has as many seats as it must, others may "
+        "join, and what is lost is a node",
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from checkfree.runtime.swarm.transport.links import asked
 
-    spares = arguments.spares if arguments.replacements else 0
+    if arguments.nodes is not None:
+        return _run_fleet(arguments)
+    spares = (1 if arguments.spares is None else arguments.spares) if arguments.replacements else 0
     order = {
         "spares": spares,
         "replacements": arguments.replacements,
@@ -49,4 +63,28 @@ def _run(arguments: argparse.Namespace) -> int:
     run = run_of(arguments, "up")
     if run is None:
         return DONE
-    return launch(arguments, run, order, lambda home: lambda event: None)
+    return launch(arguments, run, "up", order, lambda home: lambda event: None)
+
+
+def _run_fleet(arguments: argparse.Namespace) -> int:
+    """A door that only this machine can come in by, and nodes that do."""
+    unfit = {
+        "--spares": arguments.spares is not None,
+        "--link": bool(arguments.link),
+        "--no-replacements": not arguments.replacements,
+    }
+    for option, given in unfit.items():
+        if given:
+            raise BadInput(f"--nodes takes no {option}: a fleet's nodes replace each other")
+    run = run_of(arguments, "up")
+    if run is None:
+        return DONE
+    workers = [local_node(0, host=f"node-{number}") for number in range(arguments.nodes)]
+    order = {
+        "spares": 0,
+        "workers": workers,
+        "door": {"host": "127.0.0.1", "port": 0},
+        "wait": {"nodes": arguments.nodes, "seconds": WAIT},
+    }
+    action, told = f"up --nodes {arguments.nodes}", Teller.of(arguments.quiet)
+    return launch(arguments, run, action, order, told)

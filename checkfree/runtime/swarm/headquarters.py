@@ -47,6 +47,8 @@ RETURN_WITHIN = 5.0
 GRACE = 15.0
 """Seconds that whoever fell silent gets to come back with its state before anything inexact stands
 in for it. A line that was cut for eight is found to be whole within four more."""
+REMIND_EVERY = 30.0
+"""Seconds between two lines that say for which stages is waited."""
 MOVE_EVERY = 3
 """Iterations between two moves of a seat that nobody asked for."""
 
@@ -107,6 +109,7 @@ class Headquarters:
         self._moved_at, self._first_at = 0, 0.0
         self._struck: list[int] = []
         self._postponed: list[Visit] = []
+        self._reminded_at = 0.0
 
     def gather(self) -> bool:
         """Open for business, and wait until somebody sits at every seat. False: told to stop.
@@ -204,6 +207,14 @@ class Headquarters:
         peers = [peer.to_json() for peer in self.attendance.present.values()]
         return {"peers": peers, "dropped": self.dropped()}
 
+    def hosts(self) -> dict[str, str]:
+        """The machine of each seat that somebody has, of a run that others join."""
+        if self.door is None:
+            return {}
+        seated = self.door.candidates.seated
+        present = sorted(seat for seat in self.attendance.present if seat in seated)
+        return {str(seat): seated[seat].node.host for seat in present}
+
     def dropped(self) -> dict[str, int]:
         """What all together have refused to read, or could not use."""
         return all_refused(list(self._courier.pulses.values()), self._courier.post.refused)
@@ -281,6 +292,8 @@ class Headquarters:
         """Those who watch want to know who else has to come."""
         assert self.door is not None
         if not self._over():
+            self._reminded_at = time.monotonic()
+            self.launcher.tell({"fleet": self.door.fleet(self.attendance.present)})
             self.launcher.tell({"event": self.door.waiting(self.attendance.lives)})
 
     def _noticed(self, peer: Peer, notice: Mapping[str, Any]) -> None:
@@ -338,6 +351,7 @@ class Headquarters:
                 if self.door is not None and not self.attendance.started:
                     self._give_seats()
                 self._consider_moves()
+                self._remind()
                 postponed, self._postponed = self._postponed, []
                 for visit in postponed:
                     self._visited(visit)
@@ -350,6 +364,10 @@ class Headquarters:
                 self.heritage.told = said
             case {"replace": seat}:
                 self._wanted(Address.parse(seat))
+            case {"move": seat, "host": host}:
+                self._move(Address.parse(seat), host)
+            case {"drain": host} if self.door is not None:
+                self.door.drain(host)
             case {"end": seat, "life": life}:
                 self._courier.notify(Address.parse(seat), {"die": life})
             case {"gone": seat, "life": life, "code": code} if code == BROKEN:
@@ -475,6 +493,25 @@ class Headquarters:
             if to is not None and door.change(move.seat, life, asked=False, to=to):
                 self._moved_at = committed
                 self.launcher.report("moves", move.seat, life, f"to {to.node.host}")
+
+    def _move(self, seat: Address, host: str | None) -> None:
+        """As somebody asks: to that machine, or to where it is better than where it is."""
+        door, life = self.door, self.attendance.lives.get(seat)
+        if door is None or life is None or seat not in door.candidates.seated:
+            return
+        to = door.candidates.of_host(host, seat) if host is not None else None
+        if to is None and host is not None:
+            why = f"can't move: nobody of {host} stands by with room for it"
+            return self.launcher.report("stays", seat, life, why)
+        if not door.change(seat, life, asked=False, to=to):
+            self.launcher.report("stays", seat, life, "can't move: nobody else can have it")
+
+    def _remind(self) -> None:
+        """That a stage is waited for."""
+        if self.door is None or time.monotonic() - self._reminded_at < REMIND_EVERY:
+            return
+        if self.door.waiting(self.attendance.lives)["stages"]:
+            self._tell_missing()
 
     def _later(self, seconds: float, item: Item) -> None:
         loop, inbox = self._courier.loop, self._courier.inbox

@@ -187,6 +187,16 @@ class Candidates:
             found.heir_to = seat
         return found
 
+    def of_host(self, host: str, seat: Address) -> Candidate | None:
+        """Who could take a seat on that machine."""
+        load = Counter(self.placed().values())
+        for who in self.standing_by.values():
+            node = who.node
+            fits = load[node.id] < node.room and (node.reads or seat.stage > 0)
+            if node.host == host and who.heir_to is None and node.id not in self.drained and fits:
+                return who
+        return None
+
     def better(self) -> Move | None:
         """A seat that should change hands, if one should."""
         if not self.open or self.on_the_way:

@@ -33,6 +33,7 @@ from checkfree.runtime.swarm.joining.candidates import Candidate, Candidates, he
 from checkfree.runtime.swarm.joining.discovery import Discovery
 from checkfree.runtime.swarm.joining.invitation import Invitation, Place, Register, listen_address
 from checkfree.runtime.swarm.joining.reception import Reception, Terms
+from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.transport.courier import Courier, Visit, Visitor
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 
@@ -94,6 +95,8 @@ class Door:
         self._visitors: dict[str, Visitor] = {}
         self.candidates = Candidates(taken, self._told)
         self.changes: dict[Address, Change] = {}
+        self._missing: dict[int, float] = {}
+        """Of each stage that nobody has, since when."""
 
     def open(self, me: Peer) -> None:
         """Let them come."""
@@ -181,6 +184,13 @@ class Door:
             self._evict(brings.seat)
         self.candidates.came(candidate)
 
+    def drain(self, host: str) -> None:
+        """Have all nodes of a machine hand on what they have, and end."""
+        for visitor in self._visitors.values():
+            if visitor.node.host == host:
+                self.candidates.drained.add(visitor.node.id)
+                visitor.tell({"leave": True, "drained": True, "seconds": None})
+
     # --- a seat that changes hands ---------------------------------------------------------------
 
     def _leaves(self, id: str, plain: Any, lives: Lives) -> None:
@@ -247,14 +257,37 @@ class Door:
     def waiting(self, lives: Lives) -> dict[str, Any]:
         """An event: which seats are vacant, which stages have nobody, and who stands by."""
         coming = (who.seat[0] for who in self.candidates.on_the_way.values() if who.seat)
-        taken = {seat.stage for seat in (*self._taken(), *coming)}
+        taken, now = {seat.stage for seat in (*self._taken(), *coming)}, time.time()
+        missing = sorted({seat.stage for seat in lives} - taken)
+        self._missing = {stage: self._missing.get(stage, now) for stage in missing}
         return {
-            "at": time.time(),
+            "at": now,
             "event": "waiting",
             "vacant": [str(seat) for seat in sorted(self.candidates.vacant)],
-            "stages": sorted({seat.stage for seat in lives} - taken),
+            "stages": missing,
+            "since": min(self._missing.values(), default=now),
+            "seats": len(lives),
             "spares": len(self.candidates.standing_by),
+            "nodes": len({who.node.id for who in self.candidates.seated.values()}),
         }
+
+    def fleet(self, present: Mapping[Address, Peer]) -> list[dict[str, Any]]:
+        """Every node: what it said of itself, its seats and where they are called, and how many of
+        its processes stand by."""
+        candidates = self.candidates
+        found = {id: {**node.to_json(), "seats": {}, "spares": 0} for id, node in self._known()}
+        for seat, who in sorted(candidates.seated.items()):
+            if seat in present and who.node.id in found:
+                found[who.node.id]["seats"][str(seat)] = [*present[seat].addresses]
+        for who in candidates.standing_by.values():
+            found[who.node.id]["spares"] += 1
+        return list(found.values())
+
+    def _known(self) -> list[tuple[str, Node]]:
+        """Those who said who they are."""
+        every = self.candidates
+        who = (*every.seated.values(), *every.on_the_way.values(), *every.standing_by.values())
+        return sorted({one.node.id: one.node for one in who}.items())
 
     def _told(self) -> Mapping[str, Any]:
         assert self._me is not None

@@ -100,6 +100,8 @@ class Guest:
         self._marks = Marks()
         self._heir_to: tuple[Address, int] | None = None
         self._struck = False
+        self.drained = False
+        """Our machine is to have no part in the run any more."""
         self.why = ""
 
     def wait(self) -> Mapping[str, Any] | None:
@@ -109,7 +111,8 @@ class Guest:
             match item := self._courier.inbox.get():
                 case Said({"birth": dict(found)}):
                     birth.append(found)
-                case Said({"leave": _}):
+                case Said({"leave": _} as notice):
+                    self.drained = self.drained or "drained" in notice
                     self._after = After.LEFT
                 case Said({"again": _}):
                     self._after = After.OVER  # whoever leads now has not heard of us
@@ -222,6 +225,7 @@ class Guest:
             case {"heir": list(plain)}:
                 self._learn_heir(plain)
             case {"leave": _}:
+                self.drained = self.drained or "drained" in notice
                 self._courier.start(self._ask_to_leave(notice.get("seconds")))
 
     def _ended(self, notice: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.presence.liveness import beat_every
 from checkfree.runtime.swarm.transport.courier import Courier, Said
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
-from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
+from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM, in_short
 
 ANSWER_WITHIN = 5.0  # seconds, for one try
 LOOK_WITHIN = 1.0  # seconds, for a connection to be made
@@ -81,7 +81,7 @@ class Lifeline:
                 except Unreachable as error:
                     why = f"{place.addresses[0]}: {error}"
                 except (BadFrame, *BROKEN_STREAM) as error:
-                    short = _short(error)
+                    short = in_short(error)
                     if "backoff" not in short:  # libp2p's own pause hides what was wrong
                         why = f"{place.addresses[0]}: {short}"
             if time.monotonic() + pause > end:
@@ -163,7 +163,7 @@ class Lifeline:
         except asyncio.TimeoutError:
             return f"the lead was silent for {within:.3g} s"
         except (BadFrame, *BROKEN_STREAM) as error:
-            return f"its stream ended ({_short(error)})"
+            return f"its stream ended ({in_short(error)})"
         finally:
             beats.cancel()
             with suppress(*BROKEN_STREAM):
@@ -187,11 +187,3 @@ async def _looked(place: Place) -> None:
     except (OSError, asyncio.TimeoutError) as error:
         why = getattr(error, "strerror", None) or "no answer"
         raise Unreachable(f"nobody can be reached there ({why})") from None
-
-
-def _short(error: BaseException) -> str:
-    """What libp2p says in several lines, in a few words."""
-    if isinstance(error, EOFError):
-        return "cut short"
-    words = " ".join(str(error).split()).rpartition("] ")[2]
-    return words[:120].rstrip(")") or type(error).__name__

@@ -25,6 +25,8 @@ class Asked:
     tell_lead: Callable[[Mapping[str, Any]], bool]
     stop: Callable[..., bool] = lambda *, everybody: False
     status: Mapping[str, Any] = field(default_factory=dict)
+    fleet: list[dict[str, Any]] = field(default_factory=list)
+    """Of a run that others join: its nodes, as the lead tells of them."""
     events: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=EVENTS))
 
     def answer(self, said: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -36,6 +38,10 @@ class Asked:
                 return self._kill(seat, name)
             case {"ask": "replace", "seat": seat}:
                 return self._replace(seat)
+            case {"ask": "move", "seat": seat, "host": host}:
+                return self._move(seat, host)
+            case {"ask": "drain", "host": host}:
+                return self._drain(host)
             case {"ask": "stop", "all": bool(everybody)}:
                 return {"stops": True} if self.stop(everybody=everybody) else _no_lead()
         return None
@@ -46,6 +52,7 @@ class Asked:
             for seat, child in self.children.by_seat.items()
         }
         own = {"processes": members, "launcher": os.getpid(), "events": [*self.events]}
+        own["nodes"] = self.fleet
         return {**self.status, **own}
 
     def _replace(self, seat: str) -> Mapping[str, Any]:
@@ -53,6 +60,35 @@ class Asked:
         if seat not in self.children.by_seat or seat == LEAD_SEAT:
             return self._no_such(seat)
         return {"asked": seat} if self.tell_lead({"replace": seat}) else _no_lead()
+
+    def _move(self, seat: str, host: str | None) -> Mapping[str, Any]:
+        """To a machine of the fleet, or to whichever is best."""
+        origin = self._host_of(seat)
+        if origin is None:
+            return self._no_such(seat)
+        if host is not None and host not in self._hosts():
+            return self._no_such_host(host)
+        if host == origin:
+            return {"refused": f"{seat} is on {host} already"}
+        if not self.tell_lead({"move": seat, "host": host}):
+            return _no_lead()
+        return {"asked": seat, "origin": origin, "life": self.children.by_seat[seat].life}
+
+    def _drain(self, host: str) -> Mapping[str, Any]:
+        """All nodes of a machine."""
+        if host not in self._hosts():
+            return self._no_such_host(host)
+        return {"asked": host} if self.tell_lead({"drain": host}) else _no_lead()
+
+    def _hosts(self) -> list[str]:
+        return sorted({node["host"] for node in self.fleet})
+
+    def _host_of(self, seat: str) -> str | None:
+        return next((node["host"] for node in self.fleet if seat in node["seats"]), None)
+
+    def _no_such_host(self, host: str) -> Mapping[str, Any]:
+        known = ", ".join(self._hosts()) or "none: nobody joined this run"
+        return {"refused": f"got host {host}, expected one of {known}"}
 
     def _kill(self, seat: str, name: str) -> Mapping[str, Any]:
         child = self.children.by_seat.get(seat)

@@ -175,7 +175,8 @@ class Launcher:
         if child.seat == LEAD_SEAT:
             self._lead_died(child, code)
         elif child.seat.startswith(WORKER):
-            self._bear_again(child)
+            if code != 0:  # else the run is over, or the node was drained
+                self._bear_again(child)
         else:
             self._tell_lead({"gone": child.seat, "life": child.life, "code": code})
 
@@ -213,12 +214,16 @@ class Launcher:
         """Others may join: seats are theirs, and local workers take them as any."""
         return bool(self.order.get("door"))
 
+    def _bear_node(self, number: int, life: int) -> None:
+        """A node of this machine."""
+        self._bear(f"{WORKER}{number}", life, node=self.order["workers"][number])
+
     def _bear_again(self, child: Child) -> None:
         """A local worker; not at once, it may have died of something that lasts."""
 
         def bear() -> None:
             if not self._ended.is_set():
-                self._bear(child.seat, child.life + 1)
+                self._bear_node(int(child.seat.removeprefix(WORKER)), child.life + 1)
 
         asyncio.get_running_loop().call_later(BREATH, bear)
 
@@ -236,8 +241,8 @@ class Launcher:
             self._helped = True
             for seat, life in () if seats else self._seats:
                 self.children.put(Child(seat, life, alive=False))
-            for number in range(int(self.order["workers"])):
-                self._bear(f"{WORKER}{number}", 0)
+            for number in range(len(self.order["workers"])):
+                self._bear_node(number, 0)
         elif not seats:
             for seat, life in self._seats:
                 self._bear(seat, life, hollow=False)
@@ -299,6 +304,8 @@ class Launcher:
                 for seat, life, name in seats:
                     if self.children.at(seat, life) is not None:
                         self.children.kill(seat, SIGNALS[name])
+            case {"fleet": list(nodes)}:
+                self._asked.fleet = nodes
             case {"status": status}:
                 self._asked.status, self._leads_lost = status, 0
             case {"event": event}:

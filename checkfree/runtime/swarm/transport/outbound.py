@@ -129,7 +129,7 @@ class Sender:
                     self._late.append(_Travelling(due, piece))
                     self._arriving.set()
         except BROKEN_STREAM as error:
-            self._tell(repr(error)[:200])
+            self._tell(in_short(error))
         finally:
             for other in others:
                 other.cancel()
@@ -178,7 +178,7 @@ class Sender:
                 await _until(self._late[0].due)
                 await self._write(writer, self._late.popleft().piece)
         except BROKEN_STREAM as error:
-            self._tell(repr(error)[:200])
+            self._tell(in_short(error))
 
     async def _hear(self, reader: asyncio.StreamReader) -> None:
         """The other side says what it has of the background, and nothing else: when that ends, the
@@ -210,3 +210,11 @@ def _joined(parts: Parts) -> Iterator[bytes | memoryview]:
         yield part
     if small:
         yield b"".join(small)
+
+
+def in_short(error: BaseException) -> str:
+    """What libp2p says in several lines, in a few words."""
+    if isinstance(error, EOFError):
+        return "cut short"
+    words = " ".join(str(error).split()).rpartition("] ")[2]
+    return words[:120].rstrip(")") or type(error).__name__
