@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,6 +38,7 @@ from checkfree.runtime.swarm.joining.finder import AddressBook, Finder
 from checkfree.runtime.swarm.joining.guest import After, Guest, Remains
 from checkfree.runtime.swarm.joining.invitation import Place, best_first, listen_address
 from checkfree.runtime.swarm.joining.lifeline import Lifeline, Unreachable
+from checkfree.runtime.swarm.joining.notices import leave_deadline, seconds_left, watch
 from checkfree.runtime.swarm.joining.reception import Reception, Terms
 from checkfree.runtime.swarm.placement.nodes import LONGEST_NAME, Node
 from checkfree.runtime.swarm.processes.forks import AGAIN, ENDED, FAILED, Forks, Report
@@ -85,13 +87,14 @@ Say = Callable[[str], None]
 class Entry:
     """How a run is found and entered. ``listen`` is where others reach us, ``retry`` the seconds
     for which a lead is looked for (None: the defaults). ``notice``: seconds that we have from a
-    SIGTERM on."""
+    SIGTERM on; ``watched``: who tells of our machine's end, as ``--notice`` says."""
 
     place: Place
     secret: bytes
     listen: str
     retry: float | None = None
     notice: float | None = None
+    watched: str | None = None
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,8 @@ class Member:
         if not self._seated or self._courier is None or self._asked > 1:
             raise _Gone
         self._say("leaves as soon as its state is handed on (once more: at once)")
-        self._courier.inbox.put(Said({"leave": True, "seconds": self._entry.notice}))
+        left = seconds_left(self._home.path, self._entry.notice)
+        self._courier.inbox.put(Said({"leave": True, "seconds": left}))
 
     def _live(self) -> After:
         """From an application to the end of a life at a seat."""
@@ -367,7 +371,20 @@ def serve(home: Home, entry: Entry, node: Node, means: Means, say: Say) -> int:
             say(str(error))
             return REFUSED
 
-    return Forks(main, node.room, say).run()
+    watched = entry.watched
+    warned = None if watched is None else partial(_warned, home, watched, say)
+    return Forks(main, node.room, say, warned).run()
+
+
+def _warned(home: Home, watched: str, say: Say) -> bool:
+    """Whether this machine is about to end; returns once that is known."""
+    found = watch(watched, say)
+    if found is None:
+        return False
+    within = "" if found.seconds is None else f" in {found.seconds:.0f} s"
+    say(f"{found.why}: this node ends{within}, and hands on what it has")
+    leave_deadline(home.path, found.seconds)
+    return True
 
 
 def _listen(address: str, slot: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,12 +109,12 @@ def ended(process: Process, expect: int) -> None:
 def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is stopped and its nodes wait; all nodes are killed; the lead is interrupted and a node
-    killed; the lead is told to go and all nodes are killed; the lead is killed for good."""
-    words = ("iterations=100000", "recovery=auto", "out=run", "--wait=3")
+    """It is stopped and its nodes wait; all nodes are killed; a node is told of its end; the lead
+    is told to go and all nodes are killed; the lead is killed for good."""
+    words = ("iterations=100000", "recovery=auto", "out=run", "--wait=2")
     lead = fleet.lead("small.yaml", *SMALL, *words)
-    for name in "abc":
-        fleet.join(name, "--seats=1")
+    for name in "ab":
+        fleet.join(name)
     fleet.comes_to(12, lead)
     assert main(["swarm", "stop", str(fleet.run)]) == 0
     ended(lead, 0)
@@ -130,18 +129,18 @@ def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     fleet.kill_nodes()
     wait_until(lambda: "nobody has stage 0, 1, 2: it waits" in fleet.said("lead"), lead)
     tick = last_tick(fleet.run)
-    for name in "de":
-        fleet.join(name)
+    fleet.join("d")
     fleet.comes_to(tick + 3, lead)
     assert fleet.plans()[-1] == {"snapshot"}
-    lead.send_signal(signal.SIGINT)
-    ended(lead, 130)
-    tick = last_tick(fleet.run)
-    lost = fleet.nodes.pop("d")
-    lost.kill()
-    lost.wait()
-    lead = fleet.lead("--resume", "run")
-    fleet.comes_to(tick + 3, lead)
+    fleet.join("e", "--seats=1", f"--notice=file:{fleet.folder / 'ends'}")
+    wait_until(lambda: "takes seat" in fleet.said("e"), lead)
+    fleet.comes_to(last_tick(fleet.run) + 2, lead)
+    (fleet.folder / "ends").write_text("30")
+    ended(fleet.nodes.pop("e"), 0)
+    assert "is there: this node ends in 30 s" in fleet.said("e")
+    fleet.comes_to(last_tick(fleet.run) + 2, lead)
+    rules = fleet.plans()
+    assert set().union(*rules[rules.index({"snapshot"}) + 1 :]) == {"handover"}
     lead.terminate()
     ended(lead, 130)
     fleet.kill_nodes()

@@ -69,6 +69,13 @@ def add(actions: Commands) -> None:
         help="that this node has from a SIGTERM on: an iteration that can't end by then is broken "
         "off, so that its states are handed on in time",
     )
+    parser.add_argument(
+        "--notice",
+        metavar="SOURCE",
+        help="who tells of this machine's end: auto (whose cloud it is), aws, gcp, azure, "
+        "file:PATH (once it is there), cmd:COMMAND (once it succeeds); then it leaves as at a "
+        "SIGTERM, within the time that is left",
+    )
     parser.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
     parser.set_defaults(run=_run)
 
@@ -82,8 +89,11 @@ def _run(arguments: argparse.Namespace) -> int:
         parse_listen,
         parse_place,
     )
+    from checkfree.runtime.swarm.joining.notices import checked
 
     place, token = parse_place(arguments.address), arguments.token
+    if arguments.notice is not None:
+        checked(arguments.notice)
     secret = given_token(token, arguments.token_file)
     listen = listen_address(*parse_listen(arguments.listen))
     check_machine("join")
@@ -101,7 +111,8 @@ def _run(arguments: argparse.Namespace) -> int:
     host, zone = _name(arguments.host or wishes.host), _name(arguments.zone)
     wishes = replace(wishes, host=host, zone=zone)
     with pitched(secret) as camp:
-        entry = Entry(place, secret, listen, arguments.retry, arguments.notice_seconds)
+        times = arguments.retry, arguments.notice_seconds
+        entry = Entry(place, secret, listen, *times, arguments.notice)
         try:
             return join(camp, entry, wishes, say)
         except StartAgain as error:

@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -32,7 +33,9 @@ BREATH = 1.0
 """Seconds after which a process that died is started again."""
 HASTE, MOST_HASTY = 20.0, 4
 """So many deaths within so many seconds each, and it is no accident."""
-KILLED_WITHIN = 5.0  # seconds
+NOTICED = signal.SIGUSR1
+"""What a watcher sends us: this machine is about to end, and may send its own SIGTERM soon."""
+HEEDED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, NOTICED)
 
 Report = Callable[[Mapping[str, Any]], None]
 """How a fork tells its parent {"seated": seat} and {"standing": true}."""
@@ -53,10 +56,19 @@ class _Fork:
 
 
 class Forks:
-    """``room``: seats at most. ``say`` is told what goes wrong."""
+    """``room``: seats at most. ``say`` is told what goes wrong. ``watch`` is what one more fork
+    does: it returns True once this machine is about to end, and False if nobody would tell."""
 
-    def __init__(self, main: Main, room: int, say: Callable[[str], None]):
-        self._main, self._room, self._say = main, room, say
+    def __init__(
+        self,
+        main: Main,
+        room: int,
+        say: Callable[[str], None],
+        watch: Callable[[], bool] | None = None,
+    ):
+        self._main, self._room, self._say, self._watch = main, room, say, watch
+        self._watcher = 0
+        self._noticed = False
         self._forks: dict[int, _Fork] = {}
         self._asked = 0
         self._code = ENDED
@@ -69,14 +81,19 @@ class Forks:
         self._woken, self._waker = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(self._waker, False)
-        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+        for number in HEEDED:
             signal.signal(number, self._signalled)
         signal.set_wakeup_fd(self._waker)
+        if self._watch is not None:
+            self._fork_watcher(self._watch)
         self._fork()
         while self._forks or self._due is not None:
             self._wait()
             self._reap()
             self._start_due()
+        if self._watcher:
+            with suppress(ProcessLookupError):
+                os.kill(self._watcher, signal.SIGKILL)
         return self._code
 
     # --- what is heard ---------------------------------------------------------------------------
@@ -84,6 +101,12 @@ class Forks:
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGCHLD:
             return
+        if number == signal.SIGTERM and self._noticed:
+            self._noticed = False  # the machine's own end, of which we know
+            return
+        if number == NOTICED and self._asked:
+            return
+        self._noticed = number == NOTICED
         self._asked += 1
         self._due = None
         for pid in self._forks:
@@ -136,6 +159,8 @@ class Forks:
             if pid == 0:
                 return
             fork = self._forks.pop(pid, None)
+            if pid == self._watcher:
+                self._watcher = 0
             if fork is not None:
                 fork.stream.close()
                 with suppress(ProcessLookupError, PermissionError):
@@ -184,12 +209,23 @@ class Forks:
             its.close()
             self._forks[pid] = _Fork(pid, slot, ours, time.monotonic())
             return
+        ours.close()
+        self._be(parent, "seat", lambda: self._main(slot, _reporter(its)))
+
+    def _fork_watcher(self, watch: Callable[[], bool]) -> None:
+        parent = os.getpid()
+        sys.stderr.flush()
+        self._watcher = os.fork()
+        if self._watcher == 0:
+            self._be(parent, "watcher", partial(_warn, parent, watch))
+
+    def _be(self, parent: int, name: str, work: Callable[[], int]) -> None:
+        """What a fork does, and nothing after it."""
         code = FAILED
         try:
-            ours.close()
             faulthandler.enable()
-            self._become_own(parent)
-            code = self._main(slot, _reporter(its))
+            self._become_own(parent, name)
+            code = work()
         except BaseException:
             traceback.print_exc()
         finally:
@@ -197,18 +233,24 @@ class Forks:
                 sys.stderr.flush()
             os._exit(code)
 
-    def _become_own(self, parent: int) -> None:
+    def _become_own(self, parent: int, name: str) -> None:
         """The leader of a process group, that dies with its parent and has nothing of it."""
         os.setsid()
         die_with_parent(parent)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        for number in HEEDED:
             signal.signal(number, signal.SIG_DFL)
         for private in (self._woken, self._waker):
             os.close(private)
         for fork in self._forks.values():
             fork.stream.close()
-        call("seat")
+        call(name)
+
+
+def _warn(parent: int, watch: Callable[[], bool]) -> int:
+    if watch():
+        os.kill(parent, NOTICED)
+    return ENDED
 
 
 def _reporter(stream: socket.socket) -> Report:
