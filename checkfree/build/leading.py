@@ -52,6 +52,7 @@ class Leading:
         )
         self._quarters.life, self._quarters.measured = life, stock.measured
         self._quarters.grace, self._quarters.wait = stock.grace, stock.wait
+        self._quarters.relay = stock.relay
         self._quarters.resumes = self._resumes
         self._quarters.attendance.replacing = stock.replacements
         self._recorder = Recorder(

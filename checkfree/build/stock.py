@@ -10,7 +10,7 @@ from checkfree.build.snapshot import Snapshot
 from checkfree.build.terms import seats
 from checkfree.messages import codec
 from checkfree.ops import Address
-from checkfree.runtime.swarm.headquarters import GRACE, Wait
+from checkfree.runtime.swarm.headquarters import GRACE, RELAY, Wait
 from checkfree.runtime.swarm.joining.door import Frame
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.nursery import Birth
@@ -35,6 +35,7 @@ class Stock:
     replacements: bool = True
     grace: float = GRACE
     wait: Wait = Wait()  # noqa: RUF009 (frozen)
+    relay: int = RELAY
     started: float = field(default_factory=time.perf_counter)
 
     def lives(self) -> dict[Address, int]:

@@ -25,7 +25,7 @@ from checkfree.record import RECORDS, read
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles, write_whole
 from checkfree.runtime.process import keep_for_forks, settled
-from checkfree.runtime.swarm.headquarters import GRACE, Wait
+from checkfree.runtime.swarm.headquarters import GRACE, RELAY, Wait
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.nursery import Birth, Leash, Nursery
 from checkfree.runtime.swarm.seat import Seat
@@ -90,6 +90,7 @@ def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
         stock = Stock(job, equipment, home, patience, measured, limits_of(job.config))
         stock.replacements = bool(order.get("replacements", True))
         stock.grace, stock.wait = float(order.get("grace", GRACE)), Wait(**order.get("wait", {}))
+        stock.relay = int(order.get("relay", RELAY))
         before: dict[str, Any] = {}
         if invited is not None:
             incarnation = secrets.token_hex(8)

@@ -47,6 +47,7 @@ from checkfree.messages.control import (
     Prepared,
     Purpose,
     Rebuilt,
+    Severed,
     Stays,
     Stepped,
     Stop,
@@ -174,6 +175,8 @@ class Lead:
                 self._farewells.handed_on(message)
             case BreakOff():
                 self._break_off(message)
+            case Severed():
+                self._begin_anew(message.one, message.other)
             case Joined():
                 self._join(message.worker, message.life, message.brings)
             case Struck():
@@ -202,12 +205,17 @@ class Lead:
             self._go_on_without(worker)
 
     def _go_on_without(self, worker: Address) -> None:
-        self._desk.keeping.lose(worker)
+        self._iterating.lose(worker)
+        self._begin_anew(worker)
+
+    def _begin_anew(self, *workers: Address) -> None:
+        """What is under way, for what was pushed to them or by them of late may not be there."""
         stepping = self.phase is Phase.COMMITTING
-        self._desk.shadowing.lose(worker, self.progress.committed + stepping)
+        for worker in workers:
+            self._desk.keeping.lose(worker)
+            self._desk.shadowing.lose(worker, self.progress.committed + stepping)
         self._desk.advance_epoch()
         self._cleared_at = -1
-        self._iterating.lose(worker)
         if self.phase is Phase.RUNNING:
             self._iterating.abort()
         self._shelving.lose()

@@ -43,7 +43,7 @@ from checkfree.ops import (
     StateId,
     View,
 )
-from checkfree.record import IterationRecord, ValidationRecord
+from checkfree.record import IterationRecord, RecoveryRecord, ValidationRecord
 from checkfree.recovery.exact import BACK
 from checkfree.recovery.ring import Room
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
@@ -94,8 +94,10 @@ def script(records: Iterable[Mapping[str, Any]]) -> tuple[Step, ...]:
         if record["kind"] == "plan":
             plans.append((made, record, failed))
             failed = set()
+    seated = _seated([plan["members"] for _, plan, _ in plans])
     steps = [
-        _step(after, before, plan, bad) for (_, before, _), (after, plan, bad) in pairwise(plans)
+        _step(after, was, now, plan, bad)
+        for (was, now), (after, plan, bad) in zip(pairwise(seated), plans[1:], strict=True)
     ]
     for number, step in reversed(resumed):  # after so many plans, of which the first is no step
         steps.insert(max(0, number - 1), step)
@@ -147,13 +149,28 @@ def _move(found: list[Step], joins: Collection[tuple[Address, int]], origin: int
     found[origin] = replace(here, joined=tuple(j for j in here.joined if j not in joins))
 
 
+Lives = Mapping[Address, int]
+
+
+def _seated(members: Iterable[Mapping[str, Any]]) -> list[Lives]:
+    """Of each plan who sat there. Whoever was to be rolled back, and was rebuilt by a later plan
+    instead, had no state to name by then, and yet never left."""
+    named = [{Address.parse(seat): int(life) for seat, life in plan.items()} for plan in members]
+    found: list[Lives] = [*named[:1]]
+    for number, plan in enumerate(named[1:], 1):
+        later = named[number + 1 :]
+        stayed = {
+            seat: life
+            for seat, life in found[-1].items()
+            if seat not in plan and next((o[seat] for o in later if seat in o), None) == life
+        }
+        found.append({**stayed, **plan})
+    return found
+
+
 def _step(
-    made: int, before: Mapping[str, Any], after: Mapping[str, Any], failed: Collection[str]
+    made: int, was: Lives, now: Lives, after: Mapping[str, Any], failed: Collection[str]
 ) -> Step:
-    was, now = (
-        {Address.parse(seat): int(life) for seat, life in plan["members"].items()}
-        for plan in (before, after)
-    )
     gone = tuple(sorted((s, life) for s, life in was.items() if now.get(s) != life))
     lost = tuple((seat, life) for seat, life in gone if str(seat) in failed)
     left = tuple((seat, life) for seat, life in gone if str(seat) not in failed)
@@ -189,8 +206,17 @@ class ReplayedFaults:
 
     def __init__(self, host: InProcess, steps: Sequence[Step]):
         # One repair that followed another at once has nobody left to strike.
-        told = (s for s in steps if s.gone or s.joined or s.resumed is not None)
+        told = [s for s in steps if s.gone or s.joined or s.resumed is not None]
         self._host, self._steps = host, deque(told)
+        self._repaired = [
+            sum(before.repair is not None for before in steps[:number])
+            for number, step in enumerate(steps)
+            if step in told
+        ]
+        self._all = tuple(steps)
+        self._kept: dict[int, StageState] = {}
+        self._kept_after = -1
+        """States of those who are gone since as many losses had been recorded."""
         self._inbox: deque[Message] = deque()
         self._made, self._watched = 0, (-1, -1)
         self._wanted = {
@@ -223,6 +249,8 @@ class ReplayedFaults:
                 self._put_aside(record.iteration + 1)
             case Note(_, ValidationRecord()):
                 self._made += 1
+            case Note(_, RecoveryRecord()) if self._between_repairs():
+                self._strike(-1, -1)
             case Archive(epoch, "checkpoint", version) if self._now():
                 stored = self._steps[0].checkpoint
                 if stored is not None and stored < version:
@@ -243,6 +271,12 @@ class ReplayedFaults:
             self._store.shelve(RESUME, self._made, states, note)
 
     @property
+    def _lead(self) -> Lead:
+        lead = self._host.actors[LEAD]
+        assert isinstance(lead, Lead)
+        return lead
+
+    @property
     def _store(self) -> Store:
         store = self._host.actors[STORE]
         assert isinstance(store, Store)
@@ -256,10 +290,14 @@ class ReplayedFaults:
             self._resume(self._steps.popleft().resumed or ())
         return False
 
+    def _between_repairs(self) -> bool:
+        """Others left while not all was repaired: no tick is due in between."""
+        if not self._lead.members.hollow or not self._now():
+            return False
+        return self._lead.progress.repairs == self._repaired[-len(self._steps)]
+
     def _resume(self, shadows: tuple[tuple[str, str, str, int], ...]) -> None:
-        lead = self._host.actors[LEAD]
-        assert isinstance(lead, Lead)
-        lead.resumed(shadows)
+        self._lead.resumed(shadows)
         for actor in self._host.actors.values():
             if isinstance(actor, StageWorker):
                 actor.resumed()
@@ -268,36 +306,39 @@ class ReplayedFaults:
         """All at once: the lead is told before it hears of each."""
         step = self._steps.popleft()
         self._host.post(LEAD, Struck(epoch, tick, step.lost, step.joined, step.left))
-        states = self._kept(step)
+        if step.after != self._kept_after:
+            self._kept_after, self._kept = step.after, {}
+        self._keep(step)
         for seat, _ in step.gone:
             self._host.kill(seat)
         for seat, life in step.joined:
             self._host.join(seat, life)
-        self._hand_over(step, states)
+        self._hand_over(step)
 
-    def _kept(self, step: Step) -> dict[int, StageState]:
-        """By stage, what those who go had, where the run went on from that: semantics 19."""
-        recipes = step.repair.rebuild if step.repair else {}
-        kept = {seat.stage for seat, made in recipes.items() if made.rule in (BACK, HANDOVER)}
-        states = {}
+    def _keep(self, step: Step) -> None:
+        """By stage, what those who go have, where the run goes on from that before it trains
+        again: semantics 19."""
+        repairs = [other.repair for other in self._all if other.after == step.after]
+        recipes = [made for repair in repairs if repair for made in repair.rebuild.values()]
+        wanted = {made.sources[0].of for made in recipes if made.rule in (BACK, HANDOVER)}
         for seat, _ in step.gone:
-            if seat.stage in kept:
-                states[seat.stage] = self._worker(seat).stage.snapshot()
-        return states
+            exact = self._worker(seat).exact() if seat.stage in wanted else None
+            if exact is not None:
+                self._kept[seat.stage] = exact[1]
 
-    def _hand_over(self, step: Step, states: Mapping[int, StageState]) -> None:
+    def _hand_over(self, step: Step) -> None:
         """Where the run had it: in the memory of whoever sits there now, or in the store."""
         recipes = step.repair.rebuild if step.repair else {}
         sources = {made.sources[0] for made in recipes.values() if made.rule in (BACK, HANDOVER)}
         shelved = {}
         for source in sources:
-            if source.of not in states:
+            if source.of not in self._kept:
                 continue
             if source.holder == STORE:
-                shelved[source.of] = states[source.of]
+                shelved[source.of] = self._kept[source.of]
             else:
                 name = StateId(source.holder, 0, source.version)  # whose it was tells nothing here
-                self._worker(source.holder).bring(name, states[source.of])
+                self._worker(source.holder).bring(name, self._kept[source.of])
         if shelved:
             assert step.repair is not None
             self._store.shelve(HANDOVER, self._made, shelved, {"committed": step.repair.resume_at})

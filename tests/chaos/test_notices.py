@@ -8,6 +8,9 @@ from collections import Counter
 import pytest
 import torch
 
+from checkfree.lead import Phase
+from checkfree.messages.control import Message
+from checkfree.ops import Address
 from checkfree.recovery.exact import EXACT
 from tests.chaos.chaos import SHAPES, Plan, measured, replay
 from tests.chaos.notices import Notices
@@ -45,6 +48,43 @@ def test_nothing_is_lost(part: int) -> None:
     if RUNS >= 1000 and SHAPES[part]["replicas"] == 1:
         assert sum(n for name, n in happened.items() if name.startswith("killed")) > 20
         assert {"heir", "store", "cut off", "back", "stepped late", "handover"} <= happened.keys()
+
+
+class Harsh(Notices):
+    """Seats are killed besides, without any notice, and taken again sooner or later."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.kills = sorted(self.rng.randrange(1, 300) for _ in range(self.rng.randrange(1, 4)))
+
+    def _after(self, to: Address, message: Message) -> None:
+        super()._after(to, message)
+        runtime = self.run.runtime
+        seats = sorted(seat for seat in self._workers() if seat not in self.noticed)
+        ended = self.run.lead.phase is Phase.ENDED
+        if self.kills and self.kills[0] <= runtime.delivered and seats and not ended:
+            self.kills.pop(0)
+            seat = self.rng.choice(seats)
+            self.happened["killed without notice"] += 1
+            self._joins(seat, runtime.kill(seat) + 1, None, None)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_what_is_lost_meanwhile_is_replayed_too(part: int) -> None:
+    """Seats are left and lost in any order, also between two repairs."""
+    torch.set_num_threads(1)
+    happened: Counter[str] = Counter()
+    for seed in range(part, RUNS, PARTS):
+        plan = Plan.of(seed)
+        harsh = Harsh(plan)
+        run = harsh.play()
+        happened += harsh.happened
+        if not run.lead.done:
+            continue  # it was too much for its strategy
+        again = replay(plan, run)
+        assert measured(again) == measured(run), seed
+        assert same(again, run), seed
+    assert happened["killed without notice"] > 0
 
 
 def same(other: Run, run: Run) -> bool:

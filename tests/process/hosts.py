@@ -63,6 +63,11 @@ class Network:
         """``down`` cuts the host off, ``up`` mends that."""
         ip("-n", self._name, "link", "set", f"port{host}", state)
 
+    def part(self, one: int, other: int) -> None:
+        """These two can't reach each other any more; all others can."""
+        for here, there in ((one, other), (other, one)):
+            ip("-n", self.space(here), "route", "add", "blackhole", f"{self.address(there)}/32")
+
     def on(self, host: int, cwd: Path, command: Sequence[str], log: Path) -> Process:
         """Start a command on a host; what it says goes to ``log``."""
         words = ["ip", "netns", "exec", self.space(host), *command]

@@ -26,7 +26,8 @@ from checkfree.build.memory import FIRST_BYTES
 from checkfree.errors import BadInput
 from checkfree.load import load, to_tree
 from checkfree.messages import codec
-from checkfree.ops import LEAD, Address
+from checkfree.messages.control import Commit, Message, StateRequest, Ticket
+from checkfree.ops import LEAD, Address, Source
 from checkfree.runtime.swarm.joining.discovery import _Signed
 from checkfree.runtime.swarm.joining.reception import Reception, Terms
 from checkfree.runtime.swarm.joining.records import Membership, run_key, sign
@@ -40,6 +41,7 @@ from checkfree.runtime.swarm.transport.frames import (
     hello,
     notice_frame,
 )
+from checkfree.runtime.swarm.transport.lanes import Lane
 from checkfree.runtime.swarm.transport.streams import Post
 from tests.process.command import prepare
 
@@ -294,3 +296,70 @@ def test_the_lead_believes_who_is_awaited() -> None:
     attendance.gone(ONE, 0, "killed")
     assert attendance.awaits(peer(ONE, 1))
     assert not attendance.awaits(peer(ONE, 0))
+
+
+# --- who can't reach whom ------------------------------------------------------------------------
+
+
+class Link:
+    """To a peer; what is put there, by where it is for."""
+
+    def __init__(self, to: Peer):
+        self.peer, self.put_there = to, list[tuple[Address, Message]]()
+
+    def put(self, lane: Lane, to: Address, parts: Any) -> None:
+        self.put_there.append((to, codec.decode(b"".join(parts))))
+
+    def notify(self, frame: bytes) -> None:
+        pass
+
+    def cancel(self) -> None:
+        pass
+
+
+def linked(me: Address, *others: Peer) -> tuple[Post, dict[Address, Link], list[Message]]:
+    """A post with links to these, and what is heard there."""
+    heard: list[Message] = []
+    ear = SimpleNamespace(message=lambda to, message: heard.append(message), notice=print)
+    post = Post(SECRET, ear, codec.Limits())  # type: ignore[arg-type]
+    post.me = peer(me)
+    links = {other.seat: Link(other) for other in others}
+    post._links = links  # type: ignore[assignment]
+    return post, links, heard
+
+
+def encoded(message: Message) -> memoryview:
+    return memoryview(bytearray(b"".join(codec.encode(message))))
+
+
+def test_a_lead_passes_on_what_two_say_to_each_other_and_nothing_else() -> None:
+    one, two, three = peer(ONE), peer(TWO), peer(Address(3))
+    post, links, heard = linked(LEAD, one, two, three)
+    post.relay(one, two)
+    said = StateRequest(1, ONE, Source(TWO, 2, 5))
+    post.delivered(one, TWO, encoded(said))
+    assert links[TWO].put_there == [(TWO, said)]
+    assert list(post.relays.values()) == [len(encoded(said))]
+    post.delivered(three, TWO, encoded(said))  # these two can reach each other
+    post.delivered(one, TWO, encoded(Commit(Ticket(0, 0), {})))  # nobody but a lead may say that
+    assert len(links[TWO].put_there) == 1
+    assert heard == [said]
+    assert post.refused == {"impostor": 1}
+
+
+def test_who_cant_be_reached_is_sent_what_it_is_sent_by_the_lead() -> None:
+    """As long as it is of that life, and only if the lead says so."""
+    lead, one, two = peer(LEAD), peer(ONE), peer(TWO)
+    post, links, _ = linked(Address(3), lead, one, two)
+    said = StateRequest(1, Address(3), Source(TWO, 2, 5))
+    post.noticed(one, {"relay": ["2.0", 0]})
+    for plain in (["2.0", 7], "rubbish", ["2.0"], None):
+        post.noticed(lead, {"relay": plain})
+    post.send(TWO, Lane.CONTROL, codec.encode(said))
+    assert [len(links[seat].put_there) for seat in (LEAD, TWO)] == [0, 1]
+    post.noticed(lead, {"relay": ["2.0", 0]})
+    post.send(TWO, Lane.CONTROL, codec.encode(said))
+    assert links[LEAD].put_there == [(TWO, said)]
+    links[TWO].peer = peer(TWO, 1)
+    post.send(TWO, Lane.CONTROL, codec.encode(said))
+    assert len(links[TWO].put_there) == 2

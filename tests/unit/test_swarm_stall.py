@@ -33,6 +33,7 @@ def test_if_all_wait_the_end_of_the_chain_is_to_blame() -> None:
     stall = find_stall(doings, 2.0)
     assert stall is not None and stall.seat == C
     assert "has not sent 1.0 what it needs for the forward of microbatch 1" in stall.why
+    assert stall.waiter == B
 
 
 def test_who_never_answered_can_be_to_blame() -> None:
@@ -131,8 +132,8 @@ def test_the_watch_gives_up_whoever_stalls_and_nobody_else() -> None:
     pulses: dict[Peer, dict[str, object]] = {
         peer: {"doing": doing and doing.to_json()} for peer, doing in zip(peers, at, strict=True)
     }
-    given_up: list[tuple[Peer, str]] = []
-    watch = Watch(1.5, pulses, lambda peer, why: given_up.append((peer, why)))
+    given_up: list[tuple[Peer, str, Peer | None]] = []
+    watch = Watch(1.5, pulses, lambda *told: given_up.append(told))
     watch.look(peers)
     assert not given_up, "nothing was measured yet"
     for _ in range(4):
@@ -140,7 +141,7 @@ def test_the_watch_gives_up_whoever_stalls_and_nobody_else() -> None:
     watch.look([peers[0], peers[2]])
     assert not given_up, "who is not here can't be given up"
     watch.look(peers)
-    assert [peer for peer, _ in given_up] == [peers[1]]
+    assert [(peer, waiter) for peer, _, waiter in given_up] == [(peers[1], None)]
     assert "the forward of microbatch 2" in given_up[0][1]
 
 

@@ -57,6 +57,14 @@ def add(actions: Commands) -> None:
         help="that a node which fell silent gets to come back with its states before anything "
         "inexact stands in for them (default 15; 0: it doesn't)",
     )
+    parser.add_argument(
+        "--relay",
+        type=_gibibytes,
+        default=8 << 30,
+        metavar="GIB",
+        help="that the lead passes on for two nodes that can't reach each other, until one of them "
+        "has another seat (default 8)",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -82,6 +90,13 @@ def _grace(text: str) -> float:
     return value
 
 
+def _gibibytes(text: str) -> int:
+    value = float(text)
+    if not 0 <= value <= 1 << 20:
+        raise argparse.ArgumentTypeError(f"got {text}, expected 0 to {1 << 20} GiB")
+    return int(value * (1 << 30))
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from checkfree.runtime.swarm.joining.invitation import parse_listen
 
@@ -95,7 +110,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.seats:
         workers.append(local_node(arguments.seats, reserve=True))
     more = {"spares": 0, "workers": workers, "door": where}
-    more |= {"wait": arguments.wait, "grace": arguments.grace}
+    more |= {"wait": arguments.wait, "grace": arguments.grace, "relay": arguments.relay}
     return launch(arguments, run, "lead", more, Teller.of(arguments.quiet))
 
 
@@ -105,8 +120,14 @@ def local_node(room: int, *, host: str = "", reserve: bool = False) -> dict[str,
     return {"room": room, "host": host, "reserve": reserve}
 
 
-TOLD = {"lost": "is lost", "moves": "changes hands"}
-"""How an event is told, where that is not its name."""
+TOLD = {
+    "lost": "is lost",
+    "left": "left",
+    "stays": "stays",
+    "moves": "changes hands",
+    "apart": "is apart",
+}
+"""How what becomes of a seat is told."""
 
 
 class Teller:
@@ -129,8 +150,8 @@ class Teller:
                 tell(why)
             case {"event": "waiting"}:
                 self._tell_missing(event)
-            case {"event": "lost" | "left" | "stays" | "moves" as what, "seat": seat, "why": why}:
-                self._say(f"{seat} {TOLD.get(what, what)}{f': {why}' if why else ''}")
+            case {"event": str(what), "seat": seat, "why": why} if what in TOLD:
+                self._say(f"{seat} {TOLD[what]}{f': {why}' if why else ''}")
 
     def _tell_line(self, peer: Any) -> None:
         from checkfree.runtime.swarm.joining.invitation import Place, best_first, join_line

@@ -75,6 +75,14 @@ class BreakOff(Message):
 
 
 @dataclass(frozen=True)
+class Severed(Message):
+    """runtime -> lead: what these two, who both live, said to each other of late may be lost."""
+
+    one: Address
+    other: Address
+
+
+@dataclass(frozen=True)
 class Stop(Message):
     """runtime -> lead: begin nothing more, and put aside what is committed."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from checkfree.lead import Lead, Phase
 from checkfree.messages import codec
-from checkfree.messages.control import Commit, Dismissed, Gone, Message, Stop, Ticket
+from checkfree.messages.control import Commit, Dismissed, Gone, Message, Severed, Stop, Ticket
 from checkfree.ops import LEAD, Address, StateId
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.swarm.joining.door import Door, Frame
@@ -37,6 +37,7 @@ from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 from checkfree.runtime.swarm.transport.host import Host
 from checkfree.runtime.swarm.transport.links import Links
 from checkfree.runtime.swarm.transport.streams import HERE
+from checkfree.units import render_bytes
 
 FAREWELL_WITHIN = 3.0
 """Seconds that workers get to say what they sent, once a run ended."""
@@ -49,6 +50,8 @@ GRACE = 15.0
 in for it. A line that was cut for eight is found to be whole within four more."""
 REMIND_EVERY = 30.0
 """Seconds between two lines that say for which stages is waited."""
+RELAY = 8 << 30
+"""Bytes that the lead passes on for a pair that can't reach each other."""
 MOVE_EVERY = 3
 """Iterations between two moves of a seat that nobody asked for."""
 
@@ -92,7 +95,7 @@ class Headquarters:
         )
         self._courier.post.vouched = self.attendance.awaits
         self.launcher = Superior(home, self._courier)
-        self.watch = Watch(patience, self._courier.pulses, self._gone)
+        self.watch = Watch(patience, self._courier.pulses, self._stalls)
         self.door: Door | None = None
         if frame is not None:
             self.door = Door(
@@ -105,7 +108,7 @@ class Headquarters:
                 self._evict,
             )
             self.door.candidates.open = False
-        self.grace, self.wait = GRACE, Wait()
+        self.grace, self.wait, self.relay = GRACE, Wait(), RELAY
         self._moved_at, self._first_at = 0, 0.0
         self._struck: list[int] = []
         self._postponed: list[Visit] = []
@@ -238,7 +241,7 @@ class Headquarters:
             case News("closed", Peer() as peer, why):
                 self._leaving.discard(peer)
                 self._gone(peer, why)
-            case News("silent" | "unreachable", Peer() as peer, why):
+            case News("silent", Peer() as peer, why):
                 self._gone(peer, why, silent=True)
             case News("away", Peer(seat, life)):
                 self.host.post(LEAD, Gone(seat, life))
@@ -312,8 +315,48 @@ class Headquarters:
             peer = Peer.from_json(plain)
         except BadFrame:
             return
-        news = News("unreachable", peer, f"{witness.seat} cannot reach it: {why}")
-        self._later(self._patience, news)
+        found = {"apart": [witness.to_json(), peer.to_json()], "why": why}
+        self._later(self._patience, Order(found))
+
+    def _stalls(self, peer: Peer, why: str, waiter: Peer | None) -> None:
+        """Before somebody is given up for what hasn't arrived, it may go another way."""
+        if waiter is None or not self._passed_on(waiter, peer, why):
+            self._gone(peer, why)
+
+    def _apart(self, one: Peer, other: Peer, why: str) -> None:
+        """The one cannot reach the other, and that one is none of the dead that were noticed."""
+        if self.attendance.present.get(other.seat) != other:
+            return
+        if not self._passed_on(one, other, f"{one.seat} cannot reach it ({why})"):
+            self._gone(other, f"{one.seat} cannot reach it: {why}", silent=True)
+
+    def _passed_on(self, one: Peer, other: Peer, why: str) -> bool:
+        """Whether the lead passes on what two say to each other, who both live and are in touch
+        with it, from now on: not if it did so before, and that was of no use. Their nodes are not
+        made neighbours again, and a seat of theirs is moved as soon as somebody can take it."""
+        post, lives = self._courier.post, {(one.seat, one.life), (other.seat, other.life)}
+        known = self.attendance.present.get(one.seat) == one
+        if self.door is None or not known or frozenset(lives) in post.relays:
+            return False
+        candidates = self.door.candidates
+        nodes = [candidates.node_of(peer.seat) for peer in (one, other)]
+        candidates.apart.add(frozenset(node.id for node in nodes if node is not None))
+        self._courier.loop.call_soon_threadsafe(post.relay, one, other)
+        if self.attendance.started:
+            self.host.post(LEAD, Severed(one.seat, other.seat))
+        told = f"{why}: the lead passes on what they say, up to {render_bytes(self.relay)}"
+        self.launcher.report("apart", other.seat, other.life, told)
+        return True
+
+    def _limit_relays(self) -> None:
+        """Whoever takes more of the lead's line than it may have is as good as lost."""
+        for pair, count in list(self._courier.post.relays.items()):
+            if count <= self.relay:
+                continue
+            seat, life = max(pair)
+            peer = self.attendance.present.get(seat)
+            if peer is not None and peer.life == life:
+                self._gone(peer, f"the lead has passed on {render_bytes(count)} for it")
 
     def _gone(self, peer: Peer, why: str, *, silent: bool = False) -> None:
         if self.attendance.present.get(peer.seat) == peer:
@@ -352,6 +395,7 @@ class Headquarters:
                     self._give_seats()
                 self._consider_moves()
                 self._remind()
+                self._limit_relays()
                 postponed, self._postponed = self._postponed, []
                 for visit in postponed:
                     self._visited(visit)
@@ -364,6 +408,8 @@ class Headquarters:
                 self.heritage.told = said
             case {"replace": seat}:
                 self._wanted(Address.parse(seat))
+            case {"apart": [one, other], "why": str(why)}:
+                self._apart(Peer.from_json(one), Peer.from_json(other), why)
             case {"move": seat, "host": host}:
                 self._move(Address.parse(seat), host)
             case {"drain": host} if self.door is not None:

@@ -102,10 +102,12 @@ class Marks:
 
 @dataclass(frozen=True)
 class Stall:
-    """Which seat nothing goes on without, and in words what it is at."""
+    """Which seat nothing goes on without, and in words what it is at. ``waiter``: who waits for
+    what it has not sent, or what has not arrived."""
 
     seat: Address
     why: str
+    waiter: Address | None = None
 
 
 def find_stall(doings: Mapping[Address, Doing], deadline: float) -> Stall | None:
@@ -126,7 +128,7 @@ def find_stall(doings: Mapping[Address, Doing], deadline: float) -> Stall | None
     if waiter == culprit and doings[waiter].waits_for == waiter:
         return Stall(waiter, _deaf(waiter, doings[waiter]))
     told = _told(waiter, doings[waiter])
-    return Stall(culprit, f"has not sent {waiter} what it needs for {told}")
+    return Stall(culprit, f"has not sent {waiter} what it needs for {told}", waiter)
 
 
 def _end_of_chain(seat: Address, doings: Mapping[Address, Doing]) -> tuple[Address, Address]:

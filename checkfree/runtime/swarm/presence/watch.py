@@ -11,14 +11,14 @@ from checkfree.runtime.swarm.transport.frames import Peer
 
 
 class Watch:
-    """``pulses`` are the last of each peer; ``give_up`` is told of whoever holds the others up,
-    and in words how."""
+    """``pulses`` are the last of each peer; ``give_up`` is told of whoever holds the others up, in
+    words how, and of who waits for it, if somebody does."""
 
     def __init__(
         self,
         patience: float,
         pulses: Mapping[Peer, Mapping[str, Any]],
-        give_up: Callable[[Peer, str], None],
+        give_up: Callable[[Peer, str, Peer | None], None],
     ):
         self.pace = Pace(patience)
         self._pulses, self._give_up = pulses, give_up
@@ -31,7 +31,8 @@ class Watch:
         stall = find_stall(self._doings(present), deadline)
         for peer in [p for p in present if stall is not None and p.seat == stall.seat]:
             assert stall is not None
-            self._give_up(peer, stall.why)
+            waiter = next((p for p in present if p.seat == stall.waiter), None)
+            self._give_up(peer, stall.why, waiter)
 
     def _doings(self, present: Collection[Peer]) -> dict[Address, Doing]:
         """Whoever tells rubbish is at nothing."""

@@ -43,7 +43,7 @@ from checkfree.runtime.swarm.transport.frames import (
     notice_frame,
     read_notice,
 )
-from checkfree.runtime.swarm.transport.lanes import LARGEST_PIECE, Lane, Parts
+from checkfree.runtime.swarm.transport.lanes import LARGEST_PIECE, Lane, Parts, lane_of
 from checkfree.runtime.swarm.transport.links import Links
 from checkfree.runtime.swarm.transport.outbound import (
     BROKEN_STREAM,
@@ -87,6 +87,10 @@ def host_of(address: Address) -> Address:
     return address if address.stage >= 0 else LEAD
 
 
+def _pair(one: Peer, other: Peer) -> frozenset[tuple[Address, int]]:
+    return frozenset(((one.seat, one.life), (other.seat, other.life)))
+
+
 class Post:
     """A process' end of all its streams. Everything happens in one event loop."""
 
@@ -104,6 +108,11 @@ class Post:
         self.vouched: Callable[[Peer], bool] = lambda peer: peer.seat == LEAD
         """Whether a peer sits where it says. For all but the lead, the lead alone knows, and tells;
         whoever only says so is heard, but nothing is sent to it."""
+        self.relays: Counter[frozenset[tuple[Address, int]]] = Counter()
+        """At the lead: lives that can't reach each other, and the bytes that were passed on for
+        them."""
+        self._by_lead: set[tuple[Address, int]] = set()
+        """Lives that we reach by the lead alone."""
         self.lead_id = ""
         """How libp2p knows the lead in each of its lives; "": it has a new name in each."""
 
@@ -196,12 +205,31 @@ class Post:
     def send(self, to: Address, lane: Lane, parts: Parts) -> None:
         """A message to an actor. What is for the dead is dropped, what is for somebody that we
         have not heard of yet waits."""
-        self._put(host_of(to), lambda link: link.put(lane, to, parts))
+        seat = host_of(to)
+        link = self._links.get(seat)
+        if link is not None and (seat, link.peer.life) in self._by_lead:
+            seat = LEAD
+        self._put(seat, lambda link: link.put(lane, to, parts))
 
     def notify(self, to: Address, notice: Notice) -> None:
         """A notice to a process."""
         frame = notice_frame(notice)
         self._put(to, lambda link: link.notify(frame))
+
+    def relay(self, one: Peer, other: Peer) -> None:
+        """At the lead: pass on what these two say to each other, and have them know."""
+        self.relays[_pair(one, other)] += 0
+        for peer, unreachable in ((one, other), (other, one)):
+            self.notify(peer.seat, {"relay": [str(unreachable.seat), unreachable.life]})
+
+    def _go_by_lead(self, plain: Any) -> None:
+        """Raises ValueError or TypeError for no such notice."""
+        seat, life = plain
+        found = (Address.parse(seat), int(life))
+        link = self._links.get(found[0])
+        if link is not None and link.peer.life == found[1]:
+            self._by_lead.add(found)
+            link.cancel()
 
     def _put(self, seat: Address, put: Callable[[Outbound], None]) -> None:
         link = self._links.get(seat)
@@ -278,6 +306,10 @@ class Post:
                 return self.notify(peer.seat, {"pong": sent})
             case {"pong": float(sent)}:
                 return self._events.answered(peer, sent)
+            case {"relay": plain} if peer.seat == LEAD:
+                with suppress(ValueError, TypeError):
+                    self._go_by_lead(plain)
+                return None
         if peer.seat == LEAD:
             for plain in notice.get("peers", ()):
                 self.learn(Peer.from_json(plain))
@@ -293,7 +325,18 @@ class Post:
         if isinstance(message, FROM_LEAD) and not self._leads(peer):
             self.refused["impostor"] += 1
             return
+        if self.me is not None and host_of(to) != self.me.seat and self._pass_on(peer, to, message):
+            self.relays[_pair(peer, self._links[to].peer)] += len(data)
+            return
         self._events.message(to, message)
+
+    def _pass_on(self, peer: Peer, to: Address, message: Message) -> bool:
+        """At the lead: what one says to another who can't be reached from there."""
+        link = self._links.get(to)
+        if link is None or _pair(peer, link.peer) not in self.relays:
+            return False
+        link.put(lane_of(message), to, codec.encode(message))
+        return True
 
     def _leads(self, peer: Peer) -> bool:
         """It is the lead, and no later one has called."""
