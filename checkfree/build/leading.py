@@ -195,7 +195,7 @@ class Leading:
             return
         states = {str(seat): "trains" for seat in lead.members.alive}
         states |= {str(seat): "joins" for seat in lead.members.hollow}
-        self._quarters.watch.pace.measured(record.seconds or 0.0)
+        self._quarters.timed(record.iteration, record.seconds or 0.0)
         told = {"iteration": record.iteration, "loss": record.loss, "seconds": record.seconds}
         status = {**told, "seats": states, **self._quarters.status()}
         self._quarters.launcher.tell({"status": status})

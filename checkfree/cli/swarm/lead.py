@@ -126,6 +126,7 @@ TOLD = {
     "stays": "stays",
     "moves": "changes hands",
     "apart": "is apart",
+    "slow": "is slow",
 }
 """How what becomes of a seat is told."""
 

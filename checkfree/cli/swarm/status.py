@@ -50,7 +50,8 @@ def _run(arguments: argparse.Namespace) -> int:
     states = told.get("seats", {})
     host = {seat: node["host"] for node in told["nodes"] for seat in node["seats"]}
     for seat, child in told["processes"].items():
-        print(f"{_line(seat, child, states)}  {host.get(seat, '')}".rstrip())
+        busy = f"  {told['busy'][seat]:.3g} s" if seat in told.get("busy", {}) else ""
+        print(f"{_line(seat, child, states)}{busy}  {host.get(seat, '')}".rstrip())
     for node in told["nodes"]:
         print(_node(node))
     return DONE

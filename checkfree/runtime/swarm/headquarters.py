@@ -19,6 +19,7 @@ from checkfree.runtime.swarm.presence.heritage import Heritage
 from checkfree.runtime.swarm.presence.liveness import beat_every, keep_vigil, no_more
 from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent
 from checkfree.runtime.swarm.presence.roster import Roster
+from checkfree.runtime.swarm.presence.speed import Slow, Speeds
 from checkfree.runtime.swarm.presence.watch import Watch
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.nursery import NO_ROOM, full_disk
@@ -113,6 +114,7 @@ class Headquarters:
         self._struck: list[int] = []
         self._postponed: list[Visit] = []
         self._reminded_at = 0.0
+        self.speeds, self._slow = Speeds(), set[Peer]()
 
     def gather(self) -> bool:
         """Open for business, and wait until somebody sits at every seat. False: told to stop.
@@ -208,7 +210,32 @@ class Headquarters:
     def status(self) -> dict[str, Any]:
         """Who is here, and what was dropped."""
         peers = [peer.to_json() for peer in self.attendance.present.values()]
-        return {"peers": peers, "dropped": self.dropped()}
+        busy = {str(seat): round(seconds, 4) for seat, seconds in self.speeds.seconds.items()}
+        return {"peers": peers, "dropped": self.dropped(), "busy": busy}
+
+    def timed(self, iteration: int, seconds: float) -> None:
+        """An iteration was committed: who holds the others up, if anybody does?"""
+        self.watch.pace.measured(seconds)
+        busy = {}
+        for seat, peer in self.attendance.present.items():
+            told = self._courier.pulses.get(peer, {}).get("busy")
+            if type(told) is float:
+                busy[seat, peer.life] = told
+        for slow in self.speeds.measured(iteration, busy):
+            self._is_slow(slow)
+
+    def _is_slow(self, slow: Slow) -> None:
+        """Its node is believed to be, so its seat is given to a better one, if there is one."""
+        peer = self.attendance.present[slow.seat]
+        if peer not in self._slow:
+            self._slow.add(peer)
+            told = f"everybody waits {slow.waits:.2g} s an iteration for it ({slow.seconds:.2g} s, "
+            told += f"others {slow.should:.2g} s)"
+            self.launcher.report("slow", peer.seat, peer.life, told)
+        node = None if self.door is None else self.door.candidates.node_of(slow.seat)
+        if self.door is not None and node is not None:
+            load = sum(name == node.id for name in self.door.candidates.placed().values())
+            self.door.candidates.speed[node.id] = load * slow.should / slow.seconds
 
     def hosts(self) -> dict[str, str]:
         """The machine of each seat that somebody has, of a run that others join."""

@@ -103,7 +103,7 @@ class Seat:
         host, doing = self._host, self._marks.doing()
         refused, unusable = self._courier.post.refused, self._worker.dropped
         pulse = pulse_of(host.messages, host.bytes, refused, unusable)
-        return {"pulse": pulse, "doing": doing and doing.to_json()}
+        return {"pulse": pulse, "doing": doing and doing.to_json(), "busy": host.busy}
 
 
 def _told(error: Exception) -> str:

@@ -7,6 +7,7 @@ Abort or a newer ticket is heeded at once and an early activation is at hand whe
 from __future__ import annotations
 
 import queue
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 
@@ -32,6 +33,8 @@ class Host:
         self.actors = dict(actors)
         self.messages: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
+        self.busy = 0.0
+        """Seconds for which the actors here have computed."""
         self._courier, self._handle, self._watch = courier, handle, watch
         self._told_of = sent
         self._pending: deque[Outgoing] = deque()
@@ -55,7 +58,10 @@ class Host:
                 self.actors[to].deliver(message)
         for actor in self.actors.values():
             self._watch()
+            began = time.perf_counter()
             out = actor.advance()
+            if out is not None:
+                self.busy += time.perf_counter() - began
             for to, message in out or ():
                 self._send(to, message)
             moved = moved or out is not None
