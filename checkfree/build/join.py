@@ -46,6 +46,7 @@ from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.told import tell
 from checkfree.runtime.swarm.transport.courier import Courier, Said
 from checkfree.runtime.swarm.transport.frames import Peer
+from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 from checkfree.units import render_bytes
 from checkfree.worker import Equipment, StageWorker
 
@@ -276,14 +277,17 @@ class Member:
                 courier.wait(finder.close(), LEAVE_WITHIN)
             courier.close()
 
-    def inquire(self) -> Mapping[str, Any]:
-        """What the lead tells of its run, without taking part. Raises BadInput."""
+    def inquire(self, *, status: bool = False) -> Mapping[str, Any]:
+        """What the lead tells of its run, or of how it goes, without taking part. Raises
+        BadInput."""
         courier = Courier(self._home.secret(), UNTIL_KNOWN)
         finder = Finder(Discovery(courier.post, self._entry.secret), self._book)
         try:
             self._open(courier)
-            return self._apply(courier, self._lifeline(courier, finder))
-        except Unreachable as error:
+            lifeline = self._lifeline(courier, finder)
+            run = self._apply(courier, lifeline)
+            return courier.wait(lifeline.status()) if status else run
+        except (Unreachable, *BROKEN_STREAM) as error:
             raise BadInput(
                 f"{self._entry.place} can't be reached ({error}): is the lead up, is its address "
                 "one that this machine can call, and its port open?"
@@ -445,6 +449,11 @@ def inquire(home: Home, entry: Entry, wishes: Wishes) -> str:
     if not means.reads:
         return f"its lead answers; this node {told[0]}"
     return f"its lead answers, and the data are here: {_told(run['data'])}"
+
+
+def status(home: Home, entry: Entry) -> Mapping[str, Any]:
+    """How the run goes, as its lead says. Raises BadInput."""
+    return Member(home, entry, Node("asks", "asks"), None, lambda text: None).inquire(status=True)
 
 
 def join_here(home: Home, birth: Mapping[str, Any], means: Means, frame: Frame, count: int) -> int:

@@ -197,5 +197,4 @@ class Leading:
         states |= {str(seat): "joins" for seat in lead.members.hollow}
         self._quarters.timed(record.iteration, record.seconds or 0.0)
         told = {"iteration": record.iteration, "loss": record.loss, "seconds": record.seconds}
-        status = {**told, "seats": states, **self._quarters.status()}
-        self._quarters.launcher.tell({"status": status})
+        self._quarters.tell_status({**told, "seats": states})

@@ -27,7 +27,7 @@ from tests.chaos.test_leaving import undisturbed
 from tests.chaos.test_notices import same
 from tests.tiny import Run
 
-RUNS = 1000 if os.environ.get("CHECKFREE_SOAK") == "1" else 64
+RUNS = 1000 if os.environ.get("CHECKFREE_SOAK") == "1" else 32
 PARTS = 4
 BETWEEN = (
     *(Activation, BoundaryReply, BoundaryRequest, Gradient, KeepGradient, KeepShadow, KeepState),

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from checkfree.cli.swarm.lead import Teller, render_waiting
-from checkfree.runtime.swarm.told import tell
+from checkfree.cli.swarm.lead import Teller
+from checkfree.runtime.swarm.told import render_waiting, tell
 
 
 def waiting(**changes: Any) -> dict[str, Any]:
@@ -38,8 +38,12 @@ def test_a_line_has_its_time_and_is_said_once(capsys: pytest.CaptureFixture[str]
     teller = Teller(lambda: b"", quiet=False)
     teller(waiting())
     teller(waiting(at=101.0))
+    gap = {"vacant": ["4.0"], "stages": [4], "since": 100.0}
+    for at in (102.0, 103.0, 110.0, 131.0, 140.0):
+        teller(waiting(at=at, **gap))
     teller({"event": "lost", "seat": "1.0", "life": 0, "why": "silent for 4 s"})
-    first, second = capsys.readouterr().err.splitlines()
+    first, *waits, second = capsys.readouterr().err.splitlines()
+    assert [line.partition("waits since ")[2][:4] for line in waits] == ["2 s;", "31 s"]
     time = r"checkfree: \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ "
     assert re.fullmatch(time + "every seat is taken", first)
     assert re.fullmatch(time + r"1\.0 is lost: silent for 4 s", second)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkfree.cli.arguments import DONE, Commands
 from checkfree.cli.swarm.shared import launch, run_of, takes_run
-from checkfree.runtime.swarm.told import tell
+from checkfree.runtime.swarm.told import render_waiting, tell
 
 if TYPE_CHECKING:
     from checkfree.runtime.swarm.processes.home import Home
@@ -131,12 +131,17 @@ TOLD = {
 """How what becomes of a seat is told."""
 
 
+REMIND_EVERY = 25.0
+"""Seconds between two lines that say the same, but for how long it is so."""
+
+
 class Teller:
-    """Prints the join line once, and who is missing whenever that changes."""
+    """Prints the join line once, and who is missing whenever that changes, or for long."""
 
     def __init__(self, secret: Any, quiet: bool):
         self._secret, self._quiet = secret, quiet
         self._line = self._waiting = ""
+        self._said_at = 0.0
 
     @classmethod
     def of(cls, quiet: bool) -> Callable[[Home], Teller]:
@@ -166,25 +171,12 @@ class Teller:
         self._line = line
 
     def _tell_missing(self, event: Mapping[str, Any]) -> None:
-        told = render_waiting(event)
-        if told != self._waiting:
-            self._say(told)
-        self._waiting = told
+        what = render_waiting({**event, "at": event["since"]})
+        again = event["stages"] and event["at"] - self._said_at >= REMIND_EVERY
+        if what != self._waiting or again:
+            self._say(render_waiting(event))
+            self._waiting, self._said_at = what, event["at"]
 
     def _say(self, text: str) -> None:
         if not self._quiet:
             tell(text)
-
-
-def render_waiting(event: Mapping[str, Any]) -> str:
-    """Which seats are vacant, and for what is waited since when."""
-    vacant, stages, taken = event["vacant"], event["stages"], event["seats"] - len(event["vacant"])
-    told = f"vacant: {', '.join(vacant)}" if vacant else "every seat is taken"
-    if stages:
-        seconds = event["at"] - event["since"]
-        since = f" since {seconds:.0f} s" if seconds >= 1 else ""
-        told += f"; nobody has stage {', '.join(map(str, stages))}: it waits{since}"
-    if vacant:
-        nodes = f"{event['nodes']} node{'s' * (event['nodes'] != 1)}"
-        told += f"; {taken} of {event['seats']} seats on {nodes}"
-    return told + (f"; {event['spares']} stand by" if event["spares"] else "")

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from checkfree.cli.arguments import DONE, Commands
+from checkfree.cli.swarm.shared import check_machine
 from checkfree.errors import BadInput
+from checkfree.runtime.swarm.told import render_waiting
 
 
 def add(actions: Commands) -> None:
     """Register the action."""
-    parser = actions.add_parser("status", help="who sits where, and how far the run is")
-    parser.add_argument("folder", metavar="RUN", type=Path)
+    parser = actions.add_parser(
+        "status",
+        help="who sits where, and how far the run is",
+        description="Asks the launcher of a run of this machine, or, by the address of its lead or "
+        "of any member, the lead of one elsewhere.",
+    )
+    parser.add_argument("run_or_address", metavar="RUN|ADDRESS")
+    parser.add_argument("--token", metavar="T", help="of the join line; or CHECKFREE_TOKEN, or:")
+    parser.add_argument("--token-file", metavar="FILE", type=Path, help="a file with the token")
     parser.add_argument("--json", action="store_true", help="all of it, for programs")
     parser.set_defaults(run=_run)
 
@@ -33,31 +45,63 @@ def question(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     return ask(home, request)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from checkfree.runtime.swarm.presence.pulses import render_dropped
+def _asked_elsewhere(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    """Raises BadInput."""
+    from checkfree.runtime.swarm.joining.invitation import (
+        TOKEN_VARIABLE,
+        given_token,
+        listen_address,
+        parse_place,
+    )
 
-    told = question(arguments.folder, {"ask": "status"})
+    place = parse_place(arguments.run_or_address)
+    secret = given_token(arguments.token, arguments.token_file)
+    check_machine("status")
+    os.environ.pop(TOKEN_VARIABLE, None)
+    os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
+    from checkfree.build.join import Entry, status
+    from checkfree.runtime.swarm.joining.camp import pitched
+
+    with pitched(secret) as camp:
+        return status(camp, Entry(place, secret, listen_address("0.0.0.0", 0)))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.run_or_address.startswith("/") and "/p2p/" in arguments.run_or_address:
+        told = _asked_elsewhere(arguments)
+    else:
+        told = question(Path(arguments.run_or_address), {"ask": "status"})
     if arguments.json:
         print(json.dumps(told))
-        return DONE
-    if "iteration" in told:
-        print(
-            f"iteration {told['iteration']}, loss {told['loss']:.4f}, {told['seconds']:.2f} s each"
-        )
-    dropped = render_dropped(told.get("dropped", {}))
-    if dropped:
-        print(dropped)
-    states = told.get("seats", {})
-    host = {seat: node["host"] for node in told["nodes"] for seat in node["seats"]}
-    for seat, child in told["processes"].items():
-        busy = f"  {told['busy'][seat]:.3g} s" if seat in told.get("busy", {}) else ""
-        print(f"{_line(seat, child, states)}{busy}  {host.get(seat, '')}".rstrip())
-    for node in told["nodes"]:
-        print(_node(node))
+    else:
+        print("\n".join(_lines(told)))
     return DONE
 
 
-def _node(node: dict[str, Any]) -> str:
+def _lines(told: Mapping[str, Any]) -> Iterator[str]:
+    from checkfree.runtime.swarm.presence.pulses import render_dropped
+
+    if "iteration" in told:
+        pace = f"loss {told['loss']:.4f}, {told['seconds']:.2f} s each"
+        yield f"iteration {told['iteration']}, {pace}"
+    waiting = told.get("waiting")
+    if waiting is not None and waiting["vacant"]:
+        yield render_waiting({**waiting, "at": time.time()})
+    dropped = render_dropped(told.get("dropped", {}))
+    if dropped:
+        yield dropped
+    nodes, states, busy = told.get("nodes", ()), told.get("seats", {}), told.get("busy", {})
+    host = {seat: node["host"] for node in nodes for seat in node["seats"]}
+    for seat, child in told.get("processes", {}).items():
+        seconds = f"{busy[seat]:.3g} s" if seat in busy else ""
+        yield f"{_line(seat, child, states)}  {seconds:8} {host.get(seat, '')}".rstrip()
+    for node in nodes:
+        yield _node(node)
+    if "processes" not in told:
+        yield from (f"{seat:>8}  computes {seconds:.3g} s" for seat, seconds in busy.items())
+
+
+def _node(node: Mapping[str, Any]) -> str:
     """A machine, its seats and where it is called."""
     zone = f" in {node['zone']}" if node["zone"] else ""
     seats = ", ".join(node["seats"]) or "no seat"
@@ -67,7 +111,7 @@ def _node(node: dict[str, Any]) -> str:
     return f"{node['host']}{zone}: {of}{spares}{'  ' if addresses else ''}{' '.join(addresses)}"
 
 
-def _line(seat: str, child: dict[str, Any], states: dict[str, str]) -> str:
+def _line(seat: str, child: Mapping[str, Any], states: Mapping[str, str]) -> str:
     default = {"lead": "leads"}.get(seat, "runs" if seat.startswith("worker-") else "joins")
     state = states.get(seat, default) if child["process"] else "lost"
     where = f"pid {child['pid']}" if child["pid"] else "elsewhere"

@@ -10,11 +10,21 @@ from typing import Any
 
 from checkfree.lead import Lead, Phase
 from checkfree.messages import codec
-from checkfree.messages.control import Commit, Dismissed, Gone, Message, Severed, Stop, Ticket
+from checkfree.messages.control import (
+    BreakOff,
+    Commit,
+    Dismissed,
+    Gone,
+    Message,
+    Severed,
+    Stop,
+    Ticket,
+)
 from checkfree.ops import LEAD, Address, StateId
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.swarm.joining.door import Door, Frame
 from checkfree.runtime.swarm.presence.attendance import Attendance
+from checkfree.runtime.swarm.presence.deadlines import Deadlines
 from checkfree.runtime.swarm.presence.heritage import Heritage
 from checkfree.runtime.swarm.presence.liveness import beat_every, keep_vigil, no_more
 from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent
@@ -107,13 +117,17 @@ class Headquarters:
                 partial(self.host.post, LEAD),
                 self._returning,
                 self._evict,
+                lambda: self._told,
             )
             self.door.candidates.open = False
         self.grace, self.wait, self.relay = GRACE, Wait(), RELAY
         self._moved_at, self._first_at = 0, 0.0
         self._struck: list[int] = []
         self._postponed: list[Visit] = []
-        self._reminded_at = 0.0
+        self._reminded_at = self._committed_at = 0.0
+        self._deadlines = Deadlines()
+        self._told: dict[str, Any] = {}
+        """Replaced, never changed: the courier's thread reads it."""
         self.speeds, self._slow = Speeds(), set[Peer]()
 
     def gather(self) -> bool:
@@ -207,8 +221,14 @@ class Headquarters:
         self.host.run(lambda: not self._leaving or time.monotonic() > late)
         return all_sent(self._courier.pulses.values(), self.host.messages, self.host.bytes)
 
-    def status(self) -> dict[str, Any]:
-        """Who is here, and what was dropped."""
+    def tell_status(self, told: Mapping[str, Any]) -> None:
+        """To whoever asks, here or from elsewhere."""
+        status = {**told, **self._status()}
+        self._told = {**self._told, **status}
+        self.launcher.tell({"status": status})
+
+    def _status(self) -> dict[str, Any]:
+        """Who is here, what each computes, and what was dropped."""
         peers = [peer.to_json() for peer in self.attendance.present.values()]
         busy = {str(seat): round(seconds, 4) for seat, seconds in self.speeds.seconds.items()}
         return {"peers": peers, "dropped": self.dropped(), "busy": busy}
@@ -216,6 +236,7 @@ class Headquarters:
     def timed(self, iteration: int, seconds: float) -> None:
         """An iteration was committed: who holds the others up, if anybody does?"""
         self.watch.pace.measured(seconds)
+        self._committed_at = time.monotonic()
         busy = {}
         for seat, peer in self.attendance.present.items():
             told = self._courier.pulses.get(peer, {}).get("busy")
@@ -309,6 +330,8 @@ class Headquarters:
         unknown = self.attendance.started and (lead is None or lead.phase is Phase.ROLLCALL)
         if unknown and visit.what == "ready" and visit.visitor.brings:
             return self._postponed.append(visit)  # what it is good for nobody can say yet
+        if visit.what == "leaving":
+            self._will_be_killed(visit)
         if visit.what == "left":
             gone = visit.visitor.id
             self._postponed = [other for other in self._postponed if other.visitor.id != gone]
@@ -323,8 +346,11 @@ class Headquarters:
         assert self.door is not None
         if not self._over():
             self._reminded_at = time.monotonic()
-            self.launcher.tell({"fleet": self.door.fleet(self.attendance.present)})
-            self.launcher.tell({"event": self.door.waiting(self.attendance.lives)})
+            fleet = self.door.fleet(self.attendance.present)
+            event = self.door.waiting(self.attendance.lives)
+            self._told = {**self._told, "nodes": fleet, "waiting": event}
+            self.launcher.tell({"fleet": fleet})
+            self.launcher.tell({"event": event})
 
     def _noticed(self, peer: Peer, notice: Mapping[str, Any]) -> None:
         match notice:
@@ -422,6 +448,7 @@ class Headquarters:
                     self._give_seats()
                 self._consider_moves()
                 self._remind()
+                self._break_off()
                 self._limit_relays()
                 postponed, self._postponed = self._postponed, []
                 for visit in postponed:
@@ -578,6 +605,22 @@ class Headquarters:
             return self.launcher.report("stays", seat, life, why)
         if not door.change(seat, life, asked=False, to=to):
             self.launcher.report("stays", seat, life, "can't move: nobody else can have it")
+
+    def _will_be_killed(self, visit: Visit) -> None:
+        """Whoever leaves, in so many seconds if it says so."""
+        assert self.door is not None
+        for seat, who in self.door.candidates.seated.items():
+            if who.id == visit.visitor.id and seat in self.attendance.lives:
+                life = seat, self.attendance.lives[seat]
+                self._deadlines.asked(life, visit.told.get("seconds"), time.monotonic())
+
+    def _break_off(self) -> None:
+        """An iteration that can't end before somebody is killed."""
+        self._deadlines.gone(self.attendance.lives)
+        now, usual = time.monotonic(), self.watch.pace.usual or 0.0
+        remains = max(0.0, self._committed_at + usual - now)
+        for seat, life in self._deadlines.late(now, remains):
+            self.host.post(LEAD, BreakOff(seat, life))
 
     def _remind(self) -> None:
         """That a stage is waited for."""

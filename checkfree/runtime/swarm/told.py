@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from checkfree.units import render_utc
 
@@ -14,3 +16,17 @@ def tell(text: str) -> None:
     """On stderr. A terminal that went away takes no training with it."""
     with suppress(OSError, ValueError):
         print(f"checkfree: {render_utc(time.time())} {text}", file=sys.stderr, flush=True)
+
+
+def render_waiting(event: Mapping[str, Any]) -> str:
+    """Which seats are vacant, and for what is waited since when."""
+    vacant, stages, taken = event["vacant"], event["stages"], event["seats"] - len(event["vacant"])
+    told = f"vacant: {', '.join(vacant)}" if vacant else "every seat is taken"
+    if stages:
+        seconds = event["at"] - event["since"]
+        since = f" since {seconds:.0f} s" if seconds >= 1 else ""
+        told += f"; nobody has stage {', '.join(map(str, stages))}: it waits{since}"
+    if vacant:
+        nodes = f"{event['nodes']} node{'s' * (event['nodes'] != 1)}"
+        told += f"; {taken} of {event['seats']} seats on {nodes}"
+    return told + (f"; {event['spares']} stand by" if event["spares"] else "")

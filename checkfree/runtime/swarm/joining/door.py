@@ -75,7 +75,8 @@ class Change:
 
 class Door:
     """``taken`` tells who sits, ``tell`` tells the lead. ``evict``: have whoever sits at a seat
-    without a state of use, or is on the way there, get up. In the main thread."""
+    without a state of use, or is on the way there, get up. ``status`` is what is told of the run to
+    whoever asks. In the main thread."""
 
     def __init__(
         self,
@@ -86,10 +87,12 @@ class Door:
         tell: Callable[[Message], None],
         returning: Returning,
         evict: Callable[[Address], None],
+        status: Callable[[], Mapping[str, Any]] = dict,
     ):
         self.frame = frame
         self._courier, self._patience, self._taken = courier, patience, taken
         self._tell, self._returning, self._evict = tell, returning, evict
+        self._status = status
         self._me: Peer | None = None
         self._book = Register(frame.register)
         self._visitors: dict[str, Visitor] = {}
@@ -103,7 +106,13 @@ class Door:
         self._me = me
         run = {**self.frame.run, "patience": self._patience}
         secret = self.frame.invitation.secret
-        terms = Terms(secret, self._patience, self.frame.release, lambda: {**run, **self._told()})
+        terms = Terms(
+            secret,
+            self._patience,
+            self.frame.release,
+            lambda: {**run, **self._told()},
+            self._status,
+        )
         self._courier.wait(Reception(self._courier, terms).open())
         self._courier.start(self._be_found(me))
 

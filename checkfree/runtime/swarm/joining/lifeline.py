@@ -117,6 +117,17 @@ class Lifeline:
                 writer.close()
             raise
 
+    async def status(self) -> dict[str, Any]:
+        """How the run goes, as the lead says, once it was taken up. Raises one of BROKEN_STREAM or
+        BadFrame."""
+        assert self._streams is not None
+        reader, writer = self._streams
+        say(writer, {"status": True})
+        while True:
+            said = await asyncio.wait_for(hear(reader), ANSWER_WITHIN)
+            if isinstance(found := said.get("status"), dict):
+                return found
+
     def ready(self) -> None:
         """We can take a seat. From the main thread."""
         self.tell({"ready": True})

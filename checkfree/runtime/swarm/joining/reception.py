@@ -39,12 +39,14 @@ APPLY_WITHIN = 10.0  # seconds
 @dataclass(frozen=True)
 class Terms:
     """``release`` is what has to be equal on both sides; ``welcome`` what a joiner is told of the
-    run, made anew for each; None: we are no lead, and say so."""
+    run, made anew for each; None: we are no lead, and say so. ``status``: what whoever asks is
+    told of how it goes."""
 
     secret: bytes
     patience: float
     release: Mapping[str, str]
     welcome: Callable[[], Mapping[str, Any]] | None
+    status: Callable[[], Mapping[str, Any]] = dict
 
 
 class Reception:
@@ -96,7 +98,7 @@ class Reception:
         say(writer, signed(self._terms.secret, ours, id, told))
         beats = asyncio.ensure_future(self._beat(writer, trip))
         try:
-            await self._listen(visitor, reader, trip)
+            await self._listen(visitor, reader, writer, trip)
         finally:
             beats.cancel()
             self._courier.inbox.put(Visit("left", visitor))
@@ -112,7 +114,11 @@ class Reception:
         return tell
 
     async def _listen(
-        self, visitor: Visitor, reader: asyncio.StreamReader, trip: RoundTrip
+        self,
+        visitor: Visitor,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        trip: RoundTrip,
     ) -> None:
         if visitor.was is not None:
             self._courier.inbox.put(Visit("back", visitor))
@@ -125,6 +131,8 @@ class Reception:
             if "ready" in said and not ready:
                 ready = True
                 self._courier.inbox.put(Visit("ready", visitor))
+            if "status" in said:
+                say(writer, {"status": dict(self._terms.status())})
             for what in ("leaving", "heir", "has"):
                 if what in said:
                     self._courier.inbox.put(Visit(what, visitor, said))

@@ -172,6 +172,11 @@ class Pace:
             self._seconds.append(seconds)
 
     @property
+    def usual(self) -> float | None:
+        """Seconds of an iteration; None as long as nothing was measured."""
+        return median(self._seconds) if self._seconds else None
+
+    @property
     def deadline(self) -> float | None:
         """Seconds; None as long as nothing was measured."""
         if not self._seconds:

@@ -27,6 +27,8 @@ class Asked:
     status: Mapping[str, Any] = field(default_factory=dict)
     fleet: list[dict[str, Any]] = field(default_factory=list)
     """Of a run that others join: its nodes, as the lead tells of them."""
+    waiting: Mapping[str, Any] | None = None
+    """And for what it waits, if for anything."""
     events: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=EVENTS))
 
     def answer(self, said: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -52,7 +54,7 @@ class Asked:
             for seat, child in self.children.by_seat.items()
         }
         own = {"processes": members, "launcher": os.getpid(), "events": [*self.events]}
-        own["nodes"] = self.fleet
+        own |= {"nodes": self.fleet, "waiting": self.waiting}
         return {**self.status, **own}
 
     def _replace(self, seat: str) -> Mapping[str, Any]:

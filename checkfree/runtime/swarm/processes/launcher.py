@@ -250,6 +250,8 @@ class Launcher:
         return {"found": found, "started": self._started, "struck": self._struck}
 
     def _happened(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "waiting":
+            self._asked.waiting = event
         self._asked.events.append(dict(event))
         self.told(event)
 
