@@ -25,8 +25,8 @@ from checkfree.runtime.swarm.joining.notices import (
     Azure,
     Command,
     Ending,
-    File,
     Gcp,
+    MarkerFile,
     checked,
     leave_deadline,
     seconds_left,
@@ -268,7 +268,7 @@ def test_no_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     ("text", "seconds"), [("", None), ("25\n", 25.0), ("soon", None), ("-1", None), ("nan", None)]
 )
 def test_a_file_that_appears(tmp_path: Path, text: str, seconds: float | None) -> None:
-    source = File(str(tmp_path / "ends"))
+    source = MarkerFile(str(tmp_path / "ends"))
     assert source.look() is None
     (tmp_path / "ends").write_text(text)
     found = source.look()

@@ -46,7 +46,7 @@ class Ending:
     seconds: float | None = None
 
 
-class Source(Protocol):
+class Watched(Protocol):
     """Where an end is told of. ``look`` may take its time; ``every`` is the pause after it, in
     seconds. It raises OSError or ValueError if there is no answer, or none that can be read."""
 
@@ -206,7 +206,7 @@ def _left(at: datetime, most: float) -> float:
 # --- what is on this machine ---------------------------------------------------------------------
 
 
-class File:
+class MarkerFile:
     """Its content, if any, are the seconds that are left."""
 
     every = 0.5
@@ -271,12 +271,12 @@ def checked(text: str) -> str:
     return text
 
 
-def source_of(text: str, tell: Callable[[str], None]) -> Source | None:
+def source_of(text: str, tell: Callable[[str], None]) -> Watched | None:
     """That of a ``--notice``; None: auto, and no cloud answers."""
     name, _, rest = text.partition(":")
     match name:
         case "file":
-            return File(rest)
+            return MarkerFile(rest)
         case "cmd":
             return Command(rest)
         case "aws":
@@ -288,9 +288,9 @@ def source_of(text: str, tell: Callable[[str], None]) -> Source | None:
     return _probed(rest, tell)
 
 
-def _probed(base: str, tell: Callable[[str], None]) -> Source | None:
+def _probed(base: str, tell: Callable[[str], None]) -> Watched | None:
     """Of the cloud that answers; Azure, whose first answer takes longest, last."""
-    sources: tuple[Source, ...] = (
+    sources: tuple[Watched, ...] = (
         Aws(base or LINK_LOCAL, tell),
         Gcp(base or GOOGLE),
         Azure(base or LINK_LOCAL),
