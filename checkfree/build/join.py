@@ -277,8 +277,8 @@ class Member:
                 courier.wait(finder.close(), LEAVE_WITHIN)
             courier.close()
 
-    def inquire(self, *, status: bool = False) -> Mapping[str, Any]:
-        """What the lead tells of its run, or of how it goes, without taking part. Raises
+    def inquire(self, what: str = "") -> Mapping[str, Any]:
+        """What the lead tells of its run, or says to who asks ``what``, without taking part. Raises
         BadInput."""
         courier = Courier(self._home.secret(), UNTIL_KNOWN)
         finder = Finder(Discovery(courier.post, self._entry.secret), self._book)
@@ -286,7 +286,7 @@ class Member:
             self._open(courier)
             lifeline = self._lifeline(courier, finder)
             run = self._apply(courier, lifeline)
-            return courier.wait(lifeline.status()) if status else run
+            return courier.wait(lifeline.ask(what)) if what else run
         except (Unreachable, *BROKEN_STREAM) as error:
             raise BadInput(
                 f"{self._entry.place} can't be reached ({error}): is the lead up, is its address "
@@ -451,9 +451,26 @@ def inquire(home: Home, entry: Entry, wishes: Wishes) -> str:
     return f"its lead answers, and the data are here: {_told(run['data'])}"
 
 
+def called_back(home: Home, entry: Entry) -> str:
+    """That others of the run can call us where we listen, in words. Raises BadInput if not."""
+    member = Member(home, entry, Node("asks", "asks"), None, lambda text: None)
+    found = member.inquire("called")
+    apart = ", ".join(map(str, found["apart"]))
+    if found["why"]:
+        raise BadInput(
+            f"the run can't call this machine ({found['why']}): a node here calls others, and is "
+            "not seated beside another that can't be called; give --listen HOST:PORT with a port "
+            "that is open to them"
+        )
+    callers = f"the lead and {found['callers']} members" if found["callers"] else "the lead"
+    if apart:
+        raise BadInput(f"{callers} tried; {apart} and this machine can't reach each other")
+    return f"{callers} can call it"
+
+
 def status(home: Home, entry: Entry) -> Mapping[str, Any]:
     """How the run goes, as its lead says. Raises BadInput."""
-    return Member(home, entry, Node("asks", "asks"), None, lambda text: None).inquire(status=True)
+    return Member(home, entry, Node("asks", "asks"), None, lambda text: None).inquire("status")
 
 
 def join_here(home: Home, birth: Mapping[str, Any], means: Means, frame: Frame, count: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from checkfree.cli.arguments import BAD_INPUT, DONE, Commands, takes_config
@@ -12,6 +13,8 @@ from checkfree.errors import BadInput
 
 if TYPE_CHECKING:
     from checkfree.build.doctor import Check
+    from checkfree.build.join import Entry
+    from checkfree.runtime.swarm.processes.home import Home
 
 
 ANSWER_WITHIN = 10.0  # seconds
@@ -28,7 +31,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="where swarm lead or join is to listen"
     )
-    parser.add_argument("--join", metavar="ADDRESS", help="a swarm to join: does it answer?")
+    parser.add_argument("--join", metavar="ADDRESS", help="a swarm: does it answer, and call us?")
     parser.add_argument("--token", metavar="T", help="its token; or set CHECKFREE_TOKEN")
     parser.add_argument("--data-path", metavar="PATH", help="where its data are on this machine")
     parser.set_defaults(run=_doctor)
@@ -38,7 +41,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from checkfree.build.doctor import look
+    from checkfree.cli.secrecy import hide
 
+    hide(arguments.token)
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
     console, sick = Console(highlight=False), 0
     for finding in look(_checks(arguments)):
@@ -64,6 +69,7 @@ def _checks(arguments: argparse.Namespace) -> Iterator[Check]:
         yield from of_run(config)
     if arguments.join is not None:
         yield "swarm", lambda: _inquire(arguments)
+        yield "reached from there", lambda: _called_back(arguments)
 
 
 def _daemon() -> str:
@@ -75,17 +81,38 @@ def _daemon() -> str:
 
 
 def _inquire(arguments: argparse.Namespace) -> str:
-    from checkfree.runtime.swarm.joining.invitation import given_token, listen_address, parse_place
+    with _entering(arguments) as (camp, entry):
+        from checkfree.build.join import Wishes, inquire
+
+        return inquire(camp, entry, Wishes(data=arguments.data_path))
+
+
+def _called_back(arguments: argparse.Namespace) -> str:
+    with _entering(arguments) as (camp, entry):
+        from checkfree.build.join import called_back
+
+        return called_back(camp, entry)
+
+
+@contextmanager
+def _entering(arguments: argparse.Namespace) -> Iterator[tuple[Home, Entry]]:
+    """As ``swarm join`` would. Raises BadInput."""
+    from checkfree.runtime.swarm.joining.invitation import (
+        given_token,
+        listen_address,
+        parse_listen,
+        parse_place,
+    )
 
     place, secret = parse_place(arguments.join), given_token(arguments.token, None)
+    listen = parse_listen(arguments.listen) if arguments.listen else ("0.0.0.0", 0)
     try:
-        from checkfree.build.join import Entry, Wishes, inquire
+        from checkfree.build.join import Entry
         from checkfree.runtime.swarm.joining.camp import pitched
     except ImportError as error:
         raise BadInput(f"{error}: pip install 'checkfree[swarm]'") from None
     with pitched(secret) as camp:
-        entry = Entry(place, secret, listen_address("0.0.0.0", 0), ANSWER_WITHIN)
-        return inquire(camp, entry, Wishes(data=arguments.data_path))
+        yield camp, Entry(place, secret, listen_address(*listen), ANSWER_WITHIN)
 
 
 def _port(listen: str) -> str:

@@ -222,14 +222,18 @@ def test_a_host_that_is_cut_off_is_replaced_and_comes_back_as_a_spare(
 def test_two_that_cant_reach_each_other_train_on(
     hosts: Hosts, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From the start, and once they could: whoever is given up for it comes back with its state,
-    and nothing is trained twice."""
+    """From the start, one of the others being a node that nobody can call, and once they could:
+    whoever is given up for it comes back with its state, and nothing is trained twice."""
     hosts.net.part(1, 2)
     lead = hosts.lead("small.yaml", LONG, *SMALL, "out=run", "--wait=3", patience=4)
-    for host in (1, 2, 3):
-        hosts.join(host, "--seats=1", f"--host=h{host}")
+    for host, where in ((1, "0.0.0.0:0"), (2, "0.0.0.0:0"), (3, "127.0.0.1:4003")):
+        hosts.join(host, "--seats=1", f"--host=h{host}", f"--listen={where}")
     hosts.comes_to(5, lead)
-    assert hosts.said("lead").count("is apart") == 1
+    said = hosts.said("lead")
+    assert re.search("h[12] and h[12] can't reach each other", said)
+    assert "h3 can't be called at /ip4/127.0.0.1/tcp/4003 (Connection refused)" in said
+    assert [h for h in (1, 2, 3) if "nobody can call" in hosts.said(f"host{h}")] == [3]
+    assert "is apart" not in said
     assert not of_kind(read(hosts.run), "failure")
     hosts.net.part(2, 3)
     hosts.goes_on(lead, 5)

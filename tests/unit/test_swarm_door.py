@@ -37,6 +37,7 @@ from checkfree.runtime.swarm.presence.attendance import Attendance
 from checkfree.runtime.swarm.transport.courier import Visit
 from checkfree.runtime.swarm.transport.frames import (
     PROTOCOL,
+    BadFrame,
     Peer,
     hello,
     notice_frame,
@@ -320,7 +321,9 @@ class Link:
 def linked(me: Address, *others: Peer) -> tuple[Post, dict[Address, Link], list[Message]]:
     """A post with links to these, and what is heard there."""
     heard: list[Message] = []
-    ear = SimpleNamespace(message=lambda to, message: heard.append(message), notice=print)
+    ear = SimpleNamespace(
+        message=lambda to, message: heard.append(message), notice=print, broken=print
+    )
     post = Post(SECRET, ear, codec.Limits())  # type: ignore[arg-type]
     post.me = peer(me)
     links = {other.seat: Link(other) for other in others}
@@ -352,14 +355,34 @@ def test_who_cant_be_reached_is_sent_what_it_is_sent_by_the_lead() -> None:
     lead, one, two = peer(LEAD), peer(ONE), peer(TWO)
     post, links, _ = linked(Address(3), lead, one, two)
     said = StateRequest(1, Address(3), Source(TWO, 2, 5))
-    post.noticed(one, {"relay": ["2.0", 0]})
-    for plain in (["2.0", 7], "rubbish", ["2.0"], None):
-        post.noticed(lead, {"relay": plain})
+    post.noticed(one, {"relay": two.to_json()})
+    post.noticed(lead, {"relay": peer(TWO, 7).to_json()})
+    for plain in ("rubbish", ["2.0"], None):
+        with pytest.raises(BadFrame):
+            post.noticed(lead, {"relay": plain})
     post.send(TWO, Lane.CONTROL, codec.encode(said))
     assert [len(links[seat].put_there) for seat in (LEAD, TWO)] == [0, 1]
-    post.noticed(lead, {"relay": ["2.0", 0]})
+    post.noticed(lead, {"relay": two.to_json()})
     post.send(TWO, Lane.CONTROL, codec.encode(said))
     assert links[LEAD].put_there == [(TWO, said)]
     links[TWO].peer = peer(TWO, 1)
     post.send(TWO, Lane.CONTROL, codec.encode(said))
     assert len(links[TWO].put_there) == 2
+
+
+def test_who_is_known_not_to_be_reached_is_sent_nothing_from_the_first_word_on() -> None:
+    """Also what was to be sent before anybody knew where it sits."""
+    lead, two = peer(LEAD), peer(TWO)
+    post, links, _ = linked(Address(3), lead)
+    said = StateRequest(1, Address(3), Source(TWO, 2, 5))
+
+    async def work() -> None:
+        post.send(TWO, Lane.CONTROL, codec.encode(said))
+        post.noticed(lead, {"relay": two.to_json()})
+        post.learn(two)
+        post.send(TWO, Lane.CONTROL, codec.encode(said))
+
+    asyncio.run(work())
+    assert links[LEAD].put_there == [(TWO, said)] * 2
+    assert post.goes_by_lead(two)
+    assert not post.goes_by_lead(peer(TWO, 1))

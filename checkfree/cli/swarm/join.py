@@ -81,6 +81,7 @@ def add(actions: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from checkfree.cli.secrecy import hide
     from checkfree.runtime.swarm.joining.camp import pitched
     from checkfree.runtime.swarm.joining.invitation import (
         TOKEN_VARIABLE,
@@ -91,11 +92,12 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     from checkfree.runtime.swarm.joining.notices import checked
 
-    place, token = parse_place(arguments.address), arguments.token
+    place = parse_place(arguments.address)
     if arguments.notice is not None:
         checked(arguments.notice)
-    secret = given_token(token, arguments.token_file)
+    secret = given_token(arguments.token, arguments.token_file)
     listen = listen_address(*parse_listen(arguments.listen))
+    hide(arguments.token)
     check_machine("join")
     os.environ.pop(TOKEN_VARIABLE, None)
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")

@@ -47,6 +47,7 @@ def question(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 def _asked_elsewhere(arguments: argparse.Namespace) -> Mapping[str, Any]:
     """Raises BadInput."""
+    from checkfree.cli.secrecy import hide
     from checkfree.runtime.swarm.joining.invitation import (
         TOKEN_VARIABLE,
         given_token,
@@ -56,6 +57,7 @@ def _asked_elsewhere(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
     place = parse_place(arguments.run_or_address)
     secret = given_token(arguments.token, arguments.token_file)
+    hide(arguments.token)
     check_machine("status")
     os.environ.pop(TOKEN_VARIABLE, None)
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")

@@ -22,6 +22,7 @@ from checkfree.messages.control import (
 )
 from checkfree.ops import LEAD, Address, StateId
 from checkfree.runtime.actor import Actor
+from checkfree.runtime.swarm.joining.candidates import HEIR
 from checkfree.runtime.swarm.joining.door import Door, Frame
 from checkfree.runtime.swarm.presence.attendance import Attendance
 from checkfree.runtime.swarm.presence.deadlines import Deadlines
@@ -117,6 +118,7 @@ class Headquarters:
                 partial(self.host.post, LEAD),
                 self._returning,
                 self._evict,
+                self._say,
                 lambda: self._told,
             )
             self.door.candidates.open = False
@@ -129,6 +131,7 @@ class Headquarters:
         self._told: dict[str, Any] = {}
         """Replaced, never changed: the courier's thread reads it."""
         self.speeds, self._slow = Speeds(), set[Peer]()
+        self._relayed = set[frozenset[Peer]]()
 
     def gather(self) -> bool:
         """Open for business, and wait until somebody sits at every seat. False: told to stop.
@@ -136,8 +139,8 @@ class Headquarters:
         self._listen_for_peers()
         me = self._courier.sit(LEAD, self.life)
         self.launcher.meet()
-        heard, granted = self._courier.heard_at, self._granted if self.measured else no_more
-        self._courier.start(keep_vigil(self._patience, heard, self._fell_silent, granted))
+        granted = self._courier.granted if self.measured else no_more
+        self._courier.start(keep_vigil(self._patience, self._heard, self._fell_silent, granted))
         self._courier.start(ping(self._courier, beat_every(self._patience)))
         self.launcher.tell({"listening": me.to_json()})
         self._courier.start(self.launcher.beat(self.life, beat_every(self._patience)))
@@ -282,6 +285,7 @@ class Headquarters:
                 self.launcher.tell({"here": peer.to_json()})
                 self.launcher.report("here", peer.seat, peer.life)
                 brings = None if self.door is None else self.door.arrived(peer)
+                self._relay_apart(peer)
                 self.attendance.arrived(peer, brings)
                 if self.door is not None:
                     self._tell_missing()
@@ -338,7 +342,7 @@ class Headquarters:
         late = self.door.visited(visit, self.attendance.lives)
         if late is not None:
             self._lost(*late, "it left on its way there")
-        if visit.what != "back":
+        if visit.what not in ("back", "called", "dialled"):
             self._tell_missing()
 
     def _tell_missing(self) -> None:
@@ -378,7 +382,10 @@ class Headquarters:
 
     def _apart(self, one: Peer, other: Peer, why: str) -> None:
         """The one cannot reach the other, and that one is none of the dead that were noticed."""
-        if self.attendance.present.get(other.seat) != other:
+        if self.door is not None and other.seat.replica >= HEIR:
+            return self.door.unreached(other)
+        here = self.attendance.present.get(other.seat) == other
+        if not here or frozenset((one, other)) in self._relayed:
             return
         if not self._passed_on(one, other, f"{one.seat} cannot reach it ({why})"):
             self._gone(other, f"{one.seat} cannot reach it: {why}", silent=True)
@@ -387,19 +394,33 @@ class Headquarters:
         """Whether the lead passes on what two say to each other, who both live and are in touch
         with it, from now on: not if it did so before, and that was of no use. Their nodes are not
         made neighbours again, and a seat of theirs is moved as soon as somebody can take it."""
-        post, lives = self._courier.post, {(one.seat, one.life), (other.seat, other.life)}
         known = self.attendance.present.get(one.seat) == one
-        if self.door is None or not known or frozenset(lives) in post.relays:
+        if self.door is None or not known or frozenset((one, other)) in self._relayed:
             return False
         candidates = self.door.candidates
         nodes = [candidates.node_of(peer.seat) for peer in (one, other)]
         candidates.apart.add(frozenset(node.id for node in nodes if node is not None))
-        self._courier.loop.call_soon_threadsafe(post.relay, one, other)
+        self._relay(one, other)
         if self.attendance.started:
             self.host.post(LEAD, Severed(one.seat, other.seat))
         told = f"{why}: the lead passes on what they say, up to {render_bytes(self.relay)}"
         self.launcher.report("apart", other.seat, other.life, told)
         return True
+
+    def _relay_apart(self, peer: Peer) -> None:
+        """What somebody says to others that it is known not to reach is passed on from the first
+        word: before it hears of them, or they of it."""
+        node = None if self.door is None else self.door.candidates.node_of(peer.seat)
+        if self.door is None or node is None:
+            return
+        for seat, other in self.attendance.present.items():
+            there = self.door.candidates.node_of(seat)
+            if there is not None and frozenset((node.id, there.id)) in self.door.candidates.apart:
+                self._relay(peer, other)
+
+    def _relay(self, one: Peer, other: Peer) -> None:
+        self._relayed.add(frozenset((one, other)))
+        self._courier.loop.call_soon_threadsafe(self._courier.post.relay, one, other)
 
     def _limit_relays(self) -> None:
         """Whoever takes more of the lead's line than it may have is as good as lost."""
@@ -432,13 +453,11 @@ class Headquarters:
             self.reason = f"nobody could take seat {hopeless} ({why}): see {self._home.logs}"
 
     def _fell_silent(self, peer: Peer) -> None:
-        seconds = self._patience + (self._granted(peer) if self.measured else 0.0)
+        seconds = self._patience + (self._courier.granted(peer) if self.measured else 0.0)
         self._courier.inbox.put(News("silent", peer, f"silent for {seconds:.3g} s"))
 
-    def _granted(self, peer: Peer) -> float:
-        """In the courier's thread."""
-        trip = self._courier.round_trips.get(peer)
-        return 0.0 if trip is None else trip.grants()
+    def _heard(self) -> Mapping[Peer, float]:
+        return self._courier.heard_at
 
     def _ordered(self, said: Mapping[str, Any]) -> None:
         match said:
@@ -628,6 +647,9 @@ class Headquarters:
             return
         if self.door.waiting(self.attendance.lives)["stages"]:
             self._tell_missing()
+
+    def _say(self, why: str) -> None:
+        self.launcher.tell({"event": {"at": time.time(), "event": "notice", "why": why}})
 
     def _later(self, seconds: float, item: Item) -> None:
         loop, inbox = self._courier.loop, self._courier.inbox

@@ -13,6 +13,7 @@ from checkfree.runtime.swarm.presence.liveness import beat_every
 from checkfree.runtime.swarm.presence.pulses import pulse_of
 from checkfree.runtime.swarm.presence.stall import Marks
 from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.told import tell
 from checkfree.runtime.swarm.transport.courier import Courier, Item, News, Noticed, beat
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.host import Host
@@ -21,6 +22,7 @@ from checkfree.worker import StageWorker
 
 LEFT, CUT_OFF, BROKEN = 0, 1, 3
 """Exit codes: the run ended; lead or daemon is gone; the worker itself failed, and said why."""
+_ENDS = {LEFT: "the run ended", CUT_OFF: "lead or daemon is gone", BROKEN: "its worker failed"}
 FLUSH_WITHIN = 5.0  # seconds
 LEAD_WITHIN = 120.0
 """Seconds that a seat keeps its state for a lead of a later life."""
@@ -44,6 +46,7 @@ class Seat:
         """Host what ``make`` makes at the seat of ``birth``. Returns the process' exit code."""
         seat = Address.parse(birth["seat"])
         self._courier.sit(seat, birth["life"])
+        tell(f"takes seat {seat}, life {birth['life']}")
         lead = Peer.from_json(birth["peer"])
         self._lead = lead.life
         self._courier.learn(lead)
@@ -57,12 +60,13 @@ class Seat:
             traceback.print_exc()
             self._courier.notify(LEAD, {"failed": _told(error)})
             self._code = BROKEN
+        assert self._code is not None
         if self._code == LEFT:
             self._courier.notify(LEAD, self._pulse())
+        tell(f"gets up: {_ENDS[self._code]}")
         if self._code != CUT_OFF:
             self._courier.flush(FLUSH_WITHIN)
         self._courier.close()
-        assert self._code is not None
         return self._code
 
     def _handle(self, item: Item) -> None:
@@ -85,11 +89,13 @@ class Seat:
         """A lead calls: the first time, or a later one, who may not know what the last one did."""
         if life > self._lead:
             self._lead = life
+            tell(f"another lead calls, life {life}")
             self._courier.notify(LEAD, self._pulse())
             for peer, why in self._suspects.values():
                 self._suspect(peer, why)
 
     def _suspect(self, peer: Peer, why: str) -> None:
+        tell(f"can't reach {peer.seat}: {why}")
         self._courier.notify(LEAD, {"suspect": peer.to_json(), "why": why})
 
     def _await_another(self, lead: Peer) -> None:

@@ -13,6 +13,7 @@ without a state of use.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,15 @@ from checkfree.messages.control import (
 )
 from checkfree.ops import Address, StateId
 from checkfree.runtime.swarm.joining.candidates import Candidate, Candidates, heir_of
+from checkfree.runtime.swarm.joining.dialback import (
+    ANSWER_WITHIN,
+    MOST_CALLERS,
+    Dialback,
+    elsewhere,
+    look,
+    read_dialled,
+    told_dial,
+)
 from checkfree.runtime.swarm.joining.discovery import Discovery
 from checkfree.runtime.swarm.joining.invitation import Invitation, Place, Register, listen_address
 from checkfree.runtime.swarm.joining.reception import Reception, Terms
@@ -74,9 +84,9 @@ class Change:
 
 
 class Door:
-    """``taken`` tells who sits, ``tell`` tells the lead. ``evict``: have whoever sits at a seat
-    without a state of use, or is on the way there, get up. ``status`` is what is told of the run to
-    whoever asks. In the main thread."""
+    """``taken`` tells who sits, ``tell`` tells the lead, ``say`` whoever watches. ``evict``: have
+    whoever sits at a seat without a state of use, or is on the way there, get up. ``status`` is
+    what is told of the run to whoever asks. In the main thread."""
 
     def __init__(
         self,
@@ -87,15 +97,21 @@ class Door:
         tell: Callable[[Message], None],
         returning: Returning,
         evict: Callable[[Address], None],
+        say: Callable[[str], None],
         status: Callable[[], Mapping[str, Any]] = dict,
     ):
         self.frame = frame
         self._courier, self._patience, self._taken = courier, patience, taken
         self._tell, self._returning, self._evict = tell, returning, evict
-        self._status = status
+        self._say, self._status = say, status
         self._me: Peer | None = None
         self._book = Register(frame.register)
         self._visitors: dict[str, Visitor] = {}
+        self._dialbacks: dict[str, Dialback] = {}
+        self._applicants: dict[str, Candidate] = {}
+        """Those who want a seat, and may have one as soon as it is known who can call them."""
+        self._uncalled: dict[str, Node] = {}
+        """Nodes that can call others, and can't be called."""
         self.candidates = Candidates(taken, self._told)
         self.changes: dict[Address, Change] = {}
         self._missing: dict[int, float] = {}
@@ -134,7 +150,11 @@ class Door:
     def visited(self, visit: Visit, lives: Lives) -> tuple[Address, int] | None:
         """Returns the seat and life that somebody was on the way to, who is gone."""
         visitor = visit.visitor
-        self._visitors[visitor.id] = visitor
+        if visit.what in ("looked", "left"):
+            if self._visitors.get(visitor.id) is not visitor:
+                return None  # it has come again since, or never said a word
+        else:
+            self._visitors[visitor.id] = visitor
         match visit.what:
             case "back" if visitor.was is not None:
                 self._welcome_back(visitor, visitor.was, lives)
@@ -146,8 +166,18 @@ class Door:
                 self._heir_listens(visitor.id, visit.told.get("peer"))
             case "has":
                 self._heir_has(visitor.id, visit.told.get("version"))
+            case "called":
+                self._call(visitor)
+            case "dialled":
+                self._dialled(visitor.id, read_dialled(visit.told.get("dialled")))
+            case "looked":
+                self._looked(visitor.id, visit.told.get("why"))
             case "left":
                 del self._visitors[visitor.id]
+                self._dialbacks.pop(visitor.id, None)
+                for dialback in list(self._dialbacks.values()):
+                    dialback.left(visitor.id)
+                    self._found(dialback)
                 return self._left(visitor.id)
         return None
 
@@ -166,7 +196,19 @@ class Door:
         if found is not None and found.heir_to is not None:
             self._heir_lost(found.heir_to)
             return None
+        self._applicants.pop(id, None)
         return None if found is None else found.seat
+
+    def unreached(self, heir: Peer) -> None:
+        """Its owner can't send its state there: whoever is to take that seat is another."""
+        change = next((c for c in self.changes.values() if c.heir == heir.id), None)
+        candidate = self.candidates.standing_by.get(heir.id)
+        if change is not None and candidate is not None and heir.seat == heir_of(change.seat):
+            owner = self.candidates.seated[change.seat]
+            self.candidates.apart.add(frozenset((candidate.node.id, owner.node.id)))
+            candidate.heir_to = candidate.brings = None
+            self._heir_lost(change.seat)
+            self.candidates.match()
 
     def _welcome_back(self, visitor: Visitor, was: tuple[Address, int], lives: Lives) -> None:
         seat, life = was
@@ -180,18 +222,89 @@ class Door:
         """To take a seat; if it brings a state that counts, its own."""
         candidate = Candidate(visitor.id, visitor.node, visitor.tell)
         brings = visitor.brings
-        if brings is None:
-            return self.candidates.came(candidate)
-        good = self._returning(brings, visitor.prepared)
-        if good is None:
+        good = None if brings is None else self._returning(brings, visitor.prepared)
+        if brings is not None and good is None:
             self._tell(Gone(brings.seat, brings.life))
             visitor.tell({"stale": True})
-            return self.candidates.came(candidate)
+        if brings is None or good is None:
+            self._applicants[visitor.id] = candidate
+            return self._call(visitor)
         candidate.brings, candidate.step = good
         self.candidates.standing_by[candidate.id] = candidate  # before anybody else can have it
         if brings.seat not in self.candidates.vacant:
             self._evict(brings.seat)
         self.candidates.came(candidate)
+
+    # --- who can call whom -----------------------------------------------------------------------
+
+    def _call(self, visitor: Visitor) -> None:
+        """See who can call somebody, and whom it can call: one process of each node is asked, those
+        with a seat first."""
+        every = self.candidates
+        others = (*every.seated.values(), *every.on_the_way.values(), *every.standing_by.values())
+        ids = {o.node.id: o.id for o in reversed(others) if o.node.id != visitor.node.id}
+        members = [self._visitors[id] for id in ids.values() if id in self._visitors]
+        members = members[-MOST_CALLERS:]
+        dialback = Dialback(visitor.id, {member.id: member.node for member in members})
+        self._dialbacks[visitor.id] = dialback
+        self._courier.start(self._look(visitor))
+        for member in members:
+            member.tell(told_dial([Place(visitor.id, visitor.addresses)]))
+        visitor.tell(told_dial([Place(member.id, member.addresses) for member in members]))
+
+    async def _look(self, visitor: Visitor) -> None:
+        """The lead's own try; and an end to waiting for what others find."""
+        why = await look(elsewhere(visitor.addresses))
+        self._courier.inbox.put(Visit("looked", visitor, {"why": why}))
+        await asyncio.sleep(ANSWER_WITHIN)
+        self._courier.inbox.put(Visit("looked", visitor))
+
+    def _looked(self, id: str, why: str | None) -> None:
+        dialback = self._dialbacks.get(id)
+        if dialback is None:
+            return
+        if why is None:
+            dialback.awaited.clear()
+        else:
+            dialback.answered("", {id: why})
+        self._found(dialback)
+
+    def _dialled(self, id: str, found: Mapping[str, str]) -> None:
+        for dialback in list(self._dialbacks.values()):
+            dialback.answered(id, found)
+            self._found(dialback)
+
+    def _found(self, dialback: Dialback) -> None:
+        """All who were asked have tried: now it may have a seat."""
+        if not dialback.over:
+            return
+        del self._dialbacks[dialback.whom]
+        visitor, apart = self._visitors[dialback.whom], dialback.apart()
+        told = {"why": dialback.why, "apart": [node.host for node in apart]}
+        visitor.tell({"called": {**told, "callers": len(dialback.members)}})
+        candidate = self._applicants.pop(visitor.id, None)
+        if candidate is not None:
+            self._keep_apart(visitor, dialback)
+            self.candidates.came(candidate)
+
+    def _keep_apart(self, visitor: Visitor, dialback: Dialback) -> None:
+        """Whoever can't talk to each other is not seated side by side; two that nobody can call
+        are taken for such, unless one of them was found to reach the other."""
+        apart = {node.id: node for node in dialback.apart()}
+        if dialback.why and visitor.node.id not in self._uncalled:
+            self._uncalled[visitor.node.id] = visitor.node
+            at = elsewhere(visitor.addresses)
+            told = f"{visitor.node.host} can't be called at {', '.join(at)} ({dialback.why}): "
+            self._say(f"{told}it is not seated beside another that can't")
+        if visitor.node.id in self._uncalled:
+            tried = {node.id for node in dialback.members.values()}
+            apart |= {id: node for id, node in self._uncalled.items() if id not in tried}
+        for node in apart.values():
+            pair = frozenset((node.id, visitor.node.id))
+            if len(pair) == 2 and pair not in self.candidates.apart:
+                self.candidates.apart.add(pair)
+                told = f"{visitor.node.host} and {node.host} can't reach each other"
+                self._say(f"{told}: they are not seated side by side where that can be")
 
     def drain(self, host: str) -> None:
         """Have all nodes of a machine hand on what they have, and end."""
@@ -221,7 +334,8 @@ class Door:
             return True
         if to is not None:
             to.heir_to = seat
-        heir = to or self.candidates.relieve(seat, leaving=[owner.node.id])
+        apart = {id for pair in self.candidates.apart if owner.node.id in pair for id in pair}
+        heir = to or self.candidates.relieve(seat, leaving={owner.node.id, *apart})
         if heir is None and not asked:
             return False
         self.changes[seat] = Change(seat, life, owner.id, heir.id if heir else None, asked)

@@ -169,6 +169,7 @@ class Guest:
             watch = self._marks.watching(worker)
             self._host = Host({seat: worker}, self._courier, self._handle, watch)
             self._courier.start(beat(self._courier.post, beat_every(patience), self._pulse))
+            self._courier.start(self._courier.watch_neighbours(patience))
             self._host.run(lambda: self._after is not None or worker.dismissed)
             self._after = self._after or After.LEFT
             self.remains.worker = None if self._struck else worker
@@ -199,7 +200,10 @@ class Guest:
             case News("opened", Peer(seat)) if seat == LEAD:
                 for peer, why in self._suspects.values():  # another lead may not know
                     self._courier.notify(LEAD, {"suspect": peer.to_json(), "why": why})
-            case News("broken", Peer() as peer, why) if peer.seat != LEAD:
+            case Noticed(Peer(seat), {"relay": plain}) if seat == LEAD:
+                peer = Peer.from_json(plain)  # another lead may not know, and is told
+                self._suspects[peer.seat] = peer, "they can't reach each other"
+            case News("broken" | "silent", Peer() as peer, why) if peer.seat != LEAD:
                 self._suspects[peer.seat] = peer, why
                 self._courier.notify(LEAD, {"suspect": peer.to_json(), "why": why})
             case Said(notice):
@@ -224,9 +228,21 @@ class Guest:
                 self._courier.learn(Peer.from_json(welcome["peer"]))
             case {"heir": list(plain)}:
                 self._learn_heir(plain)
+            case {"called": dict(found)}:
+                self._say_called(found)
             case {"leave": _}:
                 self.drained = self.drained or "drained" in notice
                 self._courier.start(self._ask_to_leave(notice.get("seconds")))
+
+    def _say_called(self, found: Mapping[str, Any]) -> None:
+        if found.get("why"):
+            self._say(
+                f"nobody can call this node ({found['why']!s:.200}): it calls others, and is not "
+                "seated beside another that can't be called; an open port, given as --listen "
+                "HOST:PORT, would mend that"
+            )
+        for host in found.get("apart", ()):
+            self._say(f"this node and {host!s:.80} can't reach each other")
 
     def _ended(self, notice: Mapping[str, Any]) -> None:
         """``end`` says how."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from checkfree.errors import BadInput
 from checkfree.messages.control import Ticket
 from checkfree.ops import StateId
+from checkfree.runtime.swarm.joining.dialback import asked_dial, dialled, look
 from checkfree.runtime.swarm.joining.finder import Finder
-from checkfree.runtime.swarm.joining.invitation import Place, socket_of
+from checkfree.runtime.swarm.joining.invitation import Place
 from checkfree.runtime.swarm.joining.talk import (
     LIFELINE,
     application,
@@ -33,7 +34,8 @@ from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM, in_short
 
 ANSWER_WITHIN = 5.0  # seconds, for one try
-LOOK_WITHIN = 1.0  # seconds, for a connection to be made
+ASKED_WITHIN = 10.0
+"""Seconds between two things that a lead says: it beats meanwhile."""
 MOST_GRANTED = 600.0
 """Seconds of silence beside the usual, whatever the lead says."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0  # seconds between two tries
@@ -66,6 +68,7 @@ class Lifeline:
         self.prepared: Ticket | None = None
         self.welcome: dict[str, Any] = {}
         self._streams: Streams | None = None
+        self._calling: set[asyncio.Future[None]] = set()
 
     async def take_up(self, within: float, told: Callable[[str], None]) -> dict[str, Any]:
         """Apply until somebody answers: the run, as the lead tells it. ``told`` is called with
@@ -75,7 +78,8 @@ class Lifeline:
         while True:
             for place in await self.finder.places():
                 try:
-                    await _looked(place)
+                    if why_not := await look(place.addresses[:1]):
+                        raise Unreachable(f"nobody can be reached there ({why_not})")
                     self._streams = await asyncio.wait_for(self._apply(place), ANSWER_WITHIN)
                     return self.welcome
                 except Unreachable as error:
@@ -96,7 +100,8 @@ class Lifeline:
         post = self._courier.post
         reader, writer = await post.call(place.id, place.addresses, LIFELINE)
         try:
-            words = application(self._release, self._node, self.was, self.brings, self.prepared)
+            exact = self.brings, self.prepared
+            words = application(self._release, self._node, post.addresses, self.was, *exact)
             say(writer, signed(self._secret, post.id, place.id, words))
             answer = await hear(reader)
             if "refused" in answer:
@@ -117,15 +122,17 @@ class Lifeline:
                 writer.close()
             raise
 
-    async def status(self) -> dict[str, Any]:
-        """How the run goes, as the lead says, once it was taken up. Raises one of BROKEN_STREAM or
-        BadFrame."""
+    async def ask(self, what: str) -> dict[str, Any]:
+        """What the lead says, once it was taken up: the "status" of the run, or who can be
+        "called". Raises one of BROKEN_STREAM or BadFrame."""
         assert self._streams is not None
         reader, writer = self._streams
-        say(writer, {"status": True})
+        say(writer, {what: True})
         while True:
-            said = await asyncio.wait_for(hear(reader), ANSWER_WITHIN)
-            if isinstance(found := said.get("status"), dict):
+            said = await asyncio.wait_for(hear(reader), ASKED_WITHIN)
+            self._call(said)
+            self._say({"beat": 0})
+            if isinstance(found := said.get(what), dict):
                 return found
 
     def ready(self) -> None:
@@ -165,8 +172,9 @@ class Lifeline:
         try:
             while True:
                 said = await asyncio.wait_for(hear(reader), within)
-                if "beat" not in said:
+                if "beat" not in said and not self._call(said):
                     self._courier.inbox.put(Said(said))
+                if "beat" not in said:
                     continue
                 self._say({"beat": 0, "echo": said["beat"]})
                 if type(granted := said.get("granted")) is float:
@@ -180,21 +188,21 @@ class Lifeline:
             with suppress(*BROKEN_STREAM):
                 writer.close()
 
+    def _call(self, said: Mapping[str, Any]) -> bool:
+        """Try to call whom the lead wants to know about; False: it has said something else."""
+        if "dial" not in said:
+            return False
+        with suppress(ValueError, TypeError):
+            places = asked_dial(said["dial"])
+            task = asyncio.ensure_future(self._answer(places))
+            self._calling.add(task)
+            task.add_done_callback(self._calling.discard)
+        return True
+
+    async def _answer(self, places: Sequence[Place]) -> None:
+        self._say(await dialled(self._courier.post, places))
+
     async def _beat(self, patience: float) -> None:
         while True:
             self._say({"beat": 0})
             await asyncio.sleep(beat_every(patience))
-
-
-async def _looked(place: Place) -> None:
-    """See that somebody listens there, before the daemon is asked to call: when it fails, it
-    refuses to try again for five seconds. Raises Unreachable."""
-    at = socket_of(place.addresses[0])
-    if at is None:
-        return  # a name, or a way that only the daemon knows
-    try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(*at), LOOK_WITHIN)
-        writer.close()
-    except (OSError, asyncio.TimeoutError) as error:
-        why = getattr(error, "strerror", None) or "no answer"
-        raise Unreachable(f"nobody can be reached there ({why})") from None

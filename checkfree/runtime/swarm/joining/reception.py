@@ -15,6 +15,7 @@ from typing import Any
 
 from checkfree.messages.control import Ticket
 from checkfree.ops import Address
+from checkfree.runtime.swarm.joining.dialback import read_addresses
 from checkfree.runtime.swarm.joining.talk import (
     LARGEST_WORD,
     LIFELINE,
@@ -133,7 +134,7 @@ class Reception:
                 self._courier.inbox.put(Visit("ready", visitor))
             if "status" in said:
                 say(writer, {"status": dict(self._terms.status())})
-            for what in ("leaving", "heir", "has"):
+            for what in ("leaving", "heir", "has", "called", "dialled"):
                 if what in said:
                     self._courier.inbox.put(Visit(what, visitor, said))
 
@@ -154,7 +155,8 @@ def visitor_of(id: str, notice: Notice, tell: Callable[[Notice], None]) -> Visit
             epoch, iteration = prepared
             prepared = Ticket(_count(epoch), _count(iteration))
         node, brings = Node.from_json(notice.get("node")), state_id(notice.get("brings"))
-        return Visitor(id, node, tell, was, brings, prepared)
+        addresses = read_addresses(notice.get("addresses"))
+        return Visitor(id, node, tell, addresses, was, brings, prepared)
     except (ValueError, TypeError) as error:
         raise BadFrame(f"no application: {error!s:.80}") from None
 

@@ -1,10 +1,14 @@
 """What a lead and whoever wants to join say to one another, and the proofs that both know the
 run's token. Notices over a stream of its own, the *lifeline*, for as long as both live.
 
-    joiner > {"apply": …, "protocol", "release", "node": …, "was": seat and life, or null,
-              "brings": seat, life and version of a state, or null, "prepared": …, "proof"}
+    joiner > {"apply": …, "protocol", "release", "node": …, "addresses": where it is called,
+              "was": seat and life, or null, "brings": seat, life and version of a state, or null,
+              "prepared": …, "proof"}
     lead   > {"refused": why}  or  {"welcome": the run, "proof"}  or  {"elsewhere": null, "proof"}
     joiner > {"ready": true}                once its data are open
+    lead   > {"dial": who, who, …}          to it and to members: call these, and answer with
+    both   > {"dialled": who: "" or why not}
+    lead   > {"called": why not, …}         who could call it ("": everybody), before it is given
     lead   > {"birth": seat, life, …}       now, or when it is needed; until then it stands by
     lead   > {"sits": true} or {"over": …}  to one that was at a seat already
     lead   > {"stale": true}                what it brings is of no use any more
@@ -24,7 +28,7 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from checkfree.messages.control import Ticket
@@ -88,6 +92,7 @@ def stale_after(patience: float) -> float:
 def application(
     release: Mapping[str, str],
     node: Node,
+    addresses: Sequence[str] = (),
     was: tuple[str, int] | None = None,
     brings: StateId | None = None,
     prepared: Ticket | None = None,
@@ -98,6 +103,7 @@ def application(
         "protocol": PROTOCOL,
         "release": dict(release),
         "node": node.to_json(),
+        "addresses": list(addresses),
         "was": was,
         "brings": brings and [str(brings.seat), brings.life, brings.version],
         "prepared": prepared and [prepared.epoch, prepared.iteration],

@@ -49,7 +49,7 @@ class Vigil:
 
 async def keep_vigil(
     patience: float,
-    heard: Mapping[Who, float],
+    heard: Callable[[], Mapping[Who, float]],
     tell: Callable[[Who], None],
     granted: Callable[[Any], float] = no_more,
 ) -> None:
@@ -58,5 +58,5 @@ async def keep_vigil(
     vigil = Vigil(patience - every, time.monotonic(), granted)  # the next look would be too late
     while True:
         await asyncio.sleep(every)
-        for peer in vigil.silent(heard, time.monotonic()):
+        for peer in vigil.silent(heard(), time.monotonic()):
             tell(peer)

@@ -33,6 +33,7 @@ from checkfree.runtime.swarm.processes.children import (
 )
 from checkfree.runtime.swarm.processes.control import line
 from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.logs import TRIM_EVERY, trim
 from checkfree.runtime.swarm.processes.nursery import NO_ROOM, full_disk
 from checkfree.runtime.swarm.processes.nursing import Nursing
 
@@ -96,8 +97,9 @@ class Launcher:
         server = await asyncio.start_unix_server(self._serve, path=os.fspath(self.home.control))
         async with server:
             self._bear(LEAD_SEAT, self._first_lead)
-            watch = keep_vigil(self._patience, self._lead_heard, self._lead_hangs)
-            await self._until_ended(self._follow_nursery(), self._tail(), watch)
+            watch = keep_vigil(self._patience, lambda: self._lead_heard, self._lead_hangs)
+            more = self._tail(), self._keep_logs_small()
+            await self._until_ended(self._follow_nursery(), *more, watch)
         self.tail()
 
     async def _until_ended(self, *work: Coroutine[Any, Any, None]) -> bool:
@@ -155,6 +157,11 @@ class Launcher:
         while True:
             self.tail()
             await asyncio.sleep(TAIL_EVERY)
+
+    async def _keep_logs_small(self) -> None:
+        while True:
+            trim(self.home.logs)
+            await asyncio.sleep(TRIM_EVERY)
 
     # --- the nursery -----------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any
 from checkfree.ops import Address
 from checkfree.runtime.swarm.processes.control import line
 from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.told import tell
 from checkfree.runtime.swarm.transport.courier import Courier, Order
 
 
@@ -42,7 +43,8 @@ class Superior:
         self._courier.loop.call_soon_threadsafe(self._write, line(said))
 
     def report(self, what: str, seat: Address, life: int, why: str = "") -> None:
-        """An event."""
+        """An event; in our own log, too."""
+        tell(f"{what} {seat}, life {life}{f': {why}' if why else ''}")
         event = {"at": time.time(), "event": what, "seat": str(seat), "life": life, "why": why}
         self.tell({"event": event})
 

@@ -17,6 +17,7 @@ from checkfree.messages import codec
 from checkfree.messages.control import Message, Ticket
 from checkfree.ops import LEAD, Address, StateId
 from checkfree.runtime.swarm.placement.nodes import Node
+from checkfree.runtime.swarm.presence.liveness import beat_every, keep_vigil
 from checkfree.runtime.swarm.presence.round_trip import RoundTrip
 from checkfree.runtime.swarm.transport.frames import Notice, Peer
 from checkfree.runtime.swarm.transport.lanes import lane_of
@@ -64,12 +65,14 @@ class Order:
 @dataclass(frozen=True)
 class Visitor:
     """Somebody at the other end of a lifeline, at the lead: the id of its process, its node, and
-    how to tell it something, from any thread. ``was``: the seat and life that it thinks it has.
+    how to tell it something, from any thread; ``addresses``: where it is called. ``was``: the seat
+    and life that it thinks it has.
     ``brings``: the exact state of a life that is over, and what it was ``prepared`` for."""
 
     id: str
     node: Node
     tell: Callable[[Notice], None]
+    addresses: tuple[str, ...] = ()
     was: tuple[Address, int] | None = None
     brings: StateId | None = None
     prepared: Ticket | None = None
@@ -78,7 +81,8 @@ class Visitor:
 @dataclass(frozen=True)
 class Visit:
     """A visitor is "back" with a seat, "ready" for one, "leaving" it, an "heir" that can be called
-    or that "has" a leaver's state, or has "left"."""
+    or that "has" a leaver's state, or has "left"; it asks whether it can be "called", or has
+    "dialled" others."""
 
     what: str
     visitor: Visitor
@@ -185,6 +189,31 @@ class Courier:
 
     # --- in the courier's thread -----------------------------------------------------------------
 
+    async def watch_neighbours(self, patience: float) -> None:
+        """See that those who have called us live: whoever falls silent, be it only for us, is
+        "silent" in the inbox. The lead hears sooner than we do of whoever is dead."""
+        every = beat_every(patience)
+        pinging = self.loop.create_task(ping(self, every))
+        try:
+            late, heard = patience + 2 * every, self._neighbours
+            await keep_vigil(late, heard, self._fell_silent, self.granted)
+        finally:
+            pinging.cancel()
+
+    def _neighbours(self) -> dict[Peer, float]:
+        """But for those of a life that is over: they may fall silent."""
+        known = self.post.calls
+        return {p: at for p, at in self.heard_at.items() if p.seat != LEAD and known(p)}
+
+    def _fell_silent(self, peer: Peer) -> None:
+        del self.heard_at[peer]
+        self.inbox.put(News("silent", peer, "it was not heard any more"))
+
+    def granted(self, peer: Peer) -> float:
+        """Seconds of silence beside the patience."""
+        trip = self.round_trips.get(peer)
+        return 0.0 if trip is None else trip.grants()
+
     async def _watch_daemon(self) -> None:
         await self.post.daemon_ended()
         self.inbox.put(News("daemon", None, "the libp2p daemon is gone"))
@@ -241,7 +270,8 @@ async def ping(courier: Courier, every: float) -> None:
     """Measure the way to all who have called us and back, again and again."""
     while True:
         for peer in list(courier.heard_at):
-            courier.post.notify(peer.seat, {"ping": time.monotonic()})
+            if courier.post.calls(peer):
+                courier.post.notify(peer.seat, {"ping": time.monotonic()})
         await asyncio.sleep(every)
 
 

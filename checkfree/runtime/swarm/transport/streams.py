@@ -199,17 +199,30 @@ class Post:
             known.cancel()
         line = self.links.line(self.me.seat, peer.seat) if self.me else None
         self._links[peer.seat] = link = Outbound(peer, line, self.dial, self._events.broken)
+        if self.goes_by_lead(peer):
+            link.cancel()
         for put in self._held.pop(peer.seat, ()):
-            put(link)
+            self._put(self._way_to(peer.seat), put)
 
     def send(self, to: Address, lane: Lane, parts: Parts) -> None:
         """A message to an actor. What is for the dead is dropped, what is for somebody that we
         have not heard of yet waits."""
         seat = host_of(to)
+        self._put(self._way_to(seat), lambda link: link.put(lane, to, parts))
+
+    def _way_to(self, seat: Address) -> Address:
+        """Where what is for a seat goes first."""
         link = self._links.get(seat)
-        if link is not None and (seat, link.peer.life) in self._by_lead:
-            seat = LEAD
-        self._put(seat, lambda link: link.put(lane, to, parts))
+        return LEAD if link is not None and self.goes_by_lead(link.peer) else seat
+
+    def calls(self, peer: Peer) -> bool:
+        """That life is the one that we know at its seat, and what is for it goes straight there."""
+        link = self._links.get(peer.seat)
+        return link is not None and link.peer == peer and not self.goes_by_lead(peer)
+
+    def goes_by_lead(self, peer: Peer) -> bool:
+        """We can't reach it, and the lead passes on what we say."""
+        return (peer.seat, peer.life) in self._by_lead
 
     def notify(self, to: Address, notice: Notice) -> None:
         """A notice to a process."""
@@ -220,15 +233,13 @@ class Post:
         """At the lead: pass on what these two say to each other, and have them know."""
         self.relays[_pair(one, other)] += 0
         for peer, unreachable in ((one, other), (other, one)):
-            self.notify(peer.seat, {"relay": [str(unreachable.seat), unreachable.life]})
+            self.notify(peer.seat, {"relay": unreachable.to_json()})
 
-    def _go_by_lead(self, plain: Any) -> None:
-        """Raises ValueError or TypeError for no such notice."""
-        seat, life = plain
-        found = (Address.parse(seat), int(life))
-        link = self._links.get(found[0])
-        if link is not None and link.peer.life == found[1]:
-            self._by_lead.add(found)
+    def _go_by_lead(self, peer: Peer) -> None:
+        """Also to one that we have not heard of yet."""
+        self._by_lead.add((peer.seat, peer.life))
+        link = self._links.get(peer.seat)
+        if link is not None and link.peer == peer:
             link.cancel()
 
     def _put(self, seat: Address, put: Callable[[Outbound], None]) -> None:
@@ -307,9 +318,7 @@ class Post:
             case {"pong": float(sent)}:
                 return self._events.answered(peer, sent)
             case {"relay": plain} if peer.seat == LEAD:
-                with suppress(ValueError, TypeError):
-                    self._go_by_lead(plain)
-                return None
+                self._go_by_lead(Peer.from_json(plain))
         if peer.seat == LEAD:
             for plain in notice.get("peers", ()):
                 self.learn(Peer.from_json(plain))
