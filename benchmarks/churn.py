@@ -4,9 +4,8 @@
 
 Real nodes (``swarm join``) of one machine, under a lead that nobody kills. Each lives and is away
 for times that are drawn (exponential, seeded, the same for all ways), six of ten end with a notice:
-SIGTERM, and SIGKILL --notice seconds later; the others by SIGKILL at once. They are forks of a
-process that has imported all, and --start seconds late instead: what is measured is a fleet, not
-how long one machine of few cores takes to start many processes. Three ways, in turn, for each seed:
+SIGTERM, and SIGKILL --notice seconds later; the others by SIGKILL at once. They are forks of one
+process (see fleet.py), and --start seconds late instead. Three ways, in turn, for each seed:
 nodes that take two seats where they must, nodes of one seat, and the first without any churn.
 Printed are medians over seeds and their ratios: iterations, seconds for which a stage had nobody,
 the longest time between two commits while somebody lived, rollbacks; and whether ``replay`` trains
@@ -16,40 +15,24 @@ the same bits (--no-replay doesn't ask). Exits with 1 if a run ended by itself, 
 from __future__ import annotations
 
 import argparse
-import importlib
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from living import DEADLINE, Records
+from fleet import Fleet, Node, fleet, prepare
 
-from checkfree.cli import main as main_of_checkfree
 from checkfree.record import of_kind, read
-from checkfree.runtime.swarm.processes.home import Home
 
-WORDS = [
-    *("iterations=1000000", "stages=4", "microbatches=8", "batch=2", "failures=none"),
-    *("model.width=64", "model.heads=4", "model.hidden=128", "model.blocks=8", "model.context=64"),
-    *("validation.every=0", "checkpoint.every=50", "recovery=auto"),
-]
 NOTICED = 0.6
 """Of all ends, those that are told beforehand."""
 BACK = ("snapshot", "checkpoint")
 """Rules that take everybody back."""
-KEPT = os.environ.get("CHURN_KEPT", "")
-"""A folder that gets all of each run, for who wants to know why."""
-COMMAND = (sys.executable, "-m", "checkfree")
 
 
 @dataclass(frozen=True)
@@ -74,30 +57,6 @@ def spans(
 
 
 @dataclass
-class Node:
-    """One of the machines; ``pid`` of the process that lives there, ``killed_at`` when it will be
-    killed that was told of its end."""
-
-    name: str
-    due: list[Span]
-    pid: int = 0
-    killed_at: float = float("inf")
-
-    def gone(self) -> bool:
-        """Whether no process lives; one that has ended is buried."""
-        if self.pid and os.waitpid(self.pid, os.WNOHANG)[0]:
-            self.pid, self.killed_at = 0, float("inf")
-        return not self.pid
-
-    def kill(self) -> None:
-        """At once."""
-        if not self.gone():
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-            self.pid, self.killed_at = 0, float("inf")
-
-
-@dataclass
 class Found:
     """What one run has shown."""
 
@@ -107,139 +66,73 @@ class Found:
     rollbacks: int = 0
     same: bool = True
     ended: bool = False
-    commits: list[float] = field(default_factory=list)
 
 
-class Fleet:
-    """A lead, and nodes by their spans."""
+class Churn:
+    """Nodes that come and go by their spans, and take ``seats`` at most."""
 
     def __init__(
         self,
-        folder: Path,
+        fleet: Fleet,
         seats: int,
-        nodes: Sequence[Sequence[Span]],
+        drawn: Sequence[Sequence[Span]],
         seconds: float,
         notice: float,
     ):
-        self._folder, self._seats, self._seconds, self._notice = folder, seats, seconds, notice
-        self._nodes = [Node(f"node-{n}", list(due)) for n, due in enumerate(nodes)]
-        self._log = open(folder / "log", "wb")  # noqa: SIM115 (closed at the end)
-        self._records = Records(folder / "run")
-        self._found = Found()
+        self._fleet, self._seats, self._seconds, self._notice = fleet, seats, seconds, notice
+        self._due = {node.name: list(due) for node, due in zip(fleet.nodes, drawn, strict=True)}
+        self._killed_at: dict[str, float] = {}
+        """When a node will be killed that was told of its end."""
 
     def run(self) -> Found:
         """For as long as was asked, after the first commit."""
-        lead = self._started(
-            "swarm", "lead", "small.yaml", *WORDS, "out=run", "--listen=127.0.0.1:0"
-        )
-        try:
-            line = self._line(lead)
-            for node in self._nodes:
-                self._start(node, line)
-            self._wait_for_first(lead)
-            self._follow(lead, line)
-        finally:
-            self._end(lead)
-        self._judge()
-        if KEPT:
-            shutil.copytree(self._folder, Path(KEPT) / f"{time.time():.0f}")
-        return self._found
-
-    def _started(self, *words: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HIVEMIND_LOGLEVEL": "ERROR"}
-        return subprocess.Popen(
-            [*COMMAND, *words],
-            cwd=self._folder,
-            stdout=self._log,
-            stderr=self._log,
-            env=environment,
-        )
-
-    def _forked(self, *words: str) -> int:
-        pid = os.fork()
-        if pid:
-            return pid
-        code = 1
-        try:
-            os.setsid()
-            os.chdir(self._folder)
-            for target in (1, 2):
-                os.dup2(self._log.fileno(), target)
-            code = main_of_checkfree(words)
-        finally:
-            os._exit(code)
-
-    def _line(self, lead: subprocess.Popen[bytes]) -> list[str]:
-        end = time.monotonic() + DEADLINE
-        while time.monotonic() < end and lead.poll() is None:
-            text = (self._folder / "log").read_text(errors="replace")
-            if found := re.search(r"^checkfree (swarm join \S+ --token \S+)$", text, re.M):
-                return found.group(1).split()
-            time.sleep(0.05)
-        raise SystemExit("no lead")
-
-    def _start(self, node: Node, line: Sequence[str]) -> None:
-        node.pid = self._forked(*line, f"--seats={self._seats}", f"--host={node.name}")
-
-    def _wait_for_first(self, lead: subprocess.Popen[bytes]) -> None:
-        end = time.monotonic() + 2 * DEADLINE
-        while self._records.ticks == 0:
-            self._records.read()
-            if time.monotonic() > end or lead.poll() is not None:
-                raise SystemExit("it never began")
-            time.sleep(0.02)
-
-    def _follow(self, lead: subprocess.Popen[bytes], line: Sequence[str]) -> None:
-        began, before = time.monotonic(), self._records.ticks
+        fleet, found = self._fleet, Found()
+        for node in fleet.nodes:
+            self._start(node)
+        fleet.wait_for_first()
+        began, before = time.monotonic(), fleet.records.ticks
         last = began
-        while (now := time.monotonic() - began) < self._seconds and lead.poll() is None:
-            for node in self._nodes:
-                self._attend(node, now, line)
-            ticks = self._records.ticks
-            self._records.read()
-            if self._records.ticks > ticks:
-                self._found.commits += [now] * (self._records.ticks - ticks)
-            if self._records.ticks > ticks or all(node.gone() for node in self._nodes):
+        while (now := time.monotonic() - began) < self._seconds and fleet.lead.poll() is None:
+            for node in fleet.nodes:
+                self._attend(node, now)
+            ticks = fleet.records.ticks
+            fleet.records.read()
+            if fleet.records.ticks > ticks or all(node.gone() for node in fleet.nodes):
                 last = time.monotonic()
-            self._found.longest = max(self._found.longest, time.monotonic() - last)
+            found.longest = max(found.longest, time.monotonic() - last)
             time.sleep(0.02)
-        self._found.iterations = self._records.ticks - before
-        self._found.ended = lead.poll() is not None
+        found.iterations = fleet.records.ticks - before
+        found.ended = fleet.lead.poll() is not None
+        return found
 
-    def _attend(self, node: Node, now: float, line: Sequence[str]) -> None:
+    def _start(self, node: Node) -> None:
+        self._killed_at.pop(node.name, None)
+        self._fleet.start(node, f"--seats={self._seats}")
+
+    def _attend(self, node: Node, now: float) -> None:
         """As is drawn."""
-        if now >= node.killed_at:
+        if now >= self._killed_at.get(node.name, float("inf")):
             node.kill()
-        if not node.due:
+        if not self._due[node.name]:
             return
-        span = node.due[0]
+        span = self._due[node.name][0]
         if now >= span.end:
-            node.due.pop(0)
-            if not span.told:
+            self._due[node.name].pop(0)
+            if span.told:
+                self._killed_at[node.name] = now + self._notice
+                node.send(signal.SIGTERM)
+            else:
                 node.kill()
-            elif not node.gone():
-                node.killed_at = now + self._notice
-                os.kill(node.pid, signal.SIGTERM)
         elif now >= span.start and node.gone():
-            self._start(node, line)
+            self._start(node)
 
-    def _end(self, lead: subprocess.Popen[bytes]) -> None:
-        lead.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            lead.wait(DEADLINE)
-        lead.kill()
-        lead.wait()
-        for node in self._nodes:
-            node.kill()
-        Home.of(self._folder / "run").sweep()
-        self._log.close()
 
-    def _judge(self) -> None:
-        text = (self._folder / "log").read_text(errors="replace")
-        self._found.vacant = _vacant(text)
-        plans = of_kind(read(self._folder / "run"), "plan")
-        rules = [{made["rule"] for made in plan["rebuilds"].values()} for plan in plans]
-        self._found.rollbacks = sum(bool(made & set(BACK)) for made in rules)
+def judge(fleet: Fleet, found: Found) -> None:
+    """What the records and lines of a run that is over tell."""
+    found.vacant = _vacant(fleet.said())
+    plans = of_kind(read(fleet.run), "plan")
+    rules = [{made["rule"] for made in plan["rebuilds"].values()} for plan in plans]
+    found.rollbacks = sum(bool(made & set(BACK)) for made in rules)
 
 
 def _vacant(text: str) -> float:
@@ -254,36 +147,23 @@ def _vacant(text: str) -> float:
     return total
 
 
-@contextmanager
-def prepared() -> Iterator[Path]:
-    """A folder with a text to train on."""
-    with tempfile.TemporaryDirectory(prefix="checkfree-churn-") as name:
-        folder = Path(name)
-        (folder / "text.txt").write_text("the lost stage of a neighbour is a mean\n" * 4000)
-        (folder / "small.yaml").write_text("data: {name: text, path: text.txt}\n")
-        yield folder
-
-
 def measured(arguments: argparse.Namespace, seed: int, seats: int, *, churn: bool) -> Found:
     """One run."""
-    drawn = [
-        spans(seed, n, arguments.seconds, arguments.life, arguments.away, arguments.start)
-        for n in range(arguments.nodes)
-    ]
-    with prepared() as folder:
-        nodes = drawn if churn else [[] for _ in drawn]
-        found = Fleet(folder, seats, nodes, arguments.seconds, arguments.notice).run()
+    times = arguments.seconds, arguments.life, arguments.away, arguments.start
+    drawn = [spans(seed, n, *times) if churn else [] for n in range(arguments.nodes)]
+    with fleet(arguments.nodes) as made:
+        found = Churn(made, seats, drawn, arguments.seconds, arguments.notice).run()
+        made.end()
+        judge(made, found)
         if arguments.replay and not found.ended:
-            command = [*COMMAND, "replay", "run", "--quiet"]
-            found.same = (
-                subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL).returncode == 0
-            )
+            found.same = made.replays()
+        if arguments.keep:
+            shutil.copytree(made.run.parent, Path(arguments.keep) / f"{time.time():.0f}")
     return found
 
 
 def main() -> None:
-    os.environ["HIVEMIND_LOGLEVEL"] = "ERROR"
-    importlib.import_module("checkfree.build.join")  # once, for all forks
+    prepare()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -294,6 +174,7 @@ def main() -> None:
     parser.add_argument("--start", type=float, default=10.0)
     parser.add_argument("--notice", type=float, default=30.0)
     parser.add_argument("--seats", type=int, default=2)
+    parser.add_argument("--keep", metavar="FOLDER", help="gets all of each run, to look into")
     parser.add_argument("--no-replay", dest="replay", action="store_false")
     arguments = parser.parse_args()
     ways = {

@@ -15,6 +15,7 @@ from typing import Any
 
 import checkfree
 from checkfree.record import RECORDS, of_kind, read
+from tests.process.zygote import Forked, usable
 
 DEADLINE = 300.0
 """Seconds after which a process is stuck, whatever the load."""
@@ -58,16 +59,25 @@ def run(cwd: Path, *words: str, expect: int | None = 0) -> subprocess.CompletedP
 
 def start(cwd: Path, command: Sequence[str]) -> subprocess.Popen[str]:
     """A process on one thread that imports the checkfree that this one has, and heeds Ctrl-C."""
+    return opened(
+        command,
+        cwd=cwd,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def opened(command: Sequence[str], *, space: str = "", **options: Any) -> subprocess.Popen[Any]:
+    """A process that heeds Ctrl-C, in a network namespace if one is named; see zygote.py."""
+    if usable() and list(command[:3]) == checkfree_command():
+        return Forked(command, space=space, **options)
+    if space:
+        command = ["ip", "netns", "exec", space, *command]
     with heeding_interrupts():
-        return subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return subprocess.Popen(command, **options)
 
 
 def environment() -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.process.command import environment, heeding_interrupts
+from tests.process.command import environment, opened
 
 Process = subprocess.Popen[str]
 SUBNET = "10.83.{}.{}"
@@ -70,12 +70,12 @@ class Network:
 
     def on(self, host: int, cwd: Path, command: Sequence[str], log: Path) -> Process:
         """Start a command on a host; what it says goes to ``log``."""
-        words = ["ip", "netns", "exec", self.space(host), *command]
-        with heeding_interrupts(), open(log, "a") as out:
-            return subprocess.Popen(
-                words,
+        with open(log, "a") as out:
+            return opened(
+                command,
+                space=self.space(host),
                 cwd=cwd,
-                env={**environment(), "HIVEMIND_LOGLEVEL": "ERROR"},
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,

@@ -18,9 +18,9 @@ from tests.process.command import (
     DEADLINE,
     checkfree_command,
     environment,
-    heeding_interrupts,
     last_tick,
     losses,
+    opened,
     wait_until,
 )
 
@@ -82,15 +82,14 @@ class Fleet:
     def _start(self, name: str, *command: str) -> Process:
         out = open(self.folder / name, "ab")  # noqa: SIM115 (closed at the end)
         self.files.append(out)
-        with heeding_interrupts():
-            return subprocess.Popen(
-                command,
-                cwd=self.folder,
-                env=environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
+        return opened(
+            command,
+            cwd=self.folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
 
 
 @pytest.fixture

@@ -298,10 +298,10 @@ class Headquarters:
             case News("away", Peer(seat, life)):
                 self.host.post(LEAD, Gone(seat, life))
             case News("broken", Peer() as peer, why):
-                self._lost(peer.seat, peer.life, f"the lead cannot reach it: {why}")
-            case News("late", Peer(seat, life), why):
+                self._unheard(peer, f"the lead cannot reach it: {why}")
+            case News("late", Peer(seat, life) as peer, why):
                 if seat not in self.attendance.present and life == self.attendance.lives.get(seat):
-                    self._lost(seat, life, why)
+                    self._unheard(peer, why)
             case News("daemon", _, why):
                 self.cut_off, self.reason = True, self.reason or f"the lead: {why}"
             case Noticed(peer, notice):
@@ -435,6 +435,13 @@ class Headquarters:
     def _gone(self, peer: Peer, why: str, *, silent: bool = False) -> None:
         if self.attendance.present.get(peer.seat) == peer:
             self._lost(peer.seat, peer.life, why, silent=silent)
+            if self.door is not None:
+                self.door.over(peer.id, why)
+
+    def _unheard(self, peer: Peer, why: str) -> None:
+        """It may live, and be in touch with us over its lifeline alone: then it can come back."""
+        if self.attendance.lives.get(peer.seat) == peer.life:
+            self._lost(peer.seat, peer.life, why)
             if self.door is not None:
                 self.door.over(peer.id, why)
 

@@ -409,7 +409,8 @@ class Door:
     def _known(self) -> list[tuple[str, Node]]:
         """Those who said who they are."""
         every = self.candidates
-        who = (*every.seated.values(), *every.on_the_way.values(), *every.standing_by.values())
+        who = [*every.seated.values(), *every.on_the_way.values(), *every.standing_by.values()]
+        who += self._applicants.values()
         return sorted({one.node.id: one.node for one in who}.items())
 
     def _told(self) -> Mapping[str, Any]:

@@ -1,0 +1,189 @@
+"""From one node to as many as there are seats and back, in any order: how long nobody trains.
+
+    python benchmarks/elastic.py [--walks 20] [--first-walk 0] [--pause 1.5]
+
+Nodes join (a fork of a prepared process, see fleet.py), leave with a notice (SIGTERM) or are killed
+(SIGKILL), as is drawn for each walk, with pauses that are drawn, too, and don't wait for anything
+to end. The last one that can train never goes. Printed are, of all gaps between two commits, the
+longest and those above 3 s + 2 x the median iteration; by the number of nodes that had seats,
+seconds per iteration beside the ideal of this machine (what all seats compute, over the cores that
+those nodes' processes can use); and how long a hand-over, with or without a notice, keeps the
+others from training. Exits with 1 if a gap was too long, or ``replay`` differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from statistics import median, quantiles
+from typing import Any
+
+from fleet import Fleet, Node, fleet, prepare
+from living import DEADLINE
+
+from checkfree.record import RecoveryRecord
+from checkfree.runtime.swarm.processes.control import ask
+from checkfree.runtime.swarm.processes.home import Home
+
+SEATS = 5
+ALLOWED, MEDIANS = 3.0, 2.0
+"""Seconds, and median iterations, that may pass between two commits; and one copy of a state, which
+takes a hundredth of a second here and is left out."""
+JOIN, NOTICE, KILL = "joins", "leaves", "is killed"
+LOOK_EVERY = 0.5
+"""Seconds between two looks at who has which seat."""
+
+
+def steps(walk: int) -> Iterator[tuple[str, float]]:
+    """What happens, and the pause after it: up to as many nodes as seats, down to one."""
+    draw, nodes, upwards = random.Random(f"{walk}/elastic"), 1, True
+    while upwards or nodes > 1:
+        joins = draw.random() < (0.75 if upwards else 0.25)
+        may_join = nodes == 1 or (joins and nodes <= SEATS)
+        what = JOIN if may_join else draw.choice((NOTICE, KILL))
+        nodes += 1 if what == JOIN else -1
+        upwards = upwards and nodes < SEATS
+        yield what, draw.random()
+
+
+class Walker:
+    """Follows the walks, and what was committed meanwhile."""
+
+    def __init__(self, made: Fleet, pause: float):
+        self._fleet, self._pause = made, pause
+        self._home = Home.of(made.run)
+        self._at = self._looked = time.monotonic()
+        self._seated: list[dict[str, Any]] = []
+        self.gaps: list[tuple[float, str]] = []
+        """Between two commits, and what happened last."""
+        self.paces: dict[int, list[float]] = defaultdict(list)
+        self.ideals: dict[int, list[float]] = defaultdict(list)
+        self._happened = "the first commit"
+
+    def walk(self, number: int) -> None:
+        """One of them, until only one node is left."""
+        draw = random.Random(f"{number}/victims")
+        for what, pause in steps(number):
+            ready = self._ready()
+            if what == JOIN:
+                node = next(node for node in self._fleet.nodes if node.gone())
+                self._fleet.start(node, f"--seats={SEATS}")
+            else:
+                alive = [node for node in self._fleet.nodes if not node.gone()]
+                able = [node for node in alive if node.name in ready]
+                spare = [node for node in alive if len(able) > 1 or node not in able]
+                if not spare:
+                    continue
+                node = draw.choice(spare)
+                node.kill() if what == KILL else self._leaves(node)
+            self._happened = f"walk {number}: {node.name} {what}"
+            self.follow(2 * self._pause * pause)
+
+    def _leaves(self, node: Node) -> None:
+        """And is gone before anything else happens, as its machine would be."""
+        node.send(signal.SIGTERM)
+        end = time.monotonic() + DEADLINE
+        while not node.gone() and time.monotonic() < end:
+            self.follow(0.05)
+        node.kill()
+
+    def follow(self, seconds: float) -> None:
+        """Take down what is committed."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self._fleet.lead.poll() is None:
+            before = self._fleet.records.ticks
+            self._fleet.records.read()
+            now = time.monotonic()
+            if self._fleet.records.ticks > before:
+                self.gaps.append((now - self._at, self._happened))
+                self._at = now
+                self.paces[len(self._seated)].append(self._fleet.records.seconds)
+            if time.monotonic() - self._looked > LOOK_EVERY:
+                self._look()
+            time.sleep(0.005)
+
+    def _look(self) -> None:
+        """Who has seats, and what they compute."""
+        self._looked = time.monotonic()
+        status = ask(self._home, {"ask": "status"})
+        self._seated = [node for node in status.get("nodes", ()) if node["seats"]]
+        busy = status.get("busy", {})
+        if len(busy) == SEATS:
+            cores = min(os.cpu_count() or 1, sum(len(node["seats"]) for node in self._seated) or 1)
+            self.ideals[len(self._seated)].append(sum(busy.values()) / cores)
+
+    def _ready(self) -> set[str]:
+        """Nodes that could have all seats if the others were gone."""
+        self._look()
+        nodes = ask(self._home, {"ask": "status"}).get("nodes", ())
+        return {node["host"] for node in nodes if node["seats"] or node["spares"]}
+
+
+def told(name: str, values: list[float]) -> str:
+    """Median and 95th percentile."""
+    if len(values) < 2:
+        return f"{name}: {len(values)}"
+    last = quantiles(values, n=20)[-1]
+    return f"{name}: {len(values)}, median {median(values):.3f} s, 95th percentile {last:.3f} s"
+
+
+def main() -> None:
+    prepare()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--walks", type=int, default=20)
+    parser.add_argument("--first-walk", type=int, default=0)
+    parser.add_argument("--pause", type=float, default=1.5, help="seconds, on average")
+    parser.add_argument("--no-replay", dest="replay", action="store_false")
+    arguments = parser.parse_args()
+    with fleet(SEATS + 1) as made:
+        made.start(made.nodes[0], f"--seats={SEATS}")
+        made.wait_for_first()
+        walker = Walker(made, arguments.pause)
+        for number in range(arguments.first_walk, arguments.first_walk + arguments.walks):
+            walker.walk(number)
+            worst = max(walker.gaps)
+            print(
+                f"walk {number}: {made.records.ticks} iterations so far, longest gap "
+                f"{worst[0]:.2f} s ({worst[1]})",
+                flush=True,
+            )
+            if made.lead.poll() is not None:
+                raise SystemExit(f"the run ended:\n{made.said()[-3000:]}")
+        made.end()
+        same = not arguments.replay or made.replays()
+        recoveries = [record for _, record in made.records.seen]
+    report(walker, recoveries)
+    usual = median(seconds for paces in walker.paces.values() for seconds in paces)
+    allowed = ALLOWED + MEDIANS * usual
+    late = sorted((gap for gap in walker.gaps if gap[0] > allowed), reverse=True)
+    print(f"gaps above {allowed:.2f} s: {len(late)} of {len(walker.gaps)}; replay equal: {same}")
+    for seconds, happened in late[:20]:
+        print(f"  {seconds:.2f} s after {happened}")
+    if late or not same:
+        raise SystemExit(1)
+
+
+def report(walker: Walker, records: list[Any]) -> None:
+    """By nodes, and by how a seat's state came to somebody else."""
+    for count in sorted(walker.paces):
+        ideal = median(walker.ideals[count]) if walker.ideals[count] else float("nan")
+        print(
+            f"{count} nodes with seats: {len(walker.paces[count])} iterations, median "
+            f"{median(walker.paces[count]):.3f} s beside an ideal of {ideal:.3f} s"
+        )
+    ways: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        if isinstance(record, RecoveryRecord) and record.seconds is not None:
+            rules = sorted({str(rebuilt["rule"]) for rebuilt in record.rebuilds.values()})
+            ways[" and ".join(rules)].append(record.seconds)
+    for way, seconds in sorted(ways.items()):
+        print(told(way, seconds))
+
+
+if __name__ == "__main__":
+    main()
