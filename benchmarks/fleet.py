@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from living import DEADLINE, Records
 
 from checkfree.cli import main as main_of_checkfree
 from checkfree.runtime.swarm.processes.home import Home
+
+sys.path.append(os.fspath(Path(__file__).parents[1]))
+from tests.process.zygote import enter
 
 WORDS = [
     *("iterations=1000000", "stages=4", "microbatches=8", "batch=2", "failures=none"),
@@ -33,10 +36,11 @@ COMMAND = (sys.executable, "-m", "checkfree")
 
 
 class Node:
-    """One of the machines; ``pid`` of the process that lives there, 0: none does."""
+    """One of the machines; ``pid`` of the process that lives there, 0: none does. ``space``: its
+    network namespace, if it has one."""
 
-    def __init__(self, name: str):
-        self.name, self.pid = name, 0
+    def __init__(self, name: str, space: str = ""):
+        self.name, self.space, self.pid = name, space, 0
 
     def gone(self) -> bool:
         """Whether no process lives; one that has ended is buried."""
@@ -58,17 +62,20 @@ class Node:
 
 
 class Fleet:
-    """A lead that nobody kills, and ``count`` nodes, of which none is started."""
+    """A lead that nobody kills, and nodes, of which none is started: so many on this machine's own
+    network, or each, the lead first, in one of the network namespaces ``spaces``."""
 
-    def __init__(self, folder: Path, count: int, *words: str):
+    def __init__(self, folder: Path, count: int, *words: str, spaces: Sequence[str] = ()):
         self._folder, self.run = folder, folder / "run"
-        self._log = open(folder / "log", "wb")  # noqa: SIM115 (closed at the end)
-        self.nodes = [Node(f"node-{number}") for number in range(count)]
+        self._log = open(folder / "log", "ab")  # noqa: SIM115 (closed at the end)
+        own, *others = spaces or [""] * (count + 1)
+        self.nodes = [Node(f"node-{number}", space) for number, space in enumerate(others)]
         self.records = Records(self.run)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HIVEMIND_LOGLEVEL": "ERROR"}
-        command = (*COMMAND, "swarm", "lead", "small.yaml", *WORDS, *words, "out=run")
+        there = ["ip", "netns", "exec", own] if own else []
+        command = [*there, *COMMAND, "swarm", "lead", "small.yaml", *WORDS, *words, "out=run"]
         self.lead = subprocess.Popen(
-            [*command, "--listen=127.0.0.1:0"],
+            [*command, f"--listen={'0.0.0.0' if own else '127.0.0.1'}:0"],
             cwd=folder,
             stdout=self._log,
             stderr=self._log,
@@ -82,7 +89,7 @@ class Fleet:
 
     def start(self, node: Node, *words: str) -> None:
         """Have it join."""
-        node.pid = self._forked(*self._line, f"--host={node.name}", *words)
+        node.pid = self._forked(node.space, *self._line, f"--host={node.name}", *words)
 
     def wait_for_first(self) -> None:
         """Iteration. Raises SystemExit if it never comes."""
@@ -113,13 +120,15 @@ class Fleet:
         Home.of(self.run).sweep()
         self._log.close()
 
-    def _forked(self, *words: str) -> int:
+    def _forked(self, space: str, *words: str) -> int:
         pid = os.fork()
         if pid:
             return pid
         code = 1
         try:
             os.setsid()
+            if space:
+                enter(space)
             os.chdir(self._folder)
             for target in (1, 2):
                 os.dup2(self._log.fileno(), target)
@@ -137,13 +146,13 @@ class Fleet:
 
 
 @contextmanager
-def fleet(count: int, *words: str) -> Iterator[Fleet]:
+def fleet(count: int, *words: str, spaces: Sequence[str] = ()) -> Iterator[Fleet]:
     """In a folder of its own, with a text to train on; ended when the context ends."""
     with tempfile.TemporaryDirectory(prefix="checkfree-fleet-") as name:
         folder = Path(name)
         (folder / "text.txt").write_text("the lost stage of a neighbour is a mean\n" * 4000)
         (folder / "small.yaml").write_text("data: {name: text, path: text.txt}\n")
-        made = Fleet(folder, count, *words)
+        made = Fleet(folder, count, *words, spaces=spaces)
         try:
             yield made
         finally:

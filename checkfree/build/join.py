@@ -264,7 +264,7 @@ class Member:
                 self._say(f"the lead is gone: {error}")
                 return After.LOST
             self._known = True
-            guest = Guest(courier, lifeline, self._remains, self._say)
+            guest = Guest(courier, lifeline, self._remains, self._say, self._stand_by)
             lifeline.follow(run["patience"], self._entry.retry or AGAIN_WITHIN)
             courier.post.limits = self._means.limits
             lifeline.ready()
@@ -316,8 +316,11 @@ class Member:
 
         return courier.wait(lifeline.take_up(within, told))
 
+    def _stand_by(self) -> None:
+        self._report({"standing": True, "keeps": self._remains.name()[0] is not None})
+
     def _train(self, guest: Guest, means: Means, patience: float) -> After:
-        self._report({"standing": True})
+        self._stand_by()
         self._say("stands by until a seat is vacant")
         birth = guest.wait()
         if birth is not None:

@@ -205,9 +205,16 @@ class ReplayedFaults:
     """
 
     def __init__(self, host: InProcess, steps: Sequence[Step]):
-        # One repair that followed another at once has nobody left to strike.
+        # One repair that followed another at once has nobody left to strike: whoever was given a
+        # state by it came with the first.
         told = [s for s in steps if s.gone or s.joined or s.resumed is not None]
         self._host, self._steps = host, deque(told)
+        self._repairs: list[list[Repair]] = []
+        for step in steps:
+            if step in told:
+                self._repairs.append([])
+            if step.repair is not None and self._repairs:
+                self._repairs[-1].append(step.repair)
         self._repaired = [
             sum(before.repair is not None for before in steps[:number])
             for number, step in enumerate(steps)
@@ -304,6 +311,7 @@ class ReplayedFaults:
 
     def _strike(self, epoch: int, tick: int) -> None:
         """All at once: the lead is told before it hears of each."""
+        repairs = self._repairs[-len(self._steps)]
         step = self._steps.popleft()
         self._host.post(LEAD, Struck(epoch, tick, step.lost, step.joined, step.left))
         if step.after != self._kept_after:
@@ -313,7 +321,8 @@ class ReplayedFaults:
             self._host.kill(seat)
         for seat, life in step.joined:
             self._host.join(seat, life)
-        self._hand_over(step)
+        for repair in repairs:
+            self._hand_over(repair)
 
     def _keep(self, step: Step) -> None:
         """By stage, what those who go have, where the run goes on from that before it trains
@@ -326,10 +335,10 @@ class ReplayedFaults:
             if exact is not None:
                 self._kept[seat.stage] = exact[1]
 
-    def _hand_over(self, step: Step) -> None:
+    def _hand_over(self, repair: Repair) -> None:
         """Where the run had it: in the memory of whoever sits there now, or in the store."""
-        recipes = step.repair.rebuild if step.repair else {}
-        sources = {made.sources[0] for made in recipes.values() if made.rule in (BACK, HANDOVER)}
+        recipes = repair.rebuild.values()
+        sources = {made.sources[0] for made in recipes if made.rule in (BACK, HANDOVER)}
         shelved = {}
         for source in sources:
             if source.of not in self._kept:
@@ -340,8 +349,7 @@ class ReplayedFaults:
                 name = StateId(source.holder, 0, source.version)  # whose it was tells nothing here
                 self._worker(source.holder).bring(name, self._kept[source.of])
         if shelved:
-            assert step.repair is not None
-            self._store.shelve(HANDOVER, self._made, shelved, {"committed": step.repair.resume_at})
+            self._store.shelve(HANDOVER, self._made, shelved, {"committed": repair.resume_at})
 
     def _worker(self, seat: Address) -> StageWorker:
         worker = self._host.actors[seat]

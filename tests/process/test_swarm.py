@@ -222,7 +222,7 @@ def test_a_killed_launcher_takes_all_with_it(
     can be replayed whole."""
     entries = [{"iteration": tick, "stage": 2 + tick % 2} for tick in (4, 12, 13, 15)]
     (swarm / "losses.json").write_text(json.dumps({"failures": entries}))
-    words = ("failures=losses.json", "recovery=fit(fit_steps=16)")
+    words = ("failures=losses.json", "recovery=fit(fit_steps=4)")
     process = begin(swarm, *up(*words, PATIENT), tick=11)
     process.kill()
     finished(process, -signal.SIGKILL)

@@ -134,6 +134,13 @@ def _serve(line: socket.socket) -> list[str] | None:
         os.close(reader)
 
 
+def enter(space: str) -> None:
+    """Have this process, which has one thread, go on in a network namespace. Raises OSError."""
+    with open(f"/var/run/netns/{space}") as there:
+        if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"no network namespace {space}")
+
+
 def _become(
     streams: Sequence[int], cwd: str, env: dict[str, str], space: str, session: bool
 ) -> None:
@@ -147,9 +154,7 @@ def _become(
     if session:
         os.setsid()
     if space:
-        with open(f"/var/run/netns/{space}") as there:
-            if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), _CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), f"no network namespace {space}")
+        enter(space)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

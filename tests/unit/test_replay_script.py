@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from checkfree.messages.control import HANDOVER
-from checkfree.ops import Address
-from checkfree.runtime.replay import script
+from checkfree.ops import LEAD, STORE, Address, StateId
+from checkfree.recovery.exact import BACK
+from checkfree.runtime import replay
+from checkfree.runtime.replay import ReplayedFaults, script
 
 ONE, TWO = Address(0), Address(1)
 STEP = {"kind": "iteration"}
@@ -36,3 +41,49 @@ def test_a_swarm_that_was_resumed_has_what_its_snapshot_had() -> None:
 def test_one_that_was_handed_its_state_is_not_all() -> None:
     (left,) = script([plan(0, (0, 0), {}), STEP, plan(1, (1, 0), {"0.0": HANDOVER})])
     assert (left.left, left.joined) == (((ONE, 0),), ((ONE, 1),))
+
+
+class Had:
+    """A worker with a state, and what it is brought."""
+
+    def __init__(self, seat: Address):
+        self.seat, self.brought = seat, list[tuple[StateId, str]]()
+
+    def exact(self) -> tuple[StateId, str]:
+        return StateId(self.seat, 0, 1), f"state of {self.seat}"
+
+    def bring(self, name: StateId, state: str) -> None:
+        self.brought.append((name, state))
+
+
+def test_whoever_comes_back_while_others_are_repaired_has_its_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two repairs, one at once after the other: nobody is struck before the second."""
+    monkeypatch.setattr(replay, "StageWorker", Had)
+
+    def back(seat: str) -> dict[str, Any]:
+        source = {"holder": seat, "stage": int(seat[0]), "version": 1}
+        return {seat: {"rule": BACK, "sources": [source], "moments": True}}
+
+    both = {"kind": "failure", "seats": ["0.0", "1.0"]}
+    plans = [
+        {"kind": "plan", "iteration": 1, "members": {"0.0": 1}, "rebuilds": back("0.0")},
+        {"kind": "plan", "iteration": 1, "members": {"0.0": 1, "1.0": 1}, "rebuilds": back("1.0")},
+    ]
+    steps = script([plan(0, (0, 0), {}), STEP, both, plans[0], both, plans[1]])
+    came: dict[Address, Had] = {}
+    actors: dict[Address, Any] = {ONE: Had(ONE), TWO: Had(TWO), STORE: None, LEAD: None}
+
+    def join(seat: Address, life: int) -> None:
+        actors[seat] = came[seat] = Had(seat)
+
+    host = SimpleNamespace(
+        actors=actors, post=lambda *said: None, kill=lambda seat: None, join=join
+    )
+    faults = ReplayedFaults(host, steps)  # type: ignore[arg-type]
+    faults._strike(1, 1)
+    assert {seat: had.brought for seat, had in came.items()} == {
+        ONE: [(StateId(ONE, 0, 1), "state of 0.0")],
+        TWO: [(StateId(TWO, 0, 1), "state of 1.0")],
+    }

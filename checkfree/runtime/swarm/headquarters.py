@@ -381,12 +381,12 @@ class Headquarters:
             self._gone(peer, why)
 
     def _apart(self, one: Peer, other: Peer, why: str) -> None:
-        """The one cannot reach the other, and that one is none of the dead that were noticed."""
+        """The one cannot reach the other, and neither is one of the dead that were noticed."""
         if self.door is not None and other.seat.replica >= HEIR:
             return self.door.unreached(other)
-        here = self.attendance.present.get(other.seat) == other
+        here = all(self.attendance.present.get(p.seat) == p for p in (one, other))
         if not here or frozenset((one, other)) in self._relayed:
-            return
+            return  # what somebody thinks whose own line was cut says nothing about others
         if not self._passed_on(one, other, f"{one.seat} cannot reach it ({why})"):
             self._gone(other, f"{one.seat} cannot reach it: {why}", silent=True)
 

@@ -83,7 +83,8 @@ class Remains:
 
 
 class Guest:
-    """``say`` is told what happens, in words; ``remains`` outlive us."""
+    """``say`` is told what happens, in words; ``remains`` outlive us, and ``dropped`` is called if
+    they turn out to be of no use."""
 
     def __init__(
         self,
@@ -91,9 +92,10 @@ class Guest:
         lifeline: Lifeline,
         remains: Remains,
         say: Callable[[str], None],
+        dropped: Callable[[], None],
     ):
         self._courier, self._lifeline, self._say = courier, lifeline, say
-        self.remains = remains
+        self.remains, self._dropped = remains, dropped
         self._after: After | None = None
         self._incarnation = lifeline.welcome["incarnation"]
         self._suspects: dict[Address, tuple[Peer, str]] = {}
@@ -118,6 +120,7 @@ class Guest:
                     self._after = After.OVER  # whoever leads now has not heard of us
                 case Said({"stale": True}):
                     self.remains.drop()
+                    self._dropped()
                 case Said({"heir": {"seat": str(seat), "life": int(life)}}):
                     self._listen_as_heir(Address.parse(seat), life)
                 case Delivered(_, KeepState() as message):

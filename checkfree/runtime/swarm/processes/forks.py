@@ -38,7 +38,8 @@ NOTICED = signal.SIGUSR1
 HEEDED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, NOTICED)
 
 Report = Callable[[Mapping[str, Any]], None]
-"""How a fork tells its parent {"seated": seat} and {"standing": true}."""
+"""How a fork tells its parent {"seated": seat} and {"standing": true, "keeps": …}: whether it has a
+state that its seat may want back."""
 Main = Callable[[int, Report], int]
 """What a fork does: its number among those that live, and how it reports. Returns its code."""
 
@@ -50,6 +51,7 @@ class _Fork:
     stream: socket.socket
     since: float
     seated: bool = False
+    keeps: bool = False
     spared: bool = False
     """Told to end, for another stands by."""
     rest: bytes = b""
@@ -137,15 +139,16 @@ class Forks:
         *lines, fork.rest = (fork.rest + data).split(b"\n")
         for line in lines:
             said = json.loads(line)
-            fork.seated = "seated" in said
+            fork.seated, fork.keeps = "seated" in said, said.get("keeps", False)
             self._keep_one_standing()
 
     def _keep_one_standing(self) -> None:
-        """Another stands by while there is room for one more seat, and no more than one."""
+        """Another stands by while there is room for one more seat, and no more than one, but for
+        those with a state: they have a seat soon."""
         standing = [fork for fork in self._forks.values() if not fork.seated]
         if not standing and len(self._forks) < self._room and not self._asked:
             self._fork()
-        for fork in standing[1:]:
+        for fork in [fork for fork in standing if not fork.keeps][1:]:
             fork.spared = True
             with suppress(ProcessLookupError):
                 os.kill(fork.pid, signal.SIGTERM)
