@@ -6,7 +6,7 @@ CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: help demo swarm-demo test lint
+.PHONY: help demo swarm-demo test soak lint
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -22,6 +22,14 @@ swarm-demo: $(VENV)/.installed-swarm ## Train across processes of which two are 
 test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.installed-test ## Install what tests need and run them
 	$(BIN)/python -m pytest -n 2
+
+soak: export OMP_NUM_THREADS = 1
+soak: $(VENV)/.installed-test ## Hours: chaos a thousand times, fleets that come and go, cut links
+	CHECKFREE_SOAK=1 $(BIN)/python -m pytest -n 2 tests/chaos
+	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/churn.py
+	$(BIN)/python benchmarks/elastic.py --walks 200
+	$(BIN)/python benchmarks/cuts.py
 
 lint: $(VENV)/.installed-dev ## Check style, types and who imports whom
 	$(BIN)/ruff check

@@ -17,12 +17,10 @@ from __future__ import annotations
 import argparse
 import random
 import re
-import shutil
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from fleet import Fleet, Node, fleet, prepare
@@ -158,7 +156,7 @@ def measured(arguments: argparse.Namespace, seed: int, seats: int, *, churn: boo
         if arguments.replay and not found.ended:
             found.same = made.replays()
         if arguments.keep:
-            shutil.copytree(made.run.parent, Path(arguments.keep) / f"{time.time():.0f}")
+            made.keep(arguments.keep)
     return found
 
 

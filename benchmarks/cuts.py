@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shutil
 import sys
 import time
 from collections import Counter
@@ -79,7 +78,7 @@ def main() -> None:
             plans = of_kind(read(made.run), "plan")
             same = made.replays()
             if arguments.keep:
-                shutil.copytree(made.run.parent, arguments.keep)
+                made.keep(arguments.keep)
     rules = Counter(made["rule"] for plan in plans for made in plan["rebuilds"].values())
     print(f"{arguments.cuts} cuts: median {median(waits):.1f} s, longest {max(waits):.1f} s until")
     print(f"the next commit; states given back by {dict(rules)}; replay equal: {same}")

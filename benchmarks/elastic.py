@@ -29,6 +29,7 @@ from living import DEADLINE
 from checkfree.record import RecoveryRecord
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.home import Home
+from checkfree.units import render_utc
 
 SEATS = 5
 ALLOWED, MEDIANS = 3.0, 2.0
@@ -81,8 +82,19 @@ class Walker:
                     continue
                 node = draw.choice(spare)
                 node.kill() if what == KILL else self._leaves(node)
-            self._happened = f"walk {number}: {node.name} {what}"
+            self._happened = f"walk {number}: {node.name} {what} at {render_utc(time.time())}"
             self.follow(2 * self._pause * pause)
+
+    def rest(self) -> None:
+        """Until there is a commit, or it is clear that none comes."""
+        end = time.monotonic() + DEADLINE
+        before = self._fleet.records.ticks
+        while self._fleet.records.ticks == before and time.monotonic() < end:
+            self.follow(0.1)
+        if self._fleet.records.ticks == before:
+            raise SystemExit(
+                f"it stands still after {self._happened}:\n{self._fleet.said()[-3000:]}"
+            )
 
     def _leaves(self, node: Node) -> None:
         """And is gone before anything else happens, as its machine would be."""
@@ -138,6 +150,7 @@ def main() -> None:
     parser.add_argument("--walks", type=int, default=20)
     parser.add_argument("--first-walk", type=int, default=0)
     parser.add_argument("--pause", type=float, default=1.5, help="seconds, on average")
+    parser.add_argument("--keep", metavar="FOLDER", help="gets all of the run, to look into")
     parser.add_argument("--no-replay", dest="replay", action="store_false")
     arguments = parser.parse_args()
     with fleet(SEATS + 1) as made:
@@ -146,6 +159,7 @@ def main() -> None:
         walker = Walker(made, arguments.pause)
         for number in range(arguments.first_walk, arguments.first_walk + arguments.walks):
             walker.walk(number)
+            walker.rest()
             worst = max(walker.gaps)
             print(
                 f"walk {number}: {made.records.ticks} iterations so far, longest gap "
@@ -155,6 +169,8 @@ def main() -> None:
             if made.lead.poll() is not None:
                 raise SystemExit(f"the run ended:\n{made.said()[-3000:]}")
         made.end()
+        if arguments.keep:
+            made.keep(arguments.keep)
         same = not arguments.replay or made.replays()
         recoveries = [record for _, record in made.records.seen]
     report(walker, recoveries)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,10 @@ class Fleet:
         command = [*COMMAND, "replay", "run", "--quiet"]
         made = subprocess.run(command, cwd=self._folder, stdout=subprocess.DEVNULL)
         return made.returncode == 0
+
+    def keep(self, folder: str) -> None:
+        """A copy of all of the run, to look into."""
+        shutil.copytree(self._folder, Path(folder) / f"{time.time():.0f}")
 
     def end(self) -> None:
         """All of it; once is enough."""

@@ -41,7 +41,14 @@ from checkfree.runtime.swarm.joining.lifeline import Lifeline, Unreachable
 from checkfree.runtime.swarm.joining.notices import leave_deadline, seconds_left, watch
 from checkfree.runtime.swarm.joining.reception import Reception, Terms
 from checkfree.runtime.swarm.placement.nodes import LONGEST_NAME, Node
-from checkfree.runtime.swarm.processes.forks import AGAIN, ENDED, FAILED, Forks, Report
+from checkfree.runtime.swarm.processes.forks import (
+    AGAIN,
+    ENDED,
+    FAILED,
+    NOT_NEEDED,
+    Forks,
+    Report,
+)
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.told import tell
 from checkfree.runtime.swarm.transport.courier import Courier, Said
@@ -223,6 +230,7 @@ class Member:
         self._courier: Courier | None = None
         self._asked = 0
         self._seated = False
+        self._guest: Guest | None = None
         self._book = AddressBook(entry.place)
         self._remains = Remains()
         self._known = False
@@ -232,6 +240,7 @@ class Member:
         """Returns how it ended: any but OVER. Raises BadInput."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._interrupted)
+        signal.signal(NOT_NEEDED, self._not_needed)
         try:
             while (after := self._live()) is After.OVER:
                 pass
@@ -247,6 +256,11 @@ class Member:
         self._say("leaves as soon as its state is handed on (once more: at once)")
         left = seconds_left(self._home.path, self._entry.notice)
         self._courier.inbox.put(Said({"leave": True, "seconds": left}))
+
+    def _not_needed(self, number: int, frame: FrameType | None) -> None:
+        """Others stand by."""
+        if not self._seated and (self._guest is None or self._guest.idle):
+            raise _Gone
 
     def _live(self) -> After:
         """From an application to the end of a life at a seat."""
@@ -264,7 +278,7 @@ class Member:
                 self._say(f"the lead is gone: {error}")
                 return After.LOST
             self._known = True
-            guest = Guest(courier, lifeline, self._remains, self._say, self._stand_by)
+            self._guest = guest = Guest(courier, lifeline, self._remains, self._say, self._report)
             lifeline.follow(run["patience"], self._entry.retry or AGAIN_WITHIN)
             courier.post.limits = self._means.limits
             lifeline.ready()
@@ -316,11 +330,8 @@ class Member:
 
         return courier.wait(lifeline.take_up(within, told))
 
-    def _stand_by(self) -> None:
-        self._report({"standing": True, "keeps": self._remains.name()[0] is not None})
-
     def _train(self, guest: Guest, means: Means, patience: float) -> After:
-        self._stand_by()
+        self._report({"standing": True, "keeps": self._remains.name()[0] is not None})
         self._say("stands by until a seat is vacant")
         birth = guest.wait()
         if birth is not None:

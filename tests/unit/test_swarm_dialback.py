@@ -189,3 +189,22 @@ def test_whoever_only_asks_is_told_and_gets_no_seat() -> None:
     assert told[-1] == {"called": {"why": "no answer", "apart": [], "callers": 0}}
     assert len(entrance.door.candidates.vacant) == 3
     assert entrance.said == []
+
+
+def test_nodes_make_as_many_ready_as_are_lacking() -> None:
+    entrance = Entrance()
+    entrance.door.candidates.order(Address(3), 0, hollow=False)
+    told: dict[str, list[Any]] = {"a": [], "b": []}
+    for name, room in (("a", 3), ("b", 3)):
+        visitor = Visitor(name, Node(name, name, room=room), told[name].append, (GOOD,))
+        entrance._visits(Visit("ready", visitor))
+        entrance._answers("", name, visitor, "looked")
+        entrance._visits(Visit("looked", visitor))
+    assert len(entrance.door.candidates.vacant) == 2
+    entrance.door.call_for_more()
+    entrance.door.call_for_more()
+    assert [said for said in told["a"] if "wanted" in said] == [{"wanted": 1}]  # once
+    assert {"wanted": 1} in told["b"]
+    entrance.door.candidates.vacant.clear()
+    entrance.door.call_for_more()
+    assert told["a"][-1] == told["b"][-1] == {"wanted": 0}

@@ -143,6 +143,8 @@ def test_a_seat_of_the_fullest_node_and_its_heir() -> None:
     assert pool.seat("b") is None  # it stands by for another
     pool.candidates.order(move.seat, 1, hollow=True)
     assert pool.seat("b") == str(move.seat)
+    late = pool.candidates.left("b")  # whoever dies now was no heir any more
+    assert late is not None and (late.heir_to, late.seat) == (None, (move.seat, 1))
 
 
 # --- addresses and tokens ------------------------------------------------------------------------

@@ -349,6 +349,7 @@ class Headquarters:
         """Those who watch want to know who else has to come."""
         assert self.door is not None
         if not self._over():
+            self.door.call_for_more()
             self._reminded_at = time.monotonic()
             fleet = self.door.fleet(self.attendance.present)
             event = self.door.waiting(self.attendance.lives)

@@ -166,7 +166,7 @@ class Candidates:
         """A vacant seat to one who stands by."""
         vacancy = self.vacant.pop(seat)
         del self.standing_by[candidate.id]
-        candidate.seat = seat, vacancy.life
+        candidate.seat, candidate.heir_to = (seat, vacancy.life), None
         self.on_the_way[candidate.id] = candidate
         birth = {"seat": str(seat), "life": vacancy.life, "hollow": vacancy.hollow}
         brings, step = candidate.brings, candidate.step

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,8 @@ class Door:
         self._dialbacks: dict[str, Dialback] = {}
         self._applicants: dict[str, Candidate] = {}
         """Those who want a seat, and may have one as soon as it is known who can call them."""
+        self._called_for: dict[str, int] = {}
+        """Of nodes how many processes they were asked to make ready."""
         self._uncalled: dict[str, Node] = {}
         """Nodes that can call others, and can't be called."""
         self.candidates = Candidates(taken, self._told)
@@ -374,6 +377,31 @@ class Door:
             self.change(seat, change.life, asked=True)
         else:
             self._tell(Stays(seat, change.life))
+
+    def call_for_more(self) -> None:
+        """Have nodes make as many processes ready as seats are vacant, or are about to be, that
+        nobody stands by for: by itself each makes one after the other."""
+        every = self.candidates
+        soon = sum(change.asked and change.heir is None for change in self.changes.values())
+        free = sum(who.heir_to is None for who in every.standing_by.values())
+        lacking = max(0, len(every.vacant) + soon - free - len(self._applicants))
+        able = self._with_room() if every.open else {}
+        each = -(-lacking // len(able)) if able else 0
+        for id, who in able.items():
+            if self._called_for.get(id, 0) != each:
+                self._called_for[id] = each
+                who.tell({"wanted": each})
+
+    def _with_room(self) -> dict[str, Candidate]:
+        """A process of each node that can have more seats; of reserves only if nobody else can."""
+        every, load = self.candidates, Counter(self.candidates.placed().values())
+        who = (*every.standing_by.values(), *every.on_the_way.values(), *every.seated.values())
+        able = {
+            one.node.id: one
+            for one in who
+            if one.node.id not in every.drained and load[one.node.id] < one.node.room
+        }
+        return {id: o for id, o in able.items() if not o.node.reserve} or able
 
     # --- what is told ----------------------------------------------------------------------------
 

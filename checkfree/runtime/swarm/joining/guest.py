@@ -83,8 +83,8 @@ class Remains:
 
 
 class Guest:
-    """``say`` is told what happens, in words; ``remains`` outlive us, and ``dropped`` is called if
-    they turn out to be of no use."""
+    """``say`` is told what happens, in words, and ``report`` what our node's parent has to know;
+    ``remains`` outlive us."""
 
     def __init__(
         self,
@@ -92,10 +92,10 @@ class Guest:
         lifeline: Lifeline,
         remains: Remains,
         say: Callable[[str], None],
-        dropped: Callable[[], None],
+        report: Callable[[Mapping[str, Any]], None],
     ):
         self._courier, self._lifeline, self._say = courier, lifeline, say
-        self.remains, self._dropped = remains, dropped
+        self.remains, self._report = remains, report
         self._after: After | None = None
         self._incarnation = lifeline.welcome["incarnation"]
         self._suspects: dict[Address, tuple[Peer, str]] = {}
@@ -120,7 +120,7 @@ class Guest:
                     self._after = After.OVER  # whoever leads now has not heard of us
                 case Said({"stale": True}):
                     self.remains.drop()
-                    self._dropped()
+                    self._report({"standing": True})
                 case Said({"heir": {"seat": str(seat), "life": int(life)}}):
                     self._listen_as_heir(Address.parse(seat), life)
                 case Delivered(_, KeepState() as message):
@@ -130,6 +130,11 @@ class Guest:
         return birth[0] if birth else None
 
     @property
+    def idle(self) -> bool:
+        """It stands by, and has no state to lose nor awaits one."""
+        return self._heir_to is None and self.remains.name()[0] is None
+
+    @property
     def after(self) -> After:
         assert self._after is not None
         return self._after
@@ -137,6 +142,7 @@ class Guest:
     def _listen_as_heir(self, seat: Address, life: int) -> None:
         """Be called by whoever leaves that seat."""
         self._heir_to = seat, life
+        self._report({"standing": True, "keeps": True})
         me = self._courier.sit(heir_of(seat), life)
         self._lifeline.tell({"heir": True, "peer": me.to_json()})
 
@@ -231,6 +237,8 @@ class Guest:
                 self._courier.learn(Peer.from_json(welcome["peer"]))
             case {"heir": list(plain)}:
                 self._learn_heir(plain)
+            case {"wanted": int()}:
+                self._report(notice)
             case {"called": dict(found)}:
                 self._say_called(found)
             case {"leave": _}:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from types import FrameType
 from typing import Any
 
@@ -35,11 +36,13 @@ HASTE, MOST_HASTY = 20.0, 4
 """So many deaths within so many seconds each, and it is no accident."""
 NOTICED = signal.SIGUSR1
 """What a watcher sends us: this machine is about to end, and may send its own SIGTERM soon."""
+NOT_NEEDED = signal.SIGUSR2
+"""What we send a fork that stands by beside others. It heeds it if it has nothing to lose."""
 HEEDED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, NOTICED)
 
 Report = Callable[[Mapping[str, Any]], None]
-"""How a fork tells its parent {"seated": seat} and {"standing": true, "keeps": …}: whether it has a
-state that its seat may want back."""
+"""How a fork tells its parent {"seated": seat}; {"standing": true, "keeps": …}: whether it has, or
+awaits, a state; and {"wanted": …}: how many the lead would like to stand by here."""
 Main = Callable[[int, Report], int]
 """What a fork does: its number among those that live, and how it reports. Returns its code."""
 
@@ -74,7 +77,8 @@ class Forks:
         self._forks: dict[int, _Fork] = {}
         self._asked = 0
         self._code = ENDED
-        self._hasty = 0
+        self._hasty, self._wanted = 0, 0
+        self._over = False
         self._due: float | None = None
 
     def run(self) -> int:
@@ -139,19 +143,26 @@ class Forks:
         *lines, fork.rest = (fork.rest + data).split(b"\n")
         for line in lines:
             said = json.loads(line)
-            fork.seated, fork.keeps = "seated" in said, said.get("keeps", False)
-            self._keep_one_standing()
+            if "wanted" in said:
+                self._wanted = int(said["wanted"])
+            else:
+                fork.seated, fork.keeps = "seated" in said, said.get("keeps", False)
+                fork.spared = fork.spared and not fork.seated and not fork.keeps
+            self._keep_some_standing()
 
-    def _keep_one_standing(self) -> None:
-        """Another stands by while there is room for one more seat, and no more than one, but for
-        those with a state: they have a seat soon."""
-        standing = [fork for fork in self._forks.values() if not fork.seated]
-        if not standing and len(self._forks) < self._room and not self._asked:
+    def _keep_some_standing(self) -> None:
+        """As many as are wanted stand by, and one even if none is, while there is room for more
+        seats; and no more, but for those with a state: they have a seat soon."""
+        if self._asked or self._over:
+            return
+        most, stay = max(1, self._wanted), [f for f in self._forks.values() if not f.spared]
+        standing = [fork for fork in stay if not fork.seated]
+        for _ in range(min(most - len(standing), self._room - len(stay))):
             self._fork()
-        for fork in [fork for fork in standing if not fork.keeps][1:]:
+        for fork in [fork for fork in standing if not fork.keeps][most:]:
             fork.spared = True
             with suppress(ProcessLookupError):
-                os.kill(fork.pid, signal.SIGTERM)
+                os.kill(fork.pid, NOT_NEEDED)
 
     def _reap(self) -> None:
         while self._forks:
@@ -177,7 +188,8 @@ class Forks:
             return
         if code < 0:
             return self._died(fork, code)
-        if code != AGAIN:  # the run is over, or we are refused, or broken: for the others too
+        if code != AGAIN:
+            self._over = True  # the run is over, or we are refused, or broken: for the others too
             for other in self._forks.values():
                 if not other.seated:
                     with suppress(ProcessLookupError):
@@ -204,7 +216,8 @@ class Forks:
 
     def _fork(self) -> None:
         ours, its = socket.socketpair()
-        slot = min(set(range(self._room + 1)) - {fork.slot for fork in self._forks.values()})
+        taken = {fork.slot for fork in self._forks.values()}
+        slot = next(number for number in count() if number not in taken)
         parent = os.getpid()
         sys.stderr.flush()
         pid = os.fork()
