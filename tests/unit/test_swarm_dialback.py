@@ -208,3 +208,13 @@ def test_nodes_make_as_many_ready_as_are_lacking() -> None:
     entrance.door.candidates.vacant.clear()
     entrance.door.call_for_more()
     assert told["a"][-1] == told["b"][-1] == {"wanted": 0}
+
+
+def test_two_that_come_at_once_are_tried_with_each_other() -> None:
+    entrance = Entrance()
+    told: dict[str, list[Any]] = {"a": [], "b": []}
+    for name, says in told.items():
+        visitor = Visitor(name, node(name), says.append, (GOOD,))
+        entrance._visits(Visit("ready", visitor))
+    assert told["a"][-1] == told_dial([Place("b", (GOOD,))])
+    assert told["b"][-1] == told_dial([Place("a", (GOOD,))])

@@ -244,7 +244,8 @@ class Door:
         """See who can call somebody, and whom it can call: one process of each node is asked, those
         with a seat first."""
         every = self.candidates
-        others = (*every.seated.values(), *every.on_the_way.values(), *every.standing_by.values())
+        seated = (*every.seated.values(), *every.on_the_way.values())
+        others = (*seated, *every.standing_by.values(), *self._applicants.values())
         ids = {o.node.id: o.id for o in reversed(others) if o.node.id != visitor.node.id}
         members = [self._visitors[id] for id in ids.values() if id in self._visitors]
         members = members[-MOST_CALLERS:]
