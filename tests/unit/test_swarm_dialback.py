@@ -64,7 +64,14 @@ def test_what_is_said_reads_back_and_rubbish_does_not() -> None:
             asked_dial(plain)
     assert read_dialled({"a": "", "b": 7, "c": "x" * 1000}) == {"a": "", "c": "x" * 200}
     assert read_dialled([]) == {}
-    for plain in ("no list", [GOOD] * 17, ["x" * 101], ["/ip4/300.0.0.1/tcp/1"], [1]):
+    for plain in (
+        "no list",
+        [GOOD] * 17,
+        ["x"],
+        ["/a/b/c/" + "x" * 101],
+        ["/ip4/300.0.0.1/tcp/1"],
+        [1],
+    ):
         with pytest.raises(ValueError):
             read_addresses(plain)
 

@@ -57,7 +57,7 @@ async def call(post: Post, place: Place) -> str:
         return why
     try:
         await asyncio.wait_for(post.connect(place.id, place.addresses), CALL_WITHIN)
-    except BROKEN_STREAM as error:
+    except (ValueError, *BROKEN_STREAM) as error:  # ValueError: no address that libp2p knows
         return in_short(error)
     return ""
 
@@ -76,8 +76,8 @@ def read_addresses(plain: Any) -> tuple[str, ...]:
     """As an application has them. Raises ValueError."""
     if not isinstance(plain, list) or len(plain) > MOST_ADDRESSES:
         raise ValueError("no list of addresses")
-    if not all(type(text) is str and len(text) <= 100 for text in plain):
-        raise ValueError("an address is a short text")
+    if not all(type(text) is str and len(text) <= 100 and text.count("/") >= 4 for text in plain):
+        raise ValueError("an address is a short text of four parts")
     for at in map(socket_of, plain):
         if at is not None:
             ipaddress.ip_address(at[0])

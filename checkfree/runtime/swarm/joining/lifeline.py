@@ -15,9 +15,9 @@ from typing import Any
 from checkfree.errors import BadInput
 from checkfree.messages.control import Ticket
 from checkfree.ops import StateId
-from checkfree.runtime.swarm.joining.dialback import asked_dial, dialled, look
+from checkfree.runtime.swarm.joining.dialback import MOST_ADDRESSES, asked_dial, dialled, look
 from checkfree.runtime.swarm.joining.finder import Finder
-from checkfree.runtime.swarm.joining.invitation import Place
+from checkfree.runtime.swarm.joining.invitation import Place, best_first
 from checkfree.runtime.swarm.joining.talk import (
     LIFELINE,
     application,
@@ -100,8 +100,8 @@ class Lifeline:
         post = self._courier.post
         reader, writer = await post.call(place.id, place.addresses, LIFELINE)
         try:
-            exact = self.brings, self.prepared
-            words = application(self._release, self._node, post.addresses, self.was, *exact)
+            at, exact = best_first(post.addresses)[:MOST_ADDRESSES], (self.brings, self.prepared)
+            words = application(self._release, self._node, at, self.was, *exact)
             say(writer, signed(self._secret, post.id, place.id, words))
             answer = await hear(reader)
             if "refused" in answer:
