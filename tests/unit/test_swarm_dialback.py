@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import queue
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("hivemind", reason="hivemind is not installed")
 
-from checkfree.messages.control import Message
 from checkfree.ops import Address
 from checkfree.runtime.swarm.joining.dialback import (
     Dialback,
@@ -22,16 +19,12 @@ from checkfree.runtime.swarm.joining.dialback import (
     read_dialled,
     told_dial,
 )
-from checkfree.runtime.swarm.joining.door import Door
 from checkfree.runtime.swarm.joining.invitation import Place
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.transport.courier import Visit, Visitor
+from tests.unit.entrance import GOOD, Entrance, node
 
-GOOD, BAD = "/ip4/10.0.0.1/tcp/4001", "/ip4/10.0.0.9/tcp/4001"
-
-
-def node(name: str) -> Node:
-    return Node(name, f"host {name}")
+BAD = "/ip4/10.0.0.9/tcp/4001"
 
 
 def test_one_way_is_enough_for_two_to_talk() -> None:
@@ -95,64 +88,6 @@ def test_a_port_is_open_or_it_is_not() -> None:
 # --- at the door ---------------------------------------------------------------------------------
 
 
-class Entrance:
-    """A door at which visitors answer as ``unreachable`` says: pairs of caller and called, "" the
-    lead."""
-
-    def __init__(self, *unreachable: tuple[str, str]):
-        self._unreachable = unreachable
-        self.inbox: queue.SimpleQueue[Visit] = queue.SimpleQueue()
-        self.told: dict[str, list[dict[str, Any]]] = {}
-        self.said: list[str] = []
-        self.lead: list[Message] = []
-        courier = SimpleNamespace(inbox=self.inbox, start=lambda work: work.close())
-        self.door = Door(
-            SimpleNamespace(register="/nowhere", invitation=None),  # type: ignore[arg-type]
-            courier,  # type: ignore[arg-type]
-            1.0,
-            lambda: (),
-            self.lead.append,
-            lambda state, ticket: None,
-            lambda seat: None,
-            self.said.append,
-        )
-        self.door._me = SimpleNamespace(to_json=list)  # type: ignore[assignment]
-        for stage in range(3):
-            self.door.candidates.order(Address(stage), 0, hollow=False)
-
-    def comes(self, name: str) -> Visitor:
-        """Somebody wants a seat; all that are asked to call answer."""
-        told = self.told[name] = []
-        visitor = Visitor(name, node(name), told.append, (GOOD,))  # type: ignore[arg-type]
-        self._visits(Visit("ready", visitor))
-        self._answers("", name, visitor, "looked")
-        for other, said in self.told.items():
-            for notice in said:
-                for called, _ in notice.pop("dial", ()):
-                    self._answers(other, called, self.door._visitors[other], "dialled")
-        return visitor
-
-    def _answers(self, caller: str, called: str, visitor: Visitor, what: str) -> None:
-        why = "no answer" if (caller, called) in self._unreachable else ""
-        found = {"why": why} if what == "looked" else {"dialled": {called: why}}
-        self._visits(Visit(what, visitor, found))
-
-    def _visits(self, visit: Visit) -> None:
-        self.door.visited(visit, {})
-
-    def seats(self) -> dict[str, str]:
-        """Who was told to take which."""
-        return {
-            name: notice["birth"]["seat"]
-            for name, told in self.told.items()
-            for notice in told
-            if "birth" in notice
-        }
-
-    def apart(self) -> set[str]:
-        return {" ".join(sorted(pair)) for pair in self.door.candidates.apart}
-
-
 def test_a_seat_is_given_once_it_is_known_who_can_be_called() -> None:
     entrance = Entrance()
     told: list[Any] = []
@@ -196,25 +131,6 @@ def test_whoever_only_asks_is_told_and_gets_no_seat() -> None:
     assert told[-1] == {"called": {"why": "no answer", "apart": [], "callers": 0}}
     assert len(entrance.door.candidates.vacant) == 3
     assert entrance.said == []
-
-
-def test_nodes_make_as_many_ready_as_are_lacking() -> None:
-    entrance = Entrance()
-    entrance.door.candidates.order(Address(3), 0, hollow=False)
-    told: dict[str, list[Any]] = {"a": [], "b": []}
-    for name, room in (("a", 3), ("b", 3)):
-        visitor = Visitor(name, Node(name, name, room=room), told[name].append, (GOOD,))
-        entrance._visits(Visit("ready", visitor))
-        entrance._answers("", name, visitor, "looked")
-        entrance._visits(Visit("looked", visitor))
-    assert len(entrance.door.candidates.vacant) == 2
-    entrance.door.call_for_more()
-    entrance.door.call_for_more()
-    assert [said for said in told["a"] if "wanted" in said] == [{"wanted": 1}]  # once
-    assert {"wanted": 1} in told["b"]
-    entrance.door.candidates.vacant.clear()
-    entrance.door.call_for_more()
-    assert told["a"][-1] == told["b"][-1] == {"wanted": 0}
 
 
 def test_two_that_come_at_once_are_tried_with_each_other() -> None:

@@ -22,7 +22,7 @@ from checkfree.messages.control import (
 )
 from checkfree.ops import LEAD, Address, StateId
 from checkfree.runtime.actor import Actor
-from checkfree.runtime.swarm.joining.candidates import HEIR
+from checkfree.runtime.swarm.joining.candidates import is_heir
 from checkfree.runtime.swarm.joining.door import Door, Frame
 from checkfree.runtime.swarm.presence.attendance import Attendance
 from checkfree.runtime.swarm.presence.deadlines import Deadlines
@@ -383,7 +383,7 @@ class Headquarters:
 
     def _apart(self, one: Peer, other: Peer, why: str) -> None:
         """The one cannot reach the other, and neither is one of the dead that were noticed."""
-        if self.door is not None and other.seat.replica >= HEIR:
+        if self.door is not None and is_heir(other.seat):
             return self.door.unreached(other)
         here = all(self.attendance.present.get(p.seat) == p for p in (one, other))
         if not here or frozenset((one, other)) in self._relayed:

@@ -19,13 +19,20 @@ from checkfree.runtime.swarm.placement.place import Move, Site, place
 
 Tell = Callable[[Mapping[str, Any]], None]
 
-HEIR = 1 << 14
-"""Added to a replica's number: where the heir of a seat is called until it has that seat."""
+HEIR, MOST_HEIRS = 1 << 14, 1 << 16
+"""Added to a replica's number, times the heir's: where an heir is called until it has the seat."""
 
 
-def heir_of(seat: Address) -> Address:
-    """The address of whoever stands by for a seat whose owner leaves."""
-    return Address(seat.stage, seat.replica + HEIR)
+def heir_of(seat: Address, number: int) -> Address:
+    """The address of whoever stands by for a seat whose owner leaves. Another heir has another
+    ``number``: what is meant for it never goes to one that died before."""
+    return Address(seat.stage, seat.replica + HEIR * (1 + number % MOST_HEIRS))
+
+
+def is_heir(at: Address, seat: Address | None = None) -> bool:
+    """Whether an heir is called there; of that seat, if one is given."""
+    whose = Address(at.stage, at.replica % HEIR)
+    return at.replica >= HEIR and (seat is None or whose == seat)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ without a state of use.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,12 @@ from checkfree.messages.control import (
     Ticket,
 )
 from checkfree.ops import Address, StateId
-from checkfree.runtime.swarm.joining.candidates import Candidate, Candidates, heir_of
+from checkfree.runtime.swarm.joining.candidates import (
+    MOST_HEIRS,
+    Candidate,
+    Candidates,
+    heir_of,
+)
 from checkfree.runtime.swarm.joining.dialback import (
     ANSWER_WITHIN,
     MOST_CALLERS,
@@ -75,12 +82,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Change:
-    """A seat that changes hands. ``asked``: its owner wants to go, else others want it to."""
+    """A seat that changes hands. ``asked``: its owner wants to go, else others want it to. ``at``:
+    where its heir is called, if it has one."""
 
     seat: Address
     life: int
     owner: str
     heir: str | None
+    at: Address | None
     asked: bool
 
 
@@ -113,10 +122,13 @@ class Door:
         """Those who want a seat, and may have one as soon as it is known who can call them."""
         self._called_for: dict[str, int] = {}
         """Of nodes how many processes they were asked to make ready."""
+        self._tried: set[str] = set()
+        """Nodes of which one process was tried: for the ports of the others the lead looks."""
         self._uncalled: dict[str, Node] = {}
         """Nodes that can call others, and can't be called."""
         self.candidates = Candidates(taken, self._told)
         self.changes: dict[Address, Change] = {}
+        self._heirs = count(secrets.randbelow(MOST_HEIRS))  # an earlier lead's were others
         self._missing: dict[int, float] = {}
         """Of each stage that nobody has, since when."""
 
@@ -206,7 +218,7 @@ class Door:
         """Its owner can't send its state there: whoever is to take that seat is another."""
         change = next((c for c in self.changes.values() if c.heir == heir.id), None)
         candidate = self.candidates.standing_by.get(heir.id)
-        if change is not None and candidate is not None and heir.seat == heir_of(change.seat):
+        if change is not None and candidate is not None and heir.seat == change.at:
             owner = self.candidates.seated[change.seat]
             self.candidates.apart.add(frozenset((candidate.node.id, owner.node.id)))
             candidate.heir_to = candidate.brings = None
@@ -242,13 +254,13 @@ class Door:
 
     def _call(self, visitor: Visitor) -> None:
         """See who can call somebody, and whom it can call: one process of each node is asked, those
-        with a seat first."""
+        with a seat first, but once a node."""
         every = self.candidates
         seated = (*every.seated.values(), *every.on_the_way.values())
         others = (*seated, *every.standing_by.values(), *self._applicants.values())
         ids = {o.node.id: o.id for o in reversed(others) if o.node.id != visitor.node.id}
         members = [self._visitors[id] for id in ids.values() if id in self._visitors]
-        members = members[-MOST_CALLERS:]
+        members = [] if visitor.node.id in self._tried else members[-MOST_CALLERS:]
         dialback = Dialback(visitor.id, {member.id: member.node for member in members})
         self._dialbacks[visitor.id] = dialback
         self._courier.start(self._look(visitor))
@@ -288,6 +300,7 @@ class Door:
         visitor.tell({"called": {**told, "callers": len(dialback.members)}})
         candidate = self._applicants.pop(visitor.id, None)
         if candidate is not None:
+            self._tried.add(visitor.node.id)
             self._keep_apart(visitor, dialback)
             self.candidates.came(candidate)
 
@@ -333,8 +346,8 @@ class Door:
         owner, known = self.candidates.seated[seat], self.changes.get(seat)
         if known is not None and known.heir is not None:
             if asked and not known.asked:
-                self.changes[seat] = Change(seat, life, owner.id, known.heir, asked=True)
-                self._tell(Leaving(seat, life, heir_of(seat), urgent=True))
+                self.changes[seat] = replace(known, asked=True)
+                self._tell(Leaving(seat, life, known.at, urgent=True))
             return True
         if to is not None:
             to.heir_to = seat
@@ -342,10 +355,11 @@ class Door:
         heir = to or self.candidates.relieve(seat, leaving={owner.node.id, *apart})
         if heir is None and not asked:
             return False
-        self.changes[seat] = Change(seat, life, owner.id, heir.id if heir else None, asked)
+        id, at = (None, None) if heir is None else (heir.id, heir_of(seat, next(self._heirs)))
+        self.changes[seat] = Change(seat, life, owner.id, id, at, asked)
         if heir is not None:
-            heir.tell({"heir": {"seat": str(seat), "life": life}})
-        self._tell(Leaving(seat, life, heir_of(seat) if heir else None, urgent=asked))
+            heir.tell({"heir": {"seat": str(seat), "life": life, "at": str(at)}})
+        self._tell(Leaving(seat, life, at, urgent=asked))
         return True
 
     def _heir_listens(self, id: str, plain: Any) -> None:
@@ -357,21 +371,22 @@ class Door:
             peer = Peer.from_json(plain)
         except BadFrame:
             return
-        if peer.seat == heir_of(change.seat) and peer.id == id:
+        if peer.seat == change.at and peer.id == id:
             self._visitors[change.owner].tell({"heir": peer.to_json()})
 
     def _heir_has(self, id: str, version: Any) -> None:
         change = next((c for c in self.changes.values() if c.heir == id), None)
         heir = self.candidates.standing_by.get(id)
-        if change is None or heir is None or type(version) is not int:
+        if change is None or change.at is None or heir is None or type(version) is not int:
             return
         heir.brings = StateId(change.seat, change.life, version)
-        self._tell(HandedOn(heir.brings, heir_of(change.seat)))
+        self._tell(HandedOn(heir.brings, change.at))
 
     def _heir_lost(self, seat: Address) -> None:
         """Its owner goes on to leave, if it asked to; else it stays."""
-        self._tell(Gone(heir_of(seat), 0))
         change = self.changes.pop(seat, None)
+        if change is not None and change.at is not None:
+            self._tell(Gone(change.at, 0))
         if change is None or change.owner not in self._visitors:
             return
         if change.asked:
@@ -381,17 +396,21 @@ class Door:
 
     def call_for_more(self) -> None:
         """Have nodes make as many processes ready as seats are vacant, or are about to be, that
-        nobody stands by for: by itself each makes one after the other."""
+        nobody stands by for, or would be, if any one of the other nodes were lost: by itself each
+        makes one after the other."""
         every = self.candidates
         soon = sum(change.asked and change.heir is None for change in self.changes.values())
         free = sum(who.heir_to is None for who in every.standing_by.values())
         lacking = max(0, len(every.vacant) + soon - free - len(self._applicants))
         able = self._with_room() if every.open else {}
-        each = -(-lacking // len(able)) if able else 0
+        load = Counter(node for node in every.placed().values() if node is not None)
         for id, who in able.items():
-            if self._called_for.get(id, 0) != each:
-                self._called_for[id] = each
-                who.tell({"wanted": each})
+            others = ((node, seats) for node, seats in load.items() if node != id)
+            lost = (_share(seats, able.keys() - {node}) for node, seats in others)
+            wanted = max((_share(lacking, able), *lost))
+            if self._called_for.get(id, 0) != wanted:
+                self._called_for[id] = wanted
+                who.tell({"wanted": wanted})
 
     def _with_room(self) -> dict[str, Candidate]:
         """A process of each node that can have more seats; of reserves only if nobody else can."""
@@ -445,3 +464,8 @@ class Door:
     def _told(self) -> Mapping[str, Any]:
         assert self._me is not None
         return {"peer": self._me.to_json()}
+
+
+def _share(seats: int, nodes: Collection[str]) -> int:
+    """Of seats, for each of the nodes that are to take them."""
+    return -(-seats // len(nodes))

@@ -16,7 +16,7 @@ from checkfree.errors import BadInput, RunFailed
 from checkfree.messages.control import Commit, Ticket
 from checkfree.messages.tensors import KeepState, StageState
 from checkfree.ops import LEAD, Address, StateId
-from checkfree.runtime.swarm.joining.candidates import heir_of
+from checkfree.runtime.swarm.joining.candidates import is_heir
 from checkfree.runtime.swarm.joining.lifeline import Lifeline
 from checkfree.runtime.swarm.joining.talk import state_id
 from checkfree.runtime.swarm.presence.liveness import beat_every
@@ -121,8 +121,8 @@ class Guest:
                 case Said({"stale": True}):
                     self.remains.drop()
                     self._report({"standing": True})
-                case Said({"heir": {"seat": str(seat), "life": int(life)}}):
-                    self._listen_as_heir(Address.parse(seat), life)
+                case Said({"heir": {"seat": str(seat), "life": int(life), "at": str(at)}}):
+                    self._listen_as_heir(Address.parse(seat), life, Address.parse(at))
                 case Delivered(_, KeepState() as message):
                     self._inherit(message)
                 case _:
@@ -139,11 +139,11 @@ class Guest:
         assert self._after is not None
         return self._after
 
-    def _listen_as_heir(self, seat: Address, life: int) -> None:
+    def _listen_as_heir(self, seat: Address, life: int, at: Address) -> None:
         """Be called by whoever leaves that seat."""
         self._heir_to = seat, life
         self._report({"standing": True, "keeps": True})
-        me = self._courier.sit(heir_of(seat), life)
+        me = self._courier.sit(at, life)
         self._lifeline.tell({"heir": True, "peer": me.to_json()})
 
     def _inherit(self, message: KeepState) -> None:
@@ -268,7 +268,7 @@ class Guest:
             peer = Peer.from_json(plain)
         except BadFrame:
             return
-        if peer.seat == heir_of(self._seat):
+        if is_heir(peer.seat, self._seat):
             self._courier.learn(peer)
 
     async def _ask_to_leave(self, seconds: float | None) -> None:

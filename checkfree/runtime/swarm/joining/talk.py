@@ -14,7 +14,7 @@ run's token. Notices over a stream of its own, the *lifeline*, for as long as bo
     lead   > {"sits": true} or {"over": …}  to one that was at a seat already
     lead   > {"stale": true}                what it brings is of no use any more
     joiner > {"leaving": seat, "seconds": …} it wants to go, and will be gone by then
-    lead   > {"heir": seat, life}           to one that stands by: take that one's state
+    lead   > {"heir": seat, life, at}       to one that stands by: take that one's state
     heir   > {"heir": where it is called}, then {"has": version}, once and again
     lead   > {"heir": where it is called}   to whoever leaves
     lead   > {"beat": when, "granted": s}   silence is how a cut link is noticed; so long, and as

@@ -1,6 +1,6 @@
 """What goes over a raw stream: a hello, then frames. No pickle; sizes are checked before use.
 
-    frame   = kind:u8 stage:i16 replica:i16 size:u32, then so many bytes: JSON of a notice, or a
+    frame   = kind:u8 stage:i16 replica:i32 size:u32, then so many bytes: JSON of a notice, or a
               piece of a message, whose own prefix tells how long all of it is. Of each lane one
               message is under way at a time; the kind tells the lane
     hello   = the first notice on a stream: who opens which, and the proof that it knows the run's
@@ -24,7 +24,7 @@ from checkfree.ops import Address
 
 NOTICE, FIRST_LANE = 2, 16
 ACK = b"\x06"
-ENVELOPE = struct.Struct("<BhhI")
+ENVELOPE = struct.Struct("<BhiI")
 LARGEST_NOTICE = 1 << 20  # bytes
 PROTOCOL = 3
 
