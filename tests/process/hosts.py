@@ -63,6 +63,23 @@ class Network:
         """``down`` cuts the host off, ``up`` mends that."""
         ip("-n", self._name, "link", "set", f"port{host}", state)
 
+    def narrow(self, host: int, rate: float, queue: float) -> None:
+        """From now on its line takes so many Mbit/s each way, and lets wait what is due within
+        ``queue`` seconds; what comes beyond is dropped."""
+        shape = ("root", "tbf", "rate", f"{rate}mbit", "burst", "64kb", "latency", f"{queue}s")
+        for space, device in ((self.space(host), "eth0"), (self._name, f"port{host}")):
+            words = ("ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", device, *shape)
+            subprocess.run(words, check=True, capture_output=True, timeout=30)
+
+    def carried(self, host: int) -> int:
+        """Bytes that came and went over its line."""
+        found = 0
+        for way in ("rx", "tx"):
+            path = f"/sys/class/net/eth0/statistics/{way}_bytes"
+            words = ("ip", "netns", "exec", self.space(host), "cat", path)
+            found += int(subprocess.run(words, check=True, capture_output=True, timeout=30).stdout)
+        return found
+
     def part(self, one: int, other: int) -> None:
         """These two can't reach each other any more; all others can."""
         for here, there in ((one, other), (other, one)):

@@ -45,10 +45,13 @@ def test_nodes_stand_by_for_the_loss_of_any_other_node() -> None:
     entrance.comes("small", small)
     entrance.sits("small")
     found = wanted(entrance)
-    assert found["small"] == [2]
+    assert found["small"] == [1]
+    entrance.comes("spare", small)
+    found = wanted(entrance)
+    assert found["small"] == [1, 2]  # one after the other
     assert sum(map(tuple, (found["big 0"], found["big 1"])), ()) == (1,)
     entrance.comes("third", node("third", room=4))
-    assert wanted(entrance)["small"] == [2, 1]  # it would share them with the third
+    assert wanted(entrance)["small"] == [1, 2, 1]  # it would share them with the third
 
 
 def test_one_process_of_a_node_is_tried_and_the_lead_looks_for_the_others() -> None:

@@ -396,18 +396,18 @@ class Door:
 
     def call_for_more(self) -> None:
         """Have nodes make as many processes ready as seats are vacant, or are about to be, that
-        nobody stands by for, or would be, if any one of the other nodes were lost: by itself each
-        makes one after the other."""
+        nobody stands by for; and one after the other, as starting one takes a core for a second,
+        as many as seats would be, if any one of the other nodes were lost."""
         every = self.candidates
         soon = sum(change.asked and change.heir is None for change in self.changes.values())
-        free = sum(who.heir_to is None for who in every.standing_by.values())
-        lacking = max(0, len(every.vacant) + soon - free - len(self._applicants))
+        free = Counter(who.node.id for who in every.standing_by.values() if who.heir_to is None)
+        lacking = max(0, len(every.vacant) + soon - free.total() - len(self._applicants))
         able = self._with_room() if every.open else {}
         load = Counter(node for node in every.placed().values() if node is not None)
         for id, who in able.items():
             others = ((node, seats) for node, seats in load.items() if node != id)
-            lost = (_share(seats, able.keys() - {node}) for node, seats in others)
-            wanted = max((_share(lacking, able), *lost))
+            lost = max((_share(seats, able.keys() - {node}) for node, seats in others), default=0)
+            wanted = max(_share(lacking, able), min(lost, free[id] + 1))
             if self._called_for.get(id, 0) != wanted:
                 self._called_for[id] = wanted
                 who.tell({"wanted": wanted})
