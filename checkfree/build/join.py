@@ -228,7 +228,7 @@ class Member:
         self._say, self._report = say, report
         self._release = release()
         self._courier: Courier | None = None
-        self._asked = 0
+        self._asked, self._drained = 0, False
         self._seated = False
         self._guest: Guest | None = None
         self._book = AddressBook(entry.place)
@@ -251,11 +251,15 @@ class Member:
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         """Once: hand on what we have. Twice, or with nothing to hand on: at once."""
         self._asked += 1
-        if not self._seated or self._courier is None or self._asked > 1:
+        if self._asked > 1 or not (self._seated or self._remains):
             raise _Gone
         self._say("leaves as soon as its state is handed on (once more: at once)")
+        if self._courier is not None:
+            self._leave(self._courier)
+
+    def _leave(self, courier: Courier) -> None:
         left = seconds_left(self._home.path, self._entry.notice)
-        self._courier.inbox.put(Said({"leave": True, "seconds": left}))
+        courier.inbox.put(Said({"leave": True, "seconds": left}))
 
     def _not_needed(self, number: int, frame: FrameType | None) -> None:
         """Others stand by."""
@@ -279,6 +283,8 @@ class Member:
                 return After.LOST
             self._known = True
             self._guest = guest = Guest(courier, lifeline, self._remains, self._say, self._report)
+            if self._asked or self._drained:
+                self._leave(courier)
             lifeline.follow(run["patience"], self._entry.retry or AGAIN_WITHIN)
             courier.post.limits = self._means.limits
             lifeline.ready()
@@ -343,9 +349,12 @@ class Member:
         self.why = guest.why
         why = f": {guest.why}" if guest.why not in ("", guest.after.value) else ""
         self._say(f"{guest.after.value}{why}")
-        if self._asked or guest.drained:
-            return After.LEFT
-        return After.OVER if guest.after is After.LEFT else guest.after
+        self._drained = self._drained or guest.drained
+        if guest.after not in (After.LEFT, After.OVER):
+            return guest.after
+        leaves = self._asked or self._drained
+        kept = guest.after is After.OVER and bool(self._remains)  # it is to hand that on first
+        return After.LEFT if leaves and not kept else After.OVER
 
 
 def _origin(birth: Mapping[str, Any]) -> str:

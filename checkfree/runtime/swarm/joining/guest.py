@@ -81,6 +81,9 @@ class Remains:
         """It is of no use any more."""
         self.worker = self.handed = None
 
+    def __bool__(self) -> bool:
+        return self.handed is not None or self.name()[0] is not None
+
 
 class Guest:
     """``say`` is told what happens, in words, and ``report`` what our node's parent has to know;
@@ -102,12 +105,14 @@ class Guest:
         self._marks = Marks()
         self._heir_to: tuple[Address, int] | None = None
         self._struck = False
+        self._leaving: Mapping[str, Any] | None = None
         self.drained = False
         """Our machine is to have no part in the run any more."""
         self.why = ""
 
     def wait(self) -> Mapping[str, Any] | None:
-        """Until there is a seat for us; None: ``after`` says what else."""
+        """Until there is a seat for us; None: ``after`` says what else. Who is to leave, and has a
+        state, waits for the seat that it is of."""
         birth: list[Mapping[str, Any]] = []
         while not birth and self._after is None:
             match item := self._courier.inbox.get():
@@ -115,7 +120,7 @@ class Guest:
                     birth.append(found)
                 case Said({"leave": _} as notice):
                     self.drained = self.drained or "drained" in notice
-                    self._after = After.LEFT
+                    self._leaving = notice
                 case Said({"again": _}):
                     self._after = After.OVER  # whoever leads now has not heard of us
                 case Said({"stale": True}):
@@ -127,12 +132,14 @@ class Guest:
                     self._inherit(message)
                 case _:
                     self._handle(item)
+            if self._leaving is not None and not self.remains:
+                self._after = self._after or After.LEFT  # else it hands that on, from its seat
         return birth[0] if birth else None
 
     @property
     def idle(self) -> bool:
         """It stands by, and has no state to lose nor awaits one."""
-        return self._heir_to is None and self.remains.name()[0] is None
+        return self._heir_to is None and not self.remains
 
     @property
     def after(self) -> After:
@@ -179,6 +186,8 @@ class Guest:
             self._host = Host({seat: worker}, self._courier, self._handle, watch)
             self._courier.start(beat(self._courier.post, beat_every(patience), self._pulse))
             self._courier.start(self._courier.watch_neighbours(patience))
+            if self._leaving is not None:
+                self._said(self._leaving)
             self._host.run(lambda: self._after is not None or worker.dismissed)
             self._after = self._after or After.LEFT
             self.remains.worker = None if self._struck else worker
