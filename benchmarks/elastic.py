@@ -1,14 +1,16 @@
 """From one node to as many as there are seats and back, in any order: how long nobody trains.
 
-    python benchmarks/elastic.py [--walks 20] [--first-walk 0] [--pause 1.5]
+    python benchmarks/elastic.py [--walks 20] [--first-walk 0] [--pause 1.5] [--steady 30]
 
-Nodes join (a fork of a prepared process, see fleet.py), leave with a notice (SIGTERM) or are killed
+First one node after the other joins, up to one more than there are seats, and so many iterations
+are timed once the seats stay where they are: by the number of nodes, seconds per iteration beside
+the ideal of this machine (what all seats compute, over the cores that their processes can use);
+and what a seat's process has for itself in memory, beside its libp2p daemon. Then the walks. Nodes
+join (a fork of a prepared process, see fleet.py), leave with a notice (SIGTERM) or are killed
 (SIGKILL), as is drawn for each walk, with pauses that are drawn, too, and don't wait for anything
 to end. The last one that can train never goes. Printed are, of all gaps between two commits, the
-longest and those above 3 s + 2 x the median iteration; by the number of nodes that had seats,
-seconds per iteration beside the ideal of this machine (what all seats compute, over the cores that
-those nodes' processes can use); and how long a hand-over, with or without a notice, keeps the
-others from training. Exits with 1 if a gap was too long, or ``replay`` differs.
+longest and those above 3 s + 2 x the median iteration; and how long a hand-over, with or without a
+notice, keeps the others from training. Exits with 1 if a gap was too long, or ``replay`` differs.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -29,13 +32,15 @@ from living import DEADLINE
 from checkfree.record import RecoveryRecord
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.home import Home
-from checkfree.units import render_utc
+from checkfree.units import render_bytes, render_utc
 
 SEATS = 5
 ALLOWED, MEDIANS = 3.0, 2.0
 """Seconds, and median iterations, that may pass between two commits; and one copy of a state, which
 takes a hundredth of a second here and is left out."""
 JOIN, NOTICE, KILL = "joins", "leaves", "is killed"
+SETTLED = 6.0
+"""Seconds without a move."""
 LOOK_EVERY = 0.5
 """Seconds between two looks at who has which seat."""
 
@@ -60,11 +65,46 @@ class Walker:
         self._home = Home.of(made.run)
         self._at = self._looked = time.monotonic()
         self._seated: list[dict[str, Any]] = []
+        self._busy: dict[str, float] = {}
         self.gaps: list[tuple[float, str]] = []
         """Between two commits, and what happened last."""
-        self.paces: dict[int, list[float]] = defaultdict(list)
-        self.ideals: dict[int, list[float]] = defaultdict(list)
+        self.paces: list[float] = []
         self._happened = "the first commit"
+
+    def steady(self, ticks: int) -> None:
+        """By the number of nodes, seconds per iteration; they are let go again at the end."""
+        for count, node in enumerate(self._fleet.nodes, 1):
+            if node.gone():
+                self._fleet.start(node, f"--seats={SEATS}")
+            self._settle(min(count, SEATS))
+            goal, first = self._fleet.records.ticks + ticks, len(self.paces)
+            while self._fleet.records.ticks < goal:
+                self.follow(0.1)
+            self._look()
+            cores = min(os.cpu_count() or 1, SEATS)
+            print(
+                f"{count} nodes: {median(self.paces[first:]):.3f} s per iteration beside an ideal "
+                f"of {sum(self._busy.values()) / cores:.3f} s",
+                flush=True,
+            )
+            if count == 1:
+                own = [own_bytes(pid) for pid in children(node.pid)]
+                seats = sorted(own)[-SEATS:]
+                print(f"a seat has {render_bytes(median(seats))} for itself")
+        for node in self._fleet.nodes[1:]:
+            self._leaves(node)
+        self.gaps.clear()
+
+    def _settle(self, nodes: int) -> None:
+        """So many nodes have seats, and for some seconds the same ones."""
+        since, before = time.monotonic(), list[Any]()
+        end = since + DEADLINE
+        while time.monotonic() < since + SETTLED and time.monotonic() < end:
+            self.follow(LOOK_EVERY)
+            self._look()
+            now = [(node["host"], sorted(node["seats"])) for node in self._seated]
+            if now != before or len(now) != nodes:
+                since, before = time.monotonic(), now
 
     def walk(self, number: int) -> None:
         """One of them, until only one node is left."""
@@ -114,26 +154,34 @@ class Walker:
             if self._fleet.records.ticks > before:
                 self.gaps.append((now - self._at, self._happened))
                 self._at = now
-                self.paces[len(self._seated)].append(self._fleet.records.seconds)
+                self.paces.append(self._fleet.records.seconds)
             if time.monotonic() - self._looked > LOOK_EVERY:
                 self._look()
             time.sleep(0.005)
 
     def _look(self) -> None:
-        """Who has seats, and what they compute."""
+        """Who has seats, and for how long they compute in an iteration."""
         self._looked = time.monotonic()
         status = ask(self._home, {"ask": "status"})
         self._seated = [node for node in status.get("nodes", ()) if node["seats"]]
-        busy = status.get("busy", {})
-        if len(busy) == SEATS:
-            cores = min(os.cpu_count() or 1, sum(len(node["seats"]) for node in self._seated) or 1)
-            self.ideals[len(self._seated)].append(sum(busy.values()) / cores)
+        self._busy = status.get("busy", {})
 
     def _ready(self) -> set[str]:
         """Nodes that could have all seats if the others were gone."""
         self._look()
         nodes = ask(self._home, {"ask": "status"}).get("nodes", ())
         return {node["host"] for node in nodes if node["seats"] or node["spares"]}
+
+
+def children(pid: int) -> list[int]:
+    """Of a process that lives."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def own_bytes(pid: int) -> int:
+    """What a process shares with no other."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_"))
 
 
 def told(name: str, values: list[float]) -> str:
@@ -150,6 +198,8 @@ def main() -> None:
     parser.add_argument("--walks", type=int, default=20)
     parser.add_argument("--first-walk", type=int, default=0)
     parser.add_argument("--pause", type=float, default=1.5, help="seconds, on average")
+    parser.add_argument("--steady", type=int, default=30, metavar="TICKS", help="0: only walks")
+    parser.add_argument("--slack", type=float, default=0.0, help="seconds more than are allowed")
     parser.add_argument("--keep", metavar="FOLDER", help="gets all of the run, to look into")
     parser.add_argument("--no-replay", dest="replay", action="store_false")
     arguments = parser.parse_args()
@@ -157,6 +207,8 @@ def main() -> None:
         made.start(made.nodes[0], f"--seats={SEATS}")
         made.wait_for_first()
         walker = Walker(made, arguments.pause)
+        if arguments.steady:
+            walker.steady(arguments.steady)
         for number in range(arguments.first_walk, arguments.first_walk + arguments.walks):
             walker.walk(number)
             walker.rest()
@@ -173,9 +225,8 @@ def main() -> None:
             made.keep(arguments.keep)
         same = not arguments.replay or made.replays()
         recoveries = [record for _, record in made.records.seen]
-    report(walker, recoveries)
-    usual = median(seconds for paces in walker.paces.values() for seconds in paces)
-    allowed = ALLOWED + MEDIANS * usual
+    report(recoveries)
+    allowed = ALLOWED + MEDIANS * median(walker.paces) + arguments.slack
     late = sorted((gap for gap in walker.gaps if gap[0] > allowed), reverse=True)
     print(f"gaps above {allowed:.2f} s: {len(late)} of {len(walker.gaps)}; replay equal: {same}")
     for seconds, happened in late[:20]:
@@ -184,14 +235,8 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def report(walker: Walker, records: list[Any]) -> None:
-    """By nodes, and by how a seat's state came to somebody else."""
-    for count in sorted(walker.paces):
-        ideal = median(walker.ideals[count]) if walker.ideals[count] else float("nan")
-        print(
-            f"{count} nodes with seats: {len(walker.paces[count])} iterations, median "
-            f"{median(walker.paces[count]):.3f} s beside an ideal of {ideal:.3f} s"
-        )
+def report(records: list[Any]) -> None:
+    """How long repairs took, by how a seat's state came to somebody else."""
     ways: dict[str, list[float]] = defaultdict(list)
     for record in records:
         if isinstance(record, RecoveryRecord) and record.seconds is not None:

@@ -34,7 +34,7 @@ sys.path.append(os.fspath(Path(__file__).parents[1]))
 from tests.process.hosts import network
 
 NODES, SEATS = 4, 2
-WORDS = ("microbatches=48", "resume.every=5", "checkpoint.every=1000000")
+WORDS = ("microbatches=96", "resume.every=5", "checkpoint.every=1000000")
 
 
 def advance(made: Fleet, ticks: int) -> None:
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shortest", type=float, default=4.0)
     parser.add_argument("--longest", type=float, default=12.0)
-    parser.add_argument("--rate", type=float, default=20.0, help="of each line, in Mbit/s")
+    parser.add_argument("--rate", type=float, default=10.0, help="of each line, in Mbit/s")
     parser.add_argument("--keep", metavar="FOLDER", help="gets all of the run, to look into")
     arguments = parser.parse_args()
     draw, lasted = random.Random(f"{arguments.seed}/notices"), list[float]()
@@ -92,7 +92,7 @@ def main() -> None:
             for number in range(arguments.notices):
                 advance(made, 2)
                 time.sleep(draw.uniform(0.0, 5.0))
-                node = draw.choice(made.nodes)
+                node = draw.choice([node for node in made.nodes if seats_of(made, node)])
                 had, seconds = seats_of(made, node), notices[node.name]
                 lasted.append(end(node, seconds))
                 left = "killed at" if lasted[-1] >= seconds else "had left after"
