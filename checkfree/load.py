@@ -158,6 +158,18 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
+def split(text: str) -> list[str]:
+    """``a,b(c=[1,2])`` -> ``["a", "b(c=[1,2])"]``: commas inside of brackets part nothing."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth = max(0, depth + (letter in "([{") - (letter in ")]}"))
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
+
+
 def _value(key: str, text: str) -> Any:
     if key in SHORT:  # "checkpoint(interval=25)" and paths are no YAML
         return text
@@ -182,8 +194,7 @@ def _variant(section: str, key: str, word: str) -> dict[str, Any]:
     match = re.fullmatch(r"(\w+)\((.*)\)", word.strip()) if section == "recovery" else None
     if match is None:
         return {section: {key: word}}
-    options = [option.strip() for option in match[2].split(",") if option.strip()]
-    words = [o if _is_whole(o) else f"{section}.{o}" for o in options]
+    words = [o if _is_whole(o) else f"{section}.{o}" for o in split(match[2])]
     return merge({section: {key: match[1]}}, parse_words(words))
 
 

@@ -45,14 +45,15 @@ def add(commands: Commands) -> None:
 
 def _branch(arguments: argparse.Namespace) -> int:
     from checkfree.build.branch import branch
-    from checkfree.build.branching.request import Request, split_rules
+    from checkfree.build.branching.request import Request
+    from checkfree.load import split
     from checkfree.report.branches import render
 
     request = Request(
         run=arguments.run_folder,
         at=arguments.at,
         stages=numbers("--stages", arguments.stages),
-        rules=split_rules(arguments.rules),
+        rules=tuple(split(arguments.rules)),
         gaps=numbers("--gaps", arguments.gaps),
         reinits=arguments.seeds_of_reinit,
         out=arguments.out,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkfree.errors import BadInput
-from checkfree.load import as_section
+from checkfree.load import as_section, split
 from checkfree.report.study import REFERENCE
 
 LIST = ("strategies", "rates", "devices")
@@ -74,18 +74,6 @@ def _percent(rate: Any) -> float:
         return float(rate)
     except (TypeError, ValueError):
         raise BadInput(f"rates has {rate!r}, expected percent, as in rates=5,10,16") from None
-
-
-def split(text: str) -> list[str]:
-    """``a,b(c=1,d=2)`` -> ``["a", "b(c=1,d=2)"]``: commas inside of brackets part nothing."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part.strip() for part in parts if part.strip()]
 
 
 def _check(options: Options) -> None:

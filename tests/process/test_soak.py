@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-SOAK = Path(__file__).parents[2] / "benchmarks" / "kills.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SOAK, WALKS = BENCHMARKS / "kills.py", BENCHMARKS / "elastic.py"
 
 
 @pytest.mark.skipif(
@@ -24,3 +25,16 @@ def test_training_goes_on_through_five_kills(folder: Path) -> None:
     told = ran.stdout.splitlines()
     assert told[0] == "left over: 0 processes, sockets: False"
     assert told[1].startswith("5 kills, 1 of the lead")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("hivemind") is None, reason="hivemind is not installed"
+)
+@pytest.mark.skipif(not WALKS.exists(), reason="needs the checkout's benchmarks")
+def test_training_goes_on_with_whatever_nodes_there_are(folder: Path) -> None:
+    """From one node to as many as there are seats and back: nothing stands still, and all of it
+    replays. How long a gap may be is for a machine with nothing else to do."""
+    command = [sys.executable, str(WALKS), "--walks", "1", "--steady", "0", "--slack", "100"]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "replay equal: True" in ran.stdout

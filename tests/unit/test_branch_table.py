@@ -20,7 +20,6 @@ from checkfree.build.branching.request import (
     lead_in,
     losses_of_seats,
     rules_of,
-    split_rules,
     tick_at,
     undisturbed_from,
 )
@@ -125,11 +124,6 @@ def test_the_picture(tmp_path: Path, stages: int) -> None:
 
 
 # --- what is asked for ---------------------------------------------------------------------------
-
-
-def test_rules_are_split_outside_of_brackets() -> None:
-    text = "copy, checkfree(exponent=1,gradient=after),zero,"
-    assert split_rules(text) == ("copy", "checkfree(exponent=1,gradient=after)", "zero")
 
 
 def test_a_rule_keeps_what_the_run_has_set() -> None:

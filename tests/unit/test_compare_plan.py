@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from checkfree.compare.options import Options, check_names, make_options, split
+from checkfree.compare.options import Options, check_names, make_options
 from checkfree.compare.plan import Cell, base, labels, place, plan, slug
 from checkfree.errors import BadInput
 from checkfree.load import Source, open_source
@@ -33,8 +33,13 @@ def only(found: Sequence[Cell], label: str, number: int = 0) -> Cell:
 # --- options -------------------------------------------------------------------------------------
 
 
-def test_commas_inside_of_brackets_part_nothing() -> None:
-    assert split("a, b(c=1,d=[2,3]),e,") == ["a", "b(c=1,d=[2,3])", "e"]
+def test_a_variant_may_have_a_list_on_the_command_line_as_in_a_file() -> None:
+    label = "checkfree(failures.stages=[1,2],exponent=1)"
+    for strategies in (f"{label},copy", [label, "copy"]):
+        options = make_options({}, {"strategies": strategies})
+        assert options.strategies == (label, "copy")
+    config = only(cells([label]), label).config
+    assert (config.failures.stages, config.recovery.exponent) == ([1, 2], 1.0)
 
 
 def test_the_command_line_goes_over_the_file() -> None:

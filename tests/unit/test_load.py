@@ -22,7 +22,7 @@ from checkfree.config import (
 )
 from checkfree.errors import BadInput
 from checkfree.failures import sample
-from checkfree.load import build, load, merge, parse_words, to_tree, to_yaml
+from checkfree.load import build, load, merge, parse_words, split, to_tree, to_yaml
 
 SHIPPED = ["demo", "paper/1.5b", "paper/124m", "paper/500m", "paper/gpt-500m"]
 TINY = {
@@ -141,6 +141,17 @@ def test_a_variant_in_a_file(tmp_path: Path) -> None:
 def test_a_variant_can_change_more_than_recovery() -> None:
     config = load(None, ["recovery=checkpoint(interval=9, failures.probability=0.5)"])
     assert (config.recovery.interval, config.failures.probability) == (9, 0.5)
+
+
+def test_commas_inside_of_brackets_part_nothing() -> None:
+    text = "a, b(c=1,d=[2,3]),e(f=(1,2)),g),h,"
+    assert split(text) == ["a", "b(c=1,d=[2,3])", "e(f=(1,2))", "g)", "h"]
+
+
+def test_a_variant_may_have_a_list() -> None:
+    config = load(None, ["recovery=checkfree(failures.stages=[2,3],exponent=1)"])
+    assert list(config.failures.stages) == [2, 3]
+    assert config.recovery.exponent == 1
 
 
 @pytest.mark.parametrize("word", ["checkfree_plus", "checkpoint(interval=25)"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,12 +93,6 @@ def _rule(label: str, config: Config) -> Rule:
             "because all branches go on with the same state, data and optimizer"
         )
     return Rule(label, recovery, strategy)
-
-
-def split_rules(text: str) -> tuple[str, ...]:
-    """``"copy,checkfree(exponent=1,gradient=after)"`` -> its two rules."""
-    parts = re.findall(r"(?:[^,(]|\([^)]*\))+", text)
-    return tuple(part.strip() for part in parts if part.strip())
 
 
 def lead_in(strategy: Strategy, at: int, earliest: int, seats: Collection[Address]) -> int:
