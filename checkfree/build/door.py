@@ -70,7 +70,7 @@ def frame_of(invitation: Invitation, job: Job, home: Home, incarnation: str) -> 
         "data": json.loads(json.dumps(job.data)),
         "incarnation": incarnation,
     }
-    return Frame(invitation, home.path / KEY, release(), run, home.path / REGISTER)
+    return Frame(invitation, home.path / KEY, release(config), run, home.path / REGISTER)
 
 
 def roster_of(home: Home, job: Job) -> Roster:

@@ -24,7 +24,7 @@ from checkfree.build.blueprint import of_family
 from checkfree.build.job import Feeds, any_config, of_config
 from checkfree.build.limits import limits_of
 from checkfree.build.memory import available, room_for, seat_bytes
-from checkfree.build.release import release
+from checkfree.build.release import offered
 from checkfree.build.terms import seats
 from checkfree.config import Config
 from checkfree.errors import BadInput, RunFailed
@@ -226,7 +226,7 @@ class Member:
     ):
         self._home, self._entry, self._node, self._means = home, entry, node, means
         self._say, self._report = say, report
-        self._release = release()
+        self._release = offered()
         self._courier: Courier | None = None
         self._asked, self._drained = 0, False
         self._seated = False

@@ -1,35 +1,125 @@
-"""What has to be equal in all processes of a run, so that they train the same."""
+"""What has to be equal in all processes of a run, so that they train the same: the code that a
+worker imports, and that of the strategy and the model which the run names. Nothing of the lead,
+the commands or a report is among it: those may differ.
+
+Who joins tells the digests of all that a run may name, for it doesn't know yet which run that is;
+the lead compares those that its run names.
+"""
 
 from __future__ import annotations
 
+import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import checkfree
 from checkfree.build.job import versions
+from checkfree.config import Config, RecoveryConfig
+from checkfree.models.families import FAMILIES
+from checkfree.recovery.replica import ReplicaFirst
+from checkfree.recovery.safety_net import SafetyNet
+from checkfree.recovery.table import STRATEGIES
 
-TRAINING = (
-    *("models", "stage", "worker", "recovery", "data"),
-    *("optimizer.py", "quantize.py", "units.py", "build/blueprint.py"),
-)
-"""The code that a stage's numbers come of: files, and folders with all that is in them."""
-
-
-def release() -> dict[str, str]:
-    """Our version, and a digest of the code that trains."""
-    return {"checkfree": versions()["checkfree"], "code": code_digest()}
+WORKER = ("worker", "build.blueprint", "optimizer", "schedule", "data")
+"""What a worker is made of, whatever it trains: modules of ours."""
+PACKAGE = Path(checkfree.__file__).parent
 
 
-def code_digest() -> str:
-    """Twelve hexadecimal digits."""
-    root, found = Path(checkfree.__file__).parent, hashlib.sha256()
-    for path in _sources(root):
-        found.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes() + b"\0")
+def release(config: Config) -> dict[str, str]:
+    """Our version, and digests of the code that trains this run."""
+    named = (_strategy(config.recovery.name), _model(config.model.family))
+    return {key: value for key, value in offered().items() if key in ("checkfree", "code", *named)}
+
+
+@cache
+def offered(package: Path = PACKAGE) -> Mapping[str, str]:
+    """Our version, and digests of the code that trains any run, as it stands in that folder."""
+    wrappers = [_module(kind) for kind in (ReplicaFirst, SafetyNet)]
+    found = {"checkfree": versions()["checkfree"], "code": digest(package, WORKER)}
+    for name, make in STRATEGIES.items():
+        rule = _module(type(make(RecoveryConfig(name=name))))
+        found[_strategy(name)] = digest(package, (rule, *wrappers))
+    for name in FAMILIES:
+        found[_model(name)] = digest(package, (f"models.{name}",))
+    return found
+
+
+def _strategy(name: str) -> str:
+    return f"recovery.name={name}"
+
+
+def _model(family: str) -> str:
+    return f"model.family={family}"
+
+
+def _module(kind: type) -> str:
+    return kind.__module__.partition(".")[2]
+
+
+def digest(package: Path, roots: Iterable[str]) -> str:
+    """Twelve hexadecimal digits of all files that these modules of a package import."""
+    found = hashlib.sha256()
+    for module in sorted(closure(package, roots)):
+        path = _file(package, module)
+        assert path is not None
+        found.update(f"{module}\n".encode() + path.read_bytes() + b"\0")
     return found.hexdigest()[:12]
 
 
-def _sources(root: Path) -> Iterator[Path]:
-    for name in TRAINING:
-        path = root / name
-        yield from sorted(path.glob("*.py")) if path.is_dir() else (path,)
+def closure(package: Path, roots: Iterable[str]) -> set[str]:
+    """These modules of a package, and all of it that they import, directly or not, at once or when
+    they need it; but what they import for a type checker alone. Its own ``__init__`` is none of
+    them: it has what callers want from outside."""
+    found, left = set[str](), list(roots)
+    while left:
+        module = left.pop()
+        if module not in found:
+            found.add(module)
+            left += _imports(package, module)
+    return found
+
+
+@cache
+def _imports(package: Path, module: str) -> tuple[str, ...]:
+    return tuple(_imported(package, module))
+
+
+def _imported(package: Path, module: str) -> Iterator[str]:
+    path = _file(package, module)
+    if path is None:
+        raise ValueError(f"{module} is no module in {package}")
+    inside = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    tree = ast.parse(path.read_bytes())
+    for name in _named(tree.body, f"{package.name}.{inside}".rstrip(".")):
+        top, _, own = name.partition(".")
+        parts = own.split(".") if top == package.name and own else []
+        for length in range(1, len(parts) + 1):
+            if _file(package, ".".join(parts[:length])) is not None:
+                yield ".".join(parts[:length])
+
+
+def _file(package: Path, module: str) -> Path | None:
+    path = package.joinpath(*module.split("."))
+    files = (path / "__init__.py", path.with_name(f"{path.name}.py"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _named(nodes: Iterable[ast.AST], inside: str) -> Iterator[str]:
+    """What is imported, by whole names; ``inside``: of which package a relative one is."""
+    for node in nodes:
+        if isinstance(node, ast.If) and _only_for_types(node.test):
+            yield from _named(node.orelse, inside)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = inside.split(".")[: len(inside.split(".")) + 1 - node.level]
+            base = ".".join([*(above if node.level else ()), *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        else:
+            yield from _named(ast.iter_child_nodes(node), inside)
+
+
+def _only_for_types(test: ast.expr) -> bool:
+    return ast.unparse(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")

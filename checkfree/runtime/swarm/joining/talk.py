@@ -142,9 +142,11 @@ def refusal(notice: Notice, release: Mapping[str, str], known: bool) -> str:
             f"the run is led by checkfree {release['checkfree']}, not "
             f"{theirs.get('checkfree')!r:.20}: pip install checkfree=={release['checkfree']}"
         )
-    if theirs.get("code") != release["code"]:
-        return (
-            f"the code that trains (models, stages, workers) is not the lead's: {release['code']} "
-            f"there, {theirs.get('code')!r:.20} here; install the same checkout of checkfree"
-        )
+    for key, digest in release.items():
+        if theirs.get(key) != digest:
+            what = "that trains" if key == "code" else f"of {key}"
+            return (
+                f"the code {what} is not the lead's: {digest} there, {theirs.get(key)!r:.20} here; "
+                "install the same checkout of checkfree"
+            )
     return ""
