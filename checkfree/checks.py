@@ -11,6 +11,7 @@ from checkfree.errors import BadInput
 from checkfree.failures import target_stages, tick_probability
 from checkfree.formats import WIRE
 from checkfree.models.config import ModelConfig
+from checkfree.models.families import FAMILIES
 from checkfree.routes import check_swap
 from checkfree.schedule import SCHEDULES
 
@@ -126,7 +127,7 @@ def recomputed(recompute: Any, stages: int) -> frozenset[int]:
 
 
 def _model(model: ModelConfig) -> None:
-    one_of("model.family", model.family, ("llama", "gpt"))
+    one_of("model.family", model.family, FAMILIES)
     for key in ("width", "heads", "blocks", "context"):
         at_least(f"model.{key}", getattr(model, key), 1)
     for key in ("kv_heads", "hidden", "vocabulary"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from checkfree.build.blueprint import Blueprint
-from checkfree.build.due import stages_at_risk, struck_seats
+from checkfree.build.due import DueFailures
 from checkfree.build.sizes import recovery_of
 from checkfree.build.terms import seats, terms
 from checkfree.checks import recomputed
@@ -49,8 +49,10 @@ def assemble(
     progress: Progress = Progress(),  # noqa: B008 (frozen)
     lives: Mapping[Address, int] | None = None,
     tokens: int | None = None,
+    due: DueFailures | None = None,
 ) -> Assembly:
-    """All actors of a run in one process. ``progress`` and ``lives`` are a snapshot's."""
+    """All actors of a run in one process. ``progress`` and ``lives`` are a snapshot's; ``due`` are
+    the configuration's failures, if they are known already."""
     lives = lives or dict.fromkeys(seats(config), 0)
     lead = Lead(Membership(lives, lives), equipment.strategy, terms(config, tokens), progress)
     workers = {seat: StageWorker(seat, lives[seat], equipment) for seat in lives}
@@ -58,12 +60,18 @@ def assemble(
         {**workers, LEAD: lead, STORE: store, LOG: log},
         lambda seat, life: StageWorker(seat, life, equipment, hollow=True),
     )
-    runtime.actors[FAULTS] = Faults(runtime, struck_seats(config))
+    runtime.actors[FAULTS] = Faults(runtime, (due or DueFailures(config)).struck)
     return Assembly(runtime, lead, workers)
 
 
-def equip(config: Config, blueprint: Blueprint, batches: Mapping[Purpose, Batches]) -> Equipment:
-    """What every worker of a run is built with. Raises BadInput."""
+def equip(
+    config: Config,
+    blueprint: Blueprint,
+    batches: Mapping[Purpose, Batches],
+    at_risk: Collection[int] = (),
+) -> Equipment:
+    """What every worker of a run is built with; ``at_risk``: stages that will be lost. Raises
+    BadInput."""
     check_optimizer(config.optimizer)
     check_recovery(config.recovery)
     known = blueprint.tokens is not None  # else the modules are the user's, and of any size
@@ -81,7 +89,7 @@ def equip(config: Config, blueprint: Blueprint, batches: Mapping[Purpose, Batche
         return wrap(blueprint.fresh(stage, tick), stage).snapshot()
 
     if config.recovery.name in ("random", "zero"):
-        for stage in {1, *stages_at_risk(config)}:
+        for stage in {1, *at_risk}:
             blueprint.fresh(stage, 0)  # what can't be initialised anew is refused now
     return Equipment(
         seed=config.seed,

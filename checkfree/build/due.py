@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from checkfree.build.rehearsal import CLOCK, rehearse
 from checkfree.config import Config
@@ -13,44 +13,39 @@ SAMPLED_TICKS = 4
 """Ticks of a trace that are drawn ahead, per iteration: rollbacks make more than one."""
 
 
-def due_trace(config: Config, ticks: int | None = None) -> Trace:
-    """The failures of a configuration, of so many ticks at least. Raises BadInput.
+class DueFailures:
+    """The failures of a configuration. ``trace`` has those of the first ticks; on a clock
+    (semantics 9) all of them, and the run is rehearsed for it. Raises BadInput."""
 
-    On a clock (semantics 9) they are those of the whole run, which is rehearsed for it.
-    """
-    if config.failures.scenario == CLOCK:
-        return rehearse(config).trace
-    ticks = SAMPLED_TICKS * config.iterations if ticks is None else ticks
-    size = {"stages": config.stages, "replicas": config.replicas}
-    return sample(config.failures, seed=config.seed, ticks=ticks, **size)
+    def __init__(self, config: Config):
+        self._config, self._clock = config, config.failures.scenario == CLOCK
+        self._ticks = SAMPLED_TICKS * config.iterations
+        self.trace = rehearse(config).trace if self._clock else self._drawn(self._ticks)
+        self._known = self.trace
 
+    def struck(self, tick: int) -> Collection[Address]:
+        """The seats that are hit at a tick. A run that outlasts the trace has another drawn, which
+        is longer: that changes nothing of what it had (semantics 4)."""
+        while tick >= self._ticks and not self._clock:
+            self._ticks *= 2
+            self._known = self._drawn(self._ticks)
+        return self._hit(strikes(self._known, tick))
 
-def struck_seats(config: Config) -> Callable[[int], Collection[Address]]:
-    """tick -> the seats that the configured failures hit. The trace is sampled ahead and sampled
-    again, longer, when a run outlasts it: that changes nothing of what it had (semantics 4)."""
-    ticks = SAMPLED_TICKS * config.iterations
-    trace = due_trace(config, ticks)
+    def hung(self, tick: int) -> Collection[Address]:
+        """Those of the seats ``struck`` that hang where processes can: they fall silent and end
+        nothing. For what is trained that is a loss as any other; on a clock they only crash."""
+        stops = tuple(f for f in self.trace if f.kind == STOP and not self._clock)
+        return self._hit(strikes(stops, tick))
 
-    def struck(tick: int) -> Collection[Address]:
-        nonlocal ticks, trace
-        if tick >= ticks and config.failures.scenario != CLOCK:
-            ticks *= 2
-            trace = due_trace(config, ticks)
-        return seats_hit(strikes(trace, tick), config.stages + 1, config.replicas)
+    @property
+    def stages(self) -> frozenset[int]:
+        """Those that are hit, as far as ``trace`` tells."""
+        return frozenset(failure.stage for failure in self.trace)
 
-    return struck
+    def _drawn(self, ticks: int) -> Trace:
+        config = self._config
+        size = {"stages": config.stages, "replicas": config.replicas}
+        return sample(config.failures, seed=config.seed, ticks=ticks, **size)
 
-
-def hung_seats(config: Config) -> Callable[[int], Collection[Address]]:
-    """tick -> those of the ``struck_seats`` that hang where processes can: they fall silent and
-    end nothing. For what is trained that is a loss as any other."""
-    drawn = config.failures.scenario == CLOCK  # those only crash
-    due = () if drawn else due_trace(config)
-    trace = tuple(failure for failure in due if failure.kind == STOP)
-    stages = config.stages + 1
-    return lambda tick: seats_hit(strikes(trace, tick), stages, config.replicas)
-
-
-def stages_at_risk(config: Config) -> frozenset[int]:
-    """Those that the configured failures hit, as far as they are drawn ahead."""
-    return frozenset(failure.stage for failure in due_trace(config))
+    def _hit(self, failures: Trace) -> Collection[Address]:
+        return seats_hit(failures, self._config.stages + 1, self._config.replicas)

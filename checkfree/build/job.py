@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from checkfree.build.assemble import equip
 from checkfree.build.blueprint import Blueprint, of_family, of_modules
+from checkfree.build.due import DueFailures
 from checkfree.build.rehearsal import CLOCK
 from checkfree.build.sizes import OWN, named_sizes
 from checkfree.checks import SHADOWED, check
@@ -27,7 +30,7 @@ from checkfree.load import load, to_tree
 from checkfree.messages.control import Purpose
 from checkfree.record import ConfigRecord
 from checkfree.runtime.recorder import Listener
-from checkfree.worker import Batches
+from checkfree.worker import Batches, Equipment
 
 Feeds = Mapping[Purpose, Batches]
 
@@ -45,6 +48,16 @@ class Job:
     listeners: Sequence[Listener]
     vocabulary: int | None = None
     """Of the tokenizer, where there is one."""
+
+    @cached_property
+    def due(self) -> DueFailures:
+        """The failures that are configured. Raises BadInput."""
+        return DueFailures(self.config)
+
+    @cached_property
+    def equipment(self) -> Equipment:
+        """What every worker is built with. Raises BadInput."""
+        return equip(self.config, self.blueprint, self.feeds, self.due.stages)
 
     def config_record(self) -> ConfigRecord:
         """The first record of the run."""

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import replace
 
 from checkfree.build.door import unused
-from checkfree.build.due import hung_seats, struck_seats
 from checkfree.build.stock import Stock
 from checkfree.build.terms import terms
 from checkfree.build.train import draw
@@ -127,7 +126,7 @@ class Leading:
             background=True,
             last_rung=self._job.config.resume.last_rung,
         )
-        strategy, lives = self._stock.equipment.strategy, attendance.lives
+        strategy, lives = self._job.equipment.strategy, attendance.lives
         if self._quarters.heritage.started:
             present = {seat: peer.life for seat, peer in attendance.present.items()}
             takeover = Takeover(self._quarters.life, found, present, lives)
@@ -145,18 +144,18 @@ class Leading:
         return lead
 
     def _train(self, found: History) -> None:
-        config, attendance = self._job.config, self._quarters.attendance
+        attendance = self._quarters.attendance
         quarters = self._quarters
         lead = self._lead = self._led(found)
-        hung = hung_seats(config)
+        due = self._job.due
         actors: dict[Address, Actor] = {
             LEAD: lead,
             STORE: Store(DiskFiles(self._job.folder)),
             LOG: self._recorder,
             FAULTS: RealFaults(
                 attendance,
-                lambda tick, hit: quarters.strike(tick, hit, hung(tick)),
-                struck_seats(config),
+                lambda tick, hit: quarters.strike(tick, hit, due.hung(tick)),
+                due.struck,
                 quarters.heritage.struck,
             ),
         }

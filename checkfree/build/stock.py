@@ -14,7 +14,7 @@ from checkfree.runtime.swarm.headquarters import GRACE, RELAY, Wait
 from checkfree.runtime.swarm.joining.door import Frame
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.nursery import Birth
-from checkfree.worker import Equipment, StageWorker
+from checkfree.worker import StageWorker
 
 
 @dataclass
@@ -23,7 +23,6 @@ class Stock:
     ``resumes``: the life of the lead that goes on, with a door, where another launcher's ended."""
 
     job: Job
-    equipment: Equipment
     home: Home
     patience: float
     measured: bool
@@ -47,7 +46,7 @@ class Stock:
     def worker(self, birth: Birth) -> StageWorker:
         """Whoever is born to a seat."""
         seat = Address.parse(birth["seat"])
-        worker = StageWorker(seat, birth["life"], self.equipment, hollow=birth["hollow"])
+        worker = StageWorker(seat, birth["life"], self.job.equipment, hollow=birth["hollow"])
         if self.snapshot is not None and not birth["hollow"]:
             worker.stage.restore(self.snapshot.states[seat.stage])
             worker.hold(self.snapshot.held)

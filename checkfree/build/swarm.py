@@ -8,9 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from checkfree.build.assemble import equip
 from checkfree.build.door import frame_of, invitation_of, roster_of
-from checkfree.build.due import due_trace
 from checkfree.build.job import Job, any_config, check_same, of_config, versions, with_trace
 from checkfree.build.join import Means, join_here
 from checkfree.build.leading import Leading
@@ -39,7 +37,7 @@ def be(stock: Stock, await_birth: Callable[[], Birth], spare: bool) -> int:
         if not spare and await_birth()["seat"] == str(LEAD):
             return Leading(stock, int(await_birth()["life"])).run()
         if not spare and stock.frame is not None:
-            means = Means(stock.equipment, stock.limits, stock.job.config.threads)
+            means = Means(stock.job.equipment, stock.limits, stock.job.config.threads)
             count = len(seats(stock.job.config))
             return join_here(stock.home, await_birth(), means, stock.frame, count)
         seat = Seat(stock.home, stock.limits)
@@ -66,7 +64,7 @@ def _write(job: Job) -> None:
     write_whole(path / folders.CONFIG, to_yaml(job.config).encode())
     (path / RECORDS).touch()  # from now on it can be resumed
     folders.write_json(path / folders.VERSIONS, versions())
-    write_whole(path / folders.TRACE, render_trace(due_trace(job.config)).encode())
+    write_whole(path / folders.TRACE, render_trace(job.due.trace).encode())
 
 
 def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
@@ -74,12 +72,10 @@ def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
     BadInput, RunFailed or OSError."""
     resume = bool(order["resume"])
     job = _resumed(order) if resume else _fresh(order)
-    equipment = equip(job.config, job.blueprint, job.feeds)
-    equipment.make(1, 1)  # what only a first optimizer imports, once for all forks
+    job.equipment.make(1, 1)  # what only a first optimizer imports, once for all forks
     told: list[str] = []
     invited = invitation_of(home, order["door"], told) if order.get("door") else None
     if not resume:
-        due_trace(job.config)
         folders.create(job.folder, f"checkfree swarm {'lead' if order.get('door') else 'up'}")
     with folders.locked(job.folder):
         if not resume:
@@ -87,7 +83,7 @@ def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
         home.furnish(invited.secret if invited else None)
         (home.path / LINKS).write_text(order.get("links", ""), encoding="ascii")
         patience, measured = float(order["patience"]), bool(order["measured"])
-        stock = Stock(job, equipment, home, patience, measured, limits_of(job.config))
+        stock = Stock(job, home, patience, measured, limits_of(job.config))
         stock.replacements = bool(order.get("replacements", True))
         stock.grace, stock.wait = float(order.get("grace", GRACE)), Wait(**order.get("wait", {}))
         stock.relay = int(order.get("relay", RELAY))

@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from checkfree.build.assemble import Assembly, assemble, equip
-from checkfree.build.due import due_trace
+from checkfree.build.assemble import Assembly, assemble
 from checkfree.build.job import (
     Job,
     any_config,
@@ -93,8 +92,8 @@ def train(
     """
     made = any_config(config, None if stages is None else max(1, len(stages) - 1))
     job = _job(made, Path(made.out), stages, batches, validation, listeners)
-    equip(job.config, job.blueprint, job.feeds)  # what can't be built is refused before writing
-    due = render_trace(due_trace(job.config)).encode()
+    job.equipment  # noqa: B018 (what can't be built is refused before writing)
+    due = render_trace(job.due.trace).encode()
     path = folders.create(job.folder)
     with folders.locked(path):
         write_whole(path / folders.CONFIG, to_yaml(job.config).encode())
@@ -118,7 +117,7 @@ def resume(
     config = with_trace(load(path / folders.CONFIG), path / folders.TRACE)
     job = _job(config, path, stages, batches, validation, listeners)
     check_same(job, read(path))
-    equip(job.config, job.blueprint, job.feeds)
+    job.equipment  # noqa: B018 (refused before the folder is locked)
     with folders.locked(path):
         return _run(job, newest(path, Store(DiskFiles(path)), seats(config)))
 
@@ -168,11 +167,12 @@ def _recorder(job: Job) -> Recorder:
 
 def _assembly(job: Job, recorder: Recorder, snapshot: Snapshot | None) -> Assembly:
     """All actors, in the state of the snapshot if there is one; the records say which."""
-    equipment = equip(job.config, job.blueprint, job.feeds)
     store, tokens = Store(DiskFiles(job.folder)), job.blueprint.tokens
     progress = snapshot.progress if snapshot else Progress()
     lives = snapshot.lives if snapshot else None
-    assembly = assemble(job.config, equipment, store, recorder, progress, lives, tokens)
+    assembly = assemble(
+        job.config, job.equipment, store, recorder, progress, lives, tokens, job.due
+    )
     if not read(job.folder):
         recorder.write(job.config_record())
     if snapshot is not None:

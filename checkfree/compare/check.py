@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from checkfree.build.assemble import equip
-from checkfree.build.due import due_trace
+from checkfree.build.due import DueFailures
 from checkfree.build.job import of_config
 from checkfree.build.rehearsal import CLOCK, setting, strikes
 from checkfree.compare.folders import Records, is_trace_file
@@ -30,7 +30,7 @@ def check_values(cells: Sequence[Cell]) -> None:
             if cell.config.failures.scenario == CLOCK:
                 strikes(cell.config)
             else:
-                due_trace(cell.config)
+                DueFailures(cell.config)
 
 
 def check_buildable(cells: Sequence[Cell]) -> Mapping[str, Any]:
@@ -39,7 +39,8 @@ def check_buildable(cells: Sequence[Cell]) -> Mapping[str, Any]:
     job = of_config(cells[0].config, cells[0].folder, ())
     for cell in _columns(cells):
         with _named(cell):
-            equip(_calm(cell.config), job.blueprint, job.feeds)
+            calm = _calm(cell.config)
+            equip(calm, job.blueprint, job.feeds, DueFailures(calm).stages)
     data: Mapping[str, Any] = json.loads(json.dumps(job.data))
     return data
 
@@ -83,7 +84,7 @@ def trace_notes(config: Config) -> list[str]:
     """What is odd about a trace file beside this run, one line each."""
     if not is_trace_file(config):
         return []
-    ticks = [failure.tick for failure in due_trace(config)]
+    ticks = [failure.tick for failure in DueFailures(config).trace]
     name, length = config.failures.scenario, config.iterations
     late = sum(tick >= length for tick in ticks)
     notes = []

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from checkfree.build.due import due_trace
+from checkfree.build.due import DueFailures
 from checkfree.build.job import recorded_config
 from checkfree.build.rehearsal import CLOCK
 from checkfree.checks import FITTING, SHADOWED
@@ -186,7 +186,7 @@ def _check_trace(cell: Cell) -> None:
     path = cell.folder / TRACE
     if not is_trace_file(cell.config) or not path.exists():
         return
-    if path.read_text(encoding="utf-8") != render_trace(due_trace(cell.config)):
+    if path.read_text(encoding="utf-8") != render_trace(DueFailures(cell.config).trace):
         raise BadInput(
             f"{cell.folder} was trained with other failures than {cell.config.failures.scenario} "
             "has now: give another --out, or remove it to train it anew"

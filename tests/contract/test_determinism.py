@@ -21,8 +21,9 @@ import pytest
 import torch
 
 import checkfree
-from checkfree.build.assemble import assemble, equip, struck_seats
+from checkfree.build.assemble import assemble, equip
 from checkfree.build.blueprint import of_family
+from checkfree.build.due import DueFailures
 from checkfree.config import Config, RecoveryConfig
 from checkfree.data import open_data
 from checkfree.messages.control import Purpose
@@ -241,7 +242,7 @@ def delivered_in_any_order(config: Config, seed: int) -> tiny.Run:
         return StageWorker(seat, life, equipment, hollow=True)
 
     runtime = InProcess(made.runtime.actors, spawn, random.Random(seed).randrange)
-    runtime.actors[FAULTS] = Faults(runtime, struck_seats(config))
+    runtime.actors[FAULTS] = Faults(runtime, DueFailures(config).struck)
     runtime.run()
     return tiny.Run(made.lead, runtime, log, store, files)
 

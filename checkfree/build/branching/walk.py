@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
-from checkfree.build.assemble import Assembly, equip
+from checkfree.build.assemble import Assembly
 from checkfree.build.job import Job
 from checkfree.build.snapshot import Snapshot
 from checkfree.build.terms import seats, terms
@@ -48,7 +48,7 @@ def walk(leg: Leg, store: Store, recorder: Recorder) -> Assembly:
 
 def _assembly(leg: Leg, store: Store, recorder: Recorder) -> Assembly:
     config, blueprint = leg.job.config, leg.job.blueprint
-    equipment = equip(config, blueprint, leg.job.feeds)
+    equipment = leg.job.equipment
     if leg.strategy is not None:
         equipment = replace(equipment, strategy=leg.strategy)
     start = leg.start or Snapshot(Progress(), dict.fromkeys(seats(config), 0), {})
