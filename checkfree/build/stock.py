@@ -10,8 +10,9 @@ from checkfree.build.snapshot import Snapshot
 from checkfree.build.terms import seats
 from checkfree.messages import codec
 from checkfree.ops import Address
-from checkfree.runtime.swarm.headquarters import GRACE, RELAY, Wait
+from checkfree.runtime.swarm.headquarters import Wait
 from checkfree.runtime.swarm.joining.door import Frame
+from checkfree.runtime.swarm.presence.liveness import GRACE, RELAY
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.nursery import Birth
 from checkfree.worker import StageWorker

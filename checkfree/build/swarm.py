@@ -23,7 +23,8 @@ from checkfree.record import RECORDS, read
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles, write_whole
 from checkfree.runtime.process import keep_for_forks, settled
-from checkfree.runtime.swarm.headquarters import GRACE, RELAY, Wait
+from checkfree.runtime.swarm.headquarters import Wait
+from checkfree.runtime.swarm.presence.liveness import GRACE, RELAY
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.nursery import Birth, Leash, Nursery
 from checkfree.runtime.swarm.seat import Seat

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkfree.cli.arguments import DONE, Commands
 from checkfree.cli.swarm.shared import launch, run_of, takes_run
+from checkfree.runtime.swarm.presence.liveness import GRACE, RELAY
 from checkfree.runtime.swarm.told import render_waiting, tell
 
 if TYPE_CHECKING:
@@ -52,18 +53,18 @@ def add(actions: Commands) -> None:
     parser.add_argument(
         "--grace",
         type=_grace,
-        default=15.0,
+        default=GRACE,
         metavar="SECONDS",
         help="that a node which fell silent gets to come back with its states before anything "
-        "inexact stands in for them (default 15; 0: it doesn't)",
+        f"inexact stands in for them (default {GRACE:g}; 0: it doesn't)",
     )
     parser.add_argument(
         "--relay",
         type=_gibibytes,
-        default=8 << 30,
+        default=RELAY,
         metavar="GIB",
         help="that the lead passes on for two nodes that can't reach each other, until one of them "
-        "has another seat (default 8)",
+        f"has another seat (default {RELAY >> 30})",
     )
     parser.set_defaults(run=_run)
 

@@ -27,7 +27,7 @@ from checkfree.runtime.swarm.joining.door import Door, Frame
 from checkfree.runtime.swarm.presence.attendance import Attendance
 from checkfree.runtime.swarm.presence.deadlines import Deadlines
 from checkfree.runtime.swarm.presence.heritage import Heritage
-from checkfree.runtime.swarm.presence.liveness import beat_every, keep_vigil, no_more
+from checkfree.runtime.swarm.presence.liveness import GRACE, RELAY, beat_every, keep_vigil, no_more
 from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent
 from checkfree.runtime.swarm.presence.roster import Roster
 from checkfree.runtime.swarm.presence.speed import Slow, Speeds
@@ -57,13 +57,8 @@ ARRIVE_WITHIN = 60.0
 """Seconds that a replacement gets to open its streams."""
 RETURN_WITHIN = 5.0
 """Seconds that whoever had a seat gets to find a new lead, beside twice the patience."""
-GRACE = 15.0
-"""Seconds that whoever fell silent gets to come back with its state before anything inexact stands
-in for it. A line that was cut for eight is found to be whole within four more."""
 REMIND_EVERY = 30.0
 """Seconds between two lines that say for which stages is waited."""
-RELAY = 8 << 30
-"""Bytes that the lead passes on for a pair that can't reach each other."""
 MOVE_EVERY = 3
 """Iterations between two moves of a seat that nobody asked for."""
 

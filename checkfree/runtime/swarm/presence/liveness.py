@@ -15,6 +15,11 @@ Who = TypeVar("Who")
 """A peer, or the lead as its launcher knows it."""
 PATIENCE = 1.5
 """Seconds of silence after which a peer counts as lost; the one knob."""
+GRACE = 15.0
+"""Seconds that whoever fell silent gets to come back with its state before anything inexact stands
+in for it. A line that was cut for eight is found to be whole within four more."""
+RELAY = 8 << 30
+"""Bytes that the lead passes on for a pair that can't reach each other."""
 _BEATS, _SLOWEST = 6, 0.5
 
 
