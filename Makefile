@@ -30,6 +30,8 @@ soak: $(VENV)/.installed-test ## Hours: chaos a thousand times, fleets that come
 	$(BIN)/python benchmarks/churn.py
 	$(BIN)/python benchmarks/elastic.py --walks 200
 	$(BIN)/python benchmarks/cuts.py
+	$(BIN)/python benchmarks/notices.py
+	$(BIN)/python benchmarks/line.py
 
 lint: $(VENV)/.installed-dev ## Check style, types and who imports whom
 	$(BIN)/ruff check

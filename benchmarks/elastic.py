@@ -78,7 +78,7 @@ class Walker:
                 self._fleet.start(node, f"--seats={SEATS}")
             self._settle(min(count, SEATS))
             goal, first = self._fleet.records.ticks + ticks, len(self.paces)
-            while self._fleet.records.ticks < goal:
+            while self._fleet.records.ticks < goal and self._fleet.lead.poll() is None:
                 self.follow(0.1)
             self._look()
             cores = min(os.cpu_count() or 1, SEATS)

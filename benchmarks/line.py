@@ -50,14 +50,14 @@ class Found:
 def follow(made: Fleet, net: Network, seconds: float, rate: float, found: Found) -> None:
     """One run, for so long after its first iterations."""
     made.wait_for_first()
-    while made.records.ticks < WARM_UP:
+    while made.records.ticks < WARM_UP and made.lead.poll() is None:
         made.records.read()
         time.sleep(0.05)
-    began, before = time.monotonic(), net.carried(0)
+    began, before = time.monotonic(), net.received(0)
     while time.monotonic() - began < seconds and made.lead.poll() is None:
         time.sleep(0.5)
-    took, carried = time.monotonic() - began, net.carried(0) - before
-    found.filled.append(carried * 8 / (rate * 1e6 * took))
+    took, received = time.monotonic() - began, net.received(0) - before
+    found.filled.append(received * 8 / (rate * 1e6 * took))
     if made.lead.poll() is not None:
         raise SystemExit(f"the run ended:\n{made.said()[-3000:]}")
     made.end()

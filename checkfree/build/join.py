@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,7 +25,7 @@ from checkfree.build.blueprint import of_family
 from checkfree.build.job import Feeds, any_config, of_config
 from checkfree.build.limits import limits_of
 from checkfree.build.memory import available, room_for, seat_bytes
-from checkfree.build.release import offered
+from checkfree.build.release import offered, release
 from checkfree.build.terms import seats
 from checkfree.config import Config
 from checkfree.errors import BadInput, RunFailed
@@ -229,6 +230,8 @@ class Member:
         self._release = offered()
         self._courier: Courier | None = None
         self._asked, self._drained = 0, False
+        self._ends_at: float | None = None
+        """By the monotonic clock, this machine, if it is known."""
         self._seated = False
         self._guest: Guest | None = None
         self._book = AddressBook(entry.place)
@@ -251,6 +254,9 @@ class Member:
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         """Once: hand on what we have. Twice, or with nothing to hand on: at once."""
         self._asked += 1
+        if self._asked == 1:
+            left = seconds_left(self._home.path, self._entry.notice)
+            self._ends_at = None if left is None else time.monotonic() + left
         if self._asked > 1 or not (self._seated or self._remains):
             raise _Gone
         self._say("leaves as soon as its state is handed on (once more: at once)")
@@ -258,8 +264,7 @@ class Member:
             self._leave(self._courier)
 
     def _leave(self, courier: Courier) -> None:
-        left = seconds_left(self._home.path, self._entry.notice)
-        courier.inbox.put(Said({"leave": True, "seconds": left}))
+        courier.inbox.put(Said({"leave": True, "ends_at": self._ends_at}))
 
     def _not_needed(self, number: int, frame: FrameType | None) -> None:
         """Others stand by."""
@@ -288,7 +293,7 @@ class Member:
             lifeline.follow(run["patience"], self._entry.retry or AGAIN_WITHIN)
             courier.post.limits = self._means.limits
             lifeline.ready()
-            courier.wait(Reception(courier, self._terms(run["patience"])).open())
+            courier.wait(Reception(courier, self._terms(run)).open())
             with settled(self._means.threads):
                 return self._train(guest, self._means, run["patience"])
         finally:
@@ -324,12 +329,15 @@ class Member:
     def _lifeline(self, courier: Courier, finder: Finder) -> Lifeline:
         return Lifeline(courier, self._entry.secret, self._release, finder, self._node)
 
-    def _terms(self, patience: float) -> Terms:
+    def _terms(self, run: Mapping[str, Any]) -> Terms:
         """Whoever calls us wants the lead; we say that we are not it."""
-        return Terms(self._entry.secret, patience, self._release, None)
+        named = release(any_config(run["config"]))  # as the lead compares
+        return Terms(self._entry.secret, run["patience"], named, None)
 
     def _apply(self, courier: Courier, lifeline: Lifeline) -> Mapping[str, Any]:
         within = self._entry.retry or (AGAIN_WITHIN if self._known else FIRST_WITHIN)
+        if self._ends_at is not None:
+            within = min(within, max(0.0, self._ends_at - time.monotonic()))
 
         def told(why: str) -> None:
             self._say(f"no answer yet ({why}); trying for {within:g} s")
@@ -386,6 +394,7 @@ def join(home: Home, entry: Entry, wishes: Wishes, say: Say) -> int:
 
 def serve(home: Home, entry: Entry, node: Node, means: Means, say: Say) -> int:
     """As ``join``, once all is at hand."""
+    offered()  # of the code that we run, whatever is installed later
     keep_for_forks()
 
     def main(slot: int, report: Report) -> int:

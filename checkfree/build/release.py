@@ -24,6 +24,9 @@ from checkfree.recovery.table import STRATEGIES
 
 WORKER = ("worker", "build.blueprint", "optimizer", "schedule", "data")
 """What a worker is made of, whatever it trains: modules of ours."""
+MAKERS = ("recovery.table", "build.assemble")
+"""Those that make a worker and its strategy of a configuration; they import every strategy, and
+lead and runtime too, which count for nothing."""
 PACKAGE = Path(checkfree.__file__).parent
 
 
@@ -37,7 +40,7 @@ def release(config: Config) -> dict[str, str]:
 def offered(package: Path = PACKAGE) -> Mapping[str, str]:
     """Our version, and digests of the code that trains any run, as it stands in that folder."""
     wrappers = [_module(kind) for kind in (ReplicaFirst, SafetyNet)]
-    found = {"checkfree": versions()["checkfree"], "code": digest(package, WORKER)}
+    found = {"checkfree": versions()["checkfree"], "code": digest(package, WORKER, MAKERS)}
     for name, make in STRATEGIES.items():
         rule = _module(type(make(RecoveryConfig(name=name))))
         found[_strategy(name)] = digest(package, (rule, *wrappers))
@@ -58,10 +61,11 @@ def _module(kind: type) -> str:
     return kind.__module__.partition(".")[2]
 
 
-def digest(package: Path, roots: Iterable[str]) -> str:
-    """Twelve hexadecimal digits of all files that these modules of a package import."""
+def digest(package: Path, roots: Iterable[str], alone: Iterable[str] = ()) -> str:
+    """Twelve hexadecimal digits of all files that the ``roots`` among a package's modules import,
+    and of those ``alone``."""
     found = hashlib.sha256()
-    for module in sorted(closure(package, roots)):
+    for module in sorted(closure(package, roots) | set(alone)):
         path = _file(package, module)
         assert path is not None
         found.update(f"{module}\n".encode() + path.read_bytes() + b"\0")

@@ -195,7 +195,9 @@ class Lead:
                 self._cleared_at = message.tick
 
     def _lose(self, worker: Address, life: int, *, silent: bool = False) -> None:
+        brought = self.members.brings.get(worker)
         if self.members.lose(worker, life, silent=silent):
+            self._farewells.heir_lost(brought)
             self._go_on_without(worker)
 
     def _leave(self, worker: Address, life: int) -> None:

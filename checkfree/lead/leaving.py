@@ -123,6 +123,15 @@ class Farewells:
         self._sent = {state: at for state, at in self._sent.items() if at != heir}
         self.states = {n: handed for n, handed in self.states.items() if handed.place != heir}
 
+    def heir_lost(self, brought: StateId | None) -> None:
+        """Who had come with that state is lost before anything was made of it: if it was handed on
+        to it, nobody else has it."""
+        self.states = {
+            stage: handed
+            for stage, handed in self.states.items()
+            if handed.state != brought or isinstance(handed.place, int)
+        }
+
     def rebuilt(self, plan: Repair) -> None:
         """What was handed on by those that are something else now is history. A stage that is
         what it was may be lost once more, and the store still has it."""
@@ -181,7 +190,8 @@ class Farewells:
         members, handed = self._desk.members, self.states.get(seat.stage)
         twin = any(other.stage == seat.stage and other != seat for other in members.alive)
         safe = handed is not None and handed.state == self._committed(seat)
-        return seat in members.hollow or twin or safe
+        bare = seat in members.hollow and seat not in members.brings
+        return bare or twin or safe
 
     def _dismiss(self, seat: Address) -> None:
         desk, life = self._desk, self._leaving.pop(seat).life

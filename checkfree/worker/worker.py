@@ -139,9 +139,16 @@ class StageWorker:
 
     def exact(self) -> tuple[StateId, StageState] | None:
         """The state that this life had, or that it came with; for who outlives it."""
-        if self._hollow:
+        name = self.exact_name()
+        if name is None or self._hollow:
             return self._brought
-        return StateId(self.address, self.life, self.stage.version), self.stage.snapshot()
+        return name, self.stage.snapshot()
+
+    def exact_name(self) -> StateId | None:
+        """Of that state; nothing is copied."""
+        if self._hollow:
+            return None if self._brought is None else self._brought[0]
+        return StateId(self.address, self.life, self.stage.version)
 
     # --- messages in -----------------------------------------------------------------------------
 

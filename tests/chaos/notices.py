@@ -70,7 +70,7 @@ class Notices:
         count = self.rng.randrange(1, 4)
         self.due = sorted(self.rng.randrange(1, 300) for _ in range(count))
         self.noticed: dict[Address, int] = {}
-        self.later: list[tuple[int, Address, int, StageState | None, Address | None]] = []
+        self.later: list[tuple[int, Address, int, StageState | None, StateId | None]] = []
         """(delivery, seat, next life, what it brings, whose that was)"""
         self.cut: list[tuple[int, StageWorker]] = []
 
@@ -141,17 +141,19 @@ class Notices:
         del self.noticed[seat]
         life = runtime.kill(seat)
         heir = runtime.actors.get(Address(seat.stage, seat.replica + HEIR))
-        brings, owner = None, None
-        if isinstance(heir, Heir) and heir.has:
-            ((_, brings),) = heir.has.items()
-            owner = seat
-        self._joins(seat, life + 1, brings, owner)
+        brings, name = None, None
+        if isinstance(heir, Heir):
+            del runtime.actors[heir.address]  # it is to sit there itself
+            if heir.has:
+                ((version, brings),) = heir.has.items()
+                name = StateId(seat, heir.life, version)
+        self._joins(seat, life + 1, brings, name)
 
     def _joins(
-        self, seat: Address, life: int, brings: StageState | None, owner: Address | None
+        self, seat: Address, life: int, brings: StageState | None, name: StateId | None
     ) -> None:
         late = self.run.runtime.delivered + self.rng.choice((0, 5, 40, 10**9))
-        self.later.append((late, seat, life, brings, owner))
+        self.later.append((late, seat, life, brings, name))
 
     def _cut(self, seat: Address) -> None:
         """It falls silent, and what it is sent is lost."""
@@ -166,11 +168,8 @@ class Notices:
     def _catch_up(self, now: int) -> None:
         for entry in [entry for entry in self.later if entry[0] <= now]:
             self.later.remove(entry)
-            _, seat, life, state, owner = entry
-            brings = None
-            if state is not None and owner is not None:
-                brings = StateId(owner, life - 1, state.version)
-            self._sit(seat, life, brings, state)
+            _, seat, life, state, name = entry
+            self._sit(seat, life, name, state)
         for at, worker in [entry for entry in self.cut if entry[0] <= now]:
             if worker.life >= self.run.lead.members.lives[worker.address]:
                 continue  # the lead has not noticed yet
@@ -205,3 +204,7 @@ class Notices:
             worker.bring(brings, state)
         runtime.actors[seat] = worker
         runtime.post(LEAD, Joined(seat, life, brings))
+        if brings is not None and self.rng.random() < 0.5:
+            self.happened["leaves as it comes back"] += 1
+            self.noticed[seat] = life
+            runtime.post(LEAD, Leaving(seat, life, None))

@@ -71,14 +71,11 @@ class Network:
             words = ("ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", device, *shape)
             subprocess.run(words, check=True, capture_output=True, timeout=30)
 
-    def carried(self, host: int) -> int:
-        """Bytes that came and went over its line."""
-        found = 0
-        for way in ("rx", "tx"):
-            path = f"/sys/class/net/eth0/statistics/{way}_bytes"
-            words = ("ip", "netns", "exec", self.space(host), "cat", path)
-            found += int(subprocess.run(words, check=True, capture_output=True, timeout=30).stdout)
-        return found
+    def received(self, host: int) -> int:
+        """Bytes that came over its line."""
+        path = "/sys/class/net/eth0/statistics/rx_bytes"
+        words = ("ip", "netns", "exec", self.space(host), "cat", path)
+        return int(subprocess.run(words, check=True, capture_output=True, timeout=30).stdout)
 
     def part(self, one: int, other: int) -> None:
         """These two can't reach each other any more; all others can."""

@@ -100,3 +100,25 @@ def test_the_last_of_all_heirs_still_has_an_address_that_a_frame_takes() -> None
     assert heir_of(Address(7), MOST_HEIRS) == heir_of(Address(7), 0)
     assert is_heir(last, Address(7, HEIR - 1))
     assert piece_frame(FIRST_LANE, last, 1)
+
+
+def test_two_that_nobody_can_call_stay_neighbours_with_more_processes() -> None:
+    """They were tried with each other; of further processes the lead alone tries the ports."""
+    entrance = Entrance(("", "x"), ("", "y"), ("", "y 1"))
+    entrance.comes("x")
+    entrance.comes("y")
+    entrance.comes("y 1", node("y"))
+    assert entrance.apart() == set()
+
+
+def test_an_heir_that_its_owner_cant_reach_has_nothing_of_use() -> None:
+    entrance = Entrance()
+    for name in ("a", "b", "c", "heir"):
+        entrance.comes(name)
+        if name in "abc":
+            seat = entrance.sits(name)
+    owner = entrance.door._visitors["c"]
+    entrance.door.visited(Visit("leaving", owner, {"seat": str(seat)}), LIVES)
+    (told,) = [said["heir"] for said in entrance.told["heir"] if "heir" in said]
+    entrance.door.unreached(Peer(Address.parse(told["at"]), 0, "heir", (GOOD,)))
+    assert {"stale": True} in entrance.told["heir"]

@@ -124,6 +124,8 @@ class Door:
         """Of nodes how many processes they were asked to make ready."""
         self._tried: set[str] = set()
         """Nodes of which one process was tried: for the ports of the others the lead looks."""
+        self._pairs: set[frozenset[str]] = set()
+        """Nodes that have been tried with each other."""
         self._uncalled: dict[str, Node] = {}
         """Nodes that can call others, and can't be called."""
         self.candidates = Candidates(taken, self._told)
@@ -222,6 +224,7 @@ class Door:
             owner = self.candidates.seated[change.seat]
             self.candidates.apart.add(frozenset((candidate.node.id, owner.node.id)))
             candidate.heir_to = candidate.brings = None
+            candidate.tell({"stale": True})
             self._heir_lost(change.seat)
             self.candidates.match()
 
@@ -307,6 +310,7 @@ class Door:
     def _keep_apart(self, visitor: Visitor, dialback: Dialback) -> None:
         """Whoever can't talk to each other is not seated side by side; two that nobody can call
         are taken for such, unless one of them was found to reach the other."""
+        self._pairs |= {frozenset((n.id, visitor.node.id)) for n in dialback.members.values()}
         apart = {node.id: node for node in dialback.apart()}
         if dialback.why and visitor.node.id not in self._uncalled:
             self._uncalled[visitor.node.id] = visitor.node
@@ -314,8 +318,11 @@ class Door:
             told = f"{visitor.node.host} can't be called at {', '.join(at)} ({dialback.why}): "
             self._say(f"{told}it is not seated beside another that can't")
         if visitor.node.id in self._uncalled:
-            tried = {node.id for node in dialback.members.values()}
-            apart |= {id: node for id, node in self._uncalled.items() if id not in tried}
+            apart |= {
+                id: node
+                for id, node in self._uncalled.items()
+                if frozenset((id, visitor.node.id)) not in self._pairs
+            }
         for node in apart.values():
             pair = frozenset((node.id, visitor.node.id))
             if len(pair) == 2 and pair not in self.candidates.apart:

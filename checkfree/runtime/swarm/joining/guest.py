@@ -6,6 +6,7 @@ has: whatever became of its line, that state is as good as it was.
 from __future__ import annotations
 
 import asyncio
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -60,9 +61,9 @@ class Remains:
     def name(self) -> tuple[StateId | None, Ticket | None]:
         """The state that there is, and what it was prepared for."""
         if self.worker is None:
-            return None, None
-        exact, standing = self.worker.exact(), self.worker.standing
-        return (None, None) if exact is None else (exact[0], standing.prepared)
+            return (None if self.handed is None else self.handed[0]), None
+        name, standing = self.worker.exact_name(), self.worker.standing
+        return name, (None if name is None else standing.prepared)
 
     def state(self, wanted: StateId, step: Commit | None) -> StageState | None:
         """The state of that name, after the step that it has missed."""
@@ -82,7 +83,7 @@ class Remains:
         self.worker = self.handed = None
 
     def __bool__(self) -> bool:
-        return self.handed is not None or self.name()[0] is not None
+        return self.name()[0] is not None
 
 
 class Guest:
@@ -104,6 +105,7 @@ class Guest:
         self._suspects: dict[Address, tuple[Peer, str]] = {}
         self._marks = Marks()
         self._heir_to: tuple[Address, int] | None = None
+        self._heir_at: Address | None = None
         self._struck = False
         self._leaving: Mapping[str, Any] | None = None
         self.drained = False
@@ -124,6 +126,7 @@ class Guest:
                 case Said({"again": _}):
                     self._after = After.OVER  # whoever leads now has not heard of us
                 case Said({"stale": True}):
+                    self._heir_to = None
                     self.remains.drop()
                     self._report({"standing": True})
                 case Said({"heir": {"seat": str(seat), "life": int(life), "at": str(at)}}):
@@ -148,14 +151,14 @@ class Guest:
 
     def _listen_as_heir(self, seat: Address, life: int, at: Address) -> None:
         """Be called by whoever leaves that seat."""
-        self._heir_to = seat, life
+        self._heir_to, self._heir_at = (seat, life), at
         self._report({"standing": True, "keeps": True})
         me = self._courier.sit(at, life)
         self._lifeline.tell({"heir": True, "peer": me.to_json()})
 
     def _inherit(self, message: KeepState) -> None:
-        if self._heir_to is None or message.keep.owner != self._heir_to[0]:
-            return
+        if self._heir_to is None or message.keep.holder != self._heir_at:
+            return  # what an earlier owner, or for an earlier attempt, has sent
         name = StateId(*self._heir_to, message.state.version)
         self.remains.worker, self.remains.handed = None, (name, message.state)
         self._lifeline.tell({"has": True, "version": name.version})
@@ -252,7 +255,7 @@ class Guest:
                 self._say_called(found)
             case {"leave": _}:
                 self.drained = self.drained or "drained" in notice
-                self._courier.start(self._ask_to_leave(notice.get("seconds")))
+                self._courier.start(self._ask_to_leave(notice.get("ends_at")))
 
     def _say_called(self, found: Mapping[str, Any]) -> None:
         if found.get("why"):
@@ -278,12 +281,16 @@ class Guest:
         except BadFrame:
             return
         if is_heir(peer.seat, self._seat):
+            self._courier.forget(
+                lambda at: is_heir(at, self._seat) and at != peer.seat  # what they had dies with us
+            )
             self._courier.learn(peer)
 
-    async def _ask_to_leave(self, seconds: float | None) -> None:
+    async def _ask_to_leave(self, ends_at: float | None) -> None:
         """Until it is granted: the lead that was asked may die, and the next one is deaf to it
         until it has gathered all."""
         while True:
+            seconds = None if ends_at is None else max(0.0, ends_at - time.monotonic())
             words = {"leaving": True, "seat": str(self._seat), "seconds": seconds}
             self._lifeline.tell(words)
             await asyncio.sleep(ASK_EVERY)

@@ -167,6 +167,10 @@ class Courier:
     def learn(self, peer: Peer) -> None:
         self.loop.call_soon_threadsafe(self.post.learn, peer)
 
+    def forget(self, which: Callable[[Address], bool]) -> None:
+        """Drop what is for these, who never come."""
+        self.loop.call_soon_threadsafe(self.post.forget, which)
+
     def flush(self, within: float) -> None:
         """Wait until what was sent has left, but not longer than ``within`` seconds."""
 

@@ -106,6 +106,7 @@ class Sender:
         self._awake.set()
 
     def cancel(self) -> None:
+        self.pieces = Pieces()
         self._idle.set()
         self._task.cancel()
 

@@ -204,6 +204,13 @@ class Post:
         for put in self._held.pop(peer.seat, ()):
             self._put(self._way_to(peer.seat), put)
 
+    def forget(self, which: Callable[[Address], bool]) -> None:
+        """These are nobody any more: what waits for them, and what was on its way to them."""
+        for at in [at for at in self._held if which(at)]:
+            del self._held[at]
+        for at in [at for at in self._links if which(at)]:
+            self._links.pop(at).cancel()
+
     def send(self, to: Address, lane: Lane, parts: Parts) -> None:
         """A message to an actor. What is for the dead is dropped, what is for somebody that we
         have not heard of yet waits."""
