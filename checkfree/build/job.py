@@ -48,6 +48,8 @@ class Job:
     listeners: Sequence[Listener]
     vocabulary: int | None = None
     """Of the tokenizer, where there is one."""
+    devices: tuple[str, ...] = ()
+    """Of this machine, if not the configuration's."""
 
     @cached_property
     def due(self) -> DueFailures:
@@ -57,7 +59,8 @@ class Job:
     @cached_property
     def equipment(self) -> Equipment:
         """What every worker is built with. Raises BadInput."""
-        return equip(self.config, self.blueprint, self.feeds, self.due.stages)
+        config = replace(self.config, devices=self.devices or self.config.devices)
+        return equip(config, self.blueprint, self.feeds, self.due.stages)
 
     def config_record(self) -> ConfigRecord:
         """The first record of the run."""

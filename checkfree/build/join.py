@@ -75,6 +75,10 @@ CODES = {
 }
 
 
+class NotFound(BadInput):
+    """The lead, at an address that may be right: perhaps it comes back."""
+
+
 class StartAgain(Exception):
     """What is missing may be there in a while. One line. Exit code 75."""
 
@@ -138,7 +142,7 @@ def prepared(run: Mapping[str, Any], wishes: Wishes, say: Say = lambda text: Non
         say(f"has every seat but stage 0, which reads data: {error}")
         feeds, reads = {}, False
     equipment = equip(config, blueprint, feeds)
-    _warm_up(equipment, config.devices[0])
+    warm_up(equipment, config.devices[0])
     return Means(equipment, limits_of(config), config.threads, reads)
 
 
@@ -179,7 +183,7 @@ def _device(config: Config, asked: str | None) -> str:
     return wanted
 
 
-def _warm_up(equipment: Equipment, device: str) -> None:
+def warm_up(equipment: Equipment, device: str) -> None:
     """Import what only a first optimizer does, once for all forks; but a CUDA context would not
     survive a fork."""
     if torch.device(device).type == "cpu":
@@ -192,7 +196,7 @@ def node_of(run: Mapping[str, Any], wishes: Wishes, means: Means) -> Node:
     """As we apply. Raises StartAgain if there is no memory for a seat."""
     config = any_config(run["config"])
     count, reserve = wishes.seats, wishes.seats == 0
-    if count is None and wishes.device is not None and not wishes.device.startswith("cpu"):
+    if count is None and (wishes.device or config.devices[0]).startswith("cuda"):
         count = 1
     if count is None:
         free = available()
@@ -229,7 +233,7 @@ class Member:
         self._say, self._report = say, report
         self._release = offered()
         self._courier: Courier | None = None
-        self._asked, self._drained = 0, False
+        self._asked = self._drained = False
         self._ends_at: float | None = None
         """By the monotonic clock, this machine, if it is known."""
         self._seated = False
@@ -252,12 +256,14 @@ class Member:
         return after
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        """Once: hand on what we have. Twice, or with nothing to hand on: at once."""
-        self._asked += 1
-        if self._asked == 1:
-            left = seconds_left(self._home.path, self._entry.notice)
-            self._ends_at = None if left is None else time.monotonic() + left
-        if self._asked > 1 or not (self._seated or self._remains):
+        """Hand on what we have; with nothing to hand on, go at once. Who is told twice is killed by
+        its parent."""
+        if self._asked:
+            return  # all of a control group are told, and our parent tells us too
+        self._asked = True
+        left = seconds_left(self._home.path, self._entry.notice)
+        self._ends_at = None if left is None else time.monotonic() + left
+        if not (self._seated or self._remains):
             raise _Gone
         self._say("leaves as soon as its state is handed on (once more: at once)")
         if self._courier is not None:
@@ -304,7 +310,7 @@ class Member:
 
     def inquire(self, what: str = "") -> Mapping[str, Any]:
         """What the lead tells of its run, or says to who asks ``what``, without taking part. Raises
-        BadInput."""
+        NotFound, or another BadInput."""
         courier = Courier(self._home.secret(), UNTIL_KNOWN)
         finder = Finder(Discovery(courier.post, self._entry.secret), self._book)
         try:
@@ -313,7 +319,7 @@ class Member:
             run = self._apply(courier, lifeline)
             return courier.wait(lifeline.ask(what)) if what else run
         except (Unreachable, *BROKEN_STREAM) as error:
-            raise BadInput(
+            raise NotFound(
                 f"{self._entry.place} can't be reached ({error}): is the lead up, is its address "
                 "one that this machine can call, and its port open?"
             ) from None
@@ -430,8 +436,8 @@ def _listen(address: str, slot: int) -> str:
 
 
 def _asked(home: Home, entry: Entry) -> Mapping[str, Any]:
-    """What the lead tells of its run. Raises BadInput, or StartAgain if whoever was to ask it was
-    killed each time."""
+    """What the lead tells of its run. Raises BadInput, or StartAgain if there is no lead now, or
+    whoever was to ask it was killed each time."""
     for _ in range(ASK_AT_MOST):
         found = _asked_by_fork(home, entry)
         if found is not None:
@@ -440,13 +446,15 @@ def _asked(home: Home, entry: Entry) -> Mapping[str, Any]:
         raise StartAgain("the lead could not be asked: the process that was to ask it was killed")
     if "bad" in found:
         raise BadInput(found["bad"])
+    if "missing" in found:
+        raise StartAgain(found["missing"])
     run: dict[str, Any] = found["run"]
     return run
 
 
 def _asked_by_fork(home: Home, entry: Entry) -> dict[str, Any] | None:
-    """Its answer, {"run": what} or {"bad": why not}, None if it was killed. Whoever forks later
-    must have no thread, and so leaves the talking to another."""
+    """Its answer: {"run": what}, {"bad": why not}, or {"missing": why it is not there}; None if it
+    was killed. Whoever forks later must have no thread, and so leaves the talking to another."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -456,6 +464,8 @@ def _asked_by_fork(home: Home, entry: Entry) -> dict[str, Any] | None:
             faulthandler.enable()
             node = Node("asks", "asks")
             said = {"run": Member(home, entry, node, None, tell).inquire()}
+        except NotFound as error:
+            said = {"missing": str(error)}
         except BadInput as error:
             said = {"bad": str(error)}
         except BaseException:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from checkfree.build.door import frame_of, invitation_of, roster_of
 from checkfree.build.job import Job, any_config, check_same, of_config, versions, with_trace
-from checkfree.build.join import Means, join_here
+from checkfree.build.join import Means, join_here, warm_up
 from checkfree.build.leading import Leading
 from checkfree.build.limits import limits_of
 from checkfree.build.snapshot import newest
 from checkfree.build.stock import Stock
 from checkfree.build.terms import seats
+from checkfree.config import Config
 from checkfree.failures import render_trace
 from checkfree.load import load, to_yaml
 from checkfree.ops import LEAD
@@ -68,12 +72,21 @@ def _write(job: Job) -> None:
     write_whole(path / folders.TRACE, render_trace(job.due.trace).encode())
 
 
+def device_here(config: Config) -> str:
+    """Where seats of the lead's own machine compute: others bring their own devices, and a lead
+    needs none."""
+    wanted = config.devices[0]
+    return "cpu" if wanted.startswith("cuda") and not torch.cuda.device_count() else wanted
+
+
 def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
     """Check everything, prepare everything, then fork what the launcher asks for. Raises
     BadInput, RunFailed or OSError."""
     resume = bool(order["resume"])
     job = _resumed(order) if resume else _fresh(order)
-    job.equipment.make(1, 1)  # what only a first optimizer imports, once for all forks
+    if order.get("door"):
+        job = replace(job, devices=(device_here(job.config),))
+    warm_up(job.equipment, (job.devices or job.config.devices)[0])
     told: list[str] = []
     invited = invitation_of(home, order["door"], told) if order.get("door") else None
     if not resume:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +103,14 @@ def fleet(folder: Path) -> Iterator[Fleet]:
         made.end()
 
 
+def descendants(pid: int) -> list[int]:
+    """Of a process, those that live: a child before its own."""
+    found = list[int]()
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *descendants(int(child))]
+    return found
+
+
 def ended(process: Process, expect: int) -> None:
     assert process.wait(timeout=DEADLINE) == expect
 
@@ -140,6 +150,15 @@ def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     fleet.comes_to(last_tick(fleet.run) + 2, lead)
     rules = fleet.plans()
     assert set().union(*rules[rules.index({"snapshot"}) + 1 :]) == {"handover"}
+    fleet.join("g", "--seats=1")
+    wait_until(lambda: "takes seat" in fleet.said("g"), lead)
+    fleet.comes_to(last_tick(fleet.run) + 2, lead)
+    told, before = fleet.nodes.pop("g"), len(fleet.plans())
+    for pid in (told.pid, *descendants(told.pid)):  # as a service manager does by default
+        os.kill(pid, signal.SIGTERM)
+    ended(told, 0)
+    fleet.comes_to(last_tick(fleet.run) + 2, lead)
+    assert set().union(*fleet.plans()[before:]) <= {"handover", "back"}
     lead.terminate()
     ended(lead, 130)
     fleet.kill_nodes()
@@ -150,6 +169,8 @@ def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     lead.kill()
     lead.wait()
     ended(fleet.nodes["f"], START_AGAIN)
+    fleet.join("too late", "--retry=1")
+    ended(fleet.nodes["too late"], START_AGAIN)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(fleet.folder)
         assert main(["replay", "run", "--quiet"]) == 0

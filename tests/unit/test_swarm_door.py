@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("hivemind", reason="hivemind is not installed")
 
@@ -23,6 +24,7 @@ from checkfree.build import join
 from checkfree.build.job import of_config
 from checkfree.build.join import StartAgain, Wishes, node_of, prepared
 from checkfree.build.memory import FIRST_BYTES
+from checkfree.build.swarm import device_here
 from checkfree.errors import BadInput
 from checkfree.load import load, to_tree
 from checkfree.messages import codec
@@ -148,9 +150,15 @@ def test_rubbish_is_counted_and_not_answered(said: bytes) -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the lead tells of its run."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a configuration and its text."""
     monkeypatch.chdir(prepare(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def run(here: Path) -> dict[str, Any]:
+    """What the lead tells of its run."""
     config = load("small.yaml", [])
     job = of_config(config, Path(), ())
     config = replace(config, model=replace(config.model, vocabulary=job.vocabulary))
@@ -189,6 +197,28 @@ def test_devices_are_the_node_s(run: dict[str, Any]) -> None:
     assert prepared(run, Wishes(device="cpu")).reads
     with pytest.raises(BadInput, match="expected cpu or cuda:N"):
         prepared(run, Wishes(device="tpu"))
+
+
+def test_a_lead_needs_no_device_of_its_run(here: Path) -> None:
+    """Its nodes bring their own; the run's configuration says what the run was asked for."""
+    config = load("small.yaml", ["devices=[cuda]"])
+    job = of_config(config, Path(), ())
+    if not torch.cuda.device_count():
+        with pytest.raises(BadInput, match="CUDA devices"):
+            job.equipment.make(1, 1)
+        assert device_here(config) == "cpu"
+    assert device_here(load("small.yaml", [])) == "cpu"
+    local = replace(job, devices=("cpu",))
+    assert next(local.equipment.make(1, 1).module.parameters()).device.type == "cpu"
+    assert local.config.devices == ("cuda",)
+
+
+def test_one_seat_on_a_gpu(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    means = prepared(run, Wishes())
+    monkeypatch.setattr(join, "available", lambda: 1 << 50)
+    run["config"]["devices"] = ["cuda:1"]
+    assert node_of(run, Wishes(), means).room == 1
+    assert node_of(run, Wishes(device="cpu"), means).room > 1
 
 
 def test_how_many_seats_a_node_takes(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -249,10 +250,51 @@ def test_auto_finds_whose_machine_it_is(cloud: str) -> None:
 
 
 def test_auto_says_so_where_no_cloud_answers() -> None:
-    told = list[str]()
+    told, pauses = list[str](), list[float]()
     with service(lambda *words: NOTHING) as base:
-        assert watch(f"auto:{base}", told.append) is None
+        assert watch(f"auto:{base}", told.append, pauses.append) is None
     assert "no cloud's metadata service" in told[0]
+    assert len(pauses) == 2
+
+
+def test_auto_asks_again_where_a_service_starts_late() -> None:
+    asked = [0]
+
+    def late(method: str, path: str, headers: Any) -> tuple[int, str]:
+        asked[0] += "/computeMetadata/" in path
+        return (200, "TRUE") if asked[0] > 1 and "/computeMetadata/" in path else NOTHING
+
+    with service(late) as base:
+        found = watch(f"auto:{base}", quiet, lambda seconds: None)
+    assert found is not None
+
+
+def test_what_is_no_http_is_no_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            line, _ = server.accept()
+            with line:
+                line.recv(1 << 16)
+                line.sendall(b"nonsense\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(OSError, match="no answer that can be read"):
+            Gcp(f"http://127.0.0.1:{server.getsockname()[1]}").look()
+        thread.join()
+
+
+@pytest.mark.parametrize("before", [7, ["x"], "once upon a time"])
+def test_a_time_that_is_none_is_no_answer(before: Any) -> None:
+    event = {"EventType": "Preempt", "Resources": ["me"], "NotBefore": before}
+    with service(azure([event], (200, "me"))) as base, pytest.raises((OSError, ValueError)):
+        Azure(base).look()
+
+
+def test_an_answer_without_an_end_is_none() -> None:
+    with service(lambda *words: (200, "[" * 60000)) as base, pytest.raises((OSError, ValueError)):
+        Azure(base).look()
 
 
 def test_no_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from checkfree.cli.swarm.lead import Teller
+from checkfree.cli.swarm.move import _refusal
 from checkfree.runtime.swarm.told import render_waiting, tell
 
 
@@ -66,3 +67,12 @@ def test_a_terminal_that_went_away_ends_nothing(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(sys, "stderr", Gone())
     tell("something")
+
+
+def test_only_what_was_said_since_it_was_asked_refuses_a_move() -> None:
+    events = [
+        {"at": 1.0, "event": "stays", "seat": "2.0", "life": 0, "why": "nobody of b stands by"},
+        {"at": 3.0, "event": "stays", "seat": "1.0", "life": 0, "why": "another seat"},
+    ]
+    assert _refusal({"events": events}, "2.0", 0.5) == "nobody of b stands by"
+    assert _refusal({"events": events}, "2.0", 2.0) == ""

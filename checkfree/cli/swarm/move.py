@@ -52,7 +52,7 @@ def _takes_patience(parser: argparse.ArgumentParser) -> None:
 
 
 def _move(arguments: argparse.Namespace) -> int:
-    seat, host = arguments.seat, arguments.host
+    seat, host, now = arguments.seat, arguments.host, time.time()
     asked = question(arguments.folder, {"ask": "move", "seat": seat, "host": host})
     until = time.monotonic() + arguments.within
     while time.monotonic() < until:
@@ -61,7 +61,7 @@ def _move(arguments: argparse.Namespace) -> int:
         if node is not None and status["processes"][seat]["life"] > asked["life"]:
             print(f"{seat} moved from {asked['origin']} to {node['host']}")
             return DONE
-        refused = _refusal(status, seat, asked["life"])
+        refused = _refusal(status, seat, now)
         if refused:
             print(f"{seat} stays on {asked['origin']}: {refused}")
             return FAILED
@@ -70,10 +70,10 @@ def _move(arguments: argparse.Namespace) -> int:
     return FAILED
 
 
-def _refusal(status: Mapping[str, Any], seat: str, life: int) -> str:
-    """Why it can't be, as the lead says."""
+def _refusal(status: Mapping[str, Any], seat: str, since: float) -> str:
+    """Why it can't be, as the lead has said since then."""
     for event in reversed(status["events"]):
-        if (event["event"], event.get("seat"), event.get("life")) == ("stays", seat, life):
+        if (event["event"], event.get("seat")) == ("stays", seat) and event["at"] >= since:
             return str(event["why"])
     return ""
 

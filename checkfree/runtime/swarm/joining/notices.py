@@ -9,6 +9,7 @@ only. Sources: AWS, "Spot Instance interruption notices" and "Use IMDSv2"; Googl
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
@@ -31,11 +32,12 @@ LINK_LOCAL, GOOGLE = "http://169.254.169.254", "http://metadata.google.internal"
 instead."""
 WITHIN, FIRST_WITHIN = 5.0, 130.0
 """Seconds for an answer; Azure's first may take two minutes."""
-PROBED_WITHIN = 2.0
-"""Seconds for an answer to who asks which cloud this is."""
+PROBES = 3
+"""Times that each cloud is asked whether this is its machine: its service may start after us."""
 LARGEST = 1 << 16  # bytes of an answer
-LONGEST_PAUSE = 60.0
-"""Seconds between two tries, at most, of a service that does not answer."""
+LONGEST_PAUSE = 5.0
+"""Seconds between two tries, at most, of a service that does not answer: some tell of an end only
+thirty seconds before."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def asked(
         if error.code == 404:
             return None
         raise
+    except http.client.HTTPException as error:
+        raise OSError(f"no answer that can be read ({type(error).__name__})") from error
     return text.decode("utf-8", "replace")
 
 
@@ -128,7 +132,7 @@ class Gcp:
 
     every = 0.2
     notice = 30.0
-    _waits = 50
+    _waits = 5  # seconds: a change just before we wait is noticed so late
 
     def __init__(self, base: str):
         self._url = f"{base}/computeMetadata/v1/instance/preempted"
@@ -142,7 +146,7 @@ class Gcp:
         told = (found or "").strip().upper()
         if told not in ("TRUE", "FALSE"):
             raise ValueError(f"it says {told!r:.40}")
-        self._first = False
+        self._first = told == "TRUE"
         return Ending("Google Cloud preempts it", self.notice) if told == "TRUE" else None
 
 
@@ -183,7 +187,10 @@ class Azure:
 
 
 def _object(text: str) -> dict[str, Any]:
-    found = json.loads(text)
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        found = None
     if not isinstance(found, dict):
         raise ValueError(f"it says {text!r:.40}")
     return found
@@ -195,7 +202,7 @@ def _iso(text: Any) -> datetime:
 
 def _rfc(text: Any) -> datetime:
     """ "" of an event that has begun."""
-    return parsedate_to_datetime(text) if text else datetime.now(timezone.utc)
+    return parsedate_to_datetime(str(text)) if text else datetime.now(timezone.utc)
 
 
 def _left(at: datetime, most: float) -> float:
@@ -271,7 +278,9 @@ def checked(text: str) -> str:
     return text
 
 
-def source_of(text: str, tell: Callable[[str], None]) -> Watched | None:
+def source_of(
+    text: str, tell: Callable[[str], None], pause: Callable[[float], None] = time.sleep
+) -> Watched | None:
     """That of a ``--notice``; None: auto, and no cloud answers."""
     name, _, rest = text.partition(":")
     match name:
@@ -285,7 +294,12 @@ def source_of(text: str, tell: Callable[[str], None]) -> Watched | None:
             return Gcp(rest or GOOGLE)
         case "azure":
             return Azure(rest or LINK_LOCAL)
-    return _probed(rest, tell)
+    for probe in range(PROBES):
+        if probe:
+            pause(LONGEST_PAUSE)
+        if (found := _probed(rest, tell)) is not None:
+            return found
+    return None
 
 
 def _probed(base: str, tell: Callable[[str], None]) -> Watched | None:
@@ -306,7 +320,7 @@ def watch(
     text: str, tell: Callable[[str], None], pause: Callable[[float], None] = time.sleep
 ) -> Ending | None:
     """Wait for the end of this machine. Returns None if there is nobody to tell of it."""
-    source = source_of(text, tell)
+    source = source_of(text, tell, pause)
     if source is None:
         tell("no cloud's metadata service answers here: nobody tells this node of its end")
         return None
