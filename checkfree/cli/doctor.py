@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkfree.cli.arguments import BAD_INPUT, DONE, Commands, takes_config
@@ -32,7 +33,8 @@ def add(commands: Commands) -> None:
         "--listen", metavar="HOST:PORT", help="where swarm lead or join is to listen"
     )
     parser.add_argument("--join", metavar="ADDRESS", help="a swarm: does it answer, and call us?")
-    parser.add_argument("--token", metavar="T", help="its token; or set CHECKFREE_TOKEN")
+    parser.add_argument("--token", metavar="T", help="its token; or set CHECKFREE_TOKEN, or:")
+    parser.add_argument("--token-file", metavar="FILE", type=Path, help="a file with the token")
     parser.add_argument("--data-path", metavar="PATH", help="where its data are on this machine")
     parser.set_defaults(run=_doctor)
 
@@ -104,7 +106,7 @@ def _entering(arguments: argparse.Namespace) -> Iterator[tuple[Home, Entry]]:
         parse_place,
     )
 
-    place, secret = parse_place(arguments.join), given_token(arguments.token, None)
+    place, secret = parse_place(arguments.join), given_token(arguments.token, arguments.token_file)
     listen = parse_listen(arguments.listen) if arguments.listen else ("0.0.0.0", 0)
     try:
         from checkfree.build.join import Entry

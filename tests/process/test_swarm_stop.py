@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ from tests.process.command import (
     last_tick,
     losses,
     opened,
+    run,
     wait_until,
 )
 
@@ -103,6 +105,22 @@ def fleet(folder: Path) -> Iterator[Fleet]:
         made.end()
 
 
+def asked_from_elsewhere(fleet: Fleet) -> None:
+    """How it goes, at the lead's address and at a member's; and whether one more could join."""
+    address, token = fleet.line[2], fleet.line[-1]
+    told = json.loads(
+        run(fleet.folder, "swarm", "status", address, "--token", token, "--json").stdout
+    )
+    assert sorted(seat for node in told["nodes"] for seat in node["seats"]) == ["0.0", "1.0", "2.0"]
+    assert set(told["seats"].values()) == {"trains"} and set(told["busy"]) == set(told["seats"])
+    _, _, id, (member, *_) = told["peers"][0]
+    words = ("swarm", "status", f"{member}/p2p/{id}", "--token", token)
+    lines = run(fleet.folder, *words).stdout
+    assert "iteration " in lines and "of at most" in lines
+    can = run(fleet.folder, "doctor", "--join", address, "--token", token).stdout
+    assert "its lead answers, and the data are here" in can and "reached from there" in can
+
+
 def descendants(pid: int) -> list[int]:
     """Of a process, those that live: a child before its own."""
     found = list[int]()
@@ -144,6 +162,7 @@ def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     fleet.join("e", "--seats=1", f"--notice=file:{fleet.folder / 'ends'}")
     wait_until(lambda: "takes seat" in fleet.said("e"), lead)
     fleet.comes_to(last_tick(fleet.run) + 2, lead)
+    asked_from_elsewhere(fleet)
     (fleet.folder / "ends").write_text("30")
     ended(fleet.nodes.pop("e"), 0)
     assert "is there: this node ends in 30 s" in fleet.said("e")

@@ -349,8 +349,17 @@ class Headquarters:
             fleet = self.door.fleet(self.attendance.present)
             event = self.door.waiting(self.attendance.lives)
             self._told = {**self._told, "nodes": fleet, "waiting": event}
+            self._tell_who_sits()
             self.launcher.tell({"fleet": fleet})
             self.launcher.tell({"event": event})
+
+    def _tell_who_sits(self) -> None:
+        """A status is told after commits, and who is lost commits nothing."""
+        if "seats" in self._told:
+            here = {str(seat) for seat in self.attendance.present}
+            seats = {s: how if s in here else "nobody" for s, how in self._told["seats"].items()}
+            last = {key: self._told[key] for key in ("iteration", "loss", "seconds")}
+            self.tell_status({**last, "seats": seats})
 
     def _noticed(self, peer: Peer, notice: Mapping[str, Any]) -> None:
         match notice:
