@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections import deque
 
-TARGET = 0.05
-"""Seconds of queueing that the background may add to a line."""
+TARGET = 0.025
+"""Seconds of queueing that the background may add to a line: what is said between two iterations
+crosses the lead's line three times or four."""
 LEAST, MOST = 1 << 14, 1 << 23
 """Bytes on their way at once. A window of a few milliseconds on any line that trains a model, and
 as much as fills 1 Gbit over 60 ms."""
