@@ -202,8 +202,9 @@ def main() -> None:
     parser.add_argument("--slack", type=float, default=0.0, help="seconds more than are allowed")
     parser.add_argument("--keep", metavar="FOLDER", help="gets all of the run, to look into")
     parser.add_argument("--no-replay", dest="replay", action="store_false")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="of the configuration")
     arguments = parser.parse_args()
-    with fleet(SEATS + 1) as made:
+    with fleet(SEATS + 1, *arguments.words) as made:
         made.start(made.nodes[0], f"--seats={SEATS}")
         made.wait_for_first()
         walker = Walker(made, arguments.pause)

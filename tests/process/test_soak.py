@@ -34,7 +34,9 @@ def test_training_goes_on_through_five_kills(folder: Path) -> None:
 def test_training_goes_on_with_whatever_nodes_there_are(folder: Path) -> None:
     """From one node to as many as there are seats and back: nothing stands still, and all of it
     replays. How long a gap may be is for a machine with nothing else to do."""
-    command = [sys.executable, str(WALKS), "--walks", "1", "--steady", "0", "--slack", "100"]
+    small = ("microbatches=2", "batch=1", "model.width=16", "model.heads=2", "model.hidden=32")
+    walk = ("--walks=1", "--steady=0", "--slack=100", "--pause=0.5", "model.context=16", *small)
+    command = [sys.executable, str(WALKS), *walk]
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "replay equal: True" in ran.stdout
