@@ -87,21 +87,17 @@ def closure(package: Path, roots: Iterable[str]) -> set[str]:
 
 @cache
 def _imports(package: Path, module: str) -> tuple[str, ...]:
-    return tuple(_imported(package, module))
-
-
-def _imported(package: Path, module: str) -> Iterator[str]:
+    """With the packages that they are in. Raises ValueError if there is no such module."""
     path = _file(package, module)
     if path is None:
         raise ValueError(f"{module} is no module in {package}")
     inside = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    tree = ast.parse(path.read_bytes())
+    tree, found = ast.parse(path.read_bytes()), list[str]()
     for name in _named(tree.body, f"{package.name}.{inside}".rstrip(".")):
         top, _, own = name.partition(".")
         parts = own.split(".") if top == package.name and own else []
-        for length in range(1, len(parts) + 1):
-            if _file(package, ".".join(parts[:length])) is not None:
-                yield ".".join(parts[:length])
+        found += (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+    return tuple(part for part in found if _file(package, part) is not None)
 
 
 def _file(package: Path, module: str) -> Path | None:

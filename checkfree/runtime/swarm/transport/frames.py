@@ -26,7 +26,7 @@ NOTICE, FIRST_LANE = 2, 16
 ACK = b"\x06"
 ENVELOPE = struct.Struct("<BhiI")
 LARGEST_NOTICE = 1 << 20  # bytes
-PROTOCOL = 3
+PROTOCOL = 4
 
 Notice = Mapping[str, Any]
 
