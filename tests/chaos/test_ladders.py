@@ -16,10 +16,11 @@ from checkfree.lead import Phase
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.table import make_strategy
 from checkfree.schedule import gpipe, one_f_one_b
+from tests.chaos import SOAK
 from tests.chaos.chaos import Chaos, Plan, measured, replay
 from tests.tiny import Run, make, same_states
 
-CHUNK, CHUNKS = 25, 4
+CHUNK, CHUNKS = 25, 40 if SOAK else 2
 
 SHAPES: tuple[dict[str, Any], ...] = (
     {"recovery": "auto", "stages": 4, "replicas": 1},

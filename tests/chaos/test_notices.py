@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 
 import pytest
@@ -12,12 +11,13 @@ from checkfree.lead import Phase
 from checkfree.messages.control import Message
 from checkfree.ops import Address
 from checkfree.recovery.exact import EXACT
+from tests.chaos import SOAK
 from tests.chaos.chaos import SHAPES, Plan, measured, replay
 from tests.chaos.notices import Notices
 from tests.chaos.test_leaving import undisturbed
 from tests.tiny import Run, same_states
 
-RUNS = 1000 if os.environ.get("CHECKFREE_SOAK") == "1" else 40
+RUNS = 1000 if SOAK else 40
 PARTS = 8
 
 

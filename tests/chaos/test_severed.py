@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections import deque
 
@@ -22,12 +21,13 @@ from checkfree.messages.tensors import (
 )
 from checkfree.ops import LEAD, Address
 from checkfree.worker import StageWorker
+from tests.chaos import SOAK
 from tests.chaos.chaos import SHAPES, Plan, measured
 from tests.chaos.test_leaving import undisturbed
 from tests.chaos.test_notices import same
 from tests.tiny import Run
 
-RUNS = 1000 if os.environ.get("CHECKFREE_SOAK") == "1" else 32
+RUNS = 1000 if SOAK else 32
 PARTS = 4
 BETWEEN = (
     *(Activation, BoundaryReply, BoundaryRequest, Gradient, KeepGradient, KeepShadow, KeepState),

@@ -79,6 +79,14 @@ class Hosts:
     def said(self, name: str) -> str:
         return (self.folder / name).read_text()
 
+    def waits_for(self, text: str, host: int, after: int, lead: Process) -> None:
+        """Until a host has said it once more than ``after`` times."""
+        wait_until(lambda: self.times(text, host) > after, lead)
+
+    def times(self, text: str, host: int) -> int:
+        """That a host has said it so far."""
+        return self.said(f"host{host}").count(text)
+
     def seat_of(self, host: int) -> str:
         """The last that it took."""
         return re.findall(r"takes seat (\d\.\d)", self.said(f"host{host}"))[-1]
@@ -115,10 +123,14 @@ class Hosts:
         self.comes_to(last_tick(self.run) + ticks, process)
 
     def end(self) -> None:
+        """Whoever looks at a failure is shown the last lines of all."""
         for process in self.started:
             process.kill()
             process.wait()
         Home.of(self.run).sweep()
+        for path in (*sorted(self.folder.glob("host*")), self.folder / "lead"):
+            if path.exists():
+                print(path.name, *path.read_text().splitlines()[-15:], sep="\n  ")
 
 
 @pytest.fixture
@@ -175,8 +187,9 @@ def test_joins_and_leaves_do_not_show_in_the_numbers(
     wait_until(lambda: waits in hosts.said("lead"), lead)
     ended(hosts.join(second, line=hosts.line[0][:-4] + "0000"), 2)
     assert "wrong token" in hosts.said(f"host{second}")
+    taken = hosts.times("takes seat", first)
     late = hosts.join(first)
-    wait_until(lambda: hosts.said(f"host{first}").count("takes seat") == 2, lead)
+    hosts.waits_for("takes seat", first, taken, lead)
     assert hosts.seat_of(first) == seat
     hosts.goes_on(lead)
     hosts.stop()
@@ -205,13 +218,15 @@ def test_a_host_that_is_cut_off_is_replaced_and_comes_back_as_a_spare(
     wait_until(lambda: "every seat is taken; 1 stand by" in hosts.said("lead"), lead)
     hosts.comes_to(1, lead)
     spare, cut, killed, _ = sorted(joined, key=hosts.sits)
+    stood, taken = hosts.times("stands by", cut), hosts.times("takes seat", cut)
     hosts.net.link(cut, "down")
+    hosts.waits_for("out of reach", cut, hosts.times("out of reach", cut), lead)
     wait_until(lambda: hosts.sits(spare), lead)
     hosts.goes_on(lead)
     hosts.net.link(cut, "up")
-    wait_until(lambda: hosts.said(f"host{cut}").count("stands by") == 2, lead)
+    hosts.waits_for("stands by", cut, stood, lead)
     joined[killed].kill()
-    wait_until(lambda: hosts.said(f"host{cut}").count("takes seat") == 2, lead)
+    hosts.waits_for("takes seat", cut, taken, lead)
     hosts.goes_on(lead)
     hosts.stop()
     ended(lead, 0)
