@@ -37,14 +37,17 @@ class Finder:
 
     def __init__(self, discovery: Discovery, book: AddressBook):
         self._discovery, self._book = discovery, book
-        self._asked = False
 
-    async def places(self) -> Sequence[Place]:
-        """Those to try next. First of all the one that should be right; if that fails, whoever
-        the members name."""
-        if not self._asked:
-            self._asked = True
-            return self._book.places[:1]
+    @property
+    def likeliest(self) -> Sequence[Place]:
+        """The one that should be right."""
+        return self._book.places[:1]
+
+    async def places(self, *, ask: bool) -> Sequence[Place]:
+        """All that are known, the likeliest first: of that members are to be asked. Nobody answers
+        who is cut off, and waiting for that would take longer than a look at every place."""
+        if not ask:
+            return tuple(self._book.places)
         await self._discovery.join_once(self._book.places)
         lead = await self._discovery.lead()
         if lead is not None:
@@ -54,7 +57,6 @@ class Finder:
     def met(self, lead: Place) -> None:
         """It answered."""
         self._book.put_first(lead)
-        self._asked = False
 
     async def close(self) -> None:
         """Leave the DHT."""

@@ -38,7 +38,7 @@ ASKED_WITHIN = 10.0
 """Seconds between two things that a lead says: it beats meanwhile."""
 MOST_GRANTED = 600.0
 """Seconds of silence beside the usual, whatever the lead says."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0  # seconds between two tries
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 1.0  # seconds between two tries
 
 
 class Unreachable(Exception):
@@ -68,19 +68,27 @@ class Lifeline:
         self.prepared: Ticket | None = None
         self.welcome: dict[str, Any] = {}
         self._streams: Streams | None = None
+        self._fell_silent = False
+        """The last streams did not end: what they went over may be dead."""
         self._calling: set[asyncio.Future[None]] = set()
 
     async def take_up(self, within: float, told: Callable[[str], None]) -> dict[str, Any]:
         """Apply until somebody answers: the run, as the lead tells it. ``told`` is called with
         the first failure. Raises BadInput if we are refused, Unreachable after ``within`` s."""
         end, pause, first = time.monotonic() + within, FIRST_PAUSE, True
-        why = "no address is known"
+        why, places = "no address is known", self.finder.likeliest
+        ours = set(self._courier.post.addresses)  # members know us too, by this life or the last
         while True:
-            for place in await self.finder.places():
+            places = [place for place in places if not ours & {*place.addresses}]
+            looks = await asyncio.gather(*(look(place.addresses[:1]) for place in places))
+            for place, why_not in zip(places, looks, strict=True):
                 try:
-                    if why_not := await look(place.addresses[:1]):
+                    if why_not:
                         raise Unreachable(f"nobody can be reached there ({why_not})")
+                    if self._fell_silent:
+                        await self._courier.post.renew(place.id)
                     self._streams = await asyncio.wait_for(self._apply(place), ANSWER_WITHIN)
+                    self._fell_silent = False
                     return self.welcome
                 except Unreachable as error:
                     why = f"{place.addresses[0]}: {error}"
@@ -95,6 +103,7 @@ class Lifeline:
             first = False
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+            places = await self.finder.places(ask=not all(looks))
 
     async def _apply(self, place: Place) -> Streams:
         post = self._courier.post
@@ -180,6 +189,7 @@ class Lifeline:
                 if type(granted := said.get("granted")) is float:
                     within = stale_after(patience) + min(max(0.0, granted), MOST_GRANTED)
         except asyncio.TimeoutError:
+            self._fell_silent = True
             return f"the lead was silent for {within:.3g} s"
         except (BadFrame, *BROKEN_STREAM) as error:
             return f"its stream ended ({in_short(error)})"

@@ -60,6 +60,10 @@ HERE = "/ip4/127.0.0.1/tcp/0"
 """Only processes of this machine can call; any port."""
 DIALS, PAUSE = 5, 0.05  # tries, seconds between them
 HELLO_WITHIN = 10.0  # seconds
+NOBODY = "checkfree-nobody"
+"""Of this name no stream is served: whoever is asked for one says so, if it can be reached."""
+LIVES_WITHIN = 1.0
+"""Seconds for that: two round trips of any line that one trains over."""
 FROM_LEAD = (Abort, Archive, Begin, Commit, Dismissed, Push, Rebuild, Rollcall)
 """Nobody else may send these."""
 
@@ -171,6 +175,18 @@ class Post:
         other = PeerID.from_base58(id)
         await self.p2p._client.connect(other, [Multiaddr(a) for a in addresses])
         return other
+
+    async def renew(self, id: str) -> None:
+        """Give up a connection on which nothing comes any more, for the next call to make another:
+        TCP tries the old one again only after as long as it was dead. One at whose end a daemon
+        answers, be it that there is nobody of that name, stays as it is, with all its streams."""
+        other = PeerID.from_base58(id)
+        with suppress(*BROKEN_STREAM):
+            try:
+                asked = self.p2p.call_binary_stream_handler(other, NOBODY)
+                await asyncio.wait_for(asked, LIVES_WITHIN)
+            except asyncio.TimeoutError:
+                await asyncio.wait_for(self.p2p._client.disconnect(other), LIVES_WITHIN)
 
     async def sit(self, seat: Address, life: int) -> Peer:
         """Take a seat: from now on we have a name, and others may call."""
