@@ -91,3 +91,14 @@ def test_one_that_is_open_is_kept_and_one_that_was_closed_is_not(streams: Stream
     other = streams.ask(close_both_and_call())
     assert not kept & streams.loop._open
     streams.loop.call_soon_threadsafe(other.close)
+
+
+def test_a_closed_stream_is_a_broken_one(streams: Streams) -> None:
+    writer = streams.ask(streams.call())
+
+    async def closed() -> None:
+        writer.close()
+        writer.write(b"late")
+
+    with pytest.raises(ConnectionResetError):
+        streams.ask(closed())

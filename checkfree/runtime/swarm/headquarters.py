@@ -27,7 +27,14 @@ from checkfree.runtime.swarm.joining.door import Door, Frame
 from checkfree.runtime.swarm.presence.attendance import Attendance
 from checkfree.runtime.swarm.presence.deadlines import Deadlines
 from checkfree.runtime.swarm.presence.heritage import Heritage
-from checkfree.runtime.swarm.presence.liveness import GRACE, RELAY, beat_every, keep_vigil, no_more
+from checkfree.runtime.swarm.presence.liveness import (
+    GRACE,
+    RELAY,
+    RETURN,
+    beat_every,
+    keep_vigil,
+    no_more,
+)
 from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent
 from checkfree.runtime.swarm.presence.roster import Roster
 from checkfree.runtime.swarm.presence.speed import Slow, Speeds
@@ -287,13 +294,14 @@ class Headquarters:
                     self._remember()
             case News("closed", Peer() as peer, why):
                 self._leaving.discard(peer)
-                self._gone(peer, why)
+                self._gone(peer, why, returns_within=min(self.grace, RETURN))
             case News("silent", Peer() as peer, why):
-                self._gone(peer, why, silent=True)
+                self._gone(peer, why, returns_within=self.grace)
             case News("away", Peer(seat, life)):
                 self.host.post(LEAD, Gone(seat, life))
             case News("broken", Peer() as peer, why):
-                self._unheard(peer, f"the lead cannot reach it: {why}")
+                why = f"the lead cannot reach it: {why}"
+                self._unheard(peer, why, returns_within=min(self.grace, RETURN))
             case News("late", Peer(seat, life) as peer, why):
                 if seat not in self.attendance.present and life == self.attendance.lives.get(seat):
                     self._unheard(peer, why)
@@ -393,7 +401,7 @@ class Headquarters:
         if not here or frozenset((one, other)) in self._relayed:
             return  # what somebody thinks whose own line was cut says nothing about others
         if not self._passed_on(one, other, f"{one.seat} cannot reach it ({why})"):
-            self._gone(other, f"{one.seat} cannot reach it: {why}", silent=True)
+            self._gone(other, f"{one.seat} cannot reach it: {why}", returns_within=self.grace)
 
     def _passed_on(self, one: Peer, other: Peer, why: str) -> bool:
         """Whether the lead passes on what two say to each other, who both live and are in touch
@@ -437,26 +445,27 @@ class Headquarters:
             if peer is not None and peer.life == life:
                 self._gone(peer, f"the lead has passed on {render_bytes(count)} for it")
 
-    def _gone(self, peer: Peer, why: str, *, silent: bool = False) -> None:
+    def _gone(self, peer: Peer, why: str, *, returns_within: float = 0.0) -> None:
         if self.attendance.present.get(peer.seat) == peer:
-            self._lost(peer.seat, peer.life, why, silent=silent)
+            self._lost(peer.seat, peer.life, why, returns_within=returns_within)
             if self.door is not None:
                 self.door.over(peer.id, why)
 
-    def _unheard(self, peer: Peer, why: str) -> None:
+    def _unheard(self, peer: Peer, why: str, *, returns_within: float = 0.0) -> None:
         """It may live, and be in touch with us over its lifeline alone: then it can come back."""
         if self.attendance.lives.get(peer.seat) == peer.life:
-            self._lost(peer.seat, peer.life, why)
+            self._lost(peer.seat, peer.life, why, returns_within=returns_within)
             if self.door is not None:
                 self.door.over(peer.id, why)
 
-    def _lost(self, seat: Address, life: int, why: str, *, silent: bool = False) -> None:
-        """``silent``: it may live. Whoever is of this machine is killed before it is replaced."""
-        silent = silent and self.door is not None and self.grace > 0
+    def _lost(self, seat: Address, life: int, why: str, *, returns_within: float = 0.0) -> None:
+        """``returns_within``: it may live, and so many seconds are waited for its state. Whoever is
+        of this machine is killed before it is replaced."""
+        silent = self.door is not None and returns_within > 0
         if self.attendance.gone(seat, life, why, silent=silent):
             self.launcher.report("lost", seat, life, why)
             if silent:
-                self._later(self.grace, News("away", Peer(seat, life, "", ())))
+                self._later(returns_within, News("away", Peer(seat, life, "", ())))
             if self.door is not None:
                 self._tell_missing()
                 self._remember()

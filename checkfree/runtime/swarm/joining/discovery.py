@@ -127,8 +127,8 @@ class Discovery:
         return None if found is None else Place(found.peer.id, found.peer.addresses)
 
     async def close(self) -> None:
-        """Leave."""
-        if self._node is not None:
+        """Leave, if there is a daemon left to say so by."""
+        if self._node is not None and self._post.listens:
             await self._node.shutdown()
 
     def _read(self, value: Any) -> Membership | None:

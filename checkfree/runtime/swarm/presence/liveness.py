@@ -18,6 +18,9 @@ PATIENCE = 1.5
 GRACE = 15.0
 """Seconds that whoever fell silent gets to come back with its state before anything inexact stands
 in for it. A line that was cut for eight is found to be whole within four more."""
+RETURN = 2.0
+"""Seconds that whoever's streams ended gets for the same. A connection may have been reset, or its
+libp2p daemon have died, and it is back within half of that; for the dead it is what they cost."""
 RELAY = 8 << 30
 """Bytes that the lead passes on for a pair that can't reach each other."""
 _BEATS, _SLOWEST = 6, 0.5

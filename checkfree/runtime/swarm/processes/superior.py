@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from checkfree.ops import Address
@@ -57,4 +58,5 @@ class Superior:
 
     def _write(self, data: bytes) -> None:
         if self._writer is not None:
-            self._writer.write(data)
+            with suppress(OSError):  # it is gone, and we hear so
+                self._writer.write(data)

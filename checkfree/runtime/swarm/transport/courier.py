@@ -220,6 +220,7 @@ class Courier:
 
     async def _watch_daemon(self) -> None:
         await self.post.daemon_ended()
+        self.loop.set_exception_handler(_of_the_daemon)
         self.inbox.put(News("daemon", None, "the libp2p daemon is gone"))
 
     def heard(self, peer: Peer) -> None:
@@ -260,6 +261,12 @@ def _cannot_open(listen: str, error: Exception) -> str:
             "may be executed; checkfree doctor tries it"
         )
     return f"can't listen at {listen} ({told}): give another --listen HOST:PORT"
+
+
+def _of_the_daemon(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """That something which libraries had to say to a dead daemon was not said is no news."""
+    if not isinstance(context.get("exception"), BROKEN_STREAM):
+        loop.default_exception_handler(context)
 
 
 async def _cancelled(tasks: Collection[asyncio.Future[Any]]) -> None:

@@ -75,7 +75,8 @@ class Loop(uvloop.Loop):
 
 
 class Transport:
-    """A transport of asyncio that can be closed from any thread; all else is the loop's."""
+    """A transport of asyncio that can be closed from any thread, and that is a broken stream to who
+    writes to it after that; all else is the loop's."""
 
     def __init__(self, loop: Loop, transport: Any):
         self._loop, self._transport = loop, transport
@@ -88,6 +89,12 @@ class Transport:
         else:
             with suppress(RuntimeError):  # the loop is closed, and all its transports are
                 self._loop.call_soon_threadsafe(self._transport.close)
+
+    def write(self, data: Any) -> None:
+        """Raises ConnectionResetError, where libuv makes a RuntimeError of it, if it is closed."""
+        if self._transport.is_closing():
+            raise ConnectionResetError("the stream is closed")
+        self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

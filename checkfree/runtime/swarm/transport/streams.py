@@ -193,6 +193,11 @@ class Post:
         self.me = Peer(seat, life, self.id, self.addresses)
         return self.me
 
+    @property
+    def listens(self) -> bool:
+        """Our libp2p daemon lives."""
+        return self._p2p is not None and self._p2p._child.returncode is None
+
     async def daemon_ended(self) -> None:
         """Returns when our libp2p daemon is gone: then nobody can reach us."""
         await self.p2p._child.wait()
