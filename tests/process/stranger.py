@@ -95,11 +95,11 @@ async def annoy(courier: Courier, peer: Peer, count: int, seed: int) -> int:
         except P2PDaemonError:
             continue
         goes_on = True
-        while goes_on and sent < count:
-            data, goes_on = rubbish(draw, peer.seat)
-            writer.write(data)
-            sent += 1
         try:
+            while goes_on and sent < count:
+                data, goes_on = rubbish(draw, peer.seat)
+                sent += 1
+                writer.write(data)
             await writer.drain()
             writer.write_eof()
             await reader.read()  # until it has been heard, and hung up on
