@@ -262,6 +262,7 @@ class Headquarters:
         if self.door is not None and node is not None:
             load = sum(name == node.id for name in self.door.candidates.placed().values())
             self.door.candidates.speed[node.id] = load * slow.should / slow.seconds
+            self._remember()
 
     def hosts(self) -> dict[str, str]:
         """The machine of each seat that somebody has, of a run that others join."""
@@ -324,7 +325,12 @@ class Headquarters:
 
     def _open_door(self, door: Door, me: Peer) -> None:
         """From now on they may come in; all seats are vacant, but those that an earlier lead had
-        somebody at."""
+        somebody at, whose nodes are as that one knew them."""
+        known = Roster.load(self._home.roster) if self.life else None
+        if known is not None:
+            door.candidates.apart |= known.apart
+            door.candidates.drained |= known.drained
+            door.candidates.speed |= known.speed
         if not self.life:
             for seat, life in self.attendance.lives.items():
                 self._replace(seat, life, False, "")
@@ -414,6 +420,7 @@ class Headquarters:
         nodes = [candidates.node_of(peer.seat) for peer in (one, other)]
         candidates.apart.add(frozenset(node.id for node in nodes if node is not None))
         self._relay(one, other)
+        self._remember()
         if self.attendance.started:
             self.host.post(LEAD, Severed(one.seat, other.seat))
         told = f"{why}: the lead passes on what they say, up to {render_bytes(self.relay)}"
@@ -530,6 +537,7 @@ class Headquarters:
         """For a lead that is started again."""
         if self.door is None or not self.attendance.started or self._over():
             return
+        candidates = self.door.candidates
         Roster(
             self.door.frame.run["incarnation"],
             self.life,
@@ -537,6 +545,9 @@ class Headquarters:
             self.attendance.lives,
             tuple(self.attendance.present.values()),
             (*self.heritage.struck, *self._struck),
+            frozenset(candidates.apart),
+            frozenset(candidates.drained),
+            candidates.speed,
         ).save(self._home.roster)
 
     def strike(

@@ -20,7 +20,8 @@ from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 class Roster:
     """``lead`` is the life of the newest lead, ``lives`` those of all seats, ``peers`` who sat
     there, ``struck`` the ticks of the trace that are over. Members that know the ``incarnation``
-    go on; all others begin anew."""
+    go on; all others begin anew. Of nodes, by their ids: which pairs are ``apart``, which are
+    ``drained``, and how fast those are that are not as fast as others."""
 
     incarnation: str
     lead: int = 0
@@ -28,6 +29,9 @@ class Roster:
     lives: Mapping[Address, int] = field(default_factory=dict)
     peers: tuple[Peer, ...] = ()
     struck: tuple[int, ...] = ()
+    apart: frozenset[frozenset[str]] = frozenset()
+    drained: frozenset[str] = frozenset()
+    speed: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Roster | None:
@@ -41,6 +45,9 @@ class Roster:
                 {Address.parse(seat): int(life) for seat, life in plain["lives"].items()},
                 tuple(map(Peer.from_json, plain["peers"])),
                 tuple(map(int, plain["struck"])),
+                frozenset(frozenset(map(str, pair)) for pair in plain["apart"]),
+                frozenset(map(str, plain["drained"])),
+                {str(node): float(speed) for node, speed in plain["speed"].items()},
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, BadFrame):
             return None
@@ -51,6 +58,8 @@ class Roster:
             **vars(self),
             "lives": {str(seat): life for seat, life in self.lives.items()},
             "peers": [peer.to_json() for peer in self.peers],
+            "apart": sorted(map(sorted, self.apart)),
+            "drained": sorted(self.drained),
         }
         with suppress(RunFailed):
             write_whole(path, json.dumps(plain).encode())
