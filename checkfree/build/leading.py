@@ -34,6 +34,7 @@ from checkfree.runtime.recorder import Recorder
 from checkfree.runtime.swarm.faults import RealFaults
 from checkfree.runtime.swarm.headquarters import Headquarters
 from checkfree.runtime.swarm.processes.launcher import LEAD_AGAIN
+from checkfree.runtime.swarm.transport.threaded import ThreadedActor
 from checkfree.store import Damaged, Store
 
 
@@ -148,9 +149,10 @@ class Leading:
         quarters = self._quarters
         lead = self._lead = self._led(found)
         due = self._job.due
+        store = ThreadedActor(Store(DiskFiles(self._job.folder)), quarters.inbox)
         actors: dict[Address, Actor] = {
             LEAD: lead,
-            STORE: Store(DiskFiles(self._job.folder)),
+            STORE: store,
             LOG: self._recorder,
             FAULTS: RealFaults(
                 attendance,
@@ -159,7 +161,10 @@ class Leading:
                 quarters.heritage.struck,
             ),
         }
-        self._quarters.run(actors, lambda: bool(lead.done or lead.failure or lead.stopped))
+        try:
+            quarters.run(actors, lambda: bool(lead.done or lead.failure or lead.stopped))
+        finally:
+            store.close()
 
     def _end(self, reason: str) -> str:
         """The last records and the picture; as ``checkfree train`` leaves them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -134,6 +135,11 @@ class Headquarters:
         """Replaced, never changed: the courier's thread reads it."""
         self.speeds, self._slow = Speeds(), set[Peer]()
         self._relayed = set[frozenset[Peer]]()
+
+    @property
+    def inbox(self) -> queue.SimpleQueue[Item]:
+        """What came in, for whoever has something to say to the actors here."""
+        return self._courier.inbox
 
     def gather(self) -> bool:
         """Open for business, and wait until somebody sits at every seat. False: told to stop.

@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from checkfree.errors import RunFailed
 from checkfree.messages import codec
-from checkfree.messages.control import Message, Ticket
+from checkfree.messages.control import Message, Outgoing, Ticket
 from checkfree.ops import LEAD, Address, StateId
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.presence.liveness import beat_every, keep_vigil
@@ -96,7 +96,15 @@ class Said:
     notice: Notice
 
 
-Item = Delivered | News | Noticed | Order | Visit | Said
+@dataclass(frozen=True)
+class Answered:
+    """What an actor of this process says that has a thread of its own, or why it says no more."""
+
+    out: Sequence[Outgoing]
+    error: Exception | None = None
+
+
+Item = Delivered | News | Noticed | Order | Visit | Said | Answered
 
 
 class Courier:

@@ -15,7 +15,7 @@ from checkfree.messages.control import RESUME, WEIGHTS, Message, Outgoing
 from checkfree.messages.tensors import tensor_bytes
 from checkfree.ops import Address
 from checkfree.runtime.actor import Actor
-from checkfree.runtime.swarm.transport.courier import Courier, Delivered, Item
+from checkfree.runtime.swarm.transport.courier import Answered, Courier, Delivered, Item
 
 
 class Host:
@@ -82,12 +82,23 @@ class Host:
             while True:
                 item = inbox.get(block=block)
                 block = False
-                if not isinstance(item, Delivered):
+                if isinstance(item, Answered):
+                    self._answered(item)
+                elif not isinstance(item, Delivered):
                     self._handle(item)
                 elif item.to in self.actors:
                     self.actors[item.to].deliver(item.message)
         except queue.Empty:
             return
+
+    def _answered(self, item: Answered) -> None:
+        """Raises what its actor ended with, unless nobody is left here to whom it matters."""
+        if not self.actors:
+            return
+        if item.error is not None:
+            raise item.error
+        for to, message in item.out:
+            self._send(to, message)
 
     def _count(self, message: Message) -> None:
         """As the in-process runtime counts, for the ledger."""
