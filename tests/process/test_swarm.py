@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -64,8 +65,8 @@ def swarm(folder: Path) -> Iterator[Path]:
     KILLED.clear()
 
 
-def up(*words: str, out: str = "run") -> list[str]:
-    return ["swarm", "up", "small.yaml", f"out={out}", *words, "--quiet"]
+def up(*words: str, out: str = "run", quiet: bool = True) -> list[str]:
+    return ["swarm", "up", "small.yaml", f"out={out}", *words, *["--quiet"] * quiet]
 
 
 def begin(folder: Path, *words: str, tick: int) -> subprocess.Popen[str]:
@@ -167,7 +168,7 @@ def test_kills_from_outside_are_survived_and_replayed(
     hang = {"iteration": 1, "stage": 3, "kind": "stop"}
     (swarm / "losses.json").write_text(json.dumps({"failures": [hang]}))
     words = ("iterations=100000", "resume.every=0", "validation.every=2", "checkpoint.every=2")
-    process = begin(swarm, *up(*words, *LADDER, "--chaos", SLOWLY), tick=1)
+    process = begin(swarm, *up(*words, *LADDER, "--chaos", SLOWLY, quiet=False), tick=1)
     assert "3.0" in lost(swarm)
     run(swarm, "swarm", "kill", "run", "lead", "--signal=stop")
     KILLED["lead"] = 0
@@ -183,7 +184,9 @@ def test_kills_from_outside_are_survived_and_replayed(
     kept = status(swarm)["processes"]
     assert kept["lead"]["life"] >= 4
     process.send_signal(signal.SIGINT)
-    finished(process, 130)
+    told = finished(process, 130).stderr
+    assert re.search(r"checkfree: \S+Z lead is lost: its process ended \(-9\)", told)
+    assert re.search(r"checkfree: \S+Z 3.0 is lost: ", told)
     assert_nothing_left(swarm)
     replays(swarm, capsys)
 

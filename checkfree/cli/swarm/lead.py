@@ -137,21 +137,22 @@ REMIND_EVERY = 25.0
 
 
 class Teller:
-    """Prints the join line once, and who is missing whenever that changes, or for long."""
+    """Prints the join line once, if others are invited, who is lost and why, and who is missing
+    whenever that changes, or for long."""
 
-    def __init__(self, secret: Any, quiet: bool):
-        self._secret, self._quiet = secret, quiet
+    def __init__(self, secret: Any, quiet: bool, invites: bool):
+        self._secret, self._quiet, self._invites = secret, quiet, invites
         self._line = self._waiting = ""
         self._said_at = 0.0
 
     @classmethod
-    def of(cls, quiet: bool) -> Callable[[Home], Teller]:
+    def of(cls, quiet: bool, *, invites: bool = True) -> Callable[[Home], Teller]:
         """For ``launch``."""
-        return lambda home: cls(home.secret, quiet)
+        return lambda home: cls(home.secret, quiet, invites)
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         match event:
-            case {"event": "listening", "peer": peer}:
+            case {"event": "listening", "peer": peer} if self._invites:
                 self._tell_line(peer)
             case {"event": "notice", "why": str(why)}:
                 tell(why)

@@ -63,7 +63,7 @@ def _run(arguments: argparse.Namespace) -> int:
     run = run_of(arguments, "up")
     if run is None:
         return DONE
-    return launch(arguments, run, "up", order, lambda home: lambda event: None)
+    return launch(arguments, run, "up", order, Teller.of(arguments.quiet, invites=False))
 
 
 def _run_fleet(arguments: argparse.Namespace) -> int:
