@@ -449,14 +449,17 @@ class Headquarters:
         self._courier.loop.call_soon_threadsafe(self._courier.post.relay, one, other)
 
     def _limit_relays(self) -> None:
-        """Whoever takes more of the lead's line than it may have is as good as lost."""
+        """Whoever takes more of the lead's line than it may have hands its seat on, to somebody
+        who can do without if there is one."""
         for pair, count in list(self._courier.post.relays.items()):
-            if count <= self.relay:
-                continue
             seat, life = max(pair)
-            peer = self.attendance.present.get(seat)
-            if peer is not None and peer.life == life:
-                self._gone(peer, f"the lead has passed on {render_bytes(count)} for it")
+            door, sits = self.door, self.attendance.present.get(seat)
+            if count <= self.relay or door is None or sits is None or sits.life != life:
+                continue
+            if seat in door.candidates.seated and seat not in door.changes:
+                told = f"the lead has passed on {render_bytes(count)} for it"
+                self.launcher.report("moves", seat, life, told)
+                door.change(seat, life, asked=True)
 
     def _gone(self, peer: Peer, why: str, *, returns_within: float = 0.0) -> None:
         if self.attendance.present.get(peer.seat) == peer:
