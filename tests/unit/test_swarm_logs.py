@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("hivemind", reason="hivemind is not installed")
 
 from checkfree.cli.secrecy import without
-from checkfree.runtime.swarm.processes.logs import CUT, KEPT, LARGEST, trim
+from checkfree.runtime.swarm.processes.logs import CUT, KEPT, LARGEST, MOST, trim
 
 TOKEN = "0123456789abcdef" * 2
 
@@ -33,6 +33,14 @@ def test_a_log_keeps_its_last_lines_and_who_appends_goes_on(tmp_path: Path) -> N
     assert all(len(line) == 7 for line in lines[1:])
     assert small.read_text() == "a line\n"
     trim(tmp_path / "none")
+
+
+def test_the_oldest_logs_go(tmp_path: Path) -> None:
+    for number in range(MOST + 3):
+        (tmp_path / f"1.0-{number}").write_text("a line\n")
+        os.utime(tmp_path / f"1.0-{number}", (number, number))
+    trim(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"1.0-{n}" for n in range(3, MOST + 3)}
 
 
 @pytest.mark.parametrize(
