@@ -72,6 +72,7 @@ CODES = {
     After.FAILED: FAILED,
     After.BROKEN: FAILED,
     After.LOST: AGAIN,
+    After.SHORT: AGAIN,
 }
 
 

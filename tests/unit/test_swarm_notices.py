@@ -392,31 +392,3 @@ def test_the_machines_own_sigterm_after_a_notice_cuts_nobody_short(tmp_path: Pat
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "left 1\n"
         assert process.wait(30) == 0
-
-
-KEEPS = """
-import signal, sys, time
-from checkfree.runtime.swarm.processes.forks import AGAIN, NOT_NEEDED, Forks
-asked = []
-def main(slot, report):
-    signal.signal(NOT_NEEDED, lambda number, frame: asked.append(number))
-    if slot < 3:
-        report({"seated": f"{slot}.0"})
-        time.sleep(1)
-    report({"standing": True, "keeps": slot in (0, 1)})  # three lost their seats, two have states
-    end = time.monotonic() + 2
-    while time.monotonic() < end and not asked:
-        time.sleep(0.01)
-    print(slot, "let go" if asked else "kept", flush=True)
-    return AGAIN
-sys.exit(Forks(main, 4, print).run())
-"""
-
-
-def test_whoever_has_a_state_is_not_let_go_because_others_stand_by() -> None:
-    words = [sys.executable, "-c", KEEPS]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        told, _ = process.communicate(timeout=60)
-    assert sorted(told.splitlines()) == ["0 kept", "1 kept", "2 kept", "3 let go"] or sorted(
-        told.splitlines()
-    ) == ["0 kept", "1 kept", "2 let go", "3 kept"]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import torch
+
 from checkfree.errors import BadInput, RunFailed
 from checkfree.messages.control import Commit, Ticket
 from checkfree.messages.tensors import KeepState, StageState
@@ -49,6 +51,14 @@ class After(Enum):
     OVER = "its life is over"
     LOST = "the lead is gone for good"
     BROKEN = "the worker failed"
+    SHORT = "there is not enough memory now"
+
+
+def after_error(error: Exception) -> After:
+    """What comes after a worker that ended with this. What torch says of the CPU's memory has no
+    class of its own."""
+    short = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return After.SHORT if short or "can't allocate memory" in str(error) else After.BROKEN
 
 
 @dataclass
@@ -198,14 +208,14 @@ class Guest:
             traceback.print_exc()
             self.why = _told(error)
             self._courier.notify(LEAD, {"failed": self.why})
-            self._after = After.BROKEN
+            self._after = after_error(error)
         self._say_goodbye()
         return self.after
 
     def _say_goodbye(self) -> None:
         if self._after in (After.ENDED, After.FAILED, After.LEFT):
             self._courier.notify(LEAD, self._pulse())
-        if self._after in (After.ENDED, After.FAILED, After.LEFT, After.BROKEN):
+        if self._after in (After.ENDED, After.FAILED, After.LEFT, After.BROKEN, After.SHORT):
             self._courier.flush(FLUSH_WITHIN)
 
     def _handle(self, item: Item) -> None:

@@ -183,12 +183,15 @@ class Forks:
 
     def _ended(self, fork: _Fork, code: int) -> None:
         if code >= 0 and not fork.spared:
-            self._code = max(self._code, code)
+            fine = self._code in (ENDED, AGAIN)  # what the last one came to counts
+            self._code = code if fine else max(self._code, code)
         if self._asked or fork.spared:
             return
         if code < 0:
             return self._died(fork, code)
-        if code != AGAIN:
+        if code == AGAIN:
+            self._room = len(self._forks)  # no more than those that there is memory for, or a lead
+        else:
             self._over = True  # the run is over, or we are refused, or broken: for the others too
             for other in self._forks.values():
                 if not other.seated:

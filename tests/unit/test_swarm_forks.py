@@ -1,0 +1,77 @@
+"""The processes of a node: how many stand by, who is let go, and what the node's exit code says."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+if importlib.util.find_spec("hivemind") is None:
+    pytest.skip("hivemind is not installed", allow_module_level=True)
+
+import torch
+
+from checkfree.runtime.swarm.joining.guest import After, after_error
+
+KEEPS = """
+import signal, sys, time
+from checkfree.runtime.swarm.processes.forks import AGAIN, NOT_NEEDED, Forks
+asked = []
+def main(slot, report):
+    signal.signal(NOT_NEEDED, lambda number, frame: asked.append(number))
+    if slot < 3:
+        report({"seated": f"{slot}.0"})
+        time.sleep(1)
+    report({"standing": True, "keeps": slot in (0, 1)})  # three lost their seats, two have states
+    end = time.monotonic() + 2
+    while time.monotonic() < end and not asked:
+        time.sleep(0.01)
+    print(slot, "let go" if asked else "kept", flush=True)
+    return AGAIN
+sys.exit(Forks(main, 4, print).run())
+"""
+
+
+def test_whoever_has_a_state_is_not_let_go_because_others_stand_by() -> None:
+    words = [sys.executable, "-c", KEEPS]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        told, _ = process.communicate(timeout=60)
+    assert sorted(told.splitlines()) == ["0 kept", "1 kept", "2 kept", "3 let go"] or sorted(
+        told.splitlines()
+    ) == ["0 kept", "1 kept", "2 let go", "3 kept"]
+
+
+SHORT = """
+import sys, time
+from checkfree.runtime.swarm.processes.forks import AGAIN, ENDED, Forks
+def main(slot, report):
+    print(slot, flush=True)
+    if slot:
+        return AGAIN
+    for _ in range(4):
+        report({"seated": "0.0"})
+        time.sleep(0.5)
+    return int(sys.argv[1])
+sys.exit(Forks(main, 4, print).run())
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_who_has_no_memory_is_not_made_again_beside_those_that_have(code: int) -> None:
+    """And whether the node is to be started again is told by those."""
+    words = [sys.executable, "-c", SHORT, str(code)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        told, _ = process.communicate(timeout=60)
+        assert told.splitlines() == ["0", "1"]
+        assert process.returncode == code
+
+
+def test_what_is_not_enough_memory() -> None:
+    with pytest.raises(RuntimeError) as found:
+        torch.empty(1 << 46)
+    assert after_error(found.value) is After.SHORT
+    assert after_error(MemoryError()) is After.SHORT
+    assert after_error(torch.OutOfMemoryError("CUDA out of memory")) is After.SHORT
+    assert after_error(RuntimeError("shape '[2]' is invalid")) is After.BROKEN
