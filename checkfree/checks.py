@@ -6,26 +6,19 @@ import math
 import re
 from typing import Any
 
-from checkfree.config import Config, FleetConfig
-from checkfree.errors import BadInput
+from checkfree.config import Config
+from checkfree.errors import BadInput, at_least, one_of
 from checkfree.failures import target_stages, tick_probability
 from checkfree.formats import WIRE
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES
+from checkfree.rates import check_optimizer
+from checkfree.recovery.options import check_recovery, pushes, swaps
 from checkfree.routes import check_swap
 from checkfree.schedule import SCHEDULES
+from checkfree.simulate.fleet import check_fleet
 
 MOST_THREADS = 1024
-
-FLEETS = ("paper", "datacenter", "machine", "home", "thread")
-"""Those that ``checkfree.simulate`` describes."""
-
-
-SHADOWED = ("auto", "shadow")
-"""Strategies that push shadows."""
-
-FITTING = ("auto", "fit")
-"""Strategies that fit what they average."""
 
 
 def check(config: Config) -> None:
@@ -50,32 +43,16 @@ def check(config: Config) -> None:
     tick_probability(config.failures)
     if config.failures.scenario != "none":
         target_stages(config.failures.stages, config.stages)
-    if config.recovery.name == "checkfree_plus" or _swaps(config):
+    check_recovery(config.recovery)
+    check_optimizer(config.optimizer)
+    if swaps(config.recovery):
         check_swap(config.stages, config.recovery.share)
     every = config.recovery.shadow_every
-    if config.recovery.name in SHADOWED and type(every) is int and every <= config.stages:
+    if pushes(config.recovery) and type(every) is int and every <= config.stages:
         raise BadInput(
             f"recovery.shadow_every={every}: expected at least {config.stages + 1} iterations, one "
             f"for each of the stages 0 … {config.stages}, so that no two push at once"
         )
-
-
-def _swaps(config: Config) -> bool:
-    return config.recovery.name == "auto" and config.recovery.swap
-
-
-def check_fleet(fleet: FleetConfig) -> None:
-    """Raise BadInput for the first value that no fleet could have."""
-    one_of("fleet.name", fleet.name, FLEETS)
-    one_of("fleet.upload", fleet.upload, ("blocking", "overlapped"))
-    for name in ("detection", "replacement", "price"):
-        value = getattr(fleet, name)
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise BadInput(f"fleet.{name}={value}: expected a number of at least 0")
-    for name in ("flops", "store"):
-        value = getattr(fleet, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise BadInput(f"fleet.{name}={value}: expected a number above 0")
 
 
 def _counts(config: Config) -> None:
@@ -92,18 +69,6 @@ def _counts(config: Config) -> None:
     at_least("resume.every", config.resume.every, 0)
     if config.checkpoint.every is not None:
         at_least("checkpoint.every", config.checkpoint.every, 1)
-
-
-def at_least(key: str, value: int, least: int) -> None:
-    """Raise BadInput below ``least``."""
-    if value < least:
-        raise BadInput(f"{key}={value}: expected a whole number of at least {least}")
-
-
-def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise BadInput unless ``value`` is among ``choices``."""
-    if value not in choices:
-        raise BadInput(f"{key}={value}: expected one of {', '.join(choices)}")
 
 
 def _devices(devices: tuple[str, ...]) -> None:

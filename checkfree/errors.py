@@ -1,4 +1,5 @@
-"""The two ways a run can end badly that are not bugs. The command line turns them into one line."""
+"""The two ways a run can end badly that are not bugs, and what is said of a value that is none of
+those that can be. The command line turns them into one line."""
 
 from __future__ import annotations
 
@@ -9,6 +10,18 @@ class BadInput(ValueError):
 
 class RunFailed(RuntimeError):
     """The run cannot go on. One line that says why and what would have helped. Exit code 1."""
+
+
+def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise BadInput unless ``value`` is among ``choices``."""
+    if value not in choices:
+        raise BadInput(f"{key}={value}: expected one of {', '.join(choices)}")
+
+
+def at_least(key: str, value: int, least: int) -> None:
+    """Raise BadInput below ``least``."""
+    if value < least:
+        raise BadInput(f"{key}={value}: expected a whole number of at least {least}")
 
 
 _MAKE_ROOM = "make room, then go on"

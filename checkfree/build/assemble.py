@@ -21,9 +21,10 @@ from checkfree.membership import Membership
 from checkfree.messages.control import Purpose
 from checkfree.messages.tensors import StageState
 from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
-from checkfree.optimizer import check_optimizer, lr_at, make_optimizer
+from checkfree.optimizer import make_optimizer
+from checkfree.rates import lr_at
 from checkfree.recovery.strategy import Strategy
-from checkfree.recovery.table import check_recovery, make_strategy
+from checkfree.recovery.table import make_strategy
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
@@ -72,8 +73,6 @@ def equip(
 ) -> Equipment:
     """What every worker of a run is built with; ``at_risk``: stages that will be lost. Raises
     BadInput."""
-    check_optimizer(config.optimizer)
-    check_recovery(config.recovery)
     known = blueprint.tokens is not None  # else the modules are the user's, and of any size
     recovery = recovery_of(config) if known else config.recovery
     strategy: Strategy = make_strategy(recovery, config.checkpoint.every)

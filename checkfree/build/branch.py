@@ -23,8 +23,7 @@ from checkfree.build.branching.trunk import (
 )
 from checkfree.build.job import versions
 from checkfree.build.terms import seats
-from checkfree.checks import at_least
-from checkfree.errors import BadInput, RunFailed, cannot_write
+from checkfree.errors import BadInput, RunFailed, at_least, cannot_write
 from checkfree.load import to_tree
 from checkfree.record import of_kind
 from checkfree.recovery.exact import EXACT

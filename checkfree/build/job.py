@@ -19,7 +19,7 @@ from checkfree.build.blueprint import Blueprint, of_family, of_modules
 from checkfree.build.due import DueFailures
 from checkfree.build.rehearsal import CLOCK
 from checkfree.build.sizes import OWN, named_sizes
-from checkfree.checks import SHADOWED, check
+from checkfree.checks import check
 from checkfree.config import Config, RecoveryConfig
 from checkfree.data import open_data
 from checkfree.errors import BadInput
@@ -29,6 +29,7 @@ from checkfree.load import build as build_config
 from checkfree.load import load, to_tree
 from checkfree.messages.control import Purpose
 from checkfree.record import ConfigRecord
+from checkfree.recovery.options import OPTIONS
 from checkfree.runtime.recorder import Listener
 from checkfree.worker import Batches, Equipment
 
@@ -81,7 +82,9 @@ def any_config(
 
 
 def of_config(config: Config, folder: Path, listeners: Sequence[Listener]) -> Job:
-    """A built-in model on configured data. Raises BadInput."""
+    """A built-in model on configured data. Raises BadInput, also for a Config made by hand that no
+    run can take."""
+    check(config)
     context, batch = config.model.context, config.batch
     data = open_data(config.data, context=context, batch=batch, seed=config.seed)
     feeds: Feeds = {Purpose.TRAIN: data.train, Purpose.VALIDATE: data.validation}
@@ -152,7 +155,8 @@ def recorded_config(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """A run's configuration as its records have it. One of an older version lacks keys, and means
     their defaults; but it moved no shadow on."""
     recovery = tree.get("recovery")
-    if isinstance(recovery, Mapping) and recovery.get("name") in SHADOWED:
+    name = recovery.get("name") if isinstance(recovery, Mapping) else None
+    if isinstance(recovery, Mapping) and "shadow_ahead" in OPTIONS.get(str(name), ()):
         was = 0.0 if recovery.get("shadow_format") == SIGNS else RecoveryConfig.shadow_ahead
         tree = {**tree, "recovery": {"shadow_ahead": was, **recovery}}
     try:

@@ -15,7 +15,7 @@ from checkfree.lead import History, Lead, Progress, Takeover, history
 from checkfree.membership import Membership
 from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
 from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
-from checkfree.optimizer import lr_at
+from checkfree.rates import lr_at
 from checkfree.record import (
     RECORDS,
     EndRecord,

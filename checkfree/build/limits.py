@@ -6,8 +6,9 @@ from checkfree.build.sizes import own_sizes
 from checkfree.config import Config
 from checkfree.formats import SIGNS
 from checkfree.messages.limits import Limits
+from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.references import held_as
-from checkfree.recovery.table import SHADOW_FORMATS, make_strategy
+from checkfree.recovery.table import make_strategy
 
 ALIGNED = 64
 """Bytes that a tensor may be filled up with."""

@@ -21,7 +21,6 @@ from checkfree.build.assemble import Assembly, assemble, equip
 from checkfree.build.branching.walk import save
 from checkfree.build.job import Job, of_config, versions
 from checkfree.build.stopwatch import Name, Stopwatch, Time
-from checkfree.checks import at_least
 from checkfree.config import (
     Config,
     EveryConfig,
@@ -30,7 +29,7 @@ from checkfree.config import (
     ResumeConfig,
     ValidationConfig,
 )
-from checkfree.errors import BadInput
+from checkfree.errors import BadInput, at_least
 from checkfree.messages.control import Message, Note, Outgoing
 from checkfree.record import IterationRecord
 from checkfree.runtime.files import DiskFiles

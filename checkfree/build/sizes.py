@@ -10,7 +10,6 @@ from torch import nn
 
 from checkfree.build.blueprint import of_family
 from checkfree.build.sketch import sketched
-from checkfree.checks import SHADOWED
 from checkfree.config import Config, FleetConfig, OptimizerConfig, RecoveryConfig
 from checkfree.data.tokenizers import open_tokenizer
 from checkfree.errors import BadInput
@@ -18,8 +17,8 @@ from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
 from checkfree.load import load
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import family
-from checkfree.optimizer import SGD
-from checkfree.recovery.table import AUTO, SHADOW_FORMATS
+from checkfree.rates import SGD
+from checkfree.recovery.options import AUTO, SHADOW_FORMATS, pushes
 from checkfree.simulate.sizes import Sizes, published, told_bytes
 
 OWN, PUBLISHED = "own", "published"
@@ -95,7 +94,7 @@ def recovery_of(config: Config) -> RecoveryConfig:
     """With ``shadow_every: auto`` kept within its budget of bytes: of signs those of changes, for
     whole copies are few. Raises BadInput."""
     recovery = config.recovery
-    if recovery.name not in SHADOWED or recovery.shadow_every != AUTO:
+    if not pushes(recovery) or recovery.shadow_every != AUTO:
         return recovery
     sizes, hops = own_sizes(config), config.microbatches * (config.stages + 1)
     budget = recovery.shadow_budget * hops * (sizes.activation + sizes.gradient)

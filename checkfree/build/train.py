@@ -28,7 +28,7 @@ from checkfree.errors import BadInput, RunFailed, cannot_write
 from checkfree.failures import render_trace
 from checkfree.lead import Progress
 from checkfree.load import load, to_yaml
-from checkfree.optimizer import lr_at
+from checkfree.rates import lr_at
 from checkfree.record import (
     RECORDS,
     EndRecord,

@@ -34,7 +34,7 @@ def _sample_command(parser: argparse.ArgumentParser) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from checkfree.checks import at_least
+    from checkfree.errors import at_least
     from checkfree.failures import sample
     from checkfree.load import load
 
@@ -60,7 +60,7 @@ def _import_command(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from checkfree.checks import at_least
+    from checkfree.errors import at_least
     from checkfree.failures import Pipeline, import_spot, target_stages
     from checkfree.load import load
 

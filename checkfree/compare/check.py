@@ -16,16 +16,12 @@ from checkfree.compare.folders import Records, is_trace_file
 from checkfree.compare.plan import Cell
 from checkfree.config import Config, FailuresConfig
 from checkfree.errors import BadInput
-from checkfree.optimizer import check_optimizer
-from checkfree.recovery.table import make_strategy
 
 
 def check_values(cells: Sequence[Cell]) -> None:
     """Raise BadInput for the first value that no run could take. Needs no data."""
     for cell in _columns(cells):
         with _named(cell):
-            make_strategy(cell.config.recovery, cell.config.checkpoint.every)
-            check_optimizer(cell.config.optimizer)
             setting(cell.config)
             if cell.config.failures.scenario == CLOCK:
                 strikes(cell.config)

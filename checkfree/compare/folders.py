@@ -13,7 +13,6 @@ from typing import Any
 from checkfree.build.due import DueFailures
 from checkfree.build.job import recorded_config
 from checkfree.build.rehearsal import CLOCK
-from checkfree.checks import FITTING, SHADOWED
 from checkfree.compare.plan import Cell
 from checkfree.config import Config
 from checkfree.errors import BadInput
@@ -22,6 +21,7 @@ from checkfree.formats import SIGNS
 from checkfree.load import load, to_tree
 from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
 from checkfree.record import RECORDS, read
+from checkfree.recovery.options import OPTIONS
 from checkfree.runtime.folder import CONFIG, PICTURE, SUPERSEDED, TRACE, VERSIONS
 from checkfree.typed import written
 
@@ -162,10 +162,8 @@ def _is_free(key: str, config: Config) -> bool:
         return config.failures.scenario != "clock" or key == "fleet.price"
     if key == "recovery.shadow_ahead" and config.recovery.shadow_format != SIGNS:
         return True
-    if key.startswith("recovery.shadow_"):
-        return config.recovery.name not in SHADOWED
-    if key.startswith("recovery.fit_"):
-        return config.recovery.name not in FITTING
+    if key.startswith(("recovery.shadow_", "recovery.fit_")):
+        return key.removeprefix("recovery.") not in OPTIONS[config.recovery.name]
     return key in ("out", "devices")
 
 

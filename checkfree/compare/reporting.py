@@ -10,7 +10,6 @@ from typing import Any
 from rich.table import Table
 
 from checkfree.build.price import price
-from checkfree.checks import check_fleet
 from checkfree.compare.gather import gather, priced
 from checkfree.compare.pricing import PRICED, Pricer, Prices
 from checkfree.config import FleetConfig
@@ -23,6 +22,7 @@ from checkfree.report.study import Study
 from checkfree.report.summary import Row, summarize
 from checkfree.report.tracks import Run
 from checkfree.report.write import write_report
+from checkfree.simulate.fleet import check_fleet
 
 
 def report(

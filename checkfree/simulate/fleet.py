@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from checkfree.checks import check_fleet
 from checkfree.config import FleetConfig
+from checkfree.errors import BadInput, one_of
 from checkfree.ops import Address
 from checkfree.simulate import sites
 
@@ -107,6 +107,20 @@ FLEETS: Mapping[str, Fleet] = MappingProxyType(
 """By name. ``paper`` is measured (see ``sites``), but for the places of its replicas, which are not
 told: only if they stand at different sites does an iteration take the published 91 s. The others
 are round figures of their kind."""
+
+
+def check_fleet(fleet: FleetConfig) -> None:
+    """Raise BadInput for the first value that no fleet could have."""
+    one_of("fleet.name", fleet.name, tuple(FLEETS))
+    one_of("fleet.upload", fleet.upload, ("blocking", "overlapped"))
+    for name in ("detection", "replacement", "price"):
+        value = getattr(fleet, name)
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise BadInput(f"fleet.{name}={value}: expected a number of at least 0")
+    for name in ("flops", "store"):
+        value = getattr(fleet, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise BadInput(f"fleet.{name}={value}: expected a number above 0")
 
 
 def fleet_of(config: FleetConfig) -> Fleet:

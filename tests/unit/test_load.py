@@ -213,6 +213,8 @@ def test_a_preset_replaces_the_rate_of_the_file() -> None:
 
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
 numbers = st.floats(0, allow_nan=False, allow_infinity=False)
+above_0 = st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False)
+decays = st.floats(0, 0.999)
 counts = st.integers(1, 1000)
 
 configs = st.builds(
@@ -228,14 +230,14 @@ configs = st.builds(
     optimizer=st.builds(
         OptimizerConfig,
         lr=numbers,
-        betas=st.tuples(numbers, numbers),
-        clip=st.none() | numbers,
+        betas=st.tuples(decays, decays),
+        clip=st.none() | above_0,
         decay=st.none() | counts,
     ),
     recovery=st.builds(
         RecoveryConfig,
         name=st.sampled_from(["none", "checkfree", "checkpoint"]),
-        lr_scale=st.none() | numbers,
+        lr_scale=st.none() | above_0,
         interval=counts,
     ),
     failures=st.builds(

@@ -14,7 +14,8 @@ from torch import nn
 
 from checkfree.config import OptimizerConfig
 from checkfree.errors import BadInput
-from checkfree.optimizer import LR_SCHEDULES, check_optimizer, lr_at, make_optimizer
+from checkfree.optimizer import make_optimizer
+from checkfree.rates import LR_SCHEDULES, check_optimizer, lr_at
 
 UNIT = OptimizerConfig(lr=1.0)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from checkfree.config import RecoveryConfig
 from checkfree.errors import BadInput
 from checkfree.ops import STORE, Address, Keep, Kind, Refusal, Repair, Source, View, parse_route
+from checkfree.recovery.options import check_recovery
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.table import STRATEGIES, make_strategy
 from checkfree.routes import in_order
@@ -332,5 +333,5 @@ def test_a_safety_net_is_kept_beside_what_the_strategy_keeps() -> None:
 )
 def test_values_that_no_strategy_takes_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message) as refused:
-        make_strategy(RecoveryConfig(**change))
+        check_recovery(RecoveryConfig(**change))
     assert "\n" not in str(refused.value)

@@ -15,9 +15,9 @@ from checkfree.load import build
 from checkfree.messages.control import Purpose
 from checkfree.messages.tensors import StageState
 from checkfree.recovery import changes
+from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.packed import pack_state
 from checkfree.recovery.references import WHOLE, held_as
-from checkfree.recovery.table import SHADOW_FORMATS
 
 VOCABULARY = 101
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from checkfree import checks
 from checkfree.build.rehearsal import rehearse
 from checkfree.config import FleetConfig
 from checkfree.errors import BadInput
 from checkfree.failures import arrivals, poisson_rate_per_hour
-from checkfree.load import build
+from checkfree.load import build, load
 from checkfree.ops import Address
 from checkfree.simulate.fleet import FLEETS, fleet_of
 from checkfree.simulate.strikes import ClockStrikes, TickStrikes
@@ -144,8 +143,9 @@ def test_a_fleet_that_is_none_is_refused(keys: dict[str, Any], said: str) -> Non
         fleet_of(FleetConfig(**keys))
 
 
-def test_every_fleet_can_be_named() -> None:
-    assert tuple(FLEETS) == checks.FLEETS
+@pytest.mark.parametrize("name", FLEETS)
+def test_every_fleet_can_be_named(name: str) -> None:
+    assert fleet_of(load(None, [f"fleet.name={name}"]).fleet).name == name
 
 
 def test_the_paper_set_up_takes_what_the_paper_measured() -> None:

@@ -12,7 +12,7 @@ from checkfree.errors import BadInput
 from checkfree.load import build, merge, parse_words, to_tree
 from checkfree.ops import Address
 from checkfree.recovery.strategy import Strategy
-from checkfree.recovery.table import check_recovery, make_strategy
+from checkfree.recovery.table import make_strategy
 
 GAPS = (0, 10, 50, 100, 200)
 
@@ -77,11 +77,9 @@ def rules_of(labels: Sequence[str], config: Config) -> tuple[Rule, ...]:
 def _rule(label: str, config: Config) -> Rule:
     tree = to_tree(config)
     words = parse_words([f"recovery={label}"])
-    name = words["recovery"].get("name", "")
     if "shadow_format" in words["recovery"]:  # what suits the run's suits no other
         words["recovery"].setdefault("shadow_every", None)
     try:
-        check_recovery(RecoveryConfig(name=name))
         recovery = build(merge(tree, words)).recovery
         strategy = make_strategy(recovery)
     except BadInput as error:

@@ -35,7 +35,7 @@ from checkfree.failures import Failure, make_trace, render_trace
 from checkfree.load import load, to_tree, to_yaml
 from checkfree.messages.control import CHECKPOINT, RESUME
 from checkfree.ops import Address
-from checkfree.optimizer import lr_at
+from checkfree.rates import lr_at
 from checkfree.record import RECORDS, dumps, of_kind, read
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles, write_whole
