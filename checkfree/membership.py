@@ -37,6 +37,10 @@ class Membership:
         """Somebody sits there."""
         return seat in self.alive or seat in self.hollow
 
+    def has_state(self, seat: Address, life: int) -> bool:
+        """That life sits there, and has a state of use."""
+        return seat in self.alive and self.lives[seat] == life
+
     def whole(self) -> bool:
         """Every stage has somebody, if only a hollow one."""
         return len({seat.stage for seat in self.alive | self.hollow}) == self.num_stages

@@ -617,11 +617,12 @@ class Headquarters:
         return None if lead is None else lead.returning(state, prepared)
 
     def _evict(self, seat: Address) -> None:
-        """Whoever sits there has no state of use, and its own has come back."""
+        """Whoever sits there has no state of use, and its own has come back. The lead may not have
+        heard yet of one who sat down a moment ago."""
         lead, why = self._lead(), "its own state has come back"
         peer = self.attendance.present.get(seat)
         assert self.door is not None
-        if peer is not None and lead is not None and seat in lead.members.hollow:
+        if peer is not None and lead is not None and not lead.members.has_state(seat, peer.life):
             return self._gone(peer, why)
         coming = [who for who in self.door.candidates.on_the_way.values() if who.seat]
         for candidate in coming:
