@@ -119,7 +119,7 @@ def test_weight_decay_tells_adam_and_adamw_apart() -> None:
         ({"name": "lion"}, "optimizer.name=lion: expected one of adam, adamw, sgd"),
         ({"momentum": 1.0}, r"optimizer.momentum=1.0: expected a number in \[0.0, 0.99"),
         ({"schedule": "linear"}, "optimizer.schedule=linear: expected one of constant, cosine"),
-        ({"clip_over": "all"}, "optimizer.clip_over=all: expected stage or global"),
+        ({"clip_over": "all"}, "optimizer.clip_over=all: expected one of stage, global"),
         ({"lr": -1e-3}, r"optimizer.lr=-0.001: expected a number in \[0.0, inf\]"),
         ({"lr": float("nan")}, "optimizer.lr=nan"),
         ({"lr": float("inf")}, "optimizer.lr=inf"),

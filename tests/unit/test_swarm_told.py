@@ -60,6 +60,15 @@ def test_one_that_is_quiet_says_the_join_line_only(capsys: pytest.CaptureFixture
     assert "--token" in captured.out
 
 
+def test_where_nobody_is_invited_there_is_no_join_line(capsys: pytest.CaptureFixture[str]) -> None:
+    teller = Teller(lambda: bytes(16), quiet=False, invites=False)
+    teller({"event": "listening", "peer": ["lead", 0, "Qm", ["/ip4/192.0.2.1/tcp/4001"]]})
+    teller({"event": "lost", "seat": "1.0", "life": 0, "why": "its process ended (-9)"})
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("1.0 is lost: its process ended (-9)\n")
+
+
 def test_a_terminal_that_went_away_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:

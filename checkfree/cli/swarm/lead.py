@@ -140,7 +140,7 @@ class Teller:
     """Prints the join line once, if others are invited, who is lost and why, and who is missing
     whenever that changes, or for long."""
 
-    def __init__(self, secret: Any, quiet: bool, invites: bool):
+    def __init__(self, secret: Any, quiet: bool, invites: bool = True):
         self._secret, self._quiet, self._invites = secret, quiet, invites
         self._line = self._waiting = ""
         self._said_at = 0.0
