@@ -82,6 +82,15 @@ def test_members_are_asked_for_a_lead_that_moved(monkeypatch: pytest.MonkeyPatch
     assert made.finder.likeliest == [NEW]
 
 
+def test_a_lead_that_listens_at_the_same_port_of_its_own_loopback_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lead = Place("lead", ("/ip4/10.0.0.9/tcp/1", *OURS.addresses))
+    net = Net(monkeypatch, [lead])
+    taken_up(net.line([lead], lambda at: True))
+    assert net.tried == ["lead"]
+
+
 def test_who_is_cut_off_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net(monkeypatch, [])
     with pytest.raises(Unreachable, match="no answer"):
