@@ -110,6 +110,14 @@ def finished(
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+def descendants(pid: int) -> list[int]:
+    """Of a process, those that live: a child before its own."""
+    found = list[int]()
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *descendants(int(child))]
+    return found
+
+
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Until ``condition`` holds; it has to before ``process`` ends."""
     end = time.monotonic() + DEADLINE

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ from checkfree.runtime.swarm.joining.camp import camp_path
 from checkfree.runtime.swarm.joining.invitation import Place, Register, best_first
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.home import Home
+from tests.chaos import SOAK
 from tests.process.command import (
     checkfree_command,
+    descendants,
     last_tick,
     losses,
     numbers,
@@ -284,6 +288,64 @@ def test_two_that_cant_reach_each_other_train_on(
     assert how <= {"back", "handover"}
     made = losses(hosts.run)
     assert made == losses(in_one_process(hosts.folder, f"iterations={len(made)}", *SMALL))
+    assert replayed(hosts.folder, capsys)
+
+
+@contextmanager
+def crawling(pid: int) -> Iterator[None]:
+    """A node that gets little of its machine: its processes run for a twentieth of a second, again
+    and again, and then stand for six times as long."""
+    over, processes = threading.Event(), (pid, *descendants(pid))
+
+    def crawl() -> None:
+        while not over.wait(0.05):
+            for signal_to_all in (signal.SIGSTOP, signal.SIGCONT):
+                for process in processes:
+                    os.kill(process, signal_to_all)
+                over.wait(0.3 if signal_to_all == signal.SIGSTOP else 0.0)
+
+    thread = threading.Thread(target=crawl)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.skipif(not SOAK, reason="two minutes: CHECKFREE_SOAK=1")
+def test_whoever_holds_up_all_others_hands_its_seat_to_a_spare(
+    hosts: Hosts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that computes slowly, and, once another has come in its place, one on a narrow line."""
+
+    def who(seat: str) -> str:
+        nodes = hosts.status()["nodes"]
+        return next((str(node["host"]) for node in nodes if seat in node["seats"]), "")
+
+    more = ("stages=3", "model.blocks=3", "microbatches=6", "batch=16", "out=run")
+    wide = ("model.width=64", "model.hidden=512", "model.context=64")
+    lead = hosts.lead("small.yaml", LONG, *SMALL, *more, *wide, "--seats=1", "--wait=5")
+    spare = platform.node()[:64]
+    joined = {f"h{host}": hosts.join(host, "--seats=1", f"--host=h{host}") for host in range(1, 5)}
+    hosts.comes_to(3, lead)
+    slow, narrow = who("2.0"), who("3.0")
+    assert {slow, narrow} < joined.keys()
+    with crawling(joined[slow].pid):
+        wait_until(lambda: who("2.0") == spare, lead)
+    assert "2.0 is slow: everybody waits" in hosts.said("lead")
+    joined[slow].terminate()
+    ended(joined[slow], 0)
+    hosts.join(int(slow[1:]), "--seats=1", "--host=again")
+    wait_until(lambda: who("2.0") == "again", lead)
+    hosts.net.narrow(int(narrow[1:]), 8.0, 2.0)
+    wait_until(lambda: who("3.0") == spare, lead)
+    assert re.search(r"3\.0 is slow: .* for its line", hosts.said("lead"))
+    hosts.goes_on(lead)
+    hosts.stop()
+    ended(lead, 0)
+    how = {rule for plan in of_kind(read(hosts.run), "plan") for rule in rules(plan)}
+    assert how == {"handover"}
     assert replayed(hosts.folder, capsys)
 
 

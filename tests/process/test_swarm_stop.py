@@ -16,10 +16,12 @@ import pytest
 
 from checkfree.cli import main
 from checkfree.record import of_kind, read
+from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.home import Home
 from tests.process.command import (
     DEADLINE,
     checkfree_command,
+    descendants,
     environment,
     last_tick,
     losses,
@@ -105,9 +107,10 @@ def fleet(folder: Path) -> Iterator[Fleet]:
         made.end()
 
 
-def asked_from_elsewhere(fleet: Fleet) -> None:
+def asked_from_elsewhere(fleet: Fleet, lead: Process) -> None:
     """How it goes, at the lead's address and at a member's; and whether one more could join."""
-    address, token = fleet.line[2], fleet.line[-1]
+    address, token, home = fleet.line[2], fleet.line[-1], Home.of(fleet.run)
+    wait_until(lambda: len(ask(home, {"ask": "status"})["busy"]) == 3, lead)  # once it is measured
     told = json.loads(
         run(fleet.folder, "swarm", "status", address, "--token", token, "--json").stdout
     )
@@ -119,14 +122,6 @@ def asked_from_elsewhere(fleet: Fleet) -> None:
     assert "iteration " in lines and "of at most" in lines
     can = run(fleet.folder, "doctor", "--join", address, "--token", token).stdout
     assert "its lead answers, and the data are here" in can and "reached from there" in can
-
-
-def descendants(pid: int) -> list[int]:
-    """Of a process, those that live: a child before its own."""
-    found = list[int]()
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        found += [int(child), *descendants(int(child))]
-    return found
 
 
 def ended(process: Process, expect: int) -> None:
@@ -162,7 +157,7 @@ def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     fleet.join("e", "--seats=1", f"--notice=file:{fleet.folder / 'ends'}")
     wait_until(lambda: "takes seat" in fleet.said("e"), lead)
     fleet.comes_to(last_tick(fleet.run) + 2, lead)
-    asked_from_elsewhere(fleet)
+    asked_from_elsewhere(fleet, lead)
     (fleet.folder / "ends").write_text("30")
     ended(fleet.nodes.pop("e"), 0)
     assert "is there: this node ends in 30 s" in fleet.said("e")

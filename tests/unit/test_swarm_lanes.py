@@ -14,7 +14,7 @@ from checkfree.ops import STORE, Address, Keep, Source
 from checkfree.runtime.swarm.presence.liveness import Vigil
 from checkfree.runtime.swarm.presence.round_trip import TRIPS, RoundTrip
 from checkfree.runtime.swarm.transport.lanes import Lane, Piece, Pieces, lane_of
-from checkfree.runtime.swarm.transport.pace import LEAST, TARGET, Pace
+from checkfree.runtime.swarm.transport.pace import BACKGROUND, FOREGROUND, LEAST, Claim, Flow, Pace
 
 HERE = Address(1)
 KEEP = Keep(HERE, STORE, "state", "after")
@@ -89,14 +89,18 @@ def test_which_lane(message: object, lane: Lane) -> None:
 
 
 def sent_through(
-    bandwidth: float, trip: float, seconds: float, busy: float = 0.0
-) -> tuple[int, list[float]]:
-    """Bytes that the background gets through a line, and how long its queue is, at each piece.
+    bandwidth: float,
+    trip: float,
+    seconds: float,
+    busy: float = 0.0,
+    claim: Claim = BACKGROUND,
+) -> tuple[int, list[float], Pace]:
+    """Bytes that a lane gets through a line, how long its queue is, at each piece, and its pace.
     ``busy``: the share of the line that others have taken before."""
-    pace, now, free, done = Pace(), 0.0, 0.0, 0
+    pace, now, free, done = Pace(claim), 0.0, 0.0, 0
     queues: list[float] = []
     acks: list[tuple[float, int]] = []
-    left = bandwidth * (1 - busy)
+    left, last = bandwidth * (1 - busy), 0.0
     while now < seconds:
         while (room := pace.room) > 0:
             free = max(free, now) + room / left
@@ -104,23 +108,59 @@ def sent_through(
             pace.sent(now, room)
             heapq.heappush(acks, (free + trip, room))
         now, count = heapq.heappop(acks)
-        pace.acknowledged(now)
-        done += count
-    return done, queues
+        pace.acknowledged(now, last)
+        last, done = now, done + count
+    return done, queues, pace
 
 
 @pytest.mark.parametrize("bandwidth", [0.25e6, 6.25e6, 125e6])
 @pytest.mark.parametrize("trip", [0.0005, 0.03])
 def test_the_background_fills_a_line_and_no_queue(bandwidth: float, trip: float) -> None:
-    done, queues = sent_through(bandwidth, trip, 30.0)
+    done, queues, _ = sent_through(bandwidth, trip, 30.0)
     settled = sorted(queues[len(queues) // 2 :])
     assert done >= 0.7 * bandwidth * 30.0
-    longest = TARGET + 2 * LEAST / bandwidth + 0.05
+    longest = BACKGROUND.target + 2 * LEAST / bandwidth + 0.05
     assert settled[int(0.95 * len(settled))] <= longest
 
 
+@pytest.mark.parametrize("bandwidth", [0.25e6, 6.25e6, 125e6])
+@pytest.mark.parametrize("trip", [0.0005, 0.03, 0.25])
+def test_what_is_trained_on_has_all_of_a_line_and_no_heartbeat_waits_long_behind_it(
+    bandwidth: float, trip: float
+) -> None:
+    done, queues, pace = sent_through(bandwidth, trip, 30.0, claim=FOREGROUND)
+    settled = sorted(queues[len(queues) // 2 :])
+    assert done >= (0.75 if bandwidth * trip > 1e7 else 0.9) * bandwidth * 30.0
+    assert settled[int(0.95 * len(settled))] <= 0.45
+    assert pace.seconds >= 0.85 * done / bandwidth
+
+
+def test_a_line_that_waits_for_its_sender_is_not_taken() -> None:
+    pace, now = Pace(FOREGROUND), 0.0
+    for _ in range(100):
+        pace.sent(now, 1 << 16)
+        pace.acknowledged(now + 0.05, now - 0.9)
+        now += 1.0
+    assert pace.seconds == pytest.approx(0.0, abs=1e-6)
+
+
+def test_pieces_of_all_lanes_are_acknowledged_in_order() -> None:
+    flow = Flow()
+    flow.sent(0.0, Lane.CONTROL, 10)  # of another stream: nobody says that it came
+    flow.sent(0.0, Lane.DATA, FOREGROUND.first)
+    flow.sent(0.1, Lane.BACKGROUND, LEAST)
+    assert flow.room(Lane.DATA) == flow.room(Lane.BACKGROUND) == 0
+    assert flow.room(Lane.STATE) and flow.room(Lane.CONTROL)
+    flow.acknowledged(0.2)
+    assert flow.room(Lane.DATA)
+    assert not flow.room(Lane.BACKGROUND)
+    flow.acknowledged(0.3)
+    flow.acknowledged(0.4)  # of nothing
+    assert flow.room(Lane.BACKGROUND)
+
+
 def test_it_takes_what_others_leave() -> None:
-    done, _ = sent_through(6.25e6, 0.001, 30.0, busy=0.8)
+    done, _, _ = sent_through(6.25e6, 0.001, 30.0, busy=0.8)
     assert done <= 0.2 * 6.25e6 * 31.0
 
 

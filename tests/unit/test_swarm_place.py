@@ -191,3 +191,23 @@ def test_what_is_no_node(change: dict[str, object]) -> None:
         Node.from_json({**plain, **change})
     with pytest.raises(ValueError):
         Node.from_json(None)
+
+
+def test_a_reserve_relieves_a_slow_node_and_keeps_it_until_another_comes() -> None:
+    where = site(*"abcder", room=1)
+    nodes = {**where.nodes, "r": Node("r", "r", room=1, reserve=True)}
+    where = replace(where, nodes=nodes, standing={"r": 1}, speed={"c": 0.3})
+    assert place(where, held("a b c d e")) == (Move(Address(2), "r", "c"),)
+    assert place(replace(where, speed={"c": 0.9}), held("a b c d e")) == ()
+    moved = replace(where, standing={"c": 1})
+    assert place(moved, held("a b r d e")) == ()
+    another = replace(moved, nodes={**nodes, "f": Node("f", "f")}, standing={"c": 1, "f": 1})
+    assert place(another, held("a b r d e")) == (Move(Address(2), "f", "r"),)
+
+
+def test_a_slow_node_keeps_its_seat_where_nobody_would_be_faster_with_it() -> None:
+    where = replace(site(*"abcd", room=2), standing=dict.fromkeys("abcd", 1), speed={"c": 0.5})
+    assert place(where, held("a b c d")) == ()
+    slower = replace(where, speed={"c": 0.2})
+    (move,) = place(slower, held("a b c d"))
+    assert (move.seat, move.origin) == (Address(2), "c")

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from checkfree.ops import Address
-from checkfree.runtime.swarm.presence.speed import TIMES, WINDOW, WORTH, Slow, Speeds
+from checkfree.runtime.swarm.presence.speed import TIMES, WINDOW, WORTH, Life, Measured, Speeds, Way
 
 SEATS = tuple(Address(stage) for stage in range(5))
 
 
+def told_at(speeds: Speeds, iteration: int, *seconds: Any) -> list[Measured]:
+    """An iteration of a second or more has ended."""
+    return speeds.measured(iteration, float(iteration), *seconds)
+
+
 def trained(
     speeds: Speeds, seconds: Mapping[Address, float], count: int, life: int = 0, first: int = 0
-) -> list[tuple[int, Slow]]:
+) -> list[tuple[int, Measured]]:
     """So many iterations in which each seat computes for so long: when who was slow."""
     found = []
     for iteration in range(first, first + count):
         busy = {(seat, life): (iteration - first + 1) * s for seat, s in seconds.items()}
-        found += [(iteration, slow) for slow in speeds.measured(iteration, busy)]
+        found += [(iteration, told) for told in told_at(speeds, iteration, busy) if told.slow]
     return found
 
 
@@ -48,9 +55,21 @@ def test_stage_0_has_other_work_and_is_compared_with_itself() -> None:
     assert found[0][1].should == 9.0
 
 
-def test_two_body_stages_tell_nothing_of_each_other() -> None:
+def test_of_two_body_stages_the_slower_and_one_tells_nothing() -> None:
     seats = SEATS[:3]
-    assert not trained(Speeds(), {**dict.fromkeys(seats, 1.0), SEATS[2]: 9.0}, 50)
+    found = trained(Speeds(), {**dict.fromkeys(seats, 1.0), SEATS[2]: 9.0}, 50)
+    assert {slow.seat for _, slow in found} == {SEATS[2]}
+    assert not trained(Speeds(), {SEATS[0]: 1.0, SEATS[1]: 9.0}, 50)
+
+
+def test_what_pulses_tell_now_and_then_is_not_measured_in_a_few_short_iterations() -> None:
+    """Each takes 0.05 s, and half a second's worth of computing is told at a time."""
+    speeds = Speeds()
+    for iteration in range(400):
+        told = {(seat, 0): 0.5 * (iteration // 10) * 0.4 for seat in SEATS}
+        for measured in speeds.measured(iteration, iteration * 0.05, told):
+            assert measured.seconds == pytest.approx(0.02, rel=0.12)
+    assert speeds.seconds
 
 
 def test_who_goes_back_is_counted_anew() -> None:
@@ -64,7 +83,7 @@ def test_who_goes_back_is_counted_anew() -> None:
 def test_nobody_is_slow_who_is_within_reach_of_the_median(times: list[float]) -> None:
     seconds = dict(zip(SEATS, times, strict=True))
     body = sorted(times[1:])
-    middle = (body[1] + body[2]) / 2
+    middle = body[1]
     for _, slow in trained(Speeds(), seconds, 30):
         assert slow.seat.stage > 0
         assert slow.seconds >= TIMES * middle * (1 - 1e-9)
@@ -75,3 +94,59 @@ def test_what_is_slow_is_what_all_others_wait_for() -> None:
     """Of two that are, the slower."""
     seconds = {**dict.fromkeys(SEATS, 1.0), SEATS[3]: 4.0, SEATS[4]: 5.0}
     assert {slow.seat for _, slow in trained(Speeds(), seconds, 60)} == {SEATS[4]}
+
+
+# --- lines ---------------------------------------------------------------------------------------
+
+
+def crossed(
+    slow: Mapping[str, float], where: Mapping[Address, str], count: int = 40
+) -> list[Measured]:
+    """Who is told after so many iterations in which everybody computes for 0.1 s, and what goes
+    round from seat to seat, both ways, takes as long as the slower line of the two nodes."""
+    speeds, found = Speeds(), list[Measured]()
+    for iteration in range(count):
+        busy: dict[Life, float] = {(seat, 0): (iteration + 1) * 0.1 for seat in where}
+        ways: dict[Way, float] = {}
+        for seat in where:
+            for other in (Address((seat.stage + step) % len(where)) for step in (1, -1)):
+                if where[seat] != where[other]:
+                    takes = max(slow.get(where[seat], 0.01), slow.get(where[other], 0.01))
+                    ways[(seat, 0), other] = (iteration + 1) * takes
+        found += [told for told in told_at(speeds, iteration, busy, ways, where) if told.slow]
+    return found
+
+
+def test_a_narrow_line_is_slow_and_its_neighbours_are_not() -> None:
+    where = dict(zip(SEATS, "abcde", strict=True))
+    found = crossed({"c": 2.0}, where)
+    assert {told.seat for told in found} == {SEATS[2]}
+    assert found[0].line
+    assert found[0].waits == pytest.approx(1.9)
+    assert "its line (2 s, others 0.1 s)" in str(found[0])
+
+
+def test_seats_of_a_node_share_its_line() -> None:
+    where = dict(zip(SEATS, "abbcd", strict=True))
+    assert {told.seat for told in crossed({"b": 2.0}, where)} == {SEATS[1]}
+    assert not crossed({}, where)
+
+
+def test_of_two_nodes_nobody_knows_whose_line_it_is() -> None:
+    assert not crossed({"b": 2.0}, dict(zip(SEATS, "aabbb", strict=True)))
+
+
+def test_a_line_that_hides_behind_what_others_compute_is_none() -> None:
+    where = dict(zip(SEATS, "abcde", strict=True))
+    assert not crossed({"c": 0.19}, where, 200)
+
+
+def test_who_computes_slowly_and_so_answers_late_is_told_for_what_it_computes() -> None:
+    speeds, where = Speeds(), dict(zip(SEATS, "abcde", strict=True))
+    found = list[Measured]()
+    for iteration in range(40):
+        busy = {(seat, 0): (iteration + 1) * (3.0 if seat == SEATS[3] else 0.2) for seat in SEATS}
+        late = {((seat, 0), SEATS[3]): (iteration + 1) * 2.9 for seat in (SEATS[2], SEATS[4])}
+        found += [told for told in told_at(speeds, iteration, busy, late, where) if told.slow]
+    assert {(told.seat, told.line) for told in found if not told.line} == {(SEATS[3], False)}
+    assert {told.seat for told in found} == {SEATS[3]}

@@ -32,7 +32,7 @@ def add(actions: Commands) -> None:
         type=_count,
         metavar="MAX",
         help="seats that this node takes at most (default: what its memory is good for, 1 on a "
-        "GPU); 0: a spare, which takes one only where nobody else can",
+        "GPU); 0: a spare, which takes one only where nobody else can, or another is slow",
     )
     parser.add_argument(
         "--host", metavar="NAME", help="what is lost with this node (default: the machine's name)"

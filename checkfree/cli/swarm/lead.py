@@ -40,7 +40,8 @@ def add(actions: Commands) -> None:
         choices=range(65),
         default=0,
         metavar="MAX",
-        help="seats that this machine takes at most while no other can have them (default 0)",
+        help="seats that this machine takes at most, while no other can have them or another is "
+        "slow (default 0)",
     )
     parser.add_argument(
         "--wait",

@@ -36,9 +36,9 @@ from checkfree.runtime.swarm.presence.liveness import (
     keep_vigil,
     no_more,
 )
-from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent
+from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent, seconds_of
 from checkfree.runtime.swarm.presence.roster import Roster
-from checkfree.runtime.swarm.presence.speed import Slow, Speeds
+from checkfree.runtime.swarm.presence.speed import Life, Speeds, Way
 from checkfree.runtime.swarm.presence.watch import Watch
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.nursery import NO_ROOM, full_disk
@@ -239,35 +239,31 @@ class Headquarters:
         self.launcher.tell({"status": status})
 
     def _status(self) -> dict[str, Any]:
-        """Who is here, what each computes, and what was dropped."""
+        """Who is here, for how long each computes and has its line taken, and what was dropped."""
         peers = [peer.to_json() for peer in self.attendance.present.values()]
         busy = {str(seat): round(seconds, 4) for seat, seconds in self.speeds.seconds.items()}
-        return {"peers": peers, "dropped": self.dropped(), "busy": busy}
+        lines = {node: round(seconds, 4) for node, seconds in self.speeds.lines.items()}
+        return {"peers": peers, "dropped": self.dropped(), "busy": busy, "lines": lines}
 
     def timed(self, iteration: int, seconds: float) -> None:
         """An iteration was committed: who holds the others up, if anybody does?"""
         self.watch.pace.measured(seconds)
         self._committed_at = time.monotonic()
-        busy = {}
-        for seat, peer in self.attendance.present.items():
-            told = self._courier.pulses.get(peer, {}).get("busy")
-            if type(told) is float:
-                busy[seat, peer.life] = told
-        for slow in self.speeds.measured(iteration, busy):
-            self._is_slow(slow)
-
-    def _is_slow(self, slow: Slow) -> None:
-        """Its node is believed to be, so its seat is given to a better one, if there is one."""
-        peer = self.attendance.present[slow.seat]
-        if peer not in self._slow:
-            self._slow.add(peer)
-            told = f"everybody waits {slow.waits:.2g} s an iteration for it ({slow.seconds:.2g} s, "
-            told += f"others {slow.should:.2g} s)"
-            self.launcher.report("slow", peer.seat, peer.life, told)
-        node = None if self.door is None else self.door.candidates.node_of(slow.seat)
-        if self.door is not None and node is not None:
-            load = sum(name == node.id for name in self.door.candidates.placed().values())
-            self.door.candidates.speed[node.id] = load * slow.should / slow.seconds
+        present, busy, ways = self.attendance.present, dict[Life, float](), dict[Way, float]()
+        for seat, peer in present.items():
+            computed, to = seconds_of(self._courier.pulses.get(peer, {}), present)
+            if computed is not None:
+                busy[seat, peer.life] = computed
+            ways |= {((seat, peer.life), other): seconds for other, seconds in to.items()}
+        nodes = {} if self.door is None else self.door.candidates.placed()
+        by = {seat: node for seat, node in nodes.items() if node is not None}
+        found = self.speeds.measured(iteration, self._committed_at, busy, ways, by)
+        for measured in found:
+            peer = self.attendance.present[measured.seat]
+            if measured.slow and peer not in self._slow:
+                self._slow.add(peer)
+                self.launcher.report("slow", peer.seat, peer.life, str(measured))
+        if self.door is not None and self.door.candidates.measured(found, by):
             self._remember()
 
     def hosts(self) -> dict[str, str]:

@@ -105,11 +105,19 @@ class Seat:
         loop.call_soon_threadsafe(loop.call_later, LEAD_WITHIN, inbox.put, news)
 
     def _pulse(self) -> dict[str, Any]:
-        """That we live, what we have sent and refused so far, and what we are at."""
-        host, doing = self._host, self._marks.doing()
-        refused, unusable = self._courier.post.refused, self._worker.dropped
-        pulse = pulse_of(host.messages, host.bytes, refused, unusable)
-        return {"pulse": pulse, "doing": doing and doing.to_json(), "busy": host.busy}
+        return pulse(self._host, self._courier, self._worker, self._marks)
+
+
+def pulse(host: Host, courier: Courier, worker: StageWorker, marks: Marks) -> dict[str, Any]:
+    """That a member lives, what it has sent and refused so far, what it is at, and for how long it
+    has computed and taken its lines."""
+    doing, post = marks.doing(), courier.post
+    return {
+        "pulse": pulse_of(host.messages, host.bytes, post.refused, worker.dropped),
+        "doing": doing and doing.to_json(),
+        "busy": host.busy,
+        "lines": post.lines(),
+    }
 
 
 def _told(error: Exception) -> str:

@@ -8,7 +8,7 @@ a state, or was sent one by a leaver, gets the seat that it is of.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from checkfree.messages.control import Commit
 from checkfree.ops import Address, StateId
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.placement.place import Move, Site, place
+from checkfree.runtime.swarm.presence.speed import Measured
 
 Tell = Callable[[Mapping[str, Any]], None]
 
@@ -130,6 +131,18 @@ class Candidates:
         known = {who.node.id: who.node for who in every}
         strange = {_stranger(seat): Node(_stranger(seat), _stranger(seat)) for seat in self.taken()}
         return {**strange, **known}
+
+    def measured(self, found: Iterable[Measured], by: Mapping[Address, str]) -> bool:
+        """What seats take, and who has them: how fast a node is, once it was slow. Returns whether
+        that is known of any."""
+        load, speeds = Counter(by.values()), dict[str, float]()
+        for measured in found:
+            node = by.get(measured.seat)
+            if node is not None and (measured.slow or node in self.speed) and measured.seconds > 0:
+                speed = load[node] * measured.should / measured.seconds
+                speeds[node] = min(speed, speeds.get(node, 1.0))
+        self.speed |= speeds
+        return bool(speeds)
 
     def placed(self) -> dict[Address, str | None]:
         """Of every seat its node."""

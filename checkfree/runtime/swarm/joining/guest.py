@@ -23,9 +23,8 @@ from checkfree.runtime.swarm.joining.candidates import is_heir
 from checkfree.runtime.swarm.joining.lifeline import Lifeline
 from checkfree.runtime.swarm.joining.talk import state_id
 from checkfree.runtime.swarm.presence.liveness import beat_every
-from checkfree.runtime.swarm.presence.pulses import pulse_of
 from checkfree.runtime.swarm.presence.stall import Marks
-from checkfree.runtime.swarm.seat import FLUSH_WITHIN
+from checkfree.runtime.swarm.seat import FLUSH_WITHIN, pulse
 from checkfree.runtime.swarm.transport.courier import (
     Courier,
     Delivered,
@@ -309,10 +308,7 @@ class Guest:
         self._after, self.why = self._after or after, self.why or why
 
     def _pulse(self) -> dict[str, Any]:
-        host, doing = self._host, self._marks.doing()
-        refused, unusable = self._courier.post.refused, self._worker.dropped
-        pulse = pulse_of(host.messages, host.bytes, refused, unusable)
-        return {"pulse": pulse, "doing": doing and doing.to_json(), "busy": host.busy}
+        return pulse(self._host, self._courier, self._worker, self._marks)
 
 
 def _step(birth: Mapping[str, Any]) -> Commit | None:

@@ -25,6 +25,10 @@ WORTH = 1.2
 """A seat is moved for load alone if the fullest node has so many times less to do after it: speeds
 are measured, and no measurement is worth a move that the next one takes back."""
 
+SLOW = 0.6
+"""A node of less speed makes everybody wait, and a reserve is used rather: ``presence.speed`` names
+it at half of what others have. A node that has two seats where others have one is not slow."""
+
 Seats = Mapping[Address, str | None]
 """Of every seat the node that has it; None: vacant."""
 Cost = tuple[float, ...]
@@ -92,9 +96,10 @@ def judged(site: Site, seats: Seats) -> Cost:
     """What is wrong with a placement, the worst first; seats that are vacant count for nothing but
     their stage.
 
-    Stages that nobody has; stage 0 without data; neighbours that can't reach each other; seats on
-    reserves; replicas on one machine; neighbours on one machine (each may hold what the other is
-    restored from), and in one zone; how much the fullest node has to do; how uneven the rest is.
+    Stages that nobody has; stage 0 without data; neighbours that can't reach each other; how much
+    longer everybody waits for slow nodes than they would for others; seats on reserves; replicas on
+    one machine; neighbours on one machine (each may hold what the other is restored from), and in
+    one zone; how much the fullest node has to do; how uneven the rest is.
     """
     has: defaultdict[int, list[str]] = defaultdict(list)
     for seat, node in seats.items():
@@ -111,6 +116,7 @@ def judged(site: Site, seats: Seats) -> Cost:
         sum(not has[stage] for stage in range(stages)),
         sum(not site.nodes[node].reads for node in has[0]),
         sum(_cut_off(site.apart, one, other) for one, other in pairs),
+        _waited(site, load),
         sum(site.nodes[node].reserve for nodes in has.values() for node in nodes),
         sum(_together(nodes, host) for nodes in has.values()),
         sum(_all_on_one(one, other, host) for one, other in pairs),
@@ -118,6 +124,20 @@ def judged(site: Site, seats: Seats) -> Cost:
         busy[0] if busy else 0.0,
         sum(seconds**2 for seconds in busy),
     )
+
+
+def _waited(site: Site, load: Mapping[str, int]) -> float:
+    """For each slow node that has a seat: what it takes longer than another would with that seat
+    more, by so much that it is worth a move. Whoever has room counts, also who has no process that
+    stands by just now: otherwise what was moved to it would be moved back."""
+    room = [(name, load[name]) for name, node in site.nodes.items() if load[name] < node.room]
+    waited = 0.0
+    for node, count in load.items():
+        if site.speed.get(node, 1.0) < SLOW:
+            takes = site.carries(node, count)
+            other = min((site.carries(n, has + 1) for n, has in room if n != node), default=takes)
+            waited += takes - other if takes >= other * WORTH else 0.0
+    return waited
 
 
 def _cut_off(apart: Collection[frozenset[str]], one: list[str], other: list[str]) -> int:

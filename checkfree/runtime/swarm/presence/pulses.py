@@ -1,10 +1,12 @@
-"""What all peers of a run together say in their pulses: sums of what each has counted."""
+"""What the peers of a run say in their pulses: what each has counted, and sums of it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from checkfree.ops import Address
 
 Counts = Mapping[str, int]
 MESSAGES, BYTES, REFUSED = range(3)
@@ -29,6 +31,17 @@ def all_sent(
 def all_refused(pulses: Iterable[Mapping[str, Any]], refused: Counts) -> dict[str, int]:
     """What was dropped, by what was wrong with it, with what we dropped."""
     return _sum(pulses, REFUSED, refused)
+
+
+def seconds_of(
+    pulse: Mapping[str, Any], seats: Iterable[Address]
+) -> tuple[float | None, dict[Address, float]]:
+    """For how long a peer has computed, and has taken its line to each of these seats; whoever
+    tells rubbish has told nothing."""
+    busy, lines = pulse.get("busy"), pulse.get("lines")
+    told = {seat: lines.get(str(seat)) for seat in seats} if isinstance(lines, dict) else {}
+    taken = {seat: seconds for seat, seconds in told.items() if type(seconds) is float}
+    return busy if type(busy) is float else None, taken
 
 
 def render_dropped(dropped: Counts) -> str:

@@ -5,7 +5,7 @@
               message is under way at a time; the kind tells the lane
     hello   = the first notice on a stream: who opens which, and the proof that it knows the run's
               secret, for exactly this pair of peers
-    ack     = one byte, the other way: a piece of the background is here
+    ack     = one byte, the other way: a piece of any lane but control is here
 
 Notices are the runtime's own: who sits where, that one lives, that a run ends.
 """
@@ -26,7 +26,7 @@ NOTICE, FIRST_LANE = 2, 16
 ACK = b"\x06"
 ENVELOPE = struct.Struct("<BhiI")
 LARGEST_NOTICE = 1 << 20  # bytes
-PROTOCOL = 4
+PROTOCOL = 5
 
 Notice = Mapping[str, Any]
 

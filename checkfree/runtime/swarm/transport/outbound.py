@@ -19,9 +19,9 @@ from hivemind.p2p import P2PDaemonError
 
 from checkfree.ops import Address
 from checkfree.runtime.swarm.transport.frames import ACK, Peer, piece_frame
-from checkfree.runtime.swarm.transport.lanes import PIECE, Lane, Parts, Piece, Pieces
+from checkfree.runtime.swarm.transport.lanes import Lane, Parts, Piece, Pieces
 from checkfree.runtime.swarm.transport.links import Line
-from checkfree.runtime.swarm.transport.pace import Pace
+from checkfree.runtime.swarm.transport.pace import Flow
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Dial = Callable[[Peer, str], Awaitable[Streams]]
@@ -58,6 +58,11 @@ class Outbound:
             sender.pieces.put(lane, to, parts)
             sender.wake()
 
+    @property
+    def trains(self) -> float:
+        """Seconds for which the line there was taken by what is trained on."""
+        return self._data.flow.trains
+
     def cancel(self) -> None:
         self._broken = True
         for sender in (self._control, self._data):
@@ -92,7 +97,7 @@ class Sender:
         broken: Callable[[str], None],
     ):
         self._line, self._dial, self._tell = line, dial, broken
-        self.pieces, self._pace = Pieces(), Pace()
+        self.pieces, self.flow = Pieces(), Flow()
         self._writing = 0
         self._awake, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
@@ -143,21 +148,16 @@ class Sender:
         while True:
             if self._line is not None:
                 await _until(self._line.free)
-            piece = self.pieces.take(self._room)
+            piece = self.pieces.take(self.flow.room)
             if piece is not None:
                 self._writing += 1
-                if piece.lane is Lane.BACKGROUND:
-                    self._pace.sent(time.monotonic(), piece.size)
+                if piece.lane is not None:
+                    self.flow.sent(time.monotonic(), piece.lane, piece.size)
                 return piece
             if not self.pieces and not self._writing:
                 self._idle.set()
             self._awake.clear()
             await self._awake.wait()
-
-    def _room(self, lane: Lane) -> int:
-        if lane is Lane.BACKGROUND:
-            return min(PIECE, self._pace.room)
-        return PIECE
 
     async def _write(self, writer: asyncio.StreamWriter, piece: Piece) -> None:
         parts: Sequence[bytes | memoryview] = piece.parts
@@ -182,11 +182,11 @@ class Sender:
             self._tell(in_short(error))
 
     async def _hear(self, reader: asyncio.StreamReader) -> None:
-        """The other side says what it has of the background, and nothing else: when that ends, the
-        link is over."""
+        """The other side says that it has a piece, and nothing else: when that ends, the link is
+        over."""
         with suppress(*BROKEN_STREAM):
             while await reader.readexactly(1) == ACK:
-                self._pace.acknowledged(time.monotonic())
+                self.flow.acknowledged(time.monotonic())
                 self._awake.set()
         self._tell("the stream ended")
 

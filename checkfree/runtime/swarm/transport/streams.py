@@ -277,6 +277,11 @@ class Post:
         else:
             put(link)
 
+    def lines(self) -> dict[str, float]:
+        """Of each seat that we train with: seconds for which the line there was taken."""
+        links = list(self._links.items())  # the loop's thread may change them
+        return {str(seat): round(link.trains, 3) for seat, link in links if link.trains}
+
     async def flushed(self) -> None:
         """All that was queued for living links has left."""
         await asyncio.gather(*(link.flushed() for link in self._links.values()))
@@ -425,7 +430,7 @@ class _Inbound:
         if coming.to != to or size > len(coming.data) - coming.here:
             raise BadFrame("a piece of another message than the one under way")
         await self._fill(coming, size)
-        if lane is Lane.BACKGROUND:
+        if lane is not Lane.CONTROL:
             self._writer.write(ACK)
         if coming.here == len(coming.data):
             del self._coming[lane]
