@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 
 from checkfree.build.sizes import own_sizes
-from checkfree.config import Config
+from checkfree.checks import recomputed
+from checkfree.config import Config, RecoveryConfig
+from checkfree.formats import SIGNS
+from checkfree.ops import Address
+from checkfree.recovery.options import SHADOW_FORMATS, pushes
+from checkfree.routes import in_order
+from checkfree.schedule import SCHEDULES, peak_losses, peak_stash
+from checkfree.simulate.sizes import Sizes
 
 FORK_BYTES = 100 << 20
 """What a further seat takes beside the stage, measured: its own pages of what forks share."""
@@ -18,19 +25,54 @@ FIRST_BYTES = 300 << 20
 SPARED = 0.1
 """Share of what is available that is left alone."""
 
-_GROUP = Path("/sys/fs/cgroup")
+SIGNS_HELD = 4.3 / 4
+"""Bytes for shadows of signs, per byte of weights in fp32: each seat is owner and holder."""
+
+_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _UNLIMITED = 1 << 60  # cgroups of version 1 write a number about as large
 
 
 def seat_bytes(config: Config) -> int:
-    """Of one seat: weights twice (gradients), moments, buffers, and its processes. Activations
-    come on top, and depend on the schedule."""
-    sizes = own_sizes(config)
+    """Of one seat, the one that takes most: weights twice (gradients), moments, buffers, what is
+    stashed between forward and backward, what it holds for others, and its processes."""
+    sizes, stashed = own_sizes(config), _stashed(config)
     largest = max(
-        2 * params + moments + buffers
-        for params, moments, buffers in zip(sizes.params, sizes.moments, sizes.buffers, strict=True)
+        2 * params + moments + buffers + stashed[stage] + _held(config.recovery, sizes, stage)
+        for stage, (params, moments, buffers) in enumerate(
+            zip(sizes.params, sizes.moments, sizes.buffers, strict=True)
+        )
     )
     return largest + FORK_BYTES + DAEMON_BYTES
+
+
+def _stashed(config: Config) -> list[int]:
+    """By stage: bytes of as many microbatches as the schedule has it hold at once."""
+    sizes, again = own_sizes(config), recomputed(config.recompute, config.stages)
+    routes = in_order([Address(stage) for stage in range(config.stages + 1)], config.microbatches)
+    schedule = SCHEDULES[config.schedule](routes)
+    peak = {seat.stage: count for seat, count in peak_stash(schedule).items()}
+    losses, (edge, *bodies) = peak_losses(schedule), sizes.stashed
+    return [
+        peak[0] * sizes.activation + (1 if 0 in again else losses) * edge,
+        *(
+            peak[stage] * sizes.activation + one  # recomputed when its backward is due
+            if stage in again
+            else peak[stage] * one
+            for stage, one in enumerate(bodies, start=1)
+        ),
+    ]
+
+
+def _held(recovery: RecoveryConfig, sizes: Sizes, stage: int) -> int:
+    """Bytes of what a seat keeps for the sake of recovery: the neighbours of a redundant stage are
+    as large as it, and stage 0 holds, and is held, twice."""
+    if recovery.name == "redundant":
+        return sizes.state(stage, moments=True)
+    if not pushes(recovery):
+        return 0
+    how = SHADOW_FORMATS[recovery.shadow_format]
+    held = SIGNS_HELD * sizes.params[stage] if how == SIGNS else sizes.packed[how][stage]
+    return int(held) * (2 if stage == 0 else 1)
 
 
 def room_for(config: Config, available: int) -> int:
@@ -42,16 +84,33 @@ def available(read: Callable[[Path], str] = Path.read_text) -> int:
     """Bytes that new processes could have, within the limits of a container if we are in one."""
     return min(
         _of_machine(read),
-        *_of_group(read, "memory.max", "memory.current", "memory.stat", "inactive_file"),
-        *_of_group(
-            read,
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file",
+        *(
+            left
+            for group in _groups(read)
+            for left in (
+                *_of_group(read, group, "max", "current", "inactive_file"),
+                *_of_group(read, group, "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
+            )
         ),
         _UNLIMITED,
     )
+
+
+def _groups(read: Callable[[Path], str]) -> Iterator[Path]:
+    """The control groups that we are in, and those that these are in: a service's limit stands
+    some levels down, and a container sees its own as the root."""
+    yield from (_GROUPS, _GROUPS / "memory")
+    try:
+        lines = read(_OWN_GROUPS).splitlines()
+    except OSError:
+        return
+    for line in lines:  # as in 0::/system.slice/train.service; of version 1, 7:memory:/…
+        _, _, named = line.partition(":")
+        kind, _, path = named.partition(":")
+        if kind in ("", "memory"):
+            within = PurePosixPath(path.lstrip("/"))
+            for group in (within, *within.parents[:-1]):
+                yield _GROUPS / kind / group
 
 
 def _of_machine(read: Callable[[Path], str]) -> int:
@@ -63,14 +122,14 @@ def _of_machine(read: Callable[[Path], str]) -> int:
 
 
 def _of_group(
-    read: Callable[[Path], str], limit: str, used: str, stat: str, idle: str
+    read: Callable[[Path], str], group: Path, limit: str, used: str, idle: str
 ) -> list[int]:
     """What a control group still allows, files that it could drop included; nothing if it sets no
     limit."""
     try:
-        most = int(read(_GROUP / limit))
-        now = int(read(_GROUP / used))
-        lines = (line.split() for line in read(_GROUP / stat).splitlines())
+        most = int(read(group / f"memory.{limit}"))
+        now = int(read(group / f"memory.{used}"))
+        lines = (line.split() for line in read(group / "memory.stat").splitlines())
         cached = next((int(words[1]) for words in lines if words[0] == idle), 0)
     except (OSError, ValueError, IndexError):
         return []  # "max", or another kind of machine

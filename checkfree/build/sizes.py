@@ -80,6 +80,7 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
         head=2.0 * (model.vocabulary or 1) * model.width * tokens,
         packed={how: tuple(_packed(stage, how) for stage in both) for how in PACKED},
         told=told_bytes(values, activation),
+        stashed=tuple(wide * tokens * _read_and_written(stage) for stage in both),
     )
 
 
@@ -104,6 +105,12 @@ def recovery_of(config: Config) -> RecoveryConfig:
 
 def _packed(stage: nn.Module, how: str) -> int:
     return sum(bytes_of(tuple(p.shape), how) for p in stage.parameters())
+
+
+def _read_and_written(stage: nn.Module) -> int:
+    """Values of a token that autograd keeps: about those that each matrix reads, and those that it
+    writes. Measured: 0.9 of what our LLaMa keeps, 1.0 of what our GPT does."""
+    return sum(sum(p.shape) for p in stage.parameters() if p.ndim == 2)
 
 
 def _sent(values: int, how: str, wide: int) -> int:

@@ -8,7 +8,7 @@
 Nothing here knows a chain of stages: whom an op waits for is read off the microbatch's route.
 """
 
-from checkfree.schedule.check import check, peak_stash
+from checkfree.schedule.check import check, peak_losses, peak_stash
 from checkfree.schedule.costs import Costs
 from checkfree.schedule.make import SCHEDULES, Scheduler, forward_only, gpipe, one_f_one_b
 from checkfree.schedule.order import DeadlockError, ScheduleError, in_turn, needs
@@ -29,6 +29,7 @@ __all__ = [
     "needs",
     "one_f_one_b",
     "parse",
+    "peak_losses",
     "peak_stash",
     "render",
     "timeline",

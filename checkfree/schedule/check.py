@@ -39,6 +39,12 @@ def peak_stash(schedule: Schedule) -> Mapping[Address, int]:
     return {worker: max(_held(ops), default=0) for worker, ops in schedule.items()}
 
 
+def peak_losses(schedule: Schedule) -> int:
+    """The most microbatches of which stage 0 holds, at once, what its loss was computed from."""
+    later = {w: [op for op in ops if op.hop > 0] for w, ops in schedule.items() if w.stage == 0}
+    return max((max(_held(ops), default=0) for ops in later.values()), default=0)
+
+
 def _held(ops: Sequence[Op]) -> Iterator[int]:
     """How many microbatches a worker holds after each of its ops."""
     hops: dict[int, int] = {}  # of a held microbatch, between forward and backward

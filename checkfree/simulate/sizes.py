@@ -44,6 +44,9 @@ class Sizes:
     """Of a stage's weights as a shadow has them, by how they are written; of signs, a change."""
     told: int | None = None
     """Of an activation that a rebuild is told of; None: as it was sent."""
+    stashed: tuple[int, ...] = ()
+    """Of what a stage keeps of one microbatch between forward and backward, about; of stage 0,
+    what its loss needs."""
 
     def state(self, stage: int, *, moments: bool) -> int:
         """Bytes of a stage's state as it is sent."""

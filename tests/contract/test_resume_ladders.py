@@ -10,6 +10,7 @@ import pytest
 
 import checkfree
 from checkfree.record import Record, of_kind
+from tests.chaos import SOAK
 from tests.contract.small import small, text, trace
 
 STOPPED = 11
@@ -35,7 +36,7 @@ def stop(record: Record) -> None:
         raise Stopped
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, 2] if SOAK else [2])
 @pytest.mark.parametrize(
     ("recovery", "wire", "losses", "rule"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,8 @@ def scaled(words: list[str]) -> list[str]:
         return [short.get(word, word) for word in words]
     if words[0] == "simulate":
         return [*words[:-1], "iterations=20"]
+    if words[0] == "compare":  # of each strategy one run: a run is a process of its own
+        words = ["1" if before == "--seeds" else word for before, word in pairwise(["", *words])]
     trains = words[0] in ("train", "compare", "profile") and "--resume" not in words
     return [*words, *SMALL] if trains else words
 

@@ -119,7 +119,7 @@ def asked_from_elsewhere(fleet: Fleet, lead: Process) -> None:
     _, _, id, (member, *_) = told["peers"][0]
     words = ("swarm", "status", f"{member}/p2p/{id}", "--token", token)
     lines = run(fleet.folder, *words).stdout
-    assert "iteration " in lines and "of at most" in lines
+    assert "iteration " in lines and " in attic: " in lines and "of at most 1" in lines
     can = run(fleet.folder, "doctor", "--join", address, "--token", token).stdout
     assert "its lead answers, and the data are here" in can and "reached from there" in can
 
@@ -132,7 +132,8 @@ def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is stopped and its nodes wait; all nodes are killed; a node is told of its end; the lead
-    is told to go and all nodes are killed; the lead is killed for good."""
+    is told to go and all nodes are killed; the last node leaves before the lead is killed; the lead
+    is killed for good."""
     words = ("iterations=100000", "recovery=auto", "out=run", "--wait=2")
     lead = fleet.lead("small.yaml", *SMALL, *words)
     for name in "ab":
@@ -154,7 +155,7 @@ def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     fleet.join("d")
     fleet.comes_to(tick + 3, lead)
     assert fleet.plans()[-1] == {"snapshot"}
-    fleet.join("e", "--seats=1", f"--notice=file:{fleet.folder / 'ends'}")
+    fleet.join("e", "--seats=1", "--zone=attic", f"--notice=file:{fleet.folder / 'ends'}")
     wait_until(lambda: "takes seat" in fleet.said("e"), lead)
     fleet.comes_to(last_tick(fleet.run) + 2, lead)
     asked_from_elsewhere(fleet, lead)
@@ -178,11 +179,20 @@ def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     fleet.kill_nodes()
     tick = last_tick(fleet.run)
     lead = fleet.lead("--resume", "run")
-    fleet.join("f", "--retry=2")
+    fleet.join("f")
     fleet.comes_to(tick + 3, lead)
+    fleet.nodes["f"].terminate()
+    ended(fleet.nodes.pop("f"), 0)  # all is handed on to the lead, for nobody else is there
     lead.kill()
     lead.wait()
-    ended(fleet.nodes["f"], START_AGAIN)
+    tick, before = last_tick(fleet.run), len(fleet.plans())
+    lead = fleet.lead("--resume", "run", "--workers=1")
+    fleet.join("h", "--retry=2")
+    fleet.comes_to(tick + 3, lead)
+    assert set().union(*fleet.plans()[before:]) == {"handover"}
+    lead.kill()
+    lead.wait()
+    ended(fleet.nodes["h"], START_AGAIN)
     fleet.join("too late", "--retry=1")
     ended(fleet.nodes["too late"], START_AGAIN)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,0 +1,129 @@
+"""What a seat takes, and what a machine has left: beside what autograd keeps, and from files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from checkfree.build import memory
+from checkfree.build.memory import available, room_for, seat_bytes
+from checkfree.build.sizes import own_sizes
+from checkfree.config import Config
+from checkfree.load import load
+from checkfree.models.families import family
+
+GiB = 1 << 30
+MEMINFO = f"MemTotal: {16 * GiB // 1024} kB\nMemAvailable: {8 * GiB // 1024} kB\n"
+
+
+def demo(*words: str) -> Config:
+    made = load("demo", [*words])
+    return replace(made, model=replace(made.model, vocabulary=512))
+
+
+def kept_by_autograd(stage: nn.Module, run: Callable[[], Tensor]) -> int:
+    """Bytes that a forward keeps for its backward, weights apart."""
+    weights = {p.untyped_storage().data_ptr() for p in stage.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        run()
+    return sum(x.untyped_storage().nbytes() for at, x in kept.items() if at not in weights)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt"])
+def test_what_is_stashed_is_about_what_autograd_keeps(name: str) -> None:
+    config = demo(f"model.family={name}")
+    edge, body = (family(name).stage(config.model, stage, config.stages) for stage in (0, 1))
+    hidden = torch.randn(config.batch, config.model.context, config.model.width).requires_grad_()
+    tokens = torch.randint(0, 512, (config.batch, config.model.context + 1))
+    loss = kept_by_autograd(edge, lambda: edge.loss(hidden, tokens))  # type: ignore[operator]
+    blocks = kept_by_autograd(body, lambda: body(hidden))
+    told = own_sizes(config).stashed
+    assert 0.85 < told[1] / blocks < 1.15
+    assert 1.0 < told[0] / loss < 2.5  # the logits are not kept, but are there for a moment
+
+
+def test_a_schedule_that_holds_more_a_stage_that_recomputes_less() -> None:
+    plain = seat_bytes(demo("recovery=none"))
+    assert seat_bytes(demo("recovery=none", "schedule=gpipe")) > plain
+    assert seat_bytes(demo("recovery=none", "recompute=true")) < plain
+    deep = demo("recovery=none", "microbatches=64")
+    assert seat_bytes(deep) == seat_bytes(replace(deep, microbatches=128))  # 1F1B's bound
+
+
+def test_what_is_held_for_others_counts() -> None:
+    plain, sizes = seat_bytes(demo("recovery=none")), own_sizes(demo())
+    signs, whole = (
+        seat_bytes(demo("recovery=shadow", f"recovery.shadow_format={how}"))
+        for how in ("signs", "int4")
+    )
+    assert plain < whole < signs < seat_bytes(demo("recovery=redundant"))
+    assert seat_bytes(demo("recovery=redundant")) - plain <= max(
+        sizes.state(stage, moments=True) for stage in (0, 1)
+    )
+
+
+def reading(files: Mapping[str, str]) -> Callable[[Path], str]:
+    def read(path: Path) -> str:
+        try:
+            return files[str(path)]
+        except KeyError:
+            raise FileNotFoundError(path) from None
+
+    return read
+
+
+V2, V1 = "/sys/fs/cgroup/{}memory.{}", "/sys/fs/cgroup/memory/{}memory.{}"
+
+
+def group(where: str, at: str, names: tuple[str, str, str], most: str) -> dict[str, str]:
+    """The files of a control group that uses 1 GiB, of which a half can be dropped."""
+    limit, used, idle = names
+    return {
+        where.format(at, limit): most,
+        where.format(at, used): str(GiB),
+        where.format(at, "stat"): f"anon 5\n{idle} {GiB // 2}\n",
+    }
+
+
+SECOND, FIRST = (
+    ("max", "current", "inactive_file"),
+    ("limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
+)
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({}, 8.0),
+        (group(V2, "", SECOND, str(4 * GiB)), 3.5),  # a container that sees itself as the root
+        (group(V2, "", SECOND, "max"), 8.0),
+        (group(V1, "", FIRST, str(3 * GiB)), 2.5),
+        (group(V1, "", FIRST, str((1 << 63) - 4096)), 8.0),
+        (group(V2, "a.slice/train.service/", SECOND, str(2 * GiB)), 1.5),
+        (group(V2, "a.slice/", SECOND, str(2 * GiB)), 1.5),  # what it is in
+        (group(V1, "docker/7/", FIRST, str(2 * GiB)), 1.5),
+        (group(V2, "b.slice/", SECOND, str(2 * GiB)), 8.0),  # somebody else's
+    ],
+)
+def test_what_control_groups_leave(files: dict[str, str], left: float) -> None:
+    own = "7:memory:/docker/7\n3:cpu:/docker/7\n0::/a.slice/train.service\n"
+    read = reading({"/proc/meminfo": MEMINFO, "/proc/self/cgroup": own, **files})
+    assert available(read) == left * GiB
+
+
+def test_a_little_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = demo()
+    monkeypatch.setattr(memory, "seat_bytes", lambda config: GiB)
+    assert room_for(config, 4 * GiB) == 3
+    assert room_for(config, GiB // 4) == 0
