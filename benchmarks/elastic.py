@@ -45,15 +45,15 @@ LOOK_EVERY = 0.5
 """Seconds between two looks at who has which seat."""
 
 
-def steps(walk: int) -> Iterator[tuple[str, float]]:
-    """What happens, and the pause after it: up to as many nodes as seats, down to one."""
+def steps(walk: int, most: int = SEATS) -> Iterator[tuple[str, float]]:
+    """What happens, and the pause after it: up to so many nodes, and down to one."""
     draw, nodes, upwards = random.Random(f"{walk}/elastic"), 1, True
     while upwards or nodes > 1:
         joins = draw.random() < (0.75 if upwards else 0.25)
-        may_join = nodes == 1 or (joins and nodes <= SEATS)
+        may_join = nodes == 1 or (joins and nodes <= most)
         what = JOIN if may_join else draw.choice((NOTICE, KILL))
         nodes += 1 if what == JOIN else -1
-        upwards = upwards and nodes < SEATS
+        upwards = upwards and nodes < most
         yield what, draw.random()
 
 
@@ -106,10 +106,10 @@ class Walker:
             if now != before or len(now) != nodes:
                 since, before = time.monotonic(), now
 
-    def walk(self, number: int) -> None:
+    def walk(self, number: int, most: int) -> None:
         """One of them, until only one node is left."""
         draw = random.Random(f"{number}/victims")
-        for what, pause in steps(number):
+        for what, pause in steps(number, most):
             ready = self._ready()
             if what == JOIN:
                 node = next(node for node in self._fleet.nodes if node.gone())
@@ -197,6 +197,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--walks", type=int, default=20)
     parser.add_argument("--first-walk", type=int, default=0)
+    parser.add_argument(
+        "--most",
+        type=int,
+        choices=range(2, SEATS + 1),
+        default=SEATS,
+        help="nodes at a time",
+    )
     parser.add_argument("--pause", type=float, default=1.5, help="seconds, on average")
     parser.add_argument("--steady", type=int, default=30, metavar="TICKS", help="0: only walks")
     parser.add_argument("--slack", type=float, default=0.0, help="seconds more than are allowed")
@@ -211,7 +218,7 @@ def main() -> None:
         if arguments.steady:
             walker.steady(arguments.steady)
         for number in range(arguments.first_walk, arguments.first_walk + arguments.walks):
-            walker.walk(number)
+            walker.walk(number, arguments.most)
             walker.rest()
             worst = max(walker.gaps)
             print(
