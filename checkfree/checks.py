@@ -13,7 +13,8 @@ from checkfree.formats import WIRE
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES
 from checkfree.rates import check_optimizer
-from checkfree.recovery.options import check_recovery, pushes, swaps
+from checkfree.recovery.options import check_recovery
+from checkfree.recovery.registry import STRATEGIES
 from checkfree.routes import check_swap
 from checkfree.schedule import SCHEDULES
 from checkfree.simulate.fleet import check_fleet
@@ -43,12 +44,14 @@ def check(config: Config) -> None:
     tick_probability(config.failures)
     if config.failures.scenario != "none":
         target_stages(config.failures.stages, config.stages)
+    one_of("recovery.name", config.recovery.name, tuple(STRATEGIES))
     check_recovery(config.recovery)
     check_optimizer(config.optimizer)
-    if swaps(config.recovery):
+    spec = STRATEGIES[config.recovery.name]
+    if spec.swaps(config.recovery):
         check_swap(config.stages, config.recovery.share)
     every = config.recovery.shadow_every
-    if pushes(config.recovery) and type(every) is int and every <= config.stages:
+    if spec.pushes and type(every) is int and every <= config.stages:
         raise BadInput(
             f"recovery.shadow_every={every}: expected at least {config.stages + 1} iterations, one "
             f"for each of the stages 0 … {config.stages}, so that no two push at once"

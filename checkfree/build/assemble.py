@@ -23,8 +23,9 @@ from checkfree.messages.tensors import StageState
 from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
 from checkfree.optimizer import make_optimizer
 from checkfree.rates import lr_at
+from checkfree.recovery.registry import STRATEGIES
 from checkfree.recovery.strategy import Strategy
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
@@ -87,7 +88,7 @@ def equip(
     def fresh(stage: int, tick: int) -> StageState:
         return wrap(blueprint.fresh(stage, tick), stage).snapshot()
 
-    if config.recovery.name in ("random", "zero"):
+    if STRATEGIES[config.recovery.name].reinitialises:
         for stage in {1, *at_risk}:
             blueprint.fresh(stage, 0)  # what can't be initialised anew is refused now
     return Equipment(

@@ -27,7 +27,7 @@ from checkfree.errors import BadInput, RunFailed, at_least, cannot_write
 from checkfree.load import to_tree
 from checkfree.record import of_kind
 from checkfree.recovery.exact import EXACT
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.branches import Branch, Branching, Readings, render, to_csv
 from checkfree.report.branches import to_tree as branching_tree
 from checkfree.report.branches_plot import draw_branches

@@ -29,7 +29,7 @@ from checkfree.load import build as build_config
 from checkfree.load import load, to_tree
 from checkfree.messages.control import Purpose
 from checkfree.record import ConfigRecord
-from checkfree.recovery.options import OPTIONS
+from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.recorder import Listener
 from checkfree.worker import Batches, Equipment
 
@@ -156,7 +156,8 @@ def recorded_config(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     their defaults; but it moved no shadow on."""
     recovery = tree.get("recovery")
     name = recovery.get("name") if isinstance(recovery, Mapping) else None
-    if isinstance(recovery, Mapping) and "shadow_ahead" in OPTIONS.get(str(name), ()):
+    spec = STRATEGIES.get(str(name))
+    if isinstance(recovery, Mapping) and spec is not None and "shadow_ahead" in spec.options:
         was = 0.0 if recovery.get("shadow_format") == SIGNS else RecoveryConfig.shadow_ahead
         tree = {**tree, "recovery": {"shadow_ahead": was, **recovery}}
     try:

@@ -8,7 +8,7 @@ from checkfree.formats import SIGNS
 from checkfree.messages.limits import Limits
 from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.references import held_as
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 
 ALIGNED = 64
 """Bytes that a tensor may be filled up with."""

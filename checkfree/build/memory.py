@@ -11,7 +11,8 @@ from checkfree.checks import recomputed
 from checkfree.config import Config, RecoveryConfig
 from checkfree.formats import SIGNS
 from checkfree.ops import Address
-from checkfree.recovery.options import SHADOW_FORMATS, pushes
+from checkfree.recovery.options import SHADOW_FORMATS
+from checkfree.recovery.registry import STRATEGIES
 from checkfree.routes import in_order
 from checkfree.schedule import SCHEDULES, peak_losses, peak_stash
 from checkfree.simulate.sizes import Sizes
@@ -64,11 +65,12 @@ def _stashed(config: Config) -> list[int]:
 
 
 def _held(recovery: RecoveryConfig, sizes: Sizes, stage: int) -> int:
-    """Bytes of what a seat keeps for the sake of recovery: the neighbours of a redundant stage are
-    as large as it, and stage 0 holds, and is held, twice."""
-    if recovery.name == "redundant":
+    """Bytes of what a seat keeps for the sake of recovery: whose state a
+    seat mirrors is as large as its own, and stage 0 holds, and is held, twice."""
+    spec = STRATEGIES[recovery.name]
+    if spec.mirrors:
         return sizes.state(stage, moments=True)
-    if not pushes(recovery):
+    if not spec.pushes:
         return 0
     how = SHADOW_FORMATS[recovery.shadow_format]
     held = SIGNS_HELD * sizes.params[stage] if how == SIGNS else sizes.packed[how][stage]

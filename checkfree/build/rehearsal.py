@@ -21,7 +21,7 @@ from checkfree.failures import (
 )
 from checkfree.failures import strikes as strikes_of
 from checkfree.ops import Address
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.simulate.fleet import fleet_of
 from checkfree.simulate.profile import Profile, read_profile
 from checkfree.simulate.rehearse import Rehearsal, Setting

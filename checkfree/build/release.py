@@ -16,17 +16,15 @@ from pathlib import Path
 
 import checkfree
 from checkfree.build.job import versions
-from checkfree.config import Config, RecoveryConfig
+from checkfree.config import Config
 from checkfree.models.families import FAMILIES
-from checkfree.recovery.replica import ReplicaFirst
-from checkfree.recovery.safety_net import SafetyNet
-from checkfree.recovery.table import STRATEGIES
+from checkfree.recovery.registry import STRATEGIES
 
-WORKER = ("worker", "build.blueprint", "optimizer", "schedule", "data")
+WORKER = ("worker", "build.blueprint", "optimizer", "schedule", "data", "recovery.wrappers")
 """What a worker is made of, whatever it trains: modules of ours."""
-MAKERS = ("recovery.table", "build.assemble")
-"""Those that make a worker and its strategy of a configuration; they import every strategy, and
-lead and runtime too, which count for nothing."""
+MAKERS = ("build.assemble",)
+"""What makes a worker of a configuration; it imports lead and runtime too, which count for
+nothing."""
 PACKAGE = Path(checkfree.__file__).parent
 
 
@@ -39,11 +37,9 @@ def release(config: Config) -> dict[str, str]:
 @cache
 def offered(package: Path = PACKAGE) -> Mapping[str, str]:
     """Our version, and digests of the code that trains any run, as it stands in that folder."""
-    wrappers = [_module(kind) for kind in (ReplicaFirst, SafetyNet)]
     found = {"checkfree": versions()["checkfree"], "code": digest(package, WORKER, MAKERS)}
-    for name, make in STRATEGIES.items():
-        rule = _module(type(make(RecoveryConfig(name=name))))
-        found[_strategy(name)] = digest(package, (rule, *wrappers))
+    for name, spec in STRATEGIES.items():
+        found[_strategy(name)] = digest(package, (_own(spec.module),))
     for name in FAMILIES:
         found[_model(name)] = digest(package, (f"models.{name}",))
     return found
@@ -57,8 +53,9 @@ def _model(family: str) -> str:
     return f"model.family={family}"
 
 
-def _module(kind: type) -> str:
-    return kind.__module__.partition(".")[2]
+def _own(module: str) -> str:
+    """Its name within our package."""
+    return module.partition(".")[2]
 
 
 def digest(package: Path, roots: Iterable[str], alone: Iterable[str] = ()) -> str:

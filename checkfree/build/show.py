@@ -7,7 +7,7 @@ from pathlib import Path
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.ops import Address, Kind, Op, render_route
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.timeline import draw_timeline
 from checkfree.routes import in_order
 from checkfree.schedule import SCHEDULES, Costs, check, makespan, peak_stash, render, timeline

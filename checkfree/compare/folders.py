@@ -21,7 +21,7 @@ from checkfree.formats import SIGNS
 from checkfree.load import load, to_tree
 from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
 from checkfree.record import RECORDS, read
-from checkfree.recovery.options import OPTIONS
+from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.folder import CONFIG, PICTURE, SUPERSEDED, TRACE, VERSIONS
 from checkfree.typed import written
 
@@ -163,7 +163,7 @@ def _is_free(key: str, config: Config) -> bool:
     if key == "recovery.shadow_ahead" and config.recovery.shadow_format != SIGNS:
         return True
     if key.startswith(("recovery.shadow_", "recovery.fit_")):
-        return key.removeprefix("recovery.") not in OPTIONS[config.recovery.name]
+        return key.removeprefix("recovery.") not in STRATEGIES[config.recovery.name].options
     return key in ("out", "devices")
 
 

@@ -19,13 +19,11 @@ from checkfree.errors import RunFailed
 from checkfree.failures import render_trace
 from checkfree.load import to_tree, to_yaml
 from checkfree.record import RECORDS, EndRecord, dumps, of_kind, recoveries
+from checkfree.recovery.registry import STRATEGIES
 from checkfree.report.study import REFERENCE
 from checkfree.runtime.files import write_whole
 from checkfree.runtime.folder import CONFIG, TRACE
 from checkfree.simulate.rehearse import Rehearsal
-
-EXACT = "redundant"
-"""The strategy whose losses are known without training."""
 
 _OWN = ("recovery.", "failures.", "fleet.")
 
@@ -55,7 +53,8 @@ def loans(cells: Sequence[Cell]) -> dict[str, Loan]:
     found = {}
     for cell in cells:
         reference = references[cell.number]
-        if cell.config.recovery.name != EXACT or not _is_alike(cell.config, reference.config):
+        exact = STRATEGIES[cell.config.recovery.name].exact  # its losses are known without training
+        if not exact or not _is_alike(cell.config, reference.config):
             continue
         proof = proofs.setdefault(cell.label, cell)
         if proof is not cell:

@@ -22,7 +22,7 @@ from checkfree.compare.study_file import Column, StudyFile, write_study
 from checkfree.compare.work import Work
 from checkfree.errors import BadInput
 from checkfree.load import Source
-from checkfree.recovery.table import STRATEGIES
+from checkfree.recovery.registry import STRATEGIES
 from checkfree.report.study import REFERENCE
 from checkfree.runtime.folder import locked
 

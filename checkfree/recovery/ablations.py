@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from checkfree.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Recipe, Refusal, Repair, Source, View
 from checkfree.recovery.average import Inexact, merge
@@ -94,3 +95,23 @@ class Uniform(Strategy):
     ) -> Rebuilding:
         weights = (1 / len(states),) * len(states)
         return Rebuilding(merge(list(states.values()), weights, self._how), weights)
+
+
+def random(config: RecoveryConfig) -> Reinit:
+    """As configured."""
+    return Reinit("random", Inexact.of(config))
+
+
+def zero(config: RecoveryConfig) -> Reinit:
+    """As configured."""
+    return Reinit("zero", Inexact.of(config))
+
+
+def copy(config: RecoveryConfig) -> Copy:
+    """As configured."""
+    return Copy(Inexact.of(config))
+
+
+def uniform(config: RecoveryConfig) -> Uniform:
+    """As configured."""
+    return Uniform(Inexact.of(config))

@@ -3,12 +3,12 @@
 ======================  ================================================================
 rung                    needs
 ======================  ================================================================
-(a replica)             a living twin: always tried first, see ``replica.py``
+(a replica)             a living twin: always tried first, see ``wrappers.py``
 shadow                  its holder
 partner copy            swap training, and the partner
 fitted average          the seats before and after it, with what they hold; a body stage
 average                 one living body stage
-(a checkpoint)          ``checkpoint.every``, see ``safety_net.py``
+(a checkpoint)          ``checkpoint.every``, see ``wrappers.py``
 ======================  ================================================================
 
 ``shadow`` and ``fit`` are shorter ladders of the same rungs. A rung that was tried for these losses
@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from checkfree.config import RecoveryConfig
+from checkfree.formats import SIGNS
 from checkfree.messages.tensors import StageState
 from checkfree.ops import (
     Address,
@@ -41,6 +43,7 @@ from checkfree.recovery.interpolate import (
     interpolate,
     nearest_recipe,
 )
+from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.ring import Room
 from checkfree.recovery.shadow import RULE, Pushing, restart, shadow_recipe
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
@@ -177,3 +180,39 @@ class Ladder(Strategy):
         if isinstance(seats, Refusal):
             return recipe
         return replace(recipe, boundary=seats, pairs=PROBES, bound=WORST[recipe.rule])
+
+
+# --- as configured -------------------------------------------------------------------------------
+
+
+def shadow(config: RecoveryConfig) -> Ladder:
+    """Shadows, then the average of the neighbours."""
+    rules = replace(_rules(config), pushing=Pushing.of(config), reach=_reach(config))
+    return Ladder((RULE, WEIGHTED), rules)
+
+
+def fit(config: RecoveryConfig) -> Ladder:
+    """The average of the nearest, fitted."""
+    return Ladder((FITTED, NEAREST), replace(_rules(config), fitting=Fitting.of(config)))
+
+
+def auto(config: RecoveryConfig) -> Ladder:
+    """All rungs, each checked."""
+    rules = replace(
+        _rules(config),
+        pushing=Pushing.of(config),
+        reach=_reach(config),
+        fitting=Fitting.of(config),
+        checked=True,
+        share=config.share if config.swap else None,
+    )
+    return Ladder((RULE, PARTNER, FITTED, NEAREST), rules)
+
+
+def _rules(config: RecoveryConfig) -> Rules:
+    return Rules(how=Inexact.of(config), exponent=config.exponent)
+
+
+def _reach(config: RecoveryConfig) -> float:
+    """Only changes say how a stage was moving."""
+    return config.shadow_ahead if SHADOW_FORMATS[config.shadow_format] == SIGNS else 0.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from checkfree.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
 
 
@@ -17,6 +18,11 @@ class Inexact:
 
     optimizer: str = "fresh"
     lr_scale: float = 1.0
+
+    @classmethod
+    def of(cls, config: RecoveryConfig, lr_scale: float = 1.0) -> Inexact:
+        """As configured; ``lr_scale``: the strategy's own."""
+        return cls(config.optimizer, lr_scale if config.lr_scale is None else config.lr_scale)
 
     @property
     def moments(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from checkfree.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Recipe, Refusal, Repair, Source, View
 from checkfree.recovery.average import Inexact, gradient_weights, merge
@@ -12,6 +13,9 @@ from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 from checkfree.routes import neighbours
 
 RULE = "weighted average"
+
+PAPER_LR_SCALE = 1.1
+"""Learning rate of a rebuilt stage over the schedule's (arXiv 2506.15461, section 4)."""
 
 
 class CheckFree(Strategy):
@@ -72,3 +76,9 @@ def average_recipe(
             "lower optimizer.lr, or use recovery=checkpoint"
         )
     return replace(recipe, sources=tuple(pair))
+
+
+def from_config(config: RecoveryConfig) -> CheckFree:
+    """As configured."""
+    how = Inexact.of(config, PAPER_LR_SCALE)
+    return CheckFree(how, config.exponent, after_clipping=config.gradient == "after")

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from checkfree.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Source, View
 from checkfree.recovery.average import Inexact, merge
-from checkfree.recovery.checkfree import CheckFree
+from checkfree.recovery.checkfree import PAPER_LR_SCALE, CheckFree
+from checkfree.recovery.checkfree import from_config as checkfree
 from checkfree.recovery.exact import EMBEDDING_COPY
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 from checkfree.routes import neighbours, swap_partner, swapped
@@ -88,3 +90,9 @@ def _copy(
             "lower optimizer.lr, or use recovery=checkpoint"
         )
     return Recipe("partner copy", (source,), moments)
+
+
+def from_config(config: RecoveryConfig) -> CheckFreePlus:
+    """As configured."""
+    how = Inexact.of(config, PAPER_LR_SCALE)
+    return CheckFreePlus(checkfree(config), how, config.share, config.partner)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from checkfree.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
 from checkfree.ops import STORE, Address, Keep, Recipe, Refusal, Repair, Source, View
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, wholly_lost
@@ -50,3 +51,8 @@ class Checkpoint(Strategy):
     ) -> Rebuilding:
         (state,) = states.values()
         return Rebuilding(state)
+
+
+def from_config(config: RecoveryConfig) -> Checkpoint:
+    """As configured."""
+    return Checkpoint(config.interval)

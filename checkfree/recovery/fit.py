@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from checkfree.config import RecoveryConfig
 from checkfree.ops import Address, Recipe, Refusal, Route, View
 from checkfree.routes import beside_on_routes, in_order
 
@@ -22,6 +23,11 @@ class Fitting:
     memory: int = 2**26
     most: int = 32
     """Pairs that a seat sends at most."""
+
+    @classmethod
+    def of(cls, config: RecoveryConfig) -> Fitting:
+        """As configured."""
+        return cls(config.fit_steps, config.fit_memory)
 
     def fitted(self, recipe: Recipe, seats: tuple[Address, ...]) -> Recipe:
         """``recipe``, fitted to all that ``seats`` hold."""

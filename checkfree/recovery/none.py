@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from checkfree.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Refusal, Repair, Source, View
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, wholly_lost
@@ -28,3 +29,8 @@ class NoRecovery(Strategy):
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
     ) -> Rebuilding:
         raise AssertionError("recovery=none rebuilds nothing")
+
+
+def from_config(config: RecoveryConfig) -> NoRecovery:
+    """As configured."""
+    return NoRecovery()

@@ -1,11 +1,6 @@
-"""What a configuration may say of recovery: the strategies' names, the options that each of them
-reads, and the values that these can have. No torch: a configuration is checked before any is here.
-"""
+"""What the options of strategies can be. No torch: a configuration is checked before it is here."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from types import MappingProxyType
 
 from checkfree.config import RecoveryConfig
 from checkfree.errors import BadInput, one_of
@@ -26,45 +21,9 @@ AUTO = "auto"
 MOST_AHEAD = 10.0
 """``recovery.shadow_ahead``: with any more, all restarts go as far as they may."""
 
-_INEXACT = frozenset({"optimizer", "lr_scale", "lr_scale_half_life"})
-_WEIGHTED = _INEXACT | {"exponent"}
-_PUSHING = frozenset(
-    {"shadow_every", "shadow_format", "shadow_budget", "shadow_least", "shadow_ahead"}
-)
-_FITTING = frozenset({"fit_steps", "fit_memory", "fit_lr"})
-
-OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
-    {
-        "auto": _WEIGHTED | _PUSHING | _FITTING | {"share", "swap"},
-        "shadow": _WEIGHTED | _PUSHING,
-        "fit": _WEIGHTED | _FITTING,
-        "none": frozenset(),
-        "checkfree": _WEIGHTED | {"gradient"},
-        "checkfree_plus": _WEIGHTED | {"gradient", "share", "partner"},
-        "checkpoint": frozenset({"interval"}),
-        "redundant": frozenset(),
-        "random": _INEXACT,
-        "zero": _INEXACT,
-        "copy": _INEXACT,
-        "uniform": _INEXACT,
-    }
-)
-"""By the strategy's name: the keys of the section ``recovery`` that it reads."""
-
-
-def pushes(config: RecoveryConfig) -> bool:
-    """The strategy keeps shadows."""
-    return "shadow_every" in OPTIONS[config.name]
-
-
-def swaps(config: RecoveryConfig) -> bool:
-    """The strategy has microbatches run the ends of the pipeline out of order."""
-    return config.name == "checkfree_plus" or ("swap" in OPTIONS[config.name] and config.swap)
-
 
 def check_recovery(config: RecoveryConfig) -> None:
     """Raise BadInput, one line, for a value out of range."""
-    one_of("recovery.name", config.name, tuple(OPTIONS))
     one_of("recovery.gradient", config.gradient, ("before", "after"))
     one_of("recovery.optimizer", config.optimizer, ("fresh", "average"))
     one_of("recovery.partner", config.partner, ("copy", "average"))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 
+from checkfree.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
 from checkfree.ops import (
     Address,
@@ -78,3 +79,8 @@ def _recipe(stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refu
             f"{stage}: recovery=checkpoint or replicas=2 would have helped"
         )
     return Recipe(REDUNDANT_COPY, (held[0],))
+
+
+def from_config(config: RecoveryConfig) -> Redundant:
+    """As configured."""
+    return Redundant()

@@ -23,9 +23,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
+from checkfree.config import RecoveryConfig
 from checkfree.formats import SIGNS
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Keep, Recipe, Refusal, Shadow, Source, View
+from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.packed import unpack_state
 from checkfree.recovery.strategy import Rebuilding
 from checkfree.routes import ring_successor
@@ -53,6 +55,13 @@ class Pushing:
     how: str
     every: int | None
     least: int = 1
+
+    @classmethod
+    def of(cls, config: RecoveryConfig) -> Pushing:
+        """As configured."""
+        how = SHADOW_FORMATS[config.shadow_format]
+        every = usual(how) if config.shadow_every is None else config.shadow_every
+        return cls(how, None if every == AUTO else int(every), config.shadow_least)
 
     def keeps(self, view: View) -> tuple[Keep, ...]:
         """The one to push when the step to come is committed, if any is due."""

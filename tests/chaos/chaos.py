@@ -13,7 +13,7 @@ from checkfree.lead import Phase
 from checkfree.messages.control import Message
 from checkfree.ops import FAULTS, Address
 from checkfree.recovery.strategy import Strategy
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.replay import Replayed, ReplayedFaults, script
 from checkfree.schedule import gpipe, one_f_one_b
 from checkfree.worker import StageWorker

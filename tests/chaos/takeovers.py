@@ -15,7 +15,7 @@ from checkfree.messages.control import CHECKPOINT, RESUME, Leaving, Message, Rol
 from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
 from checkfree.record import dumps
 from checkfree.recovery.strategy import Strategy
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.replay import Replayed, ReplayedFaults, script
 from checkfree.store import Store

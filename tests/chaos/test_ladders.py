@@ -14,7 +14,7 @@ import torch
 from checkfree.config import RecoveryConfig
 from checkfree.lead import Phase
 from checkfree.recovery.strategy import Strategy
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.schedule import gpipe, one_f_one_b
 from tests.chaos import SOAK
 from tests.chaos.chaos import Chaos, Plan, measured, replay

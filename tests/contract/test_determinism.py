@@ -29,7 +29,8 @@ from checkfree.data import open_data
 from checkfree.messages.control import Purpose
 from checkfree.ops import FAULTS, Address
 from checkfree.record import dumps
-from checkfree.recovery.table import STRATEGIES, make_strategy
+from checkfree.recovery.registry import STRATEGIES
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
 from checkfree.store import Store

@@ -7,7 +7,7 @@ from typing import Any
 from checkfree.config import RecoveryConfig
 from checkfree.ops import Address
 from checkfree.recovery.strategy import Strategy
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker
 from tests.tiny import Run, make
 

@@ -11,7 +11,7 @@ import torch
 from checkfree.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker
 from tests.tiny import MemoryFiles, Run, make
 from tests.unit.states import same

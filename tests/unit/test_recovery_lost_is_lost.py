@@ -17,8 +17,8 @@ from checkfree.config import RecoveryConfig
 from checkfree.messages.control import Message, Outgoing
 from checkfree.messages.tensors import KeepGradient, KeepState, StageState, StateReply, tensors_of
 from checkfree.ops import Address, Refusal, Repair, Source, View
-from checkfree.recovery.replica import ReplicaFirst
-from checkfree.recovery.table import STRATEGIES, make_strategy
+from checkfree.recovery.registry import STRATEGIES
+from checkfree.recovery.wrappers import ReplicaFirst, make_strategy
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
 from checkfree.stage import Stage

@@ -10,8 +10,7 @@ import pytest
 from checkfree.config import RecoveryConfig
 from checkfree.errors import BadInput
 from checkfree.load import load
-from checkfree.recovery.options import OPTIONS
-from checkfree.recovery.table import STRATEGIES
+from checkfree.recovery.registry import STRATEGIES
 
 
 class Watched:
@@ -30,14 +29,13 @@ class Watched:
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_is_made_of_the_options_that_are_told_of_it(name: str, swap: bool) -> None:
     watched = Watched(name=name, swap=swap, shadow_every="auto")
-    STRATEGIES[name](cast(RecoveryConfig, watched))
-    assert watched.read <= OPTIONS[name]
+    STRATEGIES[name].make(cast(RecoveryConfig, watched))
+    assert watched.read <= STRATEGIES[name].options
 
 
-def test_each_strategy_and_each_option_is_told_of() -> None:
-    assert OPTIONS.keys() == STRATEGIES.keys()
+def test_each_option_is_some_strategy_s() -> None:
     known = {field.name for field in fields(RecoveryConfig)} - {"name"}
-    assert frozenset().union(*OPTIONS.values()) == known
+    assert frozenset().union(*(spec.options for spec in STRATEGIES.values())) == known
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from checkfree.config import RecoveryConfig
 from checkfree.errors import BadInput
 from checkfree.ops import STORE, Address, Keep, Kind, Refusal, Repair, Source, View, parse_route
 from checkfree.recovery.options import check_recovery
+from checkfree.recovery.registry import STRATEGIES
 from checkfree.recovery.strategy import Strategy
-from checkfree.recovery.table import STRATEGIES, make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.routes import in_order
 from checkfree.schedule import gpipe, one_f_one_b
 

@@ -24,8 +24,9 @@ from checkfree.recovery.average import (
     normalised,
     weighted_average,
 )
+from checkfree.recovery.registry import STRATEGIES
 from checkfree.recovery.strategy import Rebuilding
-from checkfree.recovery.table import STRATEGIES, make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from tests.tiny import Body, Edge
 
 SEAT = Address(2)

@@ -11,7 +11,7 @@ from checkfree.build.release import PACKAGE, closure, digest, offered, release
 from checkfree.config import Config, RecoveryConfig
 from checkfree.load import build
 from checkfree.models.families import FAMILIES
-from checkfree.recovery.table import STRATEGIES
+from checkfree.recovery.registry import STRATEGIES
 
 FILES = {
     "__init__.py": "from ours.everything import a\n",
@@ -72,7 +72,8 @@ def test_no_stage_s_numbers_come_of_the_lead_commands_or_reports() -> None:
         ("lead/lead.py", set()),
         ("report/page.py", set()),
         ("worker/compute.py", {"code"}),
-        ("recovery/table.py", {"code"}),
+        ("recovery/registry.py", {"code"}),
+        ("recovery/wrappers.py", {"code"}),
         ("build/assemble.py", {"code"}),
         ("models/gpt.py", {"model.family=gpt"}),
         ("recovery/redundant.py", {"recovery.name=redundant"}),

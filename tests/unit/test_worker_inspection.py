@@ -14,7 +14,7 @@ from checkfree.config import RecoveryConfig
 from checkfree.messages.control import Rebuild, Rebuilt, StateRequest
 from checkfree.messages.tensors import StageState, StateReply
 from checkfree.ops import Address, Recipe, Source
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.stage import Stage
 from checkfree.worker import StageWorker
 from checkfree.worker.inspection import MOST_RMS, all_finite, problem_of

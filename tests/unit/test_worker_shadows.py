@@ -30,7 +30,7 @@ from checkfree.messages.tensors import (
 )
 from checkfree.ops import LEAD, STORE, Address, Keep, Recipe, Shadow, Source
 from checkfree.recovery.packed import pack_state, unpack_state
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker
 from tests.tiny import equipment
 

@@ -31,7 +31,7 @@ from checkfree.messages.tensors import (
     StateReply,
 )
 from checkfree.ops import LEAD, STORE, Address, Keep, Kind, Op, Recipe, Source
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker
 from checkfree.worker.early import MOST, Early
 from tests.tiny import WIDTH, Run, equipment, make

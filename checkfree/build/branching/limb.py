@@ -24,7 +24,7 @@ from checkfree.messages.control import CHECKPOINT
 from checkfree.record import EndRecord, ResumeRecord, ledger, of_kind, read
 from checkfree.record import recoveries as told
 from checkfree.recovery.none import NoRecovery
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.recorder import Recorder

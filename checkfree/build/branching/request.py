@@ -12,7 +12,7 @@ from checkfree.errors import BadInput
 from checkfree.load import build, merge, parse_words, to_tree
 from checkfree.ops import Address
 from checkfree.recovery.strategy import Strategy
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 
 GAPS = (0, 10, 50, 100, 200)
 

@@ -18,7 +18,7 @@ from checkfree.build.terms import seats
 from checkfree.config import Config, EveryConfig, FailuresConfig, ResumeConfig
 from checkfree.errors import RunFailed
 from checkfree.messages.control import RESUME
-from checkfree.recovery.table import make_strategy
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles
 from checkfree.store import Damaged, Store

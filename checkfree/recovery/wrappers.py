@@ -1,15 +1,28 @@
-"""Always first: a living replica of the same stage is copied, and that is exact."""
+"""What every strategy is wrapped in: a living replica of the same stage is copied first, and that
+is exact; and ``checkpoint.every``, if it is configured, is what comes last.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from checkfree.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Schedule, Source, View
+from checkfree.recovery.checkpoint import Checkpoint
 from checkfree.recovery.exact import REPLICA
+from checkfree.recovery.registry import STRATEGIES
 from checkfree.recovery.ring import Room
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
+
+
+def make_strategy(config: RecoveryConfig, checkpoint_every: int | None = None) -> Strategy:
+    """The strategy of a configuration, with replicas first and the safety net, if any, last."""
+    strategy = STRATEGIES[config.name].make(config)
+    if checkpoint_every is not None:
+        strategy = SafetyNet(strategy, Checkpoint(checkpoint_every))
+    return ReplicaFirst(strategy)
 
 
 class ReplicaFirst(Strategy):
@@ -71,3 +84,44 @@ def _twin(stage: int, view: View, refused: frozenset[Source]) -> Source | None:
     twins = [Source(s, stage, view.committed) for s in sorted(view.alive) if s.stage == stage]
     good = [twin for twin in twins if twin not in refused]
     return next(iter(good or twins), None)
+
+
+class SafetyNet(Strategy):
+    """``inner`` as long as it can, then the newest good checkpoint."""
+
+    def __init__(self, inner: Strategy, checkpoint: Checkpoint):
+        self._inner, self._checkpoint = inner, checkpoint
+
+    def routes(self, routes: tuple[Route, ...]) -> tuple[Route, ...]:
+        return self._inner.routes(routes)
+
+    def ops(self, schedule: Schedule, routes: tuple[Route, ...]) -> Schedule:
+        return self._inner.ops(schedule, routes)
+
+    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
+        inner, beside = (s.keeps(version, workers) for s in (self._inner, self._checkpoint))
+        return inner + tuple(keep for keep in beside if keep not in inner)
+
+    def shadows(self, view: View) -> tuple[Keep, ...]:
+        return self._inner.shadows(view)
+
+    def begins(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
+        return self._inner.begins(stage, num_stages, at, microbatches)
+
+    @property
+    def room(self) -> Room:
+        return self._inner.room
+
+    def repair(
+        self, lost: frozenset[Address], view: View, refused: frozenset[Source]
+    ) -> Repair | Refusal:
+        repair = self._inner.repair(lost, view, refused)
+        if isinstance(repair, Repair):
+            return repair
+        rollback = self._checkpoint.repair(lost, view, refused)
+        return rollback if isinstance(rollback, Repair) else repair
+
+    def rebuild(
+        self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
+    ) -> Rebuilding:
+        return self._inner.rebuild(seat, fresh, states)
