@@ -14,7 +14,7 @@ from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES
 from checkfree.rates import check_optimizer
 from checkfree.recovery.options import check_recovery
-from checkfree.recovery.registry import STRATEGIES
+from checkfree.recovery.registry import STRATEGIES, known
 from checkfree.routes import check_swap
 from checkfree.schedule import SCHEDULES
 from checkfree.simulate.fleet import check_fleet
@@ -44,10 +44,13 @@ def check(config: Config) -> None:
     tick_probability(config.failures)
     if config.failures.scenario != "none":
         target_stages(config.failures.stages, config.stages)
-    one_of("recovery.name", config.recovery.name, tuple(STRATEGIES))
+    if not known(config.recovery.name):
+        one_of("recovery.name", config.recovery.name, tuple(STRATEGIES))
     check_recovery(config.recovery)
     check_optimizer(config.optimizer)
-    spec = STRATEGIES[config.recovery.name]
+    spec = STRATEGIES.get(config.recovery.name)
+    if spec is None:
+        return  # its options are looked at once it may run
     if spec.swaps(config.recovery):
         check_swap(config.stages, config.recovery.share)
     every = config.recovery.shadow_every

@@ -82,8 +82,16 @@ class RecoveryConfig:
 
     name: str = "auto"
     """``auto``, ``shadow``, ``fit``, ``none``, ``checkfree``, ``checkfree_plus``, ``checkpoint``,
-    ``redundant``, ``random``, ``zero``, ``copy`` or ``uniform``. A living replica is always copied
+    ``redundant``, ``random``, ``zero``, ``copy`` or ``uniform``; one that an installed package
+    offers; or one of your own, as ``my_rules:Momentum``. A living replica is always copied
     first."""
+
+    options: Any = None
+    """Of a strategy from outside of checkfree: what it is made with, by name. May also stand
+    beside ``name``."""
+
+    code: Any = field(default=None, compare=False, repr=False)
+    """Never configured: the code of such a strategy, once somebody has permitted it."""
 
     exponent: float = 2.0
     """CheckFree: a neighbour weighs its gradient norm to this power (1 or 2)."""

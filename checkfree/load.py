@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,6 +19,7 @@ from checkfree.checks import check
 from checkfree.config import Config, RecoveryConfig
 from checkfree.errors import BadInput
 from checkfree.failures import SAMPLERS, presets
+from checkfree.recovery.registry import STRATEGIES, packages, permit
 from checkfree.typed import as_config, written
 
 LONGEST_PATH = 1000
@@ -40,14 +41,18 @@ class Source:
     """What stands under ``compare:``, see ``checkfree.compare.options``."""
 
 
-def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+def load(
+    path: str | Path | None, overrides: Sequence[str] = (), allow: Collection[str] = ()
+) -> Config:
     """The configuration of a file (None: all defaults) with ``key=value`` words on top.
 
-    Raises BadInput for a missing or malformed file, an unknown key, a wrong type, or a value that
-    no run can take.
+    ``allow``: top packages of strategies from outside that it may name, beside those that the
+    words name. Raises BadInput for a missing or malformed file, an unknown key, a wrong type, or a
+    value that no run can take.
     """
     source = open_source(path)
     config = build(over(source.tree, expand(parse_words(overrides))))
+    config = permitted(config, {*allow, *packages(overrides)})
     return dataclasses.replace(config, out=config.out.replace("{name}", source.name))
 
 
@@ -78,14 +83,37 @@ def as_section(tree: Mapping[str, Any], of: Any, prefix: str) -> Any:
 
 def build(tree: Mapping[str, Any]) -> Config:
     """A checked Config from nested mappings, short forms included. Raises BadInput."""
-    config: Config = as_section(expand(tree), Config, "")
+    config: Config = as_section(_options_apart(expand(tree)), Config, "")
     check(config)
-    return config
+    return permitted(config)
+
+
+def permitted(config: Config, allow: Collection[str] = ()) -> Config:
+    """With the code of a strategy from outside, if it may run. Raises BadInput."""
+    recovery = permit(config.recovery, allow)
+    return config if recovery is config.recovery else dataclasses.replace(config, recovery=recovery)
+
+
+def _options_apart(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is no key of ours beside the name of a strategy from outside is an option of it."""
+    section = tree.get("recovery")
+    if not isinstance(section, Mapping) or str(section.get("name", "auto")) in STRATEGIES:
+        return tree
+    ours = {field.name for field in dataclasses.fields(RecoveryConfig)} - {"code"}
+    options = {**(section.get("options") or {})}
+    options |= {key: value for key, value in section.items() if key not in ours}
+    kept = {key: value for key, value in section.items() if key in ours}
+    return {**tree, "recovery": {**kept, **({"options": options} if options else {})}}
 
 
 def to_tree(config: Config) -> dict[str, Any]:
     """Nested plain data that :func:`build` makes the same Config of."""
-    return dataclasses.asdict(config, dict_factory=lambda pairs: {k: _plain(v) for k, v in pairs})
+    calm = dataclasses.replace(config, recovery=dataclasses.replace(config.recovery, code=None))
+    tree = dataclasses.asdict(calm, dict_factory=lambda pairs: {k: _plain(v) for k, v in pairs})
+    del tree["recovery"]["code"]
+    if tree["recovery"]["options"] is None:  # as records have it that are older
+        del tree["recovery"]["options"]
+    return tree
 
 
 def _plain(value: Any) -> Any:
@@ -191,7 +219,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _variant(section: str, key: str, word: str) -> dict[str, Any]:
-    match = re.fullmatch(r"(\w+)\((.*)\)", word.strip()) if section == "recovery" else None
+    match = re.fullmatch(r"([\w.:-]+)\((.*)\)", word.strip()) if section == "recovery" else None
     if match is None:
         return {section: {key: word}}
     words = [o if _is_whole(o) else f"{section}.{o}" for o in split(match[2])]

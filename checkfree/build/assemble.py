@@ -23,7 +23,7 @@ from checkfree.messages.tensors import StageState
 from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
 from checkfree.optimizer import make_optimizer
 from checkfree.rates import lr_at
-from checkfree.recovery.registry import STRATEGIES
+from checkfree.recovery.registry import spec_of
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.actor import Actor
@@ -88,7 +88,7 @@ def equip(
     def fresh(stage: int, tick: int) -> StageState:
         return wrap(blueprint.fresh(stage, tick), stage).snapshot()
 
-    if STRATEGIES[config.recovery.name].reinitialises:
+    if spec_of(config.recovery).reinitialises:
         for stage in {1, *at_risk}:
             blueprint.fresh(stage, 0)  # what can't be initialised anew is refused now
     return Equipment(

@@ -29,7 +29,7 @@ from checkfree.load import build as build_config
 from checkfree.load import load, to_tree
 from checkfree.messages.control import Purpose
 from checkfree.record import ConfigRecord
-from checkfree.recovery.registry import STRATEGIES
+from checkfree.recovery.registry import OUTSIDE, STRATEGIES, origin, packages, written_at
 from checkfree.runtime.recorder import Listener
 from checkfree.worker import Batches, Equipment
 
@@ -65,7 +65,9 @@ class Job:
 
     def config_record(self) -> ConfigRecord:
         """The first record of the run."""
-        return ConfigRecord(to_tree(self.config), versions(), self.data, self.blueprint.parameters)
+        return ConfigRecord(
+            to_tree(self.config), versions_of(self.config), self.data, self.blueprint.parameters
+        )
 
 
 def any_config(
@@ -78,6 +80,8 @@ def any_config(
         return load(config, [f"{key}={value}" for key, value in forced.items()])
     tree = to_tree(config) if isinstance(config, Config) else config
     made = build_config({**tree, **forced})
+    if isinstance(config, Config):  # and may run what that may
+        made = replace(made, recovery=replace(made.recovery, code=config.recovery.code))
     return replace(made, out=made.out.replace("{name}", "run"))
 
 
@@ -164,6 +168,12 @@ def recorded_config(tree: Mapping[str, Any]) -> Mapping[str, Any]:
         return to_tree(build_config(tree))
     except BadInput:
         return tree
+
+
+def versions_of(config: Config) -> dict[str, str]:
+    """And of the package that brings the strategy, if that is none of ours."""
+    outside = packages([written_at(config.recovery.name) or ""])
+    return versions() | {f"{OUTSIDE}{top}": origin(top) for top in outside}
 
 
 def versions() -> dict[str, str]:

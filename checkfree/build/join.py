@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,10 +25,11 @@ from checkfree.build.blueprint import of_family
 from checkfree.build.job import Feeds, any_config, of_config
 from checkfree.build.limits import limits_of
 from checkfree.build.memory import available, room_for, seat_bytes
-from checkfree.build.release import offered, release
+from checkfree.build.release import PACKAGE, offered, packages_of, release
 from checkfree.build.terms import seats
 from checkfree.config import Config
 from checkfree.errors import BadInput, RunFailed
+from checkfree.load import permitted
 from checkfree.messages import codec
 from checkfree.ops import Address
 from checkfree.runtime.process import keep_for_forks, settled
@@ -101,7 +102,8 @@ Say = Callable[[str], None]
 class Entry:
     """How a run is found and entered. ``listen`` is where others reach us, ``retry`` the seconds
     for which a lead is looked for (None: the defaults). ``notice``: seconds that we have from a
-    SIGTERM on; ``watched``: who tells of our machine's end, as ``--notice`` says."""
+    SIGTERM on; ``watched``: who tells of our machine's end, as ``--notice`` says. ``allow``: top
+    packages that a strategy of the run's own may be of."""
 
     place: Place
     secret: bytes
@@ -109,6 +111,7 @@ class Entry:
     retry: float | None = None
     notice: float | None = None
     watched: str | None = None
+    allow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,10 +129,16 @@ class Wishes:
 # --- what a run needs here -----------------------------------------------------------------------
 
 
-def prepared(run: Mapping[str, Any], wishes: Wishes, say: Say = lambda text: None) -> Means:
+def prepared(
+    run: Mapping[str, Any],
+    wishes: Wishes,
+    say: Say = lambda text: None,
+    allow: Collection[str] = (),
+) -> Means:
     """Build what a run needs here. Only stage 0 reads data: without them a node has other seats.
-    Raises BadInput, also for data that were named and are not the run's."""
-    config = any_config(run["config"])
+    Raises BadInput, also for data that were named and are not the run's, and for a strategy that is
+    neither of checkfree nor allowed here."""
+    config = permitted(any_config(run["config"]), allow)
     config = replace(config, devices=(_device(config, wishes.device),))
     if wishes.data is not None:
         config = replace(config, data=replace(config.data, path=wishes.data))
@@ -193,9 +202,11 @@ def warm_up(equipment: Equipment, device: str) -> None:
         torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
 
 
-def node_of(run: Mapping[str, Any], wishes: Wishes, means: Means) -> Node:
+def node_of(
+    run: Mapping[str, Any], wishes: Wishes, means: Means, allow: Collection[str] = ()
+) -> Node:
     """As we apply. Raises StartAgain if there is no memory for a seat."""
-    config = any_config(run["config"])
+    config = permitted(any_config(run["config"]), allow)
     count, reserve = wishes.seats, wishes.seats == 0
     if count is None and (wishes.device or config.devices[0]).startswith("cuda"):
         count = 1
@@ -232,7 +243,7 @@ class Member:
     ):
         self._home, self._entry, self._node, self._means = home, entry, node, means
         self._say, self._report = say, report
-        self._release = offered()
+        self._release = offered(PACKAGE, entry.allow)
         self._courier: Courier | None = None
         self._asked = self._drained = False
         self._ends_at: float | None = None
@@ -395,13 +406,13 @@ def join(home: Home, entry: Entry, wishes: Wishes, say: Say) -> int:
     """Be a node of a run until it ends, or we are told to go. Returns the exit code. Raises
     BadInput or StartAgain."""
     run = _asked(home, entry)
-    means = prepared(run, wishes, say)
-    return serve(home, entry, node_of(run, wishes, means), means, say)
+    means = prepared(run, wishes, say, entry.allow)
+    return serve(home, entry, node_of(run, wishes, means, entry.allow), means, say)
 
 
 def serve(home: Home, entry: Entry, node: Node, means: Means, say: Say) -> int:
     """As ``join``, once all is at hand."""
-    offered()  # of the code that we run, whatever is installed later
+    offered(PACKAGE, entry.allow)  # of the code that we run, whatever is installed later
     keep_for_forks()
 
     def main(slot: int, report: Report) -> int:
@@ -488,7 +499,7 @@ def inquire(home: Home, entry: Entry, wishes: Wishes) -> str:
     BadInput if not."""
     run = Member(home, entry, Node("asks", "asks"), None, lambda text: None).inquire()
     told: list[str] = []
-    means = prepared(run, wishes, told.append)
+    means = prepared(run, wishes, told.append, entry.allow)
     if not means.reads:
         return f"its lead answers; this node {told[0]}"
     return f"its lead answers, and the data are here: {_told(run['data'])}"
@@ -521,7 +532,8 @@ def join_here(home: Home, birth: Mapping[str, Any], means: Means, frame: Frame, 
     many seats at most (0: all, of which there are ``count``). Its exit code."""
     lead, host = Peer.from_json(birth["peer"]), frame.invitation.host
     place = Place(lead.id, best_first(lead.addresses)[-1:] or lead.addresses)
-    entry = Entry(place, frame.invitation.secret, listen_address(host, 0))
+    own = tuple(sorted(packages_of(frame.release)))
+    entry = Entry(place, frame.invitation.secret, listen_address(host, 0), allow=own)
     camp = Camp(home.path, frame.invitation.secret)
     asked = birth["node"]
     host, room = asked["host"] or Wishes().host, asked["room"] or count

@@ -12,7 +12,7 @@ from checkfree.config import Config, RecoveryConfig
 from checkfree.formats import SIGNS
 from checkfree.ops import Address
 from checkfree.recovery.options import SHADOW_FORMATS
-from checkfree.recovery.registry import STRATEGIES
+from checkfree.recovery.registry import spec_of
 from checkfree.routes import in_order
 from checkfree.schedule import SCHEDULES, peak_losses, peak_stash
 from checkfree.simulate.sizes import Sizes
@@ -67,7 +67,7 @@ def _stashed(config: Config) -> list[int]:
 def _held(recovery: RecoveryConfig, sizes: Sizes, stage: int) -> int:
     """Bytes of what a seat keeps for the sake of recovery: whose state a
     seat mirrors is as large as its own, and stage 0 holds, and is held, twice."""
-    spec = STRATEGIES[recovery.name]
+    spec = spec_of(recovery)
     if spec.mirrors:
         return sizes.state(stage, moments=True)
     if not spec.pushes:

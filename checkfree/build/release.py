@@ -18,7 +18,7 @@ import checkfree
 from checkfree.build.job import versions
 from checkfree.config import Config
 from checkfree.models.families import FAMILIES
-from checkfree.recovery.registry import STRATEGIES
+from checkfree.recovery.registry import OUTSIDE, STRATEGIES, offers, origin, packages, written_at
 
 WORKER = ("worker", "build.blueprint", "optimizer", "schedule", "data", "recovery.wrappers")
 """What a worker is made of, whatever it trains: modules of ours."""
@@ -30,19 +30,32 @@ PACKAGE = Path(checkfree.__file__).parent
 
 def release(config: Config) -> dict[str, str]:
     """Our version, and digests of the code that trains this run."""
-    named = (_strategy(config.recovery.name), _model(config.model.family))
-    return {key: value for key, value in offered().items() if key in ("checkfree", "code", *named)}
+    named = {"checkfree", "code", _strategy(config.recovery.name), _model(config.model.family)}
+    outside = tuple(sorted(packages([written_at(config.recovery.name) or ""])))
+    named |= {_package(top) for top in outside}
+    return {key: value for key, value in offered(PACKAGE, outside).items() if key in named}
 
 
 @cache
-def offered(package: Path = PACKAGE) -> Mapping[str, str]:
-    """Our version, and digests of the code that trains any run, as it stands in that folder."""
+def offered(package: Path = PACKAGE, allow: tuple[str, ...] = ()) -> Mapping[str, str]:
+    """Our version, and digests of the code that trains any run, as it stands in that folder; and of
+    packages from outside of checkfree that offer strategies, or that are allowed to be of use."""
     found = {"checkfree": versions()["checkfree"], "code": digest(package, WORKER, MAKERS)}
     for name, spec in STRATEGIES.items():
         found[_strategy(name)] = digest(package, (_own(spec.module),))
     for name in FAMILIES:
         found[_model(name)] = digest(package, (f"models.{name}",))
+    found |= {_package(top): origin(top) for top in {*allow, *packages(offers())}}
     return found
+
+
+def packages_of(named: Iterable[str]) -> set[str]:
+    """The top packages from outside that a release names."""
+    return {key.removeprefix(OUTSIDE) for key in named if key.startswith(OUTSIDE)}
+
+
+def _package(top: str) -> str:
+    return f"{OUTSIDE}{top}"
 
 
 def _strategy(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from checkfree.build.assemble import Assembly, assemble, equip
 from checkfree.build.branching.trunk import begin, recorder_of
-from checkfree.build.job import Job, check_same, of_config, versions
+from checkfree.build.job import Job, check_same, of_config, versions_of
 from checkfree.build.train import draw
 from checkfree.config import Config, FailuresConfig, ResumeConfig
 from checkfree.errors import BadInput, RunFailed
@@ -77,8 +77,9 @@ class Outcome:
     difference: str = ""
 
 
-def recording(run: Path) -> Recording:
-    """What a run folder tells. Raises BadInput if it can't be replayed."""
+def recording(run: Path, allow: Collection[str] = ()) -> Recording:
+    """What a run folder tells; ``allow`` as in :func:`checkfree.resume`. Raises BadInput if it
+    can't be replayed."""
     path = folders.existing(run)
     records = read(path)
     began, plans = of_kind(records, "config"), of_kind(records, "plan")
@@ -93,7 +94,7 @@ def recording(run: Path) -> Recording:
         raise BadInput(
             f"{path} has a plan that can't be read ({error!r}): replay a run with whole records"
         ) from None
-    return Recording(path, load(path / folders.CONFIG), records, lives, steps)
+    return Recording(path, load(path / folders.CONFIG, allow=allow), records, lives, steps)
 
 
 def replay(
@@ -236,7 +237,7 @@ def failed(run: Recording, outcome: Outcome) -> RunFailed:
 
 
 def _reason(run: Recording) -> str:
-    then, now = of_kind(run.records, "config")[0]["versions"], versions()
+    then, now = of_kind(run.records, "config")[0]["versions"], versions_of(run.config)
     other = [
         f"{name} {was}, here {now.get(name)}" for name, was in then.items() if now.get(name) != was
     ]

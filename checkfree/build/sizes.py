@@ -19,7 +19,7 @@ from checkfree.models.config import ModelConfig
 from checkfree.models.families import family
 from checkfree.rates import SGD
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
-from checkfree.recovery.registry import STRATEGIES
+from checkfree.recovery.registry import spec_of
 from checkfree.simulate.sizes import Sizes, published, told_bytes
 
 OWN, PUBLISHED = "own", "published"
@@ -96,7 +96,7 @@ def recovery_of(config: Config) -> RecoveryConfig:
     """With ``shadow_every: auto`` kept within its budget of bytes: of signs those of changes, for
     whole copies are few. Raises BadInput."""
     recovery = config.recovery
-    if not STRATEGIES[recovery.name].pushes or recovery.shadow_every != AUTO:
+    if not spec_of(recovery).pushes or recovery.shadow_every != AUTO:
         return recovery
     sizes, hops = own_sizes(config), config.microbatches * (config.stages + 1)
     budget = recovery.shadow_budget * hops * (sizes.activation + sizes.gradient)

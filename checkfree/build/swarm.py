@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from checkfree.build.door import frame_of, invitation_of, roster_of
-from checkfree.build.job import Job, any_config, check_same, of_config, versions, with_trace
+from checkfree.build.job import Job, any_config, check_same, of_config, versions_of, with_trace
 from checkfree.build.join import Means, join_here, warm_up
 from checkfree.build.leading import Leading
 from checkfree.build.limits import limits_of
@@ -21,7 +21,7 @@ from checkfree.build.stock import Stock
 from checkfree.build.terms import seats
 from checkfree.config import Config
 from checkfree.failures import render_trace
-from checkfree.load import load, to_yaml
+from checkfree.load import load, permitted, to_yaml
 from checkfree.ops import LEAD
 from checkfree.record import RECORDS, read
 from checkfree.runtime import folder as folders
@@ -51,13 +51,14 @@ def be(stock: Stock, await_birth: Callable[[], Birth], spare: bool) -> int:
 
 
 def _fresh(order: Mapping[str, Any]) -> Job:
-    config = any_config(order["config"])
+    config = permitted(any_config(order["config"]), order.get("allow", ()))
     return of_config(config, Path(order["folder"]), ())
 
 
 def _resumed(order: Mapping[str, Any]) -> Job:
     path = folders.existing(Path(order["folder"]))
-    config = with_trace(load(path / folders.CONFIG), path / folders.TRACE)
+    config = load(path / folders.CONFIG, allow=order.get("allow", ()))
+    config = with_trace(config, path / folders.TRACE)
     job = of_config(config, path, ())
     check_same(job, read(path))
     return job
@@ -68,7 +69,7 @@ def _write(job: Job) -> None:
     path = job.folder
     write_whole(path / folders.CONFIG, to_yaml(job.config).encode())
     (path / RECORDS).touch()  # from now on it can be resumed
-    folders.write_json(path / folders.VERSIONS, versions())
+    folders.write_json(path / folders.VERSIONS, versions_of(job.config))
     write_whole(path / folders.TRACE, render_trace(job.due.trace).encode())
 
 

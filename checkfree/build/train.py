@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from checkfree.build.job import (
     check_same,
     of_config,
     of_users,
-    versions,
+    versions_of,
     with_trace,
 )
 from checkfree.build.snapshot import Snapshot, newest
@@ -27,7 +27,7 @@ from checkfree.config import Config
 from checkfree.errors import BadInput, RunFailed, cannot_write
 from checkfree.failures import render_trace
 from checkfree.lead import Progress
-from checkfree.load import load, to_yaml
+from checkfree.load import load, permitted, to_yaml
 from checkfree.rates import lr_at
 from checkfree.record import (
     RECORDS,
@@ -38,6 +38,7 @@ from checkfree.record import (
     read,
     recoveries,
 )
+from checkfree.recovery.registry import packages
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles, write_whole
 from checkfree.runtime.process import settled
@@ -91,6 +92,8 @@ def train(
     a user's module raises. A run that its strategy could not save returns with status "failed".
     """
     made = any_config(config, None if stages is None else max(1, len(stages) - 1))
+    if not isinstance(config, Config):  # which says by itself whose code may run
+        made = permitted(made, packages([made.recovery.name]))
     job = _job(made, Path(made.out), stages, batches, validation, listeners)
     job.equipment  # noqa: B018 (what can't be built is refused before writing)
     due = render_trace(job.due.trace).encode()
@@ -98,7 +101,7 @@ def train(
     with folders.locked(path):
         write_whole(path / folders.CONFIG, to_yaml(job.config).encode())
         (path / RECORDS).touch()  # from now on it can be resumed
-        folders.write_json(path / folders.VERSIONS, versions())
+        folders.write_json(path / folders.VERSIONS, versions_of(job.config))
         write_whole(path / folders.TRACE, due)
         return _run(job, None)
 
@@ -110,11 +113,13 @@ def resume(
     batches: Batches | None = None,
     validation: Batches | None = None,
     listeners: Sequence[Listener] = (),
+    allow: Collection[str] = (),
 ) -> Run:
     """Go on with a run that was stopped, from its newest good snapshot, bit for bit as if it had
-    never stopped. A run of your own modules needs them again. Raises BadInput, RunFailed."""
+    never stopped. A run of your own modules needs them again, and one with a strategy of your own,
+    ``module:Class``, the name of its top package in ``allow``. Raises BadInput, RunFailed."""
     path = folders.existing(Path(folder))
-    config = with_trace(load(path / folders.CONFIG), path / folders.TRACE)
+    config = with_trace(load(path / folders.CONFIG, allow=allow), path / folders.TRACE)
     job = _job(config, path, stages, batches, validation, listeners)
     check_same(job, read(path))
     job.equipment  # noqa: B018 (refused before the folder is locked)

@@ -25,3 +25,16 @@ def takes_config(parser: argparse.ArgumentParser, *, required: bool) -> None:
         help="a YAML file, or the name of one that ships (demo)",
     )
     parser.add_argument("words", nargs="*", metavar="key=value", help="as in iterations=100")
+    takes_allow(parser)
+
+
+def takes_allow(parser: argparse.ArgumentParser) -> None:
+    """Whose code a configuration, or a run, may name: what this command line itself names needs no
+    leave."""
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a strategy of your own, module:Class, may be of this package",
+    )

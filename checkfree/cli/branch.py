@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from checkfree.cli.arguments import DONE, Commands
+from checkfree.cli.arguments import DONE, Commands, takes_allow
 from checkfree.cli.bars import Bars
 from checkfree.errors import BadInput
 
@@ -40,6 +40,7 @@ def add(commands: Commands) -> None:
         "--workers", type=int, default=1, metavar="N", help="branches at a time (default: 1)"
     )
     parser.add_argument("--quiet", action="store_true", help="print the table only")
+    takes_allow(parser)
     parser.set_defaults(run=_branch)
 
 
@@ -57,6 +58,7 @@ def _branch(arguments: argparse.Namespace) -> int:
         gaps=numbers("--gaps", arguments.gaps),
         reinits=arguments.seeds_of_reinit,
         out=arguments.out,
+        allow=tuple(arguments.allow),
     )
     with Bars(arguments.quiet) as bars:
         found = branch(request, watch_by(bars), arguments.workers)

@@ -61,6 +61,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from checkfree.compare.options import make_options
     from checkfree.compare.run import Request, compare
     from checkfree.load import open_source
+    from checkfree.recovery.registry import packages
 
     source = open_source(arguments.config)
     given = {name: _value(name, getattr(arguments, name)) for name, _, _ in _OPTIONS}
@@ -69,13 +70,14 @@ def _compare(arguments: argparse.Namespace) -> int:
     options = replace(options, out=options.out.replace("{name}", source.name))
     command = _command(arguments, options)
     console = Console(stderr=True, highlight=False)
+    allow = {*arguments.allow, *packages((*arguments.words, arguments.strategies or ""))}
     try:
-        request = Request(source, arguments.words, options, command)
+        request = Request(source, arguments.words, options, command, allow)
         crashed = compare(request, console)
         for run, why in crashed.items():
             print(f"checkfree: {run} has no result: {why}", file=sys.stderr)
         with suppress(BadInput) if crashed else nullcontext():  # perhaps nothing is finished
-            show_report([request.out], request.out)
+            show_report([request.out], request.out, allow=allow)
     except KeyboardInterrupt:
         print(f"checkfree: interrupted; go on: {command}", file=sys.stderr)
         return INTERRUPTED
@@ -108,4 +110,6 @@ def _command(arguments: argparse.Namespace, options: Options) -> str:
         words += ["--devices", ",".join(options.devices)]
     if options.train_redundant:
         words.append("--train-redundant")
+    for package in arguments.allow:
+        words += ["--allow", package]
     return shlex.join([*words, *arguments.words])

@@ -62,7 +62,7 @@ def _checks(arguments: argparse.Namespace) -> Iterator[Check]:
     from checkfree.build.doctor import of_machine, of_run
     from checkfree.load import load
 
-    config = load(arguments.config, arguments.words) if arguments.config else None
+    config = load(arguments.config, arguments.words, arguments.allow) if arguments.config else None
     yield from of_machine()
     yield "libp2p daemon", _daemon
     if arguments.listen is not None:
@@ -114,7 +114,8 @@ def _entering(arguments: argparse.Namespace) -> Iterator[tuple[Home, Entry]]:
     except ImportError as error:
         raise BadInput(f"{error}: pip install 'checkfree[swarm]'") from None
     with pitched(secret) as camp:
-        yield camp, Entry(place, secret, listen_address(*listen), ANSWER_WITHIN)
+        allow = tuple(arguments.allow)
+        yield camp, Entry(place, secret, listen_address(*listen), ANSWER_WITHIN, allow=allow)
 
 
 def _port(listen: str) -> str:

@@ -38,7 +38,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     from checkfree.failures import sample
     from checkfree.load import load
 
-    config = load(arguments.config, arguments.words)
+    config = load(arguments.config, arguments.words, arguments.allow)
     ticks = config.iterations if arguments.ticks is None else arguments.ticks
     at_least("--ticks", ticks, 1)
     size = {"stages": config.stages, "replicas": config.replicas}
@@ -64,7 +64,7 @@ def _import(arguments: argparse.Namespace) -> int:
     from checkfree.failures import Pipeline, import_spot, target_stages
     from checkfree.load import load
 
-    config = load(arguments.config, arguments.words)
+    config = load(arguments.config, arguments.words, arguments.allow)
     failures = config.failures
     at_least("failures.seats_per_node", failures.seats_per_node, 1)
     if not 0 < failures.seconds_per_iteration < math.inf:

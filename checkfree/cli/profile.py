@@ -35,7 +35,7 @@ def _profile(arguments: argparse.Namespace) -> int:
     from checkfree.load import load
     from checkfree.runtime.folder import write_json
 
-    config = load(arguments.config, arguments.words)
+    config = load(arguments.config, arguments.words, arguments.allow)
     if arguments.to.is_dir() or not arguments.to.absolute().parent.is_dir():
         raise BadInput(f"--to {arguments.to}: expected a file in a folder that exists")
     with Bars(arguments.quiet) as bars:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from checkfree.cli.arguments import DONE, Commands
+from checkfree.cli.arguments import DONE, Commands, takes_allow
 from checkfree.cli.bars import Bars
 
 
@@ -19,6 +19,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
     parser.add_argument("--out", metavar="DIR", type=Path, help="keep the replay as a run folder")
     parser.add_argument("--quiet", action="store_true", help="print the result only")
+    takes_allow(parser)
     parser.set_defaults(run=_replay)
 
 
@@ -26,7 +27,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     from checkfree.build.replay import failed, recording, replay
     from checkfree.record import of_kind
 
-    run = recording(arguments.run_folder)
+    run = recording(arguments.run_folder, arguments.allow)
     with Bars(arguments.quiet) as bars:
         watch = bars.piece("replay", len(of_kind(run.records, "iteration")))
         outcome = replay(run, arguments.out, watch)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from checkfree.cli.arguments import DONE, Commands
+from checkfree.cli.arguments import DONE, Commands, takes_allow
 from checkfree.errors import BadInput
 
 _WIDE = 140
@@ -27,6 +27,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, help="default: the first folder")
     parser.add_argument("--fleet", metavar="NAME", help="price the runs on another fleet")
     parser.add_argument("--target", metavar="LOSS", type=float, help="validation loss to reach")
+    takes_allow(parser)
     parser.set_defaults(run=_report, words=[])
 
 
@@ -38,7 +39,7 @@ def _report(arguments: argparse.Namespace) -> int:
         raise BadInput("give a folder, as in: checkfree report runs/compare-demo")
     fleet = _fleet(words, arguments.fleet)
     out = arguments.out or folders[0]
-    show_report(folders, out, target=arguments.target, fleet=fleet)
+    show_report(folders, out, target=arguments.target, fleet=fleet, allow=arguments.allow)
     return DONE
 
 
@@ -61,11 +62,12 @@ def show_report(
     *,
     target: float | None = None,
     fleet: Mapping[str, Any] | None = None,
+    allow: Collection[str] = (),
 ) -> None:
     """Make the report; print its main table, what a reader must know, and where it is."""
     from checkfree.compare.reporting import report, table
 
-    page, study = report(folders, out, target=target, fleet=fleet)
+    page, study = report(folders, out, target=target, fleet=fleet, allow=allow)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _WIDE

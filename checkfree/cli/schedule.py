@@ -27,5 +27,7 @@ def _schedule(arguments: argparse.Namespace) -> int:
     from checkfree.build.show import show_schedule
     from checkfree.load import load
 
-    print(show_schedule(load(arguments.config, arguments.words), arguments.picture))
+    print(
+        show_schedule(load(arguments.config, arguments.words, arguments.allow), arguments.picture)
+    )
     return DONE

@@ -35,7 +35,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from checkfree.compare.plan import base, plan
     from checkfree.compare.simulation import simulate, table, to_json
     from checkfree.load import build, open_source
-    from checkfree.recovery.registry import STRATEGIES
+    from checkfree.recovery.registry import packages
 
     source = open_source(arguments.config)
     tree = base(source, arguments.words)
@@ -46,8 +46,10 @@ def _simulate(arguments: argparse.Namespace) -> int:
         "seeds": arguments.seeds,
     }
     options = make_options({}, given)
-    check_names(options.strategies, tuple(STRATEGIES))
-    cells = plan(tree, options, Path("simulated"))
+    check_names(options.strategies)
+    given_words = (*arguments.words, arguments.strategies or "")
+    allow = {*arguments.allow, *packages(given_words)}
+    cells = plan(tree, options, Path("simulated"), allow)
     console = Console(highlight=False)
     with Console(stderr=True).status("rehearsing") as status:
         rows = simulate(cells, lambda cell: status.update(f"rehearsing {cell}"))

@@ -33,10 +33,10 @@ def _train(arguments: argparse.Namespace) -> int:
         if folders.finished(path):
             print(f"{path} is done: nothing to resume")
             return DONE
-        return _go(arguments, path, load(path / folders.CONFIG), fresh=False)
+        return _go(arguments, path, load(path / folders.CONFIG, allow=arguments.allow), fresh=False)
     if arguments.config is None:
         raise BadInput("give a CONFIG, as in: checkfree train configs/demo.yaml; or --resume RUN")
-    config = load(arguments.config, arguments.words)
+    config = load(arguments.config, arguments.words, arguments.allow)
     return _go(arguments, Path(config.out), config, fresh=True)
 
 
@@ -44,13 +44,20 @@ def _go(arguments: argparse.Namespace, path: Path, config: object, *, fresh: boo
     from checkfree.build.train import resume, train
     from checkfree.config import Config
     from checkfree.display import Display
+    from checkfree.recovery.registry import packages
 
     assert isinstance(config, Config)
     console = Console(stderr=True, highlight=False)
     again = f"checkfree train --resume {path}"
+    for package in packages([config.recovery.name]):
+        again += f" --allow {package}"
     try:
         with Display(config, console, quiet=arguments.quiet) as display:
-            run = train(config, listeners=[display]) if fresh else resume(path, listeners=[display])
+            run = (
+                train(config, listeners=[display])
+                if fresh
+                else resume(path, listeners=[display], allow=arguments.allow)
+            )
     except KeyboardInterrupt:
         print(f"checkfree: interrupted; go on: {again}", file=sys.stderr)
         return INTERRUPTED

@@ -163,7 +163,8 @@ def _is_free(key: str, config: Config) -> bool:
     if key == "recovery.shadow_ahead" and config.recovery.shadow_format != SIGNS:
         return True
     if key.startswith(("recovery.shadow_", "recovery.fit_")):
-        return key.removeprefix("recovery.") not in STRATEGIES[config.recovery.name].options
+        spec = STRATEGIES.get(config.recovery.name)
+        return spec is None or key.removeprefix("recovery.") not in spec.options
     return key in ("out", "devices")
 
 

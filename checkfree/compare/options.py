@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from checkfree.errors import BadInput
 from checkfree.load import as_section, split
+from checkfree.recovery.registry import STRATEGIES, known
 from checkfree.report.study import REFERENCE
 
 LIST = ("strategies", "rates", "devices")
@@ -111,12 +112,12 @@ def _check_devices(devices: Sequence[str]) -> None:
         )
 
 
-def check_names(strategies: Sequence[str], known: Collection[str]) -> None:
-    """Raise BadInput for a strategy that is not among ``known``, or no strategy at all."""
+def check_names(strategies: Sequence[str]) -> None:
+    """Raise BadInput for a strategy that nobody offers."""
     for label in strategies:
-        match = re.fullmatch(r"(\w+)(\(.*\))?", label)
-        if match is None or match[1] not in (REFERENCE, *known):
-            names = ", ".join((REFERENCE, *known))
+        match = re.fullmatch(r"([\w.:-]+)(\(.*\))?", label)
+        if match is None or not (match[1] == REFERENCE or known(match[1])):
+            names = ", ".join((REFERENCE, *STRATEGIES))
             raise BadInput(f"unknown strategy {label}: known are {names}; or NAME(key=value, …)")
         if match[1] == REFERENCE and match[2] is not None:
             raise BadInput(f"{label}: the reference takes no options; set them for all runs")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from checkfree.compare.options import Options
 from checkfree.config import Config
 from checkfree.errors import BadInput
-from checkfree.load import Source, build, expand, over, parse_words
+from checkfree.load import Source, build, expand, over, parse_words, permitted
 from checkfree.report.study import REFERENCE
 
 RUNS = "runs"
@@ -98,16 +98,19 @@ def base(source: Source, words: Sequence[str]) -> dict[str, Any]:
     return over(source.tree, expand(parse_words(words)))
 
 
-def plan(tree: Mapping[str, Any], options: Options, out: Path) -> tuple[Cell, ...]:
+def plan(
+    tree: Mapping[str, Any], options: Options, out: Path, allow: Collection[str] = ()
+) -> tuple[Cell, ...]:
     """All cells, seed by seed, the reference first: so what is done when a comparison is stopped
-    early are whole seeds. ``tree``: see :func:`base`. Raises BadInput for values that no run can
+    early are whole seeds. ``tree``: see :func:`base`; ``allow``: see
+    :func:`checkfree.load.load`. Raises BadInput for values that no run can
     take."""
     columns = _columns(tree, options)
     made = []
     for number in range(options.seeds):
         for (label, rate), config in columns.items():
             folder = out / RUNS / place(label, rate, number)
-            config = _seeded(replace(config, out=str(folder)), number)
+            config = _seeded(replace(permitted(config, allow), out=str(folder)), number)
             made.append(Cell(label, rate, number, _placed(config, options.devices)))
     return tuple(made)
 

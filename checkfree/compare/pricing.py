@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,8 +14,9 @@ import checkfree
 from checkfree.compare.folders import Records
 from checkfree.config import Config, FleetConfig
 from checkfree.errors import BadInput
-from checkfree.load import build
+from checkfree.load import build, permitted
 from checkfree.priced import Priced
+from checkfree.recovery.registry import origin, packages
 from checkfree.runtime.folder import write_json
 
 Pricer = Callable[[Config, Records, FleetConfig], Priced]
@@ -30,15 +31,16 @@ _UNPRICED = ("report", "compare", "cli", "data")
 @dataclass(frozen=True)
 class Prices:
     """Prices runs, each once. ``fleet``: keys of the fleet's configuration that are laid over each
-    run's own; ``memory``: a folder."""
+    run's own; ``memory``: a folder; ``allow``: see :func:`checkfree.load.load`."""
 
     pricer: Pricer
     memory: Path
     fleet: Mapping[str, Any]
+    allow: Collection[str] = ()
 
     def of(self, records: Records) -> Priced:
         """The price of a run. Raises BadInput for one that can't be priced."""
-        config = build(records[0]["config"])
+        config = permitted(build(records[0]["config"]), self.allow)
         asked = self._asked(config)
         path = self.memory / f"{_key(records, asked)}.json"
         try:
@@ -67,6 +69,7 @@ def _key(records: Sequence[Mapping[str, Any]], fleet: FleetConfig) -> str:
     ]
     config = {key: value for key, value in records[0]["config"].items() if key != "out"}
     content = [config, told, asdict(fleet), _profile(fleet), _source()]
+    content += [origin(top) for top in packages([str(config["recovery"]["name"])])]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 

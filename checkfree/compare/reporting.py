@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,17 @@ def report(
     target: float | None = None,
     fleet: Mapping[str, Any] | None = None,
     pricer: Pricer = price,
+    allow: Collection[str] = (),
 ) -> tuple[Path, Study]:
     """Write the report of all finished runs in ``folders`` into ``out``; returns its page and what
     it was made from. ``target``: validation loss, over the comparison's own; ``fleet``: keys of
-    ``fleet`` over each run's own. Raises BadInput, RunFailed."""
+    ``fleet`` over each run's own; ``allow``: see :func:`checkfree.load.load`. Raises BadInput,
+    RunFailed."""
     check_fleet(as_section(fleet or {}, FleetConfig, "fleet."))
     study = gather(folders)
     if target is not None:
         study = replace(study, target=target)
-    study = priced(study, Prices(pricer, out / PRICED, fleet or {}))
+    study = priced(study, Prices(pricer, out / PRICED, fleet or {}, allow))
     try:
         return write_report(study, out), study
     except OSError as error:

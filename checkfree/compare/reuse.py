@@ -19,7 +19,7 @@ from checkfree.errors import RunFailed
 from checkfree.failures import render_trace
 from checkfree.load import to_tree, to_yaml
 from checkfree.record import RECORDS, EndRecord, dumps, of_kind, recoveries
-from checkfree.recovery.registry import STRATEGIES
+from checkfree.recovery.registry import spec_of
 from checkfree.report.study import REFERENCE
 from checkfree.runtime.files import write_whole
 from checkfree.runtime.folder import CONFIG, TRACE
@@ -53,7 +53,7 @@ def loans(cells: Sequence[Cell]) -> dict[str, Loan]:
     found = {}
     for cell in cells:
         reference = references[cell.number]
-        exact = STRATEGIES[cell.config.recovery.name].exact  # its losses are known without training
+        exact = spec_of(cell.config.recovery).exact  # its losses are known without training
         if not exact or not _is_alike(cell.config, reference.config):
             continue
         proof = proofs.setdefault(cell.label, cell)

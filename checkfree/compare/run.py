@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,6 @@ from checkfree.compare.study_file import Column, StudyFile, write_study
 from checkfree.compare.work import Work
 from checkfree.errors import BadInput
 from checkfree.load import Source
-from checkfree.recovery.registry import STRATEGIES
 from checkfree.report.study import REFERENCE
 from checkfree.runtime.folder import locked
 
@@ -36,6 +35,8 @@ class Request:
     options: Options
     command: str
     """What asks for it again."""
+    allow: Collection[str] = ()
+    """Top packages that strategies from outside may be of."""
 
     @property
     def out(self) -> Path:
@@ -82,8 +83,8 @@ def _keep(request: Request, cell: Cell, records: Records) -> None:
 
 
 def _cells(request: Request, tree: Mapping[str, Any]) -> tuple[Cell, ...]:
-    check_names(request.options.strategies, tuple(STRATEGIES))
-    cells = plan(tree, request.options, request.out)
+    check_names(request.options.strategies)
+    cells = plan(tree, request.options, request.out, request.allow)
     check.check_values(cells)
     return cells
 

@@ -12,14 +12,14 @@ from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Schedule, Source, View
 from checkfree.recovery.checkpoint import Checkpoint
 from checkfree.recovery.exact import REPLICA
-from checkfree.recovery.registry import STRATEGIES
+from checkfree.recovery.registry import spec_of
 from checkfree.recovery.ring import Room
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
 
 
 def make_strategy(config: RecoveryConfig, checkpoint_every: int | None = None) -> Strategy:
     """The strategy of a configuration, with replicas first and the safety net, if any, last."""
-    strategy = STRATEGIES[config.name].make(config)
+    strategy = spec_of(config).make(config)
     if checkpoint_every is not None:
         strategy = SafetyNet(strategy, Checkpoint(checkpoint_every))
     return ReplicaFirst(strategy)

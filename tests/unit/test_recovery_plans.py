@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.config import RecoveryConfig
+from checkfree.checks import check
+from checkfree.config import Config, RecoveryConfig
 from checkfree.errors import BadInput
 from checkfree.ops import STORE, Address, Keep, Kind, Refusal, Repair, Source, View, parse_route
-from checkfree.recovery.options import check_recovery
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
@@ -334,5 +334,5 @@ def test_a_safety_net_is_kept_beside_what_the_strategy_keeps() -> None:
 )
 def test_values_that_no_strategy_takes_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message) as refused:
-        check_recovery(RecoveryConfig(**change))
+        check(Config(recovery=RecoveryConfig(**change)))
     assert "\n" not in str(refused.value)

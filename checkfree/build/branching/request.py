@@ -9,8 +9,9 @@ from typing import Any
 
 from checkfree.config import Config, RecoveryConfig
 from checkfree.errors import BadInput
-from checkfree.load import build, merge, parse_words, to_tree
+from checkfree.load import build, merge, parse_words, permitted, to_tree
 from checkfree.ops import Address
+from checkfree.recovery.registry import packages
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 
@@ -31,6 +32,8 @@ class Request:
     reinits: int = 1
     """How many initialisations the rule ``random`` is tried with."""
     out: Path | None = None
+    allow: tuple[str, ...] = ()
+    """Top packages that the run's strategy may be of, if it is none of checkfree's."""
 
     @property
     def folder(self) -> Path:
@@ -80,7 +83,7 @@ def _rule(label: str, config: Config) -> Rule:
     if "shadow_format" in words["recovery"]:  # what suits the run's suits no other
         words["recovery"].setdefault("shadow_every", None)
     try:
-        recovery = build(merge(tree, words)).recovery
+        recovery = permitted(build(merge(tree, words)), packages([label])).recovery
         strategy = make_strategy(recovery)
     except BadInput as error:
         raise BadInput(f"--rules {label}: {error}") from None

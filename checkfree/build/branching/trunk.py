@@ -24,7 +24,7 @@ from checkfree.build.job import (
     check_same,
     of_config,
     recorded_config,
-    versions,
+    versions_of,
     with_trace,
 )
 from checkfree.build.snapshot import Snapshot, newest
@@ -91,7 +91,7 @@ def survey(request: Request) -> Ground:
     began = of_kind(records, "config")
     if began and began[0]["data"].get("name") == "user":
         raise BadInput(f"{path} trained modules of your own, which a command has not got")
-    config = with_trace(load(path / folders.CONFIG), path / folders.TRACE)
+    config = with_trace(load(path / folders.CONFIG, allow=request.allow), path / folders.TRACE)
     tick = _tick(request, config, records)
     job = of_config(config, path, ())
     check_same(job, records)
@@ -157,7 +157,7 @@ def begin(job: Job, trace: Sequence[Failure], records: Records = ()) -> None:
     another run made before."""
     job.folder.mkdir(parents=True, exist_ok=True)
     write_whole(job.folder / folders.CONFIG, to_yaml(job.config).encode())
-    folders.write_json(job.folder / folders.VERSIONS, versions())
+    folders.write_json(job.folder / folders.VERSIONS, versions_of(job.config))
     write_whole(job.folder / folders.TRACE, render_trace(tuple(trace)).encode())
     lines = [dumps(job.config_record()), *map(json.dumps, records)]
     write_whole(job.folder / RECORDS, "".join(f"{line}\n" for line in lines).encode())

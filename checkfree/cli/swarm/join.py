@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from checkfree.cli.arguments import AGAIN, Commands
+from checkfree.cli.arguments import AGAIN, Commands, takes_allow
 from checkfree.cli.swarm.shared import check_machine, seconds
 from checkfree.errors import BadInput
 from checkfree.runtime.swarm.told import tell
@@ -77,6 +77,7 @@ def add(actions: Commands) -> None:
         "SIGTERM, within the time that is left",
     )
     parser.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
+    takes_allow(parser)
     parser.set_defaults(run=_run)
 
 
@@ -114,7 +115,9 @@ def _run(arguments: argparse.Namespace) -> int:
     wishes = replace(wishes, host=host, zone=zone)
     with pitched(secret) as camp:
         times = arguments.retry, arguments.notice_seconds
-        entry = Entry(place, secret, listen, *times, arguments.notice)
+        entry = Entry(
+            place, secret, listen, *times, arguments.notice, tuple(sorted(arguments.allow))
+        )
         try:
             return join(camp, entry, wishes, say)
         except StartAgain as error:

@@ -94,7 +94,7 @@ def run_of(arguments: argparse.Namespace, action: str) -> Run | None:
             raise BadInput(
                 f"give a CONFIG, as in: checkfree swarm {action} configs/demo.yaml; or --resume RUN"
             )
-        config = load(arguments.config, arguments.words)
+        config = load(arguments.config, arguments.words, arguments.allow)
         return Run(Path(config.out), config, False)
     if arguments.config is not None:
         raise BadInput("--resume RUN takes no other argument: the run knows its configuration")
@@ -102,7 +102,7 @@ def run_of(arguments: argparse.Namespace, action: str) -> Run | None:
     if folders.finished(path):
         print(f"{path} is done: nothing to resume")
         return None
-    return Run(path, load(path / folders.CONFIG), True)
+    return Run(path, load(path / folders.CONFIG, allow=arguments.allow), True)
 
 
 def named(path: Path, arguments: argparse.Namespace) -> None:
@@ -127,6 +127,7 @@ def launch(
     the nursery's order, ``told`` makes what is told of each event. Returns the exit code."""
     from checkfree.display import Display
     from checkfree.load import to_tree
+    from checkfree.recovery.registry import packages
     from checkfree.runtime.swarm.processes.home import Home
     from checkfree.runtime.swarm.processes.launcher import Launcher
     from checkfree.runtime.swarm.processes.nursing import nursery_command
@@ -138,12 +139,15 @@ def launch(
         "folder": os.fspath(run.path),
         "resume": run.resume,
         "config": to_tree(run.config),
+        "allow": sorted(packages([run.config.recovery.name])) if run.config.recovery.code else [],
         "patience": arguments.patience or PATIENCE,
         "measured": arguments.patience is None,
         **more,
     }
     console = Console(stderr=True, highlight=False)
     again = f"checkfree swarm {action} --resume {run.path}"
+    for package in packages([run.config.recovery.name]):
+        again += f" --allow {package}"
     display = Display(run.config, console, quiet=arguments.quiet, timed=True)
     with home.owned(), display:
         launcher = Launcher(

@@ -34,6 +34,7 @@ from typing import Any
 
 from checkfree.messages.control import Ticket
 from checkfree.ops import Address, StateId
+from checkfree.recovery.registry import OUTSIDE
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.transport.frames import (
     ENVELOPE,
@@ -143,6 +144,13 @@ def refusal(notice: Notice, release: Mapping[str, str], known: bool) -> str:
             f"{theirs.get('checkfree')!r:.20}: pip install checkfree=={release['checkfree']}"
         )
     for key, digest in release.items():
+        if theirs.get(key) != digest and key.startswith(OUTSIDE):
+            name = key.removeprefix(OUTSIDE)
+            found = f"{theirs[key]!s:.60}" if key in theirs else "not allowed"
+            return (
+                f"the run's strategy is code of {name} ({digest} there, {found} here): have the "
+                f"same where you start this, and, if you trust it, --allow {name}"
+            )
         if theirs.get(key) != digest:
             what = "that trains" if key == "code" else f"of {key}"
             return (
