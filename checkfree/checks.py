@@ -18,6 +18,7 @@ from checkfree.recovery.registry import STRATEGIES, known
 from checkfree.routes import check_swap
 from checkfree.schedule import SCHEDULES
 from checkfree.simulate.fleet import check_fleet
+from checkfree.typed import written
 
 MOST_THREADS = 1024
 
@@ -51,6 +52,13 @@ def check(config: Config) -> None:
     spec = STRATEGIES.get(config.recovery.name)
     if spec is None:
         return  # its options are looked at once it may run
+    if config.recovery.options:
+        raise BadInput(
+            f"recovery.options={written(config.recovery.options)}: those of "
+            f"{config.recovery.name} stand beside its name, as in recovery.{min(spec.options)}=…"
+            if spec.options
+            else f"recovery.options: {config.recovery.name} has none"
+        )
     if spec.swaps(config.recovery):
         check_swap(config.stages, config.recovery.share)
     every = config.recovery.shadow_every

@@ -90,7 +90,7 @@ class RecoveryConfig:
     """Of a strategy from outside of checkfree: what it is made with, by name. May also stand
     beside ``name``."""
 
-    code: Any = field(default=None, compare=False, repr=False)
+    code: Any = field(default=None, compare=False, repr=False, metadata={"internal": True})
     """Never configured: the code of such a strategy, once somebody has permitted it."""
 
     exponent: float = 2.0

@@ -255,7 +255,7 @@ def _give_way(tree: dict[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_keys(tree: Mapping[str, Any], of: Any, prefix: str) -> None:
-    fields = {field.name: field for field in dataclasses.fields(of)}
+    fields = {f.name: f for f in dataclasses.fields(of) if not f.metadata.get("internal")}
     for key, value in tree.items():
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)

@@ -171,6 +171,9 @@ def test_the_command_line_names_it(rules: Path, word: str, by: float, exponent: 
         ("rules_of_mine:number", "no subclass of checkfree's Strategy"),
         ("rules_of_yours:Next", "can't be imported .*: install it, or run where it lies"),
         ("next_stage", "recovery.name=next_stage: expected one of auto, shadow"),
+        ("checkfree(code=os:system)", "unknown key recovery.code"),
+        ("checkfree(options={by: 2})", "those of checkfree stand beside its name"),
+        ("none(options={by: 2})", "recovery.options: none has none"),
     ],
 )
 def test_what_is_wrong_with_it_is_one_line(rules: Path, word: str, why: str) -> None:
