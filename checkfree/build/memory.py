@@ -65,8 +65,8 @@ def _stashed(config: Config) -> list[int]:
 
 
 def _held(recovery: RecoveryConfig, sizes: Sizes, stage: int) -> int:
-    """Bytes of what a seat keeps for the sake of recovery: whose state a
-    seat mirrors is as large as its own, and stage 0 holds, and is held, twice."""
+    """Bytes of what a seat keeps for the sake of recovery. A stage that it mirrors is as large as
+    its own; stage 0 holds, and is held, twice."""
     spec = spec_of(recovery)
     if spec.mirrors:
         return sizes.state(stage, moments=True)

@@ -103,8 +103,7 @@ def plan(
 ) -> tuple[Cell, ...]:
     """All cells, seed by seed, the reference first: so what is done when a comparison is stopped
     early are whole seeds. ``tree``: see :func:`base`; ``allow``: see
-    :func:`checkfree.load.load`. Raises BadInput for values that no run can
-    take."""
+    :func:`checkfree.load.load`. Raises BadInput for values that no run can take."""
     columns = _columns(tree, options)
     made = []
     for number in range(options.seeds):

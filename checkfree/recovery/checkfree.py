@@ -15,7 +15,7 @@ from checkfree.routes import neighbours
 RULE = "weighted average"
 
 PAPER_LR_SCALE = 1.1
-"""Learning rate of a rebuilt stage over the schedule's (arXiv 2506.15461, section 4)."""
+"""Learning rate of a rebuilt stage over the schedule's (arXiv 2506.15461)."""
 
 
 class CheckFree(Strategy):

@@ -25,12 +25,8 @@ def make_strategy(config: RecoveryConfig, checkpoint_every: int | None = None) -
     return ReplicaFirst(strategy)
 
 
-class ReplicaFirst(Strategy):
-    """Copies living twins, and asks ``inner`` only about stages that are wholly lost.
-
-    Whatever the rule, a state of the very stage that was lost is taken as it is, with its
-    optimizer: ``inner`` makes something new only of other stages' states.
-    """
+class Wrapper(Strategy):
+    """``inner``, in all that a subclass doesn't say otherwise."""
 
     def __init__(self, inner: Strategy):
         self._inner = inner
@@ -53,6 +49,24 @@ class ReplicaFirst(Strategy):
     @property
     def room(self) -> Room:
         return self._inner.room
+
+    def repair(
+        self, lost: frozenset[Address], view: View, refused: frozenset[Source]
+    ) -> Repair | Refusal:
+        return self._inner.repair(lost, view, refused)
+
+    def rebuild(
+        self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
+    ) -> Rebuilding:
+        return self._inner.rebuild(seat, fresh, states)
+
+
+class ReplicaFirst(Wrapper):
+    """Copies living twins, and asks ``inner`` only about stages that are wholly lost.
+
+    Whatever the rule, a state of the very stage that was lost is taken as it is, with its
+    optimizer: ``inner`` makes something new only of other stages' states.
+    """
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
@@ -86,31 +100,16 @@ def _twin(stage: int, view: View, refused: frozenset[Source]) -> Source | None:
     return next(iter(good or twins), None)
 
 
-class SafetyNet(Strategy):
+class SafetyNet(Wrapper):
     """``inner`` as long as it can, then the newest good checkpoint."""
 
     def __init__(self, inner: Strategy, checkpoint: Checkpoint):
-        self._inner, self._checkpoint = inner, checkpoint
-
-    def routes(self, routes: tuple[Route, ...]) -> tuple[Route, ...]:
-        return self._inner.routes(routes)
-
-    def ops(self, schedule: Schedule, routes: tuple[Route, ...]) -> Schedule:
-        return self._inner.ops(schedule, routes)
+        super().__init__(inner)
+        self._checkpoint = checkpoint
 
     def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
         inner, beside = (s.keeps(version, workers) for s in (self._inner, self._checkpoint))
         return inner + tuple(keep for keep in beside if keep not in inner)
-
-    def shadows(self, view: View) -> tuple[Keep, ...]:
-        return self._inner.shadows(view)
-
-    def begins(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
-        return self._inner.begins(stage, num_stages, at, microbatches)
-
-    @property
-    def room(self) -> Room:
-        return self._inner.room
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
@@ -120,8 +119,3 @@ class SafetyNet(Strategy):
             return repair
         rollback = self._checkpoint.repair(lost, view, refused)
         return rollback if isinstance(rollback, Repair) else repair
-
-    def rebuild(
-        self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
-    ) -> Rebuilding:
-        return self._inner.rebuild(seat, fresh, states)

@@ -33,20 +33,17 @@ from checkfree.ops import (
     LEAD,
     STORE,
     Address,
-    Keep,
     Recipe,
     Refusal,
     Repair,
-    Route,
-    Schedule,
     Source,
     StateId,
     View,
 )
 from checkfree.record import IterationRecord, RecoveryRecord, ValidationRecord
 from checkfree.recovery.exact import BACK
-from checkfree.recovery.ring import Room
-from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
+from checkfree.recovery.strategy import Strategy
+from checkfree.recovery.wrappers import Wrapper
 from checkfree.runtime.inprocess import InProcess
 from checkfree.store import Store
 from checkfree.worker import StageWorker
@@ -357,28 +354,12 @@ class ReplayedFaults:
         return worker
 
 
-class Replayed(Strategy):
+class Replayed(Wrapper):
     """A strategy whose repairs are those that a run recorded."""
 
     def __init__(self, inner: Strategy, steps: Sequence[Step]):
-        self._inner = inner
+        super().__init__(inner)
         self._repairs = [step.repair for step in steps if step.repair is not None]
-
-    def routes(self, routes: tuple[Route, ...]) -> tuple[Route, ...]:
-        return self._inner.routes(routes)
-
-    def ops(self, schedule: Schedule, routes: tuple[Route, ...]) -> Schedule:
-        return self._inner.ops(schedule, routes)
-
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
-        return self._inner.keeps(version, workers)
-
-    def shadows(self, view: View) -> tuple[Keep, ...]:
-        return self._inner.shadows(view)
-
-    @property
-    def room(self) -> Room:
-        return self._inner.room
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
@@ -386,8 +367,3 @@ class Replayed(Strategy):
         if view.repairs >= len(self._repairs):
             return Refusal("the recorded run repaired nothing more")
         return self._repairs[view.repairs]
-
-    def rebuild(
-        self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
-    ) -> Rebuilding:
-        return self._inner.rebuild(seat, fresh, states)

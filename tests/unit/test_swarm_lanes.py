@@ -14,7 +14,14 @@ from checkfree.ops import STORE, Address, Keep, Source
 from checkfree.runtime.swarm.presence.liveness import Vigil
 from checkfree.runtime.swarm.presence.round_trip import TRIPS, RoundTrip
 from checkfree.runtime.swarm.transport.lanes import Lane, Piece, Pieces, lane_of
-from checkfree.runtime.swarm.transport.pace import BACKGROUND, FOREGROUND, LEAST, Claim, Flow, Pace
+from checkfree.runtime.swarm.transport.pace import (
+    BACKGROUND,
+    FOREGROUND,
+    LEAST,
+    Claim,
+    Flow,
+    Window,
+)
 
 HERE = Address(1)
 KEEP = Keep(HERE, STORE, "state", "after")
@@ -94,10 +101,10 @@ def sent_through(
     seconds: float,
     busy: float = 0.0,
     claim: Claim = BACKGROUND,
-) -> tuple[int, list[float], Pace]:
+) -> tuple[int, list[float], Window]:
     """Bytes that a lane gets through a line, how long its queue is, at each piece, and its pace.
     ``busy``: the share of the line that others have taken before."""
-    pace, now, free, done = Pace(claim), 0.0, 0.0, 0
+    pace, now, free, done = Window(claim), 0.0, 0.0, 0
     queues: list[float] = []
     acks: list[tuple[float, int]] = []
     left, last = bandwidth * (1 - busy), 0.0
@@ -136,7 +143,7 @@ def test_what_is_trained_on_has_all_of_a_line_and_no_heartbeat_waits_long_behind
 
 
 def test_a_line_that_waits_for_its_sender_is_not_taken() -> None:
-    pace, now = Pace(FOREGROUND), 0.0
+    pace, now = Window(FOREGROUND), 0.0
     for _ in range(100):
         pace.sent(now, 1 << 16)
         pace.acknowledged(now + 0.05, now - 0.9)
@@ -165,7 +172,7 @@ def test_it_takes_what_others_leave() -> None:
 
 
 def test_an_answer_to_nothing_changes_nothing() -> None:
-    pace = Pace()
+    pace = Window()
     pace.acknowledged(1.0)
     assert pace.room == LEAST
 

@@ -10,19 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkfree.ops import Address
-from checkfree.runtime.swarm.presence.speed import TIMES, WINDOW, WORTH, Life, Measured, Speeds, Way
+from checkfree.runtime.swarm.presence.pulses import seconds_of
+from checkfree.runtime.swarm.presence.speed import (
+    TIMES,
+    WINDOW,
+    WORTH,
+    Life,
+    SeatTiming,
+    Speeds,
+    Way,
+)
 
 SEATS = tuple(Address(stage) for stage in range(5))
 
 
-def told_at(speeds: Speeds, iteration: int, *seconds: Any) -> list[Measured]:
+def told_at(speeds: Speeds, iteration: int, *seconds: Any) -> list[SeatTiming]:
     """An iteration of a second or more has ended."""
     return speeds.measured(iteration, float(iteration), *seconds)
 
 
 def trained(
     speeds: Speeds, seconds: Mapping[Address, float], count: int, life: int = 0, first: int = 0
-) -> list[tuple[int, Measured]]:
+) -> list[tuple[int, SeatTiming]]:
     """So many iterations in which each seat computes for so long: when who was slow."""
     found = []
     for iteration in range(first, first + count):
@@ -101,10 +110,10 @@ def test_what_is_slow_is_what_all_others_wait_for() -> None:
 
 def crossed(
     slow: Mapping[str, float], where: Mapping[Address, str], count: int = 40
-) -> list[Measured]:
+) -> list[SeatTiming]:
     """Who is told after so many iterations in which everybody computes for 0.1 s, and what goes
     round from seat to seat, both ways, takes as long as the slower line of the two nodes."""
-    speeds, found = Speeds(), list[Measured]()
+    speeds, found = Speeds(), list[SeatTiming]()
     for iteration in range(count):
         busy: dict[Life, float] = {(seat, 0): (iteration + 1) * 0.1 for seat in where}
         ways: dict[Way, float] = {}
@@ -143,10 +152,18 @@ def test_a_line_that_hides_behind_what_others_compute_is_none() -> None:
 
 def test_who_computes_slowly_and_so_answers_late_is_told_for_what_it_computes() -> None:
     speeds, where = Speeds(), dict(zip(SEATS, "abcde", strict=True))
-    found = list[Measured]()
+    found = list[SeatTiming]()
     for iteration in range(40):
         busy = {(seat, 0): (iteration + 1) * (3.0 if seat == SEATS[3] else 0.2) for seat in SEATS}
         late = {((seat, 0), SEATS[3]): (iteration + 1) * 2.9 for seat in (SEATS[2], SEATS[4])}
         found += [told for told in told_at(speeds, iteration, busy, late, where) if told.slow]
     assert {(told.seat, told.line) for told in found if not told.line} == {(SEATS[3], False)}
     assert {told.seat for told in found} == {SEATS[3]}
+
+
+def test_who_tells_rubbish_has_told_nothing() -> None:
+    """As any member may, who can send any JSON."""
+    pulse = {"busy": float("nan"), "lines": {"1.0": float("inf"), "2.0": -1.0, "3.0": 0.5, "x": 1}}
+    assert seconds_of(pulse, SEATS) == (None, {SEATS[3]: 0.5})
+    assert seconds_of({"busy": 2.0, "lines": []}, SEATS) == (2.0, {})
+    assert seconds_of({}, SEATS) == (None, {})

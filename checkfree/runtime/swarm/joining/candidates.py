@@ -16,7 +16,7 @@ from checkfree.messages.control import Commit
 from checkfree.ops import Address, StateId
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.placement.place import Move, Site, place
-from checkfree.runtime.swarm.presence.speed import Measured
+from checkfree.runtime.swarm.presence.speed import SeatTiming
 
 Tell = Callable[[Mapping[str, Any]], None]
 
@@ -132,7 +132,7 @@ class Candidates:
         strange = {_stranger(seat): Node(_stranger(seat), _stranger(seat)) for seat in self.taken()}
         return {**strange, **known}
 
-    def measured(self, found: Iterable[Measured], by: Mapping[Address, str]) -> bool:
+    def measured(self, found: Iterable[SeatTiming], by: Mapping[Address, str]) -> bool:
         """What seats take, and who has them: how fast a node is, once it was slow. Returns whether
         that is known of any."""
         load, speeds = Counter(by.values()), dict[str, float]()

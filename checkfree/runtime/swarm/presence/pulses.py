@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from checkfree.ops import Address
 
@@ -40,8 +40,13 @@ def seconds_of(
     tells rubbish has told nothing."""
     busy, lines = pulse.get("busy"), pulse.get("lines")
     told = {seat: lines.get(str(seat)) for seat in seats} if isinstance(lines, dict) else {}
-    taken = {seat: seconds for seat, seconds in told.items() if type(seconds) is float}
-    return busy if type(busy) is float else None, taken
+    taken = {seat: seconds for seat, seconds in told.items() if _is_duration(seconds)}
+    return busy if _is_duration(busy) else None, taken
+
+
+def _is_duration(told: Any) -> TypeGuard[float]:
+    """JSON from Python may be a NaN, with which nothing can be compared."""
+    return type(told) is float and 0.0 <= told < float("inf")
 
 
 def render_dropped(dropped: Counts) -> str:

@@ -35,7 +35,7 @@ was broken off is trained again."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class SeatTiming:
     """What a seat takes: ``seconds`` that it computes per iteration, or for which its node's
     ``line`` is taken; those that it ``should``, and those that everybody ``waits`` for it. ``slow``
     once that has cost enough."""
@@ -99,7 +99,7 @@ class Speeds:
         busy: Mapping[Life, float],
         ways: Mapping[Way, float] | None = None,
         nodes: Mapping[Address, str] | None = None,
-    ) -> list[Measured]:
+    ) -> list[SeatTiming]:
         """Seconds for which lives have computed, and have taken the ways from them, so far, as the
         iteration is committed, ``now``, in seconds of any clock; ``nodes``: who has which seat.
         Returns what there is to tell."""
@@ -112,7 +112,7 @@ class Speeds:
         found += [self._line_judged(life, took[life], nodes) for life in sorted(took)]
         return [measured for measured in found if measured is not None]
 
-    def _judged(self, life: Life, passed: int, nodes: Mapping[Address, str]) -> Measured | None:
+    def _judged(self, life: Life, passed: int, nodes: Mapping[Address, str]) -> SeatTiming | None:
         """A node that computes slowly also answers late, and its line seems to be taken for long;
         so neither is compared with the other."""
         seat, number = life
@@ -126,7 +126,7 @@ class Speeds:
 
     def _line_judged(
         self, life: Life, passed: int, nodes: Mapping[Address, str]
-    ) -> Measured | None:
+    ) -> SeatTiming | None:
         """Of the first seat of each node, for all of them."""
         node = nodes.get(life[0])
         first = min((seat for seat, name in nodes.items() if name == node), default=None)
@@ -140,12 +140,12 @@ class Speeds:
 
     def _told(
         self, life: Life, seconds: float, should: float, waits: float, passed: int, *, line: bool
-    ) -> Measured:
+    ) -> SeatTiming:
         if waits <= 0 or seconds < TIMES * should:
             self._waited.pop((life, line), None)
-            return Measured(life[0], seconds, should, max(0.0, waits), False, line)
+            return SeatTiming(life[0], seconds, should, max(0.0, waits), False, line)
         waited = self._waited[life, line] = self._waited.get((life, line), 0.0) + waits * passed
-        return Measured(life[0], seconds, should, waits, waited > WORTH, line)
+        return SeatTiming(life[0], seconds, should, waits, waited > WORTH, line)
 
     def _reference(self, seat: Address, number: int) -> float | None:
         """What others take for as much; None: there is nobody to compare it with."""

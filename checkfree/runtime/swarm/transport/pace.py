@@ -39,7 +39,7 @@ BACKGROUND = Claim(0.025, LEAST, 1 << 23)
 four. As much as fills 1 Gbit over 60 ms."""
 
 
-class Pace:
+class Window:
     """Of one lane of one stream. Pieces are acknowledged in the order in which they were sent.
     ``seconds``: for how long they have had the line for themselves."""
 
@@ -95,7 +95,7 @@ class Flow:
 
     def __init__(self) -> None:
         claims = {Lane.DATA: FOREGROUND, Lane.STATE: FOREGROUND, Lane.BACKGROUND: BACKGROUND}
-        self._paces = {lane: Pace(claim) for lane, claim in claims.items()}
+        self._paces = {lane: Window(claim) for lane, claim in claims.items()}
         self._sent: deque[Lane] = deque()
         self._last = float("-inf")
 
