@@ -16,7 +16,7 @@ import torch
 from checkfree.runtime.swarm.joining.guest import After, after_error
 
 KEEPS = """
-import signal, sys, time
+import os, signal, sys, time
 from checkfree.runtime.swarm.processes.forks import AGAIN, NOT_NEEDED, Forks
 asked = []
 def main(slot, report):
@@ -28,7 +28,8 @@ def main(slot, report):
     end = time.monotonic() + 2
     while time.monotonic() < end and not asked:
         time.sleep(0.01)
-    print(slot, "let go" if asked else "kept", flush=True)
+    told = "let go" if asked else "kept"
+    os.write(1, f"{slot} {told}\\n".encode())  # at once, however Python buffers
     return AGAIN
 sys.exit(Forks(main, 4, print).run())
 """
@@ -43,11 +44,40 @@ def test_whoever_has_a_state_is_not_let_go_because_others_stand_by() -> None:
     ) == ["0 kept", "1 kept", "2 let go", "3 kept"]
 
 
+FEWER_AFTER_ALL = """
+import os, sys, time
+from checkfree.runtime.swarm.processes.forks import AGAIN, Forks
+def main(slot, report):
+    if slot:
+        os.write(1, f"{slot}\\n".encode())
+        time.sleep(1.0)  # what it takes to make one
+        if slot == 5:
+            return AGAIN
+    report({"seated": f"{slot}.0"})
+    if slot == 0:
+        for wanted in (5, 3):
+            report({"wanted": wanted})
+            time.sleep(0.1)
+    time.sleep(3.0)
+    return AGAIN
+sys.exit(Forks(main, 8, print).run())
+"""
+
+
+def test_whoever_is_on_its_way_to_stand_by_is_not_let_go() -> None:
+    """Each takes a core for a second, and another was made a moment later. One more than have seats
+    is ready."""
+    words = [sys.executable, "-c", FEWER_AFTER_ALL]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        told, _ = process.communicate(timeout=60)
+    assert sorted(told.splitlines()) == ["1", "2", "3", "4", "5"]
+
+
 SHORT = """
-import sys, time
+import os, sys, time
 from checkfree.runtime.swarm.processes.forks import AGAIN, ENDED, Forks
 def main(slot, report):
-    print(slot, flush=True)
+    os.write(1, f"{slot}\\n".encode())
     if slot:
         return AGAIN
     for _ in range(4):

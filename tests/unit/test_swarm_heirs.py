@@ -32,8 +32,21 @@ def test_nodes_make_as_many_ready_as_are_lacking() -> None:
     for name in ("a", "b"):
         entrance.comes(name, node(name, room=4))
         entrance.sits(name)
-    assert wanted(entrance) == {"a": [2], "b": [2]}
-    assert wanted(entrance) == {"a": [2], "b": [2]}  # once
+    assert wanted(entrance) == {"a": [3], "b": [3]}
+    assert wanted(entrance) == {"a": [3], "b": [3]}  # once
+
+
+def test_whoever_comes_was_asked_for() -> None:
+    """Its coming asks for no more and no fewer."""
+    entrance, one = Entrance(), node("a", room=6)
+    entrance.comes("first", one)
+    entrance.sits("first")
+    before = wanted(entrance)["first"]
+    for name in ("second", "third"):
+        entrance.comes(name, one)
+        assert wanted(entrance)["first"] == before
+        entrance.sits(name)
+        assert wanted(entrance)["first"] == before
 
 
 def test_nodes_stand_by_for_the_loss_of_any_other_node() -> None:
@@ -45,13 +58,13 @@ def test_nodes_stand_by_for_the_loss_of_any_other_node() -> None:
     entrance.comes("small", small)
     entrance.sits("small")
     found = wanted(entrance)
-    assert found["small"] == [1]
+    assert found["small"] == [2]
     entrance.comes("spare", small)
     found = wanted(entrance)
-    assert found["small"] == [1, 2]  # one after the other
-    assert sum(map(tuple, (found["big 0"], found["big 1"])), ()) == (1,)
+    assert found["small"] == [2, 3]  # one after the other
+    assert sum(map(tuple, (found["big 0"], found["big 1"])), ()) == (3,)
     entrance.comes("third", node("third", room=4))
-    assert wanted(entrance)["small"] == [1, 2, 1]  # it would share them with the third
+    assert wanted(entrance)["small"] == [2, 3, 2]  # it would share them with the third
 
 
 def test_one_process_of_a_node_is_tried_and_the_lead_looks_for_the_others() -> None:

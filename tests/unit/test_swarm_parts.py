@@ -15,7 +15,7 @@ from checkfree.ops import LEAD, Address
 from checkfree.record import EndRecord, Record, ResumeRecord, dumps
 from checkfree.runtime.swarm.faults import RealFaults
 from checkfree.runtime.swarm.presence.attendance import NO_SHOWS, Attendance
-from checkfree.runtime.swarm.presence.liveness import Vigil
+from checkfree.runtime.swarm.presence.liveness import RETURN, Vigil, wait_for_return
 from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.tail import Tail
 from checkfree.runtime.swarm.transport.frames import (
@@ -133,6 +133,12 @@ def test_a_replacement_that_dies_on_its_way_is_waited_for_again() -> None:
 
 
 # --- liveness ------------------------------------------------------------------------------------
+
+
+def test_two_that_end_one_after_the_other_are_waited_for_within_what_one_loss_may_cost() -> None:
+    assert 2 * wait_for_return(1.5, 0.0) <= 1.5
+    assert wait_for_return(1.5, 0.6) == pytest.approx(1.35)  # a way of a tenth of a second
+    assert wait_for_return(60.0, 0.0) == RETURN
 
 
 def test_silence_is_noticed() -> None:

@@ -58,7 +58,8 @@ def _move(arguments: argparse.Namespace) -> int:
     while time.monotonic() < until:
         status = question(arguments.folder, {"ask": "status"})
         node = next((node for node in status["nodes"] if seat in node["seats"]), None)
-        if node is not None and status["processes"][seat]["life"] > asked["life"]:
+        now_there = status["processes"][seat]  # between two lives the nodes may be those before
+        if node is not None and now_there["process"] and now_there["life"] > asked["life"]:
             print(f"{seat} moved from {asked['origin']} to {node['host']}")
             return DONE
         refused = _refusal(status, seat, now)

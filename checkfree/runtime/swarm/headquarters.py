@@ -31,10 +31,9 @@ from checkfree.runtime.swarm.presence.heritage import Heritage
 from checkfree.runtime.swarm.presence.liveness import (
     GRACE,
     RELAY,
-    RETURN,
     beat_every,
     keep_vigil,
-    no_more,
+    wait_for_return,
 )
 from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent, seconds_of
 from checkfree.runtime.swarm.presence.roster import Roster
@@ -147,8 +146,8 @@ class Headquarters:
         self._listen_for_peers()
         me = self._courier.sit(LEAD, self.life)
         self.launcher.meet()
-        granted = self._courier.granted if self.measured else no_more
-        self._courier.start(keep_vigil(self._patience, self._heard, self._fell_silent, granted))
+        vigil = keep_vigil(self._patience, self._heard, self._fell_silent, self._granted)
+        self._courier.start(vigil)
         self._courier.start(ping(self._courier, beat_every(self._patience)))
         self.launcher.tell({"listening": me.to_json()})
         self._courier.start(self.launcher.beat(self.life, beat_every(self._patience)))
@@ -297,14 +296,14 @@ class Headquarters:
                     self._remember()
             case News("closed", Peer() as peer, why):
                 self._leaving.discard(peer)
-                self._gone(peer, why, returns_within=min(self.grace, RETURN))
+                self._gone(peer, why, returns_within=self._return_of(peer))
             case News("silent", Peer() as peer, why):
                 self._gone(peer, why, returns_within=self.grace)
             case News("away", Peer(seat, life)):
                 self.host.post(LEAD, Gone(seat, life))
             case News("broken", Peer() as peer, why):
                 why = f"the lead cannot reach it: {why}"
-                self._unheard(peer, why, returns_within=min(self.grace, RETURN))
+                self._unheard(peer, why, returns_within=self._return_of(peer))
             case News("late", Peer(seat, life) as peer, why):
                 if seat not in self.attendance.present and life == self.attendance.lives.get(seat):
                     self._unheard(peer, why)
@@ -485,8 +484,16 @@ class Headquarters:
         if hopeless is not None and not self.reason and self.door is None:
             self.reason = f"nobody could take seat {hopeless} ({why}): see {self._home.logs}"
 
+    def _granted(self, peer: Peer) -> float:
+        """Seconds, for how far it is."""
+        return self._courier.granted(peer) if self.measured else 0.0
+
+    def _return_of(self, peer: Peer) -> float:
+        """Seconds for whoever's streams ended."""
+        return min(self.grace, wait_for_return(self._patience, self._granted(peer)))
+
     def _fell_silent(self, peer: Peer) -> None:
-        seconds = self._patience + (self._courier.granted(peer) if self.measured else 0.0)
+        seconds = self._patience + self._granted(peer)
         self._courier.inbox.put(News("silent", peer, f"silent for {seconds:.3g} s"))
 
     def _heard(self) -> Mapping[Peer, float]:

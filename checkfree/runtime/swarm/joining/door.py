@@ -121,7 +121,7 @@ class Door:
         self._applicants: dict[str, Candidate] = {}
         """Those who want a seat, and may have one as soon as it is known who can call them."""
         self._called_for: dict[str, int] = {}
-        """Of nodes how many processes they were asked to make ready."""
+        """Of nodes how many processes they were asked to have."""
         self._tried: set[str] = set()
         """Nodes of which one process was tried: for the ports of the others the lead looks."""
         self._pairs: set[frozenset[str]] = set()
@@ -402,19 +402,22 @@ class Door:
             self._tell(Stays(seat, change.life))
 
     def call_for_more(self) -> None:
-        """Have nodes make as many processes ready as seats are vacant, or are about to be, that
-        nobody stands by for; and one after the other, as starting one takes a core for a second,
-        as many as seats would be, if any one of the other nodes were lost."""
+        """Have nodes keep processes ready: for the seats that are vacant, or are about to be; and
+        one after the other, as starting one takes a core for a second, for as many as would be, if
+        any one of the other nodes were lost. Told is how many a node is to have in all, so that it
+        makes no difference which of them have got a seat on the way there."""
         every = self.candidates
         soon = sum(change.asked and change.heir is None for change in self.changes.values())
-        free = Counter(who.node.id for who in every.standing_by.values() if who.heir_to is None)
-        lacking = max(0, len(every.vacant) + soon - free.total() - len(self._applicants))
+        standing = every.standing_by.values()
+        free = Counter(who.node.id for who in standing if who.heir_to is None)
+        heirs = Counter(who.node.id for who in standing if who.heir_to is not None)
         able = self._with_room() if every.open else {}
         load = Counter(node for node in every.placed().values() if node is not None)
         for id, who in able.items():
             others = ((node, seats) for node, seats in load.items() if node != id)
             lost = max((_share(seats, able.keys() - {node}) for node, seats in others), default=0)
-            wanted = max(_share(lacking, able), min(lost, free[id] + 1))
+            ready = max(_share(len(every.vacant) + soon, able), min(lost, free[id] + 1))
+            wanted = load[id] + heirs[id] + ready
             if self._called_for.get(id, 0) != wanted:
                 self._called_for[id] = wanted
                 who.tell({"wanted": wanted})

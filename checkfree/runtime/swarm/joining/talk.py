@@ -10,7 +10,7 @@ run's token. Notices over a stream of its own, the *lifeline*, for as long as bo
     both   > {"dialled": who: "" or why not}
     lead   > {"called": why not, …}         who could call it ("": everybody), before it is given
     lead   > {"birth": seat, life, …}       now, or when it is needed; until then it stands by
-    lead   > {"wanted": n}                  its node is to make so many processes ready
+    lead   > {"wanted": n}                  its node is to have so many processes
     lead   > {"sits": true} or {"over": …}  to one that was at a seat already
     lead   > {"stale": true}                what it brings is of no use any more
     joiner > {"leaving": seat, "seconds": …} it wants to go, and will be gone by then

@@ -19,8 +19,7 @@ GRACE = 15.0
 """Seconds that whoever fell silent gets to come back with its state before anything inexact stands
 in for it. A line that was cut for eight is found to be whole within four more."""
 RETURN = 2.0
-"""Seconds that whoever's streams ended gets for the same. A connection may have been reset, or its
-libp2p daemon have died, and it is back within half of that; for the dead it is what they cost."""
+"""Seconds, at most, that whoever's streams ended gets for the same (see ``wait_for_return``)."""
 RELAY = 8 << 30
 """Bytes that the lead passes on for a pair that can't reach each other."""
 _BEATS, _SLOWEST = 6, 0.5
@@ -29,6 +28,14 @@ _BEATS, _SLOWEST = 6, 0.5
 def beat_every(patience: float) -> float:
     """Seconds between two pulses: several have to be missed."""
     return min(patience / _BEATS, _SLOWEST)
+
+
+def wait_for_return(patience: float, granted: float) -> float:
+    """Seconds for whoever's streams ended. A connection may have been reset, or its libp2p daemon
+    have died: then it is back in 0.6 s on a near machine, and for the dead it is what they cost.
+    Half of the patience leaves room for two of them, one after the other, in what a loss may cost;
+    ``granted``: for the way to it, which is made anew in as many round trips."""
+    return min(RETURN, patience / 2 + granted)
 
 
 def no_more(who: object) -> float:

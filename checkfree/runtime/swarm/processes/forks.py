@@ -42,7 +42,7 @@ HEEDED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, NOTICED)
 
 Report = Callable[[Mapping[str, Any]], None]
 """How a fork tells its parent {"seated": seat}; {"standing": true, "keeps": …}: whether it has, or
-awaits, a state; and {"wanted": …}: how many the lead would like to stand by here."""
+awaits, a state; and {"wanted": …}: how many the lead would have live here, seated ones included."""
 Main = Callable[[int, Report], int]
 """What a fork does: its number among those that live, and how it reports. Returns its code."""
 
@@ -53,6 +53,8 @@ class _Fork:
     slot: int
     stream: socket.socket
     since: float
+    stands: bool = False
+    """By, and nothing is left to do for it."""
     seated: bool = False
     keeps: bool = False
     spared: bool = False
@@ -146,20 +148,23 @@ class Forks:
             if "wanted" in said:
                 self._wanted = int(said["wanted"])
             else:
-                fork.seated, fork.keeps = "seated" in said, said.get("keeps", False)
+                fork.stands, fork.seated = "standing" in said, "seated" in said
+                fork.keeps = said.get("keeps", False)
                 fork.spared = fork.spared and not fork.seated and not fork.keeps
             self._keep_some_standing()
 
     def _keep_some_standing(self) -> None:
-        """As many as are wanted stand by, and one even if none is, while there is room for more
-        seats; and no more, but for those with a state: they have a seat soon."""
+        """As many as are wanted, and one that stands by even if none is, while there is room for
+        more seats; and no more, but for those with a state: they have a seat soon. Whoever is on
+        its way to stand by comes there first: what is wanted changes faster than one is made."""
         if self._asked or self._over:
             return
-        most, stay = max(1, self._wanted), [f for f in self._forks.values() if not f.spared]
-        standing = [fork for fork in stay if not fork.seated]
-        for _ in range(min(most - len(standing), self._room - len(stay))):
+        stay = [fork for fork in self._forks.values() if not fork.spared]
+        waiting = [fork for fork in stay if not fork.seated]
+        most = max(1, self._wanted - (len(stay) - len(waiting)))
+        for _ in range(min(most - len(waiting), self._room - len(stay))):
             self._fork()
-        for fork in [fork for fork in standing if not fork.keeps][most:]:
+        for fork in [fork for fork in waiting if fork.stands and not fork.keeps][most:]:
             fork.spared = True
             with suppress(ProcessLookupError):
                 os.kill(fork.pid, NOT_NEEDED)

@@ -122,7 +122,7 @@ class Courier:
         self.heard_at: dict[Peer, float] = {}
         """When each peer was last heard, by ``time.monotonic``; for the loop's thread only."""
         self.round_trips: dict[Peer, RoundTrip] = {}
-        """Of those whom we ``ping``; for the loop's thread only."""
+        """Of those whom we ``ping``, and did until they were gone."""
         self.pulses: dict[Peer, dict[str, Any]] = {}
         """The last pulse of each peer of this run, the dead among them."""
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
@@ -240,7 +240,6 @@ class Courier:
 
     def closed(self, peer: Peer) -> None:
         self.heard_at.pop(peer, None)
-        self.round_trips.pop(peer, None)
         self.inbox.put(News("closed", peer, "its stream ended"))
 
     def answered(self, peer: Peer, sent: float) -> None:
