@@ -53,8 +53,8 @@ class _Fork:
     slot: int
     stream: socket.socket
     since: float
-    stands: bool = False
-    """By, and nothing is left to do for it."""
+    stands: float | None = None
+    """By, and since when; the lead may get to know of it a moment later."""
     seated: bool = False
     keeps: bool = False
     spared: bool = False
@@ -148,8 +148,9 @@ class Forks:
             if "wanted" in said:
                 self._wanted = int(said["wanted"])
             else:
-                fork.stands, fork.seated = "standing" in said, "seated" in said
-                fork.keeps = said.get("keeps", False)
+                since = time.monotonic() if fork.stands is None else fork.stands
+                fork.stands = since if "standing" in said else None
+                fork.seated, fork.keeps = "seated" in said, said.get("keeps", False)
                 fork.spared = fork.spared and not fork.seated and not fork.keeps
             self._keep_some_standing()
 
@@ -164,7 +165,8 @@ class Forks:
         most = max(1, self._wanted - (len(stay) - len(waiting)))
         for _ in range(min(most - len(waiting), self._room - len(stay))):
             self._fork()
-        for fork in [fork for fork in waiting if fork.stands and not fork.keeps][most:]:
+        standing = [(f.stands, f.pid, f) for f in waiting if f.stands is not None and not f.keeps]
+        for _, _, fork in sorted(standing)[most:]:
             fork.spared = True
             with suppress(ProcessLookupError):
                 os.kill(fork.pid, NOT_NEEDED)
