@@ -375,6 +375,8 @@ class Member:
         self.why = guest.why
         why = f": {guest.why}" if guest.why not in ("", guest.after.value) else ""
         self._say(f"{guest.after.value}{why}")
+        if guest.after in (After.ENDED, After.FAILED):
+            self._report({"over": True})
         self._drained = self._drained or guest.drained
         if guest.after not in (After.LEFT, After.OVER):
             return guest.after

@@ -73,6 +73,33 @@ def test_whoever_is_on_its_way_to_stand_by_is_not_let_go() -> None:
     assert sorted(told.splitlines()) == ["1", "2", "3", "4", "5"]
 
 
+RUN_ENDS = """
+import sys, time
+from checkfree.runtime.swarm.processes.forks import ENDED, Forks
+def main(slot, report):
+    if slot == 0:
+        report({"seated": "0.0"})
+        report({"wanted": 3})
+        time.sleep(1.0)
+        report({"over": True})
+        return ENDED
+    if slot == 1:  # loses its seat a moment before
+        report({"seated": "1.0"})
+        time.sleep(1.5)
+    report({"standing": True, "keeps": True})
+    time.sleep(600.0)
+sys.exit(Forks(main, 3, print).run())
+"""
+
+
+def test_nobody_keeps_a_state_of_a_run_that_has_ended() -> None:
+    """It looked for the lead for ten minutes."""
+    words = [sys.executable, "-c", RUN_ENDS]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        told, _ = process.communicate(timeout=60)
+    assert (told, process.returncode) == ("", 0)
+
+
 SHORT = """
 import os, sys, time
 from checkfree.runtime.swarm.processes.forks import AGAIN, ENDED, Forks

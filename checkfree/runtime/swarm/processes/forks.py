@@ -42,7 +42,8 @@ HEEDED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, NOTICED)
 
 Report = Callable[[Mapping[str, Any]], None]
 """How a fork tells its parent {"seated": seat}; {"standing": true, "keeps": …}: whether it has, or
-awaits, a state; and {"wanted": …}: how many the lead would have live here, seated ones included."""
+awaits, a state; {"wanted": …}: how many the lead would have live here, seated ones included; and
+{"over": true}: the run has ended for good."""
 Main = Callable[[int, Report], int]
 """What a fork does: its number among those that live, and how it reports. Returns its code."""
 
@@ -59,6 +60,8 @@ class _Fork:
     keeps: bool = False
     spared: bool = False
     """Told to end, for another stands by."""
+    spoke_last: bool = False
+    """That the run has ended, and is about to end itself."""
     rest: bytes = b""
 
 
@@ -80,7 +83,7 @@ class Forks:
         self._asked = 0
         self._code = ENDED
         self._hasty, self._wanted = 0, 0
-        self._over = False
+        self._over = self._ended_for_good = False
         self._due: float | None = None
 
     def run(self) -> int:
@@ -145,7 +148,9 @@ class Forks:
         *lines, fork.rest = (fork.rest + data).split(b"\n")
         for line in lines:
             said = json.loads(line)
-            if "wanted" in said:
+            if "over" in said:
+                self._over = self._ended_for_good = fork.spoke_last = True
+            elif "wanted" in said:
                 self._wanted = int(said["wanted"])
             else:
                 since = time.monotonic() if fork.stands is None else fork.stands
@@ -153,6 +158,16 @@ class Forks:
                 fork.seated, fork.keeps = "seated" in said, said.get("keeps", False)
                 fork.spared = fork.spared and not fork.seated and not fork.keeps
             self._keep_some_standing()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Once the run has ended for good: whoever has no seat is told by nobody, and would look
+        for a lead with a state that is of no use any more."""
+        for fork in self._forks.values():
+            if self._ended_for_good and not (fork.seated or fork.spoke_last or fork.spared):
+                fork.spared = True
+                with suppress(ProcessLookupError):
+                    os.kill(fork.pid, signal.SIGKILL)
 
     def _keep_some_standing(self) -> None:
         """As many as are wanted, and one that stands by even if none is, while there is room for
