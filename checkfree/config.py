@@ -7,6 +7,10 @@ from typing import Any, Optional
 
 from checkfree.models.config import ModelConfig
 
+_INTERNAL = {"internal": True}
+"""Never configured: ``code`` is that of a part from outside of checkfree, once somebody has
+permitted it (see ``parts``)."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -14,7 +18,8 @@ class DataConfig:
 
     name: str = "stdlib"
     """``stdlib``, ``text``, ``jsonl``, ``parquet``, ``bin``, ``tinystories``, ``openwebtext`` or
-    ``hf:OWNER/NAME`` or ``hf:OWNER/NAME/SUBSET`` (any Hugging Face data set, streamed)."""
+    ``hf:OWNER/NAME`` or ``hf:OWNER/NAME/SUBSET`` (any Hugging Face data set, streamed); or a
+    corpus from outside of checkfree, as ``my_texts:verses``."""
 
     path: Optional[str] = None
     """File or folder for ``text``, ``jsonl``, ``parquet`` and ``bin``."""
@@ -33,6 +38,8 @@ class DataConfig:
 
     cache: str = "~/.cache/checkfree"
     """Where tokenized text is kept."""
+
+    code: Any = field(default=None, compare=False, repr=False, metadata=_INTERNAL)
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,7 @@ class RecoveryConfig:
     """Of a strategy from outside of checkfree: what it is made with, by name. May also stand
     beside ``name``."""
 
-    code: Any = field(default=None, compare=False, repr=False, metadata={"internal": True})
-    """Never configured: the code of such a strategy, once somebody has permitted it."""
+    code: Any = field(default=None, compare=False, repr=False, metadata=_INTERNAL)
 
     exponent: float = 2.0
     """CheckFree: a neighbour weighs its gradient norm to this power (1 or 2)."""
@@ -166,8 +172,9 @@ class FailuresConfig:
 
     scenario: str = "random"
     """``none``, ``random``, ``poisson``, ``bursts``, ``adjacent``, ``nodes``, ``clock``, a preset
-    such as ``paper/500m/10``, or the path of a trace. ``random`` without a rate has no failures.
-    ``clock``: ``rate_per_hour`` acts on the simulated seconds of ``fleet`` (semantics 9)."""
+    such as ``paper/500m/10``, the path of a trace, or a sampler from outside of checkfree, as
+    ``my_failures:storms``. ``random`` without a rate has no failures. ``clock``:
+    ``rate_per_hour`` acts on the simulated seconds of ``fleet`` (semantics 9)."""
 
     probability: Optional[float] = None
     """Of losing a stage, per stage and tick, in [0, 1]."""
@@ -193,6 +200,8 @@ class FailuresConfig:
     first: int = 1
     """No failure before this tick."""
 
+    code: Any = field(default=None, compare=False, repr=False, metadata=_INTERNAL)
+
 
 @dataclass(frozen=True)
 class FleetConfig:
@@ -200,7 +209,8 @@ class FleetConfig:
 
     name: str = "paper"
     """``paper`` (its seven sites), ``datacenter``, ``machine`` (one, a device per seat), ``home``
-    (internet lines), or ``thread`` (the in-process runtime: ops don't overlap)."""
+    (internet lines), or ``thread`` (the in-process runtime: ops don't overlap); or one from
+    outside of checkfree, as ``my_machines:cellar``."""
 
     sizes: Optional[str] = None
     """Whose bytes and work are priced: ``own`` (the trained model's), ``published`` (the paper's
@@ -227,6 +237,8 @@ class FleetConfig:
 
     price: Optional[float] = None
     """What a node costs per hour, in any currency; None: no costs are told."""
+
+    code: Any = field(default=None, compare=False, repr=False, metadata=_INTERNAL)
 
 
 @dataclass(frozen=True)
@@ -302,7 +314,10 @@ class Config:
     """Seats per stage; each takes its share of the microbatches."""
 
     schedule: str = "1f1b"
-    """``gpipe`` or ``1f1b``."""
+    """``gpipe`` or ``1f1b``, or one from outside of checkfree, as ``my_schedules:zigzag``."""
+
+    code: Any = field(default=None, compare=False, repr=False, metadata=_INTERNAL)
+    """Of a schedule."""
 
     devices: tuple[str, ...] = ("cpu",)
     """Where stages stand: one device for all, or several that the stages are spread over."""

@@ -19,7 +19,9 @@ from checkfree.checks import check
 from checkfree.config import Config, RecoveryConfig
 from checkfree.errors import BadInput
 from checkfree.failures import SAMPLERS, presets
-from checkfree.recovery.registry import STRATEGIES, packages, permit
+from checkfree.parts import permitted
+from checkfree.plugins import known, packages
+from checkfree.recovery.registry import STRATEGIES
 from checkfree.typed import as_config, written
 
 LONGEST_PATH = 1000
@@ -46,8 +48,8 @@ def load(
 ) -> Config:
     """The configuration of a file (None: all defaults) with ``key=value`` words on top.
 
-    ``allow``: top packages of strategies from outside that it may name, beside those that the
-    words name. Raises BadInput for a missing or malformed file, an unknown key, a wrong type, or a
+    ``allow``: top packages of parts from outside that it may name, beside those that the words
+    name. Raises BadInput for a missing or malformed file, an unknown key, a wrong type, or a
     value that no run can take.
     """
     source = open_source(path)
@@ -88,18 +90,12 @@ def build(tree: Mapping[str, Any]) -> Config:
     return permitted(config)
 
 
-def permitted(config: Config, allow: Collection[str] = ()) -> Config:
-    """With the code of a strategy from outside, if it may run. Raises BadInput."""
-    recovery = permit(config.recovery, allow)
-    return config if recovery is config.recovery else dataclasses.replace(config, recovery=recovery)
-
-
 def _options_apart(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is no key of ours beside the name of a strategy from outside is an option of it."""
     section = tree.get("recovery")
     if not isinstance(section, Mapping) or str(section.get("name", "auto")) in STRATEGIES:
         return tree
-    ours = {field.name for field in dataclasses.fields(RecoveryConfig)} - {"code"}
+    ours = {f.name for f in dataclasses.fields(RecoveryConfig) if not f.metadata.get("internal")}
     options = {**(section.get("options") or {})}
     options |= {key: value for key, value in section.items() if key not in ours}
     kept = {key: value for key, value in section.items() if key in ours}
@@ -108,16 +104,20 @@ def _options_apart(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def to_tree(config: Config) -> dict[str, Any]:
     """Nested plain data that :func:`build` makes the same Config of."""
-    calm = dataclasses.replace(config, recovery=dataclasses.replace(config.recovery, code=None))
-    tree = dataclasses.asdict(calm, dict_factory=lambda pairs: {k: _plain(v) for k, v in pairs})
-    del tree["recovery"]["code"]
+    tree: dict[str, Any] = plain(config)
     if tree["recovery"]["options"] is None:  # as records have it that are older
         del tree["recovery"]["options"]
     return tree
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def plain(value: Any) -> Any:
+    """A section, or a value of one, without what is never configured."""
+    if dataclasses.is_dataclass(value):
+        fields = [f.name for f in dataclasses.fields(value) if not f.metadata.get("internal")]
+        return {name: plain(getattr(value, name)) for name in fields}
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def to_yaml(config: Config) -> str:
@@ -245,8 +245,9 @@ def _give_way(tree: dict[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
     if has_rate or given.get("scenario") in presets():
         for rate in rates:
             below.pop(rate, None)
-    keep = (*SAMPLERS, "clock") if given.get("rate_per_hour") is not None else SAMPLERS
-    if has_rate and below.get("scenario") not in keep:
+    scenario = str(below.get("scenario"))
+    keeps = known("failures.scenario", scenario, SAMPLERS)
+    if has_rate and not (keeps or (scenario == "clock" and given.get("rate_per_hour") is not None)):
         below.pop("scenario", None)
     return {**tree, "failures": below}
 

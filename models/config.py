@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Optional
+from dataclasses import dataclass, field
+from typing import Any, Optional
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,7 @@ class ModelConfig:
     """One model of one family, before it is cut into stages."""
 
     family: str = "llama"
-    """``llama`` or ``gpt``."""
+    """``llama`` or ``gpt``, or one from elsewhere, as ``my_models:mamba``."""
 
     width: int = 96
     """Model dimension, in features per token."""
@@ -39,3 +39,6 @@ class ModelConfig:
 
     dropout: float = 0.0
     """Probability of dropping a feature, in [0, 1)."""
+
+    code: Any = field(default=None, compare=False, repr=False, metadata={"internal": True})
+    """Never configured: a family from outside, once somebody has permitted it."""

@@ -6,13 +6,16 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from typing import cast
 
 from torch import nn
 
 from checkfree.build.sketch import sketched
 from checkfree.config import Config
 from checkfree.errors import BadInput
-from checkfree.models.families import family
+from checkfree.models.config import ModelConfig
+from checkfree.models.families import FAMILIES, Family, family
+from checkfree.plugins import not_permitted
 from checkfree.stage import CPU, seeded
 from checkfree.units import derive
 
@@ -32,6 +35,15 @@ class Blueprint:
     """Tokens per iteration, where they can be known beforehand."""
 
 
+def family_of(model: ModelConfig) -> Family:
+    """One of ours, or one from outside that may run. Raises BadInput."""
+    if model.family in FAMILIES:
+        return family(model.family)
+    if model.code is None:
+        raise not_permitted("model.family", model.family, FAMILIES)
+    return cast(Family, model.code)
+
+
 def of_family(config: Config, vocabulary: int) -> Blueprint:
     """A built-in model. Raises BadInput if it cannot be cut as configured."""
     model = config.model
@@ -41,7 +53,7 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
             f"set model.vocabulary={vocabulary} or leave it out"
         )
     model = replace(model, vocabulary=model.vocabulary or vocabulary)
-    made = family(model.family)
+    made = family_of(model)
 
     def build(stage: int, purpose: str, *parts: int) -> nn.Module:
         with seeded(derive(config.seed, purpose, stage, *parts), CPU):

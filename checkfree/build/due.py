@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from checkfree.build.rehearsal import CLOCK, rehearse
+from checkfree.build.rehearsal import rehearse
 from checkfree.config import Config
-from checkfree.failures import STOP, Trace, sample, seats_hit, strikes
+from checkfree.failures import CLOCK, STOP, Trace, sample, seats_hit, strikes
 from checkfree.ops import Address
 
 SAMPLED_TICKS = 4

@@ -17,19 +17,21 @@ from torch import nn
 from checkfree.build.assemble import equip
 from checkfree.build.blueprint import Blueprint, of_family, of_modules
 from checkfree.build.due import DueFailures
-from checkfree.build.rehearsal import CLOCK
 from checkfree.build.sizes import OWN, named_sizes
+from checkfree.build.terms import scheduler_of
 from checkfree.checks import check
 from checkfree.config import Config, RecoveryConfig
 from checkfree.data import open_data
 from checkfree.errors import BadInput
-from checkfree.failures import SAMPLERS, presets
+from checkfree.failures import CLOCK, is_trace_file
 from checkfree.formats import SIGNS
 from checkfree.load import build as build_config
 from checkfree.load import load, to_tree
 from checkfree.messages.control import Purpose
+from checkfree.parts import origins, permitted, running
+from checkfree.plugins import OUTSIDE, origin, packages
 from checkfree.record import ConfigRecord
-from checkfree.recovery.registry import OUTSIDE, STRATEGIES, origin, packages, written_at
+from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.recorder import Listener
 from checkfree.worker import Batches, Equipment
 
@@ -81,7 +83,7 @@ def any_config(
     tree = to_tree(config) if isinstance(config, Config) else config
     made = build_config({**tree, **forced})
     if isinstance(config, Config):  # and may run what that may
-        made = replace(made, recovery=replace(made.recovery, code=config.recovery.code))
+        made = permitted(made, running(config))
     return replace(made, out=made.out.replace("{name}", "run"))
 
 
@@ -89,6 +91,7 @@ def of_config(config: Config, folder: Path, listeners: Sequence[Listener]) -> Jo
     """A built-in model on configured data. Raises BadInput, also for a Config made by hand that no
     run can take."""
     check(config)
+    scheduler_of(config)  # before anything is written
     context, batch = config.model.context, config.batch
     data = open_data(config.data, context=context, batch=batch, seed=config.seed)
     feeds: Feeds = {Purpose.TRAIN: data.train, Purpose.VALIDATE: data.validation}
@@ -122,15 +125,14 @@ def of_users(
     if validation is None:
         config = replace(config, validation=replace(config.validation, every=0))
     check(config)
+    scheduler_of(config)
     feeds: Feeds = {Purpose.TRAIN: batches, Purpose.VALIDATE: validation or batches}
     return Job(config, folder, blueprint, feeds, {"name": "user"}, listeners)
 
 
 def with_trace(config: Config, path: Path) -> Config:
     """A run that was given a trace file goes on with its own copy of it."""
-    scenario = config.failures.scenario
-    known = ("none", CLOCK, *SAMPLERS, *presets())
-    if scenario in known or not path.is_file():
+    if not is_trace_file(config.failures.scenario) or not path.is_file():
         return config
     return replace(config, failures=replace(config.failures, scenario=str(path)))
 
@@ -171,8 +173,8 @@ def recorded_config(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def versions_of(config: Config) -> dict[str, str]:
-    """And of the package that brings the strategy, if that is none of ours."""
-    outside = packages([written_at(config.recovery.name) or ""])
+    """And of the packages that bring parts of it which are none of ours."""
+    outside = packages(origins(config))
     return versions() | {f"{OUTSIDE}{top}": origin(top) for top in outside}
 
 

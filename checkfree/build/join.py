@@ -29,9 +29,9 @@ from checkfree.build.release import PACKAGE, offered, packages_of, release
 from checkfree.build.terms import seats
 from checkfree.config import Config
 from checkfree.errors import BadInput, RunFailed
-from checkfree.load import permitted
 from checkfree.messages import codec
 from checkfree.ops import Address
+from checkfree.parts import permitted
 from checkfree.runtime.process import keep_for_forks, settled
 from checkfree.runtime.swarm.joining.camp import Camp
 from checkfree.runtime.swarm.joining.discovery import Discovery

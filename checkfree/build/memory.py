@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from checkfree.build.sizes import own_sizes
+from checkfree.build.terms import scheduler_of
 from checkfree.checks import recomputed
 from checkfree.config import Config, RecoveryConfig
 from checkfree.formats import SIGNS
@@ -14,7 +15,7 @@ from checkfree.ops import Address
 from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.registry import spec_of
 from checkfree.routes import in_order
-from checkfree.schedule import SCHEDULES, peak_losses, peak_stash
+from checkfree.schedule import peak_losses, peak_stash
 from checkfree.simulate.sizes import Sizes
 
 FORK_BYTES = 100 << 20
@@ -50,7 +51,7 @@ def _stashed(config: Config) -> list[int]:
     """By stage: bytes of as many microbatches as the schedule has it hold at once."""
     sizes, again = own_sizes(config), recomputed(config.recompute, config.stages)
     routes = in_order([Address(stage) for stage in range(config.stages + 1)], config.microbatches)
-    schedule = SCHEDULES[config.schedule](routes)
+    schedule = scheduler_of(config)(routes)
     peak = {seat.stage: count for seat, count in peak_stash(schedule).items()}
     losses, (edge, *bodies) = peak_losses(schedule), sizes.stashed
     return [

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from checkfree.build.rehearsal import CLOCK, setting, strikes
+from checkfree.build.rehearsal import setting, strikes
 from checkfree.config import Config, FleetConfig
 from checkfree.errors import BadInput
+from checkfree.failures import CLOCK
 from checkfree.ops import Address
 from checkfree.priced import Priced
 from checkfree.record import of_kind

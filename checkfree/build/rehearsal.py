@@ -11,6 +11,7 @@ from checkfree.build.terms import seats, terms
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.failures import (
+    CLOCK,
     Trace,
     arrivals,
     poisson_rate_per_hour,
@@ -28,9 +29,6 @@ from checkfree.simulate.rehearse import Rehearsal, Setting
 from checkfree.simulate.rehearse import rehearse as rehearse_setting
 from checkfree.simulate.sizes import pace_of
 from checkfree.simulate.strikes import ClockStrikes, Strikes, TickStrikes
-
-CLOCK = "clock"
-"""``failures.scenario`` for a rate that acts on the fleet's clock."""
 
 
 def rehearse(config: Config, listener: Callable[[int], object] = bool) -> Rehearsal:

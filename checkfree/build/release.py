@@ -18,7 +18,9 @@ import checkfree
 from checkfree.build.job import versions
 from checkfree.config import Config
 from checkfree.models.families import FAMILIES
-from checkfree.recovery.registry import OUTSIDE, STRATEGIES, offers, origin, packages, written_at
+from checkfree.parts import origins
+from checkfree.plugins import OUTSIDE, offers, origin, packages
+from checkfree.recovery.registry import STRATEGIES
 
 WORKER = ("worker", "build.blueprint", "optimizer", "schedule", "data", "recovery.wrappers")
 """What a worker is made of, whatever it trains: modules of ours."""
@@ -31,7 +33,7 @@ PACKAGE = Path(checkfree.__file__).parent
 def release(config: Config) -> dict[str, str]:
     """Our version, and digests of the code that trains this run."""
     named = {"checkfree", "code", _strategy(config.recovery.name), _model(config.model.family)}
-    outside = tuple(sorted(packages([written_at(config.recovery.name) or ""])))
+    outside = tuple(sorted(packages(origins(config))))
     named |= {_package(top) for top in outside}
     return {key: value for key, value in offered(PACKAGE, outside).items() if key in named}
 
@@ -39,7 +41,7 @@ def release(config: Config) -> dict[str, str]:
 @cache
 def offered(package: Path = PACKAGE, allow: tuple[str, ...] = ()) -> Mapping[str, str]:
     """Our version, and digests of the code that trains any run, as it stands in that folder; and of
-    packages from outside of checkfree that offer strategies, or that are allowed to be of use."""
+    packages from outside of checkfree that offer parts of runs, or are allowed to be of use."""
     found = {"checkfree": versions()["checkfree"], "code": digest(package, WORKER, MAKERS)}
     for name, spec in STRATEGIES.items():
         found[_strategy(name)] = digest(package, (_own(spec.module),))

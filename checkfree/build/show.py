@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from checkfree.build.terms import scheduler_of
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.ops import Address, Kind, Op, render_route
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.timeline import draw_timeline
 from checkfree.routes import in_order
-from checkfree.schedule import SCHEDULES, Costs, check, makespan, peak_stash, render, timeline
+from checkfree.schedule import Costs, check, makespan, peak_stash, render, timeline
 
 
 def show_schedule(config: Config, picture: Path) -> str:
@@ -19,7 +20,7 @@ def show_schedule(config: Config, picture: Path) -> str:
     strategy = make_strategy(config.recovery, config.checkpoint.every)
     plain = in_order(seats, config.microbatches)
     routes = strategy.routes(plain)
-    schedule = strategy.ops(SCHEDULES[config.schedule](routes), routes)
+    schedule = strategy.ops(scheduler_of(config)(routes), routes)
     check(schedule, routes)
     costs = Costs()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from checkfree.build.blueprint import of_family
+from checkfree.build.blueprint import family_of, of_family
 from checkfree.build.sketch import sketched
 from checkfree.config import Config, FleetConfig, OptimizerConfig, RecoveryConfig
 from checkfree.data.tokenizers import open_tokenizer
@@ -16,7 +16,6 @@ from checkfree.errors import BadInput
 from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
 from checkfree.load import load
 from checkfree.models.config import ModelConfig
-from checkfree.models.families import family
 from checkfree.rates import SGD
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import spec_of
@@ -56,7 +55,7 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
     """Those of the configured model itself, in bytes and flops. Raises BadInput."""
     model = replace(config.model, vocabulary=config.model.vocabulary or _vocabulary(config))
     of_family(config, model.vocabulary or 1)  # says what is wrong with it, if anything
-    made = family(model.family)
+    made = family_of(model)
     with sketched():
         edge, body = (made.stage(model, stage, config.stages) for stage in (0, 1))
     wide = 8 if config.precision == "fp64" else 4

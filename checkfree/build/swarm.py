@@ -21,8 +21,9 @@ from checkfree.build.stock import Stock
 from checkfree.build.terms import seats
 from checkfree.config import Config
 from checkfree.failures import render_trace
-from checkfree.load import load, permitted, to_yaml
+from checkfree.load import load, to_yaml
 from checkfree.ops import LEAD
+from checkfree.parts import permitted
 from checkfree.record import RECORDS, read
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles, write_whole

@@ -7,7 +7,8 @@ from functools import partial
 from checkfree.config import Config
 from checkfree.lead import Terms
 from checkfree.ops import Address, Route, Schedule
-from checkfree.schedule import SCHEDULES, check
+from checkfree.plugins import chosen
+from checkfree.schedule import SCHEDULES, Scheduler, check
 
 TICKS_PER_ITERATION = 50
 """A run that rolls back more than this many times its length gets nowhere."""
@@ -24,7 +25,7 @@ def terms(config: Config, tokens: int | None) -> Terms:
     return Terms(
         iterations=config.iterations,
         microbatches=config.microbatches,
-        schedule=partial(_checked_schedule, config.schedule),
+        schedule=partial(_checked_schedule, scheduler_of(config)),
         clip=config.optimizer.clip,
         clip_over=config.optimizer.clip_over,
         validation_every=config.validation.every,
@@ -36,7 +37,12 @@ def terms(config: Config, tokens: int | None) -> Terms:
     )
 
 
-def _checked_schedule(name: str, routes: tuple[Route, ...]) -> Schedule:
-    schedule = SCHEDULES[name](routes)
+def scheduler_of(config: Config) -> Scheduler:
+    """What makes the schedules of a run. Raises BadInput."""
+    return chosen("schedule", config.schedule, SCHEDULES, config.code)
+
+
+def _checked_schedule(scheduler: Scheduler, routes: tuple[Route, ...]) -> Schedule:
+    schedule = scheduler(routes)
     check(schedule, routes)
     return schedule

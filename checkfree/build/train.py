@@ -27,7 +27,8 @@ from checkfree.config import Config
 from checkfree.errors import BadInput, RunFailed, cannot_write
 from checkfree.failures import render_trace
 from checkfree.lead import Progress
-from checkfree.load import load, permitted, to_yaml
+from checkfree.load import load, to_yaml
+from checkfree.parts import named, permitted
 from checkfree.rates import lr_at
 from checkfree.record import (
     RECORDS,
@@ -38,7 +39,6 @@ from checkfree.record import (
     read,
     recoveries,
 )
-from checkfree.recovery.registry import packages
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles, write_whole
 from checkfree.runtime.process import settled
@@ -93,7 +93,7 @@ def train(
     """
     made = any_config(config, None if stages is None else max(1, len(stages) - 1))
     if not isinstance(config, Config):  # which says by itself whose code may run
-        made = permitted(made, packages([made.recovery.name]))
+        made = permitted(made, named(made))
     job = _job(made, Path(made.out), stages, batches, validation, listeners)
     job.equipment  # noqa: B018 (what can't be built is refused before writing)
     due = render_trace(job.due.trace).encode()

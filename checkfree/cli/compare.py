@@ -61,7 +61,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from checkfree.compare.options import make_options
     from checkfree.compare.run import Request, compare
     from checkfree.load import open_source
-    from checkfree.recovery.registry import packages
+    from checkfree.plugins import packages
 
     source = open_source(arguments.config)
     given = {name: _value(name, getattr(arguments, name)) for name, _, _ in _OPTIONS}

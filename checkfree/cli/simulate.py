@@ -35,7 +35,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from checkfree.compare.plan import base, plan
     from checkfree.compare.simulation import simulate, table, to_json
     from checkfree.load import build, open_source
-    from checkfree.recovery.registry import packages
+    from checkfree.plugins import packages
 
     source = open_source(arguments.config)
     tree = base(source, arguments.words)

@@ -44,12 +44,12 @@ def _go(arguments: argparse.Namespace, path: Path, config: object, *, fresh: boo
     from checkfree.build.train import resume, train
     from checkfree.config import Config
     from checkfree.display import Display
-    from checkfree.recovery.registry import packages
+    from checkfree.parts import named
 
     assert isinstance(config, Config)
     console = Console(stderr=True, highlight=False)
     again = f"checkfree train --resume {path}"
-    for package in packages([config.recovery.name]):
+    for package in sorted(named(config)):
         again += f" --allow {package}"
     try:
         with Display(config, console, quiet=arguments.quiet) as display:

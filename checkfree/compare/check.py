@@ -11,11 +11,12 @@ from typing import Any
 from checkfree.build.assemble import equip
 from checkfree.build.due import DueFailures
 from checkfree.build.job import of_config
-from checkfree.build.rehearsal import CLOCK, setting, strikes
-from checkfree.compare.folders import Records, is_trace_file
+from checkfree.build.rehearsal import setting, strikes
+from checkfree.compare.folders import Records
 from checkfree.compare.plan import Cell
 from checkfree.config import Config, FailuresConfig
 from checkfree.errors import BadInput
+from checkfree.failures import CLOCK, is_trace_file
 
 
 def check_values(cells: Sequence[Cell]) -> None:
@@ -78,7 +79,7 @@ _MEND = "give another --out and --results, or remove what is of the other data"
 
 def trace_notes(config: Config) -> list[str]:
     """What is odd about a trace file beside this run, one line each."""
-    if not is_trace_file(config):
+    if not is_trace_file(config.failures.scenario):
         return []
     ticks = [failure.tick for failure in DueFailures(config).trace]
     name, length = config.failures.scenario, config.iterations

@@ -12,11 +12,10 @@ from typing import Any
 
 from checkfree.build.due import DueFailures
 from checkfree.build.job import recorded_config
-from checkfree.build.rehearsal import CLOCK
 from checkfree.compare.plan import Cell
 from checkfree.config import Config
 from checkfree.errors import BadInput
-from checkfree.failures import SAMPLERS, presets, render_trace
+from checkfree.failures import is_trace_file, render_trace
 from checkfree.formats import SIGNS
 from checkfree.load import load, to_tree
 from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
@@ -183,16 +182,10 @@ def differences(
 def _check_trace(cell: Cell) -> None:
     """A trace file may have been edited since."""
     path = cell.folder / TRACE
-    if not is_trace_file(cell.config) or not path.exists():
+    if not is_trace_file(cell.config.failures.scenario) or not path.exists():
         return
     if path.read_text(encoding="utf-8") != render_trace(DueFailures(cell.config).trace):
         raise BadInput(
             f"{cell.folder} was trained with other failures than {cell.config.failures.scenario} "
             "has now: give another --out, or remove it to train it anew"
         )
-
-
-def is_trace_file(config: Config) -> bool:
-    """The failures come from a file."""
-    scenario = config.failures.scenario
-    return scenario not in ("none", CLOCK, *SAMPLERS, *presets())

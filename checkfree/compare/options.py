@@ -10,7 +10,8 @@ from typing import Any
 
 from checkfree.errors import BadInput
 from checkfree.load import as_section, split
-from checkfree.recovery.registry import STRATEGIES, known
+from checkfree.plugins import known
+from checkfree.recovery.registry import STRATEGIES
 from checkfree.report.study import REFERENCE
 
 LIST = ("strategies", "rates", "devices")
@@ -116,8 +117,9 @@ def check_names(strategies: Sequence[str]) -> None:
     """Raise BadInput for a strategy that nobody offers."""
     for label in strategies:
         match = re.fullmatch(r"([\w.:-]+)(\(.*\))?", label)
-        if match is None or not (match[1] == REFERENCE or known(match[1])):
+        name = "" if match is None else match[1]
+        if name != REFERENCE and not known("recovery.name", name, STRATEGIES):
             names = ", ".join((REFERENCE, *STRATEGIES))
             raise BadInput(f"unknown strategy {label}: known are {names}; or NAME(key=value, …)")
-        if match[1] == REFERENCE and match[2] is not None:
+        if match is not None and name == REFERENCE and match[2] is not None:
             raise BadInput(f"{label}: the reference takes no options; set them for all runs")

@@ -16,7 +16,8 @@ from typing import Any
 from checkfree.compare.options import Options
 from checkfree.config import Config
 from checkfree.errors import BadInput
-from checkfree.load import Source, build, expand, over, parse_words, permitted
+from checkfree.load import Source, build, expand, over, parse_words
+from checkfree.parts import permitted
 from checkfree.report.study import REFERENCE
 
 RUNS = "runs"

@@ -14,9 +14,10 @@ import checkfree
 from checkfree.compare.folders import Records
 from checkfree.config import Config, FleetConfig
 from checkfree.errors import BadInput
-from checkfree.load import build, permitted
+from checkfree.load import build, plain
+from checkfree.parts import origins, permitted
+from checkfree.plugins import origin, packages
 from checkfree.priced import Priced
-from checkfree.recovery.registry import origin, packages
 from checkfree.runtime.folder import write_json
 
 Pricer = Callable[[Config, Records, FleetConfig], Priced]
@@ -42,7 +43,7 @@ class Prices:
         """The price of a run. Raises BadInput for one that can't be priced."""
         config = permitted(build(records[0]["config"]), self.allow)
         asked = self._asked(config)
-        path = self.memory / f"{_key(records, asked)}.json"
+        path = self.memory / f"{_key(records, config, asked)}.json"
         try:
             return parse(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError):
@@ -52,7 +53,8 @@ class Prices:
 
     def _asked(self, config: Config) -> FleetConfig:
         if "name" in self.fleet and self.fleet["name"] != config.fleet.name:
-            return replace(FleetConfig(), **self.fleet)  # what was said of another fleet is moot
+            asked = replace(FleetConfig(), **self.fleet)  # what was said of another fleet is moot
+            return permitted(replace(config, fleet=asked), self.allow).fleet
         return replace(config.fleet, **self.fleet)
 
 
@@ -62,14 +64,14 @@ def parse(tree: Mapping[str, Any]) -> Priced:
     return Priced(**{**tree, **lists})
 
 
-def _key(records: Sequence[Mapping[str, Any]], fleet: FleetConfig) -> str:
+def _key(records: Sequence[Mapping[str, Any]], config: Config, fleet: FleetConfig) -> str:
     told = [
         (r["kind"], r.get("iteration"), r.get("tick"), r.get("seats"), r.get("status"))
         for r in records
     ]
-    config = {key: value for key, value in records[0]["config"].items() if key != "out"}
-    content = [config, told, asdict(fleet), _profile(fleet), _source()]
-    content += [origin(top) for top in packages([str(config["recovery"]["name"])])]
+    trained = {key: value for key, value in records[0]["config"].items() if key != "out"}
+    content = [trained, told, plain(fleet), _profile(fleet), _source()]
+    content += [origin(top) for top in sorted(packages(origins(replace(config, fleet=fleet))))]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 

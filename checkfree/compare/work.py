@@ -21,7 +21,7 @@ from checkfree.compare.pool import Ended, Pool
 from checkfree.compare.progress import Show, describe
 from checkfree.errors import BadInput, cannot_write
 from checkfree.load import to_yaml
-from checkfree.recovery.registry import packages
+from checkfree.parts import running
 from checkfree.runtime.files import write_whole
 
 LOOK = 0.1
@@ -79,9 +79,8 @@ class Work:
             file = config_path(cell.folder)
             write_whole(file, to_yaml(cell.config).encode())
             words = ["train", str(file), "--quiet"]
-        if cell.config.recovery.code is not None:  # as it was permitted here
-            for package in packages([cell.config.recovery.name]):
-                words += ["--allow", package]
+        for package in sorted(running(cell.config)):  # as it was permitted here
+            words += ["--allow", package]
         pool.start(cell.place, words)
         show.began(cell)
 

@@ -15,6 +15,7 @@ from checkfree.data.documents import Corpus, Placed, place
 from checkfree.data.tokenizers import open_tokenizer
 from checkfree.data.tokens import Split, open_tokens, split_tail
 from checkfree.errors import BadInput
+from checkfree.plugins import not_permitted, packages
 
 MEMORY_BYTES = 64 * 2**20
 """Up to here, bytes are kept in memory rather than in the cache."""
@@ -91,6 +92,11 @@ def _corpus(config: DataConfig, loader: stream.Loader | None) -> Corpus:
         return tables.jsonl(config.path, config.text_field)
     if config.name == "parquet":
         return tables.parquet(config.path, config.text_field)
+    if config.code is not None:
+        made: Corpus = config.code(config)
+        return made
+    if packages([config.name]):
+        raise not_permitted("data.name", config.name, NAMES)
     raise BadInput(f"data.name {config.name!r} is unknown, expected {', '.join(NAMES)}")
 
 

@@ -15,13 +15,14 @@ from checkfree.failures.rates import (
 )
 from checkfree.failures.render import picture, summary
 from checkfree.failures.samplers import SAMPLERS, pack
-from checkfree.failures.scenarios import sample
+from checkfree.failures.scenarios import CLOCK, is_ours, is_trace_file, sample
 from checkfree.failures.spot import Pipeline, import_spot
 from checkfree.failures.streams import arrivals
 from checkfree.failures.targets import target_stages
 from checkfree.failures.trace import STOP, Failure, Trace, make_trace, seats_hit, strikes
 
 __all__ = [
+    "CLOCK",
     "PER_ITERATION",
     "SAMPLERS",
     "STOP",
@@ -31,6 +32,8 @@ __all__ = [
     "arrivals",
     "implied_seconds",
     "import_spot",
+    "is_ours",
+    "is_trace_file",
     "make_trace",
     "pack",
     "picture",

@@ -12,6 +12,10 @@ from checkfree.failures.rates import tick_probability
 from checkfree.failures.samplers import SAMPLERS, Setting
 from checkfree.failures.targets import target_stages
 from checkfree.failures.trace import Trace, make_trace
+from checkfree.plugins import chosen, written_at
+
+CLOCK = "clock"
+"""The scenario whose failures fall on a fleet's simulated clock (semantics 9)."""
 
 
 def sample(config: FailuresConfig, *, seed: int, stages: int, replicas: int, ticks: int) -> Trace:
@@ -30,8 +34,9 @@ def sample(config: FailuresConfig, *, seed: int, stages: int, replicas: int, tic
     if config.scenario == "none":
         return ()
     name = "random" if probability_of(config.scenario) is not None else config.scenario
-    if name not in SAMPLERS:
+    if is_trace_file(name):
         return read_trace(_file(config.scenario), stages, replicas)
+    sampler = chosen("failures.scenario", name, SAMPLERS, config.code)
     targets = target_stages(config.stages, stages)
     if probability is None:
         return _no_rate(name)
@@ -45,7 +50,17 @@ def sample(config: FailuresConfig, *, seed: int, stages: int, replicas: int, tic
         burst=config.burst,
         seats_per_node=config.seats_per_node,
     )
-    return make_trace(f for f in SAMPLERS[name](setting) if f.tick >= config.first)
+    return make_trace(f for f in sampler(setting) if f.tick >= config.first)
+
+
+def is_ours(scenario: str) -> bool:
+    """A scenario that is neither a file nor from outside of checkfree."""
+    return scenario in ("none", CLOCK, *SAMPLERS, *presets())
+
+
+def is_trace_file(scenario: str) -> bool:
+    """The failures come from a file."""
+    return not is_ours(scenario) and written_at("failures.scenario", scenario) is None
 
 
 def _no_rate(name: str) -> Trace:

@@ -1,34 +1,26 @@
 """The strategies by name: what a configuration may say of each, what others have to know of it
 before it is there, and where it is made. No torch: a configuration is checked before any is here.
 
-A strategy from outside of checkfree is named by the entry point of an installed package (group
-``checkfree.strategies``), or as ``module:Class``. Installed code may run by being installed. Of any
-other module a configuration alone says nothing that is acted on, for it may be a stranger's: who
-runs it names the package (``permit``), and the permission travels with the configuration.
+One from outside of checkfree is a subclass of Strategy or a StrategySpec; see ``plugins``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-import re
-import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module, metadata
-from importlib.util import find_spec
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from checkfree.config import RecoveryConfig
 from checkfree.errors import BadInput
+from checkfree.plugins import chosen, code_of, imported, written_at
 from checkfree.typed import as_config
 
 if TYPE_CHECKING:  # a strategy knows of tensors
     from checkfree.recovery.strategy import Strategy
 
+_KEY = "recovery.name"
 _INEXACT = frozenset({"optimizer", "lr_scale", "lr_scale_half_life"})
 _WEIGHTED = _INEXACT | {"exponent"}
 _PUSHING = frozenset(
@@ -72,7 +64,7 @@ class StrategySpec:
 
     def make(self, config: RecoveryConfig) -> Strategy:
         """The strategy of a configuration."""
-        make = _imported(self.made_by)
+        make = imported(_KEY, self.made_by)
         if isinstance(make, type):
             own: Strategy = _with_options(make, config)
             return own
@@ -104,84 +96,26 @@ STRATEGIES: Mapping[str, StrategySpec] = MappingProxyType(
     }
 )
 
-GROUP = "checkfree.strategies"
-"""The entry points by which installed packages offer strategies."""
-
-OUTSIDE = "package "
-"""Before the name of a top package from outside, where versions and releases tell of it."""
-
-_DOTTED = re.compile(r"([A-Za-z_]\w*)((?:\.\w+)*):([A-Za-z_]\w*)")
-
-
-def offers() -> list[str]:
-    """Where the strategies of installed packages are."""
-    return [point.value for point in metadata.entry_points(group=GROUP)]
-
-
-def written_at(name: str) -> str | None:
-    """Where a strategy from outside is, as ``module:Class``; None: nobody offers that name."""
-    if _DOTTED.fullmatch(name):
-        return name
-    found = [point.value for point in metadata.entry_points(group=GROUP) if point.name == name]
-    return found[0] if found and _DOTTED.fullmatch(found[0]) else None
-
-
-def known(name: str) -> bool:
-    """It is one of ours, or may be one from outside."""
-    return name in STRATEGIES or written_at(name) is not None
-
-
-def packages(words: Iterable[str]) -> frozenset[str]:
-    """The top packages of all strategies that are written ``module:Class`` in these words."""
-    return frozenset(match[1] for word in words for match in _DOTTED.finditer(word))
-
 
 def permit(config: RecoveryConfig, allow: Collection[str] = ()) -> RecoveryConfig:
     """With the code of a strategy from outside, if it is installed or its top package is among
     those that are allowed; any other as it is. Raises BadInput if that can't be imported, is no
     strategy, or has no such options."""
-    where = None if config.name in STRATEGIES else written_at(config.name)
-    if where is None or (where == config.name and not packages([where]) & {*allow}):
+    found = None if config.name in STRATEGIES else code_of(_KEY, config.name, allow)
+    if found is None:
         return config
-    found = _imported(where)
     if isinstance(found, StrategySpec):
         return replace(config, code=found)
     if not isinstance(found, type) or not _is_strategy(found):
         raise BadInput(f"recovery.name={config.name}: that is no subclass of checkfree's Strategy")
     _with_options(found, config)
-    return replace(config, code=StrategySpec(where))
+    return replace(config, code=StrategySpec(written_at(_KEY, config.name) or ""))
 
 
 def spec_of(config: RecoveryConfig) -> StrategySpec:
     """Raises BadInput for a strategy that nobody has permitted, or that there is not."""
-    if config.name in STRATEGIES:
-        return STRATEGIES[config.name]
-    if isinstance(config.code, StrategySpec):
-        return config.code
-    package = "".join(packages([config.name]))
-    if not package:
-        raise BadInput(f"recovery.name={config.name}: expected one of {', '.join(STRATEGIES)}")
-    raise BadInput(
-        f"recovery.name={config.name} is code from outside of checkfree, and no configuration may "
-        f"run such by itself: if you trust it, --allow {package}"
-    )
-
-
-def _imported(where: str) -> Any:
-    """Raises BadInput. What lies in the folder that we run in is found, as with python -m."""
-    module, _, name = where.partition(":")
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)
-    try:
-        return getattr(import_module(module), name)
-    except AttributeError:
-        raise BadInput(f"recovery.name={where}: {module} has no {name}") from None
-    except ImportError as error:
-        told = " ".join(str(error).split())[:200]
-        raise BadInput(
-            f"recovery.name={where} can't be imported ({told}): install it, or run where it lies"
-        ) from None
+    code = config.code if isinstance(config.code, StrategySpec) else None
+    return chosen(_KEY, config.name, STRATEGIES, code)
 
 
 def _is_strategy(found: type) -> bool:
@@ -201,18 +135,3 @@ def _with_options(kind: type, config: RecoveryConfig) -> Any:
             named = f"its options are {', '.join(fields)}" if fields else "it has no options"
             raise BadInput(f"unknown key recovery.{key}: {config.name} was chosen, {named}")
     return as_config(given, kind, "recovery.") if fields else kind()
-
-
-def origin(top: str) -> str:
-    """Of a top package that is no part of checkfree: which distribution, if it is of any, and a
-    digest of its files. It is not imported for that."""
-    spec = find_spec(top)
-    if spec is None or spec.origin is None:
-        return "missing"
-    path = Path(spec.origin)
-    files = sorted(path.parent.rglob("*.py")) if spec.submodule_search_locations else [path]
-    found = hashlib.sha256()
-    for file in files:
-        found.update(f"{file.relative_to(path.parent)}\n".encode() + file.read_bytes() + b"\0")
-    of = metadata.packages_distributions().get(top, ())
-    return " ".join((*(f"{name} {metadata.version(name)}" for name in of), found.hexdigest()[:12]))

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from checkfree.config import FleetConfig
 from checkfree.errors import BadInput, one_of
 from checkfree.ops import Address
+from checkfree.plugins import chosen, known
 from checkfree.simulate import sites
 
 MIB, GB = 2**20, 1e9
@@ -111,7 +112,8 @@ are round figures of their kind."""
 
 def check_fleet(fleet: FleetConfig) -> None:
     """Raise BadInput for the first value that no fleet could have."""
-    one_of("fleet.name", fleet.name, tuple(FLEETS))
+    if not known("fleet.name", fleet.name, FLEETS):
+        one_of("fleet.name", fleet.name, tuple(FLEETS))
     one_of("fleet.upload", fleet.upload, ("blocking", "overlapped"))
     for name in ("detection", "replacement", "price"):
         value = getattr(fleet, name)
@@ -128,4 +130,5 @@ def fleet_of(config: FleetConfig) -> Fleet:
     check_fleet(config)
     names = ("flops", "detection", "replacement", "store", "price")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    return replace(FLEETS[config.name], overlapped=config.upload == "overlapped", **given)
+    fleet = chosen("fleet.name", config.name, FLEETS, config.code)
+    return replace(fleet, overlapped=config.upload == "overlapped", **given)

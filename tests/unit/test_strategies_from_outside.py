@@ -18,8 +18,9 @@ from checkfree.cli import main
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.load import build, load, to_tree, to_yaml
+from checkfree.plugins import packages
 from checkfree.record import of_kind
-from checkfree.recovery.registry import packages, spec_of
+from checkfree.recovery.registry import spec_of
 from checkfree.recovery.wrappers import make_strategy
 from tests.contract.small import small, text, trace
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from checkfree.config import Config, RecoveryConfig
 from checkfree.errors import BadInput
-from checkfree.load import build, merge, parse_words, permitted, to_tree
+from checkfree.load import build, merge, parse_words, to_tree
 from checkfree.ops import Address
-from checkfree.recovery.registry import packages
+from checkfree.parts import permitted
+from checkfree.plugins import packages
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 

@@ -127,7 +127,8 @@ def launch(
     the nursery's order, ``told`` makes what is told of each event. Returns the exit code."""
     from checkfree.display import Display
     from checkfree.load import to_tree
-    from checkfree.recovery.registry import packages
+    from checkfree.parts import named as from_outside
+    from checkfree.parts import running
     from checkfree.runtime.swarm.processes.home import Home
     from checkfree.runtime.swarm.processes.launcher import Launcher
     from checkfree.runtime.swarm.processes.nursing import nursery_command
@@ -139,14 +140,14 @@ def launch(
         "folder": os.fspath(run.path),
         "resume": run.resume,
         "config": to_tree(run.config),
-        "allow": sorted(packages([run.config.recovery.name])) if run.config.recovery.code else [],
+        "allow": sorted(running(run.config)),
         "patience": arguments.patience or PATIENCE,
         "measured": arguments.patience is None,
         **more,
     }
     console = Console(stderr=True, highlight=False)
     again = f"checkfree swarm {action} --resume {run.path}"
-    for package in packages([run.config.recovery.name]):
+    for package in sorted(from_outside(run.config)):
         again += f" --allow {package}"
     display = Display(run.config, console, quiet=arguments.quiet, timed=True)
     with home.owned(), display:

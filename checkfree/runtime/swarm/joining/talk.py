@@ -34,7 +34,7 @@ from typing import Any
 
 from checkfree.messages.control import Ticket
 from checkfree.ops import Address, StateId
-from checkfree.recovery.registry import OUTSIDE
+from checkfree.plugins import OUTSIDE
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.transport.frames import (
     ENVELOPE,
