@@ -88,22 +88,27 @@ def permitted(config: Config, allow: Collection[str] = ()) -> Config:
 
 def origins(config: Config) -> tuple[str, ...]:
     """Where all parts from outside are written, whether they may run or not."""
-    named = {part.key: part.name(config) for part in PARTS if not part.ours(part.name(config))}
-    if config.recovery.name not in STRATEGIES:
-        named["recovery.name"] = config.recovery.name
-    found = (written_at(key, name) for key, name in named.items())
+    found = (written_at(key, name) for key, name in _not_ours(config).items())
     return tuple(where for where in found if where is not None)
 
 
 def named(config: Config) -> frozenset[str]:
     """The top packages from outside that a configuration names itself: whoever runs it says
     whether they may."""
-    names = (*(part.name(config) for part in PARTS), config.recovery.name)
-    return packages(names)
+    names = _not_ours(config).items()
+    return packages(name for key, name in names if written_at(key, name) == name)
 
 
 def running(config: Config) -> frozenset[str]:
     """Those among them that somebody has permitted."""
-    sections = [(part.name(config), part.of(config).code) for part in PARTS]
-    sections.append((config.recovery.name, config.recovery.code))
-    return packages(name for name, code in sections if code is not None)
+    code = {part.key: part.of(config).code for part in PARTS}
+    code["recovery.name"] = config.recovery.code
+    return packages(name for key, name in _not_ours(config).items() if code[key] is not None)
+
+
+def _not_ours(config: Config) -> dict[str, str]:
+    """By key the names of all parts that may be from outside."""
+    found = {part.key: part.name(config) for part in PARTS if not part.ours(part.name(config))}
+    if config.recovery.name not in STRATEGIES:
+        found["recovery.name"] = config.recovery.name
+    return found

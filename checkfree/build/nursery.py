@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 from checkfree.errors import BadInput, RunFailed, cannot_write
+from checkfree.runtime.parent import die_with_parent
 from checkfree.runtime.swarm.processes.home import Home
-from checkfree.runtime.swarm.processes.nursery import Leash, die_with_parent
+from checkfree.runtime.swarm.processes.nursery import Leash
 
 
 def main(pid: int, folder: Path) -> None:

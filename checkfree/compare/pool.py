@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import tempfile
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import IO
 
-from checkfree.compare import child
+from checkfree.compare.fork_server import ForkServer
 from checkfree.config import Config
 
 PATIENCE = 20.0
 """Seconds that a child has to save its run when it is told to stop."""
+LOOK = 0.02
+"""Seconds between two looks at whether it has."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class _Running:
-    process: subprocess.Popen[bytes]
-    said: IO[bytes]
+    said: Path
     slot: int
 
 
@@ -47,6 +48,9 @@ class Pool:
     def __init__(self, slots: Sequence[Mapping[str, str]]):
         self._slots = slots
         self._running: dict[str, _Running] = {}
+        self._server: ForkServer | None = None
+        self._folder = TemporaryDirectory(prefix="checkfree-compare-")
+        self._files = count()
 
     def __enter__(self) -> Pool:
         return self
@@ -73,51 +77,48 @@ class Pool:
         """Run ``checkfree WORDS``."""
         taken = {running.slot for running in self._running.values()}
         slot = next(place for place in range(len(self._slots)) if place not in taken)
-        command = [sys.executable, "-m", child.__name__, str(os.getpid()), *words]
-        said = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the child has ended)
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **self._slots[slot]},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=said,
-            start_new_session=True,  # a Ctrl-C is for us: we stop them, once
-        )
-        self._running[key] = _Running(process, said, slot)
+        said = Path(self._folder.name) / str(next(self._files))
+        self._served(self._slots[slot]).start(key, words, self._slots[slot], said)
+        self._running[key] = _Running(said, slot)
 
     def ended(self) -> list[Ended]:
         """The children that have ended since the last call."""
-        codes = {key: running.process.poll() for key, running in self._running.items()}
-        return [self._take(key, code) for key, code in codes.items() if code is not None]
+        codes = self._server.ended() if self._server is not None else {}
+        return [self._take(key, code) for key, code in codes.items()]
+
+    def _served(self, env: Mapping[str, str]) -> ForkServer:
+        """Another server, if somebody killed the last; its children ended with it."""
+        if self._server is not None and not self._server.alive and not self._running:
+            self._server.close()
+            self._server = None
+        if self._server is None:
+            self._server = ForkServer(env)
+        return self._server
 
     def _take(self, key: str, code: int) -> Ended:
         running = self._running.pop(key)
-        with running.said as said:
-            said.seek(0)
-            lines = said.read().decode(errors="replace").splitlines()
-        return Ended(key, code, [line for line in lines if line.strip()])
+        text = running.said.read_text(errors="replace") if running.said.exists() else ""
+        return Ended(key, code, [line for line in text.splitlines() if line.strip()])
 
     def stop(self) -> None:
         """Have all children save what they have, and wait; none outlives this call."""
         try:
-            for running in self._running.values():
-                running.process.terminate()
-            end = time.monotonic() + PATIENCE
-            for running in self._running.values():
-                _wait(running.process, end - time.monotonic())
+            self._end_all(signal.SIGTERM, PATIENCE)
         finally:
-            for running in self._running.values():
-                running.process.kill()
-                running.process.wait()
-                running.said.close()
+            self._end_all(signal.SIGKILL, PATIENCE)
+            if self._server is not None:
+                self._server.close()
             self._running.clear()
+            self._folder.cleanup()
 
-
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
-    try:
-        process.wait(max(0.0, seconds))
-    except subprocess.TimeoutExpired:
-        return
+    def _end_all(self, number: int, within: float) -> None:
+        end = time.monotonic() + within
+        for key in self._running:
+            assert self._server is not None
+            self._server.send_signal(key, number)
+        while self._running and time.monotonic() < end:
+            self.ended()
+            time.sleep(LOOK)
 
 
 def slots(workers: int | None, devices: Sequence[str], config: Config) -> list[dict[str, str]]:

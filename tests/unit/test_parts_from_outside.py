@@ -150,6 +150,12 @@ def test_installed_ones_may_run(installed: Path) -> None:
     assert not replay(recording(run.folder)).difference
 
 
+def test_what_is_ours_names_nobody() -> None:
+    for word in ("data.name=hf:somebody/texts", "data.name=hf:texts", "failures=runs/a:b/c.json"):
+        config = load(None, [word])
+        assert (named(config), running(config), origins(config)) == (set(), set(), ())
+
+
 @pytest.mark.parametrize(
     ("word", "why"),
     [

@@ -25,7 +25,8 @@ from itertools import count
 from types import FrameType
 from typing import Any
 
-from checkfree.runtime.swarm.processes.nursery import call, die_with_parent
+from checkfree.runtime.parent import die_with_parent
+from checkfree.runtime.swarm.processes.nursery import call
 
 ENDED, FAILED, AGAIN, INTERRUPTED = 0, 1, 75, 130
 """Exit codes: the run is done, or we left it; it or we failed; start me again (EX_TEMPFAIL of

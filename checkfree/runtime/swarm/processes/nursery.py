@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from checkfree.errors import cannot_write
+from checkfree.runtime.parent import die_with_parent
 
 Birth = Mapping[str, Any]
 """What a fork is to become: "seat", "life" and whatever its ``main`` understands."""
@@ -37,16 +38,7 @@ CALM_AFTER = 1.0
 NO_ROOM = 5
 """Exit code of a fork that found the disk full: it could not even begin to log why."""
 
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
-
-
-def die_with_parent(parent: int) -> None:
-    """SIGKILL us when ``parent`` is gone. Linux only; elsewhere the next command sweeps."""
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was faster
-        os._exit(1)
+_PR_SET_NAME = 15
 
 
 class Leash:
