@@ -17,8 +17,8 @@ from checkfree.simulate.fleet import FLEETS, Fleet
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of them but for the strategy, which ``recovery.registry`` tells of. ``field``: of the
+class Choice:
+    """A part but for the strategy, which ``recovery.registry`` tells of. ``field``: of the
     configuration's section ("": of all of it) that names it; ``ours``: whether a name is of one
     that is not from outside; ``fits``: whether what was imported can be one, which is ``what``."""
 
@@ -68,20 +68,20 @@ def _is_fleet(found: Any) -> bool:
 
 
 _FAMILY = "family: it has no stage or no parameters_of"
-PARTS = (
-    Part("", "schedule", SCHEDULES.__contains__, callable, "function from routes to a schedule"),
-    Part("failures", "scenario", is_ours, callable, "function from a Setting to failures"),
-    Part("data", "name", _is_hub, callable, "function from a DataConfig to a Corpus"),
-    Part("model", "family", FAMILIES.__contains__, _is_family, _FAMILY),
-    Part("fleet", "name", FLEETS.__contains__, _is_fleet, "Fleet"),
+CHOICES = (
+    Choice("", "schedule", SCHEDULES.__contains__, callable, "function from routes to a schedule"),
+    Choice("failures", "scenario", is_ours, callable, "function from a Setting to failures"),
+    Choice("data", "name", _is_hub, callable, "function from a DataConfig to a Corpus"),
+    Choice("model", "family", FAMILIES.__contains__, _is_family, _FAMILY),
+    Choice("fleet", "name", FLEETS.__contains__, _is_fleet, "Fleet"),
 )
 
 
 def permitted(config: Config, allow: Collection[str] = ()) -> Config:
     """With the code of all parts from outside that may run: those that are installed, and those of
     the top packages that are allowed. Raises BadInput for one that can't be what is named."""
-    for part in PARTS:
-        config = part.permitted(config, allow)
+    for choice in CHOICES:
+        config = choice.permitted(config, allow)
     recovery = permit(config.recovery, allow)
     return config if recovery is config.recovery else replace(config, recovery=recovery)
 
@@ -101,14 +101,18 @@ def named(config: Config) -> frozenset[str]:
 
 def running(config: Config) -> frozenset[str]:
     """Those among them that somebody has permitted."""
-    code = {part.key: part.of(config).code for part in PARTS}
+    code = {choice.key: choice.of(config).code for choice in CHOICES}
     code["recovery.name"] = config.recovery.code
     return packages(name for key, name in _not_ours(config).items() if code[key] is not None)
 
 
 def _not_ours(config: Config) -> dict[str, str]:
     """By key the names of all parts that may be from outside."""
-    found = {part.key: part.name(config) for part in PARTS if not part.ours(part.name(config))}
+    found = {
+        choice.key: choice.name(config)
+        for choice in CHOICES
+        if not choice.ours(choice.name(config))
+    }
     if config.recovery.name not in STRATEGIES:
         found["recovery.name"] = config.recovery.name
     return found

@@ -17,6 +17,7 @@ from checkfree.load import load, to_yaml
 from checkfree.parts import named, origins, running
 from checkfree.record import of_kind
 from checkfree.simulate.fleet import fleet_of
+from tests.unit.outside import install, module
 
 MODULE = '''
 from dataclasses import replace
@@ -66,30 +67,19 @@ SMALL = (
 
 
 @pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def mine(tmp_path: Path) -> Iterator[Path]:
     """A folder to run in, with a module ``parts_of_mine``."""
-    (tmp_path / "parts_of_mine.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield tmp_path
-    sys.modules.pop("parts_of_mine", None)
+    with module(tmp_path, "parts_of_mine", MODULE) as folder:
+        yield folder
 
 
 @pytest.fixture
 def installed(mine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A distribution that offers them all, beside checkfree."""
-    about = mine / "site" / "parts_of_mine-0.3.dist-info"
-    about.mkdir(parents=True)
-    (mine / "parts_of_mine.py").rename(mine / "site" / "parts_of_mine.py")
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: parts-of-mine\nVersion: 0.3\n")
-    (about / "top_level.txt").write_text("parts_of_mine\n")
     groups = ("schedules", "samplers", "corpora", "families", "fleets")
-    lines = [
-        f"[checkfree.{group}]\n{name} = parts_of_mine:{name}\n"
-        for group, name in zip(groups, WORDS.values(), strict=True)
-    ]
-    (about / "entry_points.txt").write_text("\n".join(lines))
-    monkeypatch.syspath_prepend(mine / "site")
+    named = zip(groups, WORDS.values(), strict=True)
+    offers = {f"checkfree.{group}/{name}": name for group, name in named}
+    monkeypatch.syspath_prepend(install(mine, "parts_of_mine", "0.3", offers))
     return mine
 
 

@@ -23,6 +23,7 @@ from checkfree.record import of_kind
 from checkfree.recovery.registry import spec_of
 from checkfree.recovery.wrappers import make_strategy
 from tests.contract.small import small, text, trace
+from tests.unit.outside import install, module
 
 RULE = '''
 from dataclasses import dataclass
@@ -58,27 +59,17 @@ number = 7
 
 
 @pytest.fixture
-def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def rules(tmp_path: Path) -> Iterator[Path]:
     """A folder to run in, with a module ``rules_of_mine``."""
-    (tmp_path / "rules_of_mine.py").write_text(RULE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield tmp_path
-    sys.modules.pop("rules_of_mine", None)
+    with module(tmp_path, "rules_of_mine", RULE) as folder:
+        yield folder
 
 
 @pytest.fixture
 def installed(rules: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A distribution that offers it as ``next_stage``, beside checkfree."""
-    about = rules / "site" / "rules_of_mine-1.2.dist-info"
-    about.mkdir(parents=True)
-    (rules / "rules_of_mine.py").rename(rules / "site" / "rules_of_mine.py")
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: rules-of-mine\nVersion: 1.2\n")
-    (about / "top_level.txt").write_text("rules_of_mine\n")
-    (about / "entry_points.txt").write_text(
-        "[checkfree.strategies]\nnext_stage = rules_of_mine:Next\n"
-    )
-    monkeypatch.syspath_prepend(rules / "site")
+    offers = {"checkfree.strategies/next_stage": "Next"}
+    monkeypatch.syspath_prepend(install(rules, "rules_of_mine", "1.2", offers))
     return rules
 
 

@@ -98,19 +98,23 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
         seconds = f"{busy[seat]:.3g} s" if seat in busy else ""
         yield f"{_line(seat, child, states)}  {seconds:8} {host.get(seat, '')}".rstrip()
     for node in nodes:
-        yield _node(node)
+        yield _node(node, told.get("lines", {}).get(node["id"]))
     if "processes" not in told:
         yield from (f"{seat:>8}  computes {seconds:.3g} s" for seat, seconds in busy.items())
 
 
-def _node(node: Mapping[str, Any]) -> str:
-    """A machine, its seats and where it is called."""
+def _node(node: Mapping[str, Any], line: float | None) -> str:
+    """A machine, its seats and where it is called; ``line``: seconds for which an iteration takes
+    its line to the others, if that was measured."""
     zone = f" in {node['zone']}" if node["zone"] else ""
     seats = ", ".join(node["seats"]) or "no seat"
     of = f"{seats} of at most {node['room']}{' (reserve)' if node['reserve'] else ''}"
     spares = f"; {node['spares']} stand by" if node["spares"] else ""
+    taken = f"; its line {line:.2g} s an iteration" if line is not None else ""
     addresses = [address for found in node["seats"].values() for address in found[:1]]
-    return f"{node['host']}{zone}: {of}{spares}{'  ' if addresses else ''}{' '.join(addresses)}"
+    return (
+        f"{node['host']}{zone}: {of}{spares}{taken}{'  ' if addresses else ''}{' '.join(addresses)}"
+    )
 
 
 def _line(seat: str, child: Mapping[str, Any], states: Mapping[str, str]) -> str:

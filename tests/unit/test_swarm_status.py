@@ -1,0 +1,31 @@
+"""What ``checkfree swarm status`` says of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from checkfree.cli.swarm.status import _lines
+
+NODE = {"host": "attic", "zone": "home", "room": 3, "reserve": False, "spares": 1}
+
+
+def test_nodes_with_their_seats_and_lines() -> None:
+    nodes: list[dict[str, Any]] = [
+        {**NODE, "id": "a", "seats": {"0.0": ["/ip4/10.0.0.1/tcp/7"], "1.0": []}},
+        {**NODE, "id": "b", "host": "cellar", "zone": "", "seats": {}, "reserve": True},
+    ]
+    told = {
+        "iteration": 7,
+        "loss": 2.5,
+        "seconds": 0.25,
+        "nodes": nodes,
+        "busy": {"0.0": 0.125},
+        "lines": {"a": 1.25},
+    }
+    assert list(_lines(told)) == [
+        "iteration 7, loss 2.5000, 0.25 s each",
+        "attic in home: 0.0, 1.0 of at most 3; 1 stand by; its line 1.2 s an iteration"
+        "  /ip4/10.0.0.1/tcp/7",
+        "cellar: no seat of at most 3 (reserve); 1 stand by",
+        "     0.0  computes 0.125 s",
+    ]
