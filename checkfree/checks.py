@@ -12,7 +12,7 @@ from checkfree.failures import target_stages, tick_probability
 from checkfree.formats import WIRE
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES
-from checkfree.plugins import known
+from checkfree.plugins import check_known
 from checkfree.rates import check_optimizer
 from checkfree.recovery.options import check_recovery
 from checkfree.recovery.registry import STRATEGIES
@@ -27,8 +27,7 @@ MOST_THREADS = 1024
 def check(config: Config) -> None:
     """Raise BadInput for the first value out of range."""
     _counts(config)
-    if not known("schedule", config.schedule, SCHEDULES):
-        one_of("schedule", config.schedule, tuple(SCHEDULES))
+    check_known("schedule", config.schedule, SCHEDULES)
     one_of("precision", config.precision, ("fp32", "bf16", "fp64"))
     one_of("wire.activations", config.wire.activations, WIRE)
     one_of("wire.gradients", config.wire.gradients, WIRE)
@@ -47,8 +46,7 @@ def check(config: Config) -> None:
     tick_probability(config.failures)
     if config.failures.scenario != "none":
         target_stages(config.failures.stages, config.stages)
-    if not known("recovery.name", config.recovery.name, STRATEGIES):
-        one_of("recovery.name", config.recovery.name, tuple(STRATEGIES))
+    check_known("recovery.name", config.recovery.name, STRATEGIES)
     check_recovery(config.recovery)
     check_optimizer(config.optimizer)
     spec = STRATEGIES.get(config.recovery.name)
@@ -108,8 +106,7 @@ def recomputed(recompute: Any, stages: int) -> frozenset[int]:
 
 
 def _model(model: ModelConfig) -> None:
-    if not known("model.family", model.family, FAMILIES):
-        one_of("model.family", model.family, FAMILIES)
+    check_known("model.family", model.family, FAMILIES)
     for key in ("width", "heads", "blocks", "context"):
         at_least(f"model.{key}", getattr(model, key), 1)
     for key in ("kv_heads", "hidden", "vocabulary"):

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from checkfree.errors import BadInput
+from checkfree.errors import BadInput, one_of
 
 T = TypeVar("T")
 
@@ -66,6 +66,12 @@ def packages(words: Iterable[str]) -> frozenset[str]:
 def known(key: str, name: str, ours: Collection[str]) -> bool:
     """It is one of ours, or may be one from outside."""
     return name in ours or written_at(key, name) is not None
+
+
+def check_known(key: str, name: str, ours: Collection[str]) -> None:
+    """Raise BadInput for a name that nobody offers."""
+    if not known(key, name, ours):
+        one_of(key, name, tuple(ours))
 
 
 def code_of(key: str, name: str, allow: Collection[str]) -> Any:

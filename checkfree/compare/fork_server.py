@@ -100,9 +100,11 @@ class ForkServer:
     def _tell(self, said: Mapping[str, Any]) -> None:
         """All of it: a server that imports reads nothing yet."""
         self._socket.setblocking(True)
-        with suppress(OSError):  # it is gone, which ``ended`` tells
-            self._socket.sendall(json.dumps(said).encode() + b"\n")
-        self._socket.setblocking(False)
+        try:
+            with suppress(OSError):  # it is gone, which ``ended`` tells
+                self._socket.sendall(json.dumps(said).encode() + b"\n")
+        finally:
+            self._socket.setblocking(False)
 
 
 # --- the server ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from checkfree.config import FleetConfig
 from checkfree.errors import BadInput, one_of
 from checkfree.ops import Address
-from checkfree.plugins import chosen, known
+from checkfree.plugins import check_known, chosen
 from checkfree.simulate import sites
 
 MIB, GB = 2**20, 1e9
@@ -112,8 +112,7 @@ are round figures of their kind."""
 
 def check_fleet(fleet: FleetConfig) -> None:
     """Raise BadInput for the first value that no fleet could have."""
-    if not known("fleet.name", fleet.name, FLEETS):
-        one_of("fleet.name", fleet.name, tuple(FLEETS))
+    check_known("fleet.name", fleet.name, FLEETS)
     one_of("fleet.upload", fleet.upload, ("blocking", "overlapped"))
     for name in ("detection", "replacement", "price"):
         value = getattr(fleet, name)
