@@ -257,6 +257,8 @@ def test_nodes_of_one_machine(swarm: Path, capsys: pytest.CaptureFixture[str]) -
     assert hosts()["1.0"] == other
     told = run(swarm, "swarm", "move", "run", "1.0").stdout  # to wherever else it can be
     assert told == f"1.0 moved from {other} to {before['1.0']}\n"
+    told = run(swarm, "swarm", "move", "run", "1.0", other).stdout  # which makes one ready first
+    assert told == f"1.0 moved from {before['1.0']} to {other}\n"
     wait_until(lambda: len(status(swarm)["nodes"]) == 2, process)  # who gave it up is back, too
     assert "expected one of node-0, node-1" in only_line(
         run(swarm, "swarm", "drain", "run", "node-2", expect=2)

@@ -68,6 +68,19 @@ REMIND_EVERY = 30.0
 """Seconds between two lines that say for which stages is waited."""
 MOVE_EVERY = 3
 """Iterations between two moves of a seat that nobody asked for."""
+MOVE_WITHIN = 30.0
+"""Seconds in which a node that has room makes a process ready for a seat that is asked to move: it
+takes a second or two of a core, and ten where the node can't fork."""
+
+
+@dataclass(frozen=True)
+class AskedMove:
+    """Of a seat in that life, to that machine or to wherever it is better, ``until`` then."""
+
+    seat: Address
+    life: int
+    host: str | None
+    until: float
 
 
 @dataclass(frozen=True)
@@ -126,6 +139,8 @@ class Headquarters:
             self.door.candidates.open = False
         self.grace, self.wait, self.relay = GRACE, Wait(), RELAY
         self._moved_at, self._first_at = 0, 0.0
+        self._asked_moves: list[AskedMove] = []
+        """That nobody stands by for yet."""
         self._struck: list[int] = []
         self._postponed: list[Visit] = []
         self._reminded_at = self._committed_at = 0.0
@@ -506,6 +521,9 @@ class Headquarters:
                 if self.door is not None and not self.attendance.started:
                     self._give_seats()
                 self._consider_moves()
+                moves, self._asked_moves = self._asked_moves, []
+                for move in moves:
+                    self._move(move)
                 self._remind()
                 self._break_off()
                 self._limit_relays()
@@ -523,8 +541,9 @@ class Headquarters:
                 self._wanted(Address.parse(seat))
             case {"apart": [one, other], "why": str(why)}:
                 self._apart(Peer.from_json(one), Peer.from_json(other), why)
-            case {"move": seat, "host": host}:
-                self._move(Address.parse(seat), host)
+            case {"move": plain, "host": host}:
+                seat, until = Address.parse(plain), time.monotonic() + MOVE_WITHIN
+                self._move(AskedMove(seat, self.attendance.lives.get(seat, 0), host, until))
             case {"drain": host} if self.door is not None:
                 self.door.drain(host)
             case {"end": seat, "life": life}:
@@ -658,17 +677,22 @@ class Headquarters:
                 self._moved_at = committed
                 self.launcher.report("moves", move.seat, life, f"to {to.node.host}")
 
-    def _move(self, seat: Address, host: str | None) -> None:
-        """As somebody asks: to that machine, or to where it is better than where it is."""
-        door, life = self.door, self.attendance.lives.get(seat)
-        if door is None or life is None or seat not in door.candidates.seated:
+    def _move(self, move: AskedMove) -> None:
+        """As somebody asks; later, if whoever is to have it is only being made ready."""
+        door, seat, host = self.door, move.seat, move.host
+        if door is None:
             return
+        if self.attendance.lives.get(seat) != move.life or seat not in door.candidates.seated:
+            return self.launcher.report("stays", seat, move.life, "can't move: it has been lost")
         to = door.candidates.of_host(host, seat) if host is not None else None
-        if to is None and host is not None:
-            why = f"can't move: nobody of {host} stands by with room for it"
-            return self.launcher.report("stays", seat, life, why)
-        if not door.change(seat, life, asked=False, to=to):
-            self.launcher.report("stays", seat, life, "can't move: nobody else can have it")
+        if (host is None or to is not None) and door.change(seat, move.life, asked=False, to=to):
+            return
+        if time.monotonic() < move.until and door.has_room(seat, host):
+            self._asked_moves.append(move)
+            return
+        who = "nobody else can have it"
+        who = who if host is None else f"nobody of {host} stands by with room for it"
+        self.launcher.report("stays", seat, move.life, f"can't move: {who}")
 
     def _will_be_killed(self, visit: Visit) -> None:
         """Whoever leaves, in so many seconds if it says so."""

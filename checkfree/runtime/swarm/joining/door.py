@@ -433,6 +433,13 @@ class Door:
         }
         return {id: o for id, o in able.items() if not o.node.reserve} or able
 
+    def has_room(self, seat: Address, host: str | None) -> bool:
+        """Whether another node than the one that has a seat could have it, on that machine if one
+        is given: once a process of it stands by."""
+        owner = self.candidates.node_of(seat)
+        nodes = (who.node for who in self._with_room().values() if who.node != owner)
+        return any(n.host == (host or n.host) and (n.reads or seat.stage > 0) for n in nodes)
+
     # --- what is told ----------------------------------------------------------------------------
 
     def waiting(self, lives: Lives) -> dict[str, Any]:
