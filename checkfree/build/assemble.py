@@ -28,6 +28,7 @@ from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.faults import Faults
+from checkfree.runtime.forking import count_cuda_devices
 from checkfree.runtime.inprocess import InProcess
 from checkfree.stage import Conditions, Stage
 from checkfree.store import Store
@@ -117,8 +118,9 @@ def _conditions(config: Config, device: torch.device, recompute: bool) -> Condit
 def _devices(config: Config) -> list[torch.device]:
     """The device of each stage: runs of neighbours share one. Raises BadInput if one is absent."""
     devices = [torch.device(name) for name in config.devices]
+    used = [device.index or 0 for device in devices if device.type == "cuda"]
+    present = count_cuda_devices() if used else 0
     for device in devices:
-        present = torch.cuda.device_count()
         if device.type == "cuda" and (device.index or 0) >= present:
             raise BadInput(
                 f"devices names {device} and torch sees {present} CUDA devices: use devices=[cpu]"

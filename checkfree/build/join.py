@@ -32,7 +32,8 @@ from checkfree.errors import BadInput, RunFailed
 from checkfree.messages import codec
 from checkfree.ops import Address
 from checkfree.parts import permitted
-from checkfree.runtime.process import keep_for_forks, settled
+from checkfree.runtime.forking import count_cuda_devices, keep_for_forks
+from checkfree.runtime.process import settled
 from checkfree.runtime.swarm.joining.camp import Camp
 from checkfree.runtime.swarm.joining.discovery import Discovery
 from checkfree.runtime.swarm.joining.door import Frame
@@ -185,7 +186,7 @@ def _device(config: Config, asked: str | None) -> str:
             raise BadInput(f"got --device {asked}, expected cpu or cuda:N")
         return asked
     wanted = config.devices[0]
-    if torch.device(wanted).type == "cuda" and not torch.cuda.device_count():
+    if torch.device(wanted).type == "cuda" and not count_cuda_devices():
         raise BadInput(
             f"the run's devices are {', '.join(config.devices)} and there is no CUDA device here: "
             "--device cpu has this node compute on its CPU"

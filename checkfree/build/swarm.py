@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from checkfree.build.door import frame_of, invitation_of, roster_of
 from checkfree.build.job import Job, any_config, check_same, of_config, versions_of, with_trace
 from checkfree.build.join import Means, join_here, warm_up
@@ -27,7 +25,8 @@ from checkfree.parts import permitted
 from checkfree.record import RECORDS, read
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles, write_whole
-from checkfree.runtime.process import keep_for_forks, settled
+from checkfree.runtime.forking import count_cuda_devices, keep_for_forks, render_threads
+from checkfree.runtime.process import settled
 from checkfree.runtime.swarm.headquarters import Wait
 from checkfree.runtime.swarm.presence.liveness import GRACE, RELAY
 from checkfree.runtime.swarm.processes.home import Home
@@ -78,7 +77,7 @@ def device_here(config: Config) -> str:
     """Where seats of the lead's own machine compute: others bring their own devices, and a lead
     needs none."""
     wanted = config.devices[0]
-    return "cpu" if wanted.startswith("cuda") and not torch.cuda.device_count() else wanted
+    return "cpu" if wanted.startswith("cuda") and not count_cuda_devices() else wanted
 
 
 def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
@@ -116,6 +115,7 @@ def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
         elif resume:
             stock.snapshot = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
         listed = [[str(seat), life] for seat, life in stock.lives().items()]
+        told += filter(None, [render_threads()])
         leash.tell({"ready": True, "seats": listed, "told": told, **before})
         keep_for_forks()
         Nursery(leash, partial(be, stock), home.logs, int(order["spares"])).run()

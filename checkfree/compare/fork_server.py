@@ -195,7 +195,7 @@ def _main() -> None:
     user = socket.socket(fileno=int(sys.argv[1]))
     for name in IMPORTED:
         importlib.import_module(name)
-    from checkfree.runtime.process import keep_for_forks
+    from checkfree.runtime.forking import keep_for_forks
 
     keep_for_forks()
     _Server(user).serve()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,19 +23,6 @@ def settled(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def keep_for_forks() -> None:
-    """Before forking: all that is here stays, and no fork looks for garbage among it.
-
-    A fork that did would write to every object, and so make a copy of all that it shares. And
-    Python looks among old objects only when a quarter as many new ones have grown old: beside the
-    million that torch and hivemind are, a fork's own garbage would not be found for hours. The
-    second collection counts the old ones anew: there are none.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.collect()
 
 
 def keep_freed_memory() -> None:

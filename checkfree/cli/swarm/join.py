@@ -10,6 +10,7 @@ from pathlib import Path
 from checkfree.cli.arguments import AGAIN, Commands, takes_allow
 from checkfree.cli.swarm.shared import check_machine, seconds
 from checkfree.errors import BadInput
+from checkfree.runtime.forking import ONE_THREAD
 from checkfree.runtime.swarm.told import tell
 
 
@@ -102,6 +103,7 @@ def _run(arguments: argparse.Namespace) -> int:
     check_machine("join")
     os.environ.pop(TOKEN_VARIABLE, None)
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
+    os.environ.update(ONE_THREAD)
     from checkfree.build.nursery import cannot_import
 
     try:

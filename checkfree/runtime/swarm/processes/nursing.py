@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from checkfree.runtime.forking import ONE_THREAD
 from checkfree.runtime.swarm.processes.control import LONGEST_LINE, line
 from checkfree.runtime.swarm.processes.home import Home
-
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def nursery_command(module: str) -> list[str]:
@@ -30,7 +29,7 @@ class Nursing:
     @classmethod
     async def start(cls, command: Sequence[str], home: Home) -> Nursing:
         """``command`` is given our pid and the home. Raises OSError."""
-        env = {"HIVEMIND_LOGLEVEL": "ERROR", **os.environ} | dict.fromkeys(_THREADS, "1")
+        env = {"HIVEMIND_LOGLEVEL": "ERROR", **os.environ} | ONE_THREAD
         process = await asyncio.create_subprocess_exec(
             *command,
             str(os.getpid()),
