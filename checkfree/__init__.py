@@ -13,7 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from checkfree.build.train import Run, resume, train
+    from checkfree.build.session import Run
+    from checkfree.build.train import resume, train
     from checkfree.config import Config
     from checkfree.errors import BadInput, RunFailed
 
@@ -22,7 +23,7 @@ __all__ = ["BadInput", "Config", "Run", "RunFailed", "resume", "train"]
 _HOMES = {
     "BadInput": "checkfree.errors",
     "Config": "checkfree.config",
-    "Run": "checkfree.build.train",
+    "Run": "checkfree.build.session",
     "RunFailed": "checkfree.errors",
     "resume": "checkfree.build.train",
     "train": "checkfree.build.train",

@@ -219,7 +219,10 @@ def ended(records: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def ledger(
-    records: Sequence[Mapping[str, Any]], messages: Mapping[str, int], sent: Mapping[str, int]
+    records: Sequence[Mapping[str, Any]],
+    messages: Mapping[str, int],
+    sent: Mapping[str, int],
+    dropped: Mapping[str, int],
 ) -> LedgerRecord:
     """Sum up the records of a run, beside what its runtime counted."""
     steps, resumed = of_kind(records, "iteration"), of_kind(records, "resume")
@@ -229,7 +232,7 @@ def ledger(
         for kind in ("iteration", "validation", "recovery")
     }
     since = resumed[-1]["tick"] if resumed else 0
-    return LedgerRecord(ops, seconds, messages, sent, since)
+    return LedgerRecord(ops, seconds, messages, sent, since, dropped)
 
 
 def recoveries(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -12,11 +12,12 @@ from torch import nn
 from checkfree.build.blueprint import Blueprint
 from checkfree.build.due import DueFailures
 from checkfree.build.sizes import recovery_of
-from checkfree.build.terms import seats, terms
+from checkfree.build.snapshot import Snapshot
+from checkfree.build.terms import seats, terms_of
 from checkfree.checks import recomputed
 from checkfree.config import Config
 from checkfree.errors import BadInput
-from checkfree.lead import Lead, Progress
+from checkfree.lead import Lead, Progress, Terms
 from checkfree.membership import Membership
 from checkfree.messages.control import Purpose
 from checkfree.messages.tensors import StageState
@@ -27,9 +28,9 @@ from checkfree.recovery.registry import spec_of
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.actor import Actor
-from checkfree.runtime.faults import Faults
+from checkfree.runtime.faults import Faults, Strikes
 from checkfree.runtime.forking import count_cuda_devices
-from checkfree.runtime.inprocess import InProcess
+from checkfree.runtime.inprocess import InProcess, OnDelivery
 from checkfree.stage import Conditions, Stage
 from checkfree.store import Store
 from checkfree.worker import Batches, Casting, Equipment, StageWorker
@@ -37,11 +38,27 @@ from checkfree.worker import Batches, Casting, Equipment, StageWorker
 
 @dataclass(frozen=True)
 class Assembly:
-    """A run that has not begun; ``runtime.run()`` trains."""
+    """A run that has not begun."""
 
     runtime: InProcess
     lead: Lead
     workers: Mapping[Address, StageWorker]
+    """Those that it begins with."""
+
+    def run(self, on_delivery: OnDelivery | None = None) -> None:
+        """Train, until the lead is done or has failed."""
+        self.runtime.run(on_delivery)
+        if not (self.lead.done or self.lead.failure):
+            raise AssertionError(f"nothing moves: {self.lead.phase}")
+
+    def living(self) -> dict[int, StageWorker]:
+        """Of each stage the first replica that has a state."""
+        found: dict[int, StageWorker] = {}
+        for seat in sorted(self.lead.members.alive):
+            worker = self.runtime.actors.get(seat)
+            if isinstance(worker, StageWorker):
+                found.setdefault(seat.stage, worker)
+        return found
 
 
 def assemble(
@@ -49,22 +66,40 @@ def assemble(
     equipment: Equipment,
     store: Store,
     log: Actor,
-    progress: Progress = Progress(),  # noqa: B008 (frozen)
-    lives: Mapping[Address, int] | None = None,
+    start: Snapshot | None = None,
+    *,
     tokens: int | None = None,
-    due: DueFailures | None = None,
+    terms: Terms | None = None,
+    strikes: Strikes | None = None,
 ) -> Assembly:
-    """All actors of a run in one process. ``progress`` and ``lives`` are a snapshot's; ``due`` are
-    the configuration's failures, if they are known already."""
-    lives = lives or dict.fromkeys(seats(config), 0)
-    lead = Lead(Membership(lives, lives), equipment.strategy, terms(config, tokens), progress)
-    workers = {seat: StageWorker(seat, lives[seat], equipment) for seat in lives}
+    """All actors of a run in one process, in the state of ``start`` (None: the first weights).
+    ``tokens``: of an iteration, if known; ``terms`` and ``strikes``: the configuration's, if none
+    are given. Raises BadInput for a state that does not fit."""
+    start = start or Snapshot(Progress(), dict.fromkeys(seats(config), 0), {})
+    terms = terms or terms_of(config, tokens)
+    lead = Lead(Membership(start.lives, start.lives), equipment.strategy, terms, start.progress)
+    workers = {seat: StageWorker(seat, life, equipment) for seat, life in start.lives.items()}
     runtime = InProcess(
         {**workers, LEAD: lead, STORE: store, LOG: log},
         lambda seat, life: StageWorker(seat, life, equipment, hollow=True),
     )
-    runtime.actors[FAULTS] = Faults(runtime, (due or DueFailures(config)).struck)
+    runtime.actors[FAULTS] = Faults(runtime, strikes or DueFailures(config).struck)
+    for seat, life in start.absent.items():
+        runtime.join(seat, life)
+    if start.states:
+        for worker in workers.values():
+            restore(worker, start)
     return Assembly(runtime, lead, workers)
+
+
+def restore(worker: StageWorker, start: Snapshot) -> None:
+    """Have a worker go on from a snapshot. Raises BadInput for a state that does not fit."""
+    stage = worker.address.stage
+    try:
+        worker.stage.restore(start.states[stage])
+        worker.hold(start.held)
+    except ValueError as error:
+        raise BadInput(f"stage {stage} is not the run's: {error}") from None
 
 
 def equip(

@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import replace
 
 from checkfree.build.door import unused
+from checkfree.build.session import Session, draw
 from checkfree.build.stock import Stock
-from checkfree.build.terms import terms
-from checkfree.build.train import draw
-from checkfree.errors import RunFailed, cannot_write
+from checkfree.build.terms import terms_of
+from checkfree.errors import RunFailed
 from checkfree.lead import History, Lead, Progress, Takeover, history
 from checkfree.membership import Membership
 from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
 from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
-from checkfree.rates import lr_at
 from checkfree.record import (
-    RECORDS,
-    EndRecord,
     IterationRecord,
     Record,
     ResumeRecord,
     ended,
-    ledger,
     read,
-    recoveries,
 )
 from checkfree.runtime import folder as folders
 from checkfree.runtime.actor import Actor
-from checkfree.runtime.files import DiskFiles
-from checkfree.runtime.recorder import Recorder
 from checkfree.runtime.swarm.faults import RealFaults
 from checkfree.runtime.swarm.headquarters import Headquarters
 from checkfree.runtime.swarm.processes.launcher import LEAD_AGAIN
 from checkfree.runtime.swarm.transport.threaded import ThreadedActor
-from checkfree.store import Damaged, Store
+from checkfree.store import Damaged
 
 
 class Leading:
@@ -55,16 +47,20 @@ class Leading:
         self._quarters.relay = stock.relay
         self._quarters.resumes = self._resumes
         self._quarters.attendance.replacing = stock.replacements
-        self._recorder = Recorder(
-            self._job.folder / RECORDS, self._lr, [self._tell_status], self._quarters.hosts
-        )
 
     def run(self) -> int:
         """Train. Returns 0 if the run is done."""
-        self._open_records()
+        hosts, since = self._quarters.hosts, self._stock.started
+        listeners = [self._tell_status]
+        with Session.open(self._job, listeners=listeners, hosts=hosts, since=since) as session:
+            return self._run(session)
+
+    def _run(self, session: Session) -> int:
+        self._session = session
+        self._tell_start()
         found, reason = self._history(), ""
         if self._resumes and found.members:
-            self._recorder.write(ResumeRecord(found.progress.committed, found.progress.tick))
+            session.recorder.write(ResumeRecord(found.progress.committed, found.progress.tick))
         if ended(read(self._job.folder)):
             return 0
         try:
@@ -78,21 +74,21 @@ class Leading:
         self._quarters.close()
         return 0 if status == "done" else 1
 
-    def _open_records(self) -> None:
-        """What stands in them before the first plan; another lead may have been here before."""
+    def _tell_start(self) -> None:
+        """From which snapshot it goes on, before the first plan; another lead may have been here
+        before."""
         records, snapshot = read(self._job.folder), self._stock.snapshot
-        if not records:
-            self._recorder.write(self._job.config_record())
-        if snapshot is None or (records and records[-1]["kind"] == "resume"):
+        if snapshot is None or records[-1]["kind"] == "resume":
             return
         progress = snapshot.progress
         if folders.count_notes(self._job.folder) == progress.notes:
             shadows = tuple(entry[:4] for entry in progress.shadows)
-            self._recorder.write(ResumeRecord(progress.committed, progress.tick, shadows))
+            start = ResumeRecord(progress.committed, progress.tick, shadows)
+            self._session.recorder.write(start)
 
     def _history(self) -> History:
         """The run as its folder tells it."""
-        store, made = Store(DiskFiles(self._job.folder)), dict[str, dict[int, int]]()
+        store, made = self._session.store, dict[str, dict[int, int]]()
         for area in (CHECKPOINT, RESUME):
             made[area] = {}
             for shelf in store.offered(area):
@@ -109,7 +105,7 @@ class Leading:
         if p.committed < self._job.config.iterations:
             return False
         try:
-            note = Store(DiskFiles(self._job.folder)).note(WEIGHTS, p.committed)
+            note = self._session.store.note(WEIGHTS, p.committed)
             stored = bool(note["progress"]["tick"] == p.tick)
         except (Damaged, KeyError, TypeError):
             return False
@@ -123,7 +119,7 @@ class Leading:
         """A lead of the run as it is now."""
         attendance, snapshot = self._quarters.attendance, self._stock.snapshot
         rules = replace(
-            terms(self._job.config, self._job.blueprint.tokens),
+            terms_of(self._job.config, self._job.blueprint.tokens),
             background=True,
             last_rung=self._job.config.resume.last_rung,
         )
@@ -132,7 +128,7 @@ class Leading:
             present = {seat: peer.life for seat, peer in attendance.present.items()}
             takeover = Takeover(self._quarters.life, found, present, lives)
             lead = Lead(takeover.members(), strategy, rules, found.progress, takeover)
-            lead.inherit(unused(Store(DiskFiles(self._job.folder)), read(self._job.folder)))
+            lead.inherit(unused(self._session.store, read(self._job.folder)))
             if self._resumes:
                 lead.may_go_back()
             return lead
@@ -149,11 +145,11 @@ class Leading:
         quarters = self._quarters
         lead = self._lead = self._led(found)
         due = self._job.due
-        store = ThreadedActor(Store(DiskFiles(self._job.folder)), quarters.inbox)
+        store = ThreadedActor(self._session.store, quarters.inbox)
         actors: dict[Address, Actor] = {
             LEAD: lead,
             STORE: store,
-            LOG: self._recorder,
+            LOG: self._session.recorder,
             FAULTS: RealFaults(
                 attendance,
                 lambda tick, hit: quarters.strike(tick, hit, due.hung(tick)),
@@ -172,26 +168,14 @@ class Leading:
         reason = reason or quarters.reason or (lead.failure if lead else "")
         stopped = quarters.stopped or (lead is not None and lead.stopped)
         status = "failed" if reason else "interrupted" if stopped else "done"
-        messages, nbytes = ({}, {}) if self._ending else quarters.dismiss(status, reason)
+        sent = ({}, {}) if self._ending else quarters.dismiss(status, reason)
         quarters.launcher.tell({"ended": reason})  # who else would know, if the disk is full?
         progress = self._ending or (lead.progress if lead else Progress())
-        seconds = time.perf_counter() - self._stock.started
-        records = read(job.folder)
         with suppress(RunFailed):  # a disk that is full stays full; the error counts
-            summed = ledger(records, messages, nbytes)
-            self._recorder.write(replace(summed, dropped=quarters.dropped()))
-            made = recoveries(records)
-            end = EndRecord(status, progress.committed, progress.tick, reason, made, seconds)
-            self._recorder.write(end)
-        self._recorder.close()
-        try:
-            draw(job.folder)
-        except OSError as error:
-            raise cannot_write(job.folder / folders.PICTURE, error) from error
+            self._session.end(status, reason, progress, sent, quarters.dropped())
+        self._session.recorder.close()
+        draw(job.folder)
         return status
-
-    def _lr(self, iteration: int) -> float:
-        return lr_at(self._job.config.optimizer, iteration, self._job.config.iterations)
 
     def _tell_status(self, record: Record) -> None:
         lead = self._lead

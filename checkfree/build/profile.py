@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from checkfree.build.assemble import Assembly, assemble, equip
-from checkfree.build.branching.walk import save
+from checkfree.build.assemble import Assembly
+from checkfree.build.branching.states import save
 from checkfree.build.job import Job, of_config, versions
+from checkfree.build.session import Session
 from checkfree.build.stopwatch import Name, Stopwatch, Time
 from checkfree.config import (
     Config,
@@ -30,8 +31,7 @@ from checkfree.config import (
     ValidationConfig,
 )
 from checkfree.errors import BadInput, at_least
-from checkfree.messages.control import Message, Note, Outgoing
-from checkfree.record import IterationRecord
+from checkfree.record import IterationRecord, Record
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
 from checkfree.simulate.profile import FORMAT
@@ -55,10 +55,10 @@ def profile(
     plain = _nothing_else(config)
     job = of_config(plain, Path(config.out), ())
     with settled(config.threads), _scratch(config.out) as folder:
-        job = replace(job, folder=Path(folder))
-        whole = _measure(job, repeats, piece, clock)
+        whole = _measure(replace(job, folder=Path(folder) / "whole"), repeats, piece, clock)
         half = replace(plain, microbatches=max(config.replicas, config.microbatches // 2))
-        fewer = _measure(replace(job, config=half), repeats, piece, clock)
+        less = replace(job, config=half, folder=Path(folder) / "fewer")
+        fewer = _measure(less, repeats, piece, clock)
         rates = _rates(whole.assembly, Path(folder) / "states")
     return {
         "format": FORMAT,
@@ -108,20 +108,6 @@ def _sizes(config: Config, vocabulary: int) -> dict[str, int]:
 # --- a run with clocks ---------------------------------------------------------------------------
 
 
-class Clock:
-    """Stands where the recorder stands and calls at each committed iteration."""
-
-    def __init__(self, call: Callable[[], None]):
-        self._call = call
-
-    def deliver(self, message: Message) -> None:
-        if isinstance(message, Note) and isinstance(message.record, IterationRecord):
-            self._call()
-
-    def advance(self) -> list[Outgoing] | None:
-        return None
-
-
 @dataclass(frozen=True)
 class Measured:
     """Of one configuration, with the first iterations left out."""
@@ -157,22 +143,27 @@ def _measure(job: Job, repeats: int, piece: Piece, clock: Time) -> Measured:
     iterations: list[float] = []
     since = clock()
 
-    def turn() -> None:
+    def after_each(record: Record) -> None:
         nonlocal since
+        if not isinstance(record, IterationRecord):
+            return
         iterations.append(clock() - since)
         watch.shadows({seat.stage: w.stage for seat, w in assembly.workers.items()})
         watch.sheets.append(defaultdict(list))
         advance()
         since = clock()
 
-    equipment = equip(config, job.blueprint, job.feeds)
+    job = replace(job, config=config, listeners=(after_each,))
     clocked = replace(
-        equipment,
-        make=lambda stage, host: watch.on(equipment.make(stage, host), "body" if stage else "edge"),
+        job.equipment,
+        make=lambda stage, host: watch.on(
+            job.equipment.make(stage, host), "body" if stage else "edge"
+        ),
     )
-    assembly = assemble(config, clocked, Store(DiskFiles(job.folder)), Clock(turn))
-    since = clock()
-    assembly.runtime.run()
+    with Session.create(job) as session:
+        assembly = session.assemble(clocked)
+        since = clock()
+        assembly.run()
     return _summed(assembly, watch.sheets[WARM_UP:-1], iterations[WARM_UP:])
 
 

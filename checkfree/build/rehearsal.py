@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkfree.build.sizes import recovery_of, sizes_of
-from checkfree.build.terms import seats, terms
+from checkfree.build.terms import seats, terms_of
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.failures import (
@@ -44,7 +44,7 @@ def setting(config: Config) -> Setting:
     return Setting(
         seats=seats(config),
         strategy=make_strategy(recovery_of(config), config.checkpoint.every),
-        terms=replace(terms(config, None), resume_every=0, blind=True),
+        terms=replace(terms_of(config, None), resume_every=0, blind=True),
         fleet=fleet,
         sizes=sizes,
         pace=pace_of(sizes, fleet, profile),
@@ -90,7 +90,7 @@ def strikes(config: Config) -> Strikes:
 
 
 def _by_tick(config: Config) -> Strikes:
-    limit = terms(config, None).max_ticks
+    limit = terms_of(config, None).max_ticks
     size = {"stages": config.stages, "replicas": config.replicas}
     trace = sample(config.failures, seed=config.seed, ticks=limit, **size)
     ticks = {failure.tick for failure in trace}

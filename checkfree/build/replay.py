@@ -6,7 +6,6 @@ Not from its trace: who joined late, left, or was the source of a repair stands 
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,30 +14,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from checkfree.build.assemble import Assembly, assemble, equip
-from checkfree.build.branching.trunk import begin, recorder_of
+from checkfree.build.assemble import Assembly, equip
 from checkfree.build.job import Job, check_same, of_config, versions_of
-from checkfree.build.train import draw
+from checkfree.build.session import Session, begin, draw
+from checkfree.build.snapshot import Snapshot
+from checkfree.build.terms import terms_of
 from checkfree.config import Config, FailuresConfig, ResumeConfig
 from checkfree.errors import BadInput, RunFailed
+from checkfree.failures import render_trace
+from checkfree.lead import Progress
 from checkfree.load import load
 from checkfree.ops import FAULTS, Address
 from checkfree.record import (
-    EndRecord,
     IterationRecord,
     Record,
     ValidationRecord,
-    ledger,
     of_kind,
     read,
-    recoveries,
 )
 from checkfree.runtime import folder as folders
-from checkfree.runtime.files import DiskFiles
-from checkfree.runtime.process import settled
-from checkfree.runtime.recorder import Recorder
 from checkfree.runtime.replay import Replayed, ReplayedFaults, Step, script
-from checkfree.store import Store
 
 Loss = tuple[str, int, int, float | None]
 """Kind of record, tick, iteration, loss; None: it was no number."""
@@ -114,13 +109,15 @@ def replay(
         job = _job(run, folder, comparison)
         folders.create(folder)
         stack.enter_context(folders.locked(folder))
-        stack.enter_context(settled(run.config.threads))
-        recorder = _begun(run, job)
-        stack.callback(recorder.close)
-        assembly, faults = _assembly(run, job, recorder)
-        _train(assembly, faults, comparison)
+        begin(job, _trace(run))
+        session = stack.enter_context(Session.open(job, Snapshot(Progress(), run.lives, {})))
+        assembly = _assembled(run, session)
+        _train(run, assembly, comparison)
         if out is not None:
-            _end(assembly, folder, recorder, comparison)
+            status = "done" if assembly.lead.done else "interrupted"
+            ends = "" if assembly.lead.done else "the recorded run ends here"
+            session.end(status, comparison.difference or ends)
+            draw(folder)
     return Outcome(comparison.iterations, comparison.difference)
 
 
@@ -130,44 +127,32 @@ def _job(run: Recording, folder: Path, comparison: _Comparison) -> Job:
     return replace(job, folder=folder)
 
 
-def _begun(run: Recording, job: Job) -> Recorder:
-    begin(job, ())
-    if (run.folder / folders.TRACE).is_file():
-        shutil.copyfile(run.folder / folders.TRACE, job.folder / folders.TRACE)
-    return recorder_of(job)
+def _trace(run: Recording) -> str:
+    path = run.folder / folders.TRACE
+    return path.read_text(encoding="utf-8") if path.is_file() else render_trace(())
 
 
-def _assembly(run: Recording, job: Job, recorder: Recorder) -> tuple[Assembly, ReplayedFaults]:
+def _assembled(run: Recording, session: Session) -> Assembly:
     """The run's actors, but for who strikes and what is repaired; both are in the plans."""
+    job = session.job
     quiet = replace(run.config, failures=FailuresConfig("none"), resume=ResumeConfig(0))
     equipment = equip(quiet, job.blueprint, job.feeds)
-    equipment = replace(equipment, strategy=Replayed(equipment.strategy, run.steps))
-    store, tokens = Store(DiskFiles(job.folder)), job.blueprint.tokens
-    assembly = assemble(quiet, equipment, store, recorder, lives=run.lives, tokens=tokens)
+    return session.assemble(
+        replace(equipment, strategy=Replayed(equipment.strategy, run.steps)),
+        terms=terms_of(quiet, job.blueprint.tokens),
+        strikes=lambda tick: (),
+    )
+
+
+def _train(run: Recording, assembly: Assembly, comparison: _Comparison) -> None:
     faults = ReplayedFaults(assembly.runtime, run.steps)
     assembly.runtime.actors[FAULTS] = faults
-    return assembly, faults
-
-
-def _train(assembly: Assembly, faults: ReplayedFaults, comparison: _Comparison) -> None:
     try:
         comparison.begin()
         assembly.runtime.run(faults.watch)
     except _Enough:
         return
     comparison.ended(assembly.lead.failure or f"nothing moves: {assembly.lead.phase}")
-
-
-def _end(assembly: Assembly, folder: Path, recorder: Recorder, comparison: _Comparison) -> None:
-    """What a report needs to read of the folder."""
-    runtime, progress = assembly.runtime, assembly.lead.progress
-    records = read(folder)
-    recorder.write(ledger(records, dict(runtime.messages), dict(runtime.bytes)))
-    status = "done" if assembly.lead.done else "interrupted"
-    reason = comparison.difference or ("" if assembly.lead.done else "the recorded run ends here")
-    made = recoveries(records)
-    recorder.write(EndRecord(status, progress.committed, progress.tick, reason, made))
-    draw(folder)
 
 
 # --- the same, or not ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from checkfree.build.assemble import restore
 from checkfree.build.job import Job
 from checkfree.build.snapshot import Snapshot
 from checkfree.build.terms import seats
@@ -49,6 +50,5 @@ class Stock:
         seat = Address.parse(birth["seat"])
         worker = StageWorker(seat, birth["life"], self.job.equipment, hollow=birth["hollow"])
         if self.snapshot is not None and not birth["hollow"]:
-            worker.stage.restore(self.snapshot.states[seat.stage])
-            worker.hold(self.snapshot.held)
+            restore(worker, self.snapshot)
         return worker

@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from checkfree.build.door import frame_of, invitation_of, roster_of
-from checkfree.build.job import Job, any_config, check_same, of_config, versions_of, with_trace
+from checkfree.build.job import Job, any_config, check_same, of_config, with_trace
 from checkfree.build.join import Means, join_here, warm_up
 from checkfree.build.leading import Leading
 from checkfree.build.limits import limits_of
+from checkfree.build.session import begin
 from checkfree.build.snapshot import newest
 from checkfree.build.stock import Stock
 from checkfree.build.terms import seats
 from checkfree.config import Config
 from checkfree.failures import render_trace
-from checkfree.load import load, to_yaml
+from checkfree.load import load
 from checkfree.ops import LEAD
 from checkfree.parts import permitted
-from checkfree.record import RECORDS, read
+from checkfree.record import read
 from checkfree.runtime import folder as folders
-from checkfree.runtime.files import DiskFiles, write_whole
+from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.forking import count_cuda_devices, keep_for_forks, render_threads
 from checkfree.runtime.process import settled
 from checkfree.runtime.swarm.headquarters import Wait
@@ -64,15 +65,6 @@ def _resumed(order: Mapping[str, Any]) -> Job:
     return job
 
 
-def _write(job: Job) -> None:
-    """What stands in a run folder from the start."""
-    path = job.folder
-    write_whole(path / folders.CONFIG, to_yaml(job.config).encode())
-    (path / RECORDS).touch()  # from now on it can be resumed
-    folders.write_json(path / folders.VERSIONS, versions_of(job.config))
-    write_whole(path / folders.TRACE, render_trace(job.due.trace).encode())
-
-
 def device_here(config: Config) -> str:
     """Where seats of the lead's own machine compute: others bring their own devices, and a lead
     needs none."""
@@ -94,7 +86,7 @@ def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
         folders.create(job.folder, f"checkfree swarm {'lead' if order.get('door') else 'up'}")
     with folders.locked(job.folder):
         if not resume:
-            _write(job)
+            begin(job, render_trace(job.due.trace))
         home.furnish(invited.secret if invited else None)
         (home.path / LINKS).write_text(order.get("links", ""), encoding="ascii")
         patience, measured = float(order["patience"]), bool(order["measured"])

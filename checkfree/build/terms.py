@@ -20,7 +20,7 @@ def seats(config: Config) -> tuple[Address, ...]:
     return tuple(Address(stage, replica) for stage in stages for replica in replicas)
 
 
-def terms(config: Config, tokens: int | None) -> Terms:
+def terms_of(config: Config, tokens: int | None) -> Terms:
     """What the lead has to know of a configuration."""
     return Terms(
         iterations=config.iterations,

@@ -18,11 +18,10 @@ from checkfree.config import Config
 from checkfree.errors import RunFailed
 from checkfree.failures import render_trace
 from checkfree.load import to_tree, to_yaml
-from checkfree.record import RECORDS, EndRecord, dumps, of_kind, recoveries
+from checkfree.record import EndRecord, dumps, of_kind, recoveries
 from checkfree.recovery.registry import spec_of
 from checkfree.report.study import REFERENCE
-from checkfree.runtime.files import write_whole
-from checkfree.runtime.folder import CONFIG, TRACE
+from checkfree.runtime.folder import begin
 from checkfree.simulate.rehearse import Rehearsal
 
 _OWN = ("recovery.", "failures.", "fleet.")
@@ -142,8 +141,5 @@ def lend(loan: Loan, reference: Records, rehearsed: Rehearse = rehearse) -> list
     records = borrow(loan, reference, made)
     folder = loan.cell.folder
     clear(folder)
-    write_whole(folder / CONFIG, to_yaml(loan.cell.config).encode())
-    write_whole(folder / TRACE, render_trace(made.trace).encode())
-    lines = (json.dumps(record) + "\n" for record in records)
-    write_whole(folder / RECORDS, "".join(lines).encode())
+    begin(folder, to_yaml(loan.cell.config), render_trace(made.trace), map(json.dumps, records))
     return records

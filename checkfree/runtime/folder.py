@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from errno import EISDIR
 from pathlib import Path
@@ -43,6 +43,24 @@ def create(path: Path, again: str = "checkfree train") -> Path:
     except OSError as error:
         raise BadInput(f"out={path} cannot be written: {error.strerror}; give another") from None
     return path
+
+
+def begin(
+    path: Path,
+    config: str,
+    trace: str,
+    records: Iterable[str] = (),
+    versions: Mapping[str, str] | None = None,
+) -> None:
+    """Write what stands in a run folder from the start: texts of its configuration and failures,
+    lines that are recorded already, and the versions of what trains it, if anything does. The
+    records come last: a folder that has them can be resumed."""
+    path.mkdir(parents=True, exist_ok=True)
+    if versions is not None:
+        write_json(path / VERSIONS, versions)
+    write_whole(path / TRACE, trace.encode())
+    write_whole(path / CONFIG, config.encode())
+    write_whole(path / RECORDS, "".join(f"{line}\n" for line in records).encode())
 
 
 def existing(path: Path) -> Path:

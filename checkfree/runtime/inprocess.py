@@ -11,6 +11,8 @@ from checkfree.messages.tensors import tensor_bytes
 from checkfree.ops import LEAD, Address
 from checkfree.runtime.actor import Actor
 
+OnDelivery = Callable[[Address, Message], None]
+
 
 class Mortal(Actor, Protocol):
     """An actor that can be lost: a StageWorker."""
@@ -55,7 +57,7 @@ class InProcess:
         self.actors[seat] = self._spawn(seat, life)
         self.post(LEAD, Joined(seat, life))
 
-    def run(self, on_delivery: Callable[[Address, Message], None] | None = None) -> None:
+    def run(self, on_delivery: OnDelivery | None = None) -> None:
         """Until no message is pending and no actor can move."""
         for address in sorted(self.actors):
             self._exhaust(address)

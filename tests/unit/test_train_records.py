@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import checkfree
-from checkfree.build.train import Run
+from checkfree.build.session import Run
 from checkfree.config import Config
 from checkfree.failures import read_trace, sample, strikes
 from checkfree.load import build, load

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import shutil
-import time
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from checkfree.build.assemble import Assembly
 from checkfree.build.blueprint import Blueprint, of_family
-from checkfree.build.branching.on_routes import OnRoutes
+from checkfree.build.branching.on_routes import on_routes_of
 from checkfree.build.branching.request import Records, Rule
-from checkfree.build.branching.trunk import Ground, Watch, begin, begun_as, recorder_of
-from checkfree.build.branching.walk import Leg, fetch, struck, walk
+from checkfree.build.branching.states import fetch
+from checkfree.build.branching.trunk import Ground, Watch, begun_as
 from checkfree.build.branching.way import Way, arrived, travel
 from checkfree.build.job import Job
+from checkfree.build.session import Session, begin
 from checkfree.build.snapshot import Snapshot
-from checkfree.build.terms import seats
+from checkfree.build.terms import seats, terms_of
 from checkfree.config import Config, EveryConfig, FailuresConfig, ResumeConfig
-from checkfree.failures import Failure
+from checkfree.failures import Failure, render_trace
 from checkfree.messages.control import CHECKPOINT
-from checkfree.record import EndRecord, ResumeRecord, ledger, of_kind, read
-from checkfree.record import recoveries as told
+from checkfree.record import of_kind, read
 from checkfree.recovery.none import NoRecovery
-from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime import folder as folders
-from checkfree.runtime.files import DiskFiles
-from checkfree.runtime.recorder import Recorder
-from checkfree.store import Store
 from checkfree.units import derive
 
 
@@ -70,30 +63,24 @@ def grow(ground: Ground, limb: Limb, watch: Watch) -> Records:
 
 def _grow(ground: Ground, limb: Limb, job: Job, watch: Watch) -> None:
     shutil.rmtree(job.folder, ignore_errors=True)
-    trace = [] if limb.rule is None else [Failure(ground.tick, limb.stage)]
-    begin(job, trace)
+    trace = () if limb.rule is None else (Failure(ground.tick, limb.stage),)
+    begin(job, render_trace(trace))
     if limb.way is not None:
         travel(ground, limb.way, watch)
     since = ground.request.at if limb.way else limb.start
     job = replace(job, listeners=(watch(limb.label, ground.stop - since),))
-    with ExitStack() as stack:
-        recorder = recorder_of(job)
-        stack.callback(recorder.close)
-        _train(ground, limb, job, recorder)
-
-
-def _train(ground: Ground, limb: Limb, job: Job, recorder: Recorder) -> None:
-    since, start = time.perf_counter(), _start(ground, limb)
-    recorder.write(ResumeRecord(start.progress.committed, start.progress.tick))
-    lost = tuple(seat for seat in seats(job.config) if seat.stage == limb.stage)
-    losses = struck({} if limb.rule is None else {ground.tick: lost})
-    run = make_strategy(ground.config.recovery)
-    strategy = OnRoutes(run, NoRecovery() if limb.rule is None else limb.rule.strategy)
-    leg = Leg(job, ground.stop, losses, start, strategy)
-    store = Store(DiskFiles(job.folder))
-    assembly = walk(leg, store, recorder)
-    store.keep_only(CHECKPOINT, ())
-    _end(assembly, job.folder, recorder, since)
+    lost = {seat for seat in seats(job.config) if limb.rule and seat.stage == limb.stage}
+    rule = NoRecovery() if limb.rule is None else limb.rule.strategy
+    with Session.open(job, _start(ground, limb)) as session:
+        assembly = session.assemble(
+            on_routes_of(ground.config, job.equipment, rule),
+            terms=replace(terms_of(job.config, job.blueprint.tokens), iterations=ground.stop),
+            strikes=lambda tick: lost if tick == ground.tick else (),
+        )
+        assembly.run()
+        session.store.keep_only(CHECKPOINT, ())
+        reason = assembly.lead.failure
+        session.end("failed" if reason else "done", reason)
 
 
 def _start(ground: Ground, limb: Limb) -> Snapshot:
@@ -101,14 +88,6 @@ def _start(ground: Ground, limb: Limb) -> Snapshot:
         return arrived(ground, limb.way)
     tick = ground.tick - (ground.request.at - limb.start)
     return fetch(ground.states, tick, ground.request.folder / "states")
-
-
-def _end(assembly: Assembly, folder: Path, recorder: Recorder, since: float) -> None:
-    runtime, lead, records = assembly.runtime, assembly.lead, read(folder)
-    recorder.write(ledger(records, dict(runtime.messages), dict(runtime.bytes)))
-    status, seconds = "failed" if lead.failure else "done", time.perf_counter() - since
-    p = lead.progress
-    recorder.write(EndRecord(status, p.committed, p.tick, lead.failure, told(records), seconds))
 
 
 def _job(ground: Ground, limb: Limb) -> Job:

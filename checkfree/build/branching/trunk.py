@@ -3,10 +3,9 @@ again, and compared with what the run recorded."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,28 +17,27 @@ from checkfree.build.branching.request import (
     tick_at,
     undisturbed_from,
 )
-from checkfree.build.branching.walk import Leg, save, struck, walk
+from checkfree.build.branching.states import save
 from checkfree.build.job import (
     Job,
     check_same,
     of_config,
     recorded_config,
-    versions_of,
     with_trace,
 )
+from checkfree.build.session import Session, begin
 from checkfree.build.snapshot import Snapshot, newest
-from checkfree.build.terms import seats
+from checkfree.build.terms import seats, terms_of
 from checkfree.config import Config, FailuresConfig, ResumeConfig
 from checkfree.errors import BadInput, RunFailed
 from checkfree.failures import Failure, make_trace, render_trace
-from checkfree.load import load, to_tree, to_yaml
+from checkfree.load import load, to_tree
 from checkfree.messages.control import CHECKPOINT, RESUME
 from checkfree.ops import Address
-from checkfree.rates import lr_at
-from checkfree.record import RECORDS, dumps, of_kind, read
+from checkfree.record import RECORDS, of_kind, read
 from checkfree.runtime import folder as folders
-from checkfree.runtime.files import DiskFiles, write_whole
-from checkfree.runtime.recorder import Listener, Recorder
+from checkfree.runtime.files import DiskFiles
+from checkfree.runtime.recorder import Listener
 from checkfree.store import Damaged, Store
 
 Watch = Callable[[str, int], Listener]
@@ -129,11 +127,10 @@ def _train_to(ground: Ground, iteration: int, tick: int, watch: Watch) -> None:
     start = _newest(ground, job, tick)
     done = start.progress.committed if start else 0
     job = replace(job, listeners=(watch("the run, as it was", iteration - done),))
-    with ExitStack() as stack:
-        recorder = recorder_of(job)
-        stack.callback(recorder.close)
-        leg = Leg(job, iteration, struck(ground.failures), start)
-        assembly = walk(leg, Store(DiskFiles(folder)), recorder)
+    with Session.open(job, start) as session:
+        terms = replace(terms_of(job.config, job.blueprint.tokens), iterations=iteration)
+        assembly = session.assemble(terms=terms, strikes=lambda t: ground.failures.get(t, ()))
+        assembly.run()
     _compare(ground, read(folder))
     if assembly.lead.failure or assembly.lead.progress.tick != tick:
         reason = assembly.lead.failure or f"tick {assembly.lead.progress.tick}, expected {tick}"
@@ -149,18 +146,7 @@ def _config(ground: Ground, folder: Path) -> Config:
 
 def _begin(ground: Ground, job: Job, records: Records = ()) -> None:
     lost = (Failure(t, s.stage, s.replica) for t, seats in ground.failures.items() for s in seats)
-    begin(job, make_trace(lost), records)
-
-
-def begin(job: Job, trace: Sequence[Failure], records: Records = ()) -> None:
-    """A run folder with all that stands in it before it trains: the first record, and those that
-    another run made before."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    write_whole(job.folder / folders.CONFIG, to_yaml(job.config).encode())
-    folders.write_json(job.folder / folders.VERSIONS, versions_of(job.config))
-    write_whole(job.folder / folders.TRACE, render_trace(tuple(trace)).encode())
-    lines = [dumps(job.config_record()), *map(json.dumps, records)]
-    write_whole(job.folder / RECORDS, "".join(f"{line}\n" for line in lines).encode())
+    begin(job, render_trace(make_trace(lost)), records)
 
 
 def begun_as(job: Job) -> Records | None:
@@ -179,16 +165,6 @@ def begun_as(job: Job) -> Records | None:
 def placeless(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration as plain data, without the paths of its own folder."""
     return {key: value for key, value in config.items() if key not in ("out", "failures")}
-
-
-def recorder_of(job: Job) -> Recorder:
-    """Appends to the records of a job's folder."""
-    config = job.config
-
-    def lr(iteration: int) -> float:
-        return lr_at(config.optimizer, iteration, config.iterations)
-
-    return Recorder(job.folder / RECORDS, lr, job.listeners)
 
 
 # --- what the run left ---------------------------------------------------------------------------

@@ -4,21 +4,21 @@ that are lost at its end, each in a branch of its own."""
 from __future__ import annotations
 
 import shutil
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from checkfree.build.branching.on_routes import OnRoutes
+from checkfree.build.branching.on_routes import on_routes_of
 from checkfree.build.branching.request import Rule
-from checkfree.build.branching.trunk import Ground, Watch, begin, begun_as, recorder_of
-from checkfree.build.branching.walk import Leg, anew, fetch, struck, walk
+from checkfree.build.branching.states import anew, fetch
+from checkfree.build.branching.trunk import Ground, Watch, begun_as
 from checkfree.build.job import Job
+from checkfree.build.session import Session, begin
 from checkfree.build.snapshot import Snapshot, load
-from checkfree.build.terms import seats
+from checkfree.build.terms import seats, terms_of
 from checkfree.config import Config, EveryConfig, FailuresConfig, ResumeConfig
 from checkfree.errors import RunFailed
+from checkfree.failures import render_trace
 from checkfree.messages.control import RESUME
-from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles
 from checkfree.store import Damaged, Store
@@ -56,16 +56,17 @@ def arrived(ground: Ground, way: Way) -> Snapshot:
 def _train(ground: Ground, way: Way, job: Job, watch: Watch) -> None:
     """One iteration further than the loss, before which the snapshot is made."""
     shutil.rmtree(job.folder, ignore_errors=True)
-    begin(job, ())
+    begin(job, render_trace(()))
     at, folder = ground.request.at, ground.request.folder
     job = replace(job, listeners=(watch(f"before a loss, {way.rule.label}", at - way.start),))
     start = fetch(ground.states, ground.tick - (at - way.start), folder / "states")
-    strategy = OnRoutes(make_strategy(ground.config.recovery), way.rule.strategy)
-    with ExitStack() as stack:
-        recorder = recorder_of(job)
-        stack.callback(recorder.close)
-        leg = Leg(job, at + 1, struck({}), start, strategy)
-        assembly = walk(leg, _store(job.folder), recorder)
+    with Session.open(job, start) as session:
+        assembly = session.assemble(
+            on_routes_of(ground.config, job.equipment, way.rule.strategy),
+            terms=replace(terms_of(job.config, job.blueprint.tokens), iterations=at + 1),
+            strikes=lambda tick: (),
+        )
+        assembly.run()
     if assembly.lead.failure:
         raise RunFailed(f"{job.folder}: {assembly.lead.failure}")
 

@@ -1,0 +1,221 @@
+"""A run folder while a process trains in it: begun, gone on with, and ended. The one place where
+that is done: ``train`` and ``resume``, what ``branch``, ``verify`` and ``profile`` train, and the
+process that leads a swarm.
+
+    with Session.create(job) as session:  # or Session.resume(job)
+        session.assemble()
+        return session.run()
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from checkfree.build.assemble import Assembly, assemble
+from checkfree.build.job import Job, check_same, versions_of
+from checkfree.build.snapshot import Snapshot, newest
+from checkfree.build.terms import seats
+from checkfree.config import Config
+from checkfree.errors import RunFailed, cannot_write
+from checkfree.failures import render_trace
+from checkfree.lead import Progress, Terms
+from checkfree.load import to_yaml
+from checkfree.rates import lr_at
+from checkfree.record import (
+    RECORDS,
+    EndRecord,
+    ResumeRecord,
+    dumps,
+    ledger,
+    of_kind,
+    read,
+    recoveries,
+)
+from checkfree.runtime import folder as folders
+from checkfree.runtime.faults import Strikes
+from checkfree.runtime.files import DiskFiles
+from checkfree.runtime.process import settled
+from checkfree.runtime.recorder import Listener, Recorder
+from checkfree.store import Store
+from checkfree.worker import Equipment
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left behind. ``status`` is "done" or "failed", and then ``reason`` says why."""
+
+    folder: Path
+    config: Config
+    status: str
+    reason: str
+    stages: tuple[nn.Module, ...]
+    """The trained stages 0 … n; those that live if the run failed."""
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """All of ``records.jsonl``."""
+        return read(self.folder)
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every committed step, in order."""
+        return [record["loss"] for record in of_kind(self.records, "iteration")]
+
+
+class Session:
+    """``start``: the state that the run goes on from; None: its first weights. ``listeners`` hear
+    of each record, if not those of the job; ``hosts`` tells the machine of each seat, where there
+    are several; ``since``: when it began, by ``time.perf_counter()``, if not now."""
+
+    assembly: Assembly
+
+    def __init__(
+        self,
+        job: Job,
+        start: Snapshot | None = None,
+        *,
+        listeners: Sequence[Listener] | None = None,
+        hosts: Callable[[], Mapping[str, str]] = dict,
+        since: float | None = None,
+    ):
+        def lr(iteration: int) -> float:
+            return lr_at(job.config.optimizer, iteration, job.config.iterations)
+
+        self.job, self.start = job, start
+        self.store = Store(DiskFiles(job.folder))
+        self._since = time.perf_counter() if since is None else since
+        listeners = job.listeners if listeners is None else listeners
+        self.recorder = Recorder(job.folder / RECORDS, lr, listeners, hosts)
+        if not read(job.folder):
+            self.recorder.write(job.config_record())
+
+    @classmethod
+    @contextmanager
+    def create(cls, job: Job) -> Iterator[Session]:
+        """In a new folder, which nobody else trains in meanwhile. Raises BadInput before anything
+        is written."""
+        job.equipment  # noqa: B018 (what can't be built is refused)
+        trace = render_trace(job.due.trace)
+        folders.create(job.folder)
+        with folders.locked(job.folder):
+            begin(job, trace)
+            with cls.open(job) as session:
+                yield session
+
+    @classmethod
+    @contextmanager
+    def resume(cls, job: Job) -> Iterator[Session]:
+        """From the newest good snapshot of its folder. Raises BadInput if that has none, or is of
+        another configuration or other data."""
+        check_same(job, read(job.folder))
+        job.equipment  # noqa: B018 (refused before the folder is locked)
+        with folders.locked(job.folder):
+            start = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
+            with cls.open(job, start) as session:
+                yield session
+
+    @classmethod
+    @contextmanager
+    def open(cls, job: Job, start: Snapshot | None = None, **more: Any) -> Iterator[Session]:
+        """In a folder that has been begun and is locked; ``more`` as a Session takes it."""
+        with settled(job.config.threads):
+            session = cls(job, start, **more)
+            try:
+                yield session
+            finally:
+                session.recorder.close()
+
+    def assemble(
+        self,
+        equipment: Equipment | None = None,
+        *,
+        terms: Terms | None = None,
+        strikes: Strikes | None = None,
+    ) -> Assembly:
+        """All actors, in this process and in the state of the start; each argument as the
+        configuration has it if it is not given. Raises BadInput for a state that is not the
+        run's."""
+        job, start = self.job, self.start
+        self.assembly = assemble(
+            job.config,
+            equipment or job.equipment,
+            self.store,
+            self.recorder,
+            start,
+            tokens=job.blueprint.tokens,
+            terms=terms,
+            strikes=strikes or job.due.struck,
+        )
+        if start is not None and start.states:
+            self.recorder.write(ResumeRecord(start.progress.committed, start.progress.tick))
+        return self.assembly
+
+    def run(self) -> Run:
+        """To its end, with the last records and the picture. Raises RunFailed, and whatever a
+        user's module raises, which the records tell, too."""
+        try:
+            self.assembly.run()
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            with suppress(RunFailed):  # a disk that is full stays full; the error counts
+                self.end(status, str(error))
+                draw(self.job.folder)
+            raise
+        reason = self.assembly.lead.failure
+        status = "failed" if reason else "done"
+        self.end(status, reason)
+        draw(self.job.folder)
+        modules = (worker.stage.module for worker in self.assembly.living().values())
+        return Run(self.job.folder, self.job.config, status, reason, tuple(modules))
+
+    def end(
+        self,
+        status: str,
+        reason: str = "",
+        progress: Progress | None = None,
+        sent: tuple[Mapping[str, int], Mapping[str, int]] | None = None,
+        dropped: Mapping[str, int] | None = None,
+    ) -> None:
+        """The last two records. ``progress``, and what was ``sent`` (messages and bytes, by kind)
+        and ``dropped``, are told of a run whose actors are not all here. Raises RunFailed if the
+        disk takes no more."""
+        if progress is None or sent is None:
+            runtime, progress = self.assembly.runtime, self.assembly.lead.progress
+            sent = dict(runtime.messages), dict(runtime.bytes)
+        records = read(self.job.folder)
+        self.recorder.write(ledger(records, *sent, dropped or {}))
+        made, seconds = recoveries(records), time.perf_counter() - self._since
+        p = progress
+        self.recorder.write(EndRecord(status, p.committed, p.tick, reason, made, seconds))
+
+
+def begin(job: Job, trace: str, records: Sequence[Mapping[str, Any]] = ()) -> None:
+    """What stands in a run folder before it trains; ``trace``: the text of its failures,
+    ``records``: what another run recorded on the way to its start."""
+    lines = [dumps(job.config_record()), *map(json.dumps, records)] if records else ()
+    folders.begin(job.folder, to_yaml(job.config), trace, lines, versions_of(job.config))
+
+
+def draw(folder: Path) -> Path:
+    """The loss curve of a run folder, with its failures marked. Raises RunFailed if it can't be
+    written."""
+    from checkfree.report.curves import draw_run  # only now: a plot's library is slow to load
+
+    records, path = read(folder), folder / folders.PICTURE
+    config = of_kind(records, "config")[0]["config"]
+    kinds = ("iteration", "validation", "failure", "recovery")
+    iterations, validations, failures, repairs = (of_kind(records, kind) for kind in kinds)
+    title = f"{config['recovery']['name']}, {folder.name}"
+    try:
+        draw_run(iterations, validations, failures, repairs, path, title)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return path
