@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,6 +19,7 @@ from checkfree.record import (
     FailureRecord,
     IterationRecord,
     PlanRecord,
+    RebuiltSeat,
     Record,
     RecoveryRecord,
     ResumeRecord,
@@ -144,13 +144,12 @@ class Display:
 
 def describe(record: RecoveryRecord) -> str:
     """One line on what was done: "tick 9: 4.0 weighted average of 3.0 (0.44) and 5.0 (0.56) …"."""
-    rebuilt = dict(record.rebuilds)
-    rules = {made["rule"] for made in rebuilt.values()}
+    rules = {made.recipe.rule for made in record.rebuilds.values()}
     if record.lost_iterations or rules == {"checkpoint"}:
         text = f"all stages back to iteration {record.resume_at}"
         text += f", {record.lost_iterations} iterations to train again"
     else:
-        text = "; ".join(f"{seat} {_recipe(made)}" for seat, made in rebuilt.items())
+        text = "; ".join(f"{seat} {_recipe(made)}" for seat, made in record.rebuilds.items())
     cost = f" ({render_bytes(record.bytes)}, {render_seconds(record.seconds or 0.0)})"
     losses = ""
     if record.validation_after is not None:
@@ -159,11 +158,13 @@ def describe(record: RecoveryRecord) -> str:
     return f"tick {record.tick}: {text}{cost}{losses}"
 
 
-def _recipe(made: Mapping[str, Any]) -> str:
-    weights = made["weights"] or [None] * len(made["sources"])
-    many = len(made["sources"]) > 1
-    sources = [
-        f"{source['holder']} ({weight:.2f})" if many and weight is not None else source["holder"]
-        for source, weight in zip(made["sources"], weights, strict=False)
+def _recipe(made: RebuiltSeat) -> str:
+    sources = made.recipe.sources
+    weights: Sequence[float | None] = made.weights or [None] * len(sources)
+    named = [
+        f"{source.holder} ({weight:.2f})"
+        if len(sources) > 1 and weight is not None
+        else str(source.holder)
+        for source, weight in zip(sources, weights, strict=False)
     ]
-    return f"{made['rule']} of {' and '.join(sources)}" if sources else str(made["rule"])
+    return f"{made.recipe.rule} of {' and '.join(named)}" if named else made.recipe.rule

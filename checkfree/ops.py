@@ -8,7 +8,8 @@ are read off the route too, so no code anywhere computes ``stage + 1``::
 
     route 3 = 0.0 > 2.0 > 1.0 > 3.0 > 4.0 > 0.0   (stages 1 and 2 swapped)
     F3@1    = forward of microbatch 3 at hop 1    (runs on worker 2.0)
-    S3@2    = the same worker computing hop 2 as well, on its copy of stage 1 (redundant)
+    R3@2    = the same worker computing hop 2 as well, on its copy of stage 1 (redundant)
+    R       = the worker's last: gradients are summed over the replicas of its stage
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Kind(Enum):
     FORWARD = "F"
     BACKWARD = "B"
     REDUCE = "R"  # sum gradients over the living replicas of a stage
-    SHADOW = "S"  # forward of the next hop on the copy this worker holds; its result is dropped
+    REDUNDANT = "R@"  # forward of the next hop on the copy this worker holds, for nothing else
 
     def __repr__(self) -> str:
         return self.value
@@ -80,37 +81,57 @@ class Op(NamedTuple):
     def __str__(self) -> str:
         if self.kind is Kind.REDUCE:
             return "R"
-        return f"{self.kind.value}{self.microbatch}@{self.hop}"
+        return f"{self.kind.value[0]}{self.microbatch}@{self.hop}"
 
     @classmethod
     def parse(cls, text: str) -> Op:
-        """Inverse of ``str``: ``Op.parse("F3@1") == Op(Kind.FORWARD, 3, 1)``."""
+        """Inverse of ``str``: ``Op.parse("F3@1") == Op(Kind.FORWARD, 3, 1)``. Reads "S3@1" too, as
+        a redundant forward was written before."""
         if text == "R":
             return cls(Kind.REDUCE)
-        match = re.fullmatch(r"([FBS])(\d+)@(\d+)", text)
+        match = re.fullmatch(r"([FBRS])(\d+)@(\d+)", text)
         if match is None:
-            raise ValueError(f"not an op: {text!r} (expected 'F3@1', 'B3@1', 'S3@1' or 'R')")
-        return cls(Kind(match[1]), int(match[2]), int(match[3]))
+            raise ValueError(f"not an op: {text!r} (expected 'F3@1', 'B3@1', 'R3@1' or 'R')")
+        kind = Kind.REDUNDANT if match[1] in "RS" else Kind(match[1])
+        return cls(kind, int(match[2]), int(match[3]))
 
 
 Schedule = Mapping[Address, tuple[Op, ...]]
 """What each worker runs, in order. The order is the contract; timing is not part of it."""
 
 
-class Keep(NamedTuple):
-    """Something of ``owner`` that ``holder`` puts aside.
+class Mirror(NamedTuple):
+    """An exact copy of ``owner``'s stage at ``holder``, part of the transaction: it is stepped with
+    the owner's gradient, so both have iteration i or neither does (semantics 13)."""
 
-    ``at="prepare"``: exact, part of the transaction. The holder steps a copy of the stage with the
-    owner's gradient, so both hold iteration i or neither does (semantics 13).
-    ``at="after"``: pushed after the step, and carries the iteration it is of. To a peer these are
-    *shadows*: weights alone, written as ``what`` says (see ``checkfree.formats``); ``signs`` may
-    be a whole copy, see ``checkfree.recovery.references``.
+    owner: Address
+    holder: Address
+
+
+class Transfer(NamedTuple):
+    """What ``holder`` is sent of ``owner`` after a step; it carries the iteration that it is of.
+
+    ``what``: "state", all of it and exact; else a *shadow*: weights alone, written as it says (see
+    ``checkfree.formats``); ``signs`` may be a whole copy, see ``checkfree.recovery.references``.
     """
 
     owner: Address
     holder: Address
-    what: Literal["state", "int8_rows", "int4_rows", "signs", "bf16", "fp32"] = "state"
-    at: Literal["prepare", "after"] = "prepare"
+    what: Literal["state", "int8_rows", "int4_rows", "signs", "bf16", "fp32"]
+
+
+class Upload(NamedTuple):
+    """``owner``'s state, exact, into an archive of the store."""
+
+    owner: Address
+
+    @property
+    def holder(self) -> Address:
+        return STORE
+
+
+Keep = Mirror | Transfer | Upload
+"""Something of ``owner`` that ``holder`` puts aside."""
 
 
 class Shadow(NamedTuple):
@@ -198,7 +219,7 @@ class View:
     alive: frozenset[Address]
     num_stages: int
     committed: int
-    keeps: frozenset[Keep] = frozenset()
+    keeps: frozenset[Mirror] = frozenset()
     checkpoints: tuple[int, ...] = ()
     repairs: int = 0
     seats: frozenset[Address] = field(default_factory=frozenset)

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from checkfree.ops import Address, Recipe
+
 RECORDS = "records.jsonl"
 LEADS_OWN = ("plan", "iteration", "validation", "failure", "recovery")
 """Kinds of records that the lead makes, which it counts."""
@@ -42,10 +44,42 @@ class ConfigRecord(Record):
 
 
 @dataclass(frozen=True)
+class RebuiltSeat:
+    """How a seat was rebuilt: its ``recipe``, how much each source ``weighed``, the ``bytes`` that
+    they sent, the figures by which a fit was judged, and the rules that had been tried for its
+    stage before, each with the reason why not. ``checkfree.messages.recorded`` reads it back."""
+
+    recipe: Recipe
+    weights: Sequence[float] = ()
+    bytes: int = 0
+    check: Mapping[str, float] = field(default_factory=dict)
+    rejected: Sequence[tuple[str, str]] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """As it is written: the recipe's fields by name, without those that are as usual."""
+        recipe = {
+            f.name: getattr(self.recipe, f.name)
+            for f in dataclasses.fields(Recipe)
+            if f.name in ALWAYS or getattr(self.recipe, f.name) != f.default
+        }
+        sources = [
+            {"holder": s.holder, "stage": s.of, "version": s.version} for s in recipe["sources"]
+        ]
+        found = {**recipe, "sources": sources, "weights": self.weights, "bytes": self.bytes}
+        found |= {"check": self.check} if self.check else {}
+        rejected = [{"rule": rule, "why": why} for rule, why in self.rejected]
+        return found | ({"rejected": rejected} if rejected else {})
+
+
+ALWAYS = ("rule", "sources", "moments")
+"""Fields of a recipe that every reader looks for."""
+
+
+@dataclass(frozen=True)
 class PlanRecord(Record):
     """Who trains from here on: at the start, after every repair, when a member joins or leaves.
 
-    ``members`` maps seats to their lives; ``rebuilds`` seats to rule and sources; ``checkpoint`` is
+    ``members`` maps seats to their lives, ``rebuilds`` to what they were made of; ``checkpoint`` is
     the newest that a rollback could use, -1 while there is none: it tells a loss before one was
     stored from a loss after. Replaying these records gives the run again, bit for bit (semantics
     19). ``hosts`` are the machines of a swarm that others join; of no weight for what is trained.
@@ -56,7 +90,7 @@ class PlanRecord(Record):
     iteration: int
     tick: int
     members: Mapping[str, int]
-    rebuilds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rebuilds: Mapping[str, RebuiltSeat] = field(default_factory=dict)
     checkpoint: int = -1
     hosts: Mapping[str, str] = field(default_factory=dict)
 
@@ -74,7 +108,7 @@ class IterationRecord(Record):
     gradient_norms: Mapping[str, float]
     clip: Mapping[str, float]
     forwards: int
-    shadow_forwards: int
+    redundant_forwards: int
     alive: int
     tokens: int | None = None
     lr: float | None = None
@@ -108,15 +142,15 @@ class FailureRecord(Record):
 
 @dataclass(frozen=True)
 class RecoveryRecord(Record):
-    """What was done about a failure. ``rebuilds`` maps each seat to its rule, its sources, their
-    weights and the bytes they sent; validation losses are those just before and right after."""
+    """What was done about a failure. ``rebuilds`` has each seat; validation losses are
+    those just before and right after."""
 
     kind = "recovery"
     iteration: int
     tick: int
     epoch: int
     resume_at: int
-    rebuilds: Mapping[str, Mapping[str, Any]]
+    rebuilds: Mapping[str, RebuiltSeat]
     bytes: int
     lost_iterations: int
     validation_before: float | None = None
@@ -166,10 +200,14 @@ class EndRecord(Record):
 
 def dumps(record: Record) -> str:
     """One line of JSON, floats with all their digits; what is not a number becomes null."""
-    return json.dumps({"kind": record.kind, **_plain(dataclasses.asdict(record))}, allow_nan=False)
+    return json.dumps({"kind": record.kind, **_plain(vars(record))}, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Address):
+        return str(value)
+    if isinstance(value, RebuiltSeat):
+        value = value.plain()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -191,12 +229,26 @@ def read(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
-            found.append({"kind": record["kind"], **record})
+            found.append(_as_written_now({"kind": record["kind"], **record}))
         except (ValueError, TypeError, KeyError):
             if number == len(lines):
                 break
             raise ValueError(f"{path}:{number} is no record: {line[:60]!r}") from None
     return found
+
+
+def _as_written_now(record: dict[str, Any]) -> dict[str, Any]:
+    """Redundant forwards were called shadow forwards before."""
+    if record["kind"] == "ledger":
+        return {**record, "ops": _renamed(record["ops"])}
+    return _renamed(record) if record["kind"] == "iteration" else record
+
+
+def _renamed(found: dict[str, Any]) -> dict[str, Any]:
+    if "shadow_forwards" not in found:
+        return found
+    names = {"shadow_forwards": "redundant_forwards"}
+    return {names.get(name, name): value for name, value in found.items()}
 
 
 def _content(path: Path) -> bytes:
@@ -226,7 +278,7 @@ def ledger(
 ) -> LedgerRecord:
     """Sum up the records of a run, beside what its runtime counted."""
     steps, resumed = of_kind(records, "iteration"), of_kind(records, "resume")
-    ops = {name: sum(step[name] for step in steps) for name in ("forwards", "shadow_forwards")}
+    ops = {name: sum(step[name] for step in steps) for name in ("forwards", "redundant_forwards")}
     seconds = {
         kind: sum(record["seconds"] or 0.0 for record in of_kind(records, kind))
         for kind in ("iteration", "validation", "recovery")

@@ -34,7 +34,7 @@ from checkfree.messages.control import (
     Withdraw,
 )
 from checkfree.messages.tensors import KeepState, StageState, StateReply
-from checkfree.ops import LEAD, STORE, Address, Keep
+from checkfree.ops import LEAD, Address, Upload
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 24  # bytes
@@ -201,7 +201,7 @@ class Store:
         archive = Archive(0, area, shelf, owners, (), note)
         self._orders[_key(archive)] = _Order(archive)
         for owner in owners:
-            keep = Keep(owner, STORE, "state", "after")
+            keep = Upload(owner)
             self._put(KeepState(0, keep, area, shelf, states[owner.stage]))
 
     def _prune(self, area: str) -> None:

@@ -148,7 +148,7 @@ def _measure(job: Job, repeats: int, piece: Piece, clock: Time) -> Measured:
         if not isinstance(record, IterationRecord):
             return
         iterations.append(clock() - since)
-        watch.shadows({seat.stage: w.stage for seat, w in assembly.workers.items()})
+        watch.redundant_forwards({seat.stage: w.stage for seat, w in assembly.workers.items()})
         watch.sheets.append(defaultdict(list))
         advance()
         since = clock()

@@ -71,10 +71,10 @@ class Stopwatch:
         )
         return stage
 
-    def shadows(self, stages: Mapping[int, Stage]) -> None:
-        """A shadow forward of each part that a stage has, on what was forwarded last."""
+    def redundant_forwards(self, stages: Mapping[int, Stage]) -> None:
+        """A redundant forward of each part that a stage has, on what was forwarded last."""
         for number, stage in stages.items():
             for part in (Part.BODY,) if number else (Part.EMBED, Part.HEAD):
-                run = partial(stage.shadow, part, *self.inputs[part])
+                run = partial(stage.redundant_forward, part, *self.inputs[part])
                 run()  # between iterations the caches are cold, within one they are not
                 self.timed((part.value, "shadow"), run)

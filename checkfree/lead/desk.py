@@ -12,8 +12,8 @@ from checkfree.lead.shadowing import Shadowing
 from checkfree.lead.trend import falling
 from checkfree.membership import Membership
 from checkfree.messages.control import Commit, Message, Note, Outgoing
-from checkfree.ops import LEAD, LOG, Address, Keep, Rung, View
-from checkfree.record import PlanRecord
+from checkfree.ops import LEAD, LOG, Address, Mirror, Rung, Transfer, Upload, View
+from checkfree.record import PlanRecord, RebuiltSeat
 from checkfree.recovery.strategy import Strategy
 
 
@@ -46,7 +46,7 @@ class Desk:
         self.send(LOG, Note(self.progress.notes, record))
         self.update(notes=self.progress.notes + 1)
 
-    def note_plan(self, rebuilds: Mapping[str, Mapping[str, object]]) -> None:
+    def note_plan(self, rebuilds: Mapping[str, RebuiltSeat]) -> None:
         """Who trains from here on."""
         p, self.planned = self.progress, self.members.names()
         newest = max(p.checkpoints, default=-1)
@@ -60,11 +60,18 @@ class Desk:
         """Whatever is under way is over."""
         self.update(epoch=self.progress.epoch + 1)
 
-    def due_keeps(self) -> tuple[Keep, ...]:
-        """What the strategy wants put aside of the committed state."""
+    def due_mirrors(self) -> tuple[Mirror, ...]:
+        """Copies of the committed state that the strategy wants stepped from here on."""
+        return tuple(keep for keep in self._due_keeps() if isinstance(keep, Mirror))
+
+    def due_uploads(self) -> tuple[Upload, ...]:
+        """What the strategy wants archived of the committed state."""
+        return tuple(keep for keep in self._due_keeps() if isinstance(keep, Upload))
+
+    def _due_keeps(self) -> tuple[Mirror | Upload, ...]:
         return self.strategy.keeps(self.progress.committed, sorted(self.members.alive))
 
-    def due_shadows(self) -> tuple[Keep, ...]:
+    def due_transfers(self) -> tuple[Transfer, ...]:
         """What the strategy wants pushed when the step to come is committed."""
         return self.strategy.shadows(self.view())
 

@@ -14,6 +14,7 @@ from typing import Any
 from checkfree.lead.progress import Progress
 from checkfree.lead.shadowing import renewed
 from checkfree.lead.trend import follow
+from checkfree.messages.recorded import read_rebuilt
 from checkfree.ops import Address
 from checkfree.record import LEADS_OWN, RecoveryRecord
 from checkfree.recovery.exact import EXACT
@@ -110,12 +111,13 @@ def _validated(before: History, record: Plain) -> History:
 
 
 def _planned(before: History, record: Plain) -> History:
-    p, rebuilds = before.progress, record["rebuilds"]
+    p = before.progress
+    rebuilds = {seat: read_rebuilt(made) for seat, made in record["rebuilds"].items()}
     members = {Address.parse(seat): int(life) for seat, life in record["members"].items()}
     now = replace(p, committed=record["iteration"], tick=record["tick"])
     gone = frozenset(s for s, life in before.members.items() if members.get(s) != life)
     made_of = {
-        Address.parse(seat): [int(source["stage"]) for source in made["sources"]]
+        Address.parse(seat): [source.of for source in made.recipe.sources]
         for seat, made in rebuilds.items()
     }
     plan = Planned(gone, p.committed, now.committed, renewed(made_of))
@@ -128,14 +130,14 @@ def _planned(before: History, record: Plain) -> History:
         planned,
         progress=replace(now, repairs=now.repairs + 1),
         rebuilt={**before.rebuilt, **dict.fromkeys(seats, int(record["epoch"]))},
-        exact=all(made["rule"] in EXACT for made in rebuilds.values()),
+        exact=all(made.recipe.rule in EXACT for made in rebuilds.values()),
         recovery=RecoveryRecord(
             iteration=p.committed,
             tick=record["tick"],
             epoch=record["epoch"],
             resume_at=record["iteration"],
             rebuilds=rebuilds,
-            bytes=sum(made["bytes"] for made in rebuilds.values()),
+            bytes=sum(made.bytes for made in rebuilds.values()),
             lost_iterations=p.committed - record["iteration"],
             validation_before=p.validation,
         ),

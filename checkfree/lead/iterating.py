@@ -10,7 +10,7 @@ from checkfree.lead.desk import Desk
 from checkfree.lead.transaction import Transaction
 from checkfree.lead.trend import follow
 from checkfree.messages.control import Abort, Begin, Commit, Prepared, Purpose, Stepped, Ticket
-from checkfree.ops import Address, Keep, Route, Schedule
+from checkfree.ops import Address, Mirror, Route, Schedule, Transfer
 from checkfree.routes import in_order
 from checkfree.schedule import forward_only
 
@@ -43,15 +43,14 @@ class Iterating:
     def train(self, snapshot: tuple[Address, ...] = ()) -> None:
         """Begin the next iteration. When it is committed, these put their states aside."""
         routes, schedule = self._training_plan()
-        keeps = tuple(k for k in self._desk.due_keeps() if k.at == "prepare")
-        keeps += self._desk.due_shadows()
-        self._begin(Purpose.TRAIN, routes, schedule, keeps, snapshot)
+        mirrors, transfers = self._desk.due_mirrors(), self._desk.due_transfers()
+        self._begin(Purpose.TRAIN, routes, schedule, mirrors, transfers, snapshot)
 
     def validate(self) -> None:
         """Begin a validation of the committed weights."""
         count = self._desk.terms.validation_microbatches
         routes = in_order(sorted(self._desk.members.alive), count)
-        self._begin(Purpose.VALIDATE, routes, forward_only(routes), ())
+        self._begin(Purpose.VALIDATE, routes, forward_only(routes))
 
     def _training_plan(self) -> tuple[tuple[Route, ...], Schedule]:
         desk, alive = self._desk, frozenset(self._desk.members.alive)
@@ -66,16 +65,17 @@ class Iterating:
         purpose: Purpose,
         routes: tuple[Route, ...],
         schedule: Schedule,
-        keeps: tuple[Keep, ...],
+        mirrors: tuple[Mirror, ...] = (),
+        transfers: tuple[Transfer, ...] = (),
         snapshot: tuple[Address, ...] = (),
     ) -> None:
         desk, p = self._desk, self._desk.progress
         ticket = Ticket(p.epoch, p.committed, purpose)
-        self.under_way = Transaction(ticket, set(schedule), routes, keeps, snapshot=snapshot)
+        self.under_way = Transaction(ticket, set(schedule), routes, transfers, snapshot=snapshot)
         shadows = tuple(sorted(desk.shadowing.counted(p.committed)))
         shelf = p.tick + 1
         for member in sorted(schedule):
-            begin = Begin(ticket, routes, schedule, keeps, shadows, snapshot, shelf)
+            begin = Begin(ticket, routes, schedule, mirrors, transfers, shadows, snapshot, shelf)
             desk.send(member, begin)
 
     # --- and end ---------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ class Iterating:
         attempt, desk = self.under_way, self._desk
         assert attempt is not None
         ticket = attempt.ticket
-        desk.shadowing.order(attempt.keeps, ticket.iteration + 1, ticket.epoch)
+        desk.shadowing.order(attempt.transfers, ticket.iteration + 1, ticket.epoch)
         attempt.shadows = desk.shadowing.entries()
         attempt.outcome = attempt.record(desk.progress.tick, desk.terms)
         clip, pushes = attempt.clip(desk.terms), desk.shadowing.pushes()

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from checkfree.lead.progress import Progress
 from checkfree.membership import first_seats
-from checkfree.messages.control import Archive, Archived, Kept, Outgoing, Push
-from checkfree.ops import STORE, Address, Keep
+from checkfree.messages.control import Archive, Archived, Outgoing, Push
+from checkfree.ops import STORE, Address, Mirror, Upload
 
 
 class Keeping:
@@ -15,8 +15,8 @@ class Keeping:
     with each commit, so they stay current until owner or holder changes."""
 
     def __init__(self) -> None:
-        self.current: set[Keep] = set()
-        self._awaited: set[Keep | str] = set()
+        self.current: set[Mirror] = set()
+        self._awaited: set[Mirror | str] = set()
 
     @property
     def waiting(self) -> bool:
@@ -35,9 +35,10 @@ class Keeping:
         """These are new: neither what they hold nor copies of them are current."""
         self.current = {k for k in self.current if k.owner not in seats and k.holder not in seats}
 
-    def kept(self, message: Kept) -> None:
-        self.current.add(message.keep)
-        self._awaited.discard(message.keep)
+    def kept(self, mirror: Mirror) -> None:
+        """Its holder has it."""
+        self.current.add(mirror)
+        self._awaited.discard(mirror)
 
     def expect(self, area: str) -> None:
         """An archive is under way that was ordered elsewhere."""
@@ -46,7 +47,7 @@ class Keeping:
     def archived(self, message: Archived) -> None:
         self._awaited.discard(message.area)
 
-    def refresh(self, wanted: Collection[Keep], progress: Progress) -> list[Outgoing]:
+    def refresh(self, wanted: Collection[Mirror], progress: Progress) -> list[Outgoing]:
         """Orders for the exact copies that their holders don't have: whole states, once."""
         self.current &= set(wanted)
         missing = sorted(set(wanted) - self.current)
@@ -61,7 +62,7 @@ class Keeping:
         firsts = first_seats(archive.seats)
         orders: list[Outgoing] = [(STORE, archive)]
         for seat in archive.seats:
-            keep, place = Keep(seat, STORE, "state", "after"), (archive.area, archive.shelf)
-            push = Push(archive.epoch, keep, version, *place, seat not in firsts, whole)
+            place = archive.area, archive.shelf
+            push = Push(archive.epoch, Upload(seat), version, *place, seat not in firsts, whole)
             orders.append((seat, push))
         return orders

@@ -46,6 +46,7 @@ from checkfree.messages.control import (
     Outgoing,
     Prepared,
     Purpose,
+    Pushed,
     Rebuilt,
     Severed,
     Stays,
@@ -54,7 +55,7 @@ from checkfree.messages.control import (
     Struck,
     Ticket,
 )
-from checkfree.ops import FAULTS, Address, Refusal, StateId
+from checkfree.ops import FAULTS, Address, Mirror, Refusal, StateId, Transfer
 from checkfree.recovery.strategy import Strategy
 
 
@@ -148,10 +149,10 @@ class Lead:
         match message:
             case Prepared() | Stepped():
                 self._iterating.deliver(message)
-            case Kept() if message.keep.at == "after":
-                self._desk.shadowing.kept(message)
-            case Kept() if message.epoch == self.progress.epoch:
-                self._desk.keeping.kept(message)
+            case Kept(epoch, Transfer() as transfer, version):
+                self._desk.shadowing.kept(Pushed(transfer, version, epoch))
+            case Kept(epoch, Mirror() as mirror) if epoch == self.progress.epoch:
+                self._desk.keeping.kept(mirror)
             case Archived() if message.area == HANDOVER:
                 self._farewells.archived(message)
             case Archived() if message.area == RESUME:

@@ -29,7 +29,7 @@ from checkfree.messages.control import (
     Push,
     Withdraw,
 )
-from checkfree.ops import STORE, Address, Keep, Recipe, Repair, Source, StateId
+from checkfree.ops import STORE, Address, Recipe, Repair, Source, StateId, Transfer, Upload
 from checkfree.recovery.exact import BACK, is_exact
 
 Place = Address | int
@@ -215,7 +215,7 @@ class Farewells:
             note = note_of((state,), p.epoch)
             desk.send(STORE, Archive(p.epoch, HANDOVER, self._shelf, (seat,), known, note))
         self._sent[state] = self._shelf if heir is None else heir
-        keep = Keep(seat, STORE if heir is None else heir, "state", "after")
+        keep = Upload(seat) if heir is None else Transfer(seat, heir, "state")
         desk.send(seat, Push(p.epoch, keep, p.committed, HANDOVER, self._shelf))
 
     # --- what is made of it ----------------------------------------------------------------------

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from checkfree.lead.progress import Progress
 from checkfree.messages.control import Rebuilt
 from checkfree.ops import Address, Recipe, Repair, Rung, Source
-from checkfree.record import RecoveryRecord
+from checkfree.record import RebuiltSeat, RecoveryRecord
 
 Tried = tuple[Rung, str]
 """A rule for a stage, and what was wrong with it or its sources."""
@@ -52,7 +51,7 @@ class Repairing:
             epoch=progress.epoch,
             resume_at=self.plan.resume_at,
             rebuilds={
-                str(seat): _rebuild(recipe, self.answers[seat]) | _told(seat, tried)
+                str(seat): _rebuilt(seat.stage, recipe, self.answers[seat], tried)
                 for seat, recipe in sorted(self.plan.rebuild.items())
             },
             bytes=sum(answer.bytes for answer in self.answers.values()),
@@ -61,30 +60,6 @@ class Repairing:
         )
 
 
-def _rebuild(recipe: Recipe, answer: Rebuilt) -> dict[str, Any]:
-    made = {
-        "rule": recipe.rule,
-        "sources": [
-            {"holder": str(source.holder), "stage": source.of, "version": source.version}
-            for source in recipe.sources
-        ],
-        "moments": recipe.moments,
-        "weights": list(answer.weights),
-        "bytes": answer.bytes,
-    }
-    if recipe.ahead:
-        made["ahead"] = recipe.ahead
-    if recipe.boundary:
-        made |= {
-            "boundary": list(map(str, recipe.boundary)),
-            "pairs": recipe.pairs,
-            "fit": recipe.fit,
-            "bound": recipe.bound,
-        }
-    return made | ({"check": dict(answer.check)} if answer.check else {})
-
-
-def _told(seat: Address, tried: Sequence[Tried]) -> dict[str, Any]:
-    """What was tried for a seat's stage before."""
-    own = [{"rule": rung.rule, "why": why} for rung, why in tried if rung.stage == seat.stage]
-    return {"rejected": own} if own else {}
+def _rebuilt(stage: int, recipe: Recipe, answer: Rebuilt, tried: Sequence[Tried]) -> RebuiltSeat:
+    rejected = tuple((rung.rule, why) for rung, why in tried if rung.stage == stage)
+    return RebuiltSeat(recipe, answer.weights, answer.bytes, answer.check, rejected)

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast, get_args, get_type_hints
 
-from checkfree.messages.control import Kept, Pushed
-from checkfree.ops import Address, Keep, Shadow
+from checkfree.messages.control import Pushed
+from checkfree.ops import Address, Shadow, Transfer
 
 COUNTS_AFTER = 2
 """Iterations."""
 
-_Push = tuple[Keep, int]
+_Push = tuple[Transfer, int]
 """What, and the version that it is of."""
 
 Entry = tuple[str, str, str, int, int]
@@ -28,7 +28,7 @@ def entry_of(plain: Sequence[Any]) -> Entry:
     """Raises ValueError or TypeError for what is none."""
     owner, holder, what, version, epoch = plain
     seats = Address.parse(owner), Address.parse(holder)
-    if what not in get_args(get_type_hints(Keep)["what"]):
+    if what not in get_args(get_type_hints(Transfer)["what"]):
         raise ValueError(f"not a format of shadows: {what!r}")
     return str(seats[0]), str(seats[1]), str(what), int(version), int(epoch)
 
@@ -41,7 +41,7 @@ class Shadowing:
         self._epochs: dict[_Push, int] = {}
         for owner, holder, what, version, epoch in entries:
             seats = Address.parse(owner), Address.parse(holder)
-            push = Keep(*seats, cast(Any, what), "after"), version
+            push = Transfer(*seats, cast(Any, what)), version
             self._book[push], self._epochs[push] = False, epoch
 
     @classmethod
@@ -65,19 +65,18 @@ class Shadowing:
             if not travels
         )
 
-    def order(self, keeps: Iterable[Keep], version: int, epoch: int) -> None:
+    def order(self, transfers: Iterable[Transfer], version: int, epoch: int) -> None:
         """Those of a commit of ``epoch`` that makes ``version``. What no longer counts by then is
         forgotten: here, not when an iteration begins, which a replay may do less often."""
-        for keep in keeps:
-            if keep.at == "after":
-                self._book[keep, version] = True
-                self._epochs[keep, version] = epoch
+        for transfer in transfers:
+            self._book[transfer, version] = True
+            self._epochs[transfer, version] = epoch
         self._tidy(version)
 
-    def kept(self, message: Kept) -> None:
+    def kept(self, pushed: Pushed) -> None:
         """The holder has it."""
-        push = message.keep, message.version
-        if push in self._book and self._epochs[push] == message.epoch:
+        push = pushed.keep, pushed.version
+        if push in self._book and self._epochs[push] == pushed.epoch:
             self._book[push] = False
 
     def resumed(self, having: Collection[tuple[str, str, str, int]]) -> None:

@@ -121,7 +121,7 @@ class Shelving:
 
     def _archives(self) -> bool:
         desk, p = self._desk, self._desk.progress
-        owners = tuple(keep.owner for keep in desk.due_keeps() if keep.holder == STORE)
+        owners = tuple(upload.owner for upload in desk.due_uploads())
         if owners and p.committed not in p.checkpoints:
             return self._archive(CHECKPOINT, p.committed, owners)
         if self.snapshot_due():
@@ -131,8 +131,8 @@ class Shelving:
         return False
 
     def _copies(self) -> bool:
-        wanted = [keep for keep in self._desk.due_keeps() if keep.at == "prepare"]
-        return self._ordered(self._desk.keeping.refresh(wanted, self._desk.progress))
+        desk = self._desk
+        return self._ordered(desk.keeping.refresh(desk.due_mirrors(), desk.progress))
 
     def _seats_of_snapshot(self) -> tuple[Address, ...]:
         """One of each stage, and whoever else holds something for others."""

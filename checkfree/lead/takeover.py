@@ -32,7 +32,7 @@ from checkfree.messages.control import (
     Rollcall,
     Standing,
 )
-from checkfree.ops import Address, Keep, StateId
+from checkfree.ops import Address, Mirror, StateId, Transfer
 from checkfree.record import IterationRecord
 from checkfree.recovery.strategy import Strategy
 
@@ -61,8 +61,8 @@ class Takeover:
             case Standing() if message.lead == self.life:
                 if self.present.get(message.sender) == message.life:
                     self.standings[message.sender] = message
-            case Kept(epoch, keep, version) if keep.at == "after":
-                self._arrived.add(Pushed(keep, version, epoch))
+            case Kept(epoch, Transfer() as transfer, version):
+                self._arrived.add(Pushed(transfer, version, epoch))
             case Leaving():
                 self.leaving.append(message)
             case Lost(worker, life, silent):
@@ -190,14 +190,14 @@ class Takeover:
                 made.lose(seat, self.history.progress.committed)
         return made
 
-    def current(self, strategy: Strategy) -> set[Keep]:
+    def current(self, strategy: Strategy) -> set[Mirror]:
         """Of the exact copies that the planned members were to hold, those that are of the
         committed state, and that no repair of owner or holder has outdated."""
         planned = sorted(self.history.members or self.present)
         keeps = strategy.keeps(self.history.progress.committed, planned)
-        return {keep for keep in keeps if keep.at == "prepare" and self._holds(keep)}
+        return {keep for keep in keeps if isinstance(keep, Mirror) and self._holds(keep)}
 
-    def _holds(self, keep: Keep) -> bool:
+    def _holds(self, keep: Mirror) -> bool:
         standing = self.standings.get(keep.holder)
         if standing is None:
             return False

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from checkfree.lead.progress import Terms
 from checkfree.lead.shadowing import Entry
 from checkfree.messages.control import Prepared, Ticket
-from checkfree.ops import Address, Keep, Route
+from checkfree.ops import Address, Route, Transfer
 from checkfree.record import IterationRecord
 
 
@@ -20,7 +20,7 @@ class Transaction:
     ticket: Ticket
     members: set[Address]
     routes: tuple[Route, ...]
-    keeps: tuple[Keep, ...] = ()
+    transfers: tuple[Transfer, ...] = ()
     prepared: dict[Address, Prepared] = field(default_factory=dict)
     stepped: set[Address] = field(default_factory=set)
     outcome: IterationRecord | None = None
@@ -71,7 +71,7 @@ class Transaction:
             gradient_norms={str(s): norm for s, norm in self.gradient_norms().items()},
             clip={str(s): factor for s, factor in self.clip(terms).items()},
             forwards=sum(answer.forwards for answer in answers),
-            shadow_forwards=sum(answer.shadow_forwards for answer in answers),
+            redundant_forwards=sum(answer.redundant_forwards for answer in answers),
             alive=len(self.prepared),
             tokens=terms.tokens,
         )

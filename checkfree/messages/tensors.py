@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from checkfree.messages.control import Message, Ticket
-from checkfree.ops import Address, Keep, Source
+from checkfree.ops import Address, Keep, Mirror, Source, Transfer
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class KeepGradient(Message):
     """An owner's reduced gradient, unclipped, for the holder of an exact copy of its stage."""
 
     ticket: Ticket
-    keep: Keep
+    keep: Mirror
     tensors: Mapping[str, Tensor]
 
 
@@ -114,7 +114,7 @@ class KeepShadow(Message):
     ``base``: they are a change of what you hold of that version of my stage."""
 
     epoch: int
-    keep: Keep
+    keep: Transfer
     state: StageState
     base: int | None = None
 

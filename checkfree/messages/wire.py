@@ -54,8 +54,10 @@ def form_of(hint: Any, known: Mapping[Any, Form]) -> Form:
         return _many(form_of(args[0], known))
     if origin is Mapping:
         return _mapping(args[0], form_of(args[1], known))
-    if origin in (typing.Union, types.UnionType) and args[1] is type(None):
+    if origin in (typing.Union, types.UnionType) and args[-1] is type(None):
         return _optional(form_of(args[0], known))
+    if origin in (typing.Union, types.UnionType):
+        return tagged(args, "__name__", known)
     if origin is typing.Literal:
         return _checked(lambda value: type(value) is str and value in args, f"one of {args}")
     if isinstance(hint, type) and issubclass(hint, tuple):
@@ -274,8 +276,8 @@ FINITE = _checked(_finite, "a finite number", float)
 
 
 def tagged(classes: Collection[type[Any]], tag: str, known: Mapping[Any, Form]) -> Form:
-    """One of several dataclasses, told apart by the attribute ``tag``."""
-    forms = {getattr(cls, tag): form_of_fields(cls, known) for cls in classes}
+    """One of several classes, told apart by the attribute ``tag``."""
+    forms = {getattr(cls, tag): form_of(cls, known) for cls in classes}
     tag_of = operator.attrgetter(tag)
 
     def write(value: Any, tensors: list[Named]) -> Any:

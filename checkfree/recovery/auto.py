@@ -25,13 +25,15 @@ from checkfree.formats import SIGNS
 from checkfree.messages.tensors import StageState
 from checkfree.ops import (
     Address,
-    Keep,
+    Mirror,
     Recipe,
     Refusal,
     Repair,
     Route,
     Rung,
     Source,
+    Transfer,
+    Upload,
     View,
 )
 from checkfree.recovery.average import Inexact
@@ -94,7 +96,7 @@ class Ladder(Strategy):
         share = self._rules.share
         return routes if share is None else swapped(routes, share)
 
-    def shadows(self, view: View) -> tuple[Keep, ...]:
+    def shadows(self, view: View) -> tuple[Transfer, ...]:
         pushing = self._rules.pushing
         return () if pushing is None else pushing.keeps(view)
 
@@ -108,7 +110,7 @@ class Ladder(Strategy):
         fitting = self._rules.fitting
         return Room() if fitting is None else Room(fitting.memory, fitting.pairs)
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
+    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
         return ()
 
     def repair(

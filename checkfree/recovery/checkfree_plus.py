@@ -7,7 +7,17 @@ from collections.abc import Collection, Mapping
 
 from checkfree.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Source, View
+from checkfree.ops import (
+    Address,
+    Mirror,
+    Recipe,
+    Refusal,
+    Repair,
+    Route,
+    Source,
+    Upload,
+    View,
+)
 from checkfree.recovery.average import Inexact, merge
 from checkfree.recovery.checkfree import PAPER_LR_SCALE, CheckFree
 from checkfree.recovery.checkfree import from_config as checkfree
@@ -30,11 +40,11 @@ class CheckFreePlus(Strategy):
     def routes(self, routes: tuple[Route, ...]) -> tuple[Route, ...]:
         return swapped(routes, self._share)
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
+    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
         last = max(worker.stage for worker in workers)
         owner = min(worker for worker in workers if worker.stage == 0)
         holders = (min(w for w in workers if w.stage == stage) for stage in (1, last))
-        return tuple(Keep(owner, holder) for holder in holders)
+        return tuple(Mirror(owner, holder) for holder in holders)
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]

@@ -6,7 +6,17 @@ from collections.abc import Collection, Mapping
 
 from checkfree.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
-from checkfree.ops import STORE, Address, Keep, Recipe, Refusal, Repair, Source, View
+from checkfree.ops import (
+    STORE,
+    Address,
+    Mirror,
+    Recipe,
+    Refusal,
+    Repair,
+    Source,
+    Upload,
+    View,
+)
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, wholly_lost
 
 
@@ -18,12 +28,12 @@ class Checkpoint(Strategy):
     def __init__(self, interval: int):
         self._interval = interval
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
+    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
         if version % self._interval:
             return ()
         stages = sorted({worker.stage for worker in workers})
         owners = (min(w for w in workers if w.stage == stage) for stage in stages)
-        return tuple(Keep(owner, STORE, "state", "after") for owner in owners)
+        return tuple(Upload(owner) for owner in owners)
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]

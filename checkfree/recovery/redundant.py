@@ -10,8 +10,8 @@ from checkfree.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
 from checkfree.ops import (
     Address,
-    Keep,
     Kind,
+    Mirror,
     Op,
     Recipe,
     Refusal,
@@ -19,6 +19,7 @@ from checkfree.ops import (
     Route,
     Schedule,
     Source,
+    Upload,
     View,
 )
 from checkfree.recovery.exact import REDUNDANT_COPY
@@ -27,30 +28,30 @@ from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 
 class Redundant(Strategy):
     """The predecessor of a stage is the one before it on an in-order route; stage 0, whose head
-    ends every route, is shadowed by the last body stage. Costs one forward more per microbatch
+    ends every route, is computed by the last body stage, too. Costs one forward more per microbatch
     and stage, and twice the memory. Adjacent losses are fatal."""
 
     def ops(self, schedule: Schedule, routes: tuple[Route, ...]) -> Schedule:
-        shadows: dict[tuple[Address, Op], Op] = {}
+        redundant: dict[tuple[Address, Op], Op] = {}
         for microbatch, route in enumerate(routes):
             for hop in range(1, len(route)):
                 after = Op(Kind.FORWARD, microbatch, hop - 1)
-                shadows[route[hop - 1], after] = Op(Kind.SHADOW, microbatch, hop)
+                redundant[route[hop - 1], after] = Op(Kind.REDUNDANT, microbatch, hop)
         wider: dict[Address, list[Op]] = defaultdict(list)
         for worker, ops in schedule.items():
             for op in ops:
                 wider[worker].append(op)
-                if (worker, op) in shadows:
-                    wider[worker].append(shadows[worker, op])
+                if (worker, op) in redundant:
+                    wider[worker].append(redundant[worker, op])
         return {worker: tuple(ops) for worker, ops in wider.items()}
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
+    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
         count = 1 + max(worker.stage for worker in workers)
         found = []
         for holder in sorted(workers):
             successors = sorted(w for w in workers if w.stage == (holder.stage + 1) % count)
             twin = [w for w in successors if w.replica == holder.replica]
-            found.append(Keep((twin or successors)[0], holder))
+            found.append(Mirror((twin or successors)[0], holder))
         return tuple(found)
 
     def repair(

@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 
 from checkfree.formats import BF16, INT4_ROWS, SIGNS
 from checkfree.messages.control import Begin
-from checkfree.ops import Address, Keep, Shadow
+from checkfree.ops import Address, Shadow, Transfer
 
 WHOLE = INT4_ROWS
 """How a copy is written that changes begin with. Half a byte a weight is as much as four of them;
@@ -61,7 +61,7 @@ class References(Generic[T]):
             and (left.version >= late or Shadow(stage, holder, left.version) in plan.shadows)
         }
 
-    def base(self, keep: Keep, plan: Begin) -> Left[T] | None:
+    def base(self, keep: Transfer, plan: Begin) -> Left[T] | None:
         """What the push of ``keep`` after that plan is a change of; None: it is whole."""
         left = self._left.get(keep.holder)
         if left is None or Shadow(keep.owner.stage, keep.holder, left.version) not in plan.shadows:

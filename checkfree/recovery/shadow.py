@@ -26,7 +26,7 @@ from typing import Literal, cast
 from checkfree.config import RecoveryConfig
 from checkfree.formats import SIGNS
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Address, Keep, Recipe, Refusal, Shadow, Source, View
+from checkfree.ops import Address, Recipe, Refusal, Shadow, Source, Transfer, View
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.packed import unpack_state
 from checkfree.recovery.strategy import Rebuilding
@@ -63,7 +63,7 @@ class Pushing:
         every = usual(how) if config.shadow_every is None else config.shadow_every
         return cls(how, None if every == AUTO else int(every), config.shadow_least)
 
-    def keeps(self, view: View) -> tuple[Keep, ...]:
+    def keeps(self, view: View) -> tuple[Transfer, ...]:
         """The one to push when the step to come is committed, if any is due."""
         stage = self._due(view)
         if stage is None:
@@ -72,7 +72,7 @@ class Pushing:
         holder = self._holder(stage, view)
         if owner is None or holder is None or holder == owner:
             return ()
-        return (Keep(owner, holder, cast(Format, self.how), "after"),)
+        return (Transfer(owner, holder, cast(Format, self.how)),)
 
     def interval(self, view: View) -> int:
         """k: at least the number of stages, so that each has an iteration of its own."""

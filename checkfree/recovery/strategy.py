@@ -11,7 +11,19 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Schedule, Source, View
+from checkfree.ops import (
+    Address,
+    Mirror,
+    Recipe,
+    Refusal,
+    Repair,
+    Route,
+    Schedule,
+    Source,
+    Transfer,
+    Upload,
+    View,
+)
 from checkfree.recovery.ring import Room
 
 if TYPE_CHECKING:
@@ -40,11 +52,11 @@ class Strategy(ABC):
         """The schedule that training runs; a strategy may add ops of its own."""
         return schedule
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
+    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
         """What is put aside of the state after ``version`` iterations, where, and when."""
         return ()
 
-    def shadows(self, view: View) -> tuple[Keep, ...]:
+    def shadows(self, view: View) -> tuple[Transfer, ...]:
         """What is pushed to other seats, in the background, when the step to come is committed."""
         return ()
 

@@ -9,7 +9,19 @@ from dataclasses import replace
 
 from checkfree.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Address, Keep, Recipe, Refusal, Repair, Route, Schedule, Source, View
+from checkfree.ops import (
+    Address,
+    Mirror,
+    Recipe,
+    Refusal,
+    Repair,
+    Route,
+    Schedule,
+    Source,
+    Transfer,
+    Upload,
+    View,
+)
 from checkfree.recovery.checkpoint import Checkpoint
 from checkfree.recovery.exact import REPLICA
 from checkfree.recovery.registry import spec_of
@@ -37,10 +49,10 @@ class Wrapper(Strategy):
     def ops(self, schedule: Schedule, routes: tuple[Route, ...]) -> Schedule:
         return self._inner.ops(schedule, routes)
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
+    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
         return self._inner.keeps(version, workers)
 
-    def shadows(self, view: View) -> tuple[Keep, ...]:
+    def shadows(self, view: View) -> tuple[Transfer, ...]:
         return self._inner.shadows(view)
 
     def begins(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
@@ -107,7 +119,7 @@ class SafetyNet(Wrapper):
         super().__init__(inner)
         self._checkpoint = checkpoint
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
+    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
         inner, beside = (s.keeps(version, workers) for s in (self._inner, self._checkpoint))
         return inner + tuple(keep for keep in beside if keep not in inner)
 

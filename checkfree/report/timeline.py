@@ -20,7 +20,7 @@ Spans = Mapping[tuple[Address, Op], tuple[float, float]]
 _LOOKS = {
     Kind.FORWARD: ("forward", "#56B4E9"),
     Kind.BACKWARD: ("backward", "#E69F00"),
-    Kind.SHADOW: ("shadow forward", "#CC79A7"),
+    Kind.REDUNDANT: ("redundant forward", "#CC79A7"),
     Kind.REDUCE: ("reduce gradients", "#999999"),
 }
 _IDLE, _LINE, _INK = "#F3F3F1", "#FFFFFF", "#1A1A1A"

@@ -28,12 +28,12 @@ from checkfree.messages.control import (
     Struck,
     Ticket,
 )
+from checkfree.messages.recorded import read_rebuilt
 from checkfree.messages.tensors import StageState
 from checkfree.ops import (
     LEAD,
     STORE,
     Address,
-    Recipe,
     Refusal,
     Repair,
     Source,
@@ -172,27 +172,10 @@ def _step(
     lost = tuple((seat, life) for seat, life in gone if str(seat) in failed)
     left = tuple((seat, life) for seat, life in gone if str(seat) not in failed)
     joined = tuple(sorted((s, life) for s, life in now.items() if was.get(s) != life))
-    rebuilds = {Address.parse(seat): _recipe(made) for seat, made in after["rebuilds"].items()}
+    told = after["rebuilds"].items()
+    rebuilds = {Address.parse(seat): read_rebuilt(made).recipe for seat, made in told}
     repair = Repair(rebuilds, int(after["iteration"])) if rebuilds else None
     return Step(made, lost, joined, repair, left, after.get("checkpoint"))
-
-
-def _recipe(made: Mapping[str, Any]) -> Recipe:
-    sources = (
-        Source(Address.parse(s["holder"]), int(s["stage"]), int(s["version"]))
-        for s in made["sources"]
-    )
-    boundary = tuple(map(Address.parse, made.get("boundary", ())))
-    return Recipe(
-        str(made["rule"]),
-        tuple(sources),
-        bool(made["moments"]),
-        boundary,
-        int(made.get("pairs", 0)),
-        int(made.get("fit", 0)),
-        made.get("bound"),
-        float(made.get("ahead", 0.0)),
-    )
 
 
 class ReplayedFaults:

@@ -16,8 +16,8 @@ def check(
     Every microbatch visits every hop of its route once each way (``backward=False``: once, out),
     on the worker that the route names, forward before backward; each worker's list ends with its
     only ``R`` (``backward=False``: has none); no deadlock (DeadlockError); no worker holds more
-    than ``stash`` microbatches between forward and backward. A shadow ``S3@2`` may stand once, on
-    the worker of hop 1, after ``F3@1``.
+    than ``stash`` microbatches between forward and backward. A redundant ``R3@2`` may stand once,
+    on the worker of hop 1, after ``F3@1``.
     """
     for worker in schedule:
         _check_places(schedule, worker, routes)
@@ -65,11 +65,11 @@ def _check_places(schedule: Schedule, worker: Address, routes: Sequence[Route]) 
             continue
         if not 0 <= microbatch < len(routes):
             raise _error(schedule, worker, at, f"there is no route {microbatch}")
-        route, shadow = routes[microbatch], kind is Kind.SHADOW
-        if not shadow <= hop < len(route):
+        route, redundant = routes[microbatch], kind is Kind.REDUNDANT
+        if not redundant <= hop < len(route):
             raise _error(schedule, worker, at, f"route {microbatch} has no such hop")
-        if route[hop - shadow] != worker:
-            place = f"hop {hop - shadow} of route {microbatch} is {route[hop - shadow]}"
+        if route[hop - redundant] != worker:
+            place = f"hop {hop - redundant} of route {microbatch} is {route[hop - redundant]}"
             raise _error(schedule, worker, at, f"stands on {worker}, but {place}")
 
 
@@ -84,7 +84,7 @@ def _check_row(schedule: Schedule, worker: Address) -> None:
             raise _error(schedule, worker, at, f"stands on {worker} twice")
         seen.add(known)
         if kind is not Kind.FORWARD:
-            forward = Op(Kind.FORWARD, microbatch, hop - (kind is Kind.SHADOW))
+            forward = Op(Kind.FORWARD, microbatch, hop - (kind is Kind.REDUNDANT))
             if key(forward) not in seen:
                 raise _error(schedule, worker, at, f"comes before {forward} of the same worker")
 

@@ -64,7 +64,7 @@ _START = -1
 
 def key(op: Op) -> int:
     """An op as a number: equal for equal ops."""
-    kind = 2 if op.kind is Kind.BACKWARD else op.kind is Kind.SHADOW
+    kind = 2 if op.kind is Kind.BACKWARD else op.kind is Kind.REDUNDANT
     return (op.microbatch << 32) + (op.hop << 2) + kind
 
 

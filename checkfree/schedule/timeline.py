@@ -37,7 +37,7 @@ def timeline(
             start = max(start, ends[need] + travel)
         free[worker] = start + seconds(worker, op)
         spans[worker, op] = start, free[worker]
-        if op.kind is not Kind.SHADOW:
+        if op.kind is not Kind.REDUNDANT:
             ends[op] = free[worker]
     return spans | _reductions(schedule, free, seconds)
 

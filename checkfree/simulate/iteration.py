@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from checkfree.ops import Address, Keep, Kind, Op, Route, Schedule
+from checkfree.ops import Address, Kind, Mirror, Op, Route, Schedule, Transfer
 from checkfree.schedule import in_turn
 from checkfree.simulate.fleet import Fleet
 from checkfree.simulate.sizes import Pace, Sizes
@@ -72,32 +72,31 @@ class _Desk:
 def price_iteration(
     routes: Sequence[Route],
     schedule: Schedule,
-    keeps: Sequence[Keep],
+    mirrors: Sequence[Mirror],
+    transfers: Sequence[Transfer],
     fleet: Fleet,
     sizes: Sizes,
     pace: Pace,
 ) -> Price:
-    """From Begin to the last Stepped, the messages to and from the lead included. The shadows of
-    ``keeps`` travel beside it: they take their share of the lines, and who waits for them last."""
-    exact = [keep for keep in keeps if keep.at == "prepare"]
+    """From Begin to the last Stepped, the messages to and from the lead included. The transfers
+    travel beside it: they take their share of the lines, and who waits for them last."""
+    sent = message_bytes(routes, schedule, mirrors, transfers, sizes)
     if fleet.serial:
-        price = _one_after_another(routes, schedule, exact, sizes, pace)
-        return replace(price, bytes=message_bytes(routes, schedule, keeps, sizes))
+        return replace(_one_after_another(routes, schedule, mirrors, pace), bytes=sent)
     desks, lines = {worker: _Desk() for worker in schedule}, Lines(fleet)
-    shadowed = max((_push(keep, lines, sizes) for keep in keeps if keep.at == "after"), default=0.0)
+    shadowed = max((_push(transfer, lines, sizes) for transfer in transfers), default=0.0)
     for worker, desk in desks.items():  # Begin
         desk.wait(fleet.link(LEADS_PLACE, worker).latency, 0.0)
     _run(routes, schedule, desks, lines, sizes, pace)
     _reduce(desks, lines, sizes)
-    _keep(exact, desks, lines, sizes)
-    total = _commit(exact, desks, fleet, pace)
+    _keep(mirrors, desks, lines, sizes)
+    total = _commit(mirrors, desks, fleet, pace)
     for desk in desks.values():
         desk.work(max(0.0, shadowed - total), "redundant")
-    sent = message_bytes(routes, schedule, keeps, sizes)
     return Price(max(total, shadowed), _means(list(desks.values())), sent)
 
 
-def _push(keep: Keep, lines: Lines, sizes: Sizes) -> float:
+def _push(keep: Transfer, lines: Lines, sizes: Sizes) -> float:
     """When a shadow that leaves at once has arrived."""
     return lines.send(0.0, keep.owner, keep.holder, sizes.packed[keep.what][keep.owner.stage])
 
@@ -118,7 +117,7 @@ def _run(
         desk, route = desks[worker], routes[op.microbatch]
         ready, here = come.pop(op, (0.0, 0.0))
         desk.wait(here, ready)
-        desk.work(pace.seconds(op, route), "redundant" if op.kind is Kind.SHADOW else "useful")
+        desk.work(pace.seconds(op, route), "redundant" if op.kind is Kind.REDUNDANT else "useful")
         following = _following(op, route)
         if following is not None:
             count = sizes.activation if op.kind is Kind.FORWARD else sizes.gradient
@@ -147,10 +146,12 @@ def _reduce(desks: dict[Address, _Desk], lines: Lines, sizes: Sizes) -> None:
             desk.wait(arrival, ready)
 
 
-def _keep(keeps: Sequence[Keep], desks: dict[Address, _Desk], lines: Lines, sizes: Sizes) -> None:
+def _keep(
+    mirrors: Sequence[Mirror], desks: dict[Address, _Desk], lines: Lines, sizes: Sizes
+) -> None:
     """Reduced gradients to who holds an exact copy; waiting for them is the copies' cost."""
     done = {worker: desk.free for worker, desk in desks.items()}
-    for keep in keeps:
+    for keep in mirrors:
         count = sizes.params[keep.owner.stage]
         arrival = lines.send(done[keep.owner], keep.owner, keep.holder, count)
         desk = desks[keep.holder]
@@ -158,7 +159,9 @@ def _keep(keeps: Sequence[Keep], desks: dict[Address, _Desk], lines: Lines, size
         desk.wait(arrival, arrival)
 
 
-def _commit(keeps: Sequence[Keep], desks: dict[Address, _Desk], fleet: Fleet, pace: Pace) -> float:
+def _commit(
+    mirrors: Sequence[Mirror], desks: dict[Address, _Desk], fleet: Fleet, pace: Pace
+) -> float:
     """All prepared, everybody steps, all have stepped. Returns when the lead knows."""
     away = {worker: fleet.link(worker, LEADS_PLACE).latency for worker in desks}
     last = max(desk.free for desk in desks.values())
@@ -166,7 +169,7 @@ def _commit(keeps: Sequence[Keep], desks: dict[Address, _Desk], fleet: Fleet, pa
     for worker, desk in desks.items():
         desk.wait(decided + away[worker], last)
         desk.work(pace.step(worker))
-    for keep in keeps:
+    for keep in mirrors:
         desks[keep.holder].work(pace.step(keep.owner), "redundant")
     last = max(desk.free for desk in desks.values())
     end = max(desk.free + away[worker] for worker, desk in desks.items())
@@ -183,33 +186,36 @@ def _means(desks: Sequence[_Desk]) -> dict[str, float]:
 def _one_after_another(
     routes: Sequence[Route],
     schedule: Schedule,
-    keeps: Sequence[Keep],
-    sizes: Sizes,
+    mirrors: Sequence[Mirror],
     pace: Pace,
 ) -> Price:
     """One thread: nothing overlaps, nobody waits."""
     desk = _Desk()
     for op in (op for ops in schedule.values() for op in ops if op.kind is not Kind.REDUCE):
-        kind = "redundant" if op.kind is Kind.SHADOW else "useful"
+        kind = "redundant" if op.kind is Kind.REDUNDANT else "useful"
         desk.work(pace.seconds(op, routes[op.microbatch]), kind)
     for worker in schedule:
         desk.work(pace.step(worker))
-    for keep in keeps:
+    for keep in mirrors:
         desk.work(pace.step(keep.owner), "redundant")
     desk.work(pace.overhead)
-    return Price(desk.free, dict(desk.spent), message_bytes(routes, schedule, keeps, sizes))
+    return Price(desk.free, dict(desk.spent), {})
 
 
 def message_bytes(
-    routes: Sequence[Route], schedule: Schedule, keeps: Sequence[Keep], sizes: Sizes
+    routes: Sequence[Route],
+    schedule: Schedule,
+    mirrors: Sequence[Mirror],
+    transfers: Sequence[Transfer],
+    sizes: Sizes,
 ) -> dict[str, int]:
     """What the workers send, by name of message, as a run's ledger counts it."""
     hops = sum(len(route) - 1 for route in routes)
     there, back = hops * sizes.activation, hops * sizes.gradient
     replicas = Counter(worker.stage for worker in schedule)
     shares = sum(k * (k - 1) * sizes.params[stage] for stage, k in replicas.items())
-    kept = sum(sizes.params[keep.owner.stage] for keep in keeps if keep.at == "prepare")
-    pushed = [sizes.packed[k.what][k.owner.stage] for k in keeps if k.at == "after"]
+    kept = sum(sizes.params[mirror.owner.stage] for mirror in mirrors)
+    pushed = [sizes.packed[push.what][push.owner.stage] for push in transfers]
     sent = {
         "Activation": there,
         "Gradient": back,

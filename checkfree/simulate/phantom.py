@@ -12,7 +12,17 @@ from typing import Any, cast
 
 from checkfree.formats import SIGNS
 from checkfree.messages.control import CHECKPOINT, Archive, Begin, Push, Rebuild
-from checkfree.ops import STORE, Address, Keep, Kind, Recipe, Schedule, Shadow, Source
+from checkfree.ops import (
+    STORE,
+    Address,
+    Kind,
+    Mirror,
+    Recipe,
+    Schedule,
+    Shadow,
+    Source,
+    Transfer,
+)
 from checkfree.recovery.references import HELD, WHOLE, References, held_as
 from checkfree.recovery.ring import Crossing, Ring, Room, matches
 from checkfree.simulate.sizes import Sizes
@@ -75,12 +85,12 @@ class Phantoms:
         self.shadows = {s: held for s, held in self.shadows.items() if s.holder != seat}
         self.copies = {key: held for key, held in self.copies.items() if key[0] != seat}
 
-    def step(self, seats: Collection[Address], keeps: Collection[Keep]) -> None:
+    def step(self, seats: Collection[Address], mirrors: Collection[Mirror]) -> None:
         """Every optimizer has moments now."""
         for seat in seats:
             if not self.own[seat].moments:
                 self.own[seat] = Held(seat.stage, True)
-        for keep in keeps:
+        for keep in mirrors:
             if not self.copies[keep.holder, keep.owner.stage].moments:
                 self.copies[keep.holder, keep.owner.stage] = Held(keep.owner.stage, True)
 
@@ -96,16 +106,16 @@ class Phantoms:
                 self.rings[one].sent.add(crossing, other.stage, told, count)
                 self.rings[other].got.add(crossing, one.stage, told, count)
 
-    def sent(self, begin: Begin) -> tuple[Keep, ...]:
-        """The keeps of an iteration, written as they will be: those of signs may be whole."""
+    def sent(self, begin: Begin) -> tuple[Transfer, ...]:
+        """The transfers of an iteration, written as they will be: those of signs may be whole."""
         return tuple(
             keep._replace(what=cast(Any, WHOLE))
             if keep.what == SIGNS and self.references[keep.owner].base(keep, begin) is None
             else keep
-            for keep in begin.keeps
+            for keep in begin.transfers
         )
 
-    def shadow(self, keep: Keep, begin: Begin) -> None:
+    def shadow(self, keep: Transfer, begin: Begin) -> None:
         """Pushed after that plan, and there."""
         stage, version = keep.owner.stage, begin.ticket.iteration + 1
         references, changed = self.references[keep.owner], False
@@ -198,11 +208,11 @@ class Phantoms:
 
 
 def counts(schedule: Schedule) -> Mapping[Address, tuple[int, int]]:
-    """Forwards and shadow forwards of each worker."""
+    """Forwards and redundant forwards of each worker."""
     return {
         worker: (
             sum(op.kind is Kind.FORWARD for op in ops),
-            sum(op.kind is Kind.SHADOW for op in ops),
+            sum(op.kind is Kind.REDUNDANT for op in ops),
         )
         for worker, ops in schedule.items()
     }

@@ -35,7 +35,7 @@ from checkfree.messages.control import (
     Stepped,
     Struck,
 )
-from checkfree.ops import Address
+from checkfree.ops import Address, Mirror, Transfer
 from checkfree.priced import Priced
 from checkfree.record import IterationRecord, Record, RecoveryRecord, ValidationRecord
 from checkfree.recovery.strategy import Strategy
@@ -86,6 +86,10 @@ def rehearse(
     return host.rehearsal()
 
 
+_Alike = tuple[int, tuple[Mirror, ...], tuple[Transfer, ...]]
+"""What iterations of one price have in common; the first is the id of their schedule."""
+
+
 class _Host:
     """Carries messages between the lead and phantoms, and turns the clock."""
 
@@ -99,7 +103,7 @@ class _Host:
         self._phantoms = Phantoms.new(setting.sizes, seats, setting.averages_moments, room)
         self._bill = Bill()
         self._inbox: deque[Message] = deque()
-        self._prices: dict[tuple[int, Any], tuple[Begin, Price]] = {}
+        self._prices: dict[_Alike, tuple[Begin, Price]] = {}
         self._counts: dict[int, Any] = {}
         self._begun: tuple[Begin, Price] | None = None
         self._struck_at: float | None = None
@@ -117,7 +121,8 @@ class _Host:
             self._act(out)
             while self._inbox:
                 self._lead.deliver(self._inbox.popleft())
-        assert self._lead.done or self._lead.failure, f"nothing moves: {self._lead.phase}"
+        if not (self._lead.done or self._lead.failure):
+            raise AssertionError(f"nothing moves: {self._lead.phase}")
 
     def rehearsal(self) -> Rehearsal:
         setting, bill, phantoms = self._setting, self._bill, self._phantoms
@@ -158,7 +163,8 @@ class _Host:
             elif kind is Archive:
                 self._archive(group[0][1])
             elif kind is Push and Archive not in groups:
-                self._push([order for _, order in group])
+                orders = [(order, order.keep) for _, order in group]
+                self._push([(o, keep) for o, keep in orders if isinstance(keep, Mirror)])
 
     def _due(self, due: Due) -> None:
         seats = self._strikes.before(due.tick, self._bill.now)
@@ -184,7 +190,7 @@ class _Host:
 
     def _begin(self, workers: Sequence[Address], begin: Begin) -> None:
         if begin.ticket.purpose is Purpose.VALIDATE:
-            sent = message_bytes(begin.routes, {}, (), self._setting.sizes)
+            sent = message_bytes(begin.routes, {}, (), (), self._setting.sizes)
             self._bill.send("validation", "Activation", sent["Activation"])
             return self._prepare(workers, begin)
         self._phantoms.tidy(begin)
@@ -203,11 +209,12 @@ class _Host:
         self._inbox.extend(Joined(seat, life) for seat, life in joined)
 
     def _price(self, begin: Begin) -> Price:
-        keeps = self._phantoms.sent(begin)
-        key = id(begin.schedule), keeps
+        transfers = self._phantoms.sent(begin)
+        key = id(begin.schedule), begin.mirrors, transfers
         if key not in self._prices:
             s = self._setting
-            price = price_iteration(begin.routes, begin.schedule, keeps, s.fleet, s.sizes, s.pace)
+            keeps = begin.mirrors, transfers
+            price = price_iteration(begin.routes, begin.schedule, *keeps, s.fleet, s.sizes, s.pace)
             self._prices[key] = begin, price  # begin too: ids are of living objects only
         return self._prices[key][1]
 
@@ -218,8 +225,8 @@ class _Host:
             self._counts[key] = begin, {w: (losses(begin, w), *made[w]) for w in workers}
         answers = self._counts[key][1]
         for worker in workers:
-            zeros, forwards, shadows = answers[worker]
-            self._inbox.append(Prepared(begin.ticket, worker, zeros, 1.0, forwards, shadows))
+            zeros, forwards, redundant = answers[worker]
+            self._inbox.append(Prepared(begin.ticket, worker, zeros, 1.0, forwards, redundant))
 
     def _commit(self, workers: Sequence[Address], commit: Commit) -> None:
         assert self._begun is not None
@@ -227,12 +234,11 @@ class _Host:
         iteration = commit.ticket.iteration
         self._bill.iteration(price, again=iteration <= self._highest)
         self._highest = max(self._highest, iteration)
-        self._phantoms.step(workers, [keep for keep in begin.keeps if keep.at == "prepare"])
+        self._phantoms.step(workers, begin.mirrors)
         self._phantoms.cross(begin)
-        for keep in begin.keeps:
-            if keep.at == "after":
-                self._phantoms.shadow(keep, begin)
-                self._inbox.append(Kept(commit.ticket.epoch, keep, iteration + 1))
+        for transfer in begin.transfers:
+            self._phantoms.shadow(transfer, begin)
+            self._inbox.append(Kept(commit.ticket.epoch, transfer, iteration + 1))
         self._trained.append(iteration)
         self._ends.append(self._bill.now)
         self._listener(len(self._ends))
@@ -240,13 +246,13 @@ class _Host:
 
     # --- states ----------------------------------------------------------------------------------
 
-    def _push(self, orders: Sequence[Push]) -> None:
+    def _push(self, orders: Sequence[tuple[Push, Mirror]]) -> None:
         """Exact copies, whole, for holders that have none."""
         kind = "redundant" if self._struck_at is None else "rebuild"
-        sizes = [(o.keep, self._phantoms.push(o).bytes(self._setting.sizes)) for o in orders]
-        for order, (_, count) in zip(orders, sizes, strict=True):
+        sizes = [(m, self._phantoms.push(o).bytes(self._setting.sizes)) for o, m in orders]
+        for (order, mirror), (_, count) in zip(orders, sizes, strict=True):
             self._bill.send(kind, "KeepState", count)
-            self._inbox.append(Kept(order.epoch, order.keep, order.version))
+            self._inbox.append(Kept(order.epoch, mirror, order.version))
         self._bill.spend(kind, push_seconds(sizes, self._setting.fleet))
         self._phantoms.note_peak()
 

@@ -62,7 +62,7 @@ class Stage:
         return owned(y.detach())
 
     @torch.no_grad()
-    def shadow(self, part: Part, x: Any, batch: Any, seed: int) -> Tensor:
+    def redundant_forward(self, part: Part, x: Any, batch: Any, seed: int) -> Tensor:
         """The same forward with nothing stashed: what a redundant neighbour computes."""
         return self._compute(part, x, batch, seed)
 

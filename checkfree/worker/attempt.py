@@ -10,7 +10,7 @@ from torch import Tensor
 
 from checkfree.messages.control import Begin, Purpose, Ticket
 from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
-from checkfree.ops import Address, Keep, Kind, Op, Route
+from checkfree.ops import Address, Kind, Mirror, Op, Route
 from checkfree.recovery.ring import Ring, Room
 from checkfree.stage import Key, Part
 from checkfree.worker.boundary import Crossed
@@ -29,12 +29,12 @@ class Attempt:
     activations: dict[Key, Activation] = field(default_factory=dict)
     gradients: dict[Key, Gradient] = field(default_factory=dict)
     shares: dict[Address, Share] = field(default_factory=dict)
-    kept: dict[Keep, KeepGradient] = field(default_factory=dict)
+    kept: dict[Mirror, KeepGradient] = field(default_factory=dict)
     losses: dict[int, Tensor] = field(default_factory=dict)
     batches: dict[int, Any] = field(default_factory=dict)
-    shadowed: dict[Key, Activation] = field(default_factory=dict)
+    doubled: dict[Key, Activation] = field(default_factory=dict)
     forwards: int = 0
-    shadow_forwards: int = 0
+    redundant_forwards: int = 0
     crossed: Crossed = field(default_factory=lambda: Ring(Room()))
     shared: bool = False
     pushed: bool = False
@@ -45,11 +45,9 @@ class Attempt:
         self.own = frozenset(self.todo)
         seats = self.plan.schedule
         self.twins = [seat for seat in seats if seat.stage == self.address.stage]
-        exact = [keep for keep in self.plan.keeps if keep.at == "prepare"]
-        self.held = [keep for keep in exact if keep.holder == self.address]
-        self.copied = [keep for keep in exact if keep.owner == self.address]
-        after = [keep for keep in self.plan.keeps if keep.at == "after"]
-        self.pushes = [keep for keep in after if keep.owner == self.address]
+        self.held = [mirror for mirror in self.plan.mirrors if mirror.holder == self.address]
+        self.copied = [mirror for mirror in self.plan.mirrors if mirror.owner == self.address]
+        self.pushes = [push for push in self.plan.transfers if push.owner == self.address]
 
     @property
     def ticket(self) -> Ticket:
@@ -102,8 +100,8 @@ class Attempt:
                 return op.hop == 0 or key in self.activations
             case Kind.BACKWARD:
                 return self.part(op) is Part.HEAD or key in self.gradients
-            case Kind.SHADOW:
-                return key in self.shadowed
+            case Kind.REDUNDANT:
+                return key in self.doubled
 
     def lacks(self) -> Address | None:
         """Who is to send what comes next here; None: nobody but the lead."""

@@ -54,8 +54,8 @@ class Compute:
                 return self._forward(attempt, op)
             case Kind.BACKWARD:
                 return self._backward(attempt, op)
-            case Kind.SHADOW:
-                return self._shadow(attempt, op)
+            case Kind.REDUNDANT:
+                return self._redundant(attempt, op)
             case Kind.REDUCE:
                 return self._reduce(attempt)
 
@@ -70,8 +70,8 @@ class Compute:
             return []
         following = op._replace(hop=op.hop + 1)
         message = self._equipment.casting.activation(attempt.ticket, following, y)
-        if attempt.todo and attempt.todo[0] == following._replace(kind=Kind.SHADOW):
-            attempt.shadowed[following.microbatch, following.hop] = message
+        if attempt.todo and attempt.todo[0] == following._replace(kind=Kind.REDUNDANT):
+            attempt.doubled[following.microbatch, following.hop] = message
         if attempt.training and attempt.crossed.holds:
             file_output(attempt.crossed, attempt.route(op), message)
         return [(attempt.route(op)[following.hop], message)]
@@ -105,12 +105,12 @@ class Compute:
         message = self._equipment.casting.gradient(attempt.ticket, following, dx)
         return [(attempt.route(op)[following.hop], message)]
 
-    def _shadow(self, attempt: Attempt, op: Op) -> list[Outgoing]:
+    def _redundant(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         copy = self.copies[attempt.route(op)[op.hop].stage]
-        x = self._read(attempt.shadowed.pop((op.microbatch, op.hop)), copy)
+        x = self._read(attempt.doubled.pop((op.microbatch, op.hop)), copy)
         batch, seed = self._batch(attempt, op), self._seed(attempt, op)
-        copy.shadow(attempt.part(op), x, batch, seed)
-        attempt.shadow_forwards += 1
+        copy.redundant_forward(attempt.part(op), x, batch, seed)
+        attempt.redundant_forwards += 1
         return []
 
     def _reduce(self, attempt: Attempt) -> list[Outgoing]:
@@ -159,7 +159,7 @@ class Compute:
         return batch
 
     def _seed(self, attempt: Attempt, op: Op) -> int:
-        """Of a forward's dropout: the same for every try, and for a shadow (semantics 18)."""
+        """Of a forward's dropout: the same for every try, and a redundant one (semantics 18)."""
         iteration = attempt.ticket.iteration
         return derive(self._equipment.seed, "forward", iteration, op.microbatch, op.hop)
 
@@ -195,7 +195,7 @@ class Compute:
             tuple(zip(order, losses, strict=True)),
             self.stage.reduced_norm,
             attempt.forwards,
-            attempt.shadow_forwards,
+            attempt.redundant_forwards,
         )
         return [(LEAD, answer)]
 

@@ -7,7 +7,7 @@ from collections import deque
 from checkfree.formats import SIGNS
 from checkfree.messages.control import Begin, Outgoing
 from checkfree.messages.tensors import KeepShadow, StageState
-from checkfree.ops import Address, Keep
+from checkfree.ops import Address, Transfer
 from checkfree.recovery import changes
 from checkfree.recovery.packed import pack_state
 from checkfree.recovery.references import References
@@ -20,7 +20,7 @@ class Pushes:
     def __init__(self, seat: Address):
         self.references: References[StageState] = References(seat)
         self._seat = seat
-        self._due: deque[tuple[Begin, Keep]] = deque()
+        self._due: deque[tuple[Begin, Transfer]] = deque()
         self.shelf: tuple[int, int] | None = None
         """With the epoch that it is of."""
 
@@ -47,7 +47,7 @@ class Pushes:
             return keep.holder, self._signs(plan, keep, state)
         return keep.holder, KeepShadow(plan.ticket.epoch, keep, pack_state(state, keep.what))
 
-    def _signs(self, plan: Begin, keep: Keep, state: StageState) -> KeepShadow:
+    def _signs(self, plan: Begin, keep: Transfer, state: StageState) -> KeepShadow:
         left = self.references.base(keep, plan)
         base = None if left is None else left.item
         sent = changes.whole(state) if base is None else changes.change(state, base)

@@ -13,7 +13,7 @@ from torch import Tensor
 from checkfree.formats import SIGNS
 from checkfree.messages.control import Begin, Kept, Pushed
 from checkfree.messages.tensors import KeepShadow, StageState
-from checkfree.ops import Address, Keep, Source
+from checkfree.ops import Address, Source, Transfer
 from checkfree.recovery.changes import held
 from checkfree.recovery.references import held_as
 
@@ -30,7 +30,7 @@ class Shadows:
 
     def __init__(self) -> None:
         self._held: dict[tuple[int, int], tuple[int, StageState]] = {}
-        self._keeps: dict[tuple[int, int], Keep] = {}
+        self._keeps: dict[tuple[int, int], Transfer] = {}
 
     def keep(self, message: KeepShadow) -> Kept:
         """File it, unless one of a later epoch is here: that was trained after a rollback. Raises
@@ -80,7 +80,7 @@ class Shadows:
         """All that is held, as tensors by names that tell what they are."""
         found = {}
         for (stage, version), (epoch, state) in self._held.items():
-            owner, holder, what, _ = self._keeps[stage, version]
+            owner, holder, what = self._keeps[stage, version]
             place = f"{owner}/{holder}/{version}/{epoch}/{what}"
             numbers = [state.gradient_norm, state.clipped_norm, state.lr_scale, state.since]
             found[f"{place}/"] = torch.tensor(numbers, dtype=torch.float64)
@@ -107,7 +107,7 @@ class Shadows:
             state = StageState(named, {}, {}, version, before, after, lr_scale, held_as(what))
             state = replace(state, heading=heading, since=int(since[0]) if since else 0)
             self._held[owner.stage, version] = epoch, state
-            self._keeps[owner.stage, version] = Keep(owner, holder, what, "after")
+            self._keeps[owner.stage, version] = Transfer(owner, holder, what)
 
     def states(self) -> list[StageState]:
         """All that is held."""

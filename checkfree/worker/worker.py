@@ -49,7 +49,7 @@ from checkfree.messages.tensors import (
     StageState,
     StateReply,
 )
-from checkfree.ops import LEAD, STORE, Address, Keep, Kind, Op, StateId
+from checkfree.ops import LEAD, STORE, Address, Kind, Mirror, Op, StateId, Upload
 from checkfree.recovery.ring import Ring, Room
 from checkfree.stage import Stage
 from checkfree.worker import holding
@@ -292,7 +292,7 @@ class StageWorker:
         assert self.pushes.shelf is not None
         (epoch, shelf), self.pushes.shelf = self.pushes.shelf, None
         state = replace(self.stage.snapshot(), held=self._held(whole=False))
-        return KeepState(epoch, Keep(self.address, STORE, "state", "after"), RESUME, shelf, state)
+        return KeepState(epoch, Upload(self.address), RESUME, shelf, state)
 
     def _held(self, *, whole: bool) -> dict[str, Tensor]:
         """What we hold for others; ``whole``: activations that only a fit would read, too."""
@@ -301,14 +301,18 @@ class StageWorker:
 
     def _kept(self, message: KeepState) -> list[Outgoing]:
         """Silence for what is no state of its stage: the lead doesn't count on it then."""
-        stage, ours = message.keep.owner.stage, message.keep.holder == self.address
-        if not ours or problem_of(message.state, copy := self._compute.copy_of(stage)):
+        keep, stage = message.keep, message.keep.owner.stage
+        if not isinstance(keep, Mirror) or keep.holder != self.address:
+            self.dropped += 1
+            return []
+        copy = self._compute.copy_of(stage)
+        if problem_of(message.state, copy):
             self.dropped += 1
             return []
         self._epoch = message.epoch
         copy.restore(message.state)
         self._copied[stage] = message.epoch
-        return [(LEAD, Kept(message.epoch, message.keep, message.state.version))]
+        return [(LEAD, Kept(message.epoch, keep, message.state.version))]
 
     def _shadowed(self, message: KeepShadow) -> list[Outgoing]:
         """Silence for one that can't be read. In a plan that is over, that is nobody's fault: what

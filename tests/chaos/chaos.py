@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from checkfree.config import RecoveryConfig
 from checkfree.lead import Phase
 from checkfree.messages.control import Message
 from checkfree.ops import FAULTS, Address
+from checkfree.record import dumps
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.replay import Replayed, ReplayedFaults, script
@@ -121,7 +122,7 @@ class Chaos:
 
 def replay(plan: Plan, run: Run) -> Run:
     """The same run, first in first out, from the plans that it recorded."""
-    plain = [dataclasses.asdict(r) | {"kind": r.kind} for r in run.log.records]
+    plain = [json.loads(dumps(record)) for record in run.log.records]
     steps = script(plain)
     again = plan.run(
         Replayed(plan.strategy(), steps), faults=lambda host: ReplayedFaults(host, steps)

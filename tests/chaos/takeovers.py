@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -179,5 +178,5 @@ class Quitting(Mutiny):
 
 def told(run: Run) -> list[dict[str, Any]]:
     """Its records; but for epochs, which a change of lead advances."""
-    plain = [dataclasses.asdict(record) | {"kind": record.kind} for record in run.log.records]
+    plain = [json.loads(dumps(record)) for record in run.log.records]
     return [{k: v for k, v in record.items() if k != "epoch"} for record in plain]

@@ -85,7 +85,7 @@ def test_every_run_ends_and_equals_its_replay(chunk: int) -> None:
         again = replay(chaos.plan, run)
         assert measured(again)[: len(measured(run))] == measured(run), f"seed {seed}"
         for record in run.of_kind("recovery"):
-            rules.update(made["rule"] for made in record.rebuilds.values())
+            rules.update(made.recipe.rule for made in record.rebuilds.values())
         if run.lead.done:
             one, other = run.states(), again.states()
             both = one.keys() & other.keys()

@@ -43,10 +43,14 @@ def test_every_run_ends_and_equals_its_replay(chunk: int) -> None:
         run = Chaos(plan).play()
         assert run.lead.done, (seed, run.lead.failure, run.lead.phase)
         rebuilds = [made for r in run.of_kind("recovery") for made in r.rebuilds.values()]
-        gone_back = {r.resume_at for r in run.of_kind("recovery") if SNAPSHOT in str(r.rebuilds)}
+        gone_back = {
+            r.resume_at
+            for r in run.of_kind("recovery")
+            if SNAPSHOT in {m.recipe.rule for m in r.rebuilds.values()}
+        }
         versions.update(gone_back)
         if plan.shape["recovery"] == "none" and plan.shape["replicas"] == 1:
-            assert {made["rule"] for made in rebuilds} <= {SNAPSHOT}
+            assert {made.recipe.rule for made in rebuilds} <= {SNAPSHOT}
             plain = undisturbed(plan)
             assert last(run.losses()) == last(plain.losses()), seed
             assert same_states(plain.states(), run.states()), seed

@@ -31,7 +31,7 @@ def test_nothing_is_lost(part: int) -> None:
         notices = Notices(plan)
         run, plain = notices.play(), undisturbed(plan)
         assert run.lead.done, (seed, run.lead.phase, run.lead.failure, run.lead.members.__dict__)
-        rules = {m["rule"] for r in run.of_kind("recovery") for m in r.rebuilds.values()}
+        rules = {m.recipe.rule for r in run.of_kind("recovery") for m in r.rebuilds.values()}
         assert rules <= EXACT, (seed, rules)
         iterations = [record.iteration for record in run.of_kind("iteration")]
         assert iterations == list(range(len(iterations))), seed

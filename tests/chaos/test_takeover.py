@@ -61,7 +61,7 @@ def test_killed_while_shadows_travel() -> None:
 
     runtime.run(watch)
     assert undisturbed.lead.done
-    rules = [m["rule"] for r in undisturbed.of_kind("recovery") for m in r.rebuilds.values()]
+    rules = [m.recipe.rule for r in undisturbed.of_kind("recovery") for m in r.rebuilds.values()]
     assert rules == ["shadow", "shadow", "shadow"]
     others = random.Random(0).sample(range(1, runtime.delivered), 16)
     for place, sent in [*((place, True) for place in sorted(near)), *((p, False) for p in others)]:

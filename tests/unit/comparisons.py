@@ -66,7 +66,7 @@ def _step(iteration: int, loss: float) -> IterationRecord:
         gradient_norms={"1": 0.123456789},
         clip={},
         forwards=4,
-        shadow_forwards=0,
+        redundant_forwards=0,
         alive=3,
         tokens=64,
         lr=1e-3,

@@ -36,7 +36,7 @@ def prepared(
 
 
 def told(made: Run) -> list[dict[str, str]]:
-    return [{s: m["rule"] for s, m in r.rebuilds.items()} for r in made.of_kind("recovery")]
+    return [{s: m.recipe.rule for s, m in r.rebuilds.items()} for r in made.of_kind("recovery")]
 
 
 def worker(made: Run, seat: str) -> StageWorker:

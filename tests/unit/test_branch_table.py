@@ -25,7 +25,7 @@ from checkfree.build.branching.request import (
 )
 from checkfree.config import Config, RecoveryConfig
 from checkfree.errors import BadInput
-from checkfree.ops import STORE, Address, Keep
+from checkfree.ops import Address, Keep, Upload
 from checkfree.recovery.checkpoint import Checkpoint
 from checkfree.recovery.redundant import Redundant
 from checkfree.report.branches import Branch, Branching, noise, render, rows, to_csv, to_tree
@@ -190,7 +190,7 @@ class Staggered(Redundant):
 
     def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
         owners = [seat for seat in workers if seat.stage == version % 6]
-        return tuple(Keep(seat, STORE, "state", "after") for seat in owners)
+        return tuple(Upload(seat) for seat in owners)
 
 
 def test_a_rule_that_puts_nothing_aside_begins_at_the_loss() -> None:

@@ -20,9 +20,9 @@ from checkfree.messages.codec import (
     encode,
     measure,
 )
-from checkfree.messages.control import Abort, Begin, Commit, Message, Note, Rebuilt
+from checkfree.messages.control import Abort, Begin, Commit, Kept, Message, Note, Rebuilt
 from checkfree.messages.tensors import Activation, Share, StageState, StateReply
-from checkfree.ops import Op, Source
+from checkfree.ops import Mirror, Op, Source
 from checkfree.record import IterationRecord
 from tests.unit.wires import (
     DTYPES,
@@ -84,10 +84,10 @@ def test_every_dtype_and_shape(dtype: torch.dtype) -> None:
 
 
 def test_a_schedule_prints_as_it_does_everywhere() -> None:
-    ops = tuple(map(Op.parse, ("F0@1", "S0@1", "B0@1", "R")))
+    ops = tuple(map(Op.parse, ("F0@1", "R0@1", "B0@1", "R")))
     begin = Begin(TICKET, ((SEAT, NEXT), (NEXT, SEAT)), {SEAT: ops, NEXT: ()})
     fields = header_of(begin)["fields"][1]
-    assert fields["schedule"] == {"2.0": "F0@1 S0@1 B0@1 R", "3.1": ""}
+    assert fields["schedule"] == {"2.0": "F0@1 R0@1 B0@1 R", "3.1": ""}
     assert fields["routes"] == ["2.0 3.1", "3.1 2.0"]
 
 
@@ -154,6 +154,9 @@ SHARE = header_of(Share(TICKET, SEAT, {"a": torch.zeros(2), "b": torch.zeros(2)}
 TWO = bytes(64) + bytes(8)
 
 
+KEPT = Kept(3, Mirror(SEAT, NEXT), 1)
+
+
 def with_fields(message: Message, **fields: Any) -> dict[str, Any]:
     header: dict[str, Any] = header_of(message)
     header["fields"][1].update(fields)
@@ -186,10 +189,12 @@ WRONG: dict[str, tuple[Any, bytes]] = {
     "a whole loss": (with_fields(PREPARED, losses=[[0, 1]]), b""),
     "no op": (with_fields(Begin(TICKET, (), {}), schedule={"1.0": "F1@1 X2@2"}), b""),
     "ops apart": (with_fields(Begin(TICKET, (), {}), schedule={"1.0": "F1@1  B1@1"}), b""),
-    "an unknown keep": (
-        with_fields(Begin(TICKET, (), {}), keeps=[["1.0", "2.0", "state", "now"]]),
+    "an unknown format": (
+        with_fields(Begin(TICKET, (), {}), transfers=[["1.0", "2.0", "soon"]]),
         b"",
     ),
+    "a keep of no kind": (with_fields(KEPT, keep=["Loan", ["1.0", "2.0"]]), b""),
+    "a keep of another kind": (with_fields(KEPT, keep=["Upload", ["1.0"]]), b""),
     "a clip of no stage": (with_fields(Commit(TICKET, {}), clip={"1.5": 1.0}), b""),
     "a weight that is NaN": (with_fields(Rebuilt(1, 1, SEAT), weights=[float("nan")]), b""),
     "a rule that is none": (with_fields(REBUILD, recipe={"rule": 3}), b""),

@@ -37,7 +37,7 @@ from checkfree.messages.tensors import (
     StageState,
     StateReply,
 )
-from checkfree.ops import STORE, Keep, Op, Source
+from checkfree.ops import Mirror, Op, Source, Transfer, Upload
 from checkfree.record import IterationRecord
 from tests.unit.wires import NEXT, PREPARED, REBUILD, SEAT, TICKET, raw, same
 
@@ -49,12 +49,12 @@ def samples() -> list[bytes]:
     """Messages of every sort of field."""
     state = StageState({"a": torch.randn(3, 2)}, {"b": torch.ones(2, dtype=torch.bool)}, {}, 4)
     codes = torch.ones(3, dtype=torch.uint8)
-    keep = Keep(SEAT, STORE, "state", "after")
+    keep = Upload(SEAT)
     ops = tuple(map(Op.parse, ("F0@1", "B0@1", "R")))
     copies = (Copy(1, 3, 2),)
     record = IterationRecord(1, 2, 3, 1.5, {"1.0": 0.5}, {"1": 1.0}, 4, 0, 5)
     messages = (
-        Begin(Ticket(1, 2, Purpose.VALIDATE), ((SEAT, NEXT),), {SEAT: ops}, (keep,)),
+        Begin(Ticket(1, 2, Purpose.VALIDATE), ((SEAT, NEXT),), {SEAT: ops}, (Mirror(SEAT, NEXT),)),
         PREPARED,
         Commit(TICKET, {0: 0.5, 1: 1.0}, record),
         Rollcall(1),
@@ -67,7 +67,7 @@ def samples() -> list[bytes]:
         Activation(TICKET, 0, 1, torch.randn(2, 3)),
         Share(TICKET, SEAT, {"a": torch.randn(4), "b": torch.randn(2).bfloat16()}),
         KeepState(1, keep, "resume", 3, state),
-        KeepShadow(1, Keep(SEAT, NEXT, "signs", "after"), replace(state, packed="signs"), 3),
+        KeepShadow(1, Transfer(SEAT, NEXT, "signs"), replace(state, packed="signs"), 3),
         StateReply(1, Source(SEAT, 2, 4), state),
         StateReply(1, Source(SEAT, 2, 4), replace(state, heading={"a/codes": codes}, since=2)),
         StateReply(1, Source(SEAT, 2, 4), None, "gone"),

@@ -27,7 +27,7 @@ def test_a_stage_goes_on_from_its_shadow_and_nobody_rolls_back(how: str) -> None
     struck = run("shadow", {9: ["2.0"]}, shadow_format=how, iterations=10)
     (record,) = struck.of_kind("recovery")
     made = record.rebuilds["2.0"]
-    assert made["sources"] == [{"holder": "3.0", "stage": 2, "version": 3}]
+    assert made.recipe.sources == (Source(Address(3), 2, 3),)
     assert (record.lost_iterations, record.resume_at) == (0, 9)
     before = calm.states()["2.0"].params
     seen: list[StageState] = []
@@ -80,7 +80,7 @@ def test_a_stage_restarts_from_changes_and_goes_on_with_them() -> None:
     """What its holder made of all that came is what it begins with again, so both have that."""
     made, sent = pushed(2, at=12)
     (record,) = made.of_kind("recovery")
-    assert record.rebuilds["2.0"]["sources"] == [{"holder": "3.0", "stage": 2, "version": 8}]
+    assert record.rebuilds["2.0"].recipe.sources == (Source(Address(3), 2, 8),)
     told = [(m.state.version, m.base) for m in sent]
     assert told == [(3, None), (8, 3), (14, 8), (19, 14), (24, 19)]
 
@@ -88,11 +88,11 @@ def test_a_stage_restarts_from_changes_and_goes_on_with_them() -> None:
 def test_a_holder_that_a_stage_did_not_restart_from_is_sent_all_of_it() -> None:
     made, sent = pushed(0, at=14)
     (record,) = made.of_kind("recovery")
-    (source,) = record.rebuilds["0.0"]["sources"]
+    (source,) = record.rebuilds["0.0"].recipe.sources
     since = [m for m in sent if m.state.version > 14]
     holders = {m.keep.holder for m in since}
     first = {h: next(m.base for m in since if m.keep.holder == h) for h in holders}
-    assert first.pop(Address.parse(source["holder"])) == source["version"]
+    assert first.pop(source.holder) == source.version
     assert list(first.values()) == [None]
 
 
@@ -100,7 +100,7 @@ def test_a_lost_holders_shadows_are_pushed_again() -> None:
     struck = run("shadow", {9: ["3.0"], 13: ["2.0"]}, shadow_every=50)
     assert told(struck) == [{"3.0": "shadow"}, {"2.0": "shadow"}]
     second = struck.of_kind("recovery")[1]
-    assert second.rebuilds["2.0"]["sources"][0]["version"] == 10
+    assert second.rebuilds["2.0"].recipe.sources[0].version == 10
 
 
 def test_a_holder_and_its_owner_together_need_another_rung() -> None:
@@ -111,7 +111,7 @@ def test_a_holder_and_its_owner_together_need_another_rung() -> None:
 def test_the_embeddings_survive_with_their_first_holder_lost_too() -> None:
     struck = run("auto", {13: ["0.0", "1.0"]}, iterations=16)
     assert struck.lead.done and told(struck) == [{"0.0": "shadow", "1.0": "shadow"}]
-    assert struck.of_kind("recovery")[0].rebuilds["0.0"]["sources"][0]["holder"] == "4.0"
+    assert struck.of_kind("recovery")[0].rebuilds["0.0"].recipe.sources[0].holder == Address(4)
 
 
 def test_half_of_the_model_at_once() -> None:
@@ -127,24 +127,24 @@ def test_stage_0_with_both_its_holders_ends_the_run() -> None:
 @pytest.mark.parametrize("seat", ["1.0", "2.0", "4.0"])
 def test_a_fit_comes_nearer_than_the_average(seat: str) -> None:
     (record,) = run("fit", {9: [seat]}, fit_steps=32).of_kind("recovery")
-    check = record.rebuilds[seat]["check"]
-    assert record.rebuilds[seat]["rule"] == "fitted average"
+    check = record.rebuilds[seat].check
+    assert record.rebuilds[seat].recipe.rule == "fitted average"
     assert check["error"] < check["unfitted"] and check["pairs"] == 32
 
 
 def test_what_is_held_for_a_fit_is_bounded() -> None:
     made = run("fit", {9: ["2.0"]}, fit_memory=480)  # 48 bytes an activation: 5 each way
     (record,) = made.of_kind("recovery")
-    assert record.rebuilds["2.0"]["check"]["pairs"] == 5
+    assert record.rebuilds["2.0"].check["pairs"] == 5
 
 
 def test_nothing_held_and_nothing_to_fit_it_to() -> None:
     (record,) = run("fit", {9: ["2.0"]}, fit_memory=0).of_kind("recovery")
     made = record.rebuilds["2.0"]
-    assert made["rule"] == "average"
-    assert made["rejected"] == [
-        {"rule": "fitted average", "why": "nothing is held of what went into it and came out"}
-    ]
+    assert made.recipe.rule == "average"
+    assert made.rejected == (
+        ("fitted average", "nothing is held of what went into it and came out"),
+    )
 
 
 def test_a_shadow_that_was_spoilt_is_told_and_passed_over() -> None:
@@ -157,9 +157,9 @@ def test_a_shadow_that_was_spoilt_is_told_and_passed_over() -> None:
     made.runtime.run()
     (record,) = made.of_kind("recovery")
     told = record.rebuilds["2.0"]
-    assert told["rule"] == "fitted average"
-    assert [entry["rule"] for entry in told["rejected"]] == ["shadow"]
-    assert "not finite" in told["rejected"][0]["why"]
+    assert told.recipe.rule == "fitted average"
+    assert [rule for rule, _ in told.rejected] == ["shadow"]
+    assert "not finite" in told.rejected[0][1]
 
 
 def spoil(made: Run, tick: int) -> list[Address]:
@@ -191,15 +191,15 @@ def test_a_shadow_of_nonsense_is_caught_by_what_neighbours_hold() -> None:
     )
     made.runtime.run()
     (record,) = made.of_kind("recovery")
-    assert record.rebuilds["2.0"]["rule"] == "fitted average"
-    assert "times that of leaving the stage out" in record.rebuilds["2.0"]["rejected"][0]["why"]
+    assert record.rebuilds["2.0"].recipe.rule == "fitted average"
+    assert "times that of leaving the stage out" in record.rebuilds["2.0"].rejected[0][1]
 
 
 def test_a_rollback_takes_newer_shadows_along() -> None:
     made = run("auto", {9: [f"{s}.0" for s in range(5)], 11: ["2.0"]}, net=4)
     assert made.lead.done, made.lead.failure
     first, second = made.of_kind("recovery")
-    assert first.resume_at == 8 and second.rebuilds["2.0"]["sources"][0]["version"] <= 10
+    assert first.resume_at == 8 and second.rebuilds["2.0"].recipe.sources[0].version <= 10
 
 
 @pytest.mark.parametrize(("how", "held_as"), [("int4", "int4_rows"), ("signs", "bf16")])

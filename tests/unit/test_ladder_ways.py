@@ -36,7 +36,7 @@ def test_a_stage_is_moved_on_by_the_age_of_its_shadow(ahead: float) -> None:
 
     made.runtime.run(watch)
     (record,) = made.of_kind("recovery")
-    assert record.rebuilds["2.0"].get("ahead", 0.0) == 4 * ahead
+    assert record.rebuilds["2.0"].recipe.ahead == 4 * ahead
     began, expected, there = seen
     expected = unpack_state(expected)
     for name, param in began.params.items():
@@ -81,5 +81,5 @@ def test_a_shadow_whose_way_was_spoilt_is_told_and_passed_over(
     made.runtime.run()
     (record,) = made.of_kind("recovery")
     told = record.rebuilds["2.0"]
-    assert told["rule"] == "fitted average"
-    assert said in told["rejected"][0]["why"]
+    assert told.recipe.rule == "fitted average"
+    assert said in told.rejected[0][1]

@@ -13,7 +13,7 @@ from checkfree.load import build
 from checkfree.messages import codec
 from checkfree.messages.control import CHECKPOINT, Purpose
 from checkfree.messages.tensors import KeepState
-from checkfree.ops import STORE, Address, Keep
+from checkfree.ops import Address, Upload
 
 SIZE: dict[str, Any] = {
     "stages": 2,
@@ -32,7 +32,7 @@ def test_every_state_fits_with_its_moments(stage: int, precision: str) -> None:
     made.set_gradients({n: p.detach() for n, p in made.module.named_parameters()})
     made.step(0, 1.0)
     assert made.snapshot().moments
-    keep = Keep(Address(stage), STORE)
+    keep = Upload(Address(stage))
     message = KeepState(0, keep, CHECKPOINT, 0, made.snapshot())
     data = b"".join(bytes(part) for part in codec.encode(message))
     assert codec.decode(data, limits_of(config)).epoch == 0  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ from checkfree.ops import (
 
 seats = st.builds(Address, st.integers(0, 999), st.integers(0, 99))
 addresses = seats | st.sampled_from([LEAD, STORE, FAULTS, LOG])
-numbered = st.sampled_from([Kind.FORWARD, Kind.BACKWARD, Kind.SHADOW])
+numbered = st.sampled_from([Kind.FORWARD, Kind.BACKWARD, Kind.REDUNDANT])
 ops = st.just(Op(Kind.REDUCE)) | st.builds(
     Op, numbered, st.integers(0, 10**6), st.integers(0, 1000)
 )
@@ -45,7 +45,8 @@ def test_a_route_parses_back(route: tuple[Address, ...]) -> None:
 
 def test_words_read_as_in_the_documentation() -> None:
     assert str(Op(Kind.FORWARD, 3, 1)) == "F3@1"
-    assert str(Op(Kind.SHADOW, 3, 2)) == "S3@2"
+    assert str(Op(Kind.REDUNDANT, 3, 2)) == "R3@2"
+    assert Op.parse("S3@2") == Op(Kind.REDUNDANT, 3, 2)  # as before
     assert str(Op(Kind.REDUCE)) == "R"
     assert [str(a) for a in (Address(2, 1), LEAD, STORE)] == ["2.1", "lead", "store"]
     assert str(Source(Address(2), 2, 5)) == "2.0@5"
@@ -58,7 +59,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         Address.parse(text)
 
 
-@pytest.mark.parametrize("text", ["", "F3", "F3@", "@1", "R3@1", "X3@1", "F-1@0", "f3@1", "F3@1\n"])
+@pytest.mark.parametrize("text", ["", "F3", "F3@", "@1", "R@1", "X3@1", "F-1@0", "f3@1", "F3@1\n"])
 def test_what_is_no_op_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"not an op: .* \(expected 'F3@1'"):
         Op.parse(text)

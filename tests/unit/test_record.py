@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkfree.messages.recorded import read_rebuilt
+from checkfree.ops import Address, Recipe, Source
 from checkfree.record import (
     RECORDS,
     ConfigRecord,
@@ -19,6 +21,7 @@ from checkfree.record import (
     IterationRecord,
     LedgerRecord,
     PlanRecord,
+    RebuiltSeat,
     Record,
     RecoveryRecord,
     ResumeRecord,
@@ -28,6 +31,7 @@ from checkfree.record import (
     read,
     recoveries,
 )
+from tests.unit.wires import built
 
 STEP = IterationRecord(
     iteration=3,
@@ -37,10 +41,21 @@ STEP = IterationRecord(
     gradient_norms={"0": 1 / 3, "1": 1e-300},
     clip={"0": 1.0, "1": 0.5},
     forwards=12,
-    shadow_forwards=0,
+    redundant_forwards=0,
     alive=3,
 )
-MADE = {"2.0": {"rule": "average", "sources": [], "weights": [0.25, 0.75], "bytes": 10}}
+SOURCES = (Source(Address(1), 1, 3), Source(Address(3), 3, 3))
+MADE = {"2.0": RebuiltSeat(Recipe("average", SOURCES), (0.25, 0.75), 10)}
+TOLD = {
+    "rule": "average",
+    "sources": [
+        {"holder": "1.0", "stage": 1, "version": 3},
+        {"holder": "3.0", "stage": 3, "version": 3},
+    ],
+    "moments": True,
+    "weights": [0.25, 0.75],
+    "bytes": 10,
+}
 EVERY: tuple[Record, ...] = (
     ConfigRecord({"seed": 0, "devices": ["cpu"]}, {"torch": "2"}, {"name": "stdlib"}, 99),
     PlanRecord(0, 0, 0, {"0.0": 0, "1.0": 2}),
@@ -60,7 +75,8 @@ def test_every_record_is_one_line_with_all_its_fields(record: Record) -> None:
     assert "\n" not in line
     found = json.loads(line)
     assert found.pop("kind") == record.kind
-    assert found == json.loads(json.dumps(vars(record)))
+    plain = {**vars(record), **({"rebuilds": {"2.0": TOLD}} if "resume_at" in found else {})}
+    assert found == json.loads(json.dumps(plain))
 
 
 def test_every_kind_has_a_name_of_its_own() -> None:
@@ -77,8 +93,35 @@ def test_numbers_keep_all_their_digits(loss: float) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_not_a_number_becomes_null(value: float) -> None:
     assert json.loads(dumps(ValidationRecord(0, 0, value)))["loss"] is None
-    nested = PlanRecord(0, 0, 0, {}, {"1.0": {"weights": [value, 0.5]}})
-    assert json.loads(dumps(nested))["rebuilds"] == {"1.0": {"weights": [None, 0.5]}}
+    nested = PlanRecord(0, 0, 0, {}, {"1.0": RebuiltSeat(Recipe("average"), check={"a": value})})
+    found = json.loads(dumps(nested))["rebuilds"]["1.0"]
+    assert found["check"] == {"a": None}
+    assert math.isnan(read_rebuilt(found).check["a"])
+
+
+def _is_finite(made: RebuiltSeat) -> bool:
+    return all(map(math.isfinite, (*made.weights, made.recipe.bound or 0.0)))
+
+
+@given(built(RebuiltSeat).filter(_is_finite))
+def test_a_rebuilt_seat_comes_back(made: RebuiltSeat) -> None:
+    """With every field of its recipe, and whatever field a recipe will have."""
+    line = dumps(PlanRecord(0, 0, 0, {}, {"1.0": made}))
+    again = read_rebuilt(json.loads(line)["rebuilds"]["1.0"])
+    assert dumps(PlanRecord(0, 0, 0, {}, {"1.0": again})) == line
+    assert all(
+        getattr(again.recipe, name) == value or value != value
+        for name, value in vars(made.recipe).items()
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"moments": 1}, {"sources": [{"holder": "1", "stage": 1, "version": 3}]}, {"new": 1}],
+)
+def test_what_no_record_holds_is_no_rebuilt_seat(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        read_rebuilt({**TOLD, **change})
 
 
 def written(tmp_path: Path, text: str | bytes) -> Path:
@@ -95,6 +138,16 @@ def test_a_folder_or_its_file_can_be_read(tmp_path: Path) -> None:
     assert read(folder / RECORDS) == found
     resumed = {"kind": "resume", "iteration": 3, "tick": 5, "shadows": None}
     assert of_kind(found, "resume") == [resumed]
+
+
+def test_records_of_before_have_the_names_of_now(tmp_path: Path) -> None:
+    """Redundant forwards were called shadow forwards."""
+    step = json.loads(dumps(STEP))
+    step["shadow_forwards"] = step.pop("redundant_forwards") + 7
+    book = {"kind": "ledger", "ops": {"forwards": 12, "shadow_forwards": 7}}
+    found = read(written(tmp_path, f"{json.dumps(step)}\n{json.dumps(book)}\n"))
+    assert found[0]["redundant_forwards"] == 7 and "shadow_forwards" not in found[0]
+    assert found[1]["ops"] == {"forwards": 12, "redundant_forwards": 7}
 
 
 def test_wherever_the_last_line_is_cut_it_is_left_out(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from checkfree.messages.control import Note
+from checkfree.ops import Recipe
 from checkfree.record import (
     FailureRecord,
     IterationRecord,
     PlanRecord,
+    RebuiltSeat,
     Record,
     RecoveryRecord,
     ResumeRecord,
@@ -50,7 +52,7 @@ def test_a_step_gets_its_rate_and_its_time(tmp_path: Path) -> None:
 
 def test_a_recovery_lasts_from_its_failure_to_its_plan(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "records.jsonl", halving)
-    made = {"2.0": {"rule": "average"}}
+    made = {"2.0": RebuiltSeat(Recipe("average"))}
     notes = (
         FailureRecord(3, 5, 1, ("2.0",), (2,)),
         PlanRecord(2, 3, 5, {}, made),

@@ -63,7 +63,7 @@ def curve(made: Run) -> list[float]:
 
 def rules(made: Run) -> list[dict[str, str]]:
     return [
-        {seat: how["rule"] for seat, how in record.rebuilds.items()}
+        {seat: how.recipe.rule for seat, how in record.rebuilds.items()}
         for record in made.of_kind("recovery")
     ]
 
@@ -113,10 +113,10 @@ def test_redundant_computation_computes_one_forward_more_per_microbatch_and_stag
     plain, redundant = run("none"), run("redundant", {2: ["3.0"]})
     hops = STAGES + 2  # stage 0 embeds and takes the loss
     for record in plain.of_kind("iteration"):
-        assert (record.forwards, record.shadow_forwards) == (MICROBATCHES * hops, 0)
+        assert (record.forwards, record.redundant_forwards) == (MICROBATCHES * hops, 0)
     for record in redundant.of_kind("iteration"):
         shadows = MICROBATCHES * (STAGES + 1)
-        assert (record.forwards, record.shadow_forwards) == (MICROBATCHES * hops, shadows)
+        assert (record.forwards, record.redundant_forwards) == (MICROBATCHES * hops, shadows)
     assert redundant.losses() == plain.losses()
     assert identical(redundant.states(), plain.states())
 
@@ -259,13 +259,13 @@ def test_neighbours_weigh_by_the_gradients_of_the_last_step(exponent: float) -> 
     norms = struck.of_kind("iteration")[2].gradient_norms
     one, other = norms["1"] ** exponent, norms["3"] ** exponent
     (record,) = struck.of_kind("recovery")
-    found = record.rebuilds["2.0"]["weights"]
+    found = record.rebuilds["2.0"].weights
     assert found == pytest.approx([one / (one + other), other / (one + other)])
 
 
 def test_before_the_first_step_neighbours_weigh_the_same() -> None:
     (record,) = run("checkfree", {0: ["2.0"]}).of_kind("recovery")
-    assert record.rebuilds["2.0"]["weights"] == [0.5, 0.5]
+    assert record.rebuilds["2.0"].weights == (0.5, 0.5)
 
 
 def test_replicas_of_a_rebuilt_stage_are_one_stage() -> None:

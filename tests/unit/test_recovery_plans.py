@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from checkfree.checks import check
 from checkfree.config import Config, RecoveryConfig
 from checkfree.errors import BadInput
-from checkfree.ops import STORE, Address, Keep, Kind, Refusal, Repair, Source, View, parse_route
+from checkfree.ops import (
+    STORE,
+    Address,
+    Kind,
+    Mirror,
+    Refusal,
+    Repair,
+    Source,
+    Upload,
+    View,
+    parse_route,
+)
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
@@ -264,9 +275,9 @@ def test_only_redundant_adds_ops_and_those_are_the_successors_forwards(
     routes = in_order(seats(), 4)
     schedule = make(routes)
     ops = strategy(name).ops(schedule, routes)
-    own = {w: tuple(op for op in of if op.kind is not Kind.SHADOW) for w, of in ops.items()}
+    own = {w: tuple(op for op in of if op.kind is not Kind.REDUNDANT) for w, of in ops.items()}
     assert own == dict(schedule)
-    shadows = [(worker, op) for worker, of in ops.items() for op in of if op.kind is Kind.SHADOW]
+    shadows = [(worker, op) for worker, of in ops.items() for op in of if op.kind is Kind.REDUNDANT]
     if name != "redundant":
         assert shadows == []
         return
@@ -280,10 +291,10 @@ def test_only_redundant_adds_ops_and_those_are_the_successors_forwards(
 def test_what_is_kept_where() -> None:
     embedding, holders = Address(0), (Address(1), Address(N))
     assert strategy("checkfree_plus").keeps(NOW, seats()) == tuple(
-        Keep(embedding, holder, "state", "prepare") for holder in holders
+        Mirror(embedding, holder) for holder in holders
     )
     assert set(strategy("redundant").keeps(NOW, seats())) == {
-        Keep(Address((stage + 1) % (N + 1)), Address(stage)) for stage in range(N + 1)
+        Mirror(Address((stage + 1) % (N + 1)), Address(stage)) for stage in range(N + 1)
     }
     for name in ("none", "checkfree", "uniform", "random", "zero", "copy"):
         assert strategy(name).keeps(NOW, seats()) == ()
@@ -293,9 +304,7 @@ def test_checkpoints_are_due_every_interval_and_of_one_seat_a_stage() -> None:
     made = strategy("checkpoint", interval=5)
     due = [version for version in range(12) if made.keeps(version, seats(2))]
     assert due == [0, 5, 10]
-    assert made.keeps(5, seats(2)) == tuple(
-        Keep(Address(stage), STORE, "state", "after") for stage in range(N + 1)
-    )
+    assert made.keeps(5, seats(2)) == tuple(Upload(Address(stage)) for stage in range(N + 1))
 
 
 def test_a_safety_net_is_kept_beside_what_the_strategy_keeps() -> None:

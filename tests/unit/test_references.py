@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from checkfree.messages.control import Begin, Ticket
-from checkfree.ops import Address, Keep, Shadow
+from checkfree.ops import Address, Shadow, Transfer
 from checkfree.recovery.references import References
 
 OWNER, HOLDER, OTHER = Address(2), Address(3), Address(4)
-KEEP = Keep(OWNER, HOLDER, "signs", "after")
+KEEP = Transfer(OWNER, HOLDER, "signs")
 
 
 def plan(iteration: int, *counted: Shadow, seats: Collection[Address] = (OWNER, HOLDER)) -> Begin:
     """An iteration of these seats, with what the lead counts on."""
-    return Begin(Ticket(0, iteration), (), dict.fromkeys(seats, ()), (KEEP,), counted)
+    return Begin(Ticket(0, iteration), (), dict.fromkeys(seats, ()), (), (KEEP,), counted)
 
 
 def left(version: int = 5, holder: Address = HOLDER) -> References[str]:

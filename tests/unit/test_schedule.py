@@ -205,10 +205,10 @@ GOOD = """
         ("F0@2 B0@2", "F0@2 B0@4", "B0@4 route 0 has no such hop"),
         ("B1@2 R", "B1@2", "R is missing on 2.0"),
         ("B1@2 R", "R B1@2", "R must be the worker's last op"),
-        ("F0@1 F1@1", "S0@2 F0@1 F1@1", "S0@2 comes before F0@1 of the same worker"),
-        ("F0@1 F1@1", "F0@1 S0@1 F1@1", "S0@1 stands on 1.0, but hop 0 of route 0 is 0.0"),
-        ("F0@1 F1@1", "F0@1 S0@2 S0@2 F1@1", "S0@2 stands on 1.0 twice"),
-        ("F0@1 F1@1", "F0@1 S0@0 F1@1", "S0@0 route 0 has no such hop"),
+        ("F0@1 F1@1", "R0@2 F0@1 F1@1", "R0@2 comes before F0@1 of the same worker"),
+        ("F0@1 F1@1", "F0@1 R0@1 F1@1", "R0@1 stands on 1.0, but hop 0 of route 0 is 0.0"),
+        ("F0@1 F1@1", "F0@1 R0@2 R0@2 F1@1", "R0@2 stands on 1.0 twice"),
+        ("F0@1 F1@1", "F0@1 R0@0 F1@1", "R0@0 route 0 has no such hop"),
     ],
 )
 def test_check_points_at_the_op_to_blame(right, wrong, why):
@@ -255,7 +255,7 @@ def test_stash_has_a_bound():
 
 
 def test_shadows_stand_after_the_forward_they_follow_on():
-    shadowed = GOOD.replace("F0@1 F1@1", "F0@1 S0@2 F1@1 S1@2").replace("F1@0", "S0@1 F1@0 S1@1")
+    shadowed = GOOD.replace("F0@1 F1@1", "F0@1 R0@2 F1@1 R1@2").replace("F1@0", "R0@1 F1@0 R1@1")
     check(parse(shadowed), ROUTES, stash=2)
 
 
@@ -280,7 +280,7 @@ def test_forward_only_is_just_that(more):
         ("F0@2", ["F0@1"]),
         ("B0@3", ["F0@3"]),
         ("B0@1", ["F0@1", "B0@2"]),
-        ("S0@2", ["F0@1"]),
+        ("R0@2", ["F0@1"]),
         ("R", []),
     ],
 )
@@ -297,7 +297,7 @@ def test_needs(op, needed):
         ("B0@0", 0.2),
         ("B0@1", 2.0),
         ("B0@3", 0.6),
-        ("S0@2", 1.0),
+        ("R0@2", 1.0),
         ("R", 0.0),
     ],
 )

@@ -72,10 +72,10 @@ def test_swapped_routes_are_shown_beside_the_plain_one(tmp_path: Path) -> None:
     assert "route 1: 0.0 > 2.0 > 1.0 > 4.0 > 3.0 > 0.0" in text
 
 
-def test_shadow_forwards_are_shown(tmp_path: Path) -> None:
+def test_redundant_forwards_are_shown(tmp_path: Path) -> None:
     grid = show_schedule(load(None, [*SMALL, "recovery=redundant"]), tmp_path / "t.png")
     ops = [op for row in parse(grid.split("\n\n")[0]).values() for op in row]
-    assert any(op.kind is Kind.SHADOW for op in ops)
+    assert any(op.kind is Kind.REDUNDANT for op in ops)
 
 
 @pytest.mark.parametrize(

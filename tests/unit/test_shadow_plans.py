@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from checkfree.lead.shadowing import COUNTS_AFTER, Shadowing, renewed
 from checkfree.lead.trend import SLOW, falling, follow
 from checkfree.messages.control import Kept
-from checkfree.ops import Address, Keep, Shadow, View
+from checkfree.ops import Address, Shadow, Transfer, View
 from checkfree.recovery.shadow import LAG, RAREST, Pushing
 
 
@@ -55,7 +55,7 @@ def test_each_is_held_by_the_next_stage_and_each_seat_holds_one() -> None:
             View(seats(5), 5, committed, pushed=frozenset(pushed))
         )
         pushed.add(Shadow(keep.owner.stage, keep.holder, committed + 1))
-        assert keep.at == "after" and keep.what == "int4_rows"
+        assert keep.what == "int4_rows"
     assert {(s.stage, s.holder.stage) for s in pushed} == {(0, 1), (1, 2), (2, 3), (3, 4), (4, 0)}
 
 
@@ -134,8 +134,8 @@ def test_a_branch_of_changes_begins_with_the_run() -> None:
 
 # --- what the lead counts on ---------------------------------------------------------------------
 
-KEEP = Keep(Address(1), Address(2), "int8_rows", "after")
-OTHER = Keep(Address(2), Address(3), "int8_rows", "after")
+KEEP = Transfer(Address(1), Address(2), "int8_rows")
+OTHER = Transfer(Address(2), Address(3), "int8_rows")
 
 
 def book(*versions: int, arrived: bool = True) -> Shadowing:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.ops import Address, Keep, Route
+from checkfree.ops import Address, Mirror, Route
 from checkfree.routes import in_order
 from checkfree.schedule import gpipe, makespan, one_f_one_b
 from checkfree.simulate.fleet import Fleet, Link
@@ -43,7 +43,7 @@ FAST = Link(0.0, math.inf)
 
 def test_one_microbatch_takes_its_way_out_and_home() -> None:
     found = routes(3, 1)
-    price = price_iteration(found, gpipe(found), (), fleet(FAST), sizes(3), pace(3))
+    price = price_iteration(found, gpipe(found), (), (), fleet(FAST), sizes(3), pace(3))
     assert price.total == 3 * (1 + 2)
     assert price.seconds["useful"] == pytest.approx(9 / 4)
     assert price.seconds["bubble"] == pytest.approx(9 - 9 / 4)
@@ -53,7 +53,7 @@ def test_one_microbatch_takes_its_way_out_and_home() -> None:
 def test_bytes_take_their_time_and_queue_for_the_line() -> None:
     found = routes(1, 2)
     link = Link(latency=0.5, bandwidth=10.0)
-    price = price_iteration(found, gpipe(found), (), fleet(link), sizes(1, 20), pace(1))
+    price = price_iteration(found, gpipe(found), (), (), fleet(link), sizes(1, 20), pace(1))
     # Begin arrives at .5, then stage 0 sends: 2 s of line each, so activations arrive at 3 and 5.
     # Forwards end at 4 and 6, are home at 6.5 and 8.5. Gradients leave then, one after the other,
     # arrive at 11 and 13; backwards end at 13 and 15, the last is home at 17.5. Prepared, Commit
@@ -75,7 +75,7 @@ def test_a_shared_uplink_makes_all_sends_of_a_node_queue() -> None:
 def test_replicas_send_each_other_their_gradients() -> None:
     found = routes(1, 2, replicas=2)
     price = price_iteration(
-        found, gpipe(found), (), fleet(Link(0.0, 10.0)), sizes(1, 0, 50), pace(1)
+        found, gpipe(found), (), (), fleet(Link(0.0, 10.0)), sizes(1, 0, 50), pace(1)
     )
     assert price.bytes["Share"] == 2 * 2 * 50
     assert price.total == pytest.approx(3 + 5)
@@ -83,10 +83,10 @@ def test_replicas_send_each_other_their_gradients() -> None:
 
 def test_exact_copies_cost_their_gradients_and_their_steps() -> None:
     found = routes(1, 1)
-    keep = Keep(Address(1), Address(0))
+    keep = Mirror(Address(1), Address(0))
     link = Link(0.0, 10.0)
     plain, kept = (
-        price_iteration(found, gpipe(found), keeps, fleet(link), sizes(1, 0, 50), pace(1, 0.25))
+        price_iteration(found, gpipe(found), keeps, (), fleet(link), sizes(1, 0, 50), pace(1, 0.25))
         for keeps in ((), (keep,))
     )
     assert kept.bytes == {**plain.bytes, "KeepGradient": 50}
@@ -97,7 +97,7 @@ def test_exact_copies_cost_their_gradients_and_their_steps() -> None:
 def test_one_thread_overlaps_nothing() -> None:
     found = routes(3, 4)
     serial = fleet(FAST, serial=True)
-    price = price_iteration(found, one_f_one_b(found), (), serial, sizes(3), pace(3, 0.5, 0.1))
+    price = price_iteration(found, one_f_one_b(found), (), (), serial, sizes(3), pace(3, 0.5, 0.1))
     assert price.total == pytest.approx(3 * 4 * (1 + 2) + 4 * 0.5 + 0.1)
     assert price.seconds == {"useful": pytest.approx(price.total)}
 
@@ -114,7 +114,7 @@ def test_classes_add_up_to_the_whole(
     found = routes(stages, microbatches)
     schedule = one_f_one_b(found)
     used = fleet(Link(latency, 10.0))
-    price = price_iteration(found, schedule, (), used, sizes(stages, activation), pace(stages))
+    price = price_iteration(found, schedule, (), (), used, sizes(stages, activation), pace(stages))
     assert sum(price.seconds.values()) == pytest.approx(price.total)
     assert price.seconds["useful"] == pytest.approx(3 * microbatches * stages / (stages + 1))
     assert all(spent >= 0 for spent in price.seconds.values())
@@ -124,7 +124,7 @@ def test_classes_add_up_to_the_whole(
 def test_without_bytes_it_is_the_schedules_own_length(stages: int, microbatches: int) -> None:
     found = routes(stages, microbatches)
     schedule, speed = one_f_one_b(found), pace(stages)
-    price = price_iteration(found, schedule, (), fleet(FAST), sizes(stages), speed)
+    price = price_iteration(found, schedule, (), (), fleet(FAST), sizes(stages), speed)
     length = makespan(
         schedule,
         found,

@@ -105,7 +105,7 @@ def test_dropout_is_the_seeds_alone() -> None:
     torch.rand(17)
     assert torch.equal(run(1), first)
     assert not torch.equal(run(2), first)
-    assert torch.equal(stage.shadow(Part.BODY, tensor(0), None, 1), first)
+    assert torch.equal(stage.redundant_forward(Part.BODY, tensor(0), None, 1), first)
 
 
 def test_the_random_state_is_put_back() -> None:
@@ -113,7 +113,7 @@ def test_the_random_state_is_put_back() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     stage.forward((0, 1), Part.BODY, tensor(0), None, seed=1)
-    stage.shadow(Part.BODY, tensor(0), None, 1)
+    stage.redundant_forward(Part.BODY, tensor(0), None, 1)
     stage.evaluate(Part.BODY, tensor(0), None, 1)
     stage.backward((0, 1), tensor(1))
     assert torch.equal(torch.random.get_rng_state(), before)

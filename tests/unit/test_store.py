@@ -27,7 +27,7 @@ from checkfree.messages.control import (
     StateRequest,
 )
 from checkfree.messages.tensors import KeepState, StageState, StateReply
-from checkfree.ops import LEAD, STORE, Address, Keep, Source
+from checkfree.ops import LEAD, STORE, Address, Source, Upload
 from checkfree.runtime.files import DiskFiles, write_whole
 from checkfree.store import Damaged, Store, decode_state, encode_state
 from tests.tiny import MemoryFiles
@@ -70,7 +70,7 @@ def order(
 
 
 def part(shelf: int, stage: int, area: str = CHECKPOINT, epoch: int = 0) -> KeepState:
-    keep = Keep(Address(stage), STORE, "state", "after")
+    keep = Upload(Address(stage))
     return KeepState(epoch, keep, area, shelf, state(10 * shelf + stage))
 
 
@@ -137,7 +137,7 @@ def test_parts_and_order_may_come_in_any_order(messages: tuple[int, ...]) -> Non
 @pytest.mark.parametrize("messages", list(itertools.permutations(range(4))))
 def test_what_replicas_hold_for_others_stands_beside_the_stages(messages: tuple[int, ...]) -> None:
     twin = Address(1, 1)
-    beside = replace(part(5, 1), keep=Keep(twin, STORE, "state", "after"))
+    beside = replace(part(5, 1), keep=Upload(twin))
     beside = replace(beside, state=StageState({}, {}, {}, 9, held={"crossed/a": torch.ones(2)}))
     store = Store(MemoryFiles())
     sent = (replace(order(5), seats=(*SEATS, twin)), part(5, 0), part(5, 1), beside)

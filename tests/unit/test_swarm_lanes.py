@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from checkfree.messages.control import RESUME, Abort, Push
 from checkfree.messages.tensors import KeepShadow, KeepState, StageState, StateReply
-from checkfree.ops import STORE, Address, Keep, Source
+from checkfree.ops import Address, Source, Upload
 from checkfree.runtime.swarm.presence.liveness import Vigil
 from checkfree.runtime.swarm.presence.round_trip import TRIPS, RoundTrip
 from checkfree.runtime.swarm.transport.lanes import Lane, Piece, Pieces, lane_of
@@ -24,7 +24,7 @@ from checkfree.runtime.swarm.transport.pace import (
 )
 
 HERE = Address(1)
-KEEP = Keep(HERE, STORE, "state", "after")
+KEEP = Upload(HERE)
 STATE = StageState({}, {}, {}, 0)
 
 

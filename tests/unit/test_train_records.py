@@ -171,7 +171,7 @@ def test_iterations(run: Run) -> None:
     seats = {str(stage) for stage in range(STAGES + 1)}
     for step in steps:
         assert step["tokens"] == MICROBATCHES * BATCH * CONTEXT
-        assert step["forwards"] == MICROBATCHES * (STAGES + 2) and step["shadow_forwards"] == 0
+        assert step["forwards"] == MICROBATCHES * (STAGES + 2) and step["redundant_forwards"] == 0
         assert step["lr"] == run.config.optimizer.lr and step["alive"] == STAGES + 1
         assert step["gradient_norms"].keys() == step["clip"].keys() == seats
         assert all(norm > 0 for norm in step["gradient_norms"].values())

@@ -28,14 +28,14 @@ from checkfree.messages.tensors import (
     StateReply,
     tensor_bytes,
 )
-from checkfree.ops import LEAD, STORE, Address, Keep, Recipe, Shadow, Source
+from checkfree.ops import LEAD, Address, Recipe, Shadow, Source, Transfer, Upload
 from checkfree.recovery.packed import pack_state, unpack_state
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker
 from tests.tiny import equipment
 
 OWNER, HOLDER = Address(2), Address(3)
-KEEP = Keep(OWNER, HOLDER, "signs", "after")
+KEEP = Transfer(OWNER, HOLDER, "signs")
 MADE = equipment(0, make_strategy(RecoveryConfig("shadow", shadow_format="signs", shadow_every=5)))
 
 
@@ -62,7 +62,7 @@ def push(owner: StageWorker, version: int, *counted: int, epoch: int = 0) -> Kee
             param += 0.01 * torch.randn(param.shape, generator=generator)
     shadows = tuple(Shadow(OWNER.stage, HOLDER, v) for v in counted)
     ticket = Ticket(epoch, version - 1)
-    owner.deliver(Begin(ticket, (), {OWNER: (), HOLDER: ()}, (KEEP,), shadows))
+    owner.deliver(Begin(ticket, (), {OWNER: (), HOLDER: ()}, (), (KEEP,), shadows))
     outcomes(owner)
     owner.deliver(Commit(ticket, {OWNER.stage: 1.0}))
     (sent,) = [message for message in outcomes(owner) if isinstance(message, KeepShadow)]
@@ -260,7 +260,7 @@ def test_without_its_holder_a_version_is_forgotten() -> None:
 
 
 def snapshot(worker: StageWorker) -> dict[str, Tensor]:
-    keep = Keep(worker.address, STORE, "state", "after")
+    keep = Upload(worker.address)
     worker.deliver(Push(0, keep, worker.stage.version, RESUME, 0))
     (message,) = outcomes(worker)
     assert isinstance(message, KeepState)

@@ -30,7 +30,7 @@ from checkfree.messages.tensors import (
     StageState,
     StateReply,
 )
-from checkfree.ops import LEAD, STORE, Address, Keep, Kind, Op, Recipe, Source
+from checkfree.ops import LEAD, STORE, Address, Kind, Mirror, Op, Recipe, Source, Upload
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker
 from checkfree.worker.early import MOST, Early
@@ -121,7 +121,7 @@ def test_what_it_is_told_is_seen_until_it_is_done() -> None:
     """So that one that hangs then, as while the lead has states stored, is found to be at fault."""
     worker = StageWorker(ONE, 0, equipment(0, make_strategy(RecoveryConfig("redundant"))))
     assert worker.doing is None
-    worker.deliver(Push(0, Keep(ONE, STORE, "state", "after"), 0, RESUME, 0))
+    worker.deliver(Push(0, Upload(ONE), 0, RESUME, 0))
     assert worker.doing is not None
     assert worker.doing[1:] == (None, ONE)
     assert [to for to, _ in worker.advance() or ()] == [STORE]
@@ -130,7 +130,7 @@ def test_what_it_is_told_is_seen_until_it_is_done() -> None:
 
 def test_a_state_to_keep_is_looked_at() -> None:
     made = equipment(0, make_strategy(RecoveryConfig("redundant")))
-    worker, keep = StageWorker(ONE, 0, made), Keep(Address(2), ONE)
+    worker, keep = StageWorker(ONE, 0, made), Mirror(Address(2), ONE)
     good = made.make(2, 2).snapshot()
     bad = replace(good, params={"other": torch.zeros(1)})
     for state, answered in ((bad, False), (good, True)):

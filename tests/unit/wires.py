@@ -45,7 +45,7 @@ texts = st.text(max_size=6)
 seats = st.sampled_from((LEAD, STORE, FAULTS, LOG)) | st.builds(
     Address, st.integers(0, 99), st.integers(0, 9)
 )
-_HOPS = (Kind.FORWARD, Kind.BACKWARD, Kind.SHADOW)
+_HOPS = (Kind.FORWARD, Kind.BACKWARD, Kind.REDUNDANT)
 ops = st.just(Op(Kind.REDUCE)) | st.builds(
     Op, st.sampled_from(_HOPS), st.integers(0, 9999), st.integers(0, 99)
 )
@@ -99,7 +99,8 @@ def strategy_of(hint: Any) -> st.SearchStrategy[Any]:
     if origin is Mapping:
         return st.dictionaries(strategy_of(args[0]), strategy_of(args[1]), max_size=3)
     if origin in (typing.Union, types.UnionType):
-        return st.none() | strategy_of(args[0])
+        kinds = [st.none() if arg is type(None) else strategy_of(arg) for arg in args]
+        return st.one_of(kinds)
     if origin is typing.Literal:
         return st.sampled_from(args)
     if issubclass(hint, enum.Enum):

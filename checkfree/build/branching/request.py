@@ -10,7 +10,7 @@ from typing import Any
 from checkfree.config import Config, RecoveryConfig
 from checkfree.errors import BadInput
 from checkfree.load import build, merge, parse_words, to_tree
-from checkfree.ops import Address
+from checkfree.ops import Address, Upload
 from checkfree.parts import permitted
 from checkfree.plugins import packages
 from checkfree.recovery.strategy import Strategy
@@ -118,7 +118,7 @@ def lead_in(strategy: Strategy, at: int, earliest: int, seats: Collection[Addres
 
 def _kept_after(strategy: Strategy, iteration: int, seats: Collection[Address]) -> set[int]:
     keeps = strategy.keeps(iteration, seats)
-    return {keep.owner.stage for keep in keeps if keep.at == "after"}
+    return {keep.owner.stage for keep in keeps if isinstance(keep, Upload)}
 
 
 Records = Sequence[Mapping[str, Any]]

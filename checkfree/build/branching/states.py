@@ -10,7 +10,7 @@ from checkfree.errors import BadInput
 from checkfree.lead import Progress
 from checkfree.messages.control import RESUME, Archive
 from checkfree.messages.tensors import KeepState
-from checkfree.ops import STORE, Address, Keep
+from checkfree.ops import Address, Upload
 from checkfree.store import Damaged, Store
 
 
@@ -22,7 +22,7 @@ def save(assembly: Assembly, store: Store) -> None:
     note = {"progress": progress.to_json(), "lives": lead.members.names()}
     store.deliver(Archive(progress.epoch, RESUME, progress.tick, owners, (), note))
     for worker in living.values():
-        keep = Keep(worker.address, STORE, "state", "after")
+        keep = Upload(worker.address)
         state = worker.stage.snapshot()
         store.deliver(KeepState(progress.epoch, keep, RESUME, progress.tick, state))
     while store.advance() is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from checkfree.messages.control.ticket import Message
-from checkfree.ops import Address, Keep
+from checkfree.ops import Address, Keep, Mirror, Transfer
 
 CHECKPOINT, RESUME, WEIGHTS = "checkpoint", "resume", "weights"
 """Areas of the store: a strategy's, the snapshots of ``--resume``, and the finished run's."""
@@ -38,7 +38,7 @@ class Kept(Message):
     """holder -> lead."""
 
     epoch: int
-    keep: Keep
+    keep: Mirror | Transfer
     version: int
 
 
@@ -86,6 +86,6 @@ class Copy(NamedTuple):
 class Pushed(NamedTuple):
     """A shadow as its holder has it: of what, after so many iterations, from which epoch."""
 
-    keep: Keep
+    keep: Transfer
     version: int
     epoch: int

@@ -7,21 +7,22 @@ from dataclasses import dataclass
 
 from checkfree.messages.control.aside import Pushed
 from checkfree.messages.control.ticket import Message, Ticket
-from checkfree.ops import Address, Keep, Route, Schedule, Shadow
+from checkfree.ops import Address, Mirror, Route, Schedule, Shadow, Transfer
 from checkfree.record import IterationRecord
 
 
 @dataclass(frozen=True)
 class Begin(Message):
-    """lead -> worker: run your ops. ``keeps`` are the exact ones that ride in this iteration, and
-    the shadows to push when it is committed. ``shadows`` are those that count: others may go.
+    """lead -> worker: run your ops. ``mirrors`` ride in this iteration, ``transfers`` are sent when
+    it is committed. ``shadows`` are those that count: others may go.
     ``snapshot``: of these seats the state goes to that shelf of the store, in the background, when
     this is committed."""
 
     ticket: Ticket
     routes: tuple[Route, ...]
     schedule: Schedule
-    keeps: tuple[Keep, ...] = ()
+    mirrors: tuple[Mirror, ...] = ()
+    transfers: tuple[Transfer, ...] = ()
     shadows: tuple[Shadow, ...] = ()
     snapshot: tuple[Address, ...] = ()
     shelf: int = 0
@@ -29,14 +30,14 @@ class Begin(Message):
 
 @dataclass(frozen=True)
 class Prepared(Message):
-    """worker -> lead: my ops ran, my gradient is reduced and my keeps are here."""
+    """worker -> lead: my ops ran, my gradient is reduced, and so are those of what I mirror."""
 
     ticket: Ticket
     sender: Address
     losses: tuple[tuple[int, float], ...]  # (microbatch, mean loss), stage 0 only
     gradient_norm: float
     forwards: int
-    shadow_forwards: int
+    redundant_forwards: int
 
 
 @dataclass(frozen=True)

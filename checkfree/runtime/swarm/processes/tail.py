@@ -6,14 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from checkfree import record
+from checkfree.messages.recorded import read_record
 from checkfree.record import RECORDS, Record
-
-_KINDS = {
-    cls.kind: cls
-    for cls in vars(record).values()
-    if isinstance(cls, type) and issubclass(cls, Record) and cls is not Record
-}
 
 
 class Tail:
@@ -34,8 +28,7 @@ class Tail:
             *lines, _ = file.read(size - self._place).split(b"\n")
         self._place += sum(len(line) + 1 for line in lines)
         for line in lines:
-            plain = json.loads(line)
-            self._listener(_KINDS[plain.pop("kind")](**plain))
+            self._listener(read_record(json.loads(line)))
 
     def _size(self) -> int:
         try:
