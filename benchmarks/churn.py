@@ -8,8 +8,8 @@ SIGTERM, and SIGKILL --notice seconds later; the others by SIGKILL at once. They
 process (see fleet.py), and --start seconds late instead. Three ways, in turn, for each seed:
 nodes that take two seats where they must, nodes of one seat, and the first without any churn.
 Printed are medians over seeds and their ratios: iterations, seconds for which a stage had nobody,
-the longest time between two commits while somebody lived, rollbacks; and whether ``replay`` trains
-the same bits (--no-replay doesn't ask). Exits with 1 if a run ended by itself, or differs.
+the longest time between two commits while somebody lived, rollbacks; and whether ``verify`` trains
+the same bits (--no-verify doesn't ask). Exits with 1 if a run ended by itself, or differs.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def measured(arguments: argparse.Namespace, seed: int, seats: int, *, churn: boo
         found = Churn(made, seats, drawn, arguments.seconds, arguments.notice).run()
         made.end()
         judge(made, found)
-        if arguments.replay and not found.ended:
-            found.same = made.replays()
+        if arguments.verify and not found.ended:
+            found.same = made.verifies()
         if arguments.keep:
             made.keep(arguments.keep)
     return found
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--notice", type=float, default=30.0)
     parser.add_argument("--seats", type=int, default=2)
     parser.add_argument("--keep", metavar="FOLDER", help="gets all of each run, to look into")
-    parser.add_argument("--no-replay", dest="replay", action="store_false")
+    parser.add_argument("--no-verify", dest="verify", action="store_false")
     arguments = parser.parse_args()
     ways = {
         f"up to {arguments.seats} seats": (arguments.seats, True),

@@ -5,7 +5,7 @@
 A lead and three nodes, each a host of its own (network namespaces: needs root), five seats. One
 after the other a node's link is cut for 1 to 8 s, as drawn; nobody else could take its seats. Told
 is how long after its link was whole the next commit came, and by which rules states were given
-back: any that is not exact is a failure, and so is a replay that differs (exit code 1).
+back: any that is not exact is a failure, and so is a run that does not verify (exit code 1).
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ def main() -> None:
                 sys.stdout.flush()
             made.end()
             plans = of_kind(read(made.run), "plan")
-            same = made.replays()
+            same = made.verifies()
             if arguments.keep:
                 made.keep(arguments.keep)
     rules = Counter(made["rule"] for plan in plans for made in plan["rebuilds"].values())
     print(f"{arguments.cuts} cuts: median {median(waits):.1f} s, longest {max(waits):.1f} s until")
-    print(f"the next commit; states given back by {dict(rules)}; replay equal: {same}")
+    print(f"the next commit; states given back by {dict(rules)}; verified: {same}")
     if not same or not rules.keys() <= EXACT:
         raise SystemExit(1)
 

@@ -10,7 +10,7 @@ join (a fork of a prepared process, see fleet.py), leave with a notice (SIGTERM)
 (SIGKILL), as is drawn for each walk, with pauses that are drawn, too, and don't wait for anything
 to end. The last one that can train never goes. Printed are, of all gaps between two commits, the
 longest and those above 3 s + 2 x the median iteration; and how long a hand-over, with or without a
-notice, keeps the others from training. Exits with 1 if a gap was too long, or ``replay`` differs.
+notice, keeps the others from training. Exits with 1 if a gap was too long, or ``verify`` differs.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--steady", type=int, default=30, metavar="TICKS", help="0: only walks")
     parser.add_argument("--slack", type=float, default=0.0, help="seconds more than are allowed")
     parser.add_argument("--keep", metavar="FOLDER", help="gets all of the run, to look into")
-    parser.add_argument("--no-replay", dest="replay", action="store_false")
+    parser.add_argument("--no-verify", dest="verify", action="store_false")
     parser.add_argument("words", nargs="*", metavar="key=value", help="of the configuration")
     arguments = parser.parse_args()
     with fleet(SEATS + 1, *arguments.words) as made:
@@ -231,12 +231,12 @@ def main() -> None:
         made.end()
         if arguments.keep:
             made.keep(arguments.keep)
-        same = not arguments.replay or made.replays()
+        same = not arguments.verify or made.verifies()
         recoveries = [record for _, record in made.records.seen]
     report(recoveries)
     allowed = ALLOWED + MEDIANS * median(walker.paces) + arguments.slack
     late = sorted((gap for gap in walker.gaps if gap[0] > allowed), reverse=True)
-    print(f"gaps above {allowed:.2f} s: {len(late)} of {len(walker.gaps)}; replay equal: {same}")
+    print(f"gaps above {allowed:.2f} s: {len(late)} of {len(walker.gaps)}; verified: {same}")
     for seconds, happened in late[:20]:
         print(f"  {seconds:.2f} s after {happened}")
     if late or not same:

@@ -101,9 +101,9 @@ class Fleet:
                 raise SystemExit(f"it never began:\n{self.said()[-2000:]}")
             time.sleep(0.02)
 
-    def replays(self) -> bool:
+    def verifies(self) -> bool:
         """Whether the run, which is over, trains the same bits again."""
-        command = [*COMMAND, "replay", "run", "--quiet"]
+        command = [*COMMAND, "verify", "run", "--quiet"]
         made = subprocess.run(command, cwd=self._folder, stdout=subprocess.DEVNULL)
         return made.returncode == 0
 

@@ -7,7 +7,7 @@ five seats, and iterations of some seconds: many microbatches. One node after th
 SIGTERM, and SIGKILL 4 to 12 s later, as drawn, whatever it does then, or once it has ended by
 itself; ``--notice-seconds`` has told it how long it has. Then it comes again. Exits with 1 if a
 state was given back by a rule that is not exact, an iteration that was committed was trained again,
-or ``replay`` differs.
+or ``verify`` differs.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def main() -> None:
             advance(made, 2)
             made.end()
             records = read(made.run)
-            same = made.replays()
+            same = made.verifies()
             if arguments.keep:
                 made.keep(arguments.keep)
     steps = of_kind(records, "iteration")
@@ -115,7 +115,7 @@ def main() -> None:
     usual = median(step["seconds"] for step in steps)
     print(f"{arguments.notices} notices, an iteration takes {usual:.1f} s; left after a median of")
     print(f"{median(lasted):.1f} s; states given back by {dict(rules)}; {again} iterations trained")
-    print(f"again; replay equal: {same}")
+    print(f"again; verified: {same}")
     if not same or again or not rules.keys() <= EXACT:
         raise SystemExit(1)
 

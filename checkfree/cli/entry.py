@@ -12,25 +12,33 @@ from checkfree.cli import (
     doctor,
     failures,
     profile,
-    replay,
     report,
     schedule,
     simulate,
     swarm,
     train,
+    verify,
 )
 from checkfree.cli.arguments import BAD_INPUT, FAILED
 from checkfree.errors import BadInput, RunFailed
 
 COMMANDS = (
-    *(train, compare, report, replay, branch, simulate, profile, schedule, failures),
+    *(train, compare, report, verify, branch, simulate, profile, schedule, failures),
     *(swarm, doctor),
 )
 """Modules with ``add(commands)``, in the order in which the help lists them."""
 
+RENAMED = {"replay": "verify"}
+"""What a command was called before: ``replay`` is going to be a recovery strategy."""
+
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Bad input is one line, never a traceback."""
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in RENAMED:
+        now = " ".join(["checkfree", RENAMED[words[0]], *words[1:]])
+        print(f"checkfree: {words[0]} is called {RENAMED[words[0]]} now: {now}", file=sys.stderr)
+        return BAD_INPUT
     arguments = parse(argv)
     try:
         return int(arguments.run(arguments))

@@ -39,4 +39,4 @@ def test_a_run_of_before_goes_on(archive: Path, tmp_path: Path) -> None:
     assert repaired == [entry["iteration"] for entry in LOSSES]
     was = json.loads((folder / "versions.json").read_text())
     if was == versions():  # on another processor the first ones come out otherwise
-        assert "equal bit for bit" in run(tmp_path, "replay", "run").stdout
+        assert "equal bit for bit" in run(tmp_path, "verify", "run").stdout

@@ -154,7 +154,7 @@ def trains(folder: Path, process: subprocess.Popen[str], count: int = 1) -> None
 def replays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["replay", "run", "--quiet"]) == 0
+        assert main(["verify", "run", "--quiet"]) == 0
     assert "equal bit for bit" in capsys.readouterr().out
     ticks = [step["tick"] for step in of_kind(read(folder / "run"), "iteration")]
     assert ticks == list(range(len(ticks)))

@@ -184,7 +184,7 @@ def rules(plan: Mapping[str, Any]) -> list[str]:
 def replayed(folder: Path, capsys: pytest.CaptureFixture[str]) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        code = main(["replay", "run", "--quiet"])
+        code = main(["verify", "run", "--quiet"])
     return code == 0 and "equal bit for bit" in capsys.readouterr().out
 
 

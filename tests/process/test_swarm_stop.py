@@ -197,5 +197,5 @@ def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     ended(fleet.nodes["too late"], START_AGAIN)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(fleet.folder)
-        assert main(["replay", "run", "--quiet"]) == 0
+        assert main(["verify", "run", "--quiet"]) == 0
     assert "equal bit for bit" in capsys.readouterr().out

@@ -33,7 +33,7 @@ from typing import Any
 _PR_SET_CHILD_SUBREAPER, _CLONE_NEWNET = 36, 0x40000000
 IMPORTED = (
     *("checkfree.cli", "checkfree.build.train", "checkfree.build.branch", "checkfree.compare.run"),
-    *("checkfree.build.replay", "checkfree.report.page", "checkfree.display", "torch._dynamo"),
+    *("checkfree.build.verify", "checkfree.report.page", "checkfree.display", "torch._dynamo"),
 )
 OPTIONAL = ("checkfree.build.join",)
 """What needs hivemind."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import checkfree
-from checkfree.build.replay import recording, replay
+from checkfree.build.verify import recording, verify
 from checkfree.cli import main
 from checkfree.errors import BadInput
 from checkfree.load import load, to_yaml
@@ -87,7 +87,7 @@ def words(prefix: str = "parts_of_mine:") -> list[str]:
     return [*SMALL, *(f"{key}={prefix}{name}" for key, name in WORDS.items())]
 
 
-def test_a_run_of_them_trains_resumes_and_replays(mine: Path) -> None:
+def test_a_run_of_them_trains_resumes_and_verifies(mine: Path) -> None:
     config = load(None, words())
     assert running(config) == named(config) == {"parts_of_mine"}
     assert len(origins(config)) == len(WORDS)
@@ -101,7 +101,7 @@ def test_a_run_of_them_trains_resumes_and_replays(mine: Path) -> None:
     assert fleet_of(config.fleet).detection == 0.25
     allow = ["parts_of_mine"]
     assert checkfree.resume(run.folder, allow=allow).losses == run.losses
-    assert not replay(recording(run.folder, allow)).difference
+    assert not verify(recording(run.folder, allow)).difference
 
 
 def checkfree_parameters(mine: Path) -> int:
@@ -137,7 +137,7 @@ def test_installed_ones_may_run(installed: Path) -> None:
     assert len(of_kind(run.records, "failure")) == 2
     versions = of_kind(run.records, "config")[0]["versions"]
     assert versions["package parts_of_mine"].startswith("parts-of-mine 0.3 ")
-    assert not replay(recording(run.folder)).difference
+    assert not verify(recording(run.folder)).difference
 
 
 def test_what_is_ours_names_nobody() -> None:

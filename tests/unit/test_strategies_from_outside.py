@@ -12,8 +12,8 @@ import pytest
 
 import checkfree
 from checkfree.build.release import offered, release
-from checkfree.build.replay import recording, replay
 from checkfree.build.sizes import recovery_of
+from checkfree.build.verify import recording, verify
 from checkfree.cli import main
 from checkfree.config import Config
 from checkfree.errors import BadInput
@@ -83,7 +83,7 @@ def options(made: Config) -> Any:
     return spec_of(made.recovery).make(made.recovery)
 
 
-def test_it_trains_resumes_and_replays(rules: Path) -> None:
+def test_it_trains_resumes_and_verifies(rules: Path) -> None:
     """A file of a user's, as a caller of the library names it."""
     named = {"name": "rules_of_mine:Next", "by": 0.5}
     tree = to_tree(config(rules, "none")) | {"recovery": named}
@@ -95,8 +95,8 @@ def test_it_trains_resumes_and_replays(rules: Path) -> None:
         checkfree.resume(run.folder)
     assert checkfree.resume(run.folder, allow=["rules_of_mine"]).losses == run.losses
     with pytest.raises(BadInput, match="--allow rules_of_mine"):
-        replay(recording(run.folder))
-    assert not replay(recording(run.folder, ["rules_of_mine"])).difference
+        verify(recording(run.folder))
+    assert not verify(recording(run.folder, ["rules_of_mine"])).difference
 
 
 def test_commands_ask_for_leave(rules: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,12 +107,12 @@ def test_commands_ask_for_leave(rules: Path, capsys: pytest.CaptureFixture[str])
     assert "if you trust it, --allow rules_of_mine" in capsys.readouterr().err
     assert main(["train", "own.yaml", "--quiet", "--allow", "rules_of_mine"]) == 0
     run = str(rules / "run")
-    for words in (["replay", run, "--quiet"], ["report", run]):
+    for words in (["verify", run, "--quiet"], ["report", run]):
         capsys.readouterr()
         asked = main(words)
         told = capsys.readouterr()
         assert "--allow rules_of_mine" in told.out + told.err
-        assert asked == (2 if words[0] == "replay" else 0)
+        assert asked == (2 if words[0] == "verify" else 0)
         assert main([*words, "--allow", "rules_of_mine"]) == 0
         assert "--allow" not in capsys.readouterr().out
     words = ["failures.scenario=none", "--strategies=rules_of_mine:Next", "iterations=3"]
@@ -178,7 +178,7 @@ def test_an_installed_one_may_run_and_is_told_of(installed: Path) -> None:
     run = checkfree.train(config(installed, "next_stage(by=0.5)"))
     assert run.status == "done", run.reason
     assert checkfree.resume(run.folder).losses == run.losses
-    assert not replay(recording(run.folder)).difference
+    assert not verify(recording(run.folder)).difference
     began = of_kind(run.records, "config")[0]
     assert began["config"]["recovery"]["name"] == "next_stage"
     assert began["versions"]["package rules_of_mine"].startswith("rules-of-mine 1.2 ")

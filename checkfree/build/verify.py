@@ -1,7 +1,7 @@
-"""Run a recorded run again in process, from its plans, and see that the same losses come out.
+"""Train a recorded run again in process, from its plans, and see that the same losses come out.
 
 Not from its trace: who joined late, left, or was the source of a repair stands in the plans alone
-(semantics 19). A swarm's run and one of one process leave the same records, so either is replayed.
+(semantics 19). A swarm's run and one of one process leave the same records, so either is verified.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Records = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Recording:
-    """A run to be replayed."""
+    """A run to be trained again."""
 
     folder: Path
     config: Config
@@ -74,7 +74,7 @@ class Outcome:
 
 def recording(run: Path, allow: Collection[str] = ()) -> Recording:
     """What a run folder tells; ``allow`` as in :func:`checkfree.resume`. Raises BadInput if it
-    can't be replayed."""
+    can't be trained again."""
     path = folders.existing(run)
     records = read(path)
     began, plans = of_kind(records, "config"), of_kind(records, "plan")
@@ -87,12 +87,12 @@ def recording(run: Path, allow: Collection[str] = ()) -> Recording:
         steps = script(records)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(
-            f"{path} has a plan that can't be read ({error!r}): replay a run with whole records"
+            f"{path} has a plan that can't be read ({error!r}): verify a run with whole records"
         ) from None
     return Recording(path, load(path / folders.CONFIG, allow=allow), records, lives, steps)
 
 
-def replay(
+def verify(
     run: Recording, out: Path | None = None, watch: Callable[[], None] = lambda: None
 ) -> Outcome:
     """Train the run again, as far as it came, into the new folder ``out`` if one is given.
@@ -102,7 +102,7 @@ def replay(
     """
     with ExitStack() as stack:
         if out is None:
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="checkfree-replay-")))
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="checkfree-verify-")))
         else:
             folder = out
         comparison = _Comparison(run, watch)
@@ -163,7 +163,7 @@ class _Enough(Exception):
 
 
 class _Comparison:
-    """A listener of the replay's records, beside those of the run."""
+    """A listener of the records that are made, beside those of the run."""
 
     def __init__(self, run: Recording, watch: Callable[[], None]):
         self._left, self._done, self._watch = deque(run.losses), run.done, watch
@@ -186,16 +186,16 @@ class _Comparison:
             raise _Enough
 
     def ended(self, reason: str) -> None:
-        """The replay moves no more: it should have made all that the run did."""
+        """Nothing moves any more: it should have made all that the run did."""
         if self._left and not self.difference:
-            self.difference = f"{_name(self._left[0])} was recorded; the replay ended: {reason}"
+            self.difference = f"{_name(self._left[0])} was recorded; now it ended: {reason}"
 
     def _compare(self, made: Loss) -> None:
         was = self._left.popleft() if self._left else None
         if was == made:
             return
         told = "nothing more" if was is None else f"{_name(was)}, loss {was[3]!r},"
-        self.difference = f"{told} was recorded; the replay has {_name(made)}, loss {made[3]!r}"
+        self.difference = f"{told} was recorded; now it is {_name(made)}, loss {made[3]!r}"
         raise _Enough
 
 
@@ -214,7 +214,7 @@ def _name(loss: Loss) -> str:
 
 
 def failed(run: Recording, outcome: Outcome) -> RunFailed:
-    """The error of a replay that was not the same: one line, with what may be the reason."""
+    """The error of a run that was not the same: one line, with what may be the reason."""
     return RunFailed(
         f"{run.folder} after {outcome.iterations} equal iterations: "
         f"{outcome.difference} ({_reason(run)})"

@@ -1,4 +1,4 @@
-"""``checkfree replay``: a run folder is enough to have the same run again, bit for bit."""
+"""``checkfree verify``: a run folder is enough to have the same run again, bit for bit."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def config(*words: str, hits: tuple[dict[str, int], ...] = HITS) -> Config:
     return load("small.yaml", [*WORDS, "failures=hits.json", "out=run", *words])
 
 
-def replayed(capsys: pytest.CaptureFixture[str], *words: str, expect: int = 0) -> str:
+def verified(capsys: pytest.CaptureFixture[str], *words: str, expect: int = 0) -> str:
     """What the command said."""
     capsys.readouterr()
-    assert main(["replay", "run", "--quiet", *words]) == expect
+    assert main(["verify", "run", "--quiet", *words]) == expect
     told = capsys.readouterr()
     return told.out if expect == 0 else told.err
 
@@ -66,7 +66,7 @@ def test_a_run_comes_out_again(
 ) -> None:
     checkfree.train(config(*words, hits=hits))
     Path("hits.json").unlink()  # the plans have it
-    assert replayed(capsys) == same(ticks)
+    assert verified(capsys) == same(ticks)
 
 
 def test_a_run_that_was_stopped_and_resumed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,15 +80,15 @@ def test_a_run_that_was_stopped_and_resumed(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(Stop):
         twice = config("recovery=checkpoint(interval=3)", hits=LATER)  # to 0, and to 3
         checkfree.train(twice, listeners=[stop])
-    assert replayed(capsys) == same(8), "as far as it came"
+    assert verified(capsys) == same(8), "as far as it came"
     checkfree.resume("run")
     assert of_kind(read(Path("run")), "resume")
-    assert replayed(capsys) == same(10)
+    assert verified(capsys) == same(10)
 
 
 def test_a_run_that_its_strategy_could_not_save(capsys: pytest.CaptureFixture[str]) -> None:
     assert checkfree.train(config("recovery=checkfree", hits=NEIGHBOURS)).status == "failed"
-    assert replayed(capsys, "--out=again") == same(5)
+    assert verified(capsys, "--out=again") == same(5)
     assert read(Path("again"))[-1]["status"] == "interrupted"
 
 
@@ -119,7 +119,7 @@ def run(trained: Path, folder: Path) -> None:
 
 @pytest.mark.usefixtures("run")
 def test_its_folder_is_a_run_s(capsys: pytest.CaptureFixture[str]) -> None:
-    assert replayed(capsys, "--out=again") == same(7)
+    assert verified(capsys, "--out=again") == same(7)
     assert numbers(Path("again")) == numbers(Path("run"))
     assert read(Path("again"))[-1]["status"] == "done"
     assert main(["report", "again", "--out=page.html"]) == 0
@@ -128,7 +128,7 @@ def test_its_folder_is_a_run_s(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures("run")
 def test_another_loss_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     change("iteration", 4, lambda record: record.update(loss=record["loss"] * (1 + 1e-15)))
-    told = replayed(capsys, expect=1)
+    told = verified(capsys, expect=1)
     assert told.startswith("checkfree: run after 4 equal iterations: iteration 4, loss ")
     assert "same versions" in told
     assert len(told.splitlines()) == 1
@@ -138,28 +138,34 @@ def test_another_loss_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_other_versions_are_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
     change("config", 0, lambda record: record["versions"].update(torch="0.1"))
     change("validation", 1, lambda record: record.update(loss=None))
-    told = replayed(capsys, expect=1)
+    told = verified(capsys, expect=1)
     assert "validation before 2, loss None, was recorded" in told
     assert "it was made with torch 0.1, here" in told
 
 
 @pytest.mark.usefixtures("run")
 def test_a_plan_left_out_is_another_run(capsys: pytest.CaptureFixture[str]) -> None:
-    """The plans are what is replayed: without the second one no stage is lost at tick 2."""
+    """The plans are what is trained again: without the second one no stage is lost at tick 2."""
     records = read(Path("run"))
     records.remove(of_kind(records, "plan")[1])  # type: ignore[arg-type]
     Path("run", RECORDS).write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert "2 equal iterations" in replayed(capsys, expect=1)
+    assert "2 equal iterations" in verified(capsys, expect=1)
 
 
 @pytest.mark.usefixtures("run")
-def test_what_can_t_be_replayed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "holds a run already" in replayed(capsys, "--out=run", expect=2)
+def test_what_can_t_be_verified(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "holds a run already" in verified(capsys, "--out=run", expect=2)
     (folder / "text.txt").write_text("other words\n" * 300)
-    assert "the data are not those" in replayed(capsys, expect=2)
+    assert "the data are not those" in verified(capsys, expect=2)
     change("plan", 1, lambda record: record.update(members=["1.0"]))
-    assert "plan that can't be read" in replayed(capsys, expect=2)
+    assert "plan that can't be read" in verified(capsys, expect=2)
     change("config", 0, lambda record: record.update(data={"name": "user"}))
-    assert "modules of your own" in replayed(capsys, expect=2)
+    assert "modules of your own" in verified(capsys, expect=2)
     shutil.rmtree("run")
-    assert "no run folder" in replayed(capsys, expect=2)
+    assert "no run folder" in verified(capsys, expect=2)
+
+
+def test_the_word_of_before_names_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", "runs/a", "--quiet"]) == 2
+    said = capsys.readouterr()
+    assert said.err == ("checkfree: replay is called verify now: checkfree verify runs/a --quiet\n")

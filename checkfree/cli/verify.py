@@ -1,4 +1,4 @@
-"""``checkfree replay``."""
+"""``checkfree verify``."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from checkfree.cli.bars import Bars
 
 def add(commands: Commands) -> None:
     """Register the command."""
-    parser = commands.add_parser("replay", help="run a recorded run again, to the last bit")
+    parser = commands.add_parser("verify", help="train a recorded run again, to the last bit")
     parser.description = (
-        "Run a recorded run again in one process: the same members, losses and repairs, from its "
+        "Train a recorded run again in one process: the same members, losses and repairs, from its "
         "plans; and check that every loss is the same bit for bit."
     )
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="keep the replay as a run folder")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="keep what is trained as a run")
     parser.add_argument("--quiet", action="store_true", help="print the result only")
     takes_allow(parser)
-    parser.set_defaults(run=_replay)
+    parser.set_defaults(run=_verify)
 
 
-def _replay(arguments: argparse.Namespace) -> int:
-    from checkfree.build.replay import failed, recording, replay
+def _verify(arguments: argparse.Namespace) -> int:
+    from checkfree.build.verify import failed, recording, verify
     from checkfree.record import of_kind
 
     run = recording(arguments.run_folder, arguments.allow)
     with Bars(arguments.quiet) as bars:
-        watch = bars.piece("replay", len(of_kind(run.records, "iteration")))
-        outcome = replay(run, arguments.out, watch)
+        watch = bars.piece("verify", len(of_kind(run.records, "iteration")))
+        outcome = verify(run, arguments.out, watch)
     if outcome.difference:
         raise failed(run, outcome)
     print(f"{outcome.iterations} iterations, losses equal bit for bit")
