@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from checkfree.compare.pool import Pool
+from checkfree.study.pool import Pool
 
 WORDS = ("iterations=3", "validation.every=0", "failures=none", "recovery=none", "--quiet")
 

@@ -40,7 +40,7 @@ class Source:
     name: str
     tree: Mapping[str, Any]
     compare: Mapping[str, Any]
-    """What stands under ``compare:``, see ``checkfree.compare.options``."""
+    """What stands under ``compare:``, see ``checkfree.study.options``."""
 
 
 def load(

@@ -19,9 +19,9 @@ from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.lead import Lead, Progress, Terms
 from checkfree.membership import Membership
-from checkfree.messages.control import Purpose
-from checkfree.messages.tensors import StageState
-from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
+from checkfree.messages.control import RESUME, Archive, Purpose
+from checkfree.messages.tensors import KeepState, StageState
+from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address, Upload
 from checkfree.optimizer import make_optimizer
 from checkfree.rates import lr_at
 from checkfree.recovery.registry import spec_of
@@ -100,6 +100,21 @@ def restore(worker: StageWorker, start: Snapshot) -> None:
         worker.hold(start.held)
     except ValueError as error:
         raise BadInput(f"stage {stage} is not the run's: {error}") from None
+
+
+def save(assembly: Assembly, store: Store) -> None:
+    """Put the state of a run that has stopped on the shelf of its tick. Raises RunFailed."""
+    lead, progress = assembly.lead, assembly.lead.progress
+    living = assembly.living()
+    owners = tuple(worker.address for worker in living.values())
+    note = {"progress": progress.to_json(), "lives": lead.members.names()}
+    store.deliver(Archive(progress.epoch, RESUME, progress.tick, owners, (), note))
+    for worker in living.values():
+        keep = Upload(worker.address)
+        state = worker.stage.snapshot()
+        store.deliver(KeepState(progress.epoch, keep, RESUME, progress.tick, state))
+    while store.advance() is not None:
+        pass
 
 
 def equip(

@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 
-from checkfree.build.assemble import Assembly
-from checkfree.build.branching.states import save
+from checkfree.build.assemble import Assembly, save
 from checkfree.build.job import Job, of_config, versions
 from checkfree.build.session import Session
 from checkfree.build.stopwatch import Name, Stopwatch, Time

@@ -40,15 +40,16 @@ def add(commands: Commands) -> None:
         "--workers", type=int, default=1, metavar="N", help="branches at a time (default: 1)"
     )
     parser.add_argument("--quiet", action="store_true", help="print the table only")
+    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)  # one branch, in a child
     takes_allow(parser)
     parser.set_defaults(run=_branch)
 
 
 def _branch(arguments: argparse.Namespace) -> int:
-    from checkfree.build.branch import branch
-    from checkfree.build.branching.request import Request
     from checkfree.load import split
     from checkfree.report.branches import render
+    from checkfree.study.branch import branch, grow_one
+    from checkfree.study.branching.request import Request
 
     request = Request(
         run=arguments.run_folder,
@@ -60,6 +61,9 @@ def _branch(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         allow=tuple(arguments.allow),
     )
+    if arguments.only is not None:
+        grow_one(request, arguments.only)
+        return DONE
     with Bars(arguments.quiet) as bars:
         found = branch(request, watch_by(bars), arguments.workers)
     print(render(found), end="")

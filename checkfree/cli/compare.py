@@ -16,7 +16,7 @@ from checkfree.cli.report import show_report
 from checkfree.errors import BadInput
 
 if TYPE_CHECKING:
-    from checkfree.compare.options import Options
+    from checkfree.study.options import Options
 
 EXAMPLE = "--strategies checkfree,'checkpoint(interval=25)' --rates 5,10,16 --seeds 5"
 
@@ -58,10 +58,10 @@ _NUMBERS = ("seeds", "workers", "target")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from checkfree.compare.options import make_options
-    from checkfree.compare.run import Request, compare
     from checkfree.load import open_source
     from checkfree.plugins import packages
+    from checkfree.study.compare import Request, compare
+    from checkfree.study.options import make_options
 
     source = open_source(arguments.config)
     given = {name: _value(name, getattr(arguments, name)) for name, _, _ in _OPTIONS}

@@ -65,7 +65,7 @@ def show_report(
     allow: Collection[str] = (),
 ) -> None:
     """Make the report; print its main table, what a reader must know, and where it is."""
-    from checkfree.compare.reporting import report, table
+    from checkfree.study.reporting import report, table
 
     page, study = report(folders, out, target=target, fleet=fleet, allow=allow)
     console = Console(highlight=False)

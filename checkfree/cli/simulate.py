@@ -31,11 +31,11 @@ def add(commands: Commands) -> None:
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
-    from checkfree.compare.options import check_names, make_options
-    from checkfree.compare.plan import base, plan
-    from checkfree.compare.simulation import simulate, table, to_json
     from checkfree.load import build, open_source
     from checkfree.plugins import packages
+    from checkfree.study.options import check_names, make_options
+    from checkfree.study.plan import base, plan
+    from checkfree.study.simulation import simulate, table, to_json
 
     source = open_source(arguments.config)
     tree = base(source, arguments.words)

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 import checkfree
-from checkfree.build.branch import branch
-from checkfree.build.branching.request import Request
 from checkfree.cli import main
 from checkfree.errors import RunFailed
 from checkfree.load import load
@@ -20,6 +18,8 @@ from checkfree.messages.control import RESUME
 from checkfree.record import RECORDS, IterationRecord, Record
 from checkfree.report.branches import Branch, Branching
 from checkfree.runtime.recorder import Listener
+from checkfree.study.branch import branch
+from checkfree.study.branching.request import Request
 from tests.process.command import losses, prepare
 
 AT = 20

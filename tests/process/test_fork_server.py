@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.compare.pool import Ended, Pool
+from checkfree.study.pool import Ended, Pool
 from tests.process.command import DEADLINE, end_of, last_tick, numbers, run
 
 LONG = ("iterations=100000", "validation.every=0")
@@ -50,7 +50,7 @@ def children(pid: int) -> list[int]:
     if pid != os.getpid():
         return [int(child) for child in found]
     named = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found}
-    return [pid for pid, line in named.items() if b"checkfree.compare.fork_server" in line]
+    return [pid for pid, line in named.items() if b"checkfree.study.fork_server" in line]
 
 
 def test_they_train_as_alone(pool: Pool, folder: Path) -> None:

@@ -32,7 +32,12 @@ from typing import Any
 
 _PR_SET_CHILD_SUBREAPER, _CLONE_NEWNET = 36, 0x40000000
 IMPORTED = (
-    *("checkfree.cli", "checkfree.build.train", "checkfree.build.branch", "checkfree.compare.run"),
+    *(
+        "checkfree.cli",
+        "checkfree.build.train",
+        "checkfree.study.branch",
+        "checkfree.study.compare",
+    ),
     *("checkfree.build.verify", "checkfree.report.page", "checkfree.display", "torch._dynamo"),
 )
 OPTIONAL = ("checkfree.build.join",)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from checkfree.compare.options import make_options
-from checkfree.compare.plan import Cell, base, plan
 from checkfree.load import Source, to_tree, to_yaml
 from checkfree.record import RECORDS, EndRecord, IterationRecord, Record, ValidationRecord, dumps
 from checkfree.runtime.folder import CONFIG
+from checkfree.study.options import make_options
+from checkfree.study.plan import Cell, base, plan
 
 TREE = {
     "stages": 2,

@@ -13,7 +13,14 @@ from typing import Any
 
 import pytest
 
-from checkfree.build.branching.request import (
+from checkfree.config import Config, RecoveryConfig
+from checkfree.errors import BadInput
+from checkfree.ops import Address, Keep, Upload
+from checkfree.recovery.checkpoint import Checkpoint
+from checkfree.recovery.redundant import Redundant
+from checkfree.report.branches import Branch, Branching, noise, render, rows, to_csv, to_tree
+from checkfree.report.branches_plot import draw_branches
+from checkfree.study.branching.request import (
     Request,
     check_request,
     check_stages,
@@ -23,13 +30,6 @@ from checkfree.build.branching.request import (
     tick_at,
     undisturbed_from,
 )
-from checkfree.config import Config, RecoveryConfig
-from checkfree.errors import BadInput
-from checkfree.ops import Address, Keep, Upload
-from checkfree.recovery.checkpoint import Checkpoint
-from checkfree.recovery.redundant import Redundant
-from checkfree.report.branches import Branch, Branching, noise, render, rows, to_csv, to_tree
-from checkfree.report.branches_plot import draw_branches
 
 TRUNK = {0: 3.0, 10: 2.9, 20: 2.8, 30: 2.71}
 SEATS = tuple(Address(stage) for stage in range(5))

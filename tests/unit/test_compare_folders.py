@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.compare.check import check_data, trace_notes
-from checkfree.compare.compact import pack, write_compact
-from checkfree.compare.folders import State, clear, compact_path, crash_path, standing
-from checkfree.compare.plan import Cell
 from checkfree.errors import BadInput
 from checkfree.failures import Failure, write_trace
 from checkfree.load import to_yaml
 from checkfree.messages.control import RESUME
 from checkfree.record import RECORDS, read
 from checkfree.runtime.folder import CONFIG
+from checkfree.study.check import check_data, trace_notes
+from checkfree.study.compact import pack, write_compact
+from checkfree.study.folders import State, clear, compact_path, crash_path, standing
+from checkfree.study.plan import Cell
 from tests.unit.comparisons import cells_of, loss_at, records_of, write_run
 
 REASON = "iteration 3: stage 2 is lost"

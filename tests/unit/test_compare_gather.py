@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from checkfree.compare.compact import write_compact
-from checkfree.compare.folders import crash_path
-from checkfree.compare.gather import gather, priced
-from checkfree.compare.plan import Cell
-from checkfree.compare.pricing import Prices, parse
-from checkfree.compare.reporting import last_validation, report, table
-from checkfree.compare.single import name, rate
-from checkfree.compare.study_file import Column, StudyFile, read_study, write_study
 from checkfree.config import Config, FleetConfig
 from checkfree.errors import BadInput
 from checkfree.priced import Priced
 from checkfree.report.groups import book
 from checkfree.report.study import Study
+from checkfree.study.compact import write_compact
+from checkfree.study.folders import crash_path
+from checkfree.study.gather import gather, priced
+from checkfree.study.plan import Cell
+from checkfree.study.pricing import Prices, parse
+from checkfree.study.reporting import last_validation, report, table
+from checkfree.study.single import name, rate
+from checkfree.study.study_file import Column, StudyFile, read_study, write_study
 from tests.unit.comparisons import cells_of, loss_at, records_of, write_run
 
 

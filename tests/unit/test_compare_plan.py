@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from checkfree.compare.options import Options, check_names, make_options
-from checkfree.compare.plan import Cell, base, labels, place, plan, slug
 from checkfree.errors import BadInput
 from checkfree.load import Source, open_source
+from checkfree.study.options import Options, check_names, make_options
+from checkfree.study.plan import Cell, base, labels, place, plan, slug
 from tests.unit.test_rooms import failed_without_torch
 
 TREE: dict[str, Any] = {"seed": 4, "stages": 4, "model": {"blocks": 4}, "iterations": 12}
@@ -121,7 +121,7 @@ def test_the_reference_comes_first_whether_named_or_not() -> None:
 
 
 def test_a_plan_takes_no_torch() -> None:
-    rooms = [f"checkfree.compare.{name}" for name in ("options", "plan", "study_file", "tail")]
+    rooms = [f"checkfree.study.{name}" for name in ("options", "plan", "study_file", "tail")]
     assert failed_without_torch(rooms) == {}
 
 

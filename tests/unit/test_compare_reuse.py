@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from checkfree.build.rehearsal import rehearse
-from checkfree.compare.folders import State, standing
-from checkfree.compare.plan import Cell
-from checkfree.compare.reuse import Loan, borrow, lend, loans, prove
 from checkfree.errors import RunFailed
 from checkfree.failures import Failure, write_trace
 from checkfree.record import of_kind, read
+from checkfree.study.folders import State, standing
+from checkfree.study.plan import Cell
+from checkfree.study.reuse import Loan, borrow, lend, loans, prove
 from tests.unit.comparisons import Lines, cells_of, loss_at, records_of
 
 FAILURES = (Failure(3, 1),)

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from checkfree.compare.folders import Standing, State, crash_path, standing
-from checkfree.compare.plan import Cell
-from checkfree.compare.pool import Ended, slots
-from checkfree.compare.progress import Show
-from checkfree.compare.reuse import loans
-from checkfree.compare.tail import Tail
-from checkfree.compare.work import REFUSED, Work
 from checkfree.errors import RunFailed
 from checkfree.load import load
 from checkfree.record import RECORDS
+from checkfree.study.folders import Standing, State, crash_path, standing
+from checkfree.study.plan import Cell
+from checkfree.study.pool import Ended, slots
+from checkfree.study.progress import Show
+from checkfree.study.reuse import loans
+from checkfree.study.tail import Tail
+from checkfree.study.work import REFUSED, Work
 from tests.unit.comparisons import Lines, cells_of, config_record, records_of, write_run
 
 REASON = "iteration 3: stage 2 is lost"
@@ -193,7 +193,7 @@ def test_what_a_loan_waits_for_in_vain_is_told(tmp_path: Path) -> None:
 
 
 def test_slots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("checkfree.compare.pool.cores", lambda: 6)
+    monkeypatch.setattr("checkfree.study.pool.cores", lambda: 6)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def made(workers: int | None, devices: Sequence[str], *words: str) -> list[dict[str, str]]:

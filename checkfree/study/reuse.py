@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkfree.build.rehearsal import rehearse
-from checkfree.compare.folders import Records, clear, differences, ended
-from checkfree.compare.plan import Cell
 from checkfree.config import Config
 from checkfree.errors import RunFailed
 from checkfree.failures import render_trace
@@ -23,6 +21,8 @@ from checkfree.recovery.registry import spec_of
 from checkfree.report.study import REFERENCE
 from checkfree.runtime.folder import begin
 from checkfree.simulate.rehearse import Rehearsal
+from checkfree.study.folders import Records, clear, differences, ended
+from checkfree.study.plan import Cell
 
 _OWN = ("recovery.", "failures.", "fleet.")
 

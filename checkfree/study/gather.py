@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkfree.compare.folders import Records, checked_records, crash_path, differences, ended
-from checkfree.compare.plan import RUNS, SHARED, place
-from checkfree.compare.pricing import Prices
-from checkfree.compare.single import single_entries
-from checkfree.compare.study_file import STUDY, StudyFile, read_study
 from checkfree.errors import BadInput
 from checkfree.record import RECORDS
 from checkfree.report.study import REFERENCE, Entry, Study
+from checkfree.study.folders import Records, checked_records, crash_path, differences, ended
+from checkfree.study.plan import RUNS, SHARED, place
+from checkfree.study.pricing import Prices
+from checkfree.study.single import single_entries
+from checkfree.study.study_file import STUDY, StudyFile, read_study
 
 _WANTED = "give the folder of a comparison, its results, or a run"
 

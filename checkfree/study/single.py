@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from checkfree.compare.folders import Records
 from checkfree.config import RecoveryConfig
 from checkfree.errors import BadInput
 from checkfree.report.study import REFERENCE, Entry
+from checkfree.study.folders import Records
 from checkfree.typed import written
 
 _ASIDE = ("seed", "out", "devices", "failures.seed", "recovery.", "fleet.", "resume.")

@@ -12,11 +12,11 @@ from checkfree.build.assemble import equip
 from checkfree.build.due import DueFailures
 from checkfree.build.job import of_config
 from checkfree.build.rehearsal import setting, strikes
-from checkfree.compare.folders import Records
-from checkfree.compare.plan import Cell
 from checkfree.config import Config, FailuresConfig
 from checkfree.errors import BadInput
 from checkfree.failures import CLOCK, is_trace_file
+from checkfree.study.folders import Records
+from checkfree.study.plan import Cell
 
 
 def check_values(cells: Sequence[Cell]) -> None:

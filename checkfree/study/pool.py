@@ -12,13 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 
-from checkfree.compare.fork_server import ForkServer
 from checkfree.config import Config
+from checkfree.study.fork_server import ForkServer
 
 PATIENCE = 20.0
 """Seconds that a child has to save its run when it is told to stop."""
 LOOK = 0.02
-"""Seconds between two looks at whether it has."""
+"""Seconds between two looks at whether a child has ended."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Pool:
         self._slots = slots
         self._running: dict[str, _Running] = {}
         self._server: ForkServer | None = None
-        self._folder = TemporaryDirectory(prefix="checkfree-compare-")
+        self._folder = TemporaryDirectory(prefix="checkfree-study-")
         self._files = count()
 
     def __enter__(self) -> Pool:

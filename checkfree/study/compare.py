@@ -10,20 +10,20 @@ from typing import Any
 
 from rich.console import Console
 
-from checkfree.compare import check
-from checkfree.compare.compact import write_compact
-from checkfree.compare.folders import Records, Standing, State, standing
-from checkfree.compare.options import Options, check_names
-from checkfree.compare.plan import Cell, base, plan
-from checkfree.compare.pool import Pool, slots
-from checkfree.compare.progress import Show
-from checkfree.compare.reuse import loans
-from checkfree.compare.study_file import Column, StudyFile, write_study
-from checkfree.compare.work import Work
 from checkfree.errors import BadInput
 from checkfree.load import Source
 from checkfree.report.study import REFERENCE
 from checkfree.runtime.folder import locked
+from checkfree.study import check
+from checkfree.study.compact import write_compact
+from checkfree.study.folders import Records, Standing, State, standing
+from checkfree.study.options import Options, check_names
+from checkfree.study.plan import Cell, base, plan
+from checkfree.study.pool import Pool, slots
+from checkfree.study.progress import Show
+from checkfree.study.reuse import loans
+from checkfree.study.study_file import Column, StudyFile, write_study
+from checkfree.study.work import Work
 
 
 @dataclass(frozen=True)

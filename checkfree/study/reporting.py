@@ -10,8 +10,6 @@ from typing import Any
 from rich.table import Table
 
 from checkfree.build.price import price
-from checkfree.compare.gather import gather, priced
-from checkfree.compare.pricing import PRICED, Pricer, Prices
 from checkfree.config import FleetConfig
 from checkfree.errors import cannot_write
 from checkfree.load import as_section
@@ -23,6 +21,8 @@ from checkfree.report.summary import Row, summarize
 from checkfree.report.tracks import Run
 from checkfree.report.write import write_report
 from checkfree.simulate.fleet import check_fleet
+from checkfree.study.gather import gather, priced
+from checkfree.study.pricing import PRICED, Pricer, Prices
 
 
 def report(

@@ -7,10 +7,6 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from checkfree.build.branching.on_routes import on_routes_of
-from checkfree.build.branching.request import Rule
-from checkfree.build.branching.states import anew, fetch
-from checkfree.build.branching.trunk import Ground, Watch, begun_as
 from checkfree.build.job import Job
 from checkfree.build.session import Session, begin
 from checkfree.build.snapshot import Snapshot, load
@@ -22,6 +18,10 @@ from checkfree.messages.control import RESUME
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles
 from checkfree.store import Damaged, Store
+from checkfree.study.branching.on_routes import on_routes_of
+from checkfree.study.branching.request import Rule
+from checkfree.study.branching.states import anew, fetch
+from checkfree.study.branching.trunk import Ground, Watch, begun_as
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from checkfree.compare import reuse
-from checkfree.compare.folders import (
+from checkfree.errors import BadInput, cannot_write
+from checkfree.load import to_yaml
+from checkfree.parts import running
+from checkfree.runtime.files import write_whole
+from checkfree.study import reuse
+from checkfree.study.folders import (
     Records,
     Standing,
     State,
@@ -16,13 +20,9 @@ from checkfree.compare.folders import (
     crash_path,
     ended,
 )
-from checkfree.compare.plan import Cell
-from checkfree.compare.pool import Ended, Pool
-from checkfree.compare.progress import Show, describe
-from checkfree.errors import BadInput, cannot_write
-from checkfree.load import to_yaml
-from checkfree.parts import running
-from checkfree.runtime.files import write_whole
+from checkfree.study.plan import Cell
+from checkfree.study.pool import Ended, Pool
+from checkfree.study.progress import Show, describe
 
 LOOK = 0.1
 """Seconds between two looks at the children."""

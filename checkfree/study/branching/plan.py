@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from math import gcd
 from pathlib import Path
 
-from checkfree.build.branching.limb import Limb
-from checkfree.build.branching.request import (
+from checkfree.build.terms import seats
+from checkfree.errors import BadInput
+from checkfree.study.branching.limb import Limb
+from checkfree.study.branching.request import (
     Request,
     Rule,
     check_request,
@@ -18,10 +20,8 @@ from checkfree.build.branching.request import (
     lead_in,
     rules_of,
 )
-from checkfree.build.branching.trunk import Ground, survey
-from checkfree.build.branching.way import Way
-from checkfree.build.terms import seats
-from checkfree.errors import BadInput
+from checkfree.study.branching.trunk import Ground, survey
+from checkfree.study.branching.way import Way
 
 REINITIALISING = "random"
 

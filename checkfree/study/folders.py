@@ -12,7 +12,6 @@ from typing import Any
 
 from checkfree.build.due import DueFailures
 from checkfree.build.job import recorded_config
-from checkfree.compare.plan import Cell
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.failures import is_trace_file, render_trace
@@ -22,6 +21,7 @@ from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
 from checkfree.record import RECORDS, read
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.folder import CONFIG, PICTURE, SUPERSEDED, TRACE, VERSIONS
+from checkfree.study.plan import Cell
 from checkfree.typed import written
 
 OURS = (CONFIG, VERSIONS, TRACE, RECORDS, SUPERSEDED, PICTURE, ".lock")

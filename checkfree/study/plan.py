@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkfree.compare.options import Options
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.load import Source, build, expand, over, parse_words
 from checkfree.parts import permitted
 from checkfree.report.study import REFERENCE
+from checkfree.study.options import Options
 
 RUNS = "runs"
 

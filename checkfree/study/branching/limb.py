@@ -7,11 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from checkfree.build.blueprint import Blueprint, of_family
-from checkfree.build.branching.on_routes import on_routes_of
-from checkfree.build.branching.request import Records, Rule
-from checkfree.build.branching.states import fetch
-from checkfree.build.branching.trunk import Ground, Watch, begun_as
-from checkfree.build.branching.way import Way, arrived, travel
 from checkfree.build.job import Job
 from checkfree.build.session import Session, begin
 from checkfree.build.snapshot import Snapshot
@@ -22,6 +17,11 @@ from checkfree.messages.control import CHECKPOINT
 from checkfree.record import of_kind, read
 from checkfree.recovery.none import NoRecovery
 from checkfree.runtime import folder as folders
+from checkfree.study.branching.on_routes import on_routes_of
+from checkfree.study.branching.request import Records, Rule
+from checkfree.study.branching.states import fetch
+from checkfree.study.branching.trunk import Ground, Watch, begun_as
+from checkfree.study.branching.way import Way, arrived, travel
 from checkfree.units import derive
 
 

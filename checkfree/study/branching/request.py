@@ -41,6 +41,14 @@ class Request:
         """Where the branches go."""
         return self.out or self.run.with_name(f"{self.run.name}-at-{self.at}")
 
+    def words(self) -> list[str]:
+        """As ``checkfree branch`` takes it."""
+        stages, gaps = (",".join(map(str, numbers)) for numbers in (self.stages, self.gaps))
+        words = [str(self.run), f"--at={self.at}", f"--stages={stages}", f"--gaps={gaps}"]
+        words += [f"--rules={','.join(self.rules)}", f"--seeds-of-reinit={self.reinits}"]
+        words += [f"--out={self.folder}", *(f"--allow={package}" for package in self.allow)]
+        return words
+
 
 @dataclass(frozen=True)
 class Rule:

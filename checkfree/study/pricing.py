@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import checkfree
-from checkfree.compare.folders import Records
 from checkfree.config import Config, FleetConfig
 from checkfree.errors import BadInput
 from checkfree.load import build, plain
@@ -19,6 +18,7 @@ from checkfree.parts import origins, permitted
 from checkfree.plugins import origin, packages
 from checkfree.priced import Priced
 from checkfree.runtime.folder import write_json
+from checkfree.study.folders import Records
 
 Pricer = Callable[[Config, Records, FleetConfig], Priced]
 

@@ -8,9 +8,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from checkfree.compare.folders import Records, compact_path
-from checkfree.compare.plan import Cell
 from checkfree.runtime.files import write_whole
+from checkfree.study.folders import Records, compact_path
+from checkfree.study.plan import Cell
 
 KEPT = {"iteration": ("iteration", "tick", "loss", "tokens", "seconds")}
 """Of these kinds only these keys are kept; of others all."""

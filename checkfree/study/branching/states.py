@@ -4,29 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from checkfree.build.assemble import Assembly
 from checkfree.build.snapshot import Snapshot
 from checkfree.errors import BadInput
 from checkfree.lead import Progress
-from checkfree.messages.control import RESUME, Archive
-from checkfree.messages.tensors import KeepState
-from checkfree.ops import Address, Upload
+from checkfree.messages.control import RESUME
+from checkfree.ops import Address
 from checkfree.store import Damaged, Store
-
-
-def save(assembly: Assembly, store: Store) -> None:
-    """Put the state of a run that has stopped on the shelf of its tick. Raises RunFailed."""
-    lead, progress = assembly.lead, assembly.lead.progress
-    living = assembly.living()
-    owners = tuple(worker.address for worker in living.values())
-    note = {"progress": progress.to_json(), "lives": lead.members.names()}
-    store.deliver(Archive(progress.epoch, RESUME, progress.tick, owners, (), note))
-    for worker in living.values():
-        keep = Upload(worker.address)
-        state = worker.stage.snapshot()
-        store.deliver(KeepState(progress.epoch, keep, RESUME, progress.tick, state))
-    while store.advance() is not None:
-        pass
 
 
 def fetch(store: Store, tick: int, where: object) -> Snapshot:

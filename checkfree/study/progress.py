@@ -16,10 +16,10 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from checkfree.compare.folders import Records, ended
-from checkfree.compare.plan import Cell
-from checkfree.compare.tail import Tail
 from checkfree.record import of_kind
+from checkfree.study.folders import Records, ended
+from checkfree.study.plan import Cell
+from checkfree.study.tail import Tail
 from checkfree.units import render_seconds
 
 REFRESH = 0.5

@@ -11,8 +11,8 @@ from typing import Any
 from rich.table import Table
 
 from checkfree.build.rehearsal import rehearse
-from checkfree.compare.plan import Cell
 from checkfree.priced import SECONDS, Priced
+from checkfree.study.plan import Cell
 from checkfree.units import render_bytes, render_seconds
 
 

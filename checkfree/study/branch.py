@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from checkfree.build.branching.limb import Limb, grow, grown
-from checkfree.build.branching.plan import Plan, prepare
-from checkfree.build.branching.request import Request, Rule
-from checkfree.build.branching.trunk import (
-    Ground,
-    Watch,
-    first_difference,
-    placeless,
-    states_at,
-)
 from checkfree.build.job import versions
 from checkfree.build.terms import seats
 from checkfree.errors import BadInput, RunFailed, at_least, cannot_write
@@ -35,9 +24,23 @@ from checkfree.routes import in_order
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import write_whole
 from checkfree.runtime.process import settled
+from checkfree.study.branching.limb import Limb, grow, grown
+from checkfree.study.branching.plan import Plan, prepare
+from checkfree.study.branching.request import Request, Rule
+from checkfree.study.branching.trunk import (
+    Ground,
+    Watch,
+    first_difference,
+    placeless,
+    states_at,
+)
+from checkfree.study.pool import LOOK, Pool
 
 NAMES = TEXT, CSV, JSON, PICTURE = "branches.txt", "branches.csv", "branches.json", "branches.png"
 Records = list[Mapping[str, Any]]
+
+BAD_INPUT = 2
+"""Exit code of a command that was refused."""
 
 
 def branch(request: Request, watch: Watch, workers: int = 1) -> Branching:
@@ -64,17 +67,22 @@ def branch(request: Request, watch: Watch, workers: int = 1) -> Branching:
 def _side_by_side(plan: Plan, watch: Watch, workers: int) -> None:
     """Every branch in one of several child processes; they are read from their folders after.
     Of those that share a way one comes before the others, and trains it."""
-    first, rest = _waves(plan)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            for wave in (first, rest):
-                futures = {pool.submit(_grow_one, plan.ground.request, i): i for i in wave}
-                for future in as_completed(futures):
-                    future.result()
-                    watch(f"{plan.limbs[futures[future]].label}: done", 0)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    request, threads = plan.ground.request, plan.ground.config.threads
+    with Pool([{"OMP_NUM_THREADS": str(threads)}] * workers) as pool:
+        for wave in _waves(plan):
+            queue = deque(wave)
+            while queue or pool.keys:
+                while queue and pool.free:
+                    number = queue.popleft()
+                    pool.start(str(number), ["branch", *request.words(), "--only", str(number)])
+                for end in pool.ended():
+                    label, said = plan.limbs[int(end.key)].label, end.last
+                    if end.code == BAD_INPUT:
+                        raise BadInput(said.removeprefix("checkfree: "))
+                    if end.code != 0:
+                        raise RunFailed(f"{label}: {said.removeprefix('checkfree: ')}")
+                    watch(f"{label}: done", 0)
+                time.sleep(LOOK)
 
 
 def _waves(plan: Plan) -> tuple[list[int], list[int]]:
@@ -89,14 +97,13 @@ def _waves(plan: Plan) -> tuple[list[int], list[int]]:
     return [*ahead, *alone], [n for n in missing if n not in {*ahead, *alone}]
 
 
-def _grow_one(request: Request, number: int) -> None:
-    plan = _prepared(request)
+def grow_one(request: Request, number: int) -> None:
+    """Train that branch only, in a child of ``branch``. Raises BadInput, RunFailed."""
+    plan = prepare(request)
+    if not 0 <= number < len(plan.limbs):
+        raise BadInput(f"--only {number}: there are branches 0 … {len(plan.limbs) - 1}")
     with settled(plan.ground.config.threads):
         grow(plan.ground, plan.limbs[number], lambda label, iterations: lambda record: None)
-
-
-_prepared = lru_cache(maxsize=1)(prepare)
-"""Once in a child, which has many branches to train."""
 
 
 def _claim(ground: Ground) -> None:

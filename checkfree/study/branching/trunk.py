@@ -10,14 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkfree.build.branching.request import (
-    Records,
-    Request,
-    losses_of_seats,
-    tick_at,
-    undisturbed_from,
-)
-from checkfree.build.branching.states import save
+from checkfree.build.assemble import save
 from checkfree.build.job import (
     Job,
     check_same,
@@ -39,6 +32,13 @@ from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.recorder import Listener
 from checkfree.store import Damaged, Store
+from checkfree.study.branching.request import (
+    Records,
+    Request,
+    losses_of_seats,
+    tick_at,
+    undisturbed_from,
+)
 
 Watch = Callable[[str, int], Listener]
 """(what is trained, how many iterations) -> a listener of its records."""
