@@ -12,18 +12,8 @@ from checkfree.report.cures import Cure, cures
 from checkfree.report.estimate import Estimate, estimate
 from checkfree.report.groups import Book, Group, rate_name
 from checkfree.report.looks import Look, looks
-from checkfree.report.markup import (
-    NOTHING,
-    breakable,
-    cell,
-    divider,
-    escape,
-    head,
-    row,
-    swatch,
-    table,
-)
 from checkfree.report.summary import Row, Summary, mean, reach
+from checkfree.report.table import NOTHING, Cell, Divider, Endings, Head, Table, TableRow
 from checkfree.report.tracks import Run
 from checkfree.units import render_bytes, render_seconds
 
@@ -35,17 +25,17 @@ class Names:
     book: Book
     looks: Mapping[str, Look]
 
-    def of(self, group: Group) -> str:
+    def of(self, group: Group) -> Head:
         """With its look, whose stages may fail if not the usual ones, and whose curve it is."""
         label = group.label
         fails = self.book.may_fail.get(label)
         lent = [run for run in group.runs if run.entry.reused]
-        return head(
-            swatch(self.looks[label]) + breakable(label),
-            f"only {escape(fails)} may fail" if fails else "",
+        below = (
+            f"only {fails} may fail" if fails else "",
             *(_reused(run) for run in lent[:1]),
             f"and {len(lent) - 1} more seeds so" if len(lent) > 1 else "",
         )
+        return Head(label, below, self.looks[label])
 
 
 def names(book: Book) -> Names:
@@ -53,7 +43,7 @@ def names(book: Book) -> Names:
 
 
 def _reused(run: Run) -> str:
-    return f"seed {run.entry.seed}: curve of {escape(run.entry.reused)}; identical by construction"
+    return f"seed {run.entry.seed}: curve of {run.entry.reused}; identical by construction"
 
 
 HEADLINE = (
@@ -70,20 +60,20 @@ HEADLINE = (
 )
 
 
-def headline(book: Book, summary: Summary) -> str:
+def headline(book: Book, summary: Summary) -> Table:
     """A row a strategy and rate."""
     name = names(book)
     rows = {(line.group.label, line.group.rate): line for line in summary.rows}
 
-    def one(group: Group) -> str:
-        return row(name.of(group), *_headline(book, rows[group.label, group.rate], summary))
+    def one(group: Group) -> Iterable[TableRow]:
+        yield TableRow(name.of(group), _headline(book, rows[group.label, group.rate], summary))
 
-    return table(HEADLINE, _by_rate(book, len(HEADLINE), one), "Summary of all strategies")
+    return Table(HEADLINE, tuple(_by_rate(book, one)), "Summary of all strategies")
 
 
 def _by_rate(
-    book: Book, columns: int, one: Callable[[Group], str], groups: Sequence[Group] | None = None
-) -> Iterable[str]:
+    book: Book, one: Callable[[Group], Iterable[TableRow]], groups: Sequence[Group] | None = None
+) -> Iterable[TableRow | Divider | Endings]:
     """Rows with a divider for each rate, where there are several."""
     found = book.groups if groups is None else groups
     several = book.rates != (None,)
@@ -91,46 +81,48 @@ def _by_rate(
     order = {label: place for place, label in enumerate(book.labels)}
     for rate in sorted(rates, key=lambda r: -1.0 if r is None else r):
         if several:
-            yield divider(
-                "without failures" if rate is None and _calm(found) else rate_name(rate), columns
-            )
+            calm = rate is None and _calm(found)
+            yield Divider("without failures" if calm else rate_name(rate))
         those = (group for group in found if group.rate == rate)
         for group in sorted(those, key=lambda group: order[group.label]):
-            yield one(group)
-            yield endings(group, columns)
+            yield from one(group)
+            lines = tuple(_endings(group))
+            if lines:
+                yield Endings(lines)
 
 
 def _calm(groups: Sequence[Group]) -> bool:
     return all(group.is_reference for group in groups if group.rate is None)
 
 
-def _headline(book: Book, line: Row, summary: Summary) -> tuple[str, ...]:
+def _headline(book: Book, line: Row, summary: Summary) -> tuple[Cell, ...]:
     group = line.group
     return (
-        cell(_came_through(group)),
+        _came_through(group),
         _gap(line, line.gap, summary.noise, ""),
         _gap(line, line.gap_at_end, summary.noise, "at"),
         _target(line, [float(at.iteration) for at in line.reached], summary, "{:,.0f}"),
         _target(line, [at.hours for at in line.reached], summary, "{:,.3g}"),
-        cell(
+        Cell(
             number(line.seconds, "{:,.4g}"),
-            f"{line.undisturbed:,.4g} undisturbed" if line.undisturbed is not None else "",
+            (f"{line.undisturbed:,.4g} undisturbed" if line.undisturbed is not None else "",),
         ),
-        cell(number(line.goodput, "{:.1%}")),
-        cell(number(line.cost, "{:,.4g}")),
-        cell(f"{line.failures:.3g}", f"{line.recoveries:.3g} repairs"),
+        Cell(number(line.goodput, "{:.1%}")),
+        Cell(number(line.cost, "{:,.4g}")),
+        Cell(f"{line.failures:.3g}", (f"{line.recoveries:.3g} repairs",)),
     )
 
 
-def _gap(line: Row, gap: Estimate | None, noise: float, where: str) -> str:
+def _gap(line: Row, gap: Estimate | None, noise: float, where: str) -> Cell:
     if line.group.is_reference:
-        return cell("0", "reference")
+        return Cell("0", ("reference",))
     if gap is None:
-        return cell(NOTHING, "no seed has its pair" if not line.group.lost else "ended too early")
+        why = "ended too early" if line.group.lost else "no seed has its pair"
+        return Cell(NOTHING, (why,))
     jitter = f"a reading by {noise:.4f}" if math.isfinite(noise) else ""
     spread = f"seeds vary by {gap.deviation:.4f}" if gap.n > 1 else ""
     stop = f"{'at' if where else 'to'} iteration {line.compared_to}, n = {gap.n}"
-    return cell(interval(gap, signed=True), stop, spread, jitter)
+    return Cell(interval(gap, signed=True), (stop, spread, jitter))
 
 
 def interval(found: Estimate | None, signed: bool = False, digits: int = 4) -> str:
@@ -148,44 +140,36 @@ def number(value: float | None, form: str) -> str:
     return NOTHING if value is None or not math.isfinite(value) else form.format(value)
 
 
-def _target(line: Row, values: Sequence[float], summary: Summary, form: str) -> str:
+def _target(line: Row, values: Sequence[float], summary: Summary, form: str) -> Cell:
     if summary.target is None:
-        return cell(NOTHING)
+        return Cell(NOTHING)
     reached = f"{len(line.reached)} of {len(line.group.runs)} reached"
     found = estimate(values)
     if found is None:
-        return cell(NOTHING, reached)
+        return Cell(NOTHING, (reached,))
     half = f" ± {form.format(found.half)}" if math.isfinite(found.half) else ""
-    return cell(form.format(found.mean) + half, reached)
+    return Cell(form.format(found.mean) + half, (reached,))
 
 
-def endings(group: Group, columns: int) -> str:
-    """A row below that of a group some of whose runs did not come through: which, where, why."""
+def _endings(group: Group) -> Iterable[tuple[str, str, str]]:
+    """Of its runs that did not come through: which, where, why."""
     reasons: dict[tuple[int, str, bool], list[int]] = {}
     for run in (*group.lost, *(run for run in group.unfinished if run.saved)):
         reasons.setdefault((run.end, run.reason, run.saved), []).append(run.entry.seed)
-    lines = []
     for (end, reason, saved), seeds in reasons.items():
         who = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-        word = "stopped at" if saved else "ended at"
-        why = escape(reason or "not finished")
-        lines.append(f'{who} <span class="bad">{word} {end}</span>: {why}')
-    if not lines:
-        return ""
-    text = "<br>".join(lines)
-    return f'<tr class="end"><td colspan="{columns}"><div>{text}</div></td></tr>'
+        yield who, f"{'stopped' if saved else 'ended'} at {end}", reason or "not finished"
 
 
-def _came_through(group: Group) -> str:
+def _came_through(group: Group) -> Cell:
     well = sum(run.saved and run.finished for run in group.runs)
-    text = f"{well} of {len(group.runs)}"
-    return text if well == len(group.runs) else f'<span class="bad">{text}</span>'
+    return Cell(f"{well} of {len(group.runs)}", bad=well < len(group.runs))
 
 
 STORED = ("Strategy", "Kept on peers", "Kept in the store", "Sent per iteration", "Extra sent")
 
 
-def storage(book: Book) -> str:
+def storage(book: Book) -> Table:
     """What each method stores and sends."""
     name = names(book)
     shown = [kind for kind in BYTES if any(spent(g, "bytes").get(kind) for g in book.groups)]
@@ -194,25 +178,25 @@ def storage(book: Book) -> str:
         *(f"of it {kind}" if kind != "validation" else "besides, validation" for kind in shown),
     )
 
-    def one(group: Group) -> str:
-        return row(name.of(group), *_storage(book, group, shown))
+    def one(group: Group) -> Iterable[TableRow]:
+        yield TableRow(name.of(group), _storage(book, group, shown))
 
-    return table(columns, _by_rate(book, len(columns), one), "What is stored and sent")
+    return Table(columns, tuple(_by_rate(book, one)), "What is stored and sent")
 
 
-def _storage(book: Book, group: Group, shown: Sequence[str]) -> tuple[str, ...]:
+def _storage(book: Book, group: Group, shown: Sequence[str]) -> tuple[Cell, ...]:
     priced = [p for run in group.runs if (p := run.entry.priced) is not None]
     if not priced:
-        return (cell(NOTHING),) * (len(STORED) - 1 + len(shown))
+        return (Cell(NOTHING),) * (len(STORED) - 1 + len(shown))
     peers, store = (mean(float(p.stored.get(key, 0)) for p in priced) for key in ("peers", "store"))
     sent = [s for run in group.runs if (s := sent_per_iteration(run)) is not None]
     extra = [e for run in group.runs if (e := extra_sent(book, run)) is not None]
     return (
-        cell(size(peers)),
-        cell(size(store)),
-        cell(size(mean(_sum(s) for s in sent))),
-        cell("reference" if group.is_reference else size(mean(extra), sign=True)),
-        *(cell(size(mean(s.get(kind, 0.0) for s in sent))) for kind in shown),
+        Cell(size(peers)),
+        Cell(size(store)),
+        Cell(size(mean(_sum(s) for s in sent))),
+        Cell("reference" if group.is_reference else size(mean(extra), sign=True)),
+        *(Cell(size(mean(s.get(kind, 0.0) for s in sent))) for kind in shown),
     )
 
 
@@ -253,38 +237,39 @@ CURED = (
     "Median ticks until back",
     "Back within the run",
     "Seconds of a repair on the fleet",
-    "Rebuilt by rule|",
+    "Rebuilt by rule",
 )
 
 
-def recoveries(book: Book) -> str:
+def recoveries(book: Book) -> Table:
     """What losses did to each strategy."""
     name = names(book)
     found = {(cure.group.label, cure.group.rate): cure for cure in cures(book)}
     groups = [cure.group for cure in found.values()]
 
-    def one(group: Group) -> str:
-        return row(name.of(group), *_cured(found[group.label, group.rate]))
+    def one(group: Group) -> Iterable[TableRow]:
+        yield TableRow(name.of(group), _cured(found[group.label, group.rate]))
 
-    return table(CURED, _by_rate(book, len(CURED), one, groups), "Recoveries")
+    rows = tuple(_by_rate(book, one, groups))
+    return Table(CURED, rows, "Recoveries", frozenset(CURED[-1:]))
 
 
-def _cured(cure: Cure) -> tuple[str, ...]:
-    rules = ", ".join(f"{escape(rule)} {count}" for rule, count in sorted(cure.rules.items()))
+def _cured(cure: Cure) -> tuple[Cell, ...]:
+    rules = ", ".join(f"{rule} {count}" for rule, count in sorted(cure.rules.items()))
     jump = f"{cure.jump.n} repairs measured" if cure.jump else ""
     seconds = cure.seconds
     took = render_seconds(seconds.mean) if seconds else NOTHING
     return (
-        cell(str(cure.lost)),
-        cell(interval(cure.jump, signed=True), jump),
-        cell(
+        Cell(str(cure.lost)),
+        Cell(interval(cure.jump, signed=True), (jump,)),
+        Cell(
             number(cure.back, "{:g}")
             if cure.returned or not cure.measured
             else "not within the run"
         ),
-        cell(f"{cure.returned} of {cure.measured}" if cure.measured else NOTHING),
-        cell(took, f"{seconds.n} repairs" if seconds else ""),
-        cell(rules or NOTHING, text=True),
+        Cell(f"{cure.returned} of {cure.measured}" if cure.measured else NOTHING),
+        Cell(took, (f"{seconds.n} repairs" if seconds else "",)),
+        Cell(rules or NOTHING, text=True),
     )
 
 
@@ -296,30 +281,30 @@ RUNS = (
     "Best validation",
     "Last validation",
     "Target at",
-    "Folder|",
+    "Folder",
 )
 
 
-def runs(book: Book, target: float | None) -> str:
+def runs(book: Book, target: float | None) -> Table:
     """Every run by itself."""
     name = names(book)
 
-    def one(group: Group) -> str:
-        alone = [(run, replace(group, runs=(run,))) for run in group.runs]
-        return "".join(row(name.of(own), *_run(run, target)) for run, own in alone)
+    def one(group: Group) -> Iterable[TableRow]:
+        for run in group.runs:
+            yield TableRow(name.of(replace(group, runs=(run,))), _run(run, target))
 
-    return table(RUNS, _by_rate(book, len(RUNS), one), "Every run")
+    return Table(RUNS, tuple(_by_rate(book, one)), "Every run", frozenset(RUNS[-1:]))
 
 
-def _run(run: Run, target: float | None) -> tuple[str, ...]:
+def _run(run: Run, target: float | None) -> tuple[Cell, ...]:
     losses = [loss for loss in run.validation.last()[1].tolist() if math.isfinite(loss)]
     at = reach(run, target)
     return (
-        cell(str(run.entry.seed)),
-        cell(f"{run.end:,}"),
-        cell(f"{run.ticks:,}"),
-        cell(number(min(losses, default=None), "{:.4f}")),
-        cell(number(losses[-1] if losses else None, "{:.4f}")),
-        cell(f"{at.iteration:,}" if at else NOTHING),
-        cell(f"<code>{escape(run.entry.folder)}</code>", text=True),
+        Cell(str(run.entry.seed)),
+        Cell(f"{run.end:,}"),
+        Cell(f"{run.ticks:,}"),
+        Cell(number(min(losses, default=None), "{:.4f}")),
+        Cell(number(losses[-1] if losses else None, "{:.4f}")),
+        Cell(f"{at.iteration:,}" if at else NOTHING),
+        Cell(str(run.entry.folder), code=True, text=True),
     )

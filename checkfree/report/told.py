@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from checkfree.record import of_kind
 from checkfree.report.groups import Book, Group, config_of, rate_name
-from checkfree.report.markup import NOTHING, breakable, cell, escape, head, row, table
+from checkfree.report.table import NOTHING, Cell, Head, Lines, Table, TableRow
 from checkfree.report.tracks import Run
 
 _OWN = ("seed", "out", "failures.seed")
@@ -37,57 +38,65 @@ def differing(configs: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
     )
 
 
-def configurations(book: Book) -> str:
-    """A table of what differs, then every configuration in full."""
-    told = [(group, flat(config_of(group.runs[0].entry))) for group in book.groups]
-    told = [(group, config) for group, config in told if config]
-    if not told:
-        return "<p>No configuration is recorded.</p>"
+@dataclass(frozen=True)
+class Configuration:
+    """Of a strategy, in full: lines, and whether others differ in them."""
+
+    title: str
+    lines: tuple[tuple[str, bool], ...]
+
+
+def differences(book: Book) -> Table | None:
+    """In what the configurations differ, if in anything."""
+    told = _told(book)
     keys = differing([config for _, config in told])
-    parts = [_differences(book, told, keys)] if keys else []
-    return "".join([*parts, *(_whole(book, group, config, keys) for group, config in told)])
-
-
-def _differences(
-    book: Book, told: Iterable[tuple[Group, Mapping[str, str]]], keys: Sequence[str]
-) -> str:
+    if not keys:
+        return None
     rows = (
-        row(_title(book, group), *(_value(group, config, key, book) for key in keys))
+        TableRow(_title(book, group), tuple(_value(group, config, key, book) for key in keys))
         for group, config in told
     )
-    return table(
-        ("Strategy", *(f"{key}|" for key in keys)), rows, "Where the configurations differ"
-    )
+    name = "Where the configurations differ"
+    return Table(("Strategy", *keys), tuple(rows), name, frozenset(keys))
 
 
-def _title(book: Book, group: Group) -> str:
-    rate = "" if book.rates == (None,) else rate_name(group.rate)
-    return head(breakable(group.label), "" if group.is_reference else escape(rate))
+def configurations(book: Book) -> list[Configuration]:
+    """Every configuration in full."""
+    told = _told(book)
+    keys = differing([config for _, config in told])
+    return [_whole(book, group, config, keys) for group, config in told]
 
 
-def _value(group: Group, config: Mapping[str, str], key: str, book: Book) -> str:
-    value = escape(config.get(key, NOTHING))
+def _told(book: Book) -> list[tuple[Group, dict[str, str]]]:
+    told = [(group, flat(config_of(group.runs[0].entry))) for group in book.groups]
+    return [(group, config) for group, config in told if config]
+
+
+def _title(book: Book, group: Group) -> Head:
+    rate = "" if book.rates == (None,) or group.is_reference else rate_name(group.rate)
+    return Head(group.label, (rate,))
+
+
+def _value(group: Group, config: Mapping[str, str], key: str, book: Book) -> Cell:
     odd = key == "failures.stages" and group.label in book.may_fail
-    return cell(f'<span class="bad">{value}</span>' if odd else value, text=True)
+    return Cell(config.get(key, NOTHING), bad=odd, text=True)
 
 
-def _whole(book: Book, group: Group, config: Mapping[str, str], keys: Sequence[str]) -> str:
+def _whole(
+    book: Book, group: Group, config: Mapping[str, str], keys: Sequence[str]
+) -> Configuration:
     rate = "" if book.rates == (None,) or group.rate is None else f", {rate_name(group.rate)}"
     others = [flat(config_of(run.entry)) for run in group.runs]
     seeds = ", ".join(str(run.entry.seed) for run in group.runs)
     odd = differing([found for found in others if found])
-    lines = [f"# seed {group.runs[0].entry.seed} of {seeds}"]
+    lines = [(f"# seed {group.runs[0].entry.seed} of {seeds}", False)]
     if odd:
-        lines.append(f"# seeds also differ in {', '.join(odd)}")
-    body = [escape(line) for line in lines]
-    for key, value in config.items():
-        line = f"{escape(key)}: {escape(value)}"
-        body.append(f"<mark>{line}</mark>" if key in keys else line)
-    title = escape(book.name(group.label) + rate)
-    return f"<details><summary>{title}</summary><pre>{chr(10).join(body)}</pre></details>"
+        lines.append((f"# seeds also differ in {', '.join(odd)}", False))
+    lines += [(f"{key}: {value}", key in keys) for key, value in config.items()]
+    return Configuration(book.name(group.label) + rate, tuple(lines))
 
 
-def versions(book: Book) -> str:
+def versions(book: Book) -> Table | None:
     """Versions, machine and data; several lines a fact where runs differ."""
     runs = [run for group in book.groups for run in group.runs]
     facts: dict[str, dict[str, list[Run]]] = {}
@@ -95,10 +104,11 @@ def versions(book: Book) -> str:
         for key, value in _facts(run).items():
             facts.setdefault(key, {}).setdefault(value, []).append(run)
     rows = (
-        row(head(escape(key)), cell("<br>".join(_shared(values, len(runs))), text=True))
-        for key, values in facts.items()
+        TableRow(Head(key), (Lines(_shared(values, len(runs))),)) for key, values in facts.items()
     )
-    return table(("What", "Value|"), rows, "Versions and data") if facts else ""
+    if not facts:
+        return None
+    return Table(("What", "Value"), tuple(rows), "Versions and data", frozenset(["Value"]))
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -117,17 +127,7 @@ def _facts(run: Run) -> dict[str, str]:
     return found
 
 
-def _shared(values: Mapping[str, Sequence[Run]], count: int) -> list[str]:
+def _shared(values: Mapping[str, Sequence[Run]], count: int) -> tuple[tuple[str, str], ...]:
     if len(values) == 1 and len(next(iter(values.values()))) == count:
-        return [_shown(value) for value in values]
-    return [
-        f"{_shown(value)} <small>{len(runs)} of {count} runs</small>"
-        for value, runs in values.items()
-    ]
-
-
-def _shown(value: str) -> str:
-    """A hash may break anywhere, words may not."""
-    return (
-        f"<code>{escape(value)}</code>" if len(value) > 40 and " " not in value else escape(value)
-    )
+        return tuple((value, "") for value in values)
+    return tuple((value, f"{len(runs)} of {count} runs") for value, runs in values.items())

@@ -1,10 +1,6 @@
-"""What moves in the page: it picks traces by the reader's choices and hands them to plotly.
-
-``data`` in the page: ``curves``, ``gaps``, ``ledger`` (traces with ``keys``), ``panels`` (the
-timeline), ``layouts`` by plot, ``axes`` (titles), ``labels`` and ``start`` (the first choices).
-"""
-
-SCRIPT = r"""
+// What moves in the page: it picks traces by the reader's choices and hands them to plotly.
+// ``data`` in the page: ``curves``, ``gaps``, ``ledger`` (traces with ``keys``), ``panels`` (the
+// timeline), ``layouts`` by plot, ``axes`` (titles), ``labels`` and ``start`` (the first choices).
 'use strict';
 const data = JSON.parse(document.getElementById('data').textContent);
 const state = {...data.start, hidden: new Set()};
@@ -168,4 +164,3 @@ window.addEventListener('afterprint', () => {
 press();
 draw();
 document.documentElement.dataset.drawn = 'yes';
-"""
