@@ -29,7 +29,7 @@ from checkfree.build.assemble import assemble, equip
 from checkfree.build.job import Job, of_config
 from checkfree.formats import SIGNS
 from checkfree.load import load
-from checkfree.recovery.shadow import usual
+from checkfree.recovery.shadow.plan import usual
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
 from checkfree.store import Store

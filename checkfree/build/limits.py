@@ -7,7 +7,7 @@ from checkfree.config import Config
 from checkfree.formats import SIGNS
 from checkfree.messages.limits import Limits
 from checkfree.recovery.options import SHADOW_FORMATS
-from checkfree.recovery.references import held_as
+from checkfree.recovery.shadow.references import held_as
 from checkfree.recovery.wrappers import make_strategy
 
 ALIGNED = 64

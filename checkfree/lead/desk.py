@@ -8,12 +8,12 @@ from typing import Any
 
 from checkfree.lead.keeping import Keeping
 from checkfree.lead.progress import Progress, Terms
-from checkfree.lead.shadowing import Shadowing
 from checkfree.lead.trend import falling
 from checkfree.membership import Membership
 from checkfree.messages.control import Commit, Message, Note, Outgoing
 from checkfree.ops import LEAD, LOG, Address, Mirror, Rung, Transfer, Upload, View
 from checkfree.record import PlanRecord, RebuiltSeat
+from checkfree.recovery.shadow.ledger import Shadowing
 from checkfree.recovery.strategy import Strategy
 
 

@@ -12,12 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 from checkfree.lead.progress import Progress
-from checkfree.lead.shadowing import renewed
 from checkfree.lead.trend import follow
 from checkfree.messages.recorded import read_rebuilt
 from checkfree.ops import Address
 from checkfree.record import LEADS_OWN, RecoveryRecord
 from checkfree.recovery.exact import EXACT
+from checkfree.recovery.shadow.ledger import renewed
 
 Plain = Mapping[str, Any]
 """A record as it stands in the file."""

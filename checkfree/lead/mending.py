@@ -12,12 +12,12 @@ from checkfree.lead.desk import Desk
 from checkfree.lead.history import History
 from checkfree.lead.leaving import Farewells
 from checkfree.lead.repairing import Repairing, Tried
-from checkfree.lead.shadowing import renewed
 from checkfree.lead.shelving import Shelving
 from checkfree.messages.control import SNAPSHOT, Rebuild, Rebuilt
 from checkfree.ops import STORE, Recipe, Refusal, Repair, Source
 from checkfree.record import FailureRecord, RecoveryRecord
 from checkfree.recovery.exact import is_exact
+from checkfree.recovery.shadow.ledger import renewed
 from checkfree.recovery.strategy import wholly_lost
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from checkfree.lead.shadowing import Entry, entry_of
 from checkfree.lead.trend import Trend
 from checkfree.ops import Route, Schedule
+from checkfree.recovery.shadow.ledger import Entry, entry_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Progress:
     trend: Trend = ()
     """Of the loss of committed steps, see :mod:`checkfree.lead.trend`."""
     shadows: tuple[Entry, ...] = ()
-    """In a snapshot: those that had arrived, see :mod:`checkfree.lead.shadowing`."""
+    """In a snapshot: those that had arrived, see :mod:`checkfree.recovery.shadow.ledger`."""
     snapshots: tuple[tuple[int, int], ...] = ()
     """Tick and version of each snapshot of ``--resume`` that the run may go back to, ascending."""
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from checkfree.lead.desk import Desk
 from checkfree.lead.history import History
-from checkfree.lead.shadowing import Entry
 from checkfree.lead.transaction import Transaction
 from checkfree.membership import first_seats
 from checkfree.messages.control import (
@@ -18,6 +17,7 @@ from checkfree.messages.control import (
     Outgoing,
 )
 from checkfree.ops import STORE, Address
+from checkfree.recovery.shadow.ledger import Entry
 
 
 class Shelving:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 
 from checkfree.lead.desk import Desk
 from checkfree.lead.history import History
-from checkfree.lead.shadowing import Shadowing
 from checkfree.lead.trend import follow
 from checkfree.membership import Membership
 from checkfree.messages.control import (
@@ -34,6 +33,7 @@ from checkfree.messages.control import (
 )
 from checkfree.ops import Address, Mirror, StateId, Transfer
 from checkfree.record import IterationRecord
+from checkfree.recovery.shadow.ledger import Shadowing
 from checkfree.recovery.strategy import Strategy
 
 

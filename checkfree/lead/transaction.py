@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from checkfree.lead.progress import Terms
-from checkfree.lead.shadowing import Entry
 from checkfree.messages.control import Prepared, Ticket
 from checkfree.ops import Address, Route, Transfer
 from checkfree.record import IterationRecord
+from checkfree.recovery.shadow.ledger import Entry
 
 
 @dataclass

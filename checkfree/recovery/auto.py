@@ -38,7 +38,8 @@ from checkfree.ops import (
 )
 from checkfree.recovery.average import Inexact
 from checkfree.recovery.checkfree import RULE as WEIGHTED
-from checkfree.recovery.fit import Fitting, witnesses
+from checkfree.recovery.fit.activations import Room
+from checkfree.recovery.fit.plan import Fitting, witnesses
 from checkfree.recovery.interpolate import (
     NEAREST,
     between_recipe,
@@ -46,8 +47,7 @@ from checkfree.recovery.interpolate import (
     nearest_recipe,
 )
 from checkfree.recovery.options import SHADOW_FORMATS
-from checkfree.recovery.ring import Room
-from checkfree.recovery.shadow import RULE, Pushing, restart, shadow_recipe
+from checkfree.recovery.shadow.plan import RULE, Pushing, restart, shadow_recipe
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 from checkfree.routes import swap_partner, swapped
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Recipe, Refusal, Source, View
 from checkfree.recovery.average import Inexact, gradient_weights, merge, normalised
-from checkfree.recovery.packed import unpack_state
+from checkfree.recovery.shadow.format import unpack_state
 from checkfree.recovery.strategy import Rebuilding
 from checkfree.routes import neighbours
 

@@ -24,7 +24,7 @@ from checkfree.ops import (
     Upload,
     View,
 )
-from checkfree.recovery.ring import Room
+from checkfree.recovery.fit.activations import Room
 
 if TYPE_CHECKING:
     from checkfree.messages.tensors import StageState

@@ -24,8 +24,8 @@ from checkfree.ops import (
 )
 from checkfree.recovery.checkpoint import Checkpoint
 from checkfree.recovery.exact import REPLICA
+from checkfree.recovery.fit.activations import Room
 from checkfree.recovery.registry import spec_of
-from checkfree.recovery.ring import Room
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
 
 

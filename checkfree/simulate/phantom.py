@@ -23,8 +23,8 @@ from checkfree.ops import (
     Source,
     Transfer,
 )
-from checkfree.recovery.references import HELD, WHOLE, References, held_as
-from checkfree.recovery.ring import Crossing, Ring, Room, matches
+from checkfree.recovery.fit.activations import Crossing, Ring, Room, matches
+from checkfree.recovery.shadow.references import HELD, WHOLE, References, held_as
 from checkfree.simulate.sizes import Sizes
 
 NEWEST = 3
@@ -127,7 +127,7 @@ class Phantoms:
         self.note_peak()
 
     def tidy(self, begin: Begin) -> None:
-        """As ``checkfree.worker.shadows`` does, and their owners."""
+        """As ``checkfree.recovery.shadow.holder`` does, and their owners."""
         for references in self.references.values():
             references.tidy(begin)
         late, counted = begin.ticket.iteration - 1, set(begin.shadows)
@@ -188,7 +188,7 @@ class Phantoms:
             if shadow.holder == seat:
                 del self.shadows[shadow]
         if sources and all(source.of == seat.stage for source in sources):
-            if found[0].packed == HELD:  # as checkfree.worker.pushing does
+            if found[0].packed == HELD:  # as checkfree.recovery.shadow.owner does
                 self.references[seat].leave(sources[0].holder, sources[0].version, None)
             return Held(seat.stage) if found[0].packed else found[0]
         mixed = self.averages_moments and bool(found) and all(held.moments for held in found)

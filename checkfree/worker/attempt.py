@@ -11,9 +11,9 @@ from torch import Tensor
 from checkfree.messages.control import Begin, Purpose, Ticket
 from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
 from checkfree.ops import Address, Kind, Mirror, Op, Route
-from checkfree.recovery.ring import Ring, Room
+from checkfree.recovery.fit.activations import Ring, Room
+from checkfree.recovery.fit.boundary import Crossed
 from checkfree.stage import Key, Part
-from checkfree.worker.boundary import Crossed
 
 Data = Activation | Gradient | Share | KeepGradient
 """Messages that belong to one ticket."""
@@ -47,7 +47,6 @@ class Attempt:
         self.twins = [seat for seat in seats if seat.stage == self.address.stage]
         self.held = [mirror for mirror in self.plan.mirrors if mirror.holder == self.address]
         self.copied = [mirror for mirror in self.plan.mirrors if mirror.owner == self.address]
-        self.pushes = [push for push in self.plan.transfers if push.owner == self.address]
 
     @property
     def ticket(self) -> Ticket:

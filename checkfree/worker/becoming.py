@@ -20,13 +20,15 @@ from checkfree.messages.control import (
 )
 from checkfree.messages.tensors import BoundaryReply, StageState, StateReply, tensor_bytes
 from checkfree.ops import Address, Source
-from checkfree.recovery.ahead import moved_on
-from checkfree.recovery.packed import opened
-from checkfree.recovery.references import HELD
+from checkfree.recovery.fit.boundary import pairs_of
+from checkfree.recovery.fit.local_steps import fit_and_judge
+from checkfree.recovery.shadow.ahead import moved_on
+from checkfree.recovery.shadow.format import opened
+from checkfree.recovery.shadow.references import HELD
 from checkfree.recovery.strategy import Rebuilding
 from checkfree.stage import Stage
+from checkfree.units import derive
 from checkfree.worker.equipment import Equipment
-from checkfree.worker.fitting import fit_and_judge
 from checkfree.worker.inspection import all_finite, problems_of
 
 
@@ -120,9 +122,14 @@ class Becoming:
         """Fitted, if that is asked for: figures, and what is wrong."""
         order, stage = self._order, self._stage
         boundaries = [self._boundaries[seat] for seat in order.recipe.boundary]
-        number, equipment = self._address.stage, self._equipment
+        read, equipment = self._equipment.casting.read, self._equipment
+        seed = derive(equipment.seed, "fit", self._address.stage, order.tick)
         try:
-            figures, problem = fit_and_judge(stage, number, order, boundaries, equipment)
+            pairs = [
+                (read(x, stage.dtype).to(stage.dtype), read(y, stage.dtype).to(stage.dtype))
+                for x, y in pairs_of(boundaries)
+            ]
+            figures, problem = fit_and_judge(stage, order.recipe, pairs, equipment.fit_lr, seed)
         except (ValueError, RuntimeError) as error:
             return {}, f"what its neighbours hold does not fit it: {str(error).splitlines()[0]}"
         if not problem and order.recipe.fit and not _finite(stage.snapshot(moments=False)):

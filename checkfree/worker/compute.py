@@ -10,11 +10,11 @@ from torch import Tensor
 from checkfree.messages.control import Commit, Outgoing, Prepared
 from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
 from checkfree.ops import LEAD, Address, Kind, Op
-from checkfree.recovery.ring import Ring
+from checkfree.recovery.fit.activations import Ring
+from checkfree.recovery.fit.boundary import Crossed, file_input, file_output
 from checkfree.stage import Part, Stage
 from checkfree.units import derive
 from checkfree.worker.attempt import Attempt
-from checkfree.worker.boundary import Crossed, file_input, file_output
 from checkfree.worker.equipment import Equipment
 from checkfree.worker.inspection import are_gradients
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Source
-from checkfree.recovery.references import References
-from checkfree.worker import boundary
-from checkfree.worker.boundary import Crossed
-from checkfree.worker.shadows import Shadows
+from checkfree.recovery.fit import boundary
+from checkfree.recovery.fit.boundary import Crossed
+from checkfree.recovery.shadow.holder import Shadows
+from checkfree.recovery.shadow.references import References
 
 SHADOWS, CROSSED, LEFT = "shadows/", "crossed/", "left/"
 

@@ -50,18 +50,18 @@ from checkfree.messages.tensors import (
     StateReply,
 )
 from checkfree.ops import LEAD, STORE, Address, Kind, Mirror, Op, StateId, Upload
-from checkfree.recovery.ring import Ring, Room
+from checkfree.recovery.fit.activations import Ring, Room
+from checkfree.recovery.fit.boundary import reply
+from checkfree.recovery.shadow.holder import Shadows
+from checkfree.recovery.shadow.owner import Pushes
 from checkfree.stage import Stage
 from checkfree.worker import holding
 from checkfree.worker.attempt import Attempt, Data
 from checkfree.worker.becoming import Becoming
-from checkfree.worker.boundary import reply
 from checkfree.worker.compute import Compute, Unfit
 from checkfree.worker.early import Early
 from checkfree.worker.equipment import Equipment
 from checkfree.worker.inspection import problem_of
-from checkfree.worker.pushing import Pushes
-from checkfree.worker.shadows import Shadows
 
 
 class StageWorker:
@@ -217,7 +217,7 @@ class StageWorker:
                 self._begin(message)
             case Commit() if self._attempt and message.ticket == self._attempt.ticket:
                 self._compute.commit(self._attempt, message)
-                self.pushes.committed(self._attempt)
+                self.pushes.committed(self._attempt.plan)
                 self._attempt, self._committed = None, message
                 return [(LEAD, Stepped(message.ticket, self.address))]
             case Abort():

@@ -9,9 +9,9 @@ import torch
 
 from checkfree.formats import FP32
 from checkfree.messages.tensors import StageState
-from checkfree.recovery import changes
-from checkfree.recovery.ahead import FARTHEST, moved_on
-from checkfree.recovery.packed import unpack_state
+from checkfree.recovery.shadow import changes
+from checkfree.recovery.shadow.ahead import FARTHEST, moved_on
+from checkfree.recovery.shadow.format import unpack_state
 
 
 def weights(value: float, version: int) -> StageState:

@@ -10,8 +10,8 @@ import torch
 
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Source
-from checkfree.recovery.ahead import moved_on
-from checkfree.recovery.packed import unpack_state
+from checkfree.recovery.shadow.ahead import moved_on
+from checkfree.recovery.shadow.format import unpack_state
 from tests.tiny import make
 from tests.unit.ladders import prepared, strategy, worker
 

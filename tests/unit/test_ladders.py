@@ -15,7 +15,7 @@ from checkfree.errors import BadInput
 from checkfree.load import load
 from checkfree.messages.tensors import StageState
 from checkfree.ops import STORE, Address, Recipe, Refusal, Repair, Rung, Shadow, Source, View
-from checkfree.recovery.packed import pack_state, unpack_state
+from checkfree.recovery.shadow.format import pack_state, unpack_state
 from tests.unit.ladders import strategy
 
 COMMITTED = 30

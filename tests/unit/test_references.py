@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from checkfree.messages.control import Begin, Ticket
 from checkfree.ops import Address, Shadow, Transfer
-from checkfree.recovery.references import References
+from checkfree.recovery.shadow.references import References
 
 OWNER, HOLDER, OTHER = Address(2), Address(3), Address(4)
 KEEP = Transfer(OWNER, HOLDER, "signs")

@@ -14,10 +14,10 @@ from checkfree.formats import INT4_ROWS, SIGNS
 from checkfree.load import build
 from checkfree.messages.control import Purpose
 from checkfree.messages.tensors import StageState
-from checkfree.recovery import changes
 from checkfree.recovery.options import SHADOW_FORMATS
-from checkfree.recovery.packed import pack_state
-from checkfree.recovery.references import WHOLE, held_as
+from checkfree.recovery.shadow import changes
+from checkfree.recovery.shadow.format import pack_state
+from checkfree.recovery.shadow.references import WHOLE, held_as
 
 VOCABULARY = 101
 

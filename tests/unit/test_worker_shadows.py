@@ -29,7 +29,7 @@ from checkfree.messages.tensors import (
     tensor_bytes,
 )
 from checkfree.ops import LEAD, Address, Recipe, Shadow, Source, Transfer, Upload
-from checkfree.recovery.packed import pack_state, unpack_state
+from checkfree.recovery.shadow.format import pack_state, unpack_state
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker
 from tests.tiny import equipment

@@ -16,9 +16,9 @@ from torch import Tensor
 from checkfree.formats import SIGNS, in_rows
 from checkfree.messages.tensors import StageState
 from checkfree.quantize import VALUES
-from checkfree.recovery.packed import pack_state, parts_of, unpack_state
-from checkfree.recovery.references import HELD, WHOLE
-from checkfree.recovery.signs import pack_change, unpack_change
+from checkfree.recovery.shadow.format import pack_state, parts_of, unpack_state
+from checkfree.recovery.shadow.references import HELD, WHOLE
+from checkfree.recovery.shadow.signs import pack_change, unpack_change
 
 
 def whole(state: StageState) -> StageState:

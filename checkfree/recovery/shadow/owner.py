@@ -8,10 +8,9 @@ from checkfree.formats import SIGNS
 from checkfree.messages.control import Begin, Outgoing
 from checkfree.messages.tensors import KeepShadow, StageState
 from checkfree.ops import Address, Transfer
-from checkfree.recovery import changes
-from checkfree.recovery.packed import pack_state
-from checkfree.recovery.references import References
-from checkfree.worker.attempt import Attempt
+from checkfree.recovery.shadow import changes
+from checkfree.recovery.shadow.format import pack_state
+from checkfree.recovery.shadow.references import References
 
 
 class Pushes:
@@ -27,11 +26,11 @@ class Pushes:
     def __bool__(self) -> bool:
         return bool(self._due) or self.shelf is not None
 
-    def committed(self, attempt: Attempt) -> None:
-        """What its plan wants pushed is due."""
-        self._due += [(attempt.plan, keep) for keep in attempt.pushes]
-        if self._seat in attempt.plan.snapshot:
-            self.shelf = attempt.ticket.epoch, attempt.plan.shelf
+    def committed(self, plan: Begin) -> None:
+        """What a plan wants pushed is due."""
+        self._due += [(plan, push) for push in plan.transfers if push.owner == self._seat]
+        if self._seat in plan.snapshot:
+            self.shelf = plan.ticket.epoch, plan.shelf
 
     def restarted(self, shadow: tuple[Address, StageState] | None) -> None:
         """The seat became another stage, or again its own out of a shadow that its holder keeps."""

@@ -53,7 +53,7 @@ class References(Generic[T]):
         pushes: what another one had left is no longer what its holder has."""
         stage = self._seat.stage
         first = min((seat for seat in plan.schedule if seat.stage == stage), default=self._seat)
-        late = plan.ticket.iteration - 1  # as worker/shadows.py
+        late = plan.ticket.iteration - 1  # as holder.py
         self._left = {
             holder: left
             for holder, left in self._left.items()

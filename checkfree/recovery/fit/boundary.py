@@ -15,7 +15,7 @@ from torch import Tensor
 from checkfree.messages.control import BoundaryRequest, Ticket
 from checkfree.messages.tensors import Activation, BoundaryReply, tensor_bytes
 from checkfree.ops import Address, Op, Route
-from checkfree.recovery.ring import Crossing, Ring, matches
+from checkfree.recovery.fit.activations import Crossing, Ring, matches
 
 Crossed = Ring[Activation]
 

@@ -28,7 +28,7 @@ from checkfree.formats import SIGNS
 from checkfree.messages.tensors import StageState
 from checkfree.ops import Address, Recipe, Refusal, Shadow, Source, Transfer, View
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
-from checkfree.recovery.packed import unpack_state
+from checkfree.recovery.shadow.format import unpack_state
 from checkfree.recovery.strategy import Rebuilding
 from checkfree.routes import ring_successor
 

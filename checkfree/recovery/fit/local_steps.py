@@ -1,18 +1,16 @@
-"""Fit a rebuilt stage to what its neighbours hold of the lost one, and judge it by that."""
+"""Local steps: a rebuilt stage fitted to what its neighbours hold of the lost one, and judged by
+that."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from checkfree.messages.control import Rebuild
-from checkfree.messages.tensors import BoundaryReply
+from checkfree.ops import Recipe
 from checkfree.stage import Part, Stage
 from checkfree.units import derive
-from checkfree.worker.boundary import pairs_of
-from checkfree.worker.equipment import Equipment
 
 Pair = tuple[Tensor, Tensor]
 """What went into the lost stage, and what came out of it."""
@@ -22,26 +20,16 @@ JUDGED_BY = 8
 
 
 def fit_and_judge(
-    stage: Stage,
-    number: int,
-    order: Rebuild,
-    replies: Collection[BoundaryReply],
-    equipment: Equipment,
+    stage: Stage, recipe: Recipe, pairs: Sequence[Pair], lr: float, seed: int
 ) -> tuple[dict[str, float], str]:
-    """Figures of the stage that was made by ``order``, fitted if that is asked for, and why it is
-    no good, if it isn't. ``number``: of the stage."""
-    recipe, casting = order.recipe, equipment.casting
-    pairs = [
-        (casting.read(x, stage.dtype).to(stage.dtype), casting.read(y, stage.dtype).to(stage.dtype))
-        for x, y in pairs_of(replies)
-    ]
+    """Figures of the stage that was made by ``recipe``, fitted if that is asked for, and why it is
+    no good, if it isn't."""
     if not pairs:
         return {}, "nothing is held of what went into it and came out" if recipe.fit else ""
     figures = {"pairs": float(len(pairs)), "error": error(stage, pairs)}
     if recipe.fit:
         figures["unfitted"] = figures["error"]
-        seed = derive(equipment.seed, "fit", number, order.tick)
-        fit(stage, pairs, recipe.fit, equipment.fit_lr, seed)
+        fit(stage, pairs, recipe.fit, lr, seed)
         figures["error"] = error(stage, pairs)
     bound = figures["unfitted"] if recipe.fit else recipe.bound
     if bound is None or figures["error"] <= bound:

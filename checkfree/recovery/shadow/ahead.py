@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from checkfree.formats import FP32, in_rows
 from checkfree.messages.tensors import StageState
-from checkfree.recovery.packed import pack_state, parts_of, unpack_state
-from checkfree.recovery.signs import unpack_change
+from checkfree.recovery.shadow.format import pack_state, parts_of, unpack_state
+from checkfree.recovery.shadow.signs import unpack_change
 
 FARTHEST = 2.0
 """Times its last change that a shadow is moved on, at most."""

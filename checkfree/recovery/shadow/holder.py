@@ -14,8 +14,8 @@ from checkfree.formats import SIGNS
 from checkfree.messages.control import Begin, Kept, Pushed
 from checkfree.messages.tensors import KeepShadow, StageState
 from checkfree.ops import Address, Source, Transfer
-from checkfree.recovery.changes import held
-from checkfree.recovery.references import held_as
+from checkfree.recovery.shadow.changes import held
+from checkfree.recovery.shadow.references import held_as
 
 NEWEST_UNCOUNTED = 1
 """Versions back from an iteration that its lead may not count on yet."""
