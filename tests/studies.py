@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from checkfree.priced import Priced
-from checkfree.report.study import Entry, Study
+from checkfree.report.study.model import Entry, Study
 
 Records = list[dict[str, Any]]
 NAN = math.nan

@@ -207,7 +207,7 @@ def begin(job: Job, trace: str, records: Sequence[Mapping[str, Any]] = ()) -> No
 def draw(folder: Path) -> Path:
     """The loss curve of a run folder, with its failures marked. Raises RunFailed if it can't be
     written."""
-    from checkfree.report.curves import draw_run  # only now: a plot's library is slow to load
+    from checkfree.report.run import draw_run  # only now: a plot's library is slow to load
 
     records, path = read(folder), folder / folders.PICTURE
     config = of_kind(records, "config")[0]["config"]

@@ -9,7 +9,7 @@ from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.ops import Address, Kind, Op, render_route
 from checkfree.recovery.wrappers import make_strategy
-from checkfree.report.timeline import draw_timeline
+from checkfree.report.schedule import draw_timeline
 from checkfree.routes import in_order
 from checkfree.schedule import Costs, check, makespan, peak_stash, render, timeline
 

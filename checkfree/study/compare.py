@@ -12,7 +12,7 @@ from rich.console import Console
 
 from checkfree.errors import BadInput
 from checkfree.load import Source
-from checkfree.report.study import REFERENCE
+from checkfree.report.study.model import REFERENCE
 from checkfree.runtime.folder import locked
 from checkfree.study import check
 from checkfree.study.compact import write_compact

@@ -30,7 +30,7 @@ from checkfree.runtime.parent import die_with_parent
 
 IMPORTED = (
     *("checkfree.cli.entry", "checkfree.build.train", "checkfree.display"),
-    *("checkfree.report.curves", "torch._dynamo"),
+    *("checkfree.report.run", "torch._dynamo"),
 )
 """What a run imports sooner or later: its picture, and what torch's optimizers bring along."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from checkfree.errors import BadInput
 from checkfree.record import RECORDS
-from checkfree.report.study import REFERENCE, Entry, Study
+from checkfree.report.study.model import REFERENCE, Entry, Study
 from checkfree.study.folders import Records, checked_records, crash_path, differences, ended
 from checkfree.study.plan import RUNS, SHARED, place
 from checkfree.study.pricing import Prices

@@ -12,7 +12,7 @@ from checkfree.errors import BadInput
 from checkfree.load import as_section, split
 from checkfree.plugins import known
 from checkfree.recovery.registry import STRATEGIES
-from checkfree.report.study import REFERENCE
+from checkfree.report.study.model import REFERENCE
 
 LIST = ("strategies", "rates", "devices")
 """Options that may be given as one text with commas."""

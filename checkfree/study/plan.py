@@ -17,7 +17,7 @@ from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.load import Source, build, expand, over, parse_words
 from checkfree.parts import permitted
-from checkfree.report.study import REFERENCE
+from checkfree.report.study.model import REFERENCE
 from checkfree.study.options import Options
 
 RUNS = "runs"

@@ -14,12 +14,12 @@ from checkfree.config import FleetConfig
 from checkfree.errors import cannot_write
 from checkfree.load import as_section
 from checkfree.record import of_kind
-from checkfree.report.estimate import Estimate, estimate
-from checkfree.report.groups import Group, book
-from checkfree.report.study import Study
-from checkfree.report.summary import Row, summarize
-from checkfree.report.tracks import Run
-from checkfree.report.write import write_report
+from checkfree.report.study.groups import Group, book
+from checkfree.report.study.interval import Estimate, estimate
+from checkfree.report.study.model import Study
+from checkfree.report.study.run_series import Run
+from checkfree.report.study.summary import Row, summarize
+from checkfree.report.study.write import write_report
 from checkfree.simulate.fleet import check_fleet
 from checkfree.study.gather import gather, priced
 from checkfree.study.pricing import PRICED, Pricer, Prices

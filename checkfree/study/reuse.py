@@ -18,7 +18,7 @@ from checkfree.failures import render_trace
 from checkfree.load import to_tree, to_yaml
 from checkfree.record import EndRecord, dumps, of_kind, recoveries
 from checkfree.recovery.registry import spec_of
-from checkfree.report.study import REFERENCE
+from checkfree.report.study.model import REFERENCE
 from checkfree.runtime.folder import begin
 from checkfree.simulate.rehearse import Rehearsal
 from checkfree.study.folders import Records, clear, differences, ended

@@ -8,7 +8,7 @@ from typing import Any
 
 from checkfree.config import RecoveryConfig
 from checkfree.errors import BadInput
-from checkfree.report.study import REFERENCE, Entry
+from checkfree.report.study.model import REFERENCE, Entry
 from checkfree.study.folders import Records
 from checkfree.typed import written
 

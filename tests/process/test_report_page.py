@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from checkfree.report.write import write_report
+from checkfree.report.study.write import write_report
 from tests.studies import full
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

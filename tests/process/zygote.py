@@ -32,13 +32,9 @@ from typing import Any
 
 _PR_SET_CHILD_SUBREAPER, _CLONE_NEWNET = 36, 0x40000000
 IMPORTED = (
-    *(
-        "checkfree.cli",
-        "checkfree.build.train",
-        "checkfree.study.branch",
-        "checkfree.study.compare",
-    ),
-    *("checkfree.build.verify", "checkfree.report.page", "checkfree.display", "torch._dynamo"),
+    *("checkfree.cli", "checkfree.build.train", "checkfree.build.verify", "checkfree.study.branch"),
+    *("checkfree.study.compare", "checkfree.report.study.page", "checkfree.display"),
+    "torch._dynamo",
 )
 OPTIONAL = ("checkfree.build.join",)
 """What needs hivemind."""

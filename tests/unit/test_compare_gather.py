@@ -12,8 +12,8 @@ import pytest
 from checkfree.config import Config, FleetConfig
 from checkfree.errors import BadInput
 from checkfree.priced import Priced
-from checkfree.report.groups import book
-from checkfree.report.study import Study
+from checkfree.report.study.groups import book
+from checkfree.report.study.model import Study
 from checkfree.study.compact import write_compact
 from checkfree.study.folders import crash_path
 from checkfree.study.gather import gather, priced

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.report.curves import draw_run
-from checkfree.report.marks import (
+from checkfree.report.loss_marks import (
     Jump,
     Line,
     iteration_at,
@@ -26,6 +25,7 @@ from checkfree.report.marks import (
     smooth,
     smooth_line,
 )
+from checkfree.report.run import draw_run
 
 NAN = math.nan
 

@@ -18,20 +18,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkfree.priced import Priced
-from checkfree.report.cures import cures
-from checkfree.report.estimate import estimate, reading_noise, t_quantile
-from checkfree.report.figures import numbers, wrapped
-from checkfree.report.groups import book
-from checkfree.report.happenings import panels
-from checkfree.report.lines import POINTS, gap_curve, kept, mean_curve
-from checkfree.report.looks import looks
-from checkfree.report.page import page_data
-from checkfree.report.study import Entry, Study
-from checkfree.report.summary import Row, summarize
-from checkfree.report.tables import extra_sent, interval, sent_per_iteration
-from checkfree.report.told import differing, flat
-from checkfree.report.tracks import AXES, run_of
-from checkfree.report.write import write_report
+from checkfree.report.study.config_section import differing, flat
+from checkfree.report.study.failure_timeline import panels
+from checkfree.report.study.groups import book
+from checkfree.report.study.interval import estimate, reading_noise, t_quantile
+from checkfree.report.study.model import Entry, Study
+from checkfree.report.study.page import page_data
+from checkfree.report.study.recovery_stats import cures
+from checkfree.report.study.run_series import AXES, run_of
+from checkfree.report.study.seed_means import POINTS, gap_curve, kept, mean_curve
+from checkfree.report.study.style import looks
+from checkfree.report.study.summary import Row, summarize
+from checkfree.report.study.tables import extra_sent, interval, sent_per_iteration
+from checkfree.report.study.traces import numbers, wrapped
+from checkfree.report.study.write import write_report
 from tests.studies import (
     NAN,
     check,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkfree.ops import Address, Kind, Op, parse_route
-from checkfree.report.timeline import draw_timeline
+from checkfree.report.schedule import draw_timeline
 from checkfree.routes import in_order, is_swapped, swapped
 from checkfree.schedule import (
     SCHEDULES,

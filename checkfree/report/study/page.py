@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from checkfree.report import figures
-from checkfree.report.bars import MEASURES, ledger, spent
-from checkfree.report.groups import Book, rate_name
-from checkfree.report.happenings import legend, panels
-from checkfree.report.looks import BYTES_FILLS, SECONDS_FILLS, Fill, looks
-from checkfree.report.study import REFERENCE
-from checkfree.report.summary import Summary
-from checkfree.report.tables import headline, recoveries, runs, storage
-from checkfree.report.templating import render
-from checkfree.report.told import configurations, differences, versions
-from checkfree.report.tracks import AXES, missed
+from checkfree.report.study import traces
+from checkfree.report.study.bars import MEASURES, ledger, spent
+from checkfree.report.study.config_section import configurations, differences, versions
+from checkfree.report.study.failure_timeline import legend, panels
+from checkfree.report.study.groups import Book, rate_name
+from checkfree.report.study.model import REFERENCE
+from checkfree.report.study.run_series import AXES, missed
+from checkfree.report.study.style import BYTES_FILLS, SECONDS_FILLS, Fill, looks
+from checkfree.report.study.summary import Summary
+from checkfree.report.study.tables import headline, recoveries, runs, storage
+from checkfree.report.study.templating import render
 
 _AXIS_NAMES = {
     "iterations": "iterations",
@@ -67,19 +67,19 @@ def page_data(book: Book) -> dict[str, Any]:
     """All that the script draws from."""
     found = panels(book)
     loss, gap = "loss (nats per token)", f"loss − loss of {REFERENCE} (nats per token)"
-    bars = figures.layout("", "", 300) | {"barmode": "stack"}
+    bars = traces.layout("", "", 300) | {"barmode": "stack"}
     bars["yaxis"] |= {"autorange": "reversed", "ticks": "", "gridcolor": "rgba(0,0,0,0)"}
     return {
-        "curves": figures.curves(book),
-        "gaps": figures.gaps(book),
+        "curves": traces.curves(book),
+        "gaps": traces.gaps(book),
         "ledger": ledger(book),
         "panels": found,
         "layouts": {
-            "curves": figures.layout("", loss, 460),
-            "gaps": figures.layout("iteration", gap, 380),
+            "curves": traces.layout("", loss, 460),
+            "gaps": traces.layout("iteration", gap, 380),
             "ledger": bars,
         },
-        "axes": figures.AXIS_TITLES,
+        "axes": traces.AXIS_TITLES,
         "labels": book.labels,
         "names": {label: book.name(label) for label in book.labels},
         "start": {

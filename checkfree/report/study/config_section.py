@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkfree.record import of_kind
-from checkfree.report.groups import Book, Group, config_of, rate_name
-from checkfree.report.table import NOTHING, Cell, Head, Lines, Table, TableRow
-from checkfree.report.tracks import Run
+from checkfree.report.study.cells import NOTHING, Cell, Head, Lines, Table, TableRow
+from checkfree.report.study.groups import Book, Group, config_of, rate_name
+from checkfree.report.study.run_series import Run
 
 _OWN = ("seed", "out", "failures.seed")
 """Keys that tell seeds apart, not strategies."""

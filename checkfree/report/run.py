@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from checkfree.report.marks import (
+from checkfree.report.loss_marks import (
     Jump,
     Line,
     Records,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from checkfree.priced import BYTES, SECONDS
-from checkfree.report.study import REFERENCE
+from checkfree.report.study.model import REFERENCE
 
 
 @dataclass(frozen=True)

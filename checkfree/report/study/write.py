@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from checkfree.report.csvs import write_csvs
-from checkfree.report.groups import book
-from checkfree.report.page import page
-from checkfree.report.pictures import draw_gaps, draw_ledger, draw_losses
-from checkfree.report.study import Study
-from checkfree.report.summary import summarize
+from checkfree.report.study.csvs import write_csvs
+from checkfree.report.study.groups import book
+from checkfree.report.study.model import Study
+from checkfree.report.study.page import page
+from checkfree.report.study.png import draw_gaps, draw_ledger, draw_losses
+from checkfree.report.study.summary import summarize
 
 
 def write_report(study: Study, folder: Path) -> Path:

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from checkfree.record import of_kind
-from checkfree.report.study import REFERENCE, Entry, Study
-from checkfree.report.tracks import Floats, Run, run_of
+from checkfree.report.study.model import REFERENCE, Entry, Study
+from checkfree.report.study.run_series import Floats, Run, run_of
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from checkfree.record import of_kind
-from checkfree.report.figures import FONT, Trace, layout, plain, wrapped
-from checkfree.report.groups import Book, config_of
-from checkfree.report.looks import GREY, PALE
-from checkfree.report.marks import finite, replayed
-from checkfree.report.summary import lost_stages
-from checkfree.report.tracks import Run
+from checkfree.report.loss_marks import finite, replayed
+from checkfree.report.study.groups import Book, config_of
+from checkfree.report.study.run_series import Run
+from checkfree.report.study.style import GREY, PALE
+from checkfree.report.study.summary import lost_stages
+from checkfree.report.study.traces import FONT, Trace, layout, plain, wrapped
 
 _SHAPES = (
     "diamond",

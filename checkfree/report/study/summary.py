@@ -10,9 +10,9 @@ from statistics import fmean
 import numpy as np
 
 from checkfree.record import of_kind
-from checkfree.report.estimate import Estimate, estimate, reading_noise
-from checkfree.report.groups import Book, Group
-from checkfree.report.tracks import Run
+from checkfree.report.study.groups import Book, Group
+from checkfree.report.study.interval import Estimate, estimate, reading_noise
+from checkfree.report.study.run_series import Run
 
 
 @dataclass(frozen=True)

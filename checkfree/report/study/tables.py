@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from checkfree.priced import BYTES
-from checkfree.report.bars import spent
-from checkfree.report.cures import Cure, cures
-from checkfree.report.estimate import Estimate, estimate
-from checkfree.report.groups import Book, Group, rate_name
-from checkfree.report.looks import Look, looks
-from checkfree.report.summary import Row, Summary, mean, reach
-from checkfree.report.table import NOTHING, Cell, Divider, Endings, Head, Table, TableRow
-from checkfree.report.tracks import Run
+from checkfree.report.study.bars import spent
+from checkfree.report.study.cells import NOTHING, Cell, Divider, Endings, Head, Table, TableRow
+from checkfree.report.study.groups import Book, Group, rate_name
+from checkfree.report.study.interval import Estimate, estimate
+from checkfree.report.study.recovery_stats import Cure, cures
+from checkfree.report.study.run_series import Run
+from checkfree.report.study.style import Look, looks
+from checkfree.report.study.summary import Row, Summary, mean, reach
 from checkfree.units import render_bytes, render_seconds
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from checkfree.report.estimate import t_quantile
-from checkfree.report.groups import Book, Group
-from checkfree.report.marks import smooth
-from checkfree.report.summary import gap_lines
-from checkfree.report.tracks import Floats, Run, Track
+from checkfree.report.loss_marks import smooth
+from checkfree.report.study.groups import Book, Group
+from checkfree.report.study.interval import t_quantile
+from checkfree.report.study.run_series import Floats, Run, Track
+from checkfree.report.study.summary import gap_lines
 
 POINTS = 600
 """A line of more points than the page has pixels costs its reader and shows nothing more."""

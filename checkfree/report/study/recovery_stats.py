@@ -9,10 +9,10 @@ from statistics import median
 from typing import Any
 
 from checkfree.record import recoveries
-from checkfree.report.estimate import Estimate, estimate
-from checkfree.report.groups import Book, Group
-from checkfree.report.summary import lost_stages
-from checkfree.report.tracks import Run
+from checkfree.report.study.groups import Book, Group
+from checkfree.report.study.interval import Estimate, estimate
+from checkfree.report.study.run_series import Run
+from checkfree.report.study.summary import lost_stages
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from checkfree.priced import BYTES, SECONDS
 from checkfree.record import of_kind
-from checkfree.report.cures import recoveries_of
-from checkfree.report.estimate import Estimate, estimate
-from checkfree.report.groups import Book
-from checkfree.report.summary import Row, Summary
-from checkfree.report.tracks import Run, Track
+from checkfree.report.study.groups import Book
+from checkfree.report.study.interval import Estimate, estimate
+from checkfree.report.study.recovery_stats import recoveries_of
+from checkfree.report.study.run_series import Run, Track
+from checkfree.report.study.summary import Row, Summary
 
 Cells = Sequence[object]
 

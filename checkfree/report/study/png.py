@@ -16,11 +16,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from checkfree.priced import SECONDS
-from checkfree.report.bars import spent
-from checkfree.report.groups import Book, rate_name
-from checkfree.report.lines import Curve, gap_curve, mean_curve, seed_line
-from checkfree.report.looks import GREY, INK, PALE, SECONDS_FILLS, Look, looks
-from checkfree.report.study import REFERENCE
+from checkfree.report.study.bars import spent
+from checkfree.report.study.groups import Book, rate_name
+from checkfree.report.study.model import REFERENCE
+from checkfree.report.study.seed_means import Curve, gap_curve, mean_curve, seed_line
+from checkfree.report.study.style import GREY, INK, PALE, SECONDS_FILLS, Look, looks
 
 _WIDTH, _HEIGHT, _DOTS = 5.2, 3.7, 150  # inches of a panel, dots per inch
 _MARKED = 40

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkfree.record import of_kind
-from checkfree.report.marks import finite
-from checkfree.report.study import Entry
+from checkfree.report.loss_marks import finite
+from checkfree.report.study.model import Entry
 
 Floats = NDArray[np.float64]
 Record = Mapping[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from checkfree.report.looks import Look
+from checkfree.report.study.style import Look
 
 NOTHING = "–"
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from checkfree.report.groups import Book, Group
-from checkfree.report.lines import Curve, gap_curve, mean_curve, seed_line, thin
-from checkfree.report.looks import GREY, INK, PALE, Look, faint, looks
-from checkfree.report.tracks import AXES, Floats, Run
+from checkfree.report.study.groups import Book, Group
+from checkfree.report.study.run_series import AXES, Floats, Run
+from checkfree.report.study.seed_means import Curve, gap_curve, mean_curve, seed_line, thin
+from checkfree.report.study.style import GREY, INK, PALE, Look, faint, looks
 
 Trace = dict[str, Any]
 
