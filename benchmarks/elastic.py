@@ -31,7 +31,7 @@ from living import DEADLINE
 
 from checkfree.record import RecoveryRecord
 from checkfree.runtime.swarm.processes.control import ask
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.units import render_bytes, render_utc
 
 SEATS = 5
@@ -62,7 +62,7 @@ class Walker:
 
     def __init__(self, made: Fleet, pause: float):
         self._fleet, self._pause = made, pause
-        self._home = Home.of(made.run)
+        self._home = Workdir.of(made.run)
         self._at = self._looked = time.monotonic()
         self._seated: list[dict[str, Any]] = []
         self._busy: dict[str, float] = {}

@@ -22,7 +22,7 @@ from pathlib import Path
 from living import DEADLINE, Records
 
 from checkfree.cli import main as main_of_checkfree
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 
 sys.path.append(os.fspath(Path(__file__).parents[1]))
 from tests.process.zygote import enter
@@ -122,7 +122,7 @@ class Fleet:
         self.lead.wait()
         for node in self.nodes:
             node.kill()
-        Home.of(self.run).sweep()
+        Workdir.of(self.run).sweep()
         self._log.close()
 
     def _forked(self, space: str, *words: str) -> int:

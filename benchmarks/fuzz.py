@@ -25,7 +25,7 @@ import checkfree
 from checkfree.load import load
 from checkfree.record import RECORDS, of_kind, read
 from checkfree.runtime.swarm.processes.control import ask
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
 STRANGER = ROOT / "tests" / "process" / "stranger.py"
@@ -51,8 +51,8 @@ def main() -> int:
     finally:
         up.terminate()
         up.wait()
-        Home.of(run).sweep()
-        Home.of(run).clear(keep_logs=True)
+        Workdir.of(run).sweep()
+        Workdir.of(run).clear(keep_logs=True)
     losses = [step["loss"] for step in of_kind(read(run), "iteration")]
     lost = [
         f"{seat} at {event['iteration']}"
@@ -132,7 +132,7 @@ def ticks(run: Path) -> int:
 
 
 def status(run: Path) -> dict[str, Any]:
-    return dict(ask(Home.of(run), {"ask": "status"}))
+    return dict(ask(Workdir.of(run), {"ask": "status"}))
 
 
 def resident(run: Path) -> int:

@@ -14,8 +14,8 @@ from typing import Any
 
 from checkfree.record import IterationRecord, Record
 from checkfree.runtime.swarm.processes.control import ask
-from checkfree.runtime.swarm.processes.home import Home
 from checkfree.runtime.swarm.processes.tail import Tail
+from checkfree.runtime.swarm.processes.workdir import Workdir
 
 DEADLINE = 60.0  # seconds, for anything that has to happen
 
@@ -44,7 +44,7 @@ class Living:
     """A run, and the process that launched it."""
 
     def __init__(self, run: Path, process: subprocess.Popen[bytes]):
-        self.home, self.process = Home.of(run), process
+        self.home, self.process = Workdir.of(run), process
         self.records = Records(run)
         self.iterations: list[float] = []
         self.ticks: list[int] = []

@@ -28,7 +28,7 @@ from living import DEADLINE
 from checkfree.record import of_kind, read
 from checkfree.recovery.exact import EXACT
 from checkfree.runtime.swarm.processes.control import ask
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 
 sys.path.append(os.fspath(Path(__file__).parents[1]))
 from tests.process.hosts import network
@@ -59,7 +59,7 @@ def end(node: Node, seconds: float) -> float:
 
 def seats_of(made: Fleet, node: Node) -> int:
     """How many it has just now."""
-    nodes = ask(Home.of(made.run), {"ask": "status"}).get("nodes", ())
+    nodes = ask(Workdir.of(made.run), {"ask": "status"}).get("nodes", ())
     return next((len(found["seats"]) for found in nodes if found["host"] == node.name), 0)
 
 

@@ -1,6 +1,6 @@
 """What the processes of a run weigh, and by how much they grow as they live.
 
-All are forks of one nursery and share its memory, some 130 MB, until they write to it. A page
+All are forks of one fork server and share its memory, some 130 MB, until they write to it. A page
 that they write to is then their own, but no memory more than they had: over thousands of
 iterations the holes in that memory are used one by one. So growth is counted in all anonymous
 memory of a process, own and shared, which copying a page leaves as it is and a leak does not. It

@@ -22,16 +22,16 @@ from checkfree.messages.control import HANDOVER
 from checkfree.ops import Address, StateId
 from checkfree.record import of_kind, read
 from checkfree.recovery.exact import EXACT
-from checkfree.runtime.swarm.joining.door import Frame
 from checkfree.runtime.swarm.joining.invitation import TOKEN_BYTES, Invitation
+from checkfree.runtime.swarm.joining.join_server import JoinServerConfig
 from checkfree.runtime.swarm.presence.roster import Roster
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.store import Damaged, Store
 
 INVITATION, KEY, REGISTER = "invitation", "lead.key", "members"
 
 
-def invitation_of(home: Home, order: Mapping[str, Any], told: list[str]) -> Invitation:
+def invitation_of(home: Workdir, order: Mapping[str, Any], told: list[str]) -> Invitation:
     """That of the run, or a new one. ``order`` has "host" and "port", or neither: as before.
     What changed since, and made old join lines useless, is ``told``. Raises BadInput."""
     known = Invitation.load(home.path / INVITATION)
@@ -60,7 +60,7 @@ def _checked(invitation: Invitation) -> Invitation:
         ) from None
 
 
-def frame_of(invitation: Invitation, job: Job, home: Home, incarnation: str) -> Frame:
+def frame_of(invitation: Invitation, job: Job, home: Workdir, incarnation: str) -> JoinServerConfig:
     """All that the door has to know, written down so that the next lead has the same."""
     invitation.save(home.path / INVITATION)
     model = replace(job.config.model, vocabulary=job.config.model.vocabulary or job.vocabulary)
@@ -70,10 +70,10 @@ def frame_of(invitation: Invitation, job: Job, home: Home, incarnation: str) -> 
         "data": json.loads(json.dumps(job.data)),
         "incarnation": incarnation,
     }
-    return Frame(invitation, home.path / KEY, release(config), run, home.path / REGISTER)
+    return JoinServerConfig(invitation, home.path / KEY, release(config), run, home.path / REGISTER)
 
 
-def roster_of(home: Home, job: Job) -> Roster:
+def roster_of(home: Workdir, job: Job) -> Roster:
     """Of a run that goes on, led by one more: as its last lead left it, else as its records tell.
     Raises KeyError, TypeError or ValueError for records that tell nothing."""
     known = Roster.load(home.roster)
@@ -85,7 +85,7 @@ def roster_of(home: Home, job: Job) -> Roster:
 
 
 def unused(store: Store, records: Sequence[Mapping[str, Any]]) -> dict[int, Handed]:
-    """What was handed on and is still what its stages were then, as ``Farewells.states``."""
+    """What was handed on and is still what its stages were then, as ``Departures.states``."""
     found: dict[int, Handed] = {}
     for shelf in store.offered(HANDOVER):
         try:

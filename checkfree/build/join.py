@@ -34,15 +34,15 @@ from checkfree.ops import Address
 from checkfree.parts import permitted
 from checkfree.runtime.forking import count_cuda_devices, keep_for_forks
 from checkfree.runtime.process import settled
-from checkfree.runtime.swarm.joining.camp import Camp
 from checkfree.runtime.swarm.joining.discovery import Discovery
-from checkfree.runtime.swarm.joining.door import Frame
 from checkfree.runtime.swarm.joining.finder import AddressBook, Finder
-from checkfree.runtime.swarm.joining.guest import After, Guest, Remains
 from checkfree.runtime.swarm.joining.invitation import Place, best_first, listen_address
-from checkfree.runtime.swarm.joining.lifeline import Lifeline, Unreachable
+from checkfree.runtime.swarm.joining.join_client import JoinClient, Unreachable
+from checkfree.runtime.swarm.joining.join_server import JoinServerConfig
+from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, Terms
+from checkfree.runtime.swarm.joining.joiner_workdir import JoinerWorkdir
 from checkfree.runtime.swarm.joining.notices import leave_deadline, seconds_left, watch
-from checkfree.runtime.swarm.joining.reception import Reception, Terms
+from checkfree.runtime.swarm.joining.remote_worker import ExitReason, Remains, RemoteWorker
 from checkfree.runtime.swarm.placement.nodes import LONGEST_NAME, Node
 from checkfree.runtime.swarm.processes.forks import (
     AGAIN,
@@ -52,10 +52,10 @@ from checkfree.runtime.swarm.processes.forks import (
     Forks,
     Report,
 )
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.told import tell
-from checkfree.runtime.swarm.transport.courier import Courier, Said
 from checkfree.runtime.swarm.transport.frames import Peer
+from checkfree.runtime.swarm.transport.network_thread import NetworkThread, Said
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 from checkfree.units import render_bytes
 from checkfree.worker import Equipment, StageWorker
@@ -69,12 +69,12 @@ UNTIL_KNOWN = codec.Limits(max_message_bytes=1 << 16, max_header_bytes=1 << 15)
 REFUSED = 2
 """Exit code of a fork that the lead lets in no more."""
 CODES = {
-    After.ENDED: ENDED,
-    After.LEFT: ENDED,
-    After.FAILED: FAILED,
-    After.BROKEN: FAILED,
-    After.LOST: AGAIN,
-    After.SHORT: AGAIN,
+    ExitReason.ENDED: ENDED,
+    ExitReason.LEFT: ENDED,
+    ExitReason.FAILED: FAILED,
+    ExitReason.BROKEN: FAILED,
+    ExitReason.LOST: AGAIN,
+    ExitReason.SHORT: AGAIN,
 }
 
 
@@ -231,11 +231,11 @@ class Member:
     """A process that takes one seat after the other, until the run ends or it is told to go."""
 
     terminal = False
-    """See ``Courier``."""
+    """See ``NetworkThread``."""
 
     def __init__(
         self,
-        home: Home,
+        home: Workdir,
         entry: Entry,
         node: Node,
         means: Means | None,
@@ -245,27 +245,27 @@ class Member:
         self._home, self._entry, self._node, self._means = home, entry, node, means
         self._say, self._report = say, report
         self._release = offered(PACKAGE, entry.allow)
-        self._courier: Courier | None = None
+        self._network: NetworkThread | None = None
         self._asked = self._drained = False
         self._ends_at: float | None = None
         """By the monotonic clock, this machine, if it is known."""
         self._seated = False
-        self._guest: Guest | None = None
+        self._remote: RemoteWorker | None = None
         self._book = AddressBook(entry.place)
         self._remains = Remains()
         self._known = False
         self.why = ""
 
-    def run(self) -> After:
+    def run(self) -> ExitReason:
         """Returns how it ended: any but OVER. Raises BadInput."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._interrupted)
         signal.signal(NOT_NEEDED, self._not_needed)
         try:
-            while (after := self._live()) is After.OVER:
+            while (after := self._live()) is ExitReason.OVER:
                 pass
         except _Gone:
-            return After.LEFT
+            return ExitReason.LEFT
         return after
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
@@ -279,81 +279,83 @@ class Member:
         if not (self._seated or self._remains):
             raise _Gone
         self._say("leaves as soon as its state is handed on (once more: at once)")
-        if self._courier is not None:
-            self._leave(self._courier)
+        if self._network is not None:
+            self._leave(self._network)
 
-    def _leave(self, courier: Courier) -> None:
-        courier.inbox.put(Said({"leave": True, "ends_at": self._ends_at}))
+    def _leave(self, network: NetworkThread) -> None:
+        network.inbox.put(Said({"leave": True, "ends_at": self._ends_at}))
 
     def _not_needed(self, number: int, frame: FrameType | None) -> None:
         """Others stand by."""
-        if not self._seated and (self._guest is None or self._guest.idle):
+        if not self._seated and (self._remote is None or self._remote.idle):
             raise _Gone
 
-    def _live(self) -> After:
+    def _live(self) -> ExitReason:
         """From an application to the end of a life at a seat."""
         assert self._means is not None
-        courier = Courier(self._home.secret(), UNTIL_KNOWN, terminal=self.terminal)
-        self._courier = courier
-        finder = Finder(Discovery(courier.post, self._entry.secret), self._book)
+        network = NetworkThread(self._home.secret(), UNTIL_KNOWN, terminal=self.terminal)
+        self._network = network
+        finder = Finder(Discovery(network.post, self._entry.secret), self._book)
         try:
-            self._open(courier)
-            lifeline = self._lifeline(courier, finder)
-            lifeline.brings, lifeline.prepared = self._remains.name()
+            self._open(network)
+            join_client = self._join_client(network, finder)
+            join_client.brings, join_client.prepared = self._remains.name()
             try:
-                run = self._apply(courier, lifeline)
+                run = self._apply(network, join_client)
             except Unreachable as error:
                 self._say(f"the lead is gone: {error}")
-                return After.LOST
+                return ExitReason.LOST
             self._known = True
-            self._guest = guest = Guest(courier, lifeline, self._remains, self._say, self._report)
+            self._remote = remote = RemoteWorker(
+                network, join_client, self._remains, self._say, self._report
+            )
             if self._asked or self._drained:
-                self._leave(courier)
-            lifeline.follow(run["patience"], self._entry.retry or AGAIN_WITHIN)
-            courier.post.limits = self._means.limits
-            lifeline.ready()
-            courier.wait(Reception(courier, self._terms(run)).open())
+                self._leave(network)
+            join_client.follow(run["patience"], self._entry.retry or AGAIN_WITHIN)
+            network.post.limits = self._means.limits
+            join_client.ready()
+            network.wait(JoinSessions(network, self._terms(run)).open())
             with settled(self._means.threads):
-                return self._train(guest, self._means, run["patience"])
+                return self._train(remote, self._means, run["patience"])
         finally:
-            self._courier = None
+            self._network = None
             with suppress(TimeoutError):
-                courier.wait(finder.close(), LEAVE_WITHIN)
-            courier.close()
+                network.wait(finder.close(), LEAVE_WITHIN)
+            network.close()
 
     def inquire(self, what: str = "") -> Mapping[str, Any]:
         """What the lead tells of its run, or says to who asks ``what``, without taking part. Raises
         NotFound, or another BadInput."""
-        courier = Courier(self._home.secret(), UNTIL_KNOWN)
-        finder = Finder(Discovery(courier.post, self._entry.secret), self._book)
+        network = NetworkThread(self._home.secret(), UNTIL_KNOWN)
+        finder = Finder(Discovery(network.post, self._entry.secret), self._book)
         try:
-            self._open(courier)
-            lifeline = self._lifeline(courier, finder)
-            run = self._apply(courier, lifeline)
-            return courier.wait(lifeline.ask(what)) if what else run
+            self._open(network)
+            join_client = self._join_client(network, finder)
+            run = self._apply(network, join_client)
+            return network.wait(join_client.ask(what)) if what else run
         except (Unreachable, *BROKEN_STREAM) as error:
             raise NotFound(
                 f"{self._entry.place} can't be reached ({error}): is the lead up, is its address "
                 "one that this machine can call, and its port open?"
             ) from None
         finally:
-            courier.close()
+            network.close()
 
-    def _open(self, courier: Courier) -> None:
+    def _open(self, network: NetworkThread) -> None:
         try:
-            courier.open(self._home.sockets, self._home.identity(), self._entry.listen)
+            network.open(self._home.sockets, self._home.identity(), self._entry.listen)
         except RunFailed as error:
             raise BadInput(str(error)) from None
 
-    def _lifeline(self, courier: Courier, finder: Finder) -> Lifeline:
-        return Lifeline(courier, self._entry.secret, self._release, finder, self._node)
+    def _join_client(self, network: NetworkThread, finder: Finder) -> JoinClient:
+        return JoinClient(network, self._entry.secret, self._release, finder, self._node)
 
     def _terms(self, run: Mapping[str, Any]) -> Terms:
         """Whoever calls us wants the lead; we say that we are not it."""
         named = release(any_config(run["config"]))  # as the lead compares
         return Terms(self._entry.secret, run["patience"], named, None)
 
-    def _apply(self, courier: Courier, lifeline: Lifeline) -> Mapping[str, Any]:
+    def _apply(self, network: NetworkThread, join_client: JoinClient) -> Mapping[str, Any]:
         within = self._entry.retry or (AGAIN_WITHIN if self._known else FIRST_WITHIN)
         if self._ends_at is not None:
             within = min(within, max(0.0, self._ends_at - time.monotonic()))
@@ -361,29 +363,31 @@ class Member:
         def told(why: str) -> None:
             self._say(f"no answer yet ({why}); trying for {within:g} s")
 
-        return courier.wait(lifeline.take_up(within, told))
+        return network.wait(join_client.take_up(within, told))
 
-    def _train(self, guest: Guest, means: Means, patience: float) -> After:
+    def _train(self, remote: RemoteWorker, means: Means, patience: float) -> ExitReason:
         self._report({"standing": True, "keeps": self._remains.name()[0] is not None})
         self._say("stands by until a seat is vacant")
-        birth = guest.wait()
+        birth = remote.wait()
         if birth is not None:
             self._say(f"takes seat {birth['seat']}, life {birth['life']}: {_origin(birth)}")
             self._seated = True
             self._report({"seated": birth["seat"]})
-            guest.run(birth, lambda: _worker(means, birth), patience)
+            remote.run(birth, lambda: _worker(means, birth), patience)
             self._seated = False
-        self.why = guest.why
-        why = f": {guest.why}" if guest.why not in ("", guest.after.value) else ""
-        self._say(f"{guest.after.value}{why}")
-        if guest.after in (After.ENDED, After.FAILED):
+        self.why = remote.why
+        why = f": {remote.why}" if remote.why not in ("", remote.after.value) else ""
+        self._say(f"{remote.after.value}{why}")
+        if remote.after in (ExitReason.ENDED, ExitReason.FAILED):
             self._report({"over": True})
-        self._drained = self._drained or guest.drained
-        if guest.after not in (After.LEFT, After.OVER):
-            return guest.after
+        self._drained = self._drained or remote.drained
+        if remote.after not in (ExitReason.LEFT, ExitReason.OVER):
+            return remote.after
         leaves = self._asked or self._drained
-        kept = guest.after is After.OVER and bool(self._remains)  # it is to hand that on first
-        return After.LEFT if leaves and not kept else After.OVER
+        kept = remote.after is ExitReason.OVER and bool(
+            self._remains
+        )  # it is to hand that on first
+        return ExitReason.LEFT if leaves and not kept else ExitReason.OVER
 
 
 def _origin(birth: Mapping[str, Any]) -> str:
@@ -405,7 +409,7 @@ def _worker(means: Means, birth: Mapping[str, Any]) -> StageWorker:
 # --- a node --------------------------------------------------------------------------------------
 
 
-def join(home: Home, entry: Entry, wishes: Wishes, say: Say) -> int:
+def join(home: Workdir, entry: Entry, wishes: Wishes, say: Say) -> int:
     """Be a node of a run until it ends, or we are told to go. Returns the exit code. Raises
     BadInput or StartAgain."""
     run = _asked(home, entry)
@@ -413,7 +417,7 @@ def join(home: Home, entry: Entry, wishes: Wishes, say: Say) -> int:
     return serve(home, entry, node_of(run, wishes, means, entry.allow), means, say)
 
 
-def serve(home: Home, entry: Entry, node: Node, means: Means, say: Say) -> int:
+def serve(home: Workdir, entry: Entry, node: Node, means: Means, say: Say) -> int:
     """As ``join``, once all is at hand."""
     offered(PACKAGE, entry.allow)  # of the code that we run, whatever is installed later
     keep_for_forks()
@@ -433,7 +437,7 @@ def serve(home: Home, entry: Entry, node: Node, means: Means, say: Say) -> int:
     return Forks(main, node.room, say, warned).run()
 
 
-def _warned(home: Home, watched: str, say: Say) -> bool:
+def _warned(home: Workdir, watched: str, say: Say) -> bool:
     """Whether this machine is about to end; returns once that is known."""
     found = watch(watched, say)
     if found is None:
@@ -450,7 +454,7 @@ def _listen(address: str, slot: int) -> str:
     return address if port == "0" else f"{base}/{int(port) + slot}"
 
 
-def _asked(home: Home, entry: Entry) -> Mapping[str, Any]:
+def _asked(home: Workdir, entry: Entry) -> Mapping[str, Any]:
     """What the lead tells of its run. Raises BadInput, or StartAgain if there is no lead now, or
     whoever was to ask it was killed each time."""
     for _ in range(ASK_AT_MOST):
@@ -467,7 +471,7 @@ def _asked(home: Home, entry: Entry) -> Mapping[str, Any]:
     return run
 
 
-def _asked_by_fork(home: Home, entry: Entry) -> dict[str, Any] | None:
+def _asked_by_fork(home: Workdir, entry: Entry) -> dict[str, Any] | None:
     """Its answer: {"run": what}, {"bad": why not}, or {"missing": why it is not there}; None if it
     was killed. Whoever forks later must have no thread, and so leaves the talking to another."""
     reader, writer = os.pipe()
@@ -497,7 +501,7 @@ def _asked_by_fork(home: Home, entry: Entry) -> dict[str, Any] | None:
     return found
 
 
-def inquire(home: Home, entry: Entry, wishes: Wishes) -> str:
+def inquire(home: Workdir, entry: Entry, wishes: Wishes) -> str:
     """That we could join, in words: the lead answers, and its run's data are here. Raises
     BadInput if not."""
     run = Member(home, entry, Node("asks", "asks"), None, lambda text: None).inquire()
@@ -508,7 +512,7 @@ def inquire(home: Home, entry: Entry, wishes: Wishes) -> str:
     return f"its lead answers, and the data are here: {_told(run['data'])}"
 
 
-def called_back(home: Home, entry: Entry) -> str:
+def called_back(home: Workdir, entry: Entry) -> str:
     """That others of the run can call us where we listen, in words. Raises BadInput if not."""
     member = Member(home, entry, Node("asks", "asks"), None, lambda text: None)
     found = member.inquire("called")
@@ -525,20 +529,22 @@ def called_back(home: Home, entry: Entry) -> str:
     return f"{callers} can call it"
 
 
-def status(home: Home, entry: Entry) -> Mapping[str, Any]:
+def status(home: Workdir, entry: Entry) -> Mapping[str, Any]:
     """How the run goes, as its lead says. Raises BadInput."""
     return Member(home, entry, Node("asks", "asks"), None, lambda text: None).inquire("status")
 
 
-def join_here(home: Home, birth: Mapping[str, Any], means: Means, frame: Frame, count: int) -> int:
+def join_here(
+    home: Workdir, birth: Mapping[str, Any], means: Means, frame: JoinServerConfig, count: int
+) -> int:
     """A fork on the lead's own machine, that is a node as any joiner: birth["node"] says with how
     many seats at most (0: all, of which there are ``count``). Its exit code."""
     lead, host = Peer.from_json(birth["peer"]), frame.invitation.host
     place = Place(lead.id, best_first(lead.addresses)[-1:] or lead.addresses)
     own = tuple(sorted(packages_of(frame.release)))
     entry = Entry(place, frame.invitation.secret, listen_address(host, 0), allow=own)
-    camp = Camp(home.path, frame.invitation.secret)
+    workdir = JoinerWorkdir(home.path, frame.invitation.secret)
     asked = birth["node"]
     host, room = asked["host"] or Wishes().host, asked["room"] or count
     node = Node(secrets.token_hex(8), host, room=room, reserve=asked["reserve"])
-    return serve(camp, entry, node, means, tell)
+    return serve(workdir, entry, node, means, tell)

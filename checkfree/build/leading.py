@@ -24,7 +24,7 @@ from checkfree.record import (
 from checkfree.runtime import folder as folders
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.swarm.faults import RealFaults
-from checkfree.runtime.swarm.headquarters import Headquarters
+from checkfree.runtime.swarm.leader import LeaderProcess
 from checkfree.runtime.swarm.processes.launcher import LEAD_AGAIN
 from checkfree.runtime.swarm.transport.threaded import ThreadedActor
 from checkfree.store import Damaged
@@ -39,18 +39,18 @@ class Leading:
         if life:
             folders.mend(self._job.folder)
         self._resumes = stock.resumes == life
-        self._quarters = Headquarters(
+        self._leader_process = LeaderProcess(
             stock.home, stock.lives().items(), stock.patience, stock.limits, stock.frame
         )
-        self._quarters.life, self._quarters.measured = life, stock.measured
-        self._quarters.grace, self._quarters.wait = stock.grace, stock.wait
-        self._quarters.relay = stock.relay
-        self._quarters.resumes = self._resumes
-        self._quarters.attendance.replacing = stock.replacements
+        self._leader_process.life, self._leader_process.measured = life, stock.measured
+        self._leader_process.grace, self._leader_process.wait = stock.grace, stock.wait
+        self._leader_process.relay = stock.relay
+        self._leader_process.resumes = self._resumes
+        self._leader_process.peer_table.replacing = stock.replacements
 
     def run(self) -> int:
         """Train. Returns 0 if the run is done."""
-        hosts, since = self._quarters.hosts, self._stock.started
+        hosts, since = self._leader_process.hosts, self._stock.started
         listeners = [self._tell_status]
         with Session.open(self._job, listeners=listeners, hosts=hosts, since=since) as session:
             return self._run(session)
@@ -64,14 +64,14 @@ class Leading:
         if ended(read(self._job.folder)):
             return 0
         try:
-            if not self._stored(found) and self._quarters.gather():
+            if not self._stored(found) and self._leader_process.gather():
                 self._train(found)
         except RunFailed as error:
             reason = str(error)
-        if self._quarters.cut_off:
+        if self._leader_process.cut_off:
             return LEAD_AGAIN
         status = self._end(reason)
-        self._quarters.close()
+        self._leader_process.close()
         return 0 if status == "done" else 1
 
     def _tell_start(self) -> None:
@@ -117,16 +117,16 @@ class Leading:
 
     def _led(self, found: History) -> Lead:
         """A lead of the run as it is now."""
-        attendance, snapshot = self._quarters.attendance, self._stock.snapshot
+        peer_table, snapshot = self._leader_process.peer_table, self._stock.snapshot
         rules = replace(
             terms_of(self._job.config, self._job.blueprint.tokens),
             background=True,
             last_rung=self._job.config.resume.last_rung,
         )
-        strategy, lives = self._job.equipment.strategy, attendance.lives
-        if self._quarters.heritage.started:
-            present = {seat: peer.life for seat, peer in attendance.present.items()}
-            takeover = Takeover(self._quarters.life, found, present, lives)
+        strategy, lives = self._job.equipment.strategy, peer_table.lives
+        if self._leader_process.handoff.started:
+            present = {seat: peer.life for seat, peer in peer_table.present.items()}
+            takeover = Takeover(self._leader_process.life, found, present, lives)
             lead = Lead(takeover.members(), strategy, rules, found.progress, takeover)
             lead.inherit(unused(self._session.store, read(self._job.folder)))
             if self._resumes:
@@ -135,44 +135,44 @@ class Leading:
         progress, absent = Progress(), {}
         if snapshot is not None:
             progress, absent = snapshot.progress, dict(snapshot.absent)
-        present = {seat: lives[seat] for seat in attendance.present}
+        present = {seat: lives[seat] for seat in peer_table.present}
         lead = Lead(Membership(present, lives | absent), strategy, rules, progress)
-        attendance.fill(absent)
+        peer_table.fill(absent)
         return lead
 
     def _train(self, found: History) -> None:
-        attendance = self._quarters.attendance
-        quarters = self._quarters
+        peer_table = self._leader_process.peer_table
+        leader_process = self._leader_process
         lead = self._lead = self._led(found)
         due = self._job.due
-        store = ThreadedActor(self._session.store, quarters.inbox)
+        store = ThreadedActor(self._session.store, leader_process.inbox)
         actors: dict[Address, Actor] = {
             LEAD: lead,
             STORE: store,
             LOG: self._session.recorder,
             FAULTS: RealFaults(
-                attendance,
-                lambda tick, hit: quarters.strike(tick, hit, due.hung(tick)),
+                peer_table,
+                lambda tick, hit: leader_process.strike(tick, hit, due.hung(tick)),
                 due.struck,
-                quarters.heritage.struck,
+                leader_process.handoff.struck,
             ),
         }
         try:
-            quarters.run(actors, lambda: bool(lead.done or lead.failure or lead.stopped))
+            leader_process.run(actors, lambda: bool(lead.done or lead.failure or lead.stopped))
         finally:
             store.close()
 
     def _end(self, reason: str) -> str:
         """The last records and the picture; as ``checkfree train`` leaves them."""
-        quarters, lead, job = self._quarters, self._lead, self._job
-        reason = reason or quarters.reason or (lead.failure if lead else "")
-        stopped = quarters.stopped or (lead is not None and lead.stopped)
+        leader_process, lead, job = self._leader_process, self._lead, self._job
+        reason = reason or leader_process.reason or (lead.failure if lead else "")
+        stopped = leader_process.stopped or (lead is not None and lead.stopped)
         status = "failed" if reason else "interrupted" if stopped else "done"
-        sent = ({}, {}) if self._ending else quarters.dismiss(status, reason)
-        quarters.launcher.tell({"ended": reason})  # who else would know, if the disk is full?
+        sent = ({}, {}) if self._ending else leader_process.dismiss(status, reason)
+        leader_process.launcher.tell({"ended": reason})  # who else would know, if the disk is full?
         progress = self._ending or (lead.progress if lead else Progress())
         with suppress(RunFailed):  # a disk that is full stays full; the error counts
-            self._session.end(status, reason, progress, sent, quarters.dropped())
+            self._session.end(status, reason, progress, sent, leader_process.dropped())
         self._session.recorder.close()
         draw(job.folder)
         return status
@@ -183,6 +183,6 @@ class Leading:
             return
         states = {str(seat): "trains" for seat in lead.members.alive}
         states |= {str(seat): "joins" for seat in lead.members.hollow}
-        self._quarters.timed(record.iteration, record.seconds or 0.0)
+        self._leader_process.timed(record.iteration, record.seconds or 0.0)
         told = {"iteration": record.iteration, "loss": record.loss, "seconds": record.seconds}
-        self._quarters.tell_status({**told, "seats": states})
+        self._leader_process.tell_status({**told, "seats": states})

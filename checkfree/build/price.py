@@ -14,8 +14,8 @@ from checkfree.failures import CLOCK
 from checkfree.ops import Address
 from checkfree.priced import Priced
 from checkfree.record import of_kind
+from checkfree.simulate.failure_schedule import FailureSchedule, TickStrikes
 from checkfree.simulate.rehearse import rehearse
-from checkfree.simulate.strikes import Strikes, TickStrikes
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -51,7 +51,7 @@ def _came_to_its_end(records: Records) -> bool:
     return bool(ends) and ends[-1]["status"] == "done"
 
 
-def _met(asked: Config, config: Config, records: Records) -> Strikes:
+def _met(asked: Config, config: Config, records: Records) -> FailureSchedule:
     """On the clock that drew them, failures strike in the midst of an iteration; else by tick."""
     if config.failures.scenario == CLOCK and asked.fleet == config.fleet:
         return strikes(asked)

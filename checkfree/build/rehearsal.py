@@ -23,12 +23,12 @@ from checkfree.failures import (
 from checkfree.failures import strikes as strikes_of
 from checkfree.ops import Address
 from checkfree.recovery.wrappers import make_strategy
+from checkfree.simulate.failure_schedule import ClockStrikes, FailureSchedule, TickStrikes
 from checkfree.simulate.fleet import fleet_of
 from checkfree.simulate.profile import Profile, read_profile
 from checkfree.simulate.rehearse import Rehearsal, Setting
 from checkfree.simulate.rehearse import rehearse as rehearse_setting
 from checkfree.simulate.sizes import pace_of
-from checkfree.simulate.strikes import ClockStrikes, Strikes, TickStrikes
 
 
 def rehearse(config: Config, listener: Callable[[int], object] = bool) -> Rehearsal:
@@ -73,7 +73,7 @@ def _profile(config: Config) -> Profile | None:
     return profile
 
 
-def strikes(config: Config) -> Strikes:
+def strikes(config: Config) -> FailureSchedule:
     """The configured failures: on the clock, or by tick. Raises BadInput."""
     if config.failures.scenario != CLOCK:
         return _by_tick(config)
@@ -89,7 +89,7 @@ def strikes(config: Config) -> Strikes:
     )
 
 
-def _by_tick(config: Config) -> Strikes:
+def _by_tick(config: Config) -> FailureSchedule:
     limit = terms_of(config, None).max_ticks
     size = {"stages": config.stages, "replicas": config.replicas}
     trace = sample(config.failures, seed=config.seed, ticks=limit, **size)

@@ -1,4 +1,4 @@
-"""What the processes of a run share, made by their nursery once, before the first of them."""
+"""What the processes of a run share, made by their fork server once, before the first of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from checkfree.build.snapshot import Snapshot
 from checkfree.build.terms import seats
 from checkfree.messages import codec
 from checkfree.ops import Address
-from checkfree.runtime.swarm.headquarters import Wait
-from checkfree.runtime.swarm.joining.door import Frame
+from checkfree.runtime.swarm.joining.join_server import JoinServerConfig
+from checkfree.runtime.swarm.leader import Wait
 from checkfree.runtime.swarm.presence.liveness import GRACE, RELAY
-from checkfree.runtime.swarm.processes.home import Home
-from checkfree.runtime.swarm.processes.nursery import Birth
+from checkfree.runtime.swarm.processes.fork_server import SpawnRequest
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.worker import StageWorker
 
 
@@ -25,13 +25,13 @@ class Stock:
     ``resumes``: the life of the lead that goes on, with a door, where another launcher's ended."""
 
     job: Job
-    home: Home
+    home: Workdir
     patience: float
     measured: bool
-    """See ``Headquarters.measured``."""
+    """See ``LeaderProcess.measured``."""
     limits: codec.Limits
     snapshot: Snapshot | None = None
-    frame: Frame | None = None
+    frame: JoinServerConfig | None = None
     resumes: int | None = None
     replacements: bool = True
     grace: float = GRACE
@@ -45,7 +45,7 @@ class Stock:
             return dict(self.snapshot.lives)
         return dict.fromkeys(seats(self.job.config), 0)
 
-    def worker(self, birth: Birth) -> StageWorker:
+    def worker(self, birth: SpawnRequest) -> StageWorker:
         """Whoever is born to a seat."""
         seat = Address.parse(birth["seat"])
         worker = StageWorker(seat, birth["life"], self.job.equipment, hollow=birth["hollow"])

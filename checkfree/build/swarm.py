@@ -1,4 +1,4 @@
-"""A run of real processes: what its nursery prepares, and what its forks become."""
+"""A run of real processes: what its fork server prepares, and what its forks become."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.forking import count_cuda_devices, keep_for_forks, render_threads
 from checkfree.runtime.process import settled
-from checkfree.runtime.swarm.headquarters import Wait
+from checkfree.runtime.swarm.leader import Wait
 from checkfree.runtime.swarm.presence.liveness import GRACE, RELAY
-from checkfree.runtime.swarm.processes.home import Home
-from checkfree.runtime.swarm.processes.nursery import Birth, Leash, Nursery
+from checkfree.runtime.swarm.processes.fork_server import Channel, SpawnRequest, SwarmForkServer
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.seat import Seat
 from checkfree.runtime.swarm.transport.links import FILE as LINKS
 from checkfree.store import Store
 
 
-def be(stock: Stock, await_birth: Callable[[], Birth], spare: bool) -> int:
+def be(stock: Stock, await_birth: Callable[[], SpawnRequest], spare: bool) -> int:
     """What a fork does. Returns its exit code. A spare gets ready before it is born."""
     with settled(stock.job.config.threads):
         if not spare and await_birth()["seat"] == str(LEAD):
@@ -72,7 +72,7 @@ def device_here(config: Config) -> str:
     return "cpu" if wanted.startswith("cuda") and not count_cuda_devices() else wanted
 
 
-def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
+def raise_children(channel: Channel, order: Mapping[str, Any], home: Workdir) -> None:
     """Check everything, prepare everything, then fork what the launcher asks for. Raises
     BadInput, RunFailed or OSError."""
     resume = bool(order["resume"])
@@ -108,6 +108,6 @@ def raise_children(leash: Leash, order: Mapping[str, Any], home: Home) -> None:
             stock.snapshot = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
         listed = [[str(seat), life] for seat, life in stock.lives().items()]
         told += filter(None, [render_threads()])
-        leash.tell({"ready": True, "seats": listed, "told": told, **before})
+        channel.tell({"ready": True, "seats": listed, "told": told, **before})
         keep_for_forks()
-        Nursery(leash, partial(be, stock), home.logs, int(order["spares"])).run()
+        SwarmForkServer(channel, partial(be, stock), home.logs, int(order["spares"])).run()

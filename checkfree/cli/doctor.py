@@ -15,7 +15,7 @@ from checkfree.errors import BadInput
 if TYPE_CHECKING:
     from checkfree.build.doctor import Check
     from checkfree.build.join import Entry
-    from checkfree.runtime.swarm.processes.home import Home
+    from checkfree.runtime.swarm.processes.workdir import Workdir
 
 
 ANSWER_WITHIN = 10.0  # seconds
@@ -83,21 +83,21 @@ def _daemon() -> str:
 
 
 def _inquire(arguments: argparse.Namespace) -> str:
-    with _entering(arguments) as (camp, entry):
+    with _entering(arguments) as (workdir, entry):
         from checkfree.build.join import Wishes, inquire
 
-        return inquire(camp, entry, Wishes(data=arguments.data_path))
+        return inquire(workdir, entry, Wishes(data=arguments.data_path))
 
 
 def _called_back(arguments: argparse.Namespace) -> str:
-    with _entering(arguments) as (camp, entry):
+    with _entering(arguments) as (workdir, entry):
         from checkfree.build.join import called_back
 
-        return called_back(camp, entry)
+        return called_back(workdir, entry)
 
 
 @contextmanager
-def _entering(arguments: argparse.Namespace) -> Iterator[tuple[Home, Entry]]:
+def _entering(arguments: argparse.Namespace) -> Iterator[tuple[Workdir, Entry]]:
     """As ``swarm join`` would. Raises BadInput."""
     from checkfree.runtime.swarm.joining.invitation import (
         given_token,
@@ -110,12 +110,12 @@ def _entering(arguments: argparse.Namespace) -> Iterator[tuple[Home, Entry]]:
     listen = parse_listen(arguments.listen) if arguments.listen else ("0.0.0.0", 0)
     try:
         from checkfree.build.join import Entry
-        from checkfree.runtime.swarm.joining.camp import pitched
+        from checkfree.runtime.swarm.joining.joiner_workdir import pitched
     except ImportError as error:
         raise BadInput(f"{error}: pip install 'checkfree[swarm]'") from None
-    with pitched(secret) as camp:
+    with pitched(secret) as workdir:
         allow = tuple(arguments.allow)
-        yield camp, Entry(place, secret, listen_address(*listen), ANSWER_WITHIN, allow=allow)
+        yield workdir, Entry(place, secret, listen_address(*listen), ANSWER_WITHIN, allow=allow)
 
 
 def _port(listen: str) -> str:

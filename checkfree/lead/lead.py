@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from checkfree.lead.desk import Desk
-from checkfree.lead.iterating import Iterating
-from checkfree.lead.leaving import Farewells, Handed
-from checkfree.lead.mending import Mending
+from checkfree.lead.checkpoints import Checkpointing
+from checkfree.lead.departures import Departures, Handed
+from checkfree.lead.iteration import Iterating
 from checkfree.lead.phase import Phase
 from checkfree.lead.progress import Progress, Terms
-from checkfree.lead.shelving import Shelving
+from checkfree.lead.recovery import RecoveryCoordinator
+from checkfree.lead.state import LeadState
 from checkfree.lead.takeover import Takeover
 from checkfree.lead.validating import Validating
 from checkfree.membership import Membership
@@ -71,11 +71,16 @@ class Lead:
         progress: Progress = Progress(),  # noqa: B008 (frozen)
         takeover: Takeover | None = None,
     ):
-        self._desk = Desk(members, strategy, terms, progress)
-        self._farewells, self._shelving = Farewells(self._desk), Shelving(self._desk)
-        self._mending = Mending(self._desk, self._farewells, self._shelving)
-        self._iterating = Iterating(self._desk)
-        self._validating = Validating(self._desk, self._mending)
+        self._lead_state = LeadState(members, strategy, terms, progress)
+        self._departures, self._checkpointing = (
+            Departures(self._lead_state),
+            Checkpointing(self._lead_state),
+        )
+        self._coordinator = RecoveryCoordinator(
+            self._lead_state, self._departures, self._checkpointing
+        )
+        self._iterating = Iterating(self._lead_state)
+        self._validating = Validating(self._lead_state, self._coordinator)
         self.failure, self.stopped = "", False
         self._stopping = False
         self.phase = Phase.IDLE
@@ -87,12 +92,12 @@ class Lead:
     @property
     def members(self) -> Membership:
         """Who sits where."""
-        return self._desk.members
+        return self._lead_state.members
 
     @property
     def done(self) -> bool:
         """The finished weights are stored."""
-        return self._shelving.finished
+        return self._checkpointing.finished
 
     @property
     def well(self) -> bool:
@@ -103,20 +108,20 @@ class Lead:
     @property
     def progress(self) -> Progress:
         """How far the run has come."""
-        return self._desk.progress
+        return self._lead_state.progress
 
     def inherit(self, states: Mapping[int, Handed]) -> None:
         """What those who left an earlier lead had handed on, and nobody has used."""
-        self._farewells.inherit(states)
+        self._departures.inherit(states)
 
     def may_go_back(self) -> None:
         """To a snapshot, where the strategy gives up before the next iteration: the run was
         resumed, which asks for that."""
-        self._mending.goes_back = True
+        self._coordinator.goes_back = True
 
     def resumed(self, shadows: Collection[tuple[str, str, str, int]]) -> None:
         """As if this run had been resumed just now, from a snapshot with these."""
-        self._desk.shadowing.resumed(shadows)
+        self._lead_state.shadowing.resumed(shadows)
 
     def returning(
         self, state: StateId, prepared: Ticket | None
@@ -134,7 +139,7 @@ class Lead:
     def missed(self, state: StateId, prepared: Ticket) -> Commit | None:
         """The step that whoever has this state was prepared for when it was lost, and that was
         decided: it may take it now, and is as if it had never been gone."""
-        commit, known = self._desk.commit, self.members.ended.get(state.seat) == state.life
+        commit, known = self._lead_state.commit, self.members.ended.get(state.seat) == state.life
         decided = commit is not None and commit.ticket == prepared
         return commit if decided and known and state.version == prepared.iteration else None
 
@@ -150,30 +155,30 @@ class Lead:
             case Prepared() | Stepped():
                 self._iterating.deliver(message)
             case Kept(epoch, Transfer() as transfer, version):
-                self._desk.shadowing.kept(Pushed(transfer, version, epoch))
+                self._lead_state.shadowing.kept(Pushed(transfer, version, epoch))
             case Kept(epoch, Mirror() as mirror) if epoch == self.progress.epoch:
-                self._desk.keeping.kept(mirror)
+                self._lead_state.keeping.kept(mirror)
             case Archived() if message.area == HANDOVER:
-                self._farewells.archived(message)
+                self._departures.archived(message)
             case Archived() if message.area == RESUME:
-                self._shelving.snapshot(message)
+                self._checkpointing.snapshot(message)
             case Archived() if message.epoch == self.progress.epoch:
-                self._shelving.archived(message)
+                self._checkpointing.archived(message)
             case Rebuilt() if message.epoch == self.progress.epoch:
-                self._mending.deliver(message)
+                self._coordinator.deliver(message)
             case Lost():
                 self._lose(message.worker, message.life, silent=message.silent)
             case Gone():
                 self.members.gone(message.worker, message.life)
-                self._farewells.gone(message.worker)
+                self._departures.gone(message.worker)
             case Leaving():
-                self._farewells.deliver(message)
+                self._departures.deliver(message)
                 if self.phase not in (Phase.COMMITTING, Phase.ENDED):
-                    self._farewells.hurry()
+                    self._departures.hurry()
             case Stays():
-                self._farewells.stays(message.worker, message.life)
+                self._departures.stays(message.worker, message.life)
             case HandedOn():
-                self._farewells.handed_on(message)
+                self._departures.handed_on(message)
             case BreakOff():
                 self._break_off(message)
             case Severed():
@@ -198,7 +203,7 @@ class Lead:
     def _lose(self, worker: Address, life: int, *, silent: bool = False) -> None:
         brought = self.members.brings.get(worker)
         if self.members.lose(worker, life, silent=silent):
-            self._farewells.heir_lost(brought)
+            self._departures.heir_lost(brought)
             self._go_on_without(worker)
 
     def _leave(self, worker: Address, life: int) -> None:
@@ -215,15 +220,15 @@ class Lead:
         """What is under way, for what was pushed to them or by them of late may not be there."""
         stepping = self.phase is Phase.COMMITTING
         for worker in workers:
-            self._desk.keeping.lose(worker)
-            self._desk.shadowing.lose(worker, self.progress.committed + stepping)
-        self._desk.advance_epoch()
+            self._lead_state.keeping.lose(worker)
+            self._lead_state.shadowing.lose(worker, self.progress.committed + stepping)
+        self._lead_state.advance_epoch()
         self._cleared_at = -1
         if self.phase is Phase.RUNNING:
             self._iterating.abort()
-        self._shelving.lose()
+        self._checkpointing.lose()
         if self.phase is Phase.STORING:
-            self._shelving.give_up()
+            self._checkpointing.give_up()
         if self.phase in (Phase.RUNNING, Phase.STORING, Phase.HANDING_ON, Phase.REBUILDING):
             self.phase = Phase.IDLE
 
@@ -232,13 +237,13 @@ class Lead:
             self._lose(worker, self.members.lives[worker])  # its Lost is still on its way
         if self.members.join(worker, life, brings) and self.phase is Phase.REBUILDING:
             self.phase = Phase.IDLE  # plan again, for both
-            self._desk.advance_epoch()
+            self._lead_state.advance_epoch()
 
     def _break_off(self, message: BreakOff) -> None:
         """The iteration can't end in time, so it ends now: what its leaver has, it hands on."""
-        leaves = self._farewells.leaves(message.worker, message.life)
+        leaves = self._departures.leaves(message.worker, message.life)
         if leaves and self.phase is Phase.RUNNING:
-            self._desk.advance_epoch()
+            self._lead_state.advance_epoch()
             self._iterating.abort()
             self.phase, self._cleared_at = Phase.IDLE, -1
 
@@ -248,7 +253,7 @@ class Lead:
         if self._takeover is not None:
             self.phase, self._takeover, self.stopped = Phase.ENDED, None, True
         if self.phase is Phase.RUNNING:
-            self._desk.advance_epoch()
+            self._lead_state.advance_epoch()
             self._iterating.abort()
         if self.phase in (Phase.RUNNING, Phase.REBUILDING, Phase.ASKING, Phase.HANDING_ON):
             self.phase = Phase.IDLE
@@ -256,9 +261,9 @@ class Lead:
     # --- messages out ----------------------------------------------------------------------------
 
     def advance(self) -> list[Outgoing] | None:
-        while not self._desk.out and self._step():
+        while not self._lead_state.out and self._step():
             pass
-        return self._desk.take() or None
+        return self._lead_state.take() or None
 
     def _step(self) -> bool:
         """One move; False when only a message can help."""
@@ -271,10 +276,10 @@ class Lead:
                 return self._all_prepared()
             case Phase.COMMITTING:
                 return self._all_stepped()
-            case Phase.STORING if not self._desk.keeping.waiting:
+            case Phase.STORING if not self._lead_state.keeping.waiting:
                 self.phase = Phase.IDLE
                 return True
-            case Phase.HANDING_ON if not self._farewells.waiting:
+            case Phase.HANDING_ON if not self._departures.waiting:
                 self.phase = Phase.IDLE
                 return True
             case Phase.REBUILDING:
@@ -283,50 +288,50 @@ class Lead:
 
     def _choose(self) -> bool:
         """Nobody works: what comes next, in the order of the semantics."""
-        p, terms = self.progress, self._desk.terms
+        p, terms = self.progress, self._lead_state.terms
         if self._stopping:
             return self._wind_up()
-        if p.committed < terms.iterations and self._farewells.due():
+        if p.committed < terms.iterations and self._departures.due():
             self.phase = Phase.HANDING_ON
             return True
         p = self.progress  # of a later epoch, if somebody was let go
         if not self.members.whole():
             return False
-        self._mending.note_losses()
+        self._coordinator.note_losses()
         if self.members.hollow:
             return self._plan_repair()
-        if self.members.names() != self._desk.planned:
-            self._desk.note_plan({})
+        if self.members.names() != self._lead_state.planned:
+            self._lead_state.note_plan({})
         if self._validating.due():
             return self._run(self._iterating.validate)
         if p.committed >= terms.iterations:
             return self._finish()
-        if self._desk.shadowing.waiting(p.committed + self._shelving.snapshot_due()):
+        if self._lead_state.shadowing.waiting(p.committed + self._checkpointing.snapshot_due()):
             return False
-        if self._store(self._shelving.due()):
+        if self._store(self._checkpointing.due()):
             return True
         if self._cleared_at != p.tick:
             return self._ask()
-        self._mending.goes_back = terms.last_rung
-        return self._run(lambda: self._iterating.train(self._shelving.coming()))
+        self._coordinator.goes_back = terms.last_rung
+        return self._run(lambda: self._iterating.train(self._checkpointing.coming()))
 
     def _wind_up(self) -> bool:
         """A snapshot of what is committed, unless somebody is missing, or there is one."""
         members = self.members
-        if members.whole() and not members.hollow and self._shelving.last():
+        if members.whole() and not members.hollow and self._checkpointing.last():
             self.phase = Phase.STORING
             return True
         self.phase, self.stopped = Phase.ENDED, True
         return False
 
     def _ask(self) -> bool:
-        if self.progress.tick >= self._desk.terms.max_ticks:
+        if self.progress.tick >= self._lead_state.terms.max_ticks:
             return self._fail(
                 f"{self.progress.tick} steps made {self.progress.committed} iterations: losses "
                 "roll it back faster than it trains; checkpoint more often or lower the rate"
             )
         self.phase = Phase.ASKING
-        self._desk.send(FAULTS, Due(self.progress.epoch, self.progress.tick))
+        self._lead_state.send(FAULTS, Due(self.progress.epoch, self.progress.tick))
         return True
 
     # --- a run that another lead began -----------------------------------------------------------
@@ -334,11 +339,11 @@ class Lead:
     def _take_over(self) -> bool:
         takeover = self._takeover
         assert takeover is not None
-        if not takeover.settle(self._desk):
-            return bool(self._desk.out)
-        self._mending.take_over(takeover.history)
-        self._shelving.take_over(takeover.history)
-        self._farewells.take_over(takeover.leaving)
+        if not takeover.settle(self._lead_state):
+            return bool(self._lead_state.out)
+        self._coordinator.take_over(takeover.history)
+        self._checkpointing.take_over(takeover.history)
+        self._departures.take_over(takeover.leaving)
         self._takeover, self.phase = None, Phase.IDLE
         return True
 
@@ -370,16 +375,16 @@ class Lead:
         if not attempt.all_stepped():
             return False
         self._iterating.stepped()
-        self._shelving.follow(attempt)
+        self._checkpointing.follow(attempt)
         self.phase = Phase.IDLE
         return True
 
     # --- recovery --------------------------------------------------------------------------------
 
     def _plan_repair(self) -> bool:
-        if not self._farewells.settled() or self._farewells.awaits_heir():
+        if not self._departures.settled() or self._departures.awaits_heir():
             return False
-        planned = self._mending.plan()
+        planned = self._coordinator.plan()
         if isinstance(planned, Refusal):
             return self._fail(planned.reason)
         if planned:
@@ -387,7 +392,7 @@ class Lead:
         return planned
 
     def _all_rebuilt(self) -> bool:
-        over = self._mending.finish()
+        over = self._coordinator.finish()
         if isinstance(over, Refusal):
             return self._fail(over.reason)
         if over:
@@ -401,7 +406,7 @@ class Lead:
 
     def _finish(self) -> bool:
         if not self.done:
-            return self._store(self._shelving.weights())
+            return self._store(self._checkpointing.weights())
         self.phase = Phase.ENDED
         return False
 

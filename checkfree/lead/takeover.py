@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from checkfree.lead.desk import Desk
 from checkfree.lead.history import History
+from checkfree.lead.state import LeadState
 from checkfree.lead.trend import follow
 from checkfree.membership import Membership
 from checkfree.messages.control import (
@@ -135,22 +135,24 @@ class Takeover:
         )
         self.history = replace(self.history, progress=now, plans=())
 
-    def settle(self, desk: Desk) -> bool:
+    def settle(self, lead_state: LeadState) -> bool:
         """Call all, finish the step that was decided if there is one, and leave the run on the
         desk as it stands then. False: somebody has not answered."""
         if self.complete and (record := self.unwritten()) is not None:
-            desk.note(record)
+            lead_state.note(record)
             self.written(record)
         late = self.late() if self.complete else []
-        desk.out += [*late, *self.calls()]
+        lead_state.out += [*late, *self.calls()]
         if not self.complete:
             return False
-        desk.members, epoch = self.members(), self.epoch()
-        desk.progress = replace(self.history.progress, epoch=epoch, notes=desk.progress.notes)
-        desk.keeping.current = self.current(desk.strategy)
-        desk.shadowing = self.shadowing()
+        lead_state.members, epoch = self.members(), self.epoch()
+        lead_state.progress = replace(
+            self.history.progress, epoch=epoch, notes=lead_state.progress.notes
+        )
+        lead_state.keeping.current = self.current(lead_state.strategy)
+        lead_state.shadowing = self.shadowing()
         for seat in sorted(self.standings):
-            desk.send(seat, Abort(epoch))
+            lead_state.send(seat, Abort(epoch))
         return True
 
     # --- the outcome -----------------------------------------------------------------------------

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from checkfree.lead.desk import Desk
-from checkfree.lead.mending import Mending
+from checkfree.lead.recovery import RecoveryCoordinator
+from checkfree.lead.state import LeadState
 from checkfree.record import ValidationRecord
 
 
 class Validating:
     """Every so often, at the end, and right after a repair that may have cost something."""
 
-    def __init__(self, desk: Desk, mending: Mending):
-        self._desk, self._mending = desk, mending
+    def __init__(self, lead_state: LeadState, coordinator: RecoveryCoordinator):
+        self._lead_state, self._coordinator = lead_state, coordinator
 
     def due(self) -> bool:
         """One is next."""
-        p, terms = self._desk.progress, self._desk.terms
-        if self._mending.unread is not None:
+        p, terms = self._lead_state.progress, self._lead_state.terms
+        if self._coordinator.unread is not None:
             return True
         every = terms.validation_every
         regular = every and (p.committed % every == 0 or p.committed >= terms.iterations)
@@ -24,7 +24,7 @@ class Validating:
 
     def read(self, loss: float) -> None:
         """It is over."""
-        p, mended = self._desk.progress, self._mending.unread is not None
-        self._desk.note(ValidationRecord(p.committed, p.tick, loss, after_repair=mended))
-        self._desk.update(validation=loss, validated_at=p.tick)
-        self._mending.read(loss)
+        p, mended = self._lead_state.progress, self._coordinator.unread is not None
+        self._lead_state.note(ValidationRecord(p.committed, p.tick, loss, after_repair=mended))
+        self._lead_state.update(validation=loss, validated_at=p.tick)
+        self._coordinator.read(loss)

@@ -172,7 +172,7 @@ def _list_schedule(routes: Sequence[Route], costs: Costs, rule: _Rule) -> dict[A
         for step in way:
             desks[step.worker].expect(step, len(route))
     _simulate(ways, desks)
-    return {worker: desk.ops for worker, desk in zip(workers, desks, strict=True)}
+    return {worker: lead_state.ops for worker, lead_state in zip(workers, desks, strict=True)}
 
 
 def _simulate(ways: Sequence[Sequence[_Step]], desks: Sequence[_Desk]) -> None:
@@ -191,12 +191,12 @@ def _simulate(ways: Sequence[Sequence[_Step]], desks: Sequence[_Desk]) -> None:
             else:
                 desks[worker].busy = False
         for worker in sorted(touched):
-            desk = desks[worker]
-            microbatch = None if desk.busy else desk.choose()
+            lead_state = desks[worker]
+            microbatch = None if lead_state.busy else lead_state.choose()
             if microbatch is None:
                 continue
             step = at[microbatch]
-            desk.start(microbatch, step)
+            lead_state.start(microbatch, step)
             heappush(events, (now + step.ticks, ~worker))
             following = next(ahead[microbatch], None)
             if following is not None:

@@ -39,13 +39,13 @@ from checkfree.ops import Address, Mirror, Transfer
 from checkfree.priced import Priced
 from checkfree.record import IterationRecord, Record, RecoveryRecord, ValidationRecord
 from checkfree.recovery.strategy import Strategy
-from checkfree.simulate.bill import Bill
+from checkfree.simulate.cost_ledger import CostLedger
+from checkfree.simulate.failure_schedule import FailureSchedule
 from checkfree.simulate.fleet import Fleet
 from checkfree.simulate.iteration import Price, message_bytes, price_iteration
-from checkfree.simulate.phantom import Phantoms, counts, losses
 from checkfree.simulate.sizes import Pace, Sizes
-from checkfree.simulate.strikes import Strikes
 from checkfree.simulate.transfers import push_seconds, rebuild_seconds, upload_seconds
+from checkfree.simulate.workers import SimulatedWorkers, counts, losses
 
 NAN = float("nan")
 
@@ -76,7 +76,7 @@ class Rehearsal:
 
 def rehearse(
     setting: Setting,
-    strikes: Strikes,
+    strikes: FailureSchedule,
     listener: Callable[[int], object] = bool,
     until: int | None = None,
 ) -> Rehearsal:
@@ -91,17 +91,19 @@ _Alike = tuple[int, tuple[Mirror, ...], tuple[Transfer, ...]]
 
 
 class _Host:
-    """Carries messages between the lead and phantoms, and turns the clock."""
+    """Carries messages between the lead and simulated workers, and turns the clock."""
 
-    def __init__(self, setting: Setting, strikes: Strikes, listener: Callable[[int], object]):
+    def __init__(
+        self, setting: Setting, strikes: FailureSchedule, listener: Callable[[int], object]
+    ):
         self._setting, self._strikes, self._listener = setting, strikes, listener
         seats = setting.seats
         self._lead = Lead(
             Membership(seats, dict.fromkeys(seats, 0)), setting.strategy, setting.terms
         )
         room = setting.strategy.room
-        self._phantoms = Phantoms.new(setting.sizes, seats, setting.averages_moments, room)
-        self._bill = Bill()
+        self._workers = SimulatedWorkers.new(setting.sizes, seats, setting.averages_moments, room)
+        self._ledger = CostLedger()
         self._inbox: deque[Message] = deque()
         self._prices: dict[_Alike, tuple[Begin, Price]] = {}
         self._counts: dict[int, Any] = {}
@@ -125,17 +127,17 @@ class _Host:
             raise AssertionError(f"nothing moves: {self._lead.phase}")
 
     def rehearsal(self) -> Rehearsal:
-        setting, bill, phantoms = self._setting, self._bill, self._phantoms
-        phantoms.note_peak()
+        setting, ledger, simulated = self._setting, self._ledger, self._workers
+        simulated.note_peak()
         priced = Priced(
             fleet=f"{setting.fleet.name} ({setting.sizes.name} sizes)",
             iterations=tuple(self._trained),
             ends=tuple(self._ends),
-            seconds=dict(bill.seconds),
-            bytes=dict(bill.bytes),
-            messages=dict(bill.messages),
+            seconds=dict(ledger.seconds),
+            bytes=dict(ledger.bytes),
+            messages=dict(ledger.messages),
             recoveries=tuple(self._recoveries),
-            stored={"peers": phantoms.peak_peers, "store": phantoms.peak_store},
+            stored={"peers": simulated.peak_peers, "store": simulated.peak_store},
             nodes=1 if setting.fleet.serial else len(setting.seats),
             price=setting.fleet.price,
             reason=self._lead.failure,
@@ -167,7 +169,7 @@ class _Host:
                 self._push([(o, keep) for o, keep in orders if isinstance(keep, Mirror)])
 
     def _due(self, due: Due) -> None:
-        seats = self._strikes.before(due.tick, self._bill.now)
+        seats = self._strikes.before(due.tick, self._ledger.now)
         lost, joined = self._kill(seats)
         self._inbox.append(Struck(due.epoch, due.tick, lost, joined))
 
@@ -178,12 +180,12 @@ class _Host:
         lives = self._lead.members.lives
         lost = tuple((seat, lives[seat]) for seat in sorted(seats))
         for seat in seats:
-            self._phantoms.lose(seat)
+            self._workers.lose(seat)
         self._failures += _entries(self._lead.progress.tick, seats, self._setting.seats)
         if self._struck_at is None:
-            self._struck_at = self._bill.now
+            self._struck_at = self._ledger.now
         fleet = self._setting.fleet
-        self._bill.spend("detection", fleet.detection + fleet.replacement)
+        self._ledger.spend("detection", fleet.detection + fleet.replacement)
         return lost, tuple((seat, life + 1) for seat, life in lost)
 
     # --- an iteration ----------------------------------------------------------------------------
@@ -191,25 +193,25 @@ class _Host:
     def _begin(self, workers: Sequence[Address], begin: Begin) -> None:
         if begin.ticket.purpose is Purpose.VALIDATE:
             sent = message_bytes(begin.routes, {}, (), (), self._setting.sizes)
-            self._bill.send("validation", "Activation", sent["Activation"])
+            self._ledger.send("validation", "Activation", sent["Activation"])
             return self._prepare(workers, begin)
-        self._phantoms.tidy(begin)
+        self._workers.tidy(begin)
         if self._struck_at is not None:
-            self._recoveries.append(self._bill.now - self._struck_at)
+            self._recoveries.append(self._ledger.now - self._struck_at)
             self._struck_at = None
-        price, now, tick = self._price(begin), self._bill.now, self._lead.progress.tick
+        price, now, tick = self._price(begin), self._ledger.now, self._lead.progress.tick
         hit = self._strikes.during(tick, now, now + price.total)
         if hit is None:
             self._begun = begin, price
             return self._prepare(workers, begin)
         self._struck_at = hit
-        self._bill.aborted(price, hit - now)
-        lost, joined = self._kill(self._strikes.before(tick, max(hit, self._bill.now)))
+        self._ledger.aborted(price, hit - now)
+        lost, joined = self._kill(self._strikes.before(tick, max(hit, self._ledger.now)))
         self._inbox.extend(Lost(seat, life) for seat, life in lost)
         self._inbox.extend(Joined(seat, life) for seat, life in joined)
 
     def _price(self, begin: Begin) -> Price:
-        transfers = self._phantoms.sent(begin)
+        transfers = self._workers.sent(begin)
         key = id(begin.schedule), begin.mirrors, transfers
         if key not in self._prices:
             s = self._setting
@@ -232,15 +234,15 @@ class _Host:
         assert self._begun is not None
         begin, price = self._begun
         iteration = commit.ticket.iteration
-        self._bill.iteration(price, again=iteration <= self._highest)
+        self._ledger.iteration(price, again=iteration <= self._highest)
         self._highest = max(self._highest, iteration)
-        self._phantoms.step(workers, begin.mirrors)
-        self._phantoms.cross(begin)
+        self._workers.step(workers, begin.mirrors)
+        self._workers.cross(begin)
         for transfer in begin.transfers:
-            self._phantoms.shadow(transfer, begin)
+            self._workers.shadow(transfer, begin)
             self._inbox.append(Kept(commit.ticket.epoch, transfer, iteration + 1))
         self._trained.append(iteration)
-        self._ends.append(self._bill.now)
+        self._ends.append(self._ledger.now)
         self._listener(len(self._ends))
         self._inbox.extend(Stepped(commit.ticket, worker) for worker in workers)
 
@@ -249,44 +251,44 @@ class _Host:
     def _push(self, orders: Sequence[tuple[Push, Mirror]]) -> None:
         """Exact copies, whole, for holders that have none."""
         kind = "redundant" if self._struck_at is None else "rebuild"
-        sizes = [(m, self._phantoms.push(o).bytes(self._setting.sizes)) for o, m in orders]
+        sizes = [(m, self._workers.push(o).bytes(self._setting.sizes)) for o, m in orders]
         for (order, mirror), (_, count) in zip(orders, sizes, strict=True):
-            self._bill.send(kind, "KeepState", count)
+            self._ledger.send(kind, "KeepState", count)
             self._inbox.append(Kept(order.epoch, mirror, order.version))
-        self._bill.spend(kind, push_seconds(sizes, self._setting.fleet))
-        self._phantoms.note_peak()
+        self._ledger.spend(kind, push_seconds(sizes, self._setting.fleet))
+        self._workers.note_peak()
 
     def _archive(self, order: Archive) -> None:
         """A checkpoint; the finished weights are nobody's cost."""
-        offered = self._phantoms.archive(order)
+        offered = self._workers.archive(order)
         self._inbox.append(Archived(order.epoch, order.area, order.shelf, offered))
         if order.area != CHECKPOINT:
             return
         fleet, sizes = self._setting.fleet, self._setting.sizes
-        sent = [self._phantoms.own[seat].bytes(sizes) for seat in order.seats]
-        self._bill.send("checkpoint", "KeepState", sum(sent))
+        sent = [self._workers.own[seat].bytes(sizes) for seat in order.seats]
+        self._ledger.send("checkpoint", "KeepState", sum(sent))
         seconds = upload_seconds(sent, fleet)
         if fleet.overlapped:
-            self._bill.spend("checkpoint", max(0.0, self._uploaded - self._bill.now))
-            self._uploaded = self._bill.now + seconds
+            self._ledger.spend("checkpoint", max(0.0, self._uploaded - self._ledger.now))
+            self._uploaded = self._ledger.now + seconds
         else:
-            self._bill.spend("checkpoint", seconds)
-        self._phantoms.note_peak()
+            self._ledger.spend("checkpoint", seconds)
+        self._workers.note_peak()
 
     def _rebuild(self, orders: Sequence[tuple[Address, Rebuild]]) -> None:
         replies = [
-            (seat, source.holder, self._phantoms.reply(source, moments=order.recipe.moments))
+            (seat, source.holder, self._workers.reply(source, moments=order.recipe.moments))
             for seat, order in orders
             for source in order.recipe.sources
         ]
-        crossed = {s: self._phantoms.crossed(s.stage, order.recipe) for s, order in orders}
+        crossed = {s: self._workers.crossed(s.stage, order.recipe) for s, order in orders}
         held = [(to, seat, n) for to, (sent, _) in crossed.items() for seat, n in sent.items()]
-        made = [(seat, self._phantoms.rebuilt(seat, order)) for seat, order in orders]
-        self._phantoms.own |= dict(made)
-        self._bill.send("rebuild", "StateReply", sum(count for _, _, count in replies))
-        self._bill.send("rebuild", "BoundaryReply", sum(count for _, _, count in held))
+        made = [(seat, self._workers.rebuilt(seat, order)) for seat, order in orders]
+        self._workers.own |= dict(made)
+        self._ledger.send("rebuild", "StateReply", sum(count for _, _, count in replies))
+        self._ledger.send("rebuild", "BoundaryReply", sum(count for _, _, count in held))
         seconds = rebuild_seconds([*replies, *held], self._setting.fleet)
-        self._bill.spend("rebuild", seconds + self._fit_seconds(orders))
+        self._ledger.spend("rebuild", seconds + self._fit_seconds(orders))
         for seat, order in orders:
             moved = sum(count for to, _, count in (*replies, *held) if to == seat)
             answer = Rebuilt(order.epoch, order.life, seat, (), moved)

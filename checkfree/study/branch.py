@@ -24,16 +24,16 @@ from checkfree.routes import in_order
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import write_whole
 from checkfree.runtime.process import settled
-from checkfree.study.branching.limb import Limb, grow, grown
-from checkfree.study.branching.plan import Plan, prepare
-from checkfree.study.branching.request import Request, Rule
-from checkfree.study.branching.trunk import (
-    Ground,
+from checkfree.study.branching.base_run import (
+    BaseRun,
     Watch,
     first_difference,
     placeless,
     states_at,
 )
+from checkfree.study.branching.branch_run import BranchRun, grow, grown
+from checkfree.study.branching.plan import Plan, prepare
+from checkfree.study.branching.request import Request, Rule
 from checkfree.study.pool import LOOK, Pool
 
 NAMES = TEXT, CSV, JSON, PICTURE = "branches.txt", "branches.csv", "branches.json", "branches.png"
@@ -53,13 +53,21 @@ def branch(request: Request, watch: Watch, workers: int = 1) -> Branching:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"--out {path} cannot be written: {error.strerror}") from None
-    with folders.locked(path), settled(plan.ground.config.threads):
-        _claim(plan.ground)
-        states_at(plan.ground, {plan.trunk.start, *(limb.start for limb in plan.limbs)}, watch)
-        trunk = list(grow(plan.ground, plan.trunk, watch))
+    with folders.locked(path), settled(plan.base.config.threads):
+        _claim(plan.base)
+        states_at(
+            plan.base,
+            {plan.uninterrupted.start, *(run.start for run in plan.runs)},
+            watch,
+        )
+        uninterrupted = list(grow(plan.base, plan.uninterrupted, watch))
         if workers > 1:
             _side_by_side(plan, watch, workers)
-        found = _gather(plan, trunk, [list(grow(plan.ground, limb, watch)) for limb in plan.limbs])
+        found = _gather(
+            plan,
+            uninterrupted,
+            [list(grow(plan.base, run, watch)) for run in plan.runs],
+        )
         _write(found, plan)
     return found
 
@@ -67,7 +75,7 @@ def branch(request: Request, watch: Watch, workers: int = 1) -> Branching:
 def _side_by_side(plan: Plan, watch: Watch, workers: int) -> None:
     """Every branch in one of several child processes; they are read from their folders after.
     Of those that share a way one comes before the others, and trains it."""
-    request, threads = plan.ground.request, plan.ground.config.threads
+    request, threads = plan.base.request, plan.base.config.threads
     with Pool([{"OMP_NUM_THREADS": str(threads)}] * workers) as pool:
         for wave in _waves(plan):
             queue = deque(wave)
@@ -76,7 +84,7 @@ def _side_by_side(plan: Plan, watch: Watch, workers: int) -> None:
                     number = queue.popleft()
                     pool.start(str(number), ["branch", *request.words(), "--only", str(number)])
                 for end in pool.ended():
-                    label, said = plan.limbs[int(end.key)].label, end.last
+                    label, said = plan.runs[int(end.key)].label, end.last
                     if end.code == BAD_INPUT:
                         raise BadInput(said.removeprefix("checkfree: "))
                     if end.code != 0:
@@ -87,30 +95,30 @@ def _side_by_side(plan: Plan, watch: Watch, workers: int) -> None:
 
 def _waves(plan: Plan) -> tuple[list[int], list[int]]:
     """Numbers of the branches that are missing, those last whose way another one trains."""
-    missing = [n for n, limb in enumerate(plan.limbs) if not grown(plan.ground, limb)]
-    ways: dict[Path, int] = {}
+    missing = [n for n, run in enumerate(plan.runs) if not grown(plan.base, run)]
+    prefixes: dict[Path, int] = {}
     for number in missing:
-        if (way := plan.limbs[number].way) is not None:
-            ways.setdefault(way.folder, number)
-    ahead = list(ways.values())
-    alone = [number for number in missing if plan.limbs[number].way is None]
+        if (prefix := plan.runs[number].prefix) is not None:
+            prefixes.setdefault(prefix.folder, number)
+    ahead = list(prefixes.values())
+    alone = [number for number in missing if plan.runs[number].prefix is None]
     return [*ahead, *alone], [n for n in missing if n not in {*ahead, *alone}]
 
 
 def grow_one(request: Request, number: int) -> None:
     """Train that branch only, in a child of ``branch``. Raises BadInput, RunFailed."""
     plan = prepare(request)
-    if not 0 <= number < len(plan.limbs):
-        raise BadInput(f"--only {number}: there are branches 0 … {len(plan.limbs) - 1}")
-    with settled(plan.ground.config.threads):
-        grow(plan.ground, plan.limbs[number], lambda label, iterations: lambda record: None)
+    if not 0 <= number < len(plan.runs):
+        raise BadInput(f"--only {number}: there are branches 0 … {len(plan.runs) - 1}")
+    with settled(plan.base.config.threads):
+        grow(plan.base, plan.runs[number], lambda label, iterations: lambda record: None)
 
 
-def _claim(ground: Ground) -> None:
+def _claim(base: BaseRun) -> None:
     """One folder for branches of one state. Raises BadInput if it is another's."""
-    request = ground.request
-    config = placeless(to_tree(ground.config))
-    mine = {"at": request.at, "config": config, "data": dict(ground.job.data)}
+    request = base.request
+    config = placeless(to_tree(base.config))
+    mine = {"at": request.at, "config": config, "data": dict(base.job.data)}
     path = request.folder / "origin.json"
     written = json.dumps(mine, indent=1).encode()
     if path.is_file():
@@ -122,26 +130,26 @@ def _claim(ground: Ground) -> None:
     write_whole(path, written)
 
 
-def _gather(plan: Plan, trunk: Records, branches: list[Records]) -> Branching:
-    ground, request = plan.ground, plan.ground.request
-    own = readings(trunk, ground.tick, lost=False)
-    notes = _compare(ground, trunk)
-    pairs = list(zip(plan.limbs, branches, strict=True))
-    for limb, records in pairs:
-        before = [r["loss"] for r in of_kind(records, "validation") if _before(r, ground.tick)]
-        if ground.exact and before and before[0] != own[0]:
+def _gather(plan: Plan, uninterrupted: Records, branches: list[Records]) -> Branching:
+    base, request = plan.base, plan.base.request
+    own = readings(uninterrupted, base.tick, lost=False)
+    notes = _compare(base, uninterrupted)
+    pairs = list(zip(plan.runs, branches, strict=True))
+    for run, records in pairs:
+        before = [r["loss"] for r in of_kind(records, "validation") if _before(r, base.tick)]
+        if base.exact and before and before[0] != own[0]:
             raise RunFailed(
-                f"{limb.folder} stood at {before[0]} before the loss and the run at {own[0]}: "
+                f"{run.folder} stood at {before[0]} before the loss and the run at {own[0]}: "
                 "they are not the same state; remove the folder and run again"
             )
-    config, tokens = ground.config, ground.job.blueprint.tokens
+    config, tokens = base.config, base.job.blueprint.tokens
     count = config.validation.microbatches
     return Branching(
         run=str(request.run),
         at=request.at,
         gaps=request.gaps,
         trunk=own,
-        branches=tuple(_branch(plan, limb, records) for limb, records in pairs),
+        branches=tuple(_branch(plan, run, records) for run, records in pairs),
         microbatches=count,
         tokens=None if tokens is None else count * tokens // config.microbatches,
         before=own.get(0),
@@ -153,15 +161,15 @@ def _before(record: Mapping[str, Any], tick: int) -> bool:
     return record["tick"] == tick and not record["after_repair"]
 
 
-def _compare(ground: Ground, trunk: Records) -> tuple[str, ...]:
+def _compare(base: BaseRun, uninterrupted: Records) -> tuple[str, ...]:
     """The uninterrupted run goes on as the run itself did, until that lost a stage."""
-    later = (r["tick"] for r in of_kind(ground.records, "failure") if r["tick"] >= ground.tick)
+    later = (r["tick"] for r in of_kind(base.records, "failure") if r["tick"] >= base.tick)
     until = min(later, default=None)
-    same = [r for r in ground.records if until is None or r.get("tick", -1) < until]
-    differ = first_difference(same, trunk)
-    if differ and ground.exact:
+    same = [r for r in base.records if until is None or r.get("tick", -1) < until]
+    differ = first_difference(same, uninterrupted)
+    if differ and base.exact:
         raise RunFailed(
-            f"{ground.request.run} {differ}: the same run gives other numbers here (other "
+            f"{base.request.run} {differ}: the same run gives other numbers here (other "
             "versions, machine or threads: see versions.json)"
         )
     return (f"On this device the run does not repeat bit for bit: it {differ}.",) if differ else ()
@@ -184,19 +192,19 @@ def _after_the_loss(records: Records, tick: int, repair: Mapping[str, Any]) -> R
     return {**readings(records, tick, lost=False), **found} if exact else found
 
 
-def _branch(plan: Plan, limb: Limb, records: Records) -> Branch:
-    assert limb.rule is not None
+def _branch(plan: Plan, run: BranchRun, records: Records) -> Branch:
+    assert run.rule is not None
     repairs, end = of_kind(records, "recovery"), of_kind(records, "end")[-1]
     repair = repairs[0] if repairs else None
     return Branch(
-        stage=limb.stage,
-        rule=limb.rule.label,
-        reinit=limb.reinit,
-        readings=_after_the_loss(records, plan.ground.tick, repair) if repair else {},
-        made=_made(repair, limb.stage) if repair else "",
+        stage=run.stage,
+        rule=run.rule.label,
+        reinit=run.reinit,
+        readings=_after_the_loss(records, plan.base.tick, repair) if repair else {},
+        made=_made(repair, run.stage) if repair else "",
         rolled_back=repair["lost_iterations"] if repair else 0,
         bytes=repair["bytes"] if repair else 0,
-        mark=_mark(plan.ground, limb.rule),
+        mark=_mark(plan.base, run.rule),
         reason=re.sub(r"^iteration \d+: ", "", end["reason"]),
     )
 
@@ -209,9 +217,9 @@ def _made(repair: Mapping[str, Any], stage: int) -> str:
     return f"{made['rule']} of {' and '.join(sources)}" if sources else str(made["rule"])
 
 
-def _mark(ground: Ground, rule: Rule) -> str:
+def _mark(base: BaseRun, rule: Rule) -> str:
     """Set where a rule counts on routes that the run did not train on."""
-    config = ground.config
+    config = base.config
     plain = in_order(seats(config), config.microbatches)
     wanted, trained = rule.strategy.routes(plain), make_strategy(config.recovery).routes(plain)
     if wanted in (plain, trained):
@@ -220,11 +228,11 @@ def _mark(ground: Ground, rule: Rule) -> str:
 
 
 def _write(found: Branching, plan: Plan) -> None:
-    folder, ground = plan.ground.request.folder, plan.ground
+    folder, base = plan.base.request.folder, plan.base
     tree = {
         "format": 1,
         **branching_tree(found),
-        "config": to_tree(ground.config),
+        "config": to_tree(base.config),
         "versions": versions(),
     }
     write_whole(folder / TEXT, render(found).encode())

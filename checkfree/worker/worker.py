@@ -57,11 +57,11 @@ from checkfree.recovery.shadow.owner import Pushes
 from checkfree.stage import Stage
 from checkfree.worker import holding
 from checkfree.worker.attempt import Attempt, Data
-from checkfree.worker.becoming import Becoming
 from checkfree.worker.compute import Compute, Unfit
-from checkfree.worker.early import Early
 from checkfree.worker.equipment import Equipment
 from checkfree.worker.inspection import problem_of
+from checkfree.worker.reorder_buffer import ReorderBuffer
+from checkfree.worker.state_rebuild import StateRebuild
 
 
 class StageWorker:
@@ -76,8 +76,8 @@ class StageWorker:
         self._latest = Ticket(-1, -1)
         self._epoch = -1
         self._inbox: deque[Message] = deque()
-        self._early = Early()
-        self._becoming: Becoming | None = None
+        self._early = ReorderBuffer()
+        self._state_rebuild: StateRebuild | None = None
         self.shadows = Shadows()
         self.pushes = Pushes(address)
         self._lead = self._heard = 0
@@ -186,8 +186,8 @@ class StageWorker:
             return self._handle(self._inbox.popleft())
         if self._attempt is not None and not self._attempt.prepared:
             return self._advance_attempt(self._attempt)
-        if self._becoming is not None and self._becoming.answered():
-            return [(LEAD, self._become(self._becoming))]
+        if self._state_rebuild is not None and self._state_rebuild.answered():
+            return [(LEAD, self._become(self._state_rebuild))]
         return None
 
     def _advance_attempt(self, attempt: Attempt) -> list[Outgoing] | None:
@@ -234,8 +234,8 @@ class StageWorker:
                 return self._reply(message)
             case Rebuild() if message.life == self.life and message.epoch >= self._epoch:
                 return self._order(message)
-            case StateReply() | BoundaryReply() if self._becoming:
-                self.dropped += not self._becoming.deliver(message)
+            case StateReply() | BoundaryReply() if self._state_rebuild:
+                self.dropped += not self._state_rebuild.deliver(message)
             case Dismissed():
                 self.dismissed = self.dismissed or message.life == self.life
             case Rollcall() if message.lead >= self._lead:
@@ -348,20 +348,20 @@ class StageWorker:
         self._compute.crossed = Ring(self._compute.crossed.room)
         self.shadows.roll_back(order.resume_at)
         self.pushes.references.clear()
-        self._becoming = Becoming(order, self.address, self.stage, self._equipment)
-        return self._becoming.requests()
+        self._state_rebuild = StateRebuild(order, self.address, self.stage, self._equipment)
+        return self._state_rebuild.requests()
 
-    def _become(self, becoming: Becoming) -> Rebuilt:
-        answer, self._becoming = becoming.finish(), None
+    def _become(self, state_rebuild: StateRebuild) -> Rebuilt:
+        answer, self._state_rebuild = state_rebuild.finish(), None
         self._hollow = bool(answer.problem)
         if not answer.problem:
-            self.pushes.restarted(becoming.shadow())
+            self.pushes.restarted(state_rebuild.shadow())
         return answer
 
     def _standing(self, call: Rollcall) -> Standing:
         """How we stand, for a new lead. A rebuild that another lead ordered is given up, so that
         this stays true."""
-        self._lead, self._becoming = call.lead, None
+        self._lead, self._state_rebuild = call.lead, None
         return self.standing
 
     @property

@@ -151,8 +151,10 @@ class Mutiny:
             if isinstance(actor, StageWorker)
         }
         takeover = Takeover(self.lead_life, told, present)
-        desk = old._desk
-        return Lead(takeover.members(), desk.strategy, desk.terms, told.progress, takeover)
+        lead_state = old._lead_state
+        return Lead(
+            takeover.members(), lead_state.strategy, lead_state.terms, told.progress, takeover
+        )
 
 
 @dataclass

@@ -21,10 +21,10 @@ from checkfree.messages.control import Abort, Message, Rebuild, StateRequest, Ti
 from checkfree.messages.tensors import Activation, Share, StateReply
 from checkfree.ops import Address, Recipe, Source
 from checkfree.runtime.swarm.processes.control import ask
-from checkfree.runtime.swarm.processes.home import Home
-from checkfree.runtime.swarm.transport.courier import Courier
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.transport.frames import ENVELOPE, FIRST_LANE, Peer, piece_frame
 from checkfree.runtime.swarm.transport.lanes import LARGEST_PIECE, Lane
+from checkfree.runtime.swarm.transport.network_thread import NetworkThread
 
 SEAT = Address(90)
 SIDES = 8
@@ -87,11 +87,11 @@ def _message(draw: random.Random, to: Address) -> bytearray:
     return bytearray(b"".join(bytes(part) for part in codec.encode(message)))
 
 
-async def annoy(courier: Courier, peer: Peer, count: int, seed: int) -> int:
+async def annoy(network: NetworkThread, peer: Peer, count: int, seed: int) -> int:
     draw, sent = random.Random(seed), 0
     while sent < count:
         try:
-            reader, writer = await courier.post.dial(peer)
+            reader, writer = await network.post.dial(peer)
         except P2PDaemonError:
             continue
         goes_on = True
@@ -109,26 +109,26 @@ async def annoy(courier: Courier, peer: Peer, count: int, seed: int) -> int:
     return sent
 
 
-async def annoy_at_once(courier: Courier, peer: Peer, count: int) -> int:
+async def annoy_at_once(network: NetworkThread, peer: Peer, count: int) -> int:
     """From several sides: opening a stream takes longer than all that is said on it."""
     shares = [count // SIDES + (side < count % SIDES) for side in range(SIDES)]
     return sum(
-        await asyncio.gather(*(annoy(courier, peer, n, seed) for seed, n in enumerate(shares)))
+        await asyncio.gather(*(annoy(network, peer, n, seed) for seed, n in enumerate(shares)))
     )
 
 
 def main(run: str, seat: str, count: str) -> None:
-    home = Home.of(Path(run))
+    home = Workdir.of(Path(run))
     peers = [Peer.from_json(plain) for plain in ask(home, {"ask": "status"})["peers"]]
     (peer,) = [peer for peer in peers if peer.seat == Address.parse(seat)]
     sent = 0
     for secret, messages in ((b"a guess", int(count) // 10), (home.secret(), int(count))):
-        courier = Courier(secret, codec.Limits())
+        network = NetworkThread(secret, codec.Limits())
         with tempfile.TemporaryDirectory() as folder:
-            courier.open(Path(folder), Path(folder) / "id")
-            courier.sit(SEAT, time.time_ns())  # later than any stranger before us
-            sent += courier.wait(annoy_at_once(courier, peer, messages))
-            courier.close()
+            network.open(Path(folder), Path(folder) / "id")
+            network.sit(SEAT, time.time_ns())  # later than any stranger before us
+            sent += network.wait(annoy_at_once(network, peer, messages))
+            network.close()
     print(sent)
 
 

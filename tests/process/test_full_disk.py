@@ -14,7 +14,7 @@ import pytest
 from checkfree.messages.control import RESUME
 from checkfree.record import RECORDS, of_kind, read
 from checkfree.runtime.files import DiskFiles
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.store import Store
 from tests.process.command import (
     checkfree_command,
@@ -81,6 +81,6 @@ def test_full_disk(
     disk.clear()
     again = checkfree_command(*command.split(), "--quiet", "--resume", f"{disk.path}/run")
     finished(start(folder, [*disk.prefix, *again]))
-    assert Home.of(run_folder).processes() == []
+    assert Workdir.of(run_folder).processes() == []
     assert of_kind(read(run_folder), "resume")[0]["tick"] == newest
     assert numbers(run_folder) == numbers(undisturbed)

@@ -20,7 +20,7 @@ from checkfree.cli import main
 from checkfree.load import load
 from checkfree.record import of_kind, read
 from checkfree.runtime.swarm.processes.control import ask
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from tests.process.command import (
     checkfree_command,
     end_of,
@@ -56,8 +56,8 @@ def swarm(folder: Path) -> Iterator[Path]:
     """Where commands run; whatever a failed test leaves running is gone after it."""
     yield folder
     for path in folder.glob("*/.swarm"):
-        Home(path).sweep()
-        Home(path).clear(keep_logs=True)
+        Workdir(path).sweep()
+        Workdir(path).clear(keep_logs=True)
     for process in STARTED:
         process.kill()
         process.communicate()
@@ -83,7 +83,7 @@ def lost(folder: Path) -> set[str]:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    return ask(Home.of(folder / "run"), {"ask": "status"})
+    return ask(Workdir.of(folder / "run"), {"ask": "status"})
 
 
 def in_one_process(folder: Path, *words: str) -> Path:
@@ -94,17 +94,17 @@ def in_one_process(folder: Path, *words: str) -> Path:
 
 
 def assert_nothing_left(folder: Path) -> None:
-    home = Home.of(folder / "run")
+    home = Workdir.of(folder / "run")
     assert home.processes() == []
     assert not home.sockets.exists()
 
 
-def assert_all_marked(pid: int, home: Home) -> None:
+def assert_all_marked(pid: int, home: Workdir) -> None:
     """Every process below ``pid`` names the run in its command line: all can be found."""
     found = {pid}
     while children := {child for child in parents() if parents().get(child) in found} - found:
         found |= children
-    assert len(found) > 2 * 6  # launcher, nursery, six hosts and their daemons
+    assert len(found) > 2 * 6  # launcher, fork server, six hosts and their daemons
     assert found - {pid} <= set(home.processes())
 
 
@@ -138,7 +138,7 @@ def kill(folder: Path, process: subprocess.Popen[str], seat: str) -> None:
         child = status(folder)["processes"][seat]
         if child["life"] < life or not child["process"] or not child["pid"]:
             return False
-        told = ask(Home.of(folder / "run"), {"ask": "kill", "seat": seat, "signal": "KILL"})
+        told = ask(Workdir.of(folder / "run"), {"ask": "kill", "seat": seat, "signal": "KILL"})
         KILLED[seat] = told["life"]
         return True
 
@@ -205,7 +205,7 @@ def test_round_an_empty_seat(swarm: Path, capsys: pytest.CaptureFixture[str]) ->
     trains(swarm, process)
     kill(swarm, process, "lead")
     trains(swarm, process)
-    assert ask(Home.of(swarm / "run"), {"ask": "replace", "seat": "1.1"}) == {"asked": "1.1"}
+    assert ask(Workdir.of(swarm / "run"), {"ask": "replace", "seat": "1.1"}) == {"asked": "1.1"}
     wait_until(lambda: members().get("1.1") == 1, process)
     trains(swarm, process)
     assert set(members().values()) == {0, 1}  # nobody else was replaced
@@ -284,7 +284,7 @@ def test_strangers_and_questions(swarm: Path) -> None:
     """Rubbish is counted and dropped, what can't be is refused, and training is undisturbed."""
     words = ("iterations=100000", "resume.every=0", SLOWLY, PATIENT)
     process = begin(swarm, *up(*words), tick=1)
-    assert_all_marked(process.pid, Home.of(swarm / "run"))
+    assert_all_marked(process.pid, Workdir.of(swarm / "run"))
     assert "--chaos" in only_line(run(swarm, "swarm", "kill", "run", "2.0", expect=2))
     again = run(swarm, "swarm", "up", "--resume", "run", expect=2)
     assert "being trained" in only_line(again)

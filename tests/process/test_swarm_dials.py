@@ -11,8 +11,8 @@ pytest.importorskip("hivemind")
 
 from checkfree.messages import codec
 from checkfree.ops import Address
-from checkfree.runtime.swarm.transport.courier import Courier, Noticed
 from checkfree.runtime.swarm.transport.frames import Peer
+from checkfree.runtime.swarm.transport.network_thread import NetworkThread, PeerMessage
 
 TABLE = Path("/proc/net/tcp")
 ESTABLISHED = "01"
@@ -23,31 +23,31 @@ WITHIN = 30.0  # seconds
 def test_nobody_calls_from_the_port_that_it_listens_at(tmp_path: Path) -> None:
     """Two that called each other at once from there would get one connection, and neither a
     stream over it."""
-    couriers = []
+    networks = []
     try:
         for stage in range(2):
             folder = tmp_path / str(stage)
             folder.mkdir()
-            couriers.append(Courier(b"secret", codec.Limits()))
-            couriers[-1].open(folder, folder / "id")
-        first, second = (c.sit(Address(n), 0) for n, c in enumerate(couriers))
-        couriers[0].learn(second)
-        couriers[0].notify(second.seat, {"heard": True})
-        assert noticed(couriers[1]) == Noticed(first, {"heard": True})
+            networks.append(NetworkThread(b"secret", codec.Limits()))
+            networks[-1].open(folder, folder / "id")
+        first, second = (c.sit(Address(n), 0) for n, c in enumerate(networks))
+        networks[0].learn(second)
+        networks[0].notify(second.seat, {"heard": True})
+        assert noticed(networks[1]) == PeerMessage(first, {"heard": True})
         listening = {port(first), port(second)}
         found = [pair for pair in connections() if set(pair) & listening]
         assert found
         assert all(set(pair) - listening for pair in found)
     finally:
-        for courier in couriers:
-            courier.close()
+        for network in networks:
+            network.close()
 
 
-def noticed(courier: Courier) -> Noticed | None:
+def noticed(network: NetworkThread) -> PeerMessage | None:
     try:
         while True:
-            item = courier.inbox.get(timeout=WITHIN)
-            if isinstance(item, Noticed):
+            item = network.inbox.get(timeout=WITHIN)
+            if isinstance(item, PeerMessage):
                 return item
     except queue.Empty:
         return None

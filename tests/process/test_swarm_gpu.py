@@ -15,7 +15,7 @@ import torch
 
 from checkfree.record import of_kind, read
 from checkfree.runtime.swarm.processes.control import ask
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from tests.process.command import (
     checkfree_command,
     environment,
@@ -74,7 +74,7 @@ class Members:
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """By name."""
-        status = ask(Home.of(self.folder / "run"), {"ask": "status"})
+        status = ask(Workdir.of(self.folder / "run"), {"ask": "status"})
         return {node["host"]: node for node in status["nodes"]}
 
     def seats(self, name: str) -> list[str]:
@@ -95,7 +95,7 @@ def members(folder: Path) -> Iterator[Members]:
         for process in made.started:
             process.kill()
             process.wait()
-        Home.of(folder / "run").sweep()
+        Workdir.of(folder / "run").sweep()
         for name in ("lead", "gpu", "other", "cpu"):
             if (folder / name).exists():
                 print(name, *made.said(name).splitlines()[-20:], sep="\n  ")

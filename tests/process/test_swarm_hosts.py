@@ -22,10 +22,10 @@ import checkfree
 from checkfree.cli import main
 from checkfree.load import load
 from checkfree.record import of_kind, read
-from checkfree.runtime.swarm.joining.camp import camp_path
 from checkfree.runtime.swarm.joining.invitation import Place, Register, best_first
+from checkfree.runtime.swarm.joining.joiner_workdir import camp_path
 from checkfree.runtime.swarm.processes.control import ask
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from tests.chaos import SOAK
 from tests.process.command import (
     checkfree_command,
@@ -97,7 +97,7 @@ class Hosts:
         return re.findall(r"takes seat (\d\.\d)", self.said(f"host{host}"))[-1]
 
     def status(self) -> dict[str, Any]:
-        return ask(Home.of(self.run), {"ask": "status"})
+        return ask(Workdir.of(self.run), {"ask": "status"})
 
     def stop(self) -> None:
         """Of the run and of all that take part."""
@@ -105,7 +105,7 @@ class Hosts:
 
     def line_of_a_member(self) -> str:
         """As the lead's, but with the address of somebody else."""
-        register = Register(Home.of(self.run).path / "members")
+        register = Register(Workdir.of(self.run).path / "members")
         wait_until(lambda: len(register.read()) > 0, self.started[0])
         member, words = register.read()[-1], self.line[-1].split()
         place = Place(member.id, best_first(member.addresses))
@@ -132,7 +132,7 @@ class Hosts:
         for process in self.started:
             process.kill()
             process.wait()
-        Home.of(self.run).sweep()
+        Workdir.of(self.run).sweep()
         for path in (*sorted(self.folder.glob("host*")), self.folder / "lead"):
             if path.exists():
                 print(path.name, *path.read_text().splitlines()[-15:], sep="\n  ")
@@ -371,4 +371,4 @@ def test_the_lead_dies_and_comes_back_elsewhere(
     assert losses(hosts.run) == losses(alone)
     assert numbers(hosts.run)["weights"] == numbers(alone)["weights"]
     assert replayed(hosts.folder, capsys)
-    assert Home.of(hosts.run).processes() == []
+    assert Workdir.of(hosts.run).processes() == []

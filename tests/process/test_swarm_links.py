@@ -10,7 +10,7 @@ import pytest
 import checkfree
 from checkfree.load import load
 from checkfree.record import of_kind, read
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from tests.process.command import checkfree_command, finished, numbers, only_line, run, start
 
 pytestmark = pytest.mark.skipif(
@@ -30,7 +30,7 @@ def test_slow_lines_take_time_and_change_nothing(folder: Path) -> None:
     try:
         finished(start(folder, checkfree_command(*UP, "--link=lines")))
     finally:
-        Home.of(folder / "run").sweep()
+        Workdir.of(folder / "run").sweep()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         checkfree.train(load("small.yaml", ["out=one", *WORDS]))

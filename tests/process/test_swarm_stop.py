@@ -17,7 +17,7 @@ import pytest
 from checkfree.cli import main
 from checkfree.record import of_kind, read
 from checkfree.runtime.swarm.processes.control import ask
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from tests.process.command import (
     DEADLINE,
     checkfree_command,
@@ -81,7 +81,7 @@ class Fleet:
 
     def end(self) -> None:
         self.kill_nodes()
-        Home.of(self.run).sweep()
+        Workdir.of(self.run).sweep()
         for file in self.files:
             file.close()
 
@@ -109,7 +109,7 @@ def fleet(folder: Path) -> Iterator[Fleet]:
 
 def asked_from_elsewhere(fleet: Fleet, lead: Process) -> None:
     """How it goes, at the lead's address and at a member's; and whether one more could join."""
-    address, token, home = fleet.line[2], fleet.line[-1], Home.of(fleet.run)
+    address, token, home = fleet.line[2], fleet.line[-1], Workdir.of(fleet.run)
     wait_until(lambda: len(ask(home, {"ask": "status"})["busy"]) == 3, lead)  # once it is measured
     told = json.loads(
         run(fleet.folder, "swarm", "status", address, "--token", token, "--json").stdout

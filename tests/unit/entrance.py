@@ -13,10 +13,10 @@ pytest.importorskip("hivemind", reason="hivemind is not installed")
 
 from checkfree.messages.control import Message
 from checkfree.ops import Address
-from checkfree.runtime.swarm.joining.door import Door
+from checkfree.runtime.swarm.joining.join_server import JoinServer
 from checkfree.runtime.swarm.placement.nodes import Node
-from checkfree.runtime.swarm.transport.courier import Visit, Visitor
 from checkfree.runtime.swarm.transport.frames import Peer
+from checkfree.runtime.swarm.transport.network_thread import JoinRequest, Visitor
 
 GOOD = "/ip4/10.0.0.1/tcp/4001"
 
@@ -31,16 +31,16 @@ class Entrance:
 
     def __init__(self, *unreachable: tuple[str, str]):
         self._unreachable = unreachable
-        self.inbox: queue.SimpleQueue[Visit] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[JoinRequest] = queue.SimpleQueue()
         self.told: dict[str, list[dict[str, Any]]] = {}
         self.said: list[str] = []
         self.calls: list[tuple[str, str]] = []
         """Who was asked to call whom."""
         self.lead: list[Message] = []
-        courier = SimpleNamespace(inbox=self.inbox, start=lambda work: work.close())
-        self.door = Door(
+        network = SimpleNamespace(inbox=self.inbox, start=lambda work: work.close())
+        self.door = JoinServer(
             SimpleNamespace(register=Path("/nowhere/register"), invitation=None),  # type: ignore[arg-type]
-            courier,  # type: ignore[arg-type]
+            network,  # type: ignore[arg-type]
             1.0,
             lambda: (),
             self.lead.append,
@@ -56,7 +56,7 @@ class Entrance:
         """Somebody wants a seat; all that are asked to call answer."""
         told = self.told[name] = []
         visitor = Visitor(name, of or node(name), told.append, (GOOD,))  # type: ignore[arg-type]
-        self._visits(Visit("ready", visitor))
+        self._visits(JoinRequest("ready", visitor))
         self._answers("", name, visitor, "looked")
         for other, said in self.told.items():
             for notice in said:
@@ -68,9 +68,9 @@ class Entrance:
     def _answers(self, caller: str, called: str, visitor: Visitor, what: str) -> None:
         why = "no answer" if (caller, called) in self._unreachable else ""
         found = {"why": why} if what == "looked" else {"dialled": {called: why}}
-        self._visits(Visit(what, visitor, found))
+        self._visits(JoinRequest(what, visitor, found))
 
-    def _visits(self, visit: Visit) -> None:
+    def _visits(self, visit: JoinRequest) -> None:
         self.door.visited(visit, {})
 
     def sits(self, name: str) -> Address:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from checkfree.runtime.swarm.processes import leftovers
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -34,11 +34,11 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home.of(tmp_path / "run")
+def home(tmp_path: Path) -> Workdir:
+    return Workdir.of(tmp_path / "run")
 
 
-def test_leftovers_are_swept_and_nobody_else(home: Home, start: Start) -> None:
+def test_leftovers_are_swept_and_nobody_else(home: Workdir, start: Start) -> None:
     ours = [start(str(home.path)), start(f"-id={home.path}/id/1")]
     others = [start(f"{home.path}2"), start(str(home.run))]
     assert set(home.processes()) == {process.pid for process in ours}
@@ -49,7 +49,7 @@ def test_leftovers_are_swept_and_nobody_else(home: Home, start: Start) -> None:
 
 
 def test_what_one_started_that_was_gone_when_looked_at(
-    home: Home, start: Start, monkeypatch: pytest.MonkeyPatch
+    home: Workdir, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The daemon of a fork that died came after the list."""
     daemon = start(f"-id={home.path}/id/1")
@@ -60,7 +60,7 @@ def test_what_one_started_that_was_gone_when_looked_at(
 
 
 def test_one_between_two_programs(
-    home: Home, start: Start, monkeypatch: pytest.MonkeyPatch
+    home: Workdir, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon = start(f"-id={home.path}/id/1")
     told, lines = leftovers._line, iter([b"", b"", b""])
@@ -74,7 +74,7 @@ def test_one_between_two_programs(
 
 
 def test_one_that_never_has_a_command_line_is_none(
-    home: Home, start: Start, monkeypatch: pytest.MonkeyPatch
+    home: Workdir, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(f"-id={home.path}/id/1")
     monkeypatch.setattr(leftovers, "_line", lambda pid: b"")

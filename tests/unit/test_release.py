@@ -83,7 +83,7 @@ def test_who_has_other_code_for_something_else_may_join(
     tmp_path: Path, changed: str, differ: set[str]
 ) -> None:
     pytest.importorskip("hivemind", reason="hivemind is not installed")
-    from checkfree.runtime.swarm.joining.talk import application, refusal
+    from checkfree.runtime.swarm.joining.handshake import application, refusal
     from checkfree.runtime.swarm.placement.nodes import Node
 
     copy = tmp_path / "checkfree"

@@ -16,8 +16,8 @@ from checkfree.errors import BadInput
 from checkfree.failures import arrivals, poisson_rate_per_hour
 from checkfree.load import build, load
 from checkfree.ops import Address
+from checkfree.simulate.failure_schedule import ClockStrikes, TickStrikes
 from checkfree.simulate.fleet import FLEETS, fleet_of
-from checkfree.simulate.strikes import ClockStrikes, TickStrikes
 
 
 def clock(first: int = 0, **times: list[float]) -> ClockStrikes:

@@ -193,7 +193,7 @@ def test_joiners_have_the_same_code(rules: Path) -> None:
     assert "package rules_of_mine" not in offered()
     assert ours.items() <= offered(allow=("rules_of_mine",)).items()
     pytest.importorskip("hivemind", reason="hivemind is not installed")
-    from checkfree.runtime.swarm.joining.talk import application, refusal
+    from checkfree.runtime.swarm.joining.handshake import application, refusal
     from checkfree.runtime.swarm.placement.nodes import Node
 
     node = Node("n", "host")

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from checkfree.runtime.swarm.processes.asked import Asked
 from checkfree.runtime.swarm.processes.children import Child, Children
+from checkfree.runtime.swarm.processes.control_api import ControlApi
 
 
-def asked(*children: Child, chaos: bool = True, lead: bool = True) -> tuple[Asked, list[Any]]:
+def asked(*children: Child, chaos: bool = True, lead: bool = True) -> tuple[ControlApi, list[Any]]:
     """With what it told the lead."""
     told: list[Any] = []
 
@@ -19,7 +19,7 @@ def asked(*children: Child, chaos: bool = True, lead: bool = True) -> tuple[Aske
         told.append(said)
         return lead
 
-    return Asked(Children({child.seat: child for child in children}), chaos, tell), told
+    return ControlApi(Children({child.seat: child for child in children}), chaos, tell), told
 
 
 def kill(seat: str, name: str = "KILL") -> Mapping[str, Any]:

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from checkfree.runtime.swarm.joining.camp import pitched
+from checkfree.runtime.swarm.joining.joiner_workdir import pitched
 
 PITCH = """
-from checkfree.runtime.swarm.joining.camp import pitched
+from checkfree.runtime.swarm.joining.joiner_workdir import pitched
 for _ in range(60):
     with pitched(b"") as camp:
         assert (camp.path / "id").is_dir() and (camp.path / "s").is_dir()
@@ -27,6 +27,6 @@ def test_nobody_takes_a_new_camp_for_a_left_one() -> None:
 
 
 def test_a_camp_is_gone_when_its_joiner_is() -> None:
-    with pitched(b"token") as camp:
-        assert camp.secret() == b"token" and camp.path.is_dir()
-    assert not camp.path.exists()
+    with pitched(b"token") as workdir:
+        assert workdir.secret() == b"token" and workdir.path.is_dir()
+    assert not workdir.path.exists()

@@ -21,7 +21,7 @@ from checkfree.runtime.swarm.joining.dialback import (
 )
 from checkfree.runtime.swarm.joining.invitation import Place
 from checkfree.runtime.swarm.placement.nodes import Node
-from checkfree.runtime.swarm.transport.courier import Visit, Visitor
+from checkfree.runtime.swarm.transport.network_thread import JoinRequest, Visitor
 from tests.unit.entrance import GOOD, Entrance, node
 
 BAD = "/ip4/10.0.0.9/tcp/4001"
@@ -92,12 +92,12 @@ def test_a_seat_is_given_once_it_is_known_who_can_be_called() -> None:
     entrance = Entrance()
     told: list[Any] = []
     visitor = Visitor("slow", node("slow"), told.append, (GOOD,))
-    entrance._visits(Visit("ready", visitor))
+    entrance._visits(JoinRequest("ready", visitor))
     assert entrance.door.candidates.vacant.keys() == {Address(0), Address(1), Address(2)}
-    entrance._visits(Visit("looked", visitor))  # too late for whoever has not answered
+    entrance._visits(JoinRequest("looked", visitor))  # too late for whoever has not answered
     assert len(entrance.door.candidates.vacant) == 2
-    entrance._visits(Visit("left", visitor))
-    entrance._visits(Visit("looked", visitor, {"why": ""}))  # it is gone: of no use
+    entrance._visits(JoinRequest("left", visitor))
+    entrance._visits(JoinRequest("looked", visitor, {"why": ""}))  # it is gone: of no use
     assert "slow" not in entrance.door._visitors
 
 
@@ -126,7 +126,7 @@ def test_whoever_only_asks_is_told_and_gets_no_seat() -> None:
     entrance = Entrance(("", "asks"))
     told: list[Any] = []
     visitor = Visitor("asks", Node("asks", "asks"), told.append, (GOOD,))
-    entrance._visits(Visit("called", visitor))
+    entrance._visits(JoinRequest("called", visitor))
     entrance._answers("", "asks", visitor, "looked")
     assert told[-1] == {"called": {"why": "no answer", "apart": [], "callers": 0}}
     assert len(entrance.door.candidates.vacant) == 3
@@ -138,6 +138,6 @@ def test_two_that_come_at_once_are_tried_with_each_other() -> None:
     told: dict[str, list[Any]] = {"a": [], "b": []}
     for name, says in told.items():
         visitor = Visitor(name, node(name), says.append, (GOOD,))
-        entrance._visits(Visit("ready", visitor))
+        entrance._visits(JoinRequest("ready", visitor))
     assert told["a"][-1] == told_dial([Place("b", (GOOD,))])
     assert told["b"][-1] == told_dial([Place("a", (GOOD,))])

@@ -31,12 +31,11 @@ from checkfree.messages import codec
 from checkfree.messages.control import Commit, Message, StateRequest, Ticket
 from checkfree.ops import LEAD, Address, Source
 from checkfree.runtime.swarm.joining.discovery import _Signed
-from checkfree.runtime.swarm.joining.reception import Reception, Terms
+from checkfree.runtime.swarm.joining.handshake import application, hear, is_proven, signed
+from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, Terms
 from checkfree.runtime.swarm.joining.records import Membership, run_key, sign
-from checkfree.runtime.swarm.joining.talk import application, hear, is_proven, signed
 from checkfree.runtime.swarm.placement.nodes import Node
-from checkfree.runtime.swarm.presence.attendance import Attendance
-from checkfree.runtime.swarm.transport.courier import Visit
+from checkfree.runtime.swarm.presence.peer_table import PeerTable
 from checkfree.runtime.swarm.transport.frames import (
     PROTOCOL,
     BadFrame,
@@ -45,7 +44,8 @@ from checkfree.runtime.swarm.transport.frames import (
     notice_frame,
 )
 from checkfree.runtime.swarm.transport.lanes import Lane
-from checkfree.runtime.swarm.transport.streams import Post
+from checkfree.runtime.swarm.transport.network_thread import JoinRequest
+from checkfree.runtime.swarm.transport.streams import Endpoint
 from tests.process.command import prepare
 
 SECRET, OTHER = bytes(range(16)), bytes(16)
@@ -73,8 +73,8 @@ class Line:
 # --- applications --------------------------------------------------------------------------------
 
 
-class Desk:
-    """What a reception has of its courier."""
+class LeadState:
+    """What a reception has of its network thread."""
 
     def __init__(self) -> None:
         self.post = SimpleNamespace(id="lead", refused=Counter())
@@ -85,7 +85,7 @@ class Desk:
         found = []
         while not self.inbox.empty():
             visit = self.inbox.get()
-            assert isinstance(visit, Visit)
+            assert isinstance(visit, JoinRequest)
             found.append(visit.what)
         return found
 
@@ -94,16 +94,16 @@ def apply(*frames: bytes) -> tuple[list[dict[str, Any]], list[str], Mapping[str,
     """What somebody who says this, and leaves, is told; what the lead hears, and has counted."""
 
     async def talk() -> tuple[list[dict[str, Any]], list[str], Mapping[str, int]]:
-        desk, line, theirs = Desk(), Line(), asyncio.StreamReader()
+        lead_state, line, theirs = LeadState(), Line(), asyncio.StreamReader()
         theirs.feed_data(b"".join(frames))
         theirs.feed_eof()
         terms = Terms(SECRET, 1.0, RELEASE, lambda: {"config": {}})
-        await Reception(desk, terms)._serve("joiner", theirs, line)  # type: ignore[arg-type]
+        await JoinSessions(lead_state, terms)._serve("joiner", theirs, line)  # type: ignore[arg-type]
         line.close()
         told = []
         while not line.reader.at_eof():
             told.append(await hear(line.reader))
-        return told, desk.visits(), desk.post.refused
+        return told, lead_state.visits(), lead_state.post.refused
 
     return asyncio.run(talk())
 
@@ -268,12 +268,14 @@ class Ear:
     heard = closed = answered = message = notice = broken = _nothing
 
 
-def greet(prepare: Callable[[Post], None], *callers: Peer) -> tuple[dict[Address, Peer], Post, Ear]:
+def greet(
+    prepare: Callable[[Endpoint], None], *callers: Peer
+) -> tuple[dict[Address, Peer], Endpoint, Ear]:
     """After these have called a post, one after the other: where it sends what is for a seat."""
 
-    async def talk() -> tuple[dict[Address, Peer], Post, Ear]:
+    async def talk() -> tuple[dict[Address, Peer], Endpoint, Ear]:
         ear = Ear()
-        post = Post(SECRET, ear, codec.Limits())  # type: ignore[arg-type]
+        post = Endpoint(SECRET, ear, codec.Limits())  # type: ignore[arg-type]
         post.me = peer(Address(3), name="us")
         prepare(post)
         for caller in callers:
@@ -300,7 +302,7 @@ def test_a_member_believes_the_lead_alone_of_who_sits_where() -> None:
 def test_a_lead_with_one_name_has_no_successor_with_another() -> None:
     lead, next_, claims = peer(LEAD, 0, "lead"), peer(LEAD, 1, "lead"), peer(LEAD, 2, "mallory")
 
-    def named(post: Post) -> None:
+    def named(post: Endpoint) -> None:
         post.lead_id = "lead"
 
     known, post, _ = greet(named, lead, claims, next_)
@@ -314,19 +316,19 @@ def test_the_lead_believes_who_is_awaited() -> None:
     def ignore(*said: object) -> None:
         pass
 
-    attendance = Attendance([(ONE, 0), (TWO, 4)], ignore, ignore, ignore)
-    attendance.arrived(peer(ONE))
+    peer_table = PeerTable([(ONE, 0), (TWO, 4)], ignore, ignore, ignore)
+    peer_table.arrived(peer(ONE))
 
-    def lead(post: Post) -> None:
-        post.vouched = attendance.awaits
+    def lead(post: Endpoint) -> None:
+        post.vouched = peer_table.awaits
         post.learn(peer(ONE))
 
     mallory = [peer(ONE, 7, "m"), replace(peer(ONE), id="m"), peer(TWO, 3, "m"), peer(TWO, 5, "m")]
     known, _, _ = greet(lead, *mallory, peer(TWO, 4))
     assert known == {ONE: peer(ONE), TWO: peer(TWO, 4)}
-    attendance.gone(ONE, 0, "killed")
-    assert attendance.awaits(peer(ONE, 1))
-    assert not attendance.awaits(peer(ONE, 0))
+    peer_table.gone(ONE, 0, "killed")
+    assert peer_table.awaits(peer(ONE, 1))
+    assert not peer_table.awaits(peer(ONE, 0))
 
 
 # --- who can't reach whom ------------------------------------------------------------------------
@@ -348,13 +350,13 @@ class Link:
         pass
 
 
-def linked(me: Address, *others: Peer) -> tuple[Post, dict[Address, Link], list[Message]]:
+def linked(me: Address, *others: Peer) -> tuple[Endpoint, dict[Address, Link], list[Message]]:
     """A post with links to these, and what is heard there."""
     heard: list[Message] = []
     ear = SimpleNamespace(
         message=lambda to, message: heard.append(message), notice=print, broken=print
     )
-    post = Post(SECRET, ear, codec.Limits())  # type: ignore[arg-type]
+    post = Endpoint(SECRET, ear, codec.Limits())  # type: ignore[arg-type]
     post.me = peer(me)
     links = {other.seat: Link(other) for other in others}
     post._links = links  # type: ignore[assignment]

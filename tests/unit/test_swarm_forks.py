@@ -13,7 +13,7 @@ if importlib.util.find_spec("hivemind") is None:
 
 import torch
 
-from checkfree.runtime.swarm.joining.guest import After, after_error
+from checkfree.runtime.swarm.joining.remote_worker import ExitReason, after_error
 
 KEEPS = """
 import os, signal, sys, time
@@ -128,7 +128,7 @@ def test_who_has_no_memory_is_not_made_again_beside_those_that_have(code: int) -
 def test_what_is_not_enough_memory() -> None:
     with pytest.raises(RuntimeError) as found:
         torch.empty(1 << 46)
-    assert after_error(found.value) is After.SHORT
-    assert after_error(MemoryError()) is After.SHORT
-    assert after_error(torch.OutOfMemoryError("CUDA out of memory")) is After.SHORT
-    assert after_error(RuntimeError("shape '[2]' is invalid")) is After.BROKEN
+    assert after_error(found.value) is ExitReason.SHORT
+    assert after_error(MemoryError()) is ExitReason.SHORT
+    assert after_error(torch.OutOfMemoryError("CUDA out of memory")) is ExitReason.SHORT
+    assert after_error(RuntimeError("shape '[2]' is invalid")) is ExitReason.BROKEN

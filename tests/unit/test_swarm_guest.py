@@ -14,22 +14,24 @@ pytest.importorskip("hivemind", reason="hivemind is not installed")
 from checkfree.messages.tensors import KeepState
 from checkfree.ops import Address, StateId
 from checkfree.runtime.swarm.joining.candidates import HEIR
-from checkfree.runtime.swarm.joining.guest import After, Guest, Remains
-from checkfree.runtime.swarm.transport.courier import Delivered, Said
+from checkfree.runtime.swarm.joining.remote_worker import ExitReason, Remains, RemoteWorker
 from checkfree.runtime.swarm.transport.frames import Peer
+from checkfree.runtime.swarm.transport.network_thread import Delivered, Said
 
 LEAVE, STALE, BIRTH = {"leave": True, "ends_at": None}, {"stale": True}, {"birth": {"seat": "1.0"}}
 
 
-def waits(remains: Remains, *heard: Mapping[str, Any]) -> tuple[Guest, Mapping[str, Any] | None]:
+def waits(
+    remains: Remains, *heard: Mapping[str, Any]
+) -> tuple[RemoteWorker, Mapping[str, Any] | None]:
     """A guest that hears this, and what it was born to."""
     inbox: queue.SimpleQueue[Said] = queue.SimpleQueue()
     for notice in heard:
         inbox.put(Said(notice))
-    courier, lifeline = SimpleNamespace(inbox=inbox), SimpleNamespace(welcome={"incarnation": 0})
+    network, join_client = SimpleNamespace(inbox=inbox), SimpleNamespace(welcome={"incarnation": 0})
     said: list[str] = []
-    guest = Guest(courier, lifeline, remains, said.append, lambda told: None)  # type: ignore[arg-type]
-    return guest, guest.wait()
+    remote = RemoteWorker(network, join_client, remains, said.append, lambda told: None)  # type: ignore[arg-type]
+    return remote, remote.wait()
 
 
 def handed() -> Remains:
@@ -38,25 +40,25 @@ def handed() -> Remains:
 
 
 def test_nothing_in_hand_leaves_at_once() -> None:
-    guest, birth = waits(Remains(), LEAVE)
-    assert (guest.after, birth) == (After.LEFT, None)
+    remote, birth = waits(Remains(), LEAVE)
+    assert (remote.after, birth) == (ExitReason.LEFT, None)
 
 
 def test_a_state_in_hand_waits_for_its_seat() -> None:
-    guest, birth = waits(handed(), LEAVE, BIRTH)
+    remote, birth = waits(handed(), LEAVE, BIRTH)
     assert birth == BIRTH["birth"]
-    assert guest.remains and not guest.idle
+    assert remote.remains and not remote.idle
 
 
 @pytest.mark.parametrize("heard", [(LEAVE, STALE), (STALE, LEAVE)])
 def test_a_state_that_is_of_no_use_holds_nobody(heard: tuple[Mapping[str, Any], ...]) -> None:
-    guest, birth = waits(handed(), *heard)
-    assert (guest.after, birth, bool(guest.remains)) == (After.LEFT, None, False)
+    remote, birth = waits(handed(), *heard)
+    assert (remote.after, birth, bool(remote.remains)) == (ExitReason.LEFT, None, False)
 
 
 def test_drained_is_told_from_asked() -> None:
-    guest, _ = waits(Remains(), {**LEAVE, "drained": True})
-    assert guest.drained
+    remote, _ = waits(Remains(), {**LEAVE, "drained": True})
+    assert remote.drained
 
 
 def test_what_an_heir_was_sent_has_a_name() -> None:
@@ -79,9 +81,9 @@ def test_only_what_is_for_this_attempt_is_taken() -> None:
     heir = {"heir": {"seat": "1.0", "life": 2, "at": str(other)}}
     for item in (Said(heir), sent(one), sent(other), Said({"birth": {}})):
         inbox.put(item)
-    courier = SimpleNamespace(inbox=inbox, sit=lambda at, life: Peer(at, life, "me", ()))
-    lifeline = SimpleNamespace(welcome={"incarnation": 0}, tell=told.append)
-    guest = Guest(courier, lifeline, remains, told.append, told.append)  # type: ignore[arg-type]
-    guest.wait()
+    network = SimpleNamespace(inbox=inbox, sit=lambda at, life: Peer(at, life, "me", ()))
+    join_client = SimpleNamespace(welcome={"incarnation": 0}, tell=told.append)
+    remote = RemoteWorker(network, join_client, remains, told.append, told.append)  # type: ignore[arg-type]
+    remote.wait()
     assert [said for said in told if "has" in said] == [{"has": True, "version": 3}]
     assert remains.name()[0] == StateId(Address(1), 2, 3)

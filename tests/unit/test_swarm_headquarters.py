@@ -14,7 +14,7 @@ if importlib.util.find_spec("hivemind") is None:
 from checkfree.lead import Lead
 from checkfree.membership import Membership
 from checkfree.ops import LEAD, Address
-from checkfree.runtime.swarm.headquarters import Headquarters
+from checkfree.runtime.swarm.leader import LeaderProcess
 from checkfree.runtime.swarm.transport.frames import Peer
 
 SEAT, SEATS = Address(1), [Address(stage) for stage in range(3)]
@@ -23,22 +23,22 @@ SEAT, SEATS = Address(1), [Address(stage) for stage in range(3)]
 def evicted(members: Membership, sits: Peer) -> list[Peer]:
     """Who has to get up from ``SEAT``, as far as the lead has heard."""
     gone: list[Peer] = []
-    lead, quarters = object.__new__(Lead), object.__new__(Headquarters)
-    cast(Any, lead)._desk = SimpleNamespace(members=members)
+    lead, leader_process = object.__new__(Lead), object.__new__(LeaderProcess)
+    cast(Any, lead)._lead_state = SimpleNamespace(members=members)
     parts: dict[str, Any] = {
         "host": SimpleNamespace(actors={LEAD: lead}),
         "attendance": SimpleNamespace(present={SEAT: sits}),
         "door": SimpleNamespace(candidates=SimpleNamespace(on_the_way={})),
         "_gone": lambda peer, why: gone.append(peer),
     }
-    vars(quarters).update(parts)
-    cast(Any, quarters)._evict(SEAT)
+    vars(leader_process).update(parts)
+    cast(Any, leader_process)._evict(SEAT)
     return gone
 
 
 @pytest.mark.parametrize("heard", ["nothing", "lost", "joined", "filled"])
 def test_who_has_just_sat_down_gets_up_as_who_is_known_to_be_hollow(heard: str) -> None:
-    """The lead hears of it a moment later than the courier."""
+    """The lead hears of it a moment later than the network thread."""
     members, sits = Membership(SEATS), Peer(SEAT, 1, "id", ())
     if heard != "nothing":
         members.lose(SEAT, 0, silent=True)

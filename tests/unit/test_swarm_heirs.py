@@ -11,8 +11,8 @@ from typing import Any
 from checkfree.messages.control import Gone, Leaving
 from checkfree.ops import Address
 from checkfree.runtime.swarm.joining.candidates import HEIR, MOST_HEIRS, heir_of, is_heir
-from checkfree.runtime.swarm.transport.courier import Visit
 from checkfree.runtime.swarm.transport.frames import FIRST_LANE, Peer, piece_frame
+from checkfree.runtime.swarm.transport.network_thread import JoinRequest
 from tests.unit.entrance import GOOD, Entrance, node
 
 
@@ -86,7 +86,7 @@ def test_another_heir_is_called_at_another_address() -> None:
         if name in "abc":
             seat = entrance.sits(name)
     entrance.door.visited(
-        Visit("leaving", entrance.door._visitors["c"], {"seat": str(seat)}), LIVES
+        JoinRequest("leaving", entrance.door._visitors["c"], {"seat": str(seat)}), LIVES
     )
     found: list[dict[str, Any]] = []
     for name in ("first", "second"):
@@ -97,10 +97,10 @@ def test_another_heir_is_called_at_another_address() -> None:
         assert entrance.lead[-1] == Leaving(seat, 0, at, urgent=True)
         peer = Peer(at, 0, name, (GOOD,))
         visitor = entrance.door._visitors[name]
-        entrance.door.visited(Visit("heir", visitor, {"peer": peer.to_json()}), LIVES)
+        entrance.door.visited(JoinRequest("heir", visitor, {"peer": peer.to_json()}), LIVES)
         assert entrance.told["c"][-1] == {"heir": peer.to_json()}
         if name == "first":
-            entrance.door.visited(Visit("left", visitor), LIVES)
+            entrance.door.visited(JoinRequest("left", visitor), LIVES)
             assert Gone(at, 0) in entrance.lead
     assert found[0]["at"] != found[1]["at"]
 
@@ -131,7 +131,7 @@ def test_an_heir_that_its_owner_cant_reach_has_nothing_of_use() -> None:
         if name in "abc":
             seat = entrance.sits(name)
     owner = entrance.door._visitors["c"]
-    entrance.door.visited(Visit("leaving", owner, {"seat": str(seat)}), LIVES)
+    entrance.door.visited(JoinRequest("leaving", owner, {"seat": str(seat)}), LIVES)
     (told,) = [said["heir"] for said in entrance.told["heir"] if "heir" in said]
     entrance.door.unreached(Peer(Address.parse(told["at"]), 0, "heir", (GOOD,)))
     assert {"stale": True} in entrance.told["heir"]

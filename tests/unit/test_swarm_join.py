@@ -18,6 +18,7 @@ from checkfree.messages.control import HANDOVER
 from checkfree.messages.tensors import StageState
 from checkfree.ops import LEAD, Address, StateId
 from checkfree.runtime.swarm.joining.candidates import Candidate, Candidates
+from checkfree.runtime.swarm.joining.handshake import application, is_proven, refusal, signed
 from checkfree.runtime.swarm.joining.invitation import (
     Invitation,
     Place,
@@ -40,7 +41,6 @@ from checkfree.runtime.swarm.joining.records import (
     run_key,
     sign,
 )
-from checkfree.runtime.swarm.joining.talk import application, is_proven, refusal, signed
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.transport.frames import PROTOCOL, Peer
 from checkfree.store import Store

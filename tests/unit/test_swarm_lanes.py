@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from checkfree.messages.control import RESUME, Abort, Push
 from checkfree.messages.tensors import KeepShadow, KeepState, StageState, StateReply
 from checkfree.ops import Address, Source, Upload
-from checkfree.runtime.swarm.presence.liveness import Vigil
+from checkfree.runtime.swarm.presence.liveness import FailureDetector
 from checkfree.runtime.swarm.presence.round_trip import TRIPS, RoundTrip
 from checkfree.runtime.swarm.transport.lanes import Lane, Piece, Pieces, lane_of
 from checkfree.runtime.swarm.transport.pace import (
@@ -189,9 +189,9 @@ def test_whoever_is_far_is_granted_more_silence() -> None:
         trip.measured(0.01)
     assert trip.grants() == pytest.approx(TRIPS * 0.01)
     granted = {"near": 0.0, "far": 2.0}
-    vigil = Vigil(1.0, 0.0, granted.__getitem__)
+    detector = FailureDetector(1.0, 0.0, granted.__getitem__)
     heard = {"near": 0.0, "far": 0.0}
-    silent = {tenth: vigil.silent(heard, tenth / 10) for tenth in range(1, 32)}
+    silent = {tenth: detector.silent(heard, tenth / 10) for tenth in range(1, 32)}
     assert silent[11] == ["near"]
     assert silent[29] == ["near"]
     assert silent[31] == ["near", "far"]

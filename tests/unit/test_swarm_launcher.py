@@ -1,4 +1,4 @@
-"""How a run ends that no lead of it could end: a launcher with a nursery that only pretends."""
+"""How a run ends that no lead of it could end: a launcher with a fork server that only pretends."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from checkfree.cli.swarm.shared import check_daemon, see_through
 from checkfree.errors import BadInput, RunFailed, cannot_write, with_command
 from checkfree.record import RECORDS, ConfigRecord, IterationRecord, PlanRecord, dumps, read
 from checkfree.runtime.swarm.processes.ending import write_end
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.fork_server import NO_ROOM, is_full_disk
 from checkfree.runtime.swarm.processes.launcher import LEADS_LOST, Launcher
-from checkfree.runtime.swarm.processes.nursery import NO_ROOM, is_full_disk
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from tests.process.command import heeding_interrupts
 
-NURSERY = """
+FORK_SERVER = """
 import json, sys
 def tell(**said):
     print(json.dumps(said), flush=True)
@@ -39,9 +39,9 @@ STEP = IterationRecord(4, 6, 0, 1.5, {}, {}, 1, 0, 1)
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def home(tmp_path: Path) -> Workdir:
     """Of a run of five iterations and seven ticks, whose last record was cut short."""
-    made = Home.of(tmp_path / "run")
+    made = Workdir.of(tmp_path / "run")
     made.run.mkdir()
     made.furnish()
     lines = [dumps(record) for record in (ConfigRecord({}, {}, {}, 1), PLAN, STEP)]
@@ -49,18 +49,18 @@ def home(tmp_path: Path) -> Home:
     return made
 
 
-def launcher(home: Home, answer: str = READY, deaths: int = 99, code: int = -9) -> Launcher:
-    script = NURSERY.format(answer=answer, deaths=deaths, code=code)
+def launcher(home: Workdir, answer: str = READY, deaths: int = 99, code: int = -9) -> Launcher:
+    script = FORK_SERVER.format(answer=answer, deaths=deaths, code=code)
     return Launcher(home, [sys.executable, "-c", script], {"patience": 60.0})
 
 
-def end(home: Home) -> tuple[Any, ...]:
+def end(home: Workdir) -> tuple[Any, ...]:
     last = read(home.run)[-1]
     assert last["kind"] == "end"
     return last["status"], last["iteration"], last["tick"], last["reason"]
 
 
-def test_interrupted_between_two_leads(home: Home) -> None:
+def test_interrupted_between_two_leads(home: Workdir) -> None:
     made = launcher(home, deaths=1)
 
     def interrupt(event: Mapping[str, Any]) -> None:
@@ -74,7 +74,7 @@ def test_interrupted_between_two_leads(home: Home) -> None:
     assert home.processes() == []
 
 
-def test_one_lead_after_the_other_dies(home: Home) -> None:
+def test_one_lead_after_the_other_dies(home: Workdir) -> None:
     made, lost = launcher(home), []
     made.told = lambda event: lost.append(event["event"])
     assert "its lead died" in see_through(made, home)
@@ -83,7 +83,7 @@ def test_one_lead_after_the_other_dies(home: Home) -> None:
     assert str(home.logs) in end(home)[3]
 
 
-def test_a_lead_that_could_not_write_why_it_ended_has_told(home: Home) -> None:
+def test_a_lead_that_could_not_write_why_it_ended_has_told(home: Workdir) -> None:
     """Its disk was full; by now there is room for the reason."""
     made = launcher(home, code=1)
     full = cannot_write("x", OSError(28, "No space left on device"))
@@ -95,7 +95,7 @@ def test_a_lead_that_could_not_write_why_it_ended_has_told(home: Home) -> None:
     assert with_command("lost", "x") == "lost"
 
 
-def test_a_lead_that_finds_no_room_to_begin(home: Home) -> None:
+def test_a_lead_that_finds_no_room_to_begin(home: Workdir) -> None:
     assert "No space left" in see_through(launcher(home, code=NO_ROOM), home)
     assert end(home)[3].endswith("make room, then go on")
     assert is_full_disk(OSError(errno.ENOSPC, "")) and not is_full_disk(OSError(1, ""))
@@ -108,16 +108,16 @@ def test_a_lead_that_finds_no_room_to_begin(home: Home) -> None:
         assert is_full_disk(error)
 
 
-def test_a_nursery_that_fails(home: Home) -> None:
+def test_a_fork_server_that_fails(home: Workdir) -> None:
     with pytest.raises(BadInput, match="no such thing"):
         see_through(launcher(home, "tell(bad='no such thing')"), home)
     assert read(home.run)[-1]["kind"] == "iteration"
-    with pytest.raises(RunFailed, match="its nursery died"):
+    with pytest.raises(RunFailed, match="its fork server died"):
         see_through(launcher(home, "sys.exit(1)"), home)
     assert end(home)[0] == "failed"
 
 
-def test_an_end_is_written_once_and_only_to_a_run_that_began(home: Home) -> None:
+def test_an_end_is_written_once_and_only_to_a_run_that_began(home: Workdir) -> None:
     write_end(home.run / "none", "failed", "")
     assert not (home.run / "none").exists()
     for status in ("done", "failed"):

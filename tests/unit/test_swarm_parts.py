@@ -14,10 +14,10 @@ from checkfree.messages.control import Due, Joined, Lost, Message, Struck
 from checkfree.ops import LEAD, Address
 from checkfree.record import EndRecord, Record, ResumeRecord, dumps
 from checkfree.runtime.swarm.faults import RealFaults
-from checkfree.runtime.swarm.presence.attendance import NO_SHOWS, Attendance
-from checkfree.runtime.swarm.presence.liveness import RETURN, Vigil, wait_for_return
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.presence.liveness import RETURN, FailureDetector, wait_for_return
+from checkfree.runtime.swarm.presence.peer_table import NO_SHOWS, PeerTable
 from checkfree.runtime.swarm.processes.tail import Tail
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.transport.frames import (
     PROTOCOL,
     BadFrame,
@@ -36,40 +36,40 @@ def peer(seat: Address, life: int = 0) -> Peer:
 
 
 class Office:
-    """An attendance of two seats, and all that it said."""
+    """An peer table of two seats, and all that it said."""
 
     def __init__(self) -> None:
         self.told: list[Message] = []
         self.announced: list[dict[str, Any]] = []
         self.ordered: list[tuple[Address, int, bool]] = []
-        self.attendance = Attendance(
+        self.peer_table = PeerTable(
             [(ONE, 0), (TWO, 0)],
             self.told.append,
             self.announced.append,
             lambda seat, life, hollow, why: self.ordered.append((seat, life, hollow)),
         )
 
-    def start(self) -> Attendance:
+    def start(self) -> PeerTable:
         for seat in (ONE, TWO):
-            self.attendance.arrived(peer(seat))
-        assert self.attendance.complete
-        self.attendance.started = True
-        return self.attendance
+            self.peer_table.arrived(peer(seat))
+        assert self.peer_table.complete
+        self.peer_table.started = True
+        return self.peer_table
 
 
-# --- attendance ----------------------------------------------------------------------------------
+# --- peer table ----------------------------------------------------------------------------------
 
 
 def test_a_loss_is_told_once_and_replaced() -> None:
     office = Office()
-    attendance = office.start()
-    assert attendance.gone(ONE, 0, "its stream ended")
-    assert not attendance.gone(ONE, 0, "it was silent")
+    peer_table = office.start()
+    assert peer_table.gone(ONE, 0, "its stream ended")
+    assert not peer_table.gone(ONE, 0, "it was silent")
     assert office.told == [Lost(ONE, 0)]
     assert office.ordered == [(ONE, 1, True)]
-    attendance.arrived(peer(ONE, 0))  # the dead do not come back
-    assert not attendance.complete
-    attendance.arrived(peer(ONE, 1))
+    peer_table.arrived(peer(ONE, 0))  # the dead do not come back
+    assert not peer_table.complete
+    peer_table.arrived(peer(ONE, 1))
     assert office.told[1:] == [Joined(ONE, 1)]
     known = [Peer.from_json(plain) for plain in office.announced[-1]["peers"]]
     assert set(known) == {peer(ONE, 1), peer(TWO)}
@@ -77,18 +77,18 @@ def test_a_loss_is_told_once_and_replaced() -> None:
 
 def test_who_dies_before_the_start_is_replaced_by_one_that_is_not_hollow() -> None:
     office = Office()
-    office.attendance.gone(ONE, 0, "")
+    office.peer_table.gone(ONE, 0, "")
     assert (office.told, office.ordered) == ([], [(ONE, 1, False)])
 
 
 def test_a_seat_that_nobody_reaches_is_hopeless() -> None:
     office = Office()
-    attendance = office.start()
+    peer_table = office.start()
     for life in range(1 + NO_SHOWS):
-        attendance.gone(ONE, life, "")
-        assert attendance.hopeless() is None
-    attendance.gone(ONE, 1 + NO_SHOWS, "")
-    assert attendance.hopeless() == ONE
+        peer_table.gone(ONE, life, "")
+        assert peer_table.hopeless() is None
+    peer_table.gone(ONE, 1 + NO_SHOWS, "")
+    assert peer_table.hopeless() == ONE
 
 
 # --- faults --------------------------------------------------------------------------------------
@@ -96,9 +96,9 @@ def test_a_seat_that_nobody_reaches_is_hopeless() -> None:
 
 def test_faults_answer_when_all_that_they_struck_are_replaced() -> None:
     office, killed = Office(), []
-    attendance = office.start()
+    peer_table = office.start()
     faults = RealFaults(
-        attendance,
+        peer_table,
         lambda tick, seats: killed.append((tick, *seats)),
         lambda tick: (ONE, TWO) if tick == 3 else (),
         struck=(2,),
@@ -108,9 +108,9 @@ def test_faults_answer_when_all_that_they_struck_are_replaced() -> None:
     assert killed == [(3, (ONE, 0), (TWO, 0))]
     assert faults.advance() is None
     for seat in (ONE, TWO):
-        attendance.gone(seat, 0, "")
+        peer_table.gone(seat, 0, "")
         assert faults.advance() is None
-        attendance.arrived(peer(seat, 1))
+        peer_table.arrived(peer(seat, 1))
     struck = Struck(0, 3, ((ONE, 0), (TWO, 0)), ((ONE, 1), (TWO, 1)))
     assert faults.advance() == [(LEAD, struck)]
     faults.deliver(Due(2, 3))  # once a tick
@@ -120,15 +120,15 @@ def test_faults_answer_when_all_that_they_struck_are_replaced() -> None:
 
 def test_a_replacement_that_dies_on_its_way_is_waited_for_again() -> None:
     office = Office()
-    attendance = office.start()
-    faults = RealFaults(attendance, lambda tick, seats: None, lambda tick: (ONE,))
+    peer_table = office.start()
+    faults = RealFaults(peer_table, lambda tick, seats: None, lambda tick: (ONE,))
     faults.deliver(Due(0, 0))
     faults.advance()
-    attendance.gone(ONE, 0, "")
-    attendance.gone(ONE, 1, "")
-    attendance.arrived(peer(ONE, 1))
+    peer_table.gone(ONE, 0, "")
+    peer_table.gone(ONE, 1, "")
+    peer_table.arrived(peer(ONE, 1))
     assert faults.advance() is None
-    attendance.arrived(peer(ONE, 2))
+    peer_table.arrived(peer(ONE, 2))
     assert faults.advance() == [(LEAD, Struck(0, 0, ((ONE, 0),), ((ONE, 2),)))]
 
 
@@ -142,21 +142,21 @@ def test_two_that_end_one_after_the_other_are_waited_for_within_what_one_loss_ma
 
 
 def test_silence_is_noticed() -> None:
-    vigil, heard = Vigil(1.0, 0.0), {peer(ONE): 0.0, peer(TWO): 0.0}
+    detector, heard = FailureDetector(1.0, 0.0), {peer(ONE): 0.0, peer(TWO): 0.0}
     for tenth in range(1, 11):
         heard[peer(TWO)] = tenth / 10
-        assert vigil.silent(heard, tenth / 10) == []
-    assert vigil.silent(heard, 1.1) == [peer(ONE)]
+        assert detector.silent(heard, tenth / 10) == []
+    assert detector.silent(heard, 1.1) == [peer(ONE)]
 
 
 def test_time_that_we_were_away_is_nobodys_silence() -> None:
-    vigil, heard = Vigil(1.0, 0.0), {peer(ONE): 0.0}
-    assert vigil.silent(heard, 0.1) == []
-    assert vigil.silent(heard, 3600.0) == []
-    assert vigil.silent(heard, 3600.5) == []
+    detector, heard = FailureDetector(1.0, 0.0), {peer(ONE): 0.0}
+    assert detector.silent(heard, 0.1) == []
+    assert detector.silent(heard, 3600.0) == []
+    assert detector.silent(heard, 3600.5) == []
     for tenth in (6, 7, 8, 9, 10):
-        assert vigil.silent(heard, 3600 + tenth / 10) == []
-    assert vigil.silent(heard, 3601.1) == [peer(ONE)]
+        assert detector.silent(heard, 3600 + tenth / 10) == []
+    assert detector.silent(heard, 3601.1) == [peer(ONE)]
 
 
 # --- frames --------------------------------------------------------------------------------------
@@ -201,11 +201,11 @@ def test_what_is_no_notice(data: bytes) -> None:
 
 
 def test_one_launcher_at_a_time(tmp_path: Path) -> None:
-    home = Home.of(tmp_path / "run")
+    home = Workdir.of(tmp_path / "run")
     assert not home.alive
     with home.owned():
         assert home.alive
-        with pytest.raises(BadInput, match="being trained"), Home.of(tmp_path / "run").owned():
+        with pytest.raises(BadInput, match="being trained"), Workdir.of(tmp_path / "run").owned():
             pass
         home.furnish()
         assert home.secret() != b""
@@ -216,9 +216,9 @@ def test_one_launcher_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_long_name_gets_short_sockets(tmp_path: Path) -> None:
-    home = Home.of(tmp_path / ("long" * 20))
+    home = Workdir.of(tmp_path / ("long" * 20))
     assert len(os.fsencode(home.control)) < 100
-    assert home.sockets != Home.of(tmp_path / ("lang" * 20)).sockets
+    assert home.sockets != Workdir.of(tmp_path / ("lang" * 20)).sockets
 
 
 # --- tail ----------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ if importlib.util.find_spec("hivemind") is None:
 from checkfree.errors import RunFailed
 from checkfree.messages.control import Gone, Message, Outgoing, Stop
 from checkfree.ops import LEAD, STORE, Address
-from checkfree.runtime.swarm.transport.courier import Item
 from checkfree.runtime.swarm.transport.host import Host
+from checkfree.runtime.swarm.transport.network_thread import Item
 from checkfree.runtime.swarm.transport.threaded import ThreadedActor
 
 WITHIN = 30.0
@@ -62,15 +62,15 @@ class Lead:
         return None
 
 
-class Courier:
+class NetworkThread:
     def __init__(self) -> None:
         self.inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
 
 
 def hosted(work: Callable[[Message], None], lead: Lead) -> tuple[Host, ThreadedActor]:
-    courier = Courier()
-    store = ThreadedActor(Disk(work), courier.inbox)
-    return Host({LEAD: lead, STORE: store}, cast(Any, courier), lambda item: None), store
+    network = NetworkThread()
+    store = ThreadedActor(Disk(work), network.inbox)
+    return Host({LEAD: lead, STORE: store}, cast(Any, network), lambda item: None), store
 
 
 def test_others_go_on_and_what_it_says_comes_in_order() -> None:

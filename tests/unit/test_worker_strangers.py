@@ -33,7 +33,7 @@ from checkfree.messages.tensors import (
 from checkfree.ops import LEAD, STORE, Address, Kind, Mirror, Op, Recipe, Source, Upload
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker
-from checkfree.worker.early import MOST, Early
+from checkfree.worker.reorder_buffer import MOST, ReorderBuffer
 from tests.tiny import WIDTH, Run, equipment, make
 
 ONE = Address(1)
@@ -164,7 +164,7 @@ def test_what_a_stranger_says_of_a_later_time_pushes_nothing_out() -> None:
 
 
 def test_when_one_begins_the_older_are_forgotten() -> None:
-    early, newer = Early(), Ticket(1, 2)
+    early, newer = ReorderBuffer(), Ticket(1, 2)
     assert not early.file(activation(T)) and not early.file(activation(newer))
     (held,) = early.take(newer)
     assert held.ticket == newer
@@ -172,7 +172,7 @@ def test_when_one_begins_the_older_are_forgotten() -> None:
 
 
 def test_no_more_than_a_plan_can_need() -> None:
-    early, later = Early(), Ticket(9, 0)
+    early, later = ReorderBuffer(), Ticket(9, 0)
     assert not any(early.file(activation(T, m)) for m in range(MOST - 2))
     assert not any(early.file(activation(later, m)) for m in range(2))
     assert early.file(activation(later, 2)) == 1

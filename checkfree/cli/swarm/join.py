@@ -84,7 +84,6 @@ def add(actions: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from checkfree.cli.secrecy import hide
-    from checkfree.runtime.swarm.joining.camp import pitched
     from checkfree.runtime.swarm.joining.invitation import (
         TOKEN_VARIABLE,
         given_token,
@@ -92,6 +91,7 @@ def _run(arguments: argparse.Namespace) -> int:
         parse_listen,
         parse_place,
     )
+    from checkfree.runtime.swarm.joining.joiner_workdir import pitched
     from checkfree.runtime.swarm.joining.notices import checked
 
     place = parse_place(arguments.address)
@@ -104,7 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
     os.environ.pop(TOKEN_VARIABLE, None)
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
     os.environ.update(ONE_THREAD)
-    from checkfree.build.nursery import cannot_import
+    from checkfree.build.fork_server import cannot_import
 
     try:
         from checkfree.build.join import Entry, StartAgain, Wishes, join
@@ -115,13 +115,13 @@ def _run(arguments: argparse.Namespace) -> int:
     wishes = Wishes(arguments.seats, data=arguments.data_path, device=arguments.device)
     host, zone = _name(arguments.host or wishes.host), _name(arguments.zone)
     wishes = replace(wishes, host=host, zone=zone)
-    with pitched(secret) as camp:
+    with pitched(secret) as workdir:
         times = arguments.retry, arguments.notice_seconds
         entry = Entry(
             place, secret, listen, *times, arguments.notice, tuple(sorted(arguments.allow))
         )
         try:
-            return join(camp, entry, wishes, say)
+            return join(workdir, entry, wishes, say)
         except StartAgain as error:
             tell(str(error))
             return AGAIN

@@ -13,7 +13,7 @@ from checkfree.runtime.swarm.presence.liveness import GRACE, RELAY
 from checkfree.runtime.swarm.told import render_waiting, tell
 
 if TYPE_CHECKING:
-    from checkfree.runtime.swarm.processes.home import Home
+    from checkfree.runtime.swarm.processes.workdir import Workdir
 
 
 def add(actions: Commands) -> None:
@@ -117,8 +117,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def local_node(room: int, *, host: str = "", reserve: bool = False) -> dict[str, Any]:
-    """A node of this machine, as the nursery is told. ``room`` 0: for all seats; ``host`` "": the
-    machine's name."""
+    """A node of this machine, as the fork server is told. ``room`` 0: for all seats; ``host`` "":
+    the machine's name."""
     return {"room": room, "host": host, "reserve": reserve}
 
 
@@ -147,7 +147,7 @@ class Teller:
         self._said_at = 0.0
 
     @classmethod
-    def of(cls, quiet: bool, *, invites: bool = True) -> Callable[[Home], Teller]:
+    def of(cls, quiet: bool, *, invites: bool = True) -> Callable[[Workdir], Teller]:
         """For ``launch``."""
         return lambda home: cls(home.secret, quiet, invites)
 

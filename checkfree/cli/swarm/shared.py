@@ -21,10 +21,10 @@ from checkfree.runtime.swarm.told import tell
 
 if TYPE_CHECKING:
     from checkfree.config import Config
-    from checkfree.runtime.swarm.processes.home import Home
     from checkfree.runtime.swarm.processes.launcher import Launcher
+    from checkfree.runtime.swarm.processes.workdir import Workdir
 
-NURSERY = "checkfree.build.nursery"
+FORK_SERVER = "checkfree.build.fork_server"
 DAEMON = "hivemind_cli/p2pd"
 """In hivemind's folder."""
 
@@ -121,20 +121,20 @@ def launch(
     run: Run,
     action: str,
     more: Mapping[str, Any],
-    told: Callable[[Home], Told],
+    told: Callable[[Workdir], Told],
 ) -> int:
     """Lead the run until it ends. ``action`` with ``--resume`` goes on with it; ``more`` goes into
-    the nursery's order, ``told`` makes what is told of each event. Returns the exit code."""
+    the fork server's order, ``told`` makes what is told of each event. Returns the exit code."""
     from checkfree.display import Display
     from checkfree.load import to_tree
     from checkfree.parts import named as from_outside
     from checkfree.parts import running
-    from checkfree.runtime.swarm.processes.home import Home
+    from checkfree.runtime.swarm.processes.fork_server_client import fork_server_command
     from checkfree.runtime.swarm.processes.launcher import Launcher
-    from checkfree.runtime.swarm.processes.nursing import nursery_command
     from checkfree.runtime.swarm.processes.tail import Tail
+    from checkfree.runtime.swarm.processes.workdir import Workdir
 
-    home = Home.of(run.path)
+    home = Workdir.of(run.path)
     named(home.path, arguments)
     order = {
         "folder": os.fspath(run.path),
@@ -153,7 +153,7 @@ def launch(
     with home.owned(), display:
         launcher = Launcher(
             home,
-            nursery_command(NURSERY),
+            fork_server_command(FORK_SERVER),
             order,
             tail=Tail(run.path, display, run.resume),
             chaos=arguments.chaos,
@@ -171,7 +171,7 @@ def launch(
     return _result(home, run.path, died, again, stopped=launcher.stopped)
 
 
-def see_through(launcher: Launcher, home: Home) -> str:
+def see_through(launcher: Launcher, home: Workdir) -> str:
     """Until the run has ended, and that stands in its records. Returns what to say if it does
     not. Raises BadInput, RunFailed or KeyboardInterrupt."""
     from checkfree.runtime.swarm.processes.ending import write_end
@@ -211,7 +211,7 @@ def _telling_deadlines(arguments: argparse.Namespace, told: Told) -> Told:
     return tell_all
 
 
-def _result(home: Home, path: Path, died: str, again: str, *, stopped: bool) -> int:
+def _result(home: Workdir, path: Path, died: str, again: str, *, stopped: bool) -> int:
     """``died`` is what to say if the records don't tell how the run ended."""
     from checkfree.record import RECORDS, of_kind, read
 

@@ -34,9 +34,9 @@ def add(actions: Commands) -> None:
 def question(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     """The launcher's answer. What a dead one left is swept first. Raises BadInput."""
     from checkfree.runtime.swarm.processes.control import ask
-    from checkfree.runtime.swarm.processes.home import Home
+    from checkfree.runtime.swarm.processes.workdir import Workdir
 
-    home = Home.of(folder)
+    home = Workdir.of(folder)
     if not home.alive:
         swept = home.sweep() if home.path.is_dir() else 0
         home.clear(keep_logs=True)
@@ -62,10 +62,10 @@ def _asked_elsewhere(arguments: argparse.Namespace) -> Mapping[str, Any]:
     os.environ.pop(TOKEN_VARIABLE, None)
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
     from checkfree.build.join import Entry, status
-    from checkfree.runtime.swarm.joining.camp import pitched
+    from checkfree.runtime.swarm.joining.joiner_workdir import pitched
 
-    with pitched(secret) as camp:
-        return status(camp, Entry(place, secret, listen_address("0.0.0.0", 0)))
+    with pitched(secret) as workdir:
+        return status(workdir, Entry(place, secret, listen_address("0.0.0.0", 0)))
 
 
 def _run(arguments: argparse.Namespace) -> int:

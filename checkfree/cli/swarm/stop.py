@@ -28,10 +28,10 @@ def add(actions: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from checkfree.record import of_kind, read
-    from checkfree.runtime.swarm.processes.home import Home
+    from checkfree.runtime.swarm.processes.workdir import Workdir
 
     question(arguments.folder, {"ask": "stop", "all": arguments.all})
-    while Home.of(arguments.folder).alive:  # its launcher sees to it that this ends
+    while Workdir.of(arguments.folder).alive:  # its launcher sees to it that this ends
         time.sleep(LOOK_EVERY)
     ends = of_kind(read(arguments.folder), "end")
     if not ends or ends[-1]["status"] == "failed":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 from checkfree.messages.control import Due, Message, Outgoing, Struck
 from checkfree.ops import LEAD, Address
-from checkfree.runtime.swarm.presence.attendance import Attendance
+from checkfree.runtime.swarm.presence.peer_table import PeerTable
 
 
 class RealFaults:
@@ -21,12 +21,12 @@ class RealFaults:
 
     def __init__(
         self,
-        attendance: Attendance,
+        peer_table: PeerTable,
         strike: Callable[[int, Collection[tuple[Address, int]]], None],
         strikes: Callable[[int], Collection[Address]],
         struck: Collection[int] = (),
     ):
-        self._attendance, self._do, self._strikes = attendance, strike, strikes
+        self._peer_table, self._do, self._strikes = peer_table, strike, strikes
         self._struck = set(struck)
         self._inbox: deque[Message] = deque()
         self._due: Due | None = None
@@ -43,7 +43,7 @@ class RealFaults:
             return []
         if self._due is None or not self._settled():
             return None
-        present = self._attendance.present
+        present = self._peer_table.present
         joined = tuple((s, present[s].life) for s, _ in self._lost if s in present)
         answer = Struck(self._due.epoch, self._due.tick, self._lost, joined)
         self._due, self._lost = None, ()
@@ -52,10 +52,10 @@ class RealFaults:
     def _strike(self, due: Due) -> None:
         seats = [] if due.tick in self._struck else sorted(self._strikes(due.tick))
         self._due = due
-        self._lost = tuple((seat, self._attendance.lives[seat]) for seat in seats)
+        self._lost = tuple((seat, self._peer_table.lives[seat]) for seat in seats)
         if self._lost:
             self._struck.add(due.tick)
             self._do(due.tick, self._lost)
 
     def _settled(self) -> bool:
-        return all(self._attendance.settled(seat, life) for seat, life in self._lost)
+        return all(self._peer_table.settled(seat, life) for seat, life in self._lost)

@@ -11,13 +11,19 @@ from checkfree.messages import codec
 from checkfree.ops import LEAD, Address
 from checkfree.runtime.swarm.presence.liveness import beat_every
 from checkfree.runtime.swarm.presence.pulses import pulse_of
-from checkfree.runtime.swarm.presence.stall import Marks
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.presence.stall import Baselines
+from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.told import tell
-from checkfree.runtime.swarm.transport.courier import Courier, Item, News, Noticed, beat
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.host import Host
 from checkfree.runtime.swarm.transport.links import Links
+from checkfree.runtime.swarm.transport.network_thread import (
+    Item,
+    NetworkThread,
+    PeerEvent,
+    PeerMessage,
+    beat,
+)
 from checkfree.worker import StageWorker
 
 LEFT, CUT_OFF, BROKEN = 0, 1, 3
@@ -31,57 +37,57 @@ LEAD_WITHIN = 120.0
 class Seat:
     """Opens its streams, then does what the lead says until the lead ends the run."""
 
-    def __init__(self, home: Home, limits: codec.Limits):
-        self._courier = Courier(home.secret(), limits)
-        self._courier.post.links = Links.of(home.path)
-        self._courier.open(home.sockets, home.identity())
+    def __init__(self, home: Workdir, limits: codec.Limits):
+        self._network = NetworkThread(home.secret(), limits)
+        self._network.post.links = Links.of(home.path)
+        self._network.open(home.sockets, home.identity())
         self._code: int | None = None
         self._lead = 0
         self._suspects: dict[Address, tuple[Peer, str]] = {}
-        self._marks = Marks()
+        self._marks = Baselines()
 
     def run(
         self, birth: Mapping[str, Any], make: Callable[[], StageWorker], patience: float
     ) -> int:
         """Host what ``make`` makes at the seat of ``birth``. Returns the process' exit code."""
         seat = Address.parse(birth["seat"])
-        self._courier.sit(seat, birth["life"])
+        self._network.sit(seat, birth["life"])
         tell(f"takes seat {seat}, life {birth['life']}")
         lead = Peer.from_json(birth["peer"])
         self._lead = lead.life
-        self._courier.learn(lead)
+        self._network.learn(lead)
         try:
             worker = self._worker = make()
             watch = self._marks.watching(worker)
-            self._host = Host({seat: worker}, self._courier, self._handle, watch)
-            self._courier.start(beat(self._courier.post, beat_every(patience), self._pulse))
+            self._host = Host({seat: worker}, self._network, self._handle, watch)
+            self._network.start(beat(self._network.post, beat_every(patience), self._pulse))
             self._host.run(lambda: self._code is not None)
         except Exception as error:
             traceback.print_exc()
-            self._courier.notify(LEAD, {"failed": _told(error)})
+            self._network.notify(LEAD, {"failed": _told(error)})
             self._code = BROKEN
         assert self._code is not None
         if self._code == LEFT:
-            self._courier.notify(LEAD, self._pulse())
+            self._network.notify(LEAD, self._pulse())
         tell(f"gets up: {_ENDS[self._code]}")
         if self._code != CUT_OFF:
-            self._courier.flush(FLUSH_WITHIN)
-        self._courier.close()
+            self._network.flush(FLUSH_WITHIN)
+        self._network.close()
         return self._code
 
     def _handle(self, item: Item) -> None:
         match item:
-            case Noticed(Peer(seat, life), {"end": _}) if seat == LEAD and life == self._lead:
+            case PeerMessage(Peer(seat, life), {"end": _}) if seat == LEAD and life == self._lead:
                 self._code = LEFT
-            case News("daemon"):
+            case PeerEvent("daemon"):
                 self._code = CUT_OFF
-            case News("opened", Peer(seat, life)) if seat == LEAD:
+            case PeerEvent("opened", Peer(seat, life)) if seat == LEAD:
                 self._met(life)
-            case News("closed" | "broken", Peer(seat) as peer) if seat == LEAD:
+            case PeerEvent("closed" | "broken", Peer(seat) as peer) if seat == LEAD:
                 self._await_another(peer)
-            case News("leadless", Peer(_, life)) if life == self._lead:
+            case PeerEvent("leadless", Peer(_, life)) if life == self._lead:
                 self._code = CUT_OFF
-            case News("broken", Peer() as peer, why):
+            case PeerEvent("broken", Peer() as peer, why):
                 self._suspects[peer.seat] = peer, why
                 self._suspect(peer, why)
 
@@ -90,28 +96,30 @@ class Seat:
         if life > self._lead:
             self._lead = life
             tell(f"another lead calls, life {life}")
-            self._courier.notify(LEAD, self._pulse())
+            self._network.notify(LEAD, self._pulse())
             for peer, why in self._suspects.values():
                 self._suspect(peer, why)
 
     def _suspect(self, peer: Peer, why: str) -> None:
         tell(f"can't reach {peer.seat}: {why}")
-        self._courier.notify(LEAD, {"suspect": peer.to_json(), "why": why})
+        self._network.notify(LEAD, {"suspect": peer.to_json(), "why": why})
 
     def _await_another(self, lead: Peer) -> None:
         """All that is trained stays here, for a while."""
-        loop, inbox = self._courier.loop, self._courier.inbox
-        news = News("leadless", lead, "no other lead came")
+        loop, inbox = self._network.loop, self._network.inbox
+        news = PeerEvent("leadless", lead, "no other lead came")
         loop.call_soon_threadsafe(loop.call_later, LEAD_WITHIN, inbox.put, news)
 
     def _pulse(self) -> dict[str, Any]:
-        return pulse(self._host, self._courier, self._worker, self._marks)
+        return pulse(self._host, self._network, self._worker, self._marks)
 
 
-def pulse(host: Host, courier: Courier, worker: StageWorker, marks: Marks) -> dict[str, Any]:
+def pulse(
+    host: Host, network: NetworkThread, worker: StageWorker, marks: Baselines
+) -> dict[str, Any]:
     """That a member lives, what it has sent and refused so far, what it is at, and for how long it
     has computed and taken its lines."""
-    doing, post = marks.doing(), courier.post
+    doing, post = marks.doing(), network.post
     return {
         "pulse": pulse_of(host.messages, host.bytes, post.refused, worker.dropped),
         "doing": doing and doing.to_json(),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from checkfree.build.terms import seats
 from checkfree.errors import BadInput
-from checkfree.study.branching.limb import Limb
+from checkfree.study.branching.base_run import BaseRun, survey
+from checkfree.study.branching.branch_run import BranchRun
 from checkfree.study.branching.request import (
     Request,
     Rule,
@@ -20,8 +21,7 @@ from checkfree.study.branching.request import (
     lead_in,
     rules_of,
 )
-from checkfree.study.branching.trunk import Ground, survey
-from checkfree.study.branching.way import Way
+from checkfree.study.branching.shared_prefix import SharedPrefix
 
 REINITIALISING = "random"
 
@@ -30,61 +30,61 @@ REINITIALISING = "random"
 class Plan:
     """All that will be trained."""
 
-    ground: Ground
-    trunk: Limb
-    limbs: tuple[Limb, ...]
+    base: BaseRun
+    uninterrupted: BranchRun
+    runs: tuple[BranchRun, ...]
 
 
 def prepare(request: Request) -> Plan:
     """Everything checked, nothing written. Raises BadInput."""
     check_request(request)
-    ground = survey(request)
-    check_stages(request.stages, ground.config.stages)
-    rules = rules_of(request.rules, ground.config)
+    base = survey(request)
+    check_stages(request.stages, base.config.stages)
+    rules = rules_of(request.rules, base.config)
     if request.reinits > 1 and all(rule.config.name != REINITIALISING for rule in rules):
         raise BadInput(
             f"--seeds-of-reinit {request.reinits} is for the rule {REINITIALISING}, which --rules "
             "does not name: add it, or leave the option out"
         )
-    limbs = _together(tuple(_limbs(ground, rules)))
+    runs = _together(tuple(_branch_runs(base, rules)))
     every = _every(request, request.at)
-    return Plan(ground, Limb(_branches(ground) / "uninterrupted", request.at, every), limbs)
+    return Plan(base, BranchRun(_branches(base) / "uninterrupted", request.at, every), runs)
 
 
-def _branches(ground: Ground) -> Path:
-    return ground.request.folder / "branches"
+def _branches(base: BaseRun) -> Path:
+    return base.request.folder / "branches"
 
 
-def _limbs(ground: Ground, rules: tuple[Rule, ...]) -> Iterator[Limb]:
-    request, all_seats = ground.request, seats(ground.config)
+def _branch_runs(base: BaseRun, rules: tuple[Rule, ...]) -> Iterator[BranchRun]:
+    request, all_seats = base.request, seats(base.config)
     for stage in dict.fromkeys(request.stages):
         for rule in rules:
-            back = lead_in(rule.strategy, request.at, ground.earliest, all_seats)
-            counts = ground.config.stages + 1, request.at, ground.config.microbatches
-            start = max(ground.earliest, min(back, rule.strategy.begins(stage, *counts)))
-            way = _way(ground, rule, start) if start < back == request.at else None
+            back = lead_in(rule.strategy, request.at, base.earliest, all_seats)
+            counts = base.config.stages + 1, request.at, base.config.microbatches
+            start = max(base.earliest, min(back, rule.strategy.begins(stage, *counts)))
+            prefix = _prefix(base, rule, start) if start < back == request.at else None
             every = _every(request, back)
-            path = _branches(ground) / f"stage-{stage}_{_name(rule)}"
+            path = _branches(base) / f"stage-{stage}_{_name(rule)}"
             count = request.reinits if rule.config.name == REINITIALISING else 1
             for reinit in range(count):
                 own = path.with_name(f"{path.name}_{reinit}") if reinit else path
-                yield Limb(own, start, every, rule, stage, reinit, way)
+                yield BranchRun(own, start, every, rule, stage, reinit, prefix)
 
 
-def _way(ground: Ground, rule: Rule, start: int) -> Way:
-    return Way(ground.request.folder / "ways" / f"{_name(rule)}_from_{start}", start, rule)
+def _prefix(base: BaseRun, rule: Rule, start: int) -> SharedPrefix:
+    return SharedPrefix(base.request.folder / "ways" / f"{_name(rule)}_from_{start}", start, rule)
 
 
 def _name(rule: Rule) -> str:
     return re.sub(r"[^0-9A-Za-z_.=-]+", "-", rule.label).strip("-")
 
 
-def _together(limbs: tuple[Limb, ...]) -> tuple[Limb, ...]:
+def _together(runs: tuple[BranchRun, ...]) -> tuple[BranchRun, ...]:
     """A way is for several branches; one alone trains what is before its loss itself."""
-    counts = Counter(limb.way.folder for limb in limbs if limb.way)
+    counts = Counter(run.prefix.folder for run in runs if run.prefix)
     return tuple(
-        replace(limb, way=None) if limb.way and counts[limb.way.folder] == 1 else limb
-        for limb in limbs
+        replace(run, prefix=None) if run.prefix and counts[run.prefix.folder] == 1 else run
+        for run in runs
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from checkfree.runtime.swarm.joining.invitation import Place, best_first, socket_of
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM, in_short
-from checkfree.runtime.swarm.transport.streams import Post
+from checkfree.runtime.swarm.transport.streams import Endpoint
 
 LOOK_WITHIN = 1.0
 """Seconds for a connection to be made."""
@@ -49,7 +49,7 @@ async def look(addresses: Sequence[str]) -> str:
     return why
 
 
-async def call(post: Post, place: Place) -> str:
+async def call(post: Endpoint, place: Place) -> str:
     """Have libp2p connect to somebody, who proves to be who it is; "", or why that can't be.
     Looked at first: whoever failed to answer is not called again by the daemon for five seconds."""
     why = await look(elsewhere(place.addresses))
@@ -146,7 +146,7 @@ def asked_dial(plain: Any) -> list[Place]:
     return [Place(str(id), read_addresses(addresses)) for id, addresses in plain]
 
 
-async def dialled(post: Post, places: Sequence[Place]) -> dict[str, Any]:
+async def dialled(post: Endpoint, places: Sequence[Place]) -> dict[str, Any]:
     """What is answered: of each by its id "", or why it can't be called."""
     found = await asyncio.gather(*(call(post, place) for place in places))
     return {"dialled": {place.id: why for place, why in zip(places, found, strict=True)}}

@@ -1,5 +1,5 @@
 """Where the members of a run are, by a DHT that they make up themselves: one node a process, in
-the courier's loop. For finding alone: who lives and who is lost is never read off it.
+the network thread's loop. For finding alone: who lives and who is lost is never read off it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from checkfree.runtime.swarm.joining.records import (
 )
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
-from checkfree.runtime.swarm.transport.streams import Post
+from checkfree.runtime.swarm.transport.streams import Endpoint
 
 ANSWER_WITHIN = 1.0  # seconds
 FIND_WITHIN = 5.0  # seconds
@@ -71,7 +71,7 @@ def _unpacked(value: bytes) -> bytes:
 class Discovery:
     """Records that were dropped count among what the post refused."""
 
-    def __init__(self, post: Post, secret: bytes):
+    def __init__(self, post: Endpoint, secret: bytes):
         self._post, self._secret = post, secret
         self._node: Any = None
 

@@ -43,7 +43,7 @@ def no_more(who: object) -> float:
     return 0.0
 
 
-class Vigil:
+class FailureDetector:
     """Judges by the times at which peers were last heard. Time that we ourselves were away, as
     when a laptop sleeps, is nobody's silence. ``granted``: seconds more for a peer that is far."""
 
@@ -62,7 +62,7 @@ class Vigil:
         ]
 
 
-async def keep_vigil(
+async def detect_failures(
     patience: float,
     heard: Callable[[], Mapping[Who, float]],
     tell: Callable[[Who], None],
@@ -70,8 +70,10 @@ async def keep_vigil(
 ) -> None:
     """``tell`` of whoever fell silent, again at every look until it is no longer ``heard``."""
     every = beat_every(patience) / 2
-    vigil = Vigil(patience - every, time.monotonic(), granted)  # the next look would be too late
+    detector = FailureDetector(
+        patience - every, time.monotonic(), granted
+    )  # the next look would be too late
     while True:
         await asyncio.sleep(every)
-        for peer in vigil.silent(heard(), time.monotonic()):
+        for peer in detector.silent(heard(), time.monotonic()):
             tell(peer)

@@ -32,7 +32,7 @@ _PHASES = {
 
 
 @dataclass(frozen=True)
-class Doing:
+class Activity:
     """What a seat has been at for so many ``seconds``: an op of an iteration, or ``waits_for``
     what another is to send for it. ``op`` "" is the end of the iteration: keeps, and the commit.
     Who waits for itself is to do as it was told: to step, to hand on its state, to take another's.
@@ -49,7 +49,7 @@ class Doing:
         return [self.iteration, self.op, self.seconds, waits]
 
     @classmethod
-    def from_json(cls, plain: Any) -> Doing:
+    def from_json(cls, plain: Any) -> Activity:
         """Raises ValueError or TypeError for anything else."""
         iteration, op, seconds, waits = plain
         made = cls(int(iteration), str(op), float(seconds), waits and Address.parse(waits))
@@ -71,7 +71,7 @@ class HasState(Protocol):
     def doing(self) -> State | None: ...
 
 
-class Marks:
+class Baselines:
     """Since when a worker has been at one thing. Marked by the thread that computes, read by the
     one that talks: each only ever sees whole values."""
 
@@ -91,13 +91,13 @@ class Marks:
         elif known is None or known[0] != state or state[2] == own:
             self._mark = (state, self._now())
 
-    def doing(self) -> Doing | None:
+    def doing(self) -> Activity | None:
         """What it is at; None: nothing, but for what the lead may say."""
         mark = self._mark
         if mark is None:
             return None
         (ticket, op, lacks), since = mark
-        return Doing(ticket.iteration, str(op or ""), self._now() - since, lacks)
+        return Activity(ticket.iteration, str(op or ""), self._now() - since, lacks)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Stall:
     waiter: Address | None = None
 
 
-def find_stall(doings: Mapping[Address, Doing], deadline: float) -> Stall | None:
+def find_stall(doings: Mapping[Address, Activity], deadline: float) -> Stall | None:
     """Who is to blame if anybody has been at one thing for longer than ``deadline`` seconds.
 
     Whoever computes for that long is; if all wait, it is the one at whose end a chain of waiting
@@ -131,7 +131,7 @@ def find_stall(doings: Mapping[Address, Doing], deadline: float) -> Stall | None
     return Stall(culprit, f"has not sent {waiter} what it needs for {told}", waiter)
 
 
-def _end_of_chain(seat: Address, doings: Mapping[Address, Doing]) -> tuple[Address, Address]:
+def _end_of_chain(seat: Address, doings: Mapping[Address, Activity]) -> tuple[Address, Address]:
     """The last that waits, and for whom. A ring of waiters is cut anywhere."""
     seen: set[Address] = set()
     while True:
@@ -144,12 +144,12 @@ def _end_of_chain(seat: Address, doings: Mapping[Address, Doing]) -> tuple[Addre
         seat = then
 
 
-def _deaf(seat: Address, doing: Doing) -> str:
+def _deaf(seat: Address, doing: Activity) -> str:
     where = f"stage {seat.stage}, after iteration {doing.iteration}"
     return f"has not done what it was told ({where}) for {doing.seconds:.1f} s"
 
 
-def _told(seat: Address, doing: Doing) -> str:
+def _told(seat: Address, doing: Activity) -> str:
     op = Op.parse(doing.op) if doing.op else None
     phase = _PHASES[op.kind].format(op.microbatch) if op else "the commit"
     where = f"stage {seat.stage}, iteration {doing.iteration}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from checkfree.errors import BadInput
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.workdir import Workdir
 
 ANSWER_WITHIN = 10.0  # seconds
 LONGEST_LINE = 1 << 20  # bytes
@@ -24,7 +24,7 @@ def line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-def ask(home: Home, request: Mapping[str, Any]) -> dict[str, Any]:
+def ask(home: Workdir, request: Mapping[str, Any]) -> dict[str, Any]:
     """One question to a swarm that is up. Raises BadInput if it is not, or refuses."""
     hello = {"secret": home.secret().hex()}
     try:

@@ -27,7 +27,7 @@ from typing import Any
 
 from checkfree.runtime.forking import render_threads
 from checkfree.runtime.parent import die_with_parent
-from checkfree.runtime.swarm.processes.nursery import call
+from checkfree.runtime.swarm.processes.fork_server import call
 
 ENDED, FAILED, AGAIN, INTERRUPTED = 0, 1, 75, 130
 """Exit codes: the run is done, or we left it; it or we failed; start me again (EX_TEMPFAIL of

@@ -1,6 +1,6 @@
 """Starts, watches and ends the processes of a run on this machine. Computes nothing.
 
-    launcher ─ nursery ┬ lead         each fork in its own process group,
+    launcher ─ fork server ┬ lead         each fork in its own process group,
                        ├ 0.0 … n.0    each with its own libp2p daemon
                        └ …
 
@@ -21,8 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkfree.errors import BadInput, RunFailed
-from checkfree.runtime.swarm.presence.liveness import PATIENCE, keep_vigil
-from checkfree.runtime.swarm.processes.asked import Asked
+from checkfree.runtime.swarm.presence.liveness import PATIENCE, detect_failures
 from checkfree.runtime.swarm.processes.children import (
     LEAD_SEAT,
     SIGNALS,
@@ -32,10 +31,11 @@ from checkfree.runtime.swarm.processes.children import (
     send_signal,
 )
 from checkfree.runtime.swarm.processes.control import line
-from checkfree.runtime.swarm.processes.home import Home
+from checkfree.runtime.swarm.processes.control_api import ControlApi
+from checkfree.runtime.swarm.processes.fork_server import NO_ROOM, full_disk
+from checkfree.runtime.swarm.processes.fork_server_client import SwarmForkClient
 from checkfree.runtime.swarm.processes.logs import TRIM_EVERY, trim
-from checkfree.runtime.swarm.processes.nursery import NO_ROOM, full_disk
-from checkfree.runtime.swarm.processes.nursing import Nursing
+from checkfree.runtime.swarm.processes.workdir import Workdir
 
 STOP_WITHIN = 120.0
 """Seconds that a run gets to put its states aside and to write its last records."""
@@ -49,10 +49,10 @@ LEAD_AGAIN = 4
 
 @dataclass
 class Launcher:
-    """``order`` is what the nursery is to prepare; ``tail`` is called ten times a second, ``told``
-    with each event: who was lost and why, who is there again."""
+    """``order`` is what the fork server is to prepare; ``tail`` is called ten times a second,
+    ``told`` with each event: who was lost and why, who is there again."""
 
-    home: Home
+    home: Workdir
     command: list[str]
     order: Mapping[str, Any]
     tail: Callable[[], None] = lambda: None
@@ -76,7 +76,7 @@ class Launcher:
         self._lead: asyncio.StreamWriter | None = None
         self._peer: Any = None
         self._fallen: Child | None = None
-        self._asked = Asked(self.children, self.chaos, self._tell_lead, self._stop)
+        self._asked = ControlApi(self.children, self.chaos, self._tell_lead, self._stop)
         self._leads_lost = 0
         self._patience = float(self.order.get("patience", PATIENCE))
         self._helped = False
@@ -84,22 +84,22 @@ class Launcher:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
-        self._nursery = await Nursing.start(self.command, self.home)
+        self._fork_server = await SwarmForkClient.start(self.command, self.home)
         try:
             await self._train()
         finally:
             await self._end()
 
     async def _train(self) -> None:
-        self._nursery.tell(self.order)
+        self._fork_server.tell(self.order)
         if await self._until_ended(self._get_ready()):
             return
         server = await asyncio.start_unix_server(self._serve, path=os.fspath(self.home.control))
         async with server:
             self._bear(LEAD_SEAT, self._first_lead)
-            watch = keep_vigil(self._patience, lambda: self._lead_heard, self._lead_hangs)
+            watch = detect_failures(self._patience, lambda: self._lead_heard, self._lead_hangs)
             more = self._tail(), self._keep_logs_small()
-            await self._until_ended(self._follow_nursery(), *more, watch)
+            await self._until_ended(self._follow_fork_server(), *more, watch)
         self.tail()
 
     async def _until_ended(self, *work: Coroutine[Any, Any, None]) -> bool:
@@ -117,9 +117,9 @@ class Launcher:
         return True
 
     async def _get_ready(self) -> None:
-        ready = await self._nursery.hear()
+        ready = await self._fork_server.hear()
         if ready is None:
-            raise RunFailed("the swarm could not start: its nursery died; see above")
+            raise RunFailed("the swarm could not start: its fork server died; see above")
         if "bad" in ready:
             raise BadInput(ready["bad"])
         if "failed" in ready:
@@ -150,7 +150,7 @@ class Launcher:
 
     async def _end(self) -> None:
         """Nothing of ours stays."""
-        await self._nursery.end()
+        await self._fork_server.end()
         self.home.sweep()
 
     async def _tail(self) -> None:
@@ -163,10 +163,10 @@ class Launcher:
             trim(self.home.logs)
             await asyncio.sleep(TRIM_EVERY)
 
-    # --- the nursery -----------------------------------------------------------------------------
+    # --- the fork server -------------------------------------------------------------------------
 
-    async def _follow_nursery(self) -> None:
-        while (said := await self._nursery.hear()) is not None:
+    async def _follow_fork_server(self) -> None:
+        while (said := await self._fork_server.hear()) is not None:
             child = self.children.at(said.get("born") or said["died"], said["life"])
             if child is None:  # replaced before it was even born
                 if "born" in said:
@@ -264,7 +264,7 @@ class Launcher:
 
     def _bear(self, seat: str, life: int, **more: Any) -> None:
         self.children.put(Child(seat, life))
-        self._nursery.tell({"seat": seat, "life": life, "peer": self._peer, **more})
+        self._fork_server.tell({"seat": seat, "life": life, "peer": self._peer, **more})
 
     # --- the control socket ----------------------------------------------------------------------
 

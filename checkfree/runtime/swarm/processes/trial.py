@@ -11,17 +11,17 @@ from hivemind.p2p import P2PDaemonError
 
 from checkfree.errors import BadInput
 from checkfree.messages import codec
-from checkfree.runtime.swarm.transport.courier import Courier
+from checkfree.runtime.swarm.transport.network_thread import NetworkThread
 
 STARTS_WITHIN = 20.0  # seconds
 
 
 def try_daemon() -> str:
     """How long a daemon takes to start. Raises BadInput if it doesn't."""
-    courier, since = Courier(b"", codec.Limits()), time.monotonic()
+    network, since = NetworkThread(b"", codec.Limits()), time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="checkfree-") as folder:
-            courier.wait(courier.post.open(Path(folder), Path(folder) / "id"), STARTS_WITHIN)
+            network.wait(network.post.open(Path(folder), Path(folder) / "id"), STARTS_WITHIN)
             told = f"started in {time.monotonic() - since:.1f} s"
     except (OSError, P2PDaemonError, TimeoutError) as error:
         raise BadInput(
@@ -29,7 +29,7 @@ def try_daemon() -> str:
             "that its p2pd may be executed and that local sockets are allowed"
         ) from None
     finally:
-        courier.close()
+        network.close()
     return told
 
 

@@ -1,4 +1,4 @@
-"""Host actors in one process: their messages come from a courier, and from one another.
+"""Host actors in one process: their messages come from a network thread, and from one another.
 
 The main thread computes, one op at a time; between two ops it files what has arrived, so that an
 Abort or a newer ticket is heeded at once and an early activation is at hand when it is needed.
@@ -15,7 +15,12 @@ from checkfree.messages.control import RESUME, WEIGHTS, Message, Outgoing
 from checkfree.messages.tensors import tensor_bytes
 from checkfree.ops import Address
 from checkfree.runtime.actor import Actor
-from checkfree.runtime.swarm.transport.courier import Answered, Courier, Delivered, Item
+from checkfree.runtime.swarm.transport.network_thread import (
+    Answered,
+    Delivered,
+    Item,
+    NetworkThread,
+)
 
 
 class Host:
@@ -25,7 +30,7 @@ class Host:
     def __init__(
         self,
         actors: Mapping[Address, Actor],
-        courier: Courier,
+        network: NetworkThread,
         handle: Callable[[Item], None],
         watch: Callable[[], None] = lambda: None,
         sent: Callable[[Address, Message], None] = lambda to, message: None,
@@ -35,7 +40,7 @@ class Host:
         self.bytes: Counter[str] = Counter()
         self.busy = 0.0
         """Seconds for which the actors here have computed."""
-        self._courier, self._handle, self._watch = courier, handle, watch
+        self._network, self._handle, self._watch = network, handle, watch
         self._told_of = sent
         self._pending: deque[Outgoing] = deque()
 
@@ -72,12 +77,12 @@ class Host:
         if to in self.actors:
             self._pending.append((to, message))
         else:
-            self._courier.send(to, message)
+            self._network.send(to, message)
             self._told_of(to, message)
 
     def _file(self, *, block: bool) -> None:
         """All that has arrived; wait for the first of it if there is nothing else to do."""
-        inbox = self._courier.inbox
+        inbox = self._network.inbox
         try:
             while True:
                 item = inbox.get(block=block)

@@ -1,4 +1,4 @@
-"""The event loop that a courier's thread runs."""
+"""The event loop that a network thread's thread runs."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def _pair(one: Peer, other: Peer) -> frozenset[tuple[Address, int]]:
     return frozenset(((one.seat, one.life), (other.seat, other.life)))
 
 
-class Post:
+class Endpoint:
     """A process' end of all its streams. Everything happens in one event loop."""
 
     def __init__(self, secret: bytes, events: Events, limits: codec.Limits):
@@ -400,7 +400,7 @@ class _Inbound:
 
     def __init__(
         self,
-        post: Post,
+        post: Endpoint,
         peer: Peer,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,

@@ -7,7 +7,7 @@ import threading
 
 from checkfree.messages.control import Message, Outgoing
 from checkfree.runtime.actor import Actor
-from checkfree.runtime.swarm.transport.courier import Answered, Item
+from checkfree.runtime.swarm.transport.network_thread import Answered, Item
 
 END_WITHIN = 30.0
 """Seconds that it gets to finish what it was told: a slow disk writes a large state in them."""

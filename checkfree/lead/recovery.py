@@ -1,0 +1,159 @@
+"""From a loss to a run that is whole again: noted, planned, rebuilt, accepted, and read.
+
+A repair whose sources prove no good is planned again without them; every other failure of a
+rebuild ends the run. What an inexact repair cost is read by a validation right after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from checkfree.lead.checkpoints import Checkpointing
+from checkfree.lead.departures import Departures
+from checkfree.lead.history import History
+from checkfree.lead.pending_repair import PendingRepair, Tried
+from checkfree.lead.state import LeadState
+from checkfree.messages.control import SNAPSHOT, Rebuild, Rebuilt
+from checkfree.ops import STORE, Recipe, Refusal, Repair, Source
+from checkfree.record import FailureRecord, RecoveryRecord
+from checkfree.recovery.exact import is_exact
+from checkfree.recovery.shadow.ledger import renewed
+from checkfree.recovery.strategy import wholly_lost
+
+
+class RecoveryCoordinator:
+    """``unread``: the repair whose cost the next validation will tell. ``goes_back``: what the
+    strategy refuses is taken back to a snapshot."""
+
+    def __init__(self, lead_state: LeadState, departures: Departures, checkpointing: Checkpointing):
+        self._lead_state, self._departures, self._checkpointing = (
+            lead_state,
+            departures,
+            checkpointing,
+        )
+        self._under_way: PendingRepair | None = None
+        self._refused: frozenset[Source] = frozenset()
+        self._tried: list[Tried] = []
+        self.unread: RecoveryRecord | None = None
+        self.goes_back = lead_state.terms.last_rung
+
+    def take_over(self, history: History) -> None:
+        """Go on where another lead was: what it repaired may still have to be written down."""
+        if history.recovery is None:
+            return
+        told = history.recovery.validation_after is not None
+        if told or history.exact or not self._lead_state.terms.validate_after_repair:
+            self._lead_state.note(history.recovery)
+        else:
+            self.unread = history.recovery
+
+    def deliver(self, message: Rebuilt) -> None:
+        """The answer of a seat that was to be rebuilt."""
+        if self._under_way is not None:
+            self._under_way.answers[message.sender] = message
+
+    def note_losses(self) -> None:
+        """A record of who was lost since the last time, if anybody was."""
+        lead_state = self._lead_state
+        lost = lead_state.members.take_losses()
+        if not lost:
+            return
+        if self.unread is not None:  # lost again before it could be validated
+            lead_state.note(self.unread)
+            self.unread = None
+        p, gone = lead_state.progress, wholly_lost(lost, lead_state.view())
+        seats = tuple(map(str, sorted(lost)))
+        lead_state.note(FailureRecord(p.committed, p.tick, p.epoch, seats, gone))
+
+    def plan(self) -> Refusal | bool:
+        """Order the hollow seats rebuilt, or say why that can't be. False: somebody may come back
+        with the very state that would be made up for."""
+        lead_state, p = self._lead_state, self._lead_state.progress
+        hollow = frozenset(lead_state.members.hollow)
+        handed = self._departures.repair(hollow, self._refused)
+        repair = handed or lead_state.strategy.repair(hollow, lead_state.view(), self._refused)
+        if self._may_return() and not (isinstance(repair, Repair) and is_exact(repair)):
+            return False
+        if isinstance(repair, Repair):
+            repair = self._usable(repair)
+        if isinstance(repair, Refusal) and self.goes_back:
+            repair = self._last_rung()
+        if isinstance(repair, Refusal):
+            return Refusal(f"iteration {p.committed}: {repair.reason}")
+        self._under_way = PendingRepair(repair)
+        lead_state.members.empty(repair.rebuild)
+        for seat, recipe in sorted(repair.rebuild.items()):
+            life = lead_state.members.lives[seat]
+            lead_state.send(seat, Rebuild(p.epoch, life, recipe, p.tick, repair.resume_at))
+        return True
+
+    def _usable(self, repair: Repair) -> Repair | Refusal:
+        """It, unless it is made of what proved no good."""
+        used = {s for recipe in repair.rebuild.values() for s in recipe.sources}
+        if used & self._refused:
+            return Refusal(
+                f"the state of {min(used & self._refused)} is no good to rebuild from: "
+                "recovery=checkpoint keeps older ones"
+            )
+        return repair
+
+    def _last_rung(self) -> Repair:
+        """All go back to the newest good snapshot; to the first weights, if there is none."""
+        seats = sorted(self._lead_state.view().seats)
+        for _, version in reversed(self._lead_state.progress.snapshots):
+            sources = {seat: Source(STORE, seat.stage, version) for seat in seats}
+            if not self._refused.intersection(sources.values()):
+                made = {seat: Recipe(SNAPSHOT, (sources[seat],)) for seat in seats}
+                return Repair(made, version)
+        return Repair({seat: Recipe(SNAPSHOT, ()) for seat in seats}, 0)
+
+    def _may_return(self) -> bool:
+        """A stage has nobody but one that fell silent, and may come back with its state."""
+        members = self._lead_state.members
+        return bool({s.stage for s in members.silent} - {s.stage for s in members.alive})
+
+    def finish(self) -> Refusal | bool:
+        """Whether this repair is over: accepted, or to be planned again without what proved bad.
+        Decided when all have answered, so that it doesn't show who was first."""
+        assert self._under_way is not None
+        if not self._under_way.answered():
+            return False
+        failed = self._under_way.failed()
+        hopeless = [answer for answer in failed if not answer.bad and not answer.rejected]
+        if hopeless:
+            return Refusal(f"{hopeless[0].sender} could not be rebuilt: {hopeless[0].problem}")
+        if failed:
+            self._refused |= self._under_way.bad()
+            self._lead_state.rejected |= self._under_way.rejected()
+            self._tried += self._under_way.tried()
+            self._lead_state.advance_epoch()
+            return True
+        self._accept(self._under_way)
+        return True
+
+    def read(self, loss: float) -> None:
+        """What the validation right after the repair found."""
+        if self.unread is not None:
+            self._lead_state.note(replace(self.unread, validation_after=loss))
+            self.unread = None
+
+    def _accept(self, repairing: PendingRepair) -> None:
+        lead_state, plan = self._lead_state, repairing.plan
+        p, seats = lead_state.progress, plan.rebuild.keys()
+        inexact = () if is_exact(plan) else wholly_lost(seats, lead_state.view())
+        self._departures.rebuilt(plan)
+        lead_state.members.fill(seats)
+        lead_state.keeping.replace(seats)
+        made_of = {seat: [s.of for s in recipe.sources] for seat, recipe in plan.rebuild.items()}
+        lead_state.shadowing.mend(plan.resume_at, renewed(made_of))
+        recovery = repairing.record(p, self._tried)
+        kept = tuple(version for version in p.checkpoints if version <= plan.resume_at)
+        lead_state.update(committed=plan.resume_at, checkpoints=kept, repairs=p.repairs + 1)
+        self._checkpointing.go_back(plan.resume_at)
+        self._refused, self._under_way = frozenset(), None
+        self._tried, lead_state.rejected = [], frozenset()
+        lead_state.note_plan(recovery.rebuilds)
+        if inexact and lead_state.terms.validate_after_repair:
+            self.unread = recovery
+        else:
+            lead_state.note(recovery)

@@ -1,0 +1,96 @@
+"""What all parts of the lead share: who sits where, how far the run is, and what goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from checkfree.lead.keeping import Keeping
+from checkfree.lead.progress import Progress, Terms
+from checkfree.lead.trend import falling
+from checkfree.membership import Membership
+from checkfree.messages.control import Commit, Message, Note, Outgoing
+from checkfree.ops import LEAD, LOG, Address, Mirror, Rung, Transfer, Upload, View
+from checkfree.record import PlanRecord, RebuiltSeat
+from checkfree.recovery.shadow.ledger import Shadowing
+from checkfree.recovery.strategy import Strategy
+
+
+class LeadState:
+    """``out`` are the messages that the next ``take`` hands over."""
+
+    def __init__(self, members: Membership, strategy: Strategy, terms: Terms, progress: Progress):
+        self.members, self.strategy, self.terms = members, strategy, terms
+        self.progress = progress
+        self.keeping, self.shadowing = Keeping(), Shadowing(progress.shadows)
+        self.rejected: frozenset[Rung] = frozenset()
+        """What was tried for the losses of the moment and proved no good."""
+        self.commit: Commit | None = None
+        """The last that was decided."""
+        self.out: list[Outgoing] = []
+        self.planned = members.names() if progress.notes else {}
+        """Members as the last plan record names them."""
+
+    def take(self) -> list[Outgoing]:
+        """What is to be sent, once."""
+        out, self.out = self.out, []
+        return out
+
+    def send(self, to: Address, message: Message) -> None:
+        assert to != LEAD
+        self.out.append((to, message))
+
+    def note(self, record: object) -> None:
+        """Have a record written down."""
+        self.send(LOG, Note(self.progress.notes, record))
+        self.update(notes=self.progress.notes + 1)
+
+    def note_plan(self, rebuilds: Mapping[str, RebuiltSeat]) -> None:
+        """Who trains from here on."""
+        p, self.planned = self.progress, self.members.names()
+        newest = max(p.checkpoints, default=-1)
+        self.note(PlanRecord(p.epoch, p.committed, p.tick, self.planned, rebuilds, newest))
+
+    def update(self, **changes: Any) -> None:
+        """Of the run's progress."""
+        self.progress = replace(self.progress, **changes)
+
+    def advance_epoch(self) -> None:
+        """Whatever is under way is over."""
+        self.update(epoch=self.progress.epoch + 1)
+
+    def due_mirrors(self) -> tuple[Mirror, ...]:
+        """Copies of the committed state that the strategy wants stepped from here on."""
+        return tuple(keep for keep in self._due_keeps() if isinstance(keep, Mirror))
+
+    def due_uploads(self) -> tuple[Upload, ...]:
+        """What the strategy wants archived of the committed state."""
+        return tuple(keep for keep in self._due_keeps() if isinstance(keep, Upload))
+
+    def _due_keeps(self) -> tuple[Mirror | Upload, ...]:
+        return self.strategy.keeps(self.progress.committed, sorted(self.members.alive))
+
+    def due_transfers(self) -> tuple[Transfer, ...]:
+        """What the strategy wants pushed when the step to come is committed."""
+        return self.strategy.shadows(self.view())
+
+    def view(self) -> View:
+        """What a strategy may know."""
+        p, alive = self.progress, frozenset(self.members.alive)
+        keeps = frozenset(keep for keep in self.keeping.current if keep.holder in alive)
+        seats = alive | self.members.hollow
+        count = self.members.num_stages
+        return View(
+            alive,
+            count,
+            p.committed,
+            keeps,
+            p.checkpoints,
+            p.repairs,
+            seats,
+            self.shadowing.counted(p.committed),
+            self.shadowing.pushed(),
+            None if self.terms.blind else falling(p.trend),
+            self.rejected,
+        )

@@ -1,0 +1,165 @@
+"""A seat that becomes what the strategy makes of others' states: who is asked, what they answered,
+and whether the outcome is any good. What came from elsewhere is looked at before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from checkfree.messages.control import (
+    CHECKPOINT,
+    HANDOVER,
+    RESUME,
+    SNAPSHOT,
+    BoundaryRequest,
+    Outgoing,
+    Rebuild,
+    Rebuilt,
+    StateRequest,
+)
+from checkfree.messages.tensors import BoundaryReply, StageState, StateReply, tensor_bytes
+from checkfree.ops import Address, Source
+from checkfree.recovery.fit.boundary import pairs_of
+from checkfree.recovery.fit.local_steps import fit_and_judge
+from checkfree.recovery.shadow.ahead import moved_on
+from checkfree.recovery.shadow.format import opened
+from checkfree.recovery.shadow.references import HELD
+from checkfree.recovery.strategy import Rebuilding
+from checkfree.stage import Stage
+from checkfree.units import derive
+from checkfree.worker.equipment import Equipment
+from checkfree.worker.inspection import all_finite, problems_of
+
+
+class StateRebuild:
+    """One rebuild, from its order to the answer."""
+
+    def __init__(self, order: Rebuild, address: Address, stage: Stage, equipment: Equipment):
+        self._order, self._address, self._stage = order, address, stage
+        self._equipment = equipment
+        self._states: dict[Source, StateReply] = {}
+        self._boundaries: dict[Address, BoundaryReply] = {}
+
+    def requests(self) -> list[Outgoing]:
+        """To the holders of what it is made of, and of what it is judged by."""
+        order, recipe, to = self._order, self._order.recipe, self._address
+        area = {HANDOVER: HANDOVER, SNAPSHOT: RESUME}.get(recipe.rule, CHECKPOINT)
+        out: list[Outgoing] = [
+            (source.holder, StateRequest(order.epoch, to, source, recipe.moments, area))
+            for source in recipe.sources
+        ]
+        for seat in recipe.boundary:
+            out.append((seat, BoundaryRequest(order.epoch, to, to.stage, recipe.pairs)))
+        return out
+
+    def deliver(self, message: StateReply | BoundaryReply) -> bool:
+        """An answer. False: nobody asked for it."""
+        recipe = self._order.recipe
+        if message.epoch != self._order.epoch:
+            return False
+        match message:
+            case StateReply(source=source) if source in recipe.sources:
+                self._states[source] = message
+            case BoundaryReply(sender=sender) if sender in recipe.boundary:
+                self._boundaries[sender] = message
+            case _:
+                return False
+        return True
+
+    def answered(self) -> bool:
+        """All whom it asked have."""
+        recipe = self._order.recipe
+        asked = len(set(recipe.sources)), len(set(recipe.boundary))
+        return (len(self._states), len(self._boundaries)) == asked
+
+    def finish(self) -> Rebuilt:
+        """Make it, and judge it. With a problem, the stage is as it was or worth nothing."""
+        order = self._order
+        answer = Rebuilt(order.epoch, order.life, self._address)
+        replies = [self._states[source] for source in order.recipe.sources]
+        states = {reply.source: reply.state for reply in replies if reply.state is not None}
+        missing = [reply for reply in replies if reply.state is None]
+        if missing:
+            bad = tuple(reply.source for reply in missing)
+            return replace(answer, problem=missing[0].problem, bad=bad)
+        if wrong := self._problems(states):
+            return replace(answer, problem=next(iter(wrong.values())), bad=tuple(wrong))
+        if order.recipe.ahead:
+            states, wrong = _moved_on(states, order.recipe.ahead)
+            if wrong := wrong or self._problems(states):
+                return replace(answer, problem=next(iter(wrong.values())), bad=tuple(wrong))
+        if order.recipe.rule == SNAPSHOT and not states:
+            made = Rebuilding(self._first())
+        else:
+            made = self._equipment.strategy.rebuild(self._address, self._fresh, states)
+        state = replace(made.state, version=order.resume_at)
+        if not _finite(state):
+            problem = "the rebuilt weights are not finite"
+            return replace(answer, problem=problem, bad=tuple(states))
+        self._stage.restore(state)
+        figures, problem = self._judged()
+        if problem:
+            return replace(answer, problem=problem, rejected=True, check=figures)
+        came = [reply for reply in replies if reply.source.holder != self._address]
+        moved = sum(map(tensor_bytes, (*came, *self._boundaries.values())))
+        return replace(answer, weights=made.weights, bytes=moved, check=figures)
+
+    def shadow(self) -> tuple[Address, StageState] | None:
+        """What it was made of, if that was its own shadow in numbers that a holder has too: so the
+        next one can be a change of that."""
+        for source, reply in self._states.items():  # a shadow comes alone
+            state, own = reply.state, source.of == self._address.stage
+            if own and state is not None and state.packed == HELD:
+                return source.holder, state
+        return None
+
+    def _problems(self, states: Mapping[Source, StageState]) -> dict[Source, str]:
+        """Of those that are no good to become what this seat is."""
+        return problems_of(opened(states, self._address.stage, self._stage.dtype), self._stage)
+
+    def _judged(self) -> tuple[dict[str, float], str]:
+        """Fitted, if that is asked for: figures, and what is wrong."""
+        order, stage = self._order, self._stage
+        boundaries = [self._boundaries[seat] for seat in order.recipe.boundary]
+        read, equipment = self._equipment.casting.read, self._equipment
+        seed = derive(equipment.seed, "fit", self._address.stage, order.tick)
+        try:
+            pairs = [
+                (read(x, stage.dtype).to(stage.dtype), read(y, stage.dtype).to(stage.dtype))
+                for x, y in pairs_of(boundaries)
+            ]
+            figures, problem = fit_and_judge(stage, order.recipe, pairs, equipment.fit_lr, seed)
+        except (ValueError, RuntimeError) as error:
+            return {}, f"what its neighbours hold does not fit it: {str(error).splitlines()[0]}"
+        if not problem and order.recipe.fit and not _finite(stage.snapshot(moments=False)):
+            problem = "the fitted weights are not finite"
+        return figures, problem
+
+    def _first(self) -> StageState:
+        """As the run began: from (seed, "init", stage)."""
+        stage = self._address.stage
+        return self._equipment.make(stage, stage).snapshot()
+
+    def _fresh(self) -> StageState:
+        return self._equipment.fresh(self._address.stage, self._order.tick)
+
+
+def _moved_on(
+    states: Mapping[Source, StageState], iterations: float
+) -> tuple[dict[Source, StageState], dict[Source, str]]:
+    """All of them, and what is wrong with those that can't be: who sent one of those may have
+    sent other weights as well."""
+    made, wrong = {}, {}
+    for source, state in states.items():
+        try:
+            made[source] = moved_on(state, iterations)
+        except (ValueError, RuntimeError) as error:
+            why = str(error).splitlines()[0]
+            wrong[source] = f"the state from {source}: it can't be moved on: {why}"
+    return made, wrong
+
+
+def _finite(state: StageState) -> bool:
+    """One NaN or inf anywhere in the weights would end the run later, and point at nobody."""
+    return all(map(all_finite, state.params.values()))
