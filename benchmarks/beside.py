@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkfree.build.assemble import assemble, equip
-from checkfree.build.blueprint import Blueprint
 from checkfree.config import Config
 from checkfree.messages.control import Message, Note, Outgoing, Purpose
 from checkfree.optimizer import make_optimizer
 from checkfree.record import IterationRecord
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
+from checkfree.session.assemble import assemble, equip
+from checkfree.session.blueprint import Blueprint
 from checkfree.store import Store
 
 Batch = Callable[[int, int], Tensor]

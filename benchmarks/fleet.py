@@ -167,4 +167,4 @@ def fleet(count: int, *words: str, spaces: Sequence[str] = ()) -> Iterator[Fleet
 def prepare() -> None:
     """Import all that a node needs, once for all forks."""
     os.environ["HIVEMIND_LOGLEVEL"] = "ERROR"
-    importlib.import_module("checkfree.build.join")
+    importlib.import_module("checkfree.session.swarm.member")

@@ -16,10 +16,10 @@ import torch
 from beside import NOTHING_ELSE, Batch, measure
 from torch import Tensor
 
-from checkfree.build.blueprint import of_family
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.load import load
+from checkfree.session.blueprint import of_family
 from checkfree.units import derive
 
 VOCABULARY = 32_000

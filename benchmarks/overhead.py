@@ -14,9 +14,9 @@ from pathlib import Path
 
 from beside import NOTHING_ELSE, measure
 
-from checkfree.build.job import of_config
 from checkfree.load import load
 from checkfree.messages.control import Purpose
+from checkfree.session.job import of_config
 
 WARM_UP = 3
 

@@ -25,13 +25,13 @@ from pathlib import Path
 from beside import NOTHING_ELSE, Clock
 from living import Living, living
 
-from checkfree.build.assemble import assemble, equip
-from checkfree.build.job import Job, of_config
 from checkfree.formats import SIGNS
 from checkfree.load import load
 from checkfree.recovery.shadow.plan import usual
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
+from checkfree.session.assemble import assemble, equip
+from checkfree.session.job import Job, of_config
 from checkfree.store import Store
 
 BLOCK = 60

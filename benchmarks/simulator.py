@@ -21,12 +21,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from checkfree.build.price import price
-from checkfree.build.profile import profile
-from checkfree.build.train import train
 from checkfree.config import Config
 from checkfree.load import load
 from checkfree.record import IterationRecord, Record
+from checkfree.session.price import price
+from checkfree.session.profile import profile
+from checkfree.session.train import train
 
 WARM_UP = 3
 ROUNDS = 3

@@ -13,20 +13,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from checkfree.build.session import Run
-    from checkfree.build.train import resume, train
     from checkfree.config import Config
     from checkfree.errors import BadInput, RunFailed
+    from checkfree.session.session import Run
+    from checkfree.session.train import resume, train
 
 __all__ = ["BadInput", "Config", "Run", "RunFailed", "resume", "train"]
 
 _HOMES = {
     "BadInput": "checkfree.errors",
     "Config": "checkfree.config",
-    "Run": "checkfree.build.session",
+    "Run": "checkfree.session.session",
     "RunFailed": "checkfree.errors",
-    "resume": "checkfree.build.train",
-    "train": "checkfree.build.train",
+    "resume": "checkfree.session.train",
+    "train": "checkfree.session.train",
 }
 
 

@@ -13,9 +13,9 @@ from checkfree.cli.arguments import BAD_INPUT, DONE, Commands, takes_config
 from checkfree.errors import BadInput
 
 if TYPE_CHECKING:
-    from checkfree.build.doctor import Check
-    from checkfree.build.join import Entry
     from checkfree.runtime.swarm.processes.workdir import Workdir
+    from checkfree.session.swarm.doctor import Check
+    from checkfree.session.swarm.member import Entry
 
 
 ANSWER_WITHIN = 10.0  # seconds
@@ -42,8 +42,8 @@ def add(commands: Commands) -> None:
 def _doctor(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from checkfree.build.doctor import look
     from checkfree.cli.secrecy import hide
+    from checkfree.session.swarm.doctor import look
 
     hide(arguments.token)
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
@@ -59,8 +59,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _checks(arguments: argparse.Namespace) -> Iterator[Check]:
-    from checkfree.build.doctor import of_machine, of_run
     from checkfree.load import load
+    from checkfree.session.swarm.doctor import of_machine, of_run
 
     config = load(arguments.config, arguments.words, arguments.allow) if arguments.config else None
     yield from of_machine()
@@ -84,14 +84,14 @@ def _daemon() -> str:
 
 def _inquire(arguments: argparse.Namespace) -> str:
     with _entering(arguments) as (workdir, entry):
-        from checkfree.build.join import Wishes, inquire
+        from checkfree.session.swarm.member import Wishes, inquire
 
         return inquire(workdir, entry, Wishes(data=arguments.data_path))
 
 
 def _called_back(arguments: argparse.Namespace) -> str:
     with _entering(arguments) as (workdir, entry):
-        from checkfree.build.join import called_back
+        from checkfree.session.swarm.member import called_back
 
         return called_back(workdir, entry)
 
@@ -109,8 +109,8 @@ def _entering(arguments: argparse.Namespace) -> Iterator[tuple[Workdir, Entry]]:
     place, secret = parse_place(arguments.join), given_token(arguments.token, arguments.token_file)
     listen = parse_listen(arguments.listen) if arguments.listen else ("0.0.0.0", 0)
     try:
-        from checkfree.build.join import Entry
         from checkfree.runtime.swarm.joining.joiner_workdir import pitched
+        from checkfree.session.swarm.member import Entry
     except ImportError as error:
         raise BadInput(f"{error}: pip install 'checkfree[swarm]'") from None
     with pitched(secret) as workdir:

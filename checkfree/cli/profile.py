@@ -31,9 +31,9 @@ def add(commands: Commands) -> None:
 
 
 def _profile(arguments: argparse.Namespace) -> int:
-    from checkfree.build.profile import profile
     from checkfree.load import load
     from checkfree.runtime.folder import write_json
+    from checkfree.session.profile import profile
 
     config = load(arguments.config, arguments.words, arguments.allow)
     if arguments.to.is_dir() or not arguments.to.absolute().parent.is_dir():

@@ -24,8 +24,8 @@ def add(commands: Commands) -> None:
 
 
 def _schedule(arguments: argparse.Namespace) -> int:
-    from checkfree.build.show import show_schedule
     from checkfree.load import load
+    from checkfree.session.show import show_schedule
 
     print(
         show_schedule(load(arguments.config, arguments.words, arguments.allow), arguments.picture)

@@ -41,10 +41,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _go(arguments: argparse.Namespace, path: Path, config: object, *, fresh: bool) -> int:
-    from checkfree.build.train import resume, train
     from checkfree.config import Config
     from checkfree.display import Display
     from checkfree.parts import named
+    from checkfree.session.train import resume, train
 
     assert isinstance(config, Config)
     console = Console(stderr=True, highlight=False)

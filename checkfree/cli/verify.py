@@ -24,8 +24,8 @@ def add(commands: Commands) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from checkfree.build.verify import failed, recording, verify
     from checkfree.record import of_kind
+    from checkfree.session.verify import failed, recording, verify
 
     run = recording(arguments.run_folder, arguments.allow)
     with Bars(arguments.quiet) as bars:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from checkfree.build.job import versions
-from checkfree.build.terms import seats
 from checkfree.errors import BadInput, RunFailed, at_least, cannot_write
 from checkfree.load import to_tree
 from checkfree.record import of_kind
@@ -24,6 +22,8 @@ from checkfree.routes import in_order
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import write_whole
 from checkfree.runtime.process import settled
+from checkfree.session.job import versions
+from checkfree.session.terms import seats
 from checkfree.study.branching.base_run import (
     BaseRun,
     Watch,

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from checkfree.build.assemble import equip
-from checkfree.build.due import DueFailures
-from checkfree.build.job import of_config
-from checkfree.build.rehearsal import setting, strikes
 from checkfree.config import Config, FailuresConfig
 from checkfree.errors import BadInput
 from checkfree.failures import CLOCK, is_trace_file
+from checkfree.session.assemble import equip
+from checkfree.session.due import DueFailures
+from checkfree.session.job import of_config
+from checkfree.session.rehearsal import setting, strikes
 from checkfree.study.folders import Records
 from checkfree.study.plan import Cell
 

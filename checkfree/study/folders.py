@@ -10,8 +10,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from checkfree.build.due import DueFailures
-from checkfree.build.job import recorded_config
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.failures import is_trace_file, render_trace
@@ -21,6 +19,8 @@ from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
 from checkfree.record import RECORDS, read
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.folder import CONFIG, PICTURE, SUPERSEDED, TRACE, VERSIONS
+from checkfree.session.due import DueFailures
+from checkfree.session.job import recorded_config
 from checkfree.study.plan import Cell
 from checkfree.typed import written
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.table import Table
 
-from checkfree.build.price import price
 from checkfree.config import FleetConfig
 from checkfree.errors import cannot_write
 from checkfree.load import as_section
@@ -20,6 +19,7 @@ from checkfree.report.study.model import Study
 from checkfree.report.study.run_series import Run
 from checkfree.report.study.summary import Row, summarize
 from checkfree.report.study.write import write_report
+from checkfree.session.price import price
 from checkfree.simulate.fleet import check_fleet
 from checkfree.study.gather import gather, priced
 from checkfree.study.pricing import PRICED, Pricer, Prices

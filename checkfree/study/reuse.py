@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from checkfree.build.rehearsal import rehearse
 from checkfree.config import Config
 from checkfree.errors import RunFailed
 from checkfree.failures import render_trace
@@ -20,6 +19,7 @@ from checkfree.record import EndRecord, dumps, of_kind, recoveries
 from checkfree.recovery.registry import spec_of
 from checkfree.report.study.model import REFERENCE
 from checkfree.runtime.folder import begin
+from checkfree.session.rehearsal import rehearse
 from checkfree.simulate.rehearse import Rehearsal
 from checkfree.study.folders import Records, clear, differences, ended
 from checkfree.study.plan import Cell

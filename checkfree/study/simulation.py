@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
-from checkfree.build.rehearsal import rehearse
 from checkfree.priced import SECONDS, Priced
+from checkfree.session.rehearsal import rehearse
 from checkfree.study.plan import Cell
 from checkfree.units import render_bytes, render_seconds
 

@@ -21,9 +21,6 @@ import pytest
 import torch
 
 import checkfree
-from checkfree.build.assemble import assemble, equip
-from checkfree.build.blueprint import of_family
-from checkfree.build.due import DueFailures
 from checkfree.config import Config, RecoveryConfig
 from checkfree.data import open_data
 from checkfree.messages.control import Purpose
@@ -33,6 +30,9 @@ from checkfree.recovery.registry import STRATEGIES
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
+from checkfree.session.assemble import assemble, equip
+from checkfree.session.blueprint import of_family
+from checkfree.session.due import DueFailures
 from checkfree.store import Store
 from checkfree.worker import StageWorker
 from tests import tiny

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import checkfree
-from checkfree.build.price import price
-from checkfree.build.rehearsal import rehearse
 from checkfree.load import build
 from checkfree.record import dumps, of_kind
+from checkfree.session.price import price
+from checkfree.session.rehearsal import rehearse
 
 SIZE = {
     "iterations": 14,

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 import checkfree
-from checkfree.build.blueprint import of_modules
 from checkfree.errors import BadInput
 from checkfree.formats import WIRE, bytes_of
 from checkfree.load import build
 from checkfree.record import of_kind
+from checkfree.session.blueprint import of_modules
 from tests.contract.small import TREE, counting, modules, small
 
 Train = Callable[[str, str], checkfree.Run]

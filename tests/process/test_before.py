@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.build.job import versions
 from checkfree.record import of_kind, read
+from checkfree.session.job import versions
 from tests.before.make import LOSSES, ready
 from tests.process.command import losses, run
 

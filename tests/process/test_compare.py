@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.build.train import train
 from checkfree.load import load
 from checkfree.record import of_kind, read
+from checkfree.session.train import train
 from tests.process.command import (
     DEADLINE,
     checkfree_command,

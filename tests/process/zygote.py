@@ -32,11 +32,11 @@ from typing import Any
 
 _PR_SET_CHILD_SUBREAPER, _CLONE_NEWNET = 36, 0x40000000
 IMPORTED = (
-    *("checkfree.cli", "checkfree.build.train", "checkfree.build.verify", "checkfree.study.branch"),
-    *("checkfree.study.compare", "checkfree.report.study.page", "checkfree.display"),
-    "torch._dynamo",
+    *("checkfree.cli", "checkfree.session.train", "checkfree.session.verify"),
+    *("checkfree.study.branch", "checkfree.study.compare", "checkfree.report.study.page"),
+    *("checkfree.display", "torch._dynamo"),
 )
-OPTIONAL = ("checkfree.build.join",)
+OPTIONAL = ("checkfree.session.swarm.member",)
 """What needs hivemind."""
 FIXED = ("PYTHON", "OMP_", "MKL_", "TORCH", "LC_", "LANG")
 """Of variables in the environment those that count when a Python starts: a zygote for each set."""

@@ -71,7 +71,7 @@ def test_noise_is_found_under_a_trend(scatter: float) -> None:
 
 def test_two_readings_tell_no_noise() -> None:
     assert noise({0: 1.0, 10: 2.0}) is None
-    assert "not known" in render(found(exact(), uninterrupted={0: 3.0, 10: 2.9}))
+    assert "not known" in render(found(exact(), trunk={0: 3.0, 10: 2.9}))
 
 
 # --- the table -----------------------------------------------------------------------------------

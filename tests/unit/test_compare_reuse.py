@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.build.rehearsal import rehearse
 from checkfree.errors import RunFailed
 from checkfree.failures import Failure, write_trace
 from checkfree.record import of_kind, read
+from checkfree.session.rehearsal import rehearse
 from checkfree.study.folders import State, standing
 from checkfree.study.plan import Cell
 from checkfree.study.reuse import Loan, borrow, lend, loans, prove

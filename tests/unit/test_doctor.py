@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.build import doctor
-from checkfree.build.doctor import Finding, look, of_machine, of_run
 from checkfree.cli import main
 from checkfree.config import Config, DataConfig
 from checkfree.load import load
 from checkfree.runtime.swarm.processes.trial import try_port
+from checkfree.session.swarm import doctor
+from checkfree.session.swarm.doctor import Finding, look, of_machine, of_run
 from tests.process.command import prepare
 
 

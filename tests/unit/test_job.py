@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from checkfree.build.job import Job, check_same, recorded_config
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.load import to_tree
+from checkfree.session.job import Job, check_same, recorded_config
 
 
 def test_what_an_older_version_did_not_know_has_its_default() -> None:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from checkfree.build.assemble import equip
-from checkfree.build.blueprint import of_family
-from checkfree.build.limits import limits_of
 from checkfree.load import build
 from checkfree.messages import codec
 from checkfree.messages.control import CHECKPOINT, Purpose
 from checkfree.messages.tensors import KeepState
 from checkfree.ops import Address, Upload
+from checkfree.session.assemble import equip
+from checkfree.session.blueprint import of_family
+from checkfree.session.swarm.limits import limits_of
 
 SIZE: dict[str, Any] = {
     "stages": 2,

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from checkfree.build import memory
-from checkfree.build.memory import available, room_for, seat_bytes
-from checkfree.build.sizes import own_sizes
 from checkfree.config import Config
 from checkfree.load import load
 from checkfree.models.families import family
+from checkfree.session.sizes import own_sizes
+from checkfree.session.swarm import memory
+from checkfree.session.swarm.memory import available, room_for, seat_bytes
 
 GiB = 1 << 30
 MEMINFO = f"MemTotal: {16 * GiB // 1024} kB\nMemAvailable: {8 * GiB // 1024} kB\n"

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import checkfree
-from checkfree.build.verify import recording, verify
 from checkfree.cli import main
 from checkfree.errors import BadInput
 from checkfree.load import load, to_yaml
 from checkfree.parts import named, origins, running
 from checkfree.record import of_kind
+from checkfree.session.verify import recording, verify
 from checkfree.simulate.fleet import fleet_of
 from tests.unit.outside import install, module
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from checkfree.build.profile import Measured, _slope, profile
 from checkfree.cli import main
 from checkfree.errors import BadInput
 from checkfree.load import load
+from checkfree.session.profile import Measured, _slope, profile
 from checkfree.simulate.profile import PartSeconds, Profile, parse_profile, read_profile
 from tests.process.command import prepare
 

@@ -11,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from checkfree.build.assemble import equip
-from checkfree.build.blueprint import of_modules
 from checkfree.config import Config, OptimizerConfig, RecoveryConfig
 from checkfree.messages.tensors import StageState
 from checkfree.ops import STORE, Address, Source
@@ -27,6 +25,8 @@ from checkfree.recovery.average import (
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.recovery.strategy import Rebuilding
 from checkfree.recovery.wrappers import make_strategy
+from checkfree.session.assemble import equip
+from checkfree.session.blueprint import of_modules
 from tests.tiny import Body, Edge
 
 SEAT = Address(2)

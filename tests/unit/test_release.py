@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.build.release import PACKAGE, closure, digest, offered, release
 from checkfree.config import Config, RecoveryConfig
 from checkfree.load import build
 from checkfree.models.families import FAMILIES
 from checkfree.recovery.registry import STRATEGIES
+from checkfree.session.swarm.release import PACKAGE, closure, digest, offered, release
 
 FILES = {
     "__init__.py": "from ours.everything import a\n",
@@ -60,9 +60,9 @@ def test_all_that_a_run_may_name_is_offered_and_what_it_names_is_compared() -> N
 
 
 def test_no_stage_s_numbers_come_of_the_lead_commands_or_reports() -> None:
-    found = closure(PACKAGE, ["worker", "build.blueprint", "recovery.auto", "models.gpt"])
+    found = closure(PACKAGE, ["worker", "session.blueprint", "recovery.auto", "models.gpt"])
     rooms = {module.partition(".")[0] for module in found}
-    assert not rooms & {"lead", "cli", "report", "compare", "simulate", "runtime", "display"}
+    assert not rooms & {"lead", "cli", "report", "study", "simulate", "runtime", "display"}
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_no_stage_s_numbers_come_of_the_lead_commands_or_reports() -> None:
     [
         ("cli/train.py", set()),
         ("lead/lead.py", set()),
-        ("report/page.py", set()),
+        ("report/study/page.py", set()),
         ("worker/compute.py", {"code"}),
         ("recovery/registry.py", {"code"}),
         ("recovery/wrappers.py", {"code"}),
-        ("build/assemble.py", {"code"}),
+        ("session/assemble.py", {"code"}),
         ("models/gpt.py", {"model.family=gpt"}),
         ("recovery/redundant.py", {"recovery.name=redundant"}),
     ],

@@ -82,5 +82,5 @@ def test_rooms_without_tensors_import_without_torch() -> None:
 
 def test_rooms_with_tensors_do_not() -> None:
     """Else the test above could not fail."""
-    rooms = ("checkfree.stage", "checkfree.messages.tensors", "checkfree.build.train")
+    rooms = ("checkfree.stage", "checkfree.messages.tensors", "checkfree.session.train")
     assert set(failed_without_torch(rooms)) == set(rooms)

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from checkfree.build.assemble import assemble, equip
-from checkfree.build.blueprint import of_family
-from checkfree.build.show import show_schedule
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.load import load
 from checkfree.messages.control import Begin, Message, Purpose
 from checkfree.ops import Address, Kind, Route, Schedule, parse_route
 from checkfree.schedule import parse
+from checkfree.session.assemble import assemble, equip
+from checkfree.session.blueprint import of_family
+from checkfree.session.show import show_schedule
 from checkfree.store import Store
 from tests.tiny import Log, MemoryFiles
 

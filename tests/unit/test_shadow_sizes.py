@@ -6,9 +6,6 @@ from typing import Any
 
 import pytest
 
-from checkfree.build.assemble import equip
-from checkfree.build.blueprint import of_family
-from checkfree.build.sizes import own_sizes, recovery_of
 from checkfree.config import Config
 from checkfree.formats import INT4_ROWS, SIGNS
 from checkfree.load import build
@@ -18,6 +15,9 @@ from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.shadow import changes
 from checkfree.recovery.shadow.format import pack_state
 from checkfree.recovery.shadow.references import WHOLE, held_as
+from checkfree.session.assemble import equip
+from checkfree.session.blueprint import of_family
+from checkfree.session.sizes import own_sizes, recovery_of
 
 VOCABULARY = 101
 

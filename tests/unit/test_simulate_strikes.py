@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from checkfree.build.rehearsal import rehearse
 from checkfree.config import FleetConfig
 from checkfree.errors import BadInput
 from checkfree.failures import arrivals, poisson_rate_per_hour
 from checkfree.load import build, load
 from checkfree.ops import Address
+from checkfree.session.rehearsal import rehearse
 from checkfree.simulate.failure_schedule import ClockStrikes, TickStrikes
 from checkfree.simulate.fleet import FLEETS, fleet_of
 

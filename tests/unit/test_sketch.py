@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from checkfree.build.sketch import sketched
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES, family
+from checkfree.session.sketch import sketched
 
 SMALL = ModelConfig(blocks=2, width=16, heads=2, vocabulary=32, context=8)
 
 SKETCH = """
 import sys
-from checkfree.build.blueprint import of_family
+from checkfree.session.blueprint import of_family
 from checkfree.config import Config
 of_family(Config(), 256)
 sys.exit("torch._dynamo" in sys.modules)

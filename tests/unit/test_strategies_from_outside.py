@@ -11,9 +11,6 @@ from typing import Any
 import pytest
 
 import checkfree
-from checkfree.build.release import offered, release
-from checkfree.build.sizes import recovery_of
-from checkfree.build.verify import recording, verify
 from checkfree.cli import main
 from checkfree.config import Config
 from checkfree.errors import BadInput
@@ -22,6 +19,9 @@ from checkfree.plugins import packages
 from checkfree.record import of_kind
 from checkfree.recovery.registry import spec_of
 from checkfree.recovery.wrappers import make_strategy
+from checkfree.session.sizes import recovery_of
+from checkfree.session.swarm.release import offered, release
+from checkfree.session.verify import recording, verify
 from tests.contract.small import small, text, trace
 from tests.unit.outside import install, module
 

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.build.door import unused
 from checkfree.errors import BadInput
 from checkfree.lead import note_of
 from checkfree.messages.control import HANDOVER
@@ -43,6 +42,7 @@ from checkfree.runtime.swarm.joining.records import (
 )
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.transport.frames import PROTOCOL, Peer
+from checkfree.session.swarm.invitation import unused
 from checkfree.store import Store
 from tests.tiny import MemoryFiles
 

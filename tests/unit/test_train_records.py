@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 import checkfree
-from checkfree.build.session import Run
 from checkfree.config import Config
 from checkfree.failures import read_trace, sample, strikes
 from checkfree.load import build, load
 from checkfree.models.families import family
 from checkfree.record import Record, of_kind
+from checkfree.session.session import Run
 
 VOCABULARY = 256  # of bytes
 STAGES, MICROBATCHES, CONTEXT, BATCH, ITERATIONS = 4, 4, 8, 2, 8

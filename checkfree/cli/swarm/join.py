@@ -104,10 +104,10 @@ def _run(arguments: argparse.Namespace) -> int:
     os.environ.pop(TOKEN_VARIABLE, None)
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
     os.environ.update(ONE_THREAD)
-    from checkfree.build.fork_server import cannot_import
+    from checkfree.session.swarm.fork_server import cannot_import
 
     try:
-        from checkfree.build.join import Entry, StartAgain, Wishes, join
+        from checkfree.session.swarm.member import Entry, StartAgain, Wishes, join
     except ImportError as error:
         raise BadInput(cannot_import(error)) from None
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from checkfree.runtime.swarm.processes.launcher import Launcher
     from checkfree.runtime.swarm.processes.workdir import Workdir
 
-FORK_SERVER = "checkfree.build.fork_server"
+FORK_SERVER = "checkfree.session.swarm.fork_server"
 DAEMON = "hivemind_cli/p2pd"
 """In hivemind's folder."""
 

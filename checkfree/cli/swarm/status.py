@@ -61,8 +61,8 @@ def _asked_elsewhere(arguments: argparse.Namespace) -> Mapping[str, Any]:
     check_machine("status")
     os.environ.pop(TOKEN_VARIABLE, None)
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
-    from checkfree.build.join import Entry, status
     from checkfree.runtime.swarm.joining.joiner_workdir import pitched
+    from checkfree.session.swarm.member import Entry, status
 
     with pitched(secret) as workdir:
         return status(workdir, Entry(place, secret, listen_address("0.0.0.0", 0)))

@@ -10,17 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkfree.build.assemble import save
-from checkfree.build.job import (
-    Job,
-    check_same,
-    of_config,
-    recorded_config,
-    with_trace,
-)
-from checkfree.build.session import Session, begin
-from checkfree.build.snapshot import Snapshot, newest
-from checkfree.build.terms import seats, terms_of
 from checkfree.config import Config, FailuresConfig, ResumeConfig
 from checkfree.errors import BadInput, RunFailed
 from checkfree.failures import Failure, make_trace, render_trace
@@ -31,6 +20,17 @@ from checkfree.record import RECORDS, of_kind, read
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.recorder import Listener
+from checkfree.session.assemble import save
+from checkfree.session.job import (
+    Job,
+    check_same,
+    of_config,
+    recorded_config,
+    with_trace,
+)
+from checkfree.session.session import Session, begin
+from checkfree.session.snapshot import Snapshot, newest
+from checkfree.session.terms import seats, terms_of
 from checkfree.store import Damaged, Store
 from checkfree.study.branching.request import (
     Records,

@@ -6,17 +6,17 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from checkfree.build.blueprint import Blueprint, of_family
-from checkfree.build.job import Job
-from checkfree.build.session import Session, begin
-from checkfree.build.snapshot import Snapshot
-from checkfree.build.terms import seats, terms_of
 from checkfree.config import Config, EveryConfig, FailuresConfig, ResumeConfig
 from checkfree.failures import Failure, render_trace
 from checkfree.messages.control import CHECKPOINT
 from checkfree.record import of_kind, read
 from checkfree.recovery.none import NoRecovery
 from checkfree.runtime import folder as folders
+from checkfree.session.blueprint import Blueprint, of_family
+from checkfree.session.job import Job
+from checkfree.session.session import Session, begin
+from checkfree.session.snapshot import Snapshot
+from checkfree.session.terms import seats, terms_of
 from checkfree.study.branching.base_run import BaseRun, Watch, begun_as
 from checkfree.study.branching.on_routes import on_routes_of
 from checkfree.study.branching.request import Records, Rule

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from checkfree.build.snapshot import Snapshot
 from checkfree.errors import BadInput
 from checkfree.lead import Progress
 from checkfree.messages.control import RESUME
 from checkfree.ops import Address
+from checkfree.session.snapshot import Snapshot
 from checkfree.store import Damaged, Store
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from checkfree.build.rehearsal import rehearse
 from checkfree.config import Config
 from checkfree.failures import CLOCK, STOP, Trace, sample, seats_hit, strikes
 from checkfree.ops import Address
+from checkfree.session.rehearsal import rehearse
 
 SAMPLED_TICKS = 4
 """Ticks of a trace that are drawn ahead, per iteration: rollbacks make more than one."""

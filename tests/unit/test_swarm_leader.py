@@ -27,7 +27,7 @@ def evicted(members: Membership, sits: Peer) -> list[Peer]:
     cast(Any, lead)._lead_state = SimpleNamespace(members=members)
     parts: dict[str, Any] = {
         "host": SimpleNamespace(actors={LEAD: lead}),
-        "attendance": SimpleNamespace(present={SEAT: sits}),
+        "peer_table": SimpleNamespace(present={SEAT: sits}),
         "door": SimpleNamespace(candidates=SimpleNamespace(on_the_way={})),
         "_gone": lambda peer, why: gone.append(peer),
     }

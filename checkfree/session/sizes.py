@@ -8,8 +8,6 @@ from pathlib import Path
 
 from torch import nn
 
-from checkfree.build.blueprint import family_of, of_family
-from checkfree.build.sketch import sketched
 from checkfree.config import Config, FleetConfig, OptimizerConfig, RecoveryConfig
 from checkfree.data.tokenizers import open_tokenizer
 from checkfree.errors import BadInput
@@ -19,6 +17,8 @@ from checkfree.models.config import ModelConfig
 from checkfree.rates import SGD
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import spec_of
+from checkfree.session.blueprint import family_of, of_family
+from checkfree.session.sketch import sketched
 from checkfree.simulate.sizes import Sizes, published, told_bytes
 
 OWN, PUBLISHED = "own", "published"

@@ -5,10 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from checkfree.build.assemble import restore
-from checkfree.build.job import Job
-from checkfree.build.snapshot import Snapshot
-from checkfree.build.terms import seats
 from checkfree.messages import codec
 from checkfree.ops import Address
 from checkfree.runtime.swarm.joining.join_server import JoinServerConfig
@@ -16,6 +12,10 @@ from checkfree.runtime.swarm.leader import Wait
 from checkfree.runtime.swarm.presence.liveness import GRACE, RELAY
 from checkfree.runtime.swarm.processes.fork_server import SpawnRequest
 from checkfree.runtime.swarm.processes.workdir import Workdir
+from checkfree.session.assemble import restore
+from checkfree.session.job import Job
+from checkfree.session.snapshot import Snapshot
+from checkfree.session.terms import seats
 from checkfree.worker import StageWorker
 
 

@@ -17,10 +17,6 @@ from typing import Any
 
 import torch
 
-from checkfree.build.assemble import Assembly, save
-from checkfree.build.job import Job, of_config, versions
-from checkfree.build.session import Session
-from checkfree.build.stopwatch import Name, Stopwatch, Time
 from checkfree.config import (
     Config,
     EveryConfig,
@@ -33,6 +29,10 @@ from checkfree.errors import BadInput, at_least
 from checkfree.record import IterationRecord, Record
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
+from checkfree.session.assemble import Assembly, save
+from checkfree.session.job import Job, of_config, versions
+from checkfree.session.session import Session
+from checkfree.session.stopwatch import Name, Stopwatch, Time
 from checkfree.simulate.profile import FORMAT
 from checkfree.stage import Part, Stage
 from checkfree.store import Store

@@ -14,11 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from checkfree.build.assemble import equip
-from checkfree.build.blueprint import Blueprint, of_family, of_modules
-from checkfree.build.due import DueFailures
-from checkfree.build.sizes import OWN, named_sizes
-from checkfree.build.terms import scheduler_of
 from checkfree.checks import check
 from checkfree.config import Config, RecoveryConfig
 from checkfree.data import open_data
@@ -33,6 +28,11 @@ from checkfree.plugins import OUTSIDE, origin, packages
 from checkfree.record import ConfigRecord
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.recorder import Listener
+from checkfree.session.assemble import equip
+from checkfree.session.blueprint import Blueprint, of_family, of_modules
+from checkfree.session.due import DueFailures
+from checkfree.session.sizes import OWN, named_sizes
+from checkfree.session.terms import scheduler_of
 from checkfree.worker import Batches, Equipment
 
 Feeds = Mapping[Purpose, Batches]

@@ -5,10 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from checkfree.build.door import unused
-from checkfree.build.session import Session, draw
-from checkfree.build.stock import Stock
-from checkfree.build.terms import terms_of
 from checkfree.errors import RunFailed
 from checkfree.lead import History, Lead, Progress, Takeover, history
 from checkfree.membership import Membership
@@ -27,6 +23,10 @@ from checkfree.runtime.swarm.faults import RealFaults
 from checkfree.runtime.swarm.leader import LeaderProcess
 from checkfree.runtime.swarm.processes.launcher import LEAD_AGAIN
 from checkfree.runtime.swarm.transport.threaded import ThreadedActor
+from checkfree.session.session import Session, draw
+from checkfree.session.swarm.invitation import unused
+from checkfree.session.swarm.shared import Stock
+from checkfree.session.terms import terms_of
 from checkfree.store import Damaged
 
 

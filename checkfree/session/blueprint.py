@@ -10,12 +10,12 @@ from typing import cast
 
 from torch import nn
 
-from checkfree.build.sketch import sketched
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES, Family, family
 from checkfree.plugins import not_permitted
+from checkfree.session.sketch import sketched
 from checkfree.stage import CPU, seeded
 from checkfree.units import derive
 

@@ -20,13 +20,6 @@ from typing import Any
 
 import torch
 
-from checkfree.build.assemble import equip
-from checkfree.build.blueprint import of_family
-from checkfree.build.job import Feeds, any_config, of_config
-from checkfree.build.limits import limits_of
-from checkfree.build.memory import available, room_for, seat_bytes
-from checkfree.build.release import PACKAGE, offered, packages_of, release
-from checkfree.build.terms import seats
 from checkfree.config import Config
 from checkfree.errors import BadInput, RunFailed
 from checkfree.messages import codec
@@ -57,6 +50,13 @@ from checkfree.runtime.swarm.told import tell
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.network_thread import NetworkThread, Said
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
+from checkfree.session.assemble import equip
+from checkfree.session.blueprint import of_family
+from checkfree.session.job import Feeds, any_config, of_config
+from checkfree.session.swarm.limits import limits_of
+from checkfree.session.swarm.memory import available, room_for, seat_bytes
+from checkfree.session.swarm.release import PACKAGE, offered, packages_of, release
+from checkfree.session.terms import seats
 from checkfree.units import render_bytes
 from checkfree.worker import Equipment, StageWorker
 

@@ -1,4 +1,4 @@
-"""``python -m checkfree.build.fork_server PID HOME``: that of the launcher with that pid.
+"""``python -m checkfree.session.swarm.fork_server PID HOME``: that of the launcher with that pid.
 
 What is wrong with an order, or with what is installed here, is told in one line.
 """
@@ -22,7 +22,7 @@ def main(pid: int, folder: Path) -> None:
     if not heard:
         return
     try:
-        from checkfree.build.swarm import raise_children
+        from checkfree.session.swarm.launched import raise_children
 
         raise_children(channel, heard[0], home)
     except BadInput as error:

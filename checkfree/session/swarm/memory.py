@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from checkfree.build.sizes import own_sizes
-from checkfree.build.terms import scheduler_of
 from checkfree.checks import recomputed
 from checkfree.config import Config, RecoveryConfig
 from checkfree.formats import SIGNS
@@ -16,6 +14,8 @@ from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.registry import spec_of
 from checkfree.routes import in_order
 from checkfree.schedule import peak_losses, peak_stash
+from checkfree.session.sizes import own_sizes
+from checkfree.session.terms import scheduler_of
 from checkfree.simulate.sizes import Sizes
 
 FORK_BYTES = 100 << 20

@@ -9,15 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from checkfree.build.door import frame_of, invitation_of, roster_of
-from checkfree.build.job import Job, any_config, check_same, of_config, with_trace
-from checkfree.build.join import Means, join_here, warm_up
-from checkfree.build.leading import Leading
-from checkfree.build.limits import limits_of
-from checkfree.build.session import begin
-from checkfree.build.snapshot import newest
-from checkfree.build.stock import Stock
-from checkfree.build.terms import seats
 from checkfree.config import Config
 from checkfree.failures import render_trace
 from checkfree.load import load
@@ -34,6 +25,15 @@ from checkfree.runtime.swarm.processes.fork_server import Channel, SpawnRequest,
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.seat import Seat
 from checkfree.runtime.swarm.transport.links import FILE as LINKS
+from checkfree.session.job import Job, any_config, check_same, of_config, with_trace
+from checkfree.session.session import begin
+from checkfree.session.snapshot import newest
+from checkfree.session.swarm.invitation import frame_of, invitation_of, roster_of
+from checkfree.session.swarm.leader import Leading
+from checkfree.session.swarm.limits import limits_of
+from checkfree.session.swarm.member import Means, join_here, warm_up
+from checkfree.session.swarm.shared import Stock
+from checkfree.session.terms import seats
 from checkfree.store import Store
 
 

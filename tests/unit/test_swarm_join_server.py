@@ -20,11 +20,6 @@ pytest.importorskip("hivemind", reason="hivemind is not installed")
 from hivemind.dht.validation import DHTRecord
 from hivemind.utils import MSGPackSerializer
 
-from checkfree.build import join
-from checkfree.build.job import of_config
-from checkfree.build.join import StartAgain, Wishes, node_of, prepared
-from checkfree.build.memory import FIRST_BYTES
-from checkfree.build.swarm import device_here
 from checkfree.errors import BadInput
 from checkfree.load import load, to_tree
 from checkfree.messages import codec
@@ -46,6 +41,11 @@ from checkfree.runtime.swarm.transport.frames import (
 from checkfree.runtime.swarm.transport.lanes import Lane
 from checkfree.runtime.swarm.transport.network_thread import JoinRequest
 from checkfree.runtime.swarm.transport.streams import Endpoint
+from checkfree.session.job import of_config
+from checkfree.session.swarm import member
+from checkfree.session.swarm.launched import device_here
+from checkfree.session.swarm.member import StartAgain, Wishes, node_of, prepared
+from checkfree.session.swarm.memory import FIRST_BYTES
 from tests.process.command import prepare
 
 SECRET, OTHER = bytes(range(16)), bytes(16)
@@ -215,7 +215,7 @@ def test_a_lead_needs_no_device_of_its_run(here: Path) -> None:
 
 def test_one_seat_on_a_gpu(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     means = prepared(run, Wishes())
-    monkeypatch.setattr(join, "available", lambda: 1 << 50)
+    monkeypatch.setattr(member, "available", lambda: 1 << 50)
     run["config"]["devices"] = ["cuda:1"]
     assert node_of(run, Wishes(), means).room == 1
     assert node_of(run, Wishes(device="cpu"), means).room > 1
@@ -226,9 +226,9 @@ def test_how_many_seats_a_node_takes(run: dict[str, Any], monkeypatch: pytest.Mo
     assert node_of(run, Wishes(seats=0), means).reserve
     assert node_of(run, Wishes(seats=3, host="h", zone="z"), means).room == 3
     for free, room in ((1 << 50, 5), (FIRST_BYTES + (400 << 20), 1)):
-        monkeypatch.setattr(join, "available", lambda free=free: free)
+        monkeypatch.setattr(member, "available", lambda free=free: free)
         assert node_of(run, Wishes(), means).room == room
-    monkeypatch.setattr(join, "available", lambda: 1 << 20)
+    monkeypatch.setattr(member, "available", lambda: 1 << 20)
     with pytest.raises(StartAgain, match="not enough memory now"):
         node_of(run, Wishes(), means)
 

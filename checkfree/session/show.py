@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from checkfree.build.terms import scheduler_of
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.ops import Address, Kind, Op, render_route
@@ -12,6 +11,7 @@ from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.schedule import draw_timeline
 from checkfree.routes import in_order
 from checkfree.schedule import Costs, check, makespan, peak_stash, render, timeline
+from checkfree.session.terms import scheduler_of
 
 
 def show_schedule(config: Config, picture: Path) -> str:

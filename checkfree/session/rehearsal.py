@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
-from checkfree.build.sizes import recovery_of, sizes_of
-from checkfree.build.terms import seats, terms_of
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.failures import (
@@ -23,6 +21,8 @@ from checkfree.failures import (
 from checkfree.failures import strikes as strikes_of
 from checkfree.ops import Address
 from checkfree.recovery.wrappers import make_strategy
+from checkfree.session.sizes import recovery_of, sizes_of
+from checkfree.session.terms import seats, terms_of
 from checkfree.simulate.failure_schedule import ClockStrikes, FailureSchedule, TickStrikes
 from checkfree.simulate.fleet import fleet_of
 from checkfree.simulate.profile import Profile, read_profile

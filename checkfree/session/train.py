@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from checkfree.build.job import Job, any_config, of_config, of_users, with_trace
-from checkfree.build.session import Run, Session
 from checkfree.config import Config
 from checkfree.errors import BadInput
 from checkfree.load import load
 from checkfree.parts import named, permitted
 from checkfree.runtime import folder as folders
 from checkfree.runtime.recorder import Listener
+from checkfree.session.job import Job, any_config, of_config, of_users, with_trace
+from checkfree.session.session import Run, Session
 from checkfree.worker import Batches
 
 

@@ -11,9 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from checkfree.build.job import Job
-from checkfree.build.release import release
-from checkfree.build.terms import seats
 from checkfree.config import FailuresConfig
 from checkfree.errors import BadInput
 from checkfree.lead import Handed, history, states_of
@@ -26,6 +23,9 @@ from checkfree.runtime.swarm.joining.invitation import TOKEN_BYTES, Invitation
 from checkfree.runtime.swarm.joining.join_server import JoinServerConfig
 from checkfree.runtime.swarm.presence.roster import Roster
 from checkfree.runtime.swarm.processes.workdir import Workdir
+from checkfree.session.job import Job
+from checkfree.session.swarm.release import release
+from checkfree.session.terms import seats
 from checkfree.store import Damaged, Store
 
 INVITATION, KEY, REGISTER = "invitation", "lead.key", "members"

@@ -19,10 +19,6 @@ from typing import Any
 
 from torch import nn
 
-from checkfree.build.assemble import Assembly, assemble
-from checkfree.build.job import Job, check_same, versions_of
-from checkfree.build.snapshot import Snapshot, newest
-from checkfree.build.terms import seats
 from checkfree.config import Config
 from checkfree.errors import RunFailed, cannot_write
 from checkfree.failures import render_trace
@@ -44,6 +40,10 @@ from checkfree.runtime.faults import Strikes
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
 from checkfree.runtime.recorder import Listener, Recorder
+from checkfree.session.assemble import Assembly, assemble
+from checkfree.session.job import Job, check_same, versions_of
+from checkfree.session.snapshot import Snapshot, newest
+from checkfree.session.terms import seats
 from checkfree.store import Store
 from checkfree.worker import Equipment
 

@@ -14,11 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from checkfree.build.assemble import Assembly, equip
-from checkfree.build.job import Job, check_same, of_config, versions_of
-from checkfree.build.session import Session, begin, draw
-from checkfree.build.snapshot import Snapshot
-from checkfree.build.terms import terms_of
 from checkfree.config import Config, FailuresConfig, ResumeConfig
 from checkfree.errors import BadInput, RunFailed
 from checkfree.failures import render_trace
@@ -34,6 +29,11 @@ from checkfree.record import (
 )
 from checkfree.runtime import folder as folders
 from checkfree.runtime.replay import Replayed, ReplayedFaults, Step, script
+from checkfree.session.assemble import Assembly, equip
+from checkfree.session.job import Job, check_same, of_config, versions_of
+from checkfree.session.session import Session, begin, draw
+from checkfree.session.snapshot import Snapshot
+from checkfree.session.terms import terms_of
 
 Loss = tuple[str, int, int, float | None]
 """Kind of record, tick, iteration, loss; None: it was no number."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from checkfree.build.sizes import own_sizes
 from checkfree.config import Config
 from checkfree.formats import SIGNS
 from checkfree.messages.limits import Limits
 from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.shadow.references import held_as
 from checkfree.recovery.wrappers import make_strategy
+from checkfree.session.sizes import own_sizes
 
 ALIGNED = 64
 """Bytes that a tensor may be filled up with."""

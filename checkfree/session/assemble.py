@@ -9,11 +9,6 @@ from functools import partial
 import torch
 from torch import nn
 
-from checkfree.build.blueprint import Blueprint
-from checkfree.build.due import DueFailures
-from checkfree.build.sizes import recovery_of
-from checkfree.build.snapshot import Snapshot
-from checkfree.build.terms import seats, terms_of
 from checkfree.checks import recomputed
 from checkfree.config import Config
 from checkfree.errors import BadInput
@@ -31,6 +26,11 @@ from checkfree.runtime.actor import Actor
 from checkfree.runtime.faults import Faults, Strikes
 from checkfree.runtime.forking import count_cuda_devices
 from checkfree.runtime.inprocess import InProcess, OnDelivery
+from checkfree.session.blueprint import Blueprint
+from checkfree.session.due import DueFailures
+from checkfree.session.sizes import recovery_of
+from checkfree.session.snapshot import Snapshot
+from checkfree.session.terms import seats, terms_of
 from checkfree.stage import Conditions, Stage
 from checkfree.store import Store
 from checkfree.worker import Batches, Casting, Equipment, StageWorker

@@ -1,1 +1,0 @@
-"""The composition root: from a configuration to a run. The only room that knows all others."""
