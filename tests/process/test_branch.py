@@ -81,12 +81,12 @@ def of(found: Branching, rule: str) -> Branch:
 def test_an_exact_rule_costs_nothing(grown: Branching) -> None:
     exact = of(grown, "redundant")
     assert sorted(exact.readings) == list(range(0, 11, 2))
-    assert {exact.gap(steps, grown.uninterrupted) for steps in exact.readings} == {0.0}
+    assert {exact.gap(steps, grown.trunk) for steps in exact.readings} == {0.0}
 
 
 def test_other_rules_cost_something(grown: Branching) -> None:
     for rule in ("checkfree", "random", "copy"):
-        gaps = [of(grown, rule).gap(steps, grown.uninterrupted) for steps in grown.gaps]
+        gaps = [of(grown, rule).gap(steps, grown.trunk) for steps in grown.gaps]
         assert None not in gaps
         assert 0.0 not in gaps
     assert of(grown, "checkfree").made == "weighted average of 1 and 3"
@@ -107,8 +107,8 @@ def test_the_trunk_is_the_run_until_that_lost_a_stage(grown: Branching) -> None:
 def test_a_checkpoint_takes_the_run_back(grown: Branching) -> None:
     made = of(grown, "checkpoint(interval=8)")
     assert made.rolled_back == AT % 8
-    assert made.readings[made.rolled_back] == grown.uninterrupted[0]
-    assert made.readings[10] == grown.uninterrupted[10 - made.rolled_back]
+    assert made.readings[made.rolled_back] == grown.trunk[0]
+    assert made.readings[10] == grown.trunk[10 - made.rolled_back]
 
 
 def test_what_begins_earlier_is_read_no_more_often() -> None:
@@ -179,7 +179,7 @@ def test_a_snapshot_saves_training_it_again(grown: Branching) -> None:
 
     again = branch(ask("from-snapshot", run="cut", rules=["copy"]), watch)
     assert trained["the run, as it was"] == 0
-    assert again.uninterrupted == grown.uninterrupted
+    assert again.trunk == grown.trunk
     assert again.branches == (of(grown, "copy"),)
 
 
@@ -283,7 +283,7 @@ def test_a_swapped_run_stays_swapped() -> None:
     train("swapped", words=["recovery=checkfree_plus"])
     found = branch(ask("swapped-b", run="swapped", rules=["redundant", "checkfree_plus"]), quiet)
     exact = of(found, "redundant")
-    assert {exact.gap(steps, found.uninterrupted) for steps in exact.readings} == {0.0}
+    assert {exact.gap(steps, found.trunk) for steps in exact.readings} == {0.0}
     assert of(found, "checkfree_plus").mark == ""
 
 

@@ -49,4 +49,4 @@ def test_training_goes_on_with_whatever_nodes_there_are(folder: Path) -> None:
     command = [sys.executable, str(WALKS), *walk]
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "replay equal: True" in ran.stdout
+    assert "verified: True" in ran.stdout

@@ -15,7 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkfree.errors import BadInput
+from checkfree.errors import BadInput, RunFailed
+from checkfree.runtime.files import write_whole
 
 TOKEN_BYTES = 16
 TOKEN_VARIABLE = "CHECKFREE_TOKEN"
@@ -166,8 +167,8 @@ class Register:
         """A register that can't be written is no reason to stop."""
         known = [other for other in self.read() if other.id != place.id]
         plain = [[other.id, list(other.addresses)] for other in (*known, place)[-self.LONGEST :]]
-        with suppress(OSError):
-            self._path.write_text(json.dumps(plain))
+        with suppress(RunFailed):  # whole or not at all: a lead may be killed meanwhile
+            write_whole(self._path, json.dumps(plain).encode())
 
 
 def join_line(place: Place, secret: bytes) -> str:
