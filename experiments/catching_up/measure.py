@@ -31,7 +31,7 @@ from checkfree.data import open_data
 from checkfree.load import build
 from checkfree.models.families import family
 from checkfree.quantize import pack, unpack
-from checkfree.recovery.ahead import FARTHEST
+from checkfree.recovery.shadow.ahead import FARTHEST
 from checkfree.units import derive
 
 FIRST, RATE, LAG = 150, 0.02, 2
