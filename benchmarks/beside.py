@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkfree.config import Config
+from checkfree.core.config import Config
+from checkfree.core.records import IterationRecord
 from checkfree.messages.control import Message, Note, Outgoing, Purpose
-from checkfree.optimizer import make_optimizer
-from checkfree.record import IterationRecord
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
+from checkfree.runtime.store import Store
 from checkfree.session.assemble import assemble, equip
 from checkfree.session.blueprint import Blueprint
-from checkfree.store import Store
+from checkfree.stage.optimizer import make_optimizer
 
 Batch = Callable[[int, int], Tensor]
 NOTHING_ELSE = ["failures=none", "recovery=none", "validation.every=0", "resume.every=0"]

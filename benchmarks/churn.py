@@ -25,7 +25,7 @@ from statistics import median
 
 from fleet import Fleet, Node, fleet, prepare
 
-from checkfree.record import of_kind, read
+from checkfree.core.records import of_kind, read
 
 NOTICED = 0.6
 """Of all ends, those that are told beforehand."""

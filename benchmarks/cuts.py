@@ -22,7 +22,7 @@ from statistics import median
 from fleet import Fleet, fleet, prepare
 from living import DEADLINE
 
-from checkfree.record import of_kind, read
+from checkfree.core.records import of_kind, read
 from checkfree.recovery.exact import EXACT
 
 sys.path.append(os.fspath(Path(__file__).parents[1]))

@@ -29,10 +29,10 @@ from typing import Any
 from fleet import Fleet, Node, fleet, prepare
 from living import DEADLINE
 
-from checkfree.record import RecoveryRecord
+from checkfree.core.records import RecoveryRecord
+from checkfree.core.units import render_bytes, render_utc
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.workdir import Workdir
-from checkfree.units import render_bytes, render_utc
 
 SEATS = 5
 ALLOWED, MEDIANS = 3.0, 2.0

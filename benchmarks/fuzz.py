@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import checkfree
-from checkfree.load import load
-from checkfree.record import RECORDS, of_kind, read
+from checkfree.config.load import load
+from checkfree.core.records import RECORDS, of_kind, read
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.workdir import Workdir
 

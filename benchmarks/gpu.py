@@ -16,11 +16,11 @@ import torch
 from beside import NOTHING_ELSE, Batch, measure
 from torch import Tensor
 
-from checkfree.config import Config
-from checkfree.errors import BadInput
-from checkfree.load import load
+from checkfree.config.load import load
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.units import derive
 from checkfree.session.blueprint import of_family
-from checkfree.units import derive
 
 VOCABULARY = 32_000
 PEAK_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12}

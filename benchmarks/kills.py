@@ -25,7 +25,7 @@ from typing import Any
 from living import Living, living
 from weights import Scale
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.runtime.swarm.processes.control import ask
 
 WORDS = [

@@ -21,7 +21,7 @@ from statistics import median, quantiles
 
 from fleet import Fleet, fleet, prepare
 
-from checkfree.record import of_kind, read
+from checkfree.core.records import of_kind, read
 
 sys.path.append(os.fspath(Path(__file__).parents[1]))
 from tests.process.hosts import Network, network

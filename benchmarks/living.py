@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from checkfree.record import IterationRecord, Record
+from checkfree.core.records import IterationRecord, Record
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.tail import Tail
 from checkfree.runtime.swarm.processes.workdir import Workdir

@@ -25,7 +25,7 @@ from statistics import median
 from fleet import Fleet, Node, fleet, prepare
 from living import DEADLINE
 
-from checkfree.record import of_kind, read
+from checkfree.core.records import of_kind, read
 from checkfree.recovery.exact import EXACT
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.workdir import Workdir

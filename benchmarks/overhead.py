@@ -14,7 +14,7 @@ from pathlib import Path
 
 from beside import NOTHING_ELSE, measure
 
-from checkfree.load import load
+from checkfree.config.load import load
 from checkfree.messages.control import Purpose
 from checkfree.session.job import of_config
 

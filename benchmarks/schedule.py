@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from checkfree.ops import Address, Route, Schedule
-from checkfree.routes import in_order, swapped
-from checkfree.schedule import Costs, check, gpipe, makespan, one_f_one_b, peak_stash
+from checkfree.core.ops import Address, Route, Schedule
+from checkfree.pipeline import Costs, check, gpipe, makespan, one_f_one_b, peak_stash
+from checkfree.pipeline.routes import in_order, swapped
 
 SIZES = (8, 64), (16, 128), (32, 256), (64, 512)
 COSTS = Costs()

@@ -25,14 +25,14 @@ from pathlib import Path
 from beside import NOTHING_ELSE, Clock
 from living import Living, living
 
-from checkfree.formats import SIGNS
-from checkfree.load import load
+from checkfree.config.load import load
+from checkfree.core.formats import SIGNS
 from checkfree.recovery.shadow.plan import usual
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
+from checkfree.runtime.store import Store
 from checkfree.session.assemble import assemble, equip
 from checkfree.session.job import Job, of_config
-from checkfree.store import Store
 
 BLOCK = 60
 """Iterations: in which each stage pushes twice."""

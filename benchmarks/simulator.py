@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from checkfree.config import Config
-from checkfree.load import load
-from checkfree.record import IterationRecord, Record
+from checkfree.config.load import load
+from checkfree.core.config import Config
+from checkfree.core.records import IterationRecord, Record
 from checkfree.session.price import price
 from checkfree.session.profile import profile
 from checkfree.session.train import train

@@ -25,10 +25,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from checkfree.load import load
-from checkfree.optimizer import make_optimizer
-from checkfree.record import RECORDS, of_kind, read
+from checkfree.config.load import load
+from checkfree.core.records import RECORDS, of_kind, read
 from checkfree.session.blueprint import of_family
+from checkfree.stage.optimizer import make_optimizer
 
 WORDS = [
     *("stages=4", "microbatches=8", "batch=4", "failures=none", "recovery=none"),

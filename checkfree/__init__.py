@@ -13,18 +13,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from checkfree.config import Config
-    from checkfree.errors import BadInput, RunFailed
+    from checkfree.core.config import Config
+    from checkfree.core.errors import BadInput, RunFailed
     from checkfree.session.session import Run
     from checkfree.session.train import resume, train
 
 __all__ = ["BadInput", "Config", "Run", "RunFailed", "resume", "train"]
 
 _HOMES = {
-    "BadInput": "checkfree.errors",
-    "Config": "checkfree.config",
+    "BadInput": "checkfree.core.errors",
+    "Config": "checkfree.core.config",
     "Run": "checkfree.session.session",
-    "RunFailed": "checkfree.errors",
+    "RunFailed": "checkfree.core.errors",
     "resume": "checkfree.session.train",
     "train": "checkfree.session.train",
 }

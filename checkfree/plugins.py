@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from checkfree.errors import BadInput, one_of
+from checkfree.core.errors import BadInput, one_of
 
 T = TypeVar("T")
 

@@ -3,17 +3,17 @@
     checkfree compare demo --strategies checkfree,own_strategy:Mix failures.stages=middle
 
 Its fields are its options, as in 'own_strategy:Mix(before=0.7)'. What a strategy is asked, and
-what the words below mean, stands in checkfree/recovery/strategy.py and checkfree/ops.py.
+what the words below mean, stands in checkfree/recovery/strategy.py and checkfree/core/ops.py.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from checkfree.core.ops import Address, Recipe, Refusal, Repair, Source, View
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Address, Recipe, Refusal, Repair, Source, View
+from checkfree.pipeline.routes import neighbours
 from checkfree.recovery.average import Inexact, merge
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
-from checkfree.routes import neighbours
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from checkfree.priced import Priced
+from checkfree.core.cost import Priced
 from checkfree.report.study.model import Entry, Study
 
 Records = list[dict[str, Any]]

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from checkfree.core.ops import FAULTS, LEAD, LOG, STORE, Address
+from checkfree.core.records import Record
+from checkfree.core.units import derive
 from checkfree.lead import Lead, Progress, Terms
-from checkfree.membership import Membership
+from checkfree.lead.membership import Membership
 from checkfree.messages.control import Message, Note, Outgoing, Purpose
 from checkfree.messages.tensors import StageState
-from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
-from checkfree.record import Record
+from checkfree.pipeline import one_f_one_b
 from checkfree.recovery.strategy import Strategy
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
-from checkfree.schedule import one_f_one_b
+from checkfree.runtime.store import Store
 from checkfree.stage import CPU, Conditions, Stage, seeded
-from checkfree.store import Store
-from checkfree.units import derive
 from checkfree.worker import Equipment, StageWorker
 
 WIDTH = 4

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from checkfree.cli.arguments import DONE, Commands, takes_allow
 from checkfree.cli.bars import Bars
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 
 if TYPE_CHECKING:
     from checkfree.runtime.recorder import Listener
@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
 
 
 def _branch(arguments: argparse.Namespace) -> int:
-    from checkfree.load import split
+    from checkfree.config.load import split
     from checkfree.report.branches import render
     from checkfree.study.branch import branch, grow_one
     from checkfree.study.branching.request import Request
@@ -81,7 +81,7 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
 
 def watch_by(bars: Bars) -> Callable[[str, int], Listener]:
     """Listeners of records that move bars."""
-    from checkfree.record import IterationRecord, Record
+    from checkfree.core.records import IterationRecord, Record
 
     def watch(label: str, iterations: int) -> Listener:
         advance = bars.piece(label, iterations)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from checkfree.cli.arguments import DONE, FAILED, INTERRUPTED, Commands, takes_config
 from checkfree.cli.report import show_report
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 
 if TYPE_CHECKING:
     from checkfree.study.options import Options
@@ -58,7 +58,7 @@ _NUMBERS = ("seeds", "workers", "target")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from checkfree.load import open_source
+    from checkfree.config.load import open_source
     from checkfree.plugins import packages
     from checkfree.study.compare import Request, compare
     from checkfree.study.options import make_options

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkfree.cli.arguments import BAD_INPUT, DONE, Commands, takes_config
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 
 if TYPE_CHECKING:
     from checkfree.runtime.swarm.processes.workdir import Workdir
@@ -59,7 +59,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _checks(arguments: argparse.Namespace) -> Iterator[Check]:
-    from checkfree.load import load
+    from checkfree.config.load import load
     from checkfree.session.swarm.doctor import of_machine, of_run
 
     config = load(arguments.config, arguments.words, arguments.allow) if arguments.config else None

@@ -20,7 +20,7 @@ from checkfree.cli import (
     verify,
 )
 from checkfree.cli.arguments import BAD_INPUT, FAILED
-from checkfree.errors import BadInput, RunFailed
+from checkfree.core.errors import BadInput, RunFailed
 
 COMMANDS = (
     *(train, compare, report, verify, branch, simulate, profile, schedule, failures),

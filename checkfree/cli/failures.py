@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from checkfree.cli.arguments import DONE, Commands, takes_config
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 
 if TYPE_CHECKING:
     from checkfree.failures import Trace
@@ -34,9 +34,9 @@ def _sample_command(parser: argparse.ArgumentParser) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from checkfree.errors import at_least
+    from checkfree.config.load import load
+    from checkfree.core.errors import at_least
     from checkfree.failures import sample
-    from checkfree.load import load
 
     config = load(arguments.config, arguments.words, arguments.allow)
     ticks = config.iterations if arguments.ticks is None else arguments.ticks
@@ -60,9 +60,9 @@ def _import_command(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from checkfree.errors import at_least
+    from checkfree.config.load import load
+    from checkfree.core.errors import at_least
     from checkfree.failures import Pipeline, import_spot, target_stages
-    from checkfree.load import load
 
     config = load(arguments.config, arguments.words, arguments.allow)
     failures = config.failures

@@ -9,7 +9,7 @@ from typing import Any
 
 from checkfree.cli.arguments import DONE, Commands, takes_config
 from checkfree.cli.bars import Bars
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 
 
 def add(commands: Commands) -> None:
@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
 
 
 def _profile(arguments: argparse.Namespace) -> int:
-    from checkfree.load import load
+    from checkfree.config.load import load
     from checkfree.runtime.folder import write_json
     from checkfree.session.profile import profile
 
@@ -48,7 +48,7 @@ def _profile(arguments: argparse.Namespace) -> int:
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
-    from checkfree.units import render_bytes
+    from checkfree.core.units import render_bytes
 
     seconds = found["seconds"]
     yield f"{found['device']}, {found['precision']}, {found['threads']} threads; milliseconds"

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from checkfree.cli.arguments import DONE, Commands, takes_allow
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 
 _WIDE = 140
 """Columns of a table that goes to a file."""
@@ -44,7 +44,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _fleet(words: Sequence[str], name: str | None) -> Mapping[str, Any]:
-    from checkfree.load import parse_words
+    from checkfree.config.load import parse_words
 
     given = [] if name is None else [f"fleet.name={name}"]
     tree = parse_words([*given, *words])

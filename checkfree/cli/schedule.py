@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 
 def _schedule(arguments: argparse.Namespace) -> int:
-    from checkfree.load import load
+    from checkfree.config.load import load
     from checkfree.session.show import show_schedule
 
     print(

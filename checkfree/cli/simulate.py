@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from checkfree.cli.arguments import DONE, Commands, takes_config
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 
 _WIDE = 230
 """Columns of a table that goes to a file."""
@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
-    from checkfree.load import build, open_source
+    from checkfree.config.load import build, open_source
     from checkfree.plugins import packages
     from checkfree.study.options import check_names, make_options
     from checkfree.study.plan import base, plan

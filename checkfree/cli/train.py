@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from checkfree.cli.arguments import DONE, FAILED, INTERRUPTED, Commands, takes_config
-from checkfree.errors import BadInput, RunFailed, with_command
+from checkfree.core.errors import BadInput, RunFailed, with_command
 
 
 def add(commands: Commands) -> None:
@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from checkfree.load import load
+    from checkfree.config.load import load
     from checkfree.runtime import folder as folders
 
     if arguments.resume is not None:
@@ -41,9 +41,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _go(arguments: argparse.Namespace, path: Path, config: object, *, fresh: bool) -> int:
-    from checkfree.config import Config
-    from checkfree.display import Display
-    from checkfree.parts import named
+    from checkfree.cli.display import Display
+    from checkfree.config.parts import named
+    from checkfree.core.config import Config
     from checkfree.session.train import resume, train
 
     assert isinstance(config, Config)

@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from checkfree.record import of_kind
+    from checkfree.core.records import of_kind
     from checkfree.session.verify import failed, recording, verify
 
     run = recording(arguments.run_folder, arguments.allow)

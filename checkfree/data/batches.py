@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from checkfree.core.errors import BadInput
+from checkfree.core.units import derive
 from checkfree.data.tokenizers import Tokens
 from checkfree.data.tokens import Split
-from checkfree.errors import BadInput
-from checkfree.units import derive
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from checkfree.core.errors import RunFailed
 from checkfree.data.documents import EMPTY_HASH, Placed
 from checkfree.data.tokenizers import Tokenizer, Tokens
 from checkfree.data.tokens import (
@@ -41,7 +42,6 @@ from checkfree.data.tokens import (
     write_json,
     write_sidecar,
 )
-from checkfree.errors import RunFailed
 
 if sys.platform != "win32":
     import fcntl

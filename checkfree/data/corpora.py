@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from checkfree.core.errors import BadInput
 from checkfree.data.documents import Corpus, Document
-from checkfree.errors import BadInput
 
 PIECE_BYTES = 8 * 2**20
 LINE_BYTES = 4096

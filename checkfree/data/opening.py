@@ -7,14 +7,14 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkfree.config import DataConfig
+from checkfree.core.config import DataConfig
+from checkfree.core.errors import BadInput
 from checkfree.data import corpora, stream, tables
 from checkfree.data.batches import Data
 from checkfree.data.cache import cache_folder, cached_split, memory_split
 from checkfree.data.documents import Corpus, Placed, place
 from checkfree.data.tokenizers import open_tokenizer
 from checkfree.data.tokens import Split, open_tokens, split_tail
-from checkfree.errors import BadInput
 from checkfree.plugins import not_permitted, packages
 
 MEMORY_BYTES = 64 * 2**20

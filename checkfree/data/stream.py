@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from checkfree.core.errors import BadInput, RunFailed
 from checkfree.data.documents import Corpus, Document
 from checkfree.data.tables import one_line, optional, row_document
-from checkfree.errors import BadInput, RunFailed
 
 PRESETS: Mapping[str, str] = {
     "tinystories": "roneneldan/TinyStories",

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from checkfree.core.errors import BadInput
 from checkfree.data.corpora import fingerprint, local_files, total_size
 from checkfree.data.documents import Corpus, Document
-from checkfree.errors import BadInput
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz")
 PARQUET_ROWS = 1024

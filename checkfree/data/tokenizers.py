@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from checkfree.core.errors import BadInput
 from checkfree.data.tables import one_line, optional
-from checkfree.errors import BadInput
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
 

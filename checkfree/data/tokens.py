@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from checkfree.core.errors import BadInput
 from checkfree.data.tables import one_line
 from checkfree.data.tokenizers import Tokens
-from checkfree.errors import BadInput
 
 DTYPES = ("uint8", "uint16", "uint32")
 INDEX_DTYPE = "<u8"

@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.failures.trace import Failure, Trace, check_seat, make_trace
 
 _KEYS = ("iteration", "stage", "replica", "kind")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from checkfree.config import FailuresConfig
-from checkfree.errors import BadInput
+from checkfree.core.config import FailuresConfig
+from checkfree.core.errors import BadInput
 from checkfree.failures.paper import probability_of
 
 SECONDS_PER_HOUR = 3600.0

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from itertools import takewhile
 from types import MappingProxyType
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address
+from checkfree.core.units import derive
 from checkfree.failures.rates import SECONDS_PER_HOUR, poisson_rate_per_hour
 from checkfree.failures.streams import arrivals, struck
 from checkfree.failures.trace import Failure
-from checkfree.ops import Address
-from checkfree.units import derive
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from checkfree.config import FailuresConfig
-from checkfree.errors import BadInput
+from checkfree.core.config import FailuresConfig
+from checkfree.core.errors import BadInput
 from checkfree.failures.files import read_trace
 from checkfree.failures.paper import presets, probability_of
 from checkfree.failures.rates import tick_probability

@@ -24,11 +24,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import MappingProxyType
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address
+from checkfree.core.units import derive
 from checkfree.failures.samplers import pack
 from checkfree.failures.trace import Failure, Trace, make_trace
-from checkfree.ops import Address
-from checkfree.units import derive
 
 UNITS: Mapping[str, float] = MappingProxyType(
     {"milliseconds": 0.001, "seconds": 1.0, "minutes": 60.0, "hours": 3600.0}

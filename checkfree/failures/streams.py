@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Iterator
 
-from checkfree.units import derive
+from checkfree.core.units import derive
 
 
 def struck(seed: int, place: tuple[int, ...], probability: float, ticks: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 
 WORDS = ("middle", "body", "all", "edges")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import total_ordering
 
-from checkfree.errors import BadInput
-from checkfree.ops import Address
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address
 
 STOP = "stop"
 """The kind of a failure that hangs a process instead of ending it (SIGSTOP), in a swarm."""

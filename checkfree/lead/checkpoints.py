@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from checkfree.core.ops import STORE, Address
 from checkfree.lead.history import History
+from checkfree.lead.membership import first_seats
 from checkfree.lead.state import LeadState
 from checkfree.lead.transaction import Transaction
-from checkfree.membership import first_seats
 from checkfree.messages.control import (
     CHECKPOINT,
     RESUME,
@@ -16,7 +17,6 @@ from checkfree.messages.control import (
     Archived,
     Outgoing,
 )
-from checkfree.ops import STORE, Address
 from checkfree.recovery.shadow.ledger import Entry
 
 

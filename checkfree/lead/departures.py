@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from checkfree.core.ops import STORE, Address, Recipe, Repair, Source, StateId, Transfer, Upload
 from checkfree.lead.state import LeadState
 from checkfree.messages.control import (
     HANDOVER,
@@ -29,7 +30,6 @@ from checkfree.messages.control import (
     Push,
     Withdraw,
 )
-from checkfree.ops import STORE, Address, Recipe, Repair, Source, StateId, Transfer, Upload
 from checkfree.recovery.exact import BACK, is_exact
 
 Place = Address | int

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from checkfree.core.ops import Address
+from checkfree.core.records import LEADS_OWN, RecoveryRecord
 from checkfree.lead.progress import Progress
 from checkfree.lead.trend import follow
 from checkfree.messages.recorded import read_rebuilt
-from checkfree.ops import Address
-from checkfree.record import LEADS_OWN, RecoveryRecord
 from checkfree.recovery.exact import EXACT
 from checkfree.recovery.shadow.ledger import renewed
 

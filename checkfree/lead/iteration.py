@@ -6,13 +6,13 @@ the way to a commit is left out of it; what was decided is finished.
 
 from __future__ import annotations
 
+from checkfree.core.ops import Address, Mirror, Route, Schedule, Transfer
 from checkfree.lead.state import LeadState
 from checkfree.lead.transaction import Transaction
 from checkfree.lead.trend import follow
 from checkfree.messages.control import Abort, Begin, Commit, Prepared, Purpose, Stepped, Ticket
-from checkfree.ops import Address, Mirror, Route, Schedule, Transfer
-from checkfree.routes import in_order
-from checkfree.schedule import forward_only
+from checkfree.pipeline import forward_only
+from checkfree.pipeline.routes import in_order
 
 
 class Iterating:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from checkfree.core.ops import STORE, Address, Mirror, Upload
+from checkfree.lead.membership import first_seats
 from checkfree.lead.progress import Progress
-from checkfree.membership import first_seats
 from checkfree.messages.control import Archive, Archived, Outgoing, Push
-from checkfree.ops import STORE, Address, Mirror, Upload
 
 
 class Keeping:

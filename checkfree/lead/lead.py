@@ -19,16 +19,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
+from checkfree.core.ops import FAULTS, Address, Mirror, Refusal, StateId, Transfer
 from checkfree.lead.checkpoints import Checkpointing
 from checkfree.lead.departures import Departures, Handed
 from checkfree.lead.iteration import Iterating
+from checkfree.lead.membership import Membership
 from checkfree.lead.phase import Phase
 from checkfree.lead.progress import Progress, Terms
 from checkfree.lead.recovery import RecoveryCoordinator
 from checkfree.lead.state import LeadState
 from checkfree.lead.takeover import Takeover
 from checkfree.lead.validating import Validating
-from checkfree.membership import Membership
 from checkfree.messages.control import (
     HANDOVER,
     RESUME,
@@ -55,7 +56,6 @@ from checkfree.messages.control import (
     Struck,
     Ticket,
 )
-from checkfree.ops import FAULTS, Address, Mirror, Refusal, StateId, Transfer
 from checkfree.recovery.strategy import Strategy
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from checkfree.core.ops import Address, Recipe, Repair, Rung, Source
+from checkfree.core.records import RebuiltSeat, RecoveryRecord
 from checkfree.lead.progress import Progress
 from checkfree.messages.control import Rebuilt
-from checkfree.ops import Address, Recipe, Repair, Rung, Source
-from checkfree.record import RebuiltSeat, RecoveryRecord
 
 Tried = tuple[Rung, str]
 """A rule for a stage, and what was wrong with it or its sources."""

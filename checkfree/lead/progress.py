@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from checkfree.core.ops import Route, Schedule
 from checkfree.lead.trend import Trend
-from checkfree.ops import Route, Schedule
 from checkfree.recovery.shadow.ledger import Entry, entry_of
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from checkfree.core.ops import STORE, Recipe, Refusal, Repair, Source
+from checkfree.core.records import FailureRecord, RecoveryRecord
 from checkfree.lead.checkpoints import Checkpointing
 from checkfree.lead.departures import Departures
 from checkfree.lead.history import History
 from checkfree.lead.pending_repair import PendingRepair, Tried
 from checkfree.lead.state import LeadState
 from checkfree.messages.control import SNAPSHOT, Rebuild, Rebuilt
-from checkfree.ops import STORE, Recipe, Refusal, Repair, Source
-from checkfree.record import FailureRecord, RecoveryRecord
 from checkfree.recovery.exact import is_exact
 from checkfree.recovery.shadow.ledger import renewed
 from checkfree.recovery.strategy import wholly_lost

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from checkfree.core.ops import LEAD, LOG, Address, Mirror, Rung, Transfer, Upload, View
+from checkfree.core.records import PlanRecord, RebuiltSeat
 from checkfree.lead.keeping import Keeping
+from checkfree.lead.membership import Membership
 from checkfree.lead.progress import Progress, Terms
 from checkfree.lead.trend import falling
-from checkfree.membership import Membership
 from checkfree.messages.control import Commit, Message, Note, Outgoing
-from checkfree.ops import LEAD, LOG, Address, Mirror, Rung, Transfer, Upload, View
-from checkfree.record import PlanRecord, RebuiltSeat
 from checkfree.recovery.shadow.ledger import Shadowing
 from checkfree.recovery.strategy import Strategy
 

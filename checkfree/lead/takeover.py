@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from checkfree.core.ops import Address, Mirror, StateId, Transfer
+from checkfree.core.records import IterationRecord
 from checkfree.lead.history import History
+from checkfree.lead.membership import Membership
 from checkfree.lead.state import LeadState
 from checkfree.lead.trend import follow
-from checkfree.membership import Membership
 from checkfree.messages.control import (
     Abort,
     Commit,
@@ -31,8 +33,6 @@ from checkfree.messages.control import (
     Rollcall,
     Standing,
 )
-from checkfree.ops import Address, Mirror, StateId, Transfer
-from checkfree.record import IterationRecord
 from checkfree.recovery.shadow.ledger import Shadowing
 from checkfree.recovery.strategy import Strategy
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from checkfree.core.ops import Address, Route, Transfer
+from checkfree.core.records import IterationRecord
 from checkfree.lead.progress import Terms
 from checkfree.messages.control import Prepared, Ticket
-from checkfree.ops import Address, Route, Transfer
-from checkfree.record import IterationRecord
 from checkfree.recovery.shadow.ledger import Entry
 
 

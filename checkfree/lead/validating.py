@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from checkfree.core.records import ValidationRecord
 from checkfree.lead.recovery import RecoveryCoordinator
 from checkfree.lead.state import LeadState
-from checkfree.record import ValidationRecord
 
 
 class Validating:

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from checkfree.core.ops import Address, Keep, Mirror, Source, Transfer
 from checkfree.messages.control import Message, Ticket
-from checkfree.ops import Address, Keep, Mirror, Source, Transfer
 
 
 @dataclass(frozen=True)
 class Activation(Message):
     """What hop ``hop`` of the microbatch's route consumes. (batch, sequence, width)
 
-    With ``scales``, ``tensor`` has the codes of ``checkfree.quantize`` (int8)."""
+    With ``scales``, ``tensor`` has the codes of ``checkfree.messages.quantize`` (int8)."""
 
     ticket: Ticket
     microbatch: int
@@ -66,7 +66,8 @@ class StageState:
     ``moments`` is the optimizer's state, flat, by "parameter/name"; empty: a fresh optimizer.
     ``buffers`` empty: the stage keeps its own (they never change, semantics 18).
     The norms are those of the last committed step's reduced gradient, before and after clipping.
-    ``packed``: ``params`` are the parts of ``checkfree.quantize`` by "parameter/part", written so.
+    ``packed``: ``params`` are the parts of ``checkfree.messages.quantize`` by "parameter/part",
+    written so.
     """
 
     params: Mapping[str, Tensor]

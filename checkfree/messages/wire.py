@@ -20,9 +20,9 @@ from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
-from checkfree import record
+from checkfree.core import records
+from checkfree.core.ops import Address, Op
 from checkfree.messages.limits import Malformed, check_keys, expected, is_count, is_text
-from checkfree.ops import Address, Op
 
 MAX_DEPTH = 32
 """Of lists and mappings in free-form values: notes and records."""
@@ -293,9 +293,9 @@ def tagged(classes: Collection[type[Any]], tag: str, known: Mapping[Any, Form]) 
     return Form(write, read)
 
 
-def _records() -> list[type[record.Record]]:
-    found = (value for value in vars(record).values() if isinstance(value, type))
-    return [cls for cls in found if issubclass(cls, record.Record) and cls is not record.Record]
+def _records() -> list[type[records.Record]]:
+    found = (value for value in vars(records).values() if isinstance(value, type))
+    return [cls for cls in found if issubclass(cls, records.Record) and cls is not records.Record]
 
 
 FIELDS: Mapping[Any, Form] = {

@@ -8,13 +8,13 @@ from typing import Literal
 
 import torch
 
-from checkfree.config import RecoveryConfig
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import Address, Recipe, Refusal, Repair, Source, View
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Address, Recipe, Refusal, Repair, Source, View
+from checkfree.pipeline.routes import neighbours
 from checkfree.recovery.average import Inexact, merge
 from checkfree.recovery.checkfree import average_recipe
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each, wholly_lost
-from checkfree.routes import neighbours
 
 
 class Reinit(Strategy):

@@ -20,10 +20,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from checkfree.config import RecoveryConfig
-from checkfree.formats import SIGNS
-from checkfree.messages.tensors import StageState
-from checkfree.ops import (
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.formats import SIGNS
+from checkfree.core.ops import (
     Address,
     Mirror,
     Recipe,
@@ -36,6 +35,8 @@ from checkfree.ops import (
     Upload,
     View,
 )
+from checkfree.messages.tensors import StageState
+from checkfree.pipeline.routes import swap_partner, swapped
 from checkfree.recovery.average import Inexact
 from checkfree.recovery.checkfree import RULE as WEIGHTED
 from checkfree.recovery.fit.activations import Room
@@ -49,7 +50,6 @@ from checkfree.recovery.interpolate import (
 from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.shadow.plan import RULE, Pushing, restart, shadow_recipe
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
-from checkfree.routes import swap_partner, swapped
 
 FITTED, PARTNER = "fitted average", "partner copy"
 

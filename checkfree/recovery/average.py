@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from checkfree.config import RecoveryConfig
+from checkfree.core.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
 
 

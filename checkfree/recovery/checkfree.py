@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from checkfree.config import RecoveryConfig
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import Address, Recipe, Refusal, Repair, Source, View
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Address, Recipe, Refusal, Repair, Source, View
+from checkfree.pipeline.routes import neighbours
 from checkfree.recovery.average import Inexact, gradient_weights, merge
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
-from checkfree.routes import neighbours
 
 RULE = "weighted average"
 

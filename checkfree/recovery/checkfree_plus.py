@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from checkfree.config import RecoveryConfig
-from checkfree.messages.tensors import StageState
-from checkfree.ops import (
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import (
     Address,
     Mirror,
     Recipe,
@@ -18,12 +17,13 @@ from checkfree.ops import (
     Upload,
     View,
 )
+from checkfree.messages.tensors import StageState
+from checkfree.pipeline.routes import neighbours, swap_partner, swapped
 from checkfree.recovery.average import Inexact, merge
 from checkfree.recovery.checkfree import PAPER_LR_SCALE, CheckFree
 from checkfree.recovery.checkfree import from_config as checkfree
 from checkfree.recovery.exact import EMBEDDING_COPY
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
-from checkfree.routes import neighbours, swap_partner, swapped
 
 
 class CheckFreePlus(Strategy):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from checkfree.config import RecoveryConfig
-from checkfree.messages.tensors import StageState
-from checkfree.ops import (
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import (
     STORE,
     Address,
     Mirror,
@@ -17,6 +16,7 @@ from checkfree.ops import (
     Upload,
     View,
 )
+from checkfree.messages.tensors import StageState
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, wholly_lost
 
 

@@ -5,8 +5,8 @@ What they make costs nothing: no validation tells its price, and nobody waits fo
 
 from __future__ import annotations
 
+from checkfree.core.ops import Repair
 from checkfree.messages.control import HANDOVER
-from checkfree.ops import Repair
 
 BACK = "back"
 """From the memory of whoever had it: its life was over, and it has come back."""

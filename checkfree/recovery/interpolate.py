@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from checkfree.core.ops import Recipe, Refusal, Source, View
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Recipe, Refusal, Source, View
+from checkfree.pipeline.routes import neighbours
 from checkfree.recovery.average import Inexact, gradient_weights, merge, normalised
 from checkfree.recovery.shadow.format import unpack_state
 from checkfree.recovery.strategy import Rebuilding
-from checkfree.routes import neighbours
 
 NEAREST = "average"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from checkfree.config import RecoveryConfig
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import Address, Refusal, Repair, Source, View
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Address, Refusal, Repair, Source, View
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, wholly_lost
 
 

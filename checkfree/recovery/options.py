@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from checkfree.config import RecoveryConfig
-from checkfree.errors import BadInput, one_of
-from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS
-from checkfree.routes import check_share
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.errors import BadInput, one_of
+from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS
+from checkfree.pipeline.routes import check_share
 
 SHADOW_FORMATS = {
     "int8": INT8_ROWS,

@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 
-from checkfree.config import RecoveryConfig
-from checkfree.messages.tensors import StageState
-from checkfree.ops import (
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import (
     Address,
     Kind,
     Mirror,
@@ -22,6 +21,7 @@ from checkfree.ops import (
     Upload,
     View,
 )
+from checkfree.messages.tensors import StageState
 from checkfree.recovery.exact import REDUNDANT_COPY
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 

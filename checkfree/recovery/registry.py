@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from checkfree.config import RecoveryConfig
-from checkfree.errors import BadInput
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.errors import BadInput
+from checkfree.core.typed import as_config
 from checkfree.plugins import chosen, code_of, imported, written_at
-from checkfree.typed import as_config
 
 if TYPE_CHECKING:  # a strategy knows of tensors
     from checkfree.recovery.strategy import Strategy

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from checkfree.ops import (
+from checkfree.core.ops import (
     Address,
     Mirror,
     Recipe,

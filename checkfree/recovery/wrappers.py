@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from checkfree.config import RecoveryConfig
-from checkfree.messages.tensors import StageState
-from checkfree.ops import (
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import (
     Address,
     Mirror,
     Recipe,
@@ -22,6 +21,7 @@ from checkfree.ops import (
     Upload,
     View,
 )
+from checkfree.messages.tensors import StageState
 from checkfree.recovery.checkpoint import Checkpoint
 from checkfree.recovery.exact import REPLICA
 from checkfree.recovery.fit.activations import Room

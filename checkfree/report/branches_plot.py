@@ -62,7 +62,7 @@ def _panel(
     axes.grid(axis="y", color=PALE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, framealpha=0.9, edgecolor=PALE)
+    axes.legend(loc="upper right", fontsize=8, framealpha=0.9, edgecolor=PALE)
 
 
 def _line(

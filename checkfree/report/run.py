@@ -51,7 +51,7 @@ def draw_run(
 ) -> None:
     """Write the loss curve of one run to ``path``, a PNG of 1,350 by 630 dots.
 
-    All but the last two are records as plain mappings (``checkfree.record``): iterations and
+    All but the last two are records as plain mappings (``checkfree.core.records``): iterations and
     validations with ``tick``, ``iteration`` and ``loss`` (nats per token; validations also
     ``after_repair``), failures with ``seats`` and ``stages``, recoveries with ``rules`` or
     ``rebuilds``. Any key may be missing, any loss NaN or None, and any list empty. Raises OSError

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from checkfree.ops import Address, Kind, Op
+from checkfree.core.ops import Address, Kind, Op
 
 Spans = Mapping[tuple[Address, Op], tuple[float, float]]
 """When each op of each worker begins and ends, in seconds."""

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from checkfree.core.ops import LEAD, Address
 from checkfree.messages.control import Due, Message, Outgoing, Struck
-from checkfree.ops import LEAD, Address
 
 Strikes = Callable[[int], Collection[Address]]
 """The seats that are lost before the first op of a tick."""

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from checkfree.errors import cannot_write
+from checkfree.core.errors import cannot_write
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -35,7 +35,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 class DiskFiles:
-    """Files below one folder; see ``checkfree.store.Files``."""
+    """Files below one folder; see ``checkfree.runtime.store.Files``."""
 
     def __init__(self, root: Path):
         self._root = root

@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
+from checkfree.core.records import LEADS_OWN, RECORDS, of_kind, read
 from checkfree.messages.control import WEIGHTS
-from checkfree.record import LEADS_OWN, RECORDS, of_kind, read
 from checkfree.runtime.files import write_whole
 
 CONFIG, TRACE, PICTURE, VERSIONS = "config.yaml", "trace.json", "loss.png", "versions.json"

@@ -6,9 +6,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from checkfree.core.ops import LEAD, Address
 from checkfree.messages.control import RESUME, WEIGHTS, Joined, Lost, Message, Outgoing
 from checkfree.messages.tensors import tensor_bytes
-from checkfree.ops import LEAD, Address
 from checkfree.runtime.actor import Actor
 
 OnDelivery = Callable[[Address, Message], None]

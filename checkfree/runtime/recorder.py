@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from checkfree.errors import cannot_write
-from checkfree.messages.control import Message, Note, Outgoing
-from checkfree.record import (
+from checkfree.core.errors import cannot_write
+from checkfree.core.records import (
     FailureRecord,
     IterationRecord,
     PlanRecord,
@@ -19,6 +18,7 @@ from checkfree.record import (
     ValidationRecord,
     dumps,
 )
+from checkfree.messages.control import Message, Note, Outgoing
 
 Listener = Callable[[Record], None]
 

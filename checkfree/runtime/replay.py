@@ -12,8 +12,19 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from checkfree.core.ops import (
+    LEAD,
+    STORE,
+    Address,
+    Refusal,
+    Repair,
+    Source,
+    StateId,
+    View,
+)
+from checkfree.core.records import IterationRecord, RecoveryRecord, ValidationRecord
 from checkfree.lead import Lead
-from checkfree.membership import first_seats
+from checkfree.lead.membership import first_seats
 from checkfree.messages.control import (
     HANDOVER,
     RESUME,
@@ -30,22 +41,11 @@ from checkfree.messages.control import (
 )
 from checkfree.messages.recorded import read_rebuilt
 from checkfree.messages.tensors import StageState
-from checkfree.ops import (
-    LEAD,
-    STORE,
-    Address,
-    Refusal,
-    Repair,
-    Source,
-    StateId,
-    View,
-)
-from checkfree.record import IterationRecord, RecoveryRecord, ValidationRecord
 from checkfree.recovery.exact import BACK
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import Wrapper
 from checkfree.runtime.inprocess import InProcess
-from checkfree.store import Store
+from checkfree.runtime.store import Store
 from checkfree.worker import StageWorker
 
 

@@ -9,16 +9,15 @@ from functools import partial
 import torch
 from torch import nn
 
-from checkfree.checks import recomputed
-from checkfree.config import Config
-from checkfree.errors import BadInput
+from checkfree.config.check import recomputed
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import FAULTS, LEAD, LOG, STORE, Address, Upload
+from checkfree.core.rates import lr_at
 from checkfree.lead import Lead, Progress, Terms
-from checkfree.membership import Membership
+from checkfree.lead.membership import Membership
 from checkfree.messages.control import RESUME, Archive, Purpose
 from checkfree.messages.tensors import KeepState, StageState
-from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address, Upload
-from checkfree.optimizer import make_optimizer
-from checkfree.rates import lr_at
 from checkfree.recovery.registry import spec_of
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
@@ -26,13 +25,14 @@ from checkfree.runtime.actor import Actor
 from checkfree.runtime.faults import Faults, Strikes
 from checkfree.runtime.forking import count_cuda_devices
 from checkfree.runtime.inprocess import InProcess, OnDelivery
+from checkfree.runtime.store import Store
 from checkfree.session.blueprint import Blueprint
 from checkfree.session.due import DueFailures
 from checkfree.session.sizes import recovery_of
 from checkfree.session.snapshot import Snapshot
 from checkfree.session.terms import seats, terms_of
 from checkfree.stage import Conditions, Stage
-from checkfree.store import Store
+from checkfree.stage.optimizer import make_optimizer
 from checkfree.worker import Batches, Casting, Equipment, StageWorker
 
 

@@ -10,14 +10,14 @@ from typing import cast
 
 from torch import nn
 
-from checkfree.config import Config
-from checkfree.errors import BadInput
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.units import derive
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES, Family, family
 from checkfree.plugins import not_permitted
 from checkfree.session.sketch import sketched
 from checkfree.stage import CPU, seeded
-from checkfree.units import derive
 
 
 @dataclass(frozen=True)

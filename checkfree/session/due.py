@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from checkfree.config import Config
+from checkfree.core.config import Config
+from checkfree.core.ops import Address
 from checkfree.failures import CLOCK, STOP, Trace, sample, seats_hit, strikes
-from checkfree.ops import Address
 from checkfree.session.rehearsal import rehearse
 
 SAMPLED_TICKS = 4

@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from checkfree.checks import check
-from checkfree.config import Config, RecoveryConfig
+from checkfree.config.check import check
+from checkfree.config.load import build as build_config
+from checkfree.config.load import load, to_tree
+from checkfree.config.parts import origins, permitted, running
+from checkfree.core.config import Config, RecoveryConfig
+from checkfree.core.errors import BadInput
+from checkfree.core.formats import SIGNS
+from checkfree.core.records import ConfigRecord
 from checkfree.data import open_data
-from checkfree.errors import BadInput
 from checkfree.failures import CLOCK, is_trace_file
-from checkfree.formats import SIGNS
-from checkfree.load import build as build_config
-from checkfree.load import load, to_tree
 from checkfree.messages.control import Purpose
-from checkfree.parts import origins, permitted, running
 from checkfree.plugins import OUTSIDE, origin, packages
-from checkfree.record import ConfigRecord
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.recorder import Listener
 from checkfree.session.assemble import equip

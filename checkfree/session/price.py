@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from checkfree.config import Config, FleetConfig
-from checkfree.errors import BadInput
+from checkfree.core.config import Config, FleetConfig
+from checkfree.core.cost import Priced
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address
+from checkfree.core.records import of_kind
 from checkfree.failures import CLOCK
-from checkfree.ops import Address
-from checkfree.priced import Priced
-from checkfree.record import of_kind
 from checkfree.session.rehearsal import setting, strikes
 from checkfree.simulate.failure_schedule import FailureSchedule, TickStrikes
 from checkfree.simulate.rehearse import rehearse

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from checkfree.config import (
+from checkfree.core.config import (
     Config,
     EveryConfig,
     FailuresConfig,
@@ -25,17 +25,17 @@ from checkfree.config import (
     ResumeConfig,
     ValidationConfig,
 )
-from checkfree.errors import BadInput, at_least
-from checkfree.record import IterationRecord, Record
+from checkfree.core.errors import BadInput, at_least
+from checkfree.core.records import IterationRecord, Record
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
+from checkfree.runtime.store import Store
 from checkfree.session.assemble import Assembly, save
 from checkfree.session.job import Job, of_config, versions
 from checkfree.session.session import Session
 from checkfree.session.stopwatch import Name, Stopwatch, Time
 from checkfree.simulate.profile import FORMAT
 from checkfree.stage import Part, Stage
-from checkfree.store import Store
 
 WARM_UP = 3
 REPEATS = 20

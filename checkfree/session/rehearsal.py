@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
-from checkfree.config import Config
-from checkfree.errors import BadInput
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address
 from checkfree.failures import (
     CLOCK,
     Trace,
@@ -19,7 +20,6 @@ from checkfree.failures import (
     tick_probability,
 )
 from checkfree.failures import strikes as strikes_of
-from checkfree.ops import Address
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.session.sizes import recovery_of, sizes_of
 from checkfree.session.terms import seats, terms_of

@@ -19,13 +19,11 @@ from typing import Any
 
 from torch import nn
 
-from checkfree.config import Config
-from checkfree.errors import RunFailed, cannot_write
-from checkfree.failures import render_trace
-from checkfree.lead import Progress, Terms
-from checkfree.load import to_yaml
-from checkfree.rates import lr_at
-from checkfree.record import (
+from checkfree.config.load import to_yaml
+from checkfree.core.config import Config
+from checkfree.core.errors import RunFailed, cannot_write
+from checkfree.core.rates import lr_at
+from checkfree.core.records import (
     RECORDS,
     EndRecord,
     ResumeRecord,
@@ -35,16 +33,18 @@ from checkfree.record import (
     read,
     recoveries,
 )
+from checkfree.failures import render_trace
+from checkfree.lead import Progress, Terms
 from checkfree.runtime import folder as folders
 from checkfree.runtime.faults import Strikes
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
 from checkfree.runtime.recorder import Listener, Recorder
+from checkfree.runtime.store import Store
 from checkfree.session.assemble import Assembly, assemble
 from checkfree.session.job import Job, check_same, versions_of
 from checkfree.session.snapshot import Snapshot, newest
 from checkfree.session.terms import seats
-from checkfree.store import Store
 from checkfree.worker import Equipment
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from checkfree.config import Config
-from checkfree.errors import BadInput
-from checkfree.ops import Address, Kind, Op, render_route
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address, Kind, Op, render_route
+from checkfree.pipeline import Costs, check, makespan, peak_stash, render, timeline
+from checkfree.pipeline.routes import in_order
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.schedule import draw_timeline
-from checkfree.routes import in_order
-from checkfree.schedule import Costs, check, makespan, peak_stash, render, timeline
 from checkfree.session.terms import scheduler_of
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from torch import nn
 
-from checkfree.config import Config, FleetConfig, OptimizerConfig, RecoveryConfig
+from checkfree.config.load import load
+from checkfree.core.config import Config, FleetConfig, OptimizerConfig, RecoveryConfig
+from checkfree.core.errors import BadInput
+from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
+from checkfree.core.rates import SGD
 from checkfree.data.tokenizers import open_tokenizer
-from checkfree.errors import BadInput
-from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
-from checkfree.load import load
 from checkfree.models.config import ModelConfig
-from checkfree.rates import SGD
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import spec_of
 from checkfree.session.blueprint import family_of, of_family

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address
+from checkfree.core.records import of_kind, read
 from checkfree.lead import Progress
-from checkfree.membership import first_seats
+from checkfree.lead.membership import first_seats
 from checkfree.messages.control import CHECKPOINT, HANDOVER, RESUME
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Address
-from checkfree.record import of_kind, read
 from checkfree.runtime.folder import count_notes, rewind
-from checkfree.store import Damaged, Store
+from checkfree.runtime.store import Damaged, Store
 
 
 @dataclass(frozen=True)

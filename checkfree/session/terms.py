@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from checkfree.config import Config
+from checkfree.core.config import Config
+from checkfree.core.ops import Address, Route, Schedule
 from checkfree.lead import Terms
-from checkfree.ops import Address, Route, Schedule
+from checkfree.pipeline import SCHEDULES, Scheduler, check
 from checkfree.plugins import chosen
-from checkfree.schedule import SCHEDULES, Scheduler, check
 
 TICKS_PER_ITERATION = 50
 """A run that rolls back more than this many times its length gets nowhere."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from checkfree.config import Config
-from checkfree.errors import BadInput
-from checkfree.load import load
-from checkfree.parts import named, permitted
+from checkfree.config.load import load
+from checkfree.config.parts import named, permitted
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
 from checkfree.runtime import folder as folders
 from checkfree.runtime.recorder import Listener
 from checkfree.session.job import Job, any_config, of_config, of_users, with_trace

@@ -14,19 +14,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from checkfree.config import Config, FailuresConfig, ResumeConfig
-from checkfree.errors import BadInput, RunFailed
-from checkfree.failures import render_trace
-from checkfree.lead import Progress
-from checkfree.load import load
-from checkfree.ops import FAULTS, Address
-from checkfree.record import (
+from checkfree.config.load import load
+from checkfree.core.config import Config, FailuresConfig, ResumeConfig
+from checkfree.core.errors import BadInput, RunFailed
+from checkfree.core.ops import FAULTS, Address
+from checkfree.core.records import (
     IterationRecord,
     Record,
     ValidationRecord,
     of_kind,
     read,
 )
+from checkfree.failures import render_trace
+from checkfree.lead import Progress
 from checkfree.runtime import folder as folders
 from checkfree.runtime.replay import Replayed, ReplayedFaults, Step, script
 from checkfree.session.assemble import Assembly, equip

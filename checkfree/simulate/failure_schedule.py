@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 
 
 class FailureSchedule(Protocol):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from checkfree.config import FleetConfig
-from checkfree.errors import BadInput, one_of
-from checkfree.ops import Address
+from checkfree.core.config import FleetConfig
+from checkfree.core.errors import BadInput, one_of
+from checkfree.core.ops import Address
 from checkfree.plugins import check_known, chosen
 from checkfree.simulate import sites
 

@@ -11,8 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from checkfree.ops import Address, Kind, Mirror, Op, Route, Schedule, Transfer
-from checkfree.schedule import in_turn
+from checkfree.core.ops import Address, Kind, Mirror, Op, Route, Schedule, Transfer
+from checkfree.pipeline import in_turn
 from checkfree.simulate.fleet import Fleet
 from checkfree.simulate.sizes import Pace, Sizes
 

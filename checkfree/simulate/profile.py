@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 
 FORMAT = 1
 SIZES = ("batch", "context", "width", "blocks_per_stage", "vocabulary")

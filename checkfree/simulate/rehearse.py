@@ -11,9 +11,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from checkfree.core.cost import Priced
+from checkfree.core.ops import Address, Mirror, Transfer
+from checkfree.core.records import IterationRecord, Record, RecoveryRecord, ValidationRecord
 from checkfree.failures import Failure, Trace, make_trace
 from checkfree.lead import Lead, Terms
-from checkfree.membership import Membership
+from checkfree.lead.membership import Membership
 from checkfree.messages.control import (
     CHECKPOINT,
     Archive,
@@ -35,9 +38,6 @@ from checkfree.messages.control import (
     Stepped,
     Struck,
 )
-from checkfree.ops import Address, Mirror, Transfer
-from checkfree.priced import Priced
-from checkfree.record import IterationRecord, Record, RecoveryRecord, ValidationRecord
 from checkfree.recovery.strategy import Strategy
 from checkfree.simulate.cost_ledger import CostLedger
 from checkfree.simulate.failure_schedule import FailureSchedule

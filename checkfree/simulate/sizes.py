@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from checkfree.config import WireConfig
-from checkfree.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
-from checkfree.ops import Address, Kind, Op, Route
+from checkfree.core.config import WireConfig
+from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
+from checkfree.core.ops import Address, Kind, Op, Route
 from checkfree.simulate import sites
 from checkfree.simulate.fleet import Fleet
 from checkfree.simulate.profile import Profile

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from checkfree.ops import STORE, Address, Keep
+from checkfree.core.ops import STORE, Address, Keep
 from checkfree.simulate.fleet import Fleet
 from checkfree.simulate.iteration import Lines
 

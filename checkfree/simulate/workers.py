@@ -10,9 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from checkfree.formats import SIGNS
-from checkfree.messages.control import CHECKPOINT, Archive, Begin, Push, Rebuild
-from checkfree.ops import (
+from checkfree.core.formats import SIGNS
+from checkfree.core.ops import (
     STORE,
     Address,
     Kind,
@@ -23,12 +22,13 @@ from checkfree.ops import (
     Source,
     Transfer,
 )
+from checkfree.messages.control import CHECKPOINT, Archive, Begin, Push, Rebuild
 from checkfree.recovery.fit.activations import Crossing, Ring, Room, matches
 from checkfree.recovery.shadow.references import HELD, WHOLE, References, held_as
 from checkfree.simulate.sizes import Sizes
 
 NEWEST = 3
-"""Checkpoints that a store keeps, as ``checkfree.store`` does."""
+"""Checkpoints that a store keeps, as ``checkfree.runtime.store`` does."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.stage.conditions import Part
 
 

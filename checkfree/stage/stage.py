@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.messages.tensors import StageState
 from checkfree.stage.conditions import Conditions, Part
 from checkfree.stage.running import check_output, owned, recomputed, seeded, to_device

@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from checkfree.errors import BadInput, RunFailed, at_least, cannot_write
-from checkfree.load import to_tree
-from checkfree.record import of_kind
+from checkfree.config.load import to_tree
+from checkfree.core.errors import BadInput, RunFailed, at_least, cannot_write
+from checkfree.core.records import of_kind
+from checkfree.pipeline.routes import in_order
 from checkfree.recovery.exact import EXACT
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.branches import Branch, Branching, Readings, render, to_csv
 from checkfree.report.branches import to_tree as branching_tree
 from checkfree.report.branches_plot import draw_branches
-from checkfree.routes import in_order
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import write_whole
 from checkfree.runtime.process import settled

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from checkfree.config import Config, FailuresConfig
-from checkfree.errors import BadInput
+from checkfree.core.config import Config, FailuresConfig
+from checkfree.core.errors import BadInput
 from checkfree.failures import CLOCK, is_trace_file
 from checkfree.session.assemble import equip
 from checkfree.session.due import DueFailures

@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from checkfree.errors import BadInput
-from checkfree.load import Source
+from checkfree.config.load import Source
+from checkfree.core.errors import BadInput
 from checkfree.report.study.model import REFERENCE
 from checkfree.runtime.folder import locked
 from checkfree.study import check

@@ -10,19 +10,19 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from checkfree.config import Config
-from checkfree.errors import BadInput
+from checkfree.config.load import load, to_tree
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.formats import SIGNS
+from checkfree.core.records import RECORDS, read
+from checkfree.core.typed import written
 from checkfree.failures import is_trace_file, render_trace
-from checkfree.formats import SIGNS
-from checkfree.load import load, to_tree
 from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
-from checkfree.record import RECORDS, read
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.folder import CONFIG, PICTURE, SUPERSEDED, TRACE, VERSIONS
 from checkfree.session.due import DueFailures
 from checkfree.session.job import recorded_config
 from checkfree.study.plan import Cell
-from checkfree.typed import written
 
 OURS = (CONFIG, VERSIONS, TRACE, RECORDS, SUPERSEDED, PICTURE, ".lock")
 OUR_FOLDERS = (RESUME, CHECKPOINT, WEIGHTS)

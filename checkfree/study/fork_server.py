@@ -29,7 +29,7 @@ from typing import Any
 from checkfree.runtime.parent import die_with_parent
 
 IMPORTED = (
-    *("checkfree.cli.entry", "checkfree.session.train", "checkfree.display"),
+    *("checkfree.cli.entry", "checkfree.session.train", "checkfree.cli.display"),
     *("checkfree.report.run", "torch._dynamo"),
 )
 """What a run imports sooner or later: its picture, and what torch's optimizers bring along."""

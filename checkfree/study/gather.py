@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkfree.errors import BadInput
-from checkfree.record import RECORDS
+from checkfree.core.errors import BadInput
+from checkfree.core.records import RECORDS
 from checkfree.report.study.model import REFERENCE, Entry, Study
 from checkfree.study.folders import Records, checked_records, crash_path, differences, ended
 from checkfree.study.plan import RUNS, SHARED, place

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from checkfree.errors import BadInput
-from checkfree.load import as_section, split
+from checkfree.config.load import as_section, split
+from checkfree.core.errors import BadInput
 from checkfree.plugins import known
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.report.study.model import REFERENCE

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkfree.config import Config
-from checkfree.errors import BadInput
-from checkfree.load import Source, build, expand, over, parse_words
-from checkfree.parts import permitted
+from checkfree.config.load import Source, build, expand, over, parse_words
+from checkfree.config.parts import permitted
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
 from checkfree.report.study.model import REFERENCE
 from checkfree.study.options import Options
 
@@ -104,7 +104,7 @@ def plan(
 ) -> tuple[Cell, ...]:
     """All cells, seed by seed, the reference first: so what is done when a comparison is stopped
     early are whole seeds. ``tree``: see :func:`base`; ``allow``: see
-    :func:`checkfree.load.load`. Raises BadInput for values that no run can take."""
+    :func:`checkfree.config.load.load`. Raises BadInput for values that no run can take."""
     columns = _columns(tree, options)
     made = []
     for number in range(options.seeds):

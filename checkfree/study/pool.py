@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 
-from checkfree.config import Config
+from checkfree.core.config import Config
 from checkfree.study.fork_server import ForkServer
 
 PATIENCE = 20.0

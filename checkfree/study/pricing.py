@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import checkfree
-from checkfree.config import Config, FleetConfig
-from checkfree.errors import BadInput
-from checkfree.load import build, plain
-from checkfree.parts import origins, permitted
+from checkfree.config.load import build, plain
+from checkfree.config.parts import origins, permitted
+from checkfree.core.config import Config, FleetConfig
+from checkfree.core.cost import Priced
+from checkfree.core.errors import BadInput
 from checkfree.plugins import origin, packages
-from checkfree.priced import Priced
 from checkfree.runtime.folder import write_json
 from checkfree.study.folders import Records
 
@@ -32,7 +32,7 @@ _UNPRICED = ("report", "compare", "cli", "data")
 @dataclass(frozen=True)
 class Prices:
     """Prices runs, each once. ``fleet``: keys of the fleet's configuration that are laid over each
-    run's own; ``memory``: a folder; ``allow``: see :func:`checkfree.load.load`."""
+    run's own; ``memory``: a folder; ``allow``: see :func:`checkfree.config.load.load`."""
 
     pricer: Pricer
     memory: Path

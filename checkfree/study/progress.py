@@ -16,11 +16,11 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from checkfree.record import of_kind
+from checkfree.core.records import of_kind
+from checkfree.core.units import render_seconds
 from checkfree.study.folders import Records, ended
 from checkfree.study.plan import Cell
 from checkfree.study.tail import Tail
-from checkfree.units import render_seconds
 
 REFRESH = 0.5
 """Seconds between two looks at the runs."""

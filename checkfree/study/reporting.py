@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
-from checkfree.config import FleetConfig
-from checkfree.errors import cannot_write
-from checkfree.load import as_section
-from checkfree.record import of_kind
+from checkfree.config.load import as_section
+from checkfree.core.config import FleetConfig
+from checkfree.core.errors import cannot_write
+from checkfree.core.records import of_kind
 from checkfree.report.study.groups import Group, book
 from checkfree.report.study.interval import Estimate, estimate
 from checkfree.report.study.model import Study
@@ -36,8 +36,8 @@ def report(
 ) -> tuple[Path, Study]:
     """Write the report of all finished runs in ``folders`` into ``out``; returns its page and what
     it was made from. ``target``: validation loss, over the comparison's own; ``fleet``: keys of
-    ``fleet`` over each run's own; ``allow``: see :func:`checkfree.load.load`. Raises BadInput,
-    RunFailed."""
+    ``fleet`` over each run's own; ``allow``: see :func:`checkfree.config.load.load`. Raises
+    BadInput, RunFailed."""
     check_fleet(as_section(fleet or {}, FleetConfig, "fleet."))
     study = gather(folders)
     if target is not None:

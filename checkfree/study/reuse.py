@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from checkfree.config import Config
-from checkfree.errors import RunFailed
+from checkfree.config.load import to_tree, to_yaml
+from checkfree.core.config import Config
+from checkfree.core.errors import RunFailed
+from checkfree.core.records import EndRecord, dumps, of_kind, recoveries
 from checkfree.failures import render_trace
-from checkfree.load import to_tree, to_yaml
-from checkfree.record import EndRecord, dumps, of_kind, recoveries
 from checkfree.recovery.registry import spec_of
 from checkfree.report.study.model import REFERENCE
 from checkfree.runtime.folder import begin

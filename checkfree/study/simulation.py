@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.table import Table
 
-from checkfree.priced import SECONDS, Priced
+from checkfree.core.cost import SECONDS, Priced
+from checkfree.core.units import render_bytes, render_seconds
 from checkfree.session.rehearsal import rehearse
 from checkfree.study.plan import Cell
-from checkfree.units import render_bytes, render_seconds
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from checkfree.config import RecoveryConfig
-from checkfree.errors import BadInput
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.errors import BadInput
+from checkfree.core.typed import written
 from checkfree.report.study.model import REFERENCE, Entry
 from checkfree.study.folders import Records
-from checkfree.typed import written
 
 _ASIDE = ("seed", "out", "devices", "failures.seed", "recovery.", "fleet.", "resume.")
 """Keys that give a run no other name: the report tells them elsewhere, or they change nothing."""

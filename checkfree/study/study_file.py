@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from checkfree.errors import BadInput, cannot_write
+from checkfree.core.errors import BadInput, cannot_write
 from checkfree.runtime.folder import write_json
 
 STUDY = "study.json"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from checkfree.record import RECORDS
+from checkfree.core.records import RECORDS
 
 
 class Tail:

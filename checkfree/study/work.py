@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from checkfree.errors import BadInput, cannot_write
-from checkfree.load import to_yaml
-from checkfree.parts import running
+from checkfree.config.load import to_yaml
+from checkfree.config.parts import running
+from checkfree.core.errors import BadInput, cannot_write
 from checkfree.runtime.files import write_whole
 from checkfree.study import reuse
 from checkfree.study.folders import (

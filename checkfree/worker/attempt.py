@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from checkfree.core.ops import Address, Kind, Mirror, Op, Route
 from checkfree.messages.control import Begin, Purpose, Ticket
 from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
-from checkfree.ops import Address, Kind, Mirror, Op, Route
 from checkfree.recovery.fit.activations import Ring, Room
 from checkfree.recovery.fit.boundary import Crossed
 from checkfree.stage import Key, Part

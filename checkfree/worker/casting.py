@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from checkfree.formats import FP32
+from checkfree.core.formats import FP32
+from checkfree.core.ops import Op
 from checkfree.messages.control import Ticket
+from checkfree.messages.quantize import CODES, SCALES, VALUES, pack, unpack
 from checkfree.messages.tensors import Activation, Gradient
-from checkfree.ops import Op
-from checkfree.quantize import CODES, SCALES, VALUES, pack, unpack
 
 
 @dataclass(frozen=True)
 class Casting:
-    """Formats of ``checkfree.formats.WIRE``; fp32 sends what was computed as it is."""
+    """Formats of ``checkfree.core.formats.WIRE``; fp32 sends what was computed as it is."""
 
     activations: str = FP32
     gradients: str = FP32

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from checkfree.core.ops import LEAD, Address, Kind, Op
+from checkfree.core.units import derive
 from checkfree.messages.control import Commit, Outgoing, Prepared
 from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
-from checkfree.ops import LEAD, Address, Kind, Op
 from checkfree.recovery.fit.activations import Ring
 from checkfree.recovery.fit.boundary import Crossed, file_input, file_output
 from checkfree.stage import Part, Stage
-from checkfree.units import derive
 from checkfree.worker.attempt import Attempt
 from checkfree.worker.equipment import Equipment
 from checkfree.worker.inspection import are_gradients

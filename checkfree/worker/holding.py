@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from checkfree.core.ops import Address, Source
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Address, Source
 from checkfree.recovery.fit import boundary
 from checkfree.recovery.fit.boundary import Crossed
 from checkfree.recovery.shadow.holder import Shadows

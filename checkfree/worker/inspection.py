@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from checkfree.core.ops import Source
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Source
 from checkfree.stage import Stage
 
 MOST_RMS = 1e3

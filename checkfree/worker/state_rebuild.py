@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from checkfree.core.ops import Address, Source
+from checkfree.core.units import derive
 from checkfree.messages.control import (
     CHECKPOINT,
     HANDOVER,
@@ -19,7 +21,6 @@ from checkfree.messages.control import (
     StateRequest,
 )
 from checkfree.messages.tensors import BoundaryReply, StageState, StateReply, tensor_bytes
-from checkfree.ops import Address, Source
 from checkfree.recovery.fit.boundary import pairs_of
 from checkfree.recovery.fit.local_steps import fit_and_judge
 from checkfree.recovery.shadow.ahead import moved_on
@@ -27,7 +28,6 @@ from checkfree.recovery.shadow.format import opened
 from checkfree.recovery.shadow.references import HELD
 from checkfree.recovery.strategy import Rebuilding
 from checkfree.stage import Stage
-from checkfree.units import derive
 from checkfree.worker.equipment import Equipment
 from checkfree.worker.inspection import all_finite, problems_of
 

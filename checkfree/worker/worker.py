@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from checkfree.core.ops import LEAD, STORE, Address, Kind, Mirror, Op, StateId, Upload
 from checkfree.messages.control import (
     HANDOVER,
     RESUME,
@@ -49,7 +50,6 @@ from checkfree.messages.tensors import (
     StageState,
     StateReply,
 )
-from checkfree.ops import LEAD, STORE, Address, Kind, Mirror, Op, StateId, Upload
 from checkfree.recovery.fit.activations import Ring, Room
 from checkfree.recovery.fit.boundary import reply
 from checkfree.recovery.shadow.holder import Shadows

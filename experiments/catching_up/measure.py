@@ -26,13 +26,13 @@ import torch
 from bits import by_rows_and_columns, one_bit, two_bits
 from torch import Tensor, nn
 
-from checkfree.config import Config
+from checkfree.config.load import build
+from checkfree.core.config import Config
+from checkfree.core.units import derive
 from checkfree.data import open_data
-from checkfree.load import build
+from checkfree.messages.quantize import pack, unpack
 from checkfree.models.families import family
-from checkfree.quantize import pack, unpack
 from checkfree.recovery.shadow.ahead import FARTHEST
-from checkfree.units import derive
 
 FIRST, RATE, LAG = 150, 0.02, 2
 WARMUP, LEAST = 20, 0.05

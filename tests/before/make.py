@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import checkfree
-from checkfree.load import load
-from checkfree.record import FailureRecord, Record, of_kind, read
+from checkfree.config.load import load
+from checkfree.core.records import FailureRecord, Record, of_kind, read
 from tests.process.command import checkfree_command, environment, prepare
 
 LOSSES = [{"iteration": 3, "stage": 2}, {"iteration": 6, "stage": 1}, {"iteration": 9, "stage": 3}]

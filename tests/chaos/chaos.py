@@ -8,15 +8,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from checkfree.config import RecoveryConfig
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import FAULTS, Address
+from checkfree.core.records import dumps
 from checkfree.lead import Phase
 from checkfree.messages.control import Message
-from checkfree.ops import FAULTS, Address
-from checkfree.record import dumps
+from checkfree.pipeline import gpipe, one_f_one_b
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.replay import Replayed, ReplayedFaults, script
-from checkfree.schedule import gpipe, one_f_one_b
 from checkfree.worker import StageWorker
 from tests.tiny import Run, make
 

@@ -11,6 +11,7 @@ import random
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from checkfree.core.ops import LEAD, Address, StateId
 from checkfree.lead import Phase, states_of
 from checkfree.messages.control import (
     HANDOVER,
@@ -24,7 +25,6 @@ from checkfree.messages.control import (
     Outgoing,
 )
 from checkfree.messages.tensors import KeepState, StageState
-from checkfree.ops import LEAD, Address, StateId
 from checkfree.worker import StageWorker
 from tests.chaos.chaos import Plan
 from tests.tiny import Run

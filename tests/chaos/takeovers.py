@@ -8,16 +8,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from checkfree.config import RecoveryConfig
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import FAULTS, LEAD, LOG, STORE, Address
+from checkfree.core.records import dumps
 from checkfree.lead import Lead, Takeover, history
 from checkfree.messages.control import CHECKPOINT, RESUME, Leaving, Message, Rollcall
-from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
-from checkfree.record import dumps
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.replay import Replayed, ReplayedFaults, script
-from checkfree.store import Store
+from checkfree.runtime.store import Store
 from checkfree.worker import StageWorker
 from tests.tiny import Run, make
 

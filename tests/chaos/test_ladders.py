@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from checkfree.config import RecoveryConfig
+from checkfree.core.config import RecoveryConfig
 from checkfree.lead import Phase
+from checkfree.pipeline import gpipe, one_f_one_b
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
-from checkfree.schedule import gpipe, one_f_one_b
 from tests.chaos import SOAK
 from tests.chaos.chaos import Chaos, Plan, measured, replay
 from tests.tiny import Run, make, same_states

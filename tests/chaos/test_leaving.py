@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from checkfree.core.ops import Address
 from checkfree.messages.control import Leaving, Message
-from checkfree.ops import Address
 from checkfree.worker import StageWorker
 from tests.chaos.chaos import Plan, measured, replay
 from tests.tiny import Run, same_states

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 import torch
 
+from checkfree.core.ops import Address
 from checkfree.lead import Phase
 from checkfree.messages.control import Message
-from checkfree.ops import Address
 from checkfree.recovery.exact import EXACT
 from tests.chaos import SOAK
 from tests.chaos.chaos import SHAPES, Plan, measured, replay

@@ -8,6 +8,7 @@ from collections import deque
 import pytest
 import torch
 
+from checkfree.core.ops import LEAD, Address
 from checkfree.messages.control import BoundaryRequest, Message, Severed, StateRequest
 from checkfree.messages.tensors import (
     Activation,
@@ -19,7 +20,6 @@ from checkfree.messages.tensors import (
     Share,
     StateReply,
 )
-from checkfree.ops import LEAD, Address
 from checkfree.worker import StageWorker
 from tests.chaos import SOAK
 from tests.chaos.chaos import SHAPES, Plan, measured

@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 import torch
 
+from checkfree.core.ops import Address
 from checkfree.lead import History, Takeover, history
 from checkfree.messages.control import Commit, Joined, Lost, Message, Rollcall, Standing
-from checkfree.ops import Address
 from tests.chaos import SOAK
 from tests.chaos.chaos import measured
 from tests.chaos.takeovers import Mutiny, Quitting, Shape, told

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkfree.config import Config
-from checkfree.load import build, merge
+from checkfree.config.load import build, merge
+from checkfree.core.config import Config
+from checkfree.core.units import derive
 from checkfree.models.families import family
-from checkfree.units import derive
 
 VOCABULARY = 23
 

@@ -21,19 +21,19 @@ import pytest
 import torch
 
 import checkfree
-from checkfree.config import Config, RecoveryConfig
+from checkfree.core.config import Config, RecoveryConfig
+from checkfree.core.ops import FAULTS, Address
+from checkfree.core.records import dumps
 from checkfree.data import open_data
 from checkfree.messages.control import Purpose
-from checkfree.ops import FAULTS, Address
-from checkfree.record import dumps
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
+from checkfree.runtime.store import Store
 from checkfree.session.assemble import assemble, equip
 from checkfree.session.blueprint import of_family
 from checkfree.session.due import DueFailures
-from checkfree.store import Store
 from checkfree.worker import StageWorker
 from tests import tiny
 from tests.contract.small import small, text, trace

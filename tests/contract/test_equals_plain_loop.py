@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import checkfree
-from checkfree.config import Config, OptimizerConfig
+from checkfree.core.config import Config, OptimizerConfig
 from checkfree.data import open_data
 from tests.contract.small import counting, modules, small, text
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import checkfree
-from checkfree.record import of_kind
+from checkfree.core.records import of_kind
 from tests.contract.small import counting, modules, small
 
 pytestmark = pytest.mark.skipif(

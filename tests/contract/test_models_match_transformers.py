@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from checkfree.core.units import derive
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import Family, family, pattern_of
-from checkfree.units import derive
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import checkfree
-from checkfree.load import build
-from checkfree.record import dumps, of_kind
+from checkfree.config.load import build
+from checkfree.core.records import dumps, of_kind
 from checkfree.session.price import price
 from checkfree.session.rehearsal import rehearse
 

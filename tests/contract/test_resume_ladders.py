@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import checkfree
-from checkfree.record import Record, of_kind
+from checkfree.core.records import Record, of_kind
 from tests.chaos import SOAK
 from tests.contract.small import small, text, trace
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import checkfree
-from checkfree.errors import BadInput
-from checkfree.formats import WIRE, bytes_of
-from checkfree.load import build
-from checkfree.record import of_kind
+from checkfree.config.load import build
+from checkfree.core.errors import BadInput
+from checkfree.core.formats import WIRE, bytes_of
+from checkfree.core.records import of_kind
 from checkfree.session.blueprint import of_modules
 from tests.contract.small import TREE, counting, modules, small
 

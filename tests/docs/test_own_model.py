@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import checkfree
-from checkfree.record import of_kind, read
+from checkfree.core.records import of_kind, read
 
 ROOT = Path(checkfree.__file__).parents[1]
 SCRIPT = Path(__file__).parents[2] / "experiments" / "own_model.py"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.record import of_kind, read
+from checkfree.core.records import of_kind, read
 from tests.process.command import TEXT, prepare, run
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "own_strategy.py"

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import checkfree
-from checkfree.config import Config
-from checkfree.load import load
+from checkfree.config.load import load
+from checkfree.core.config import Config
+from checkfree.core.units import derive
 from checkfree.models.families import family
-from checkfree.units import derive
 
 LOSSES = Path(__file__).with_name("losses.json")
 

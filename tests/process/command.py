@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import checkfree
-from checkfree.record import RECORDS, of_kind, read
+from checkfree.core.records import RECORDS, of_kind, read
 from tests.process.zygote import Forked, usable
 
 DEADLINE = 300.0

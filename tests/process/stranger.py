@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from hivemind.p2p import P2PDaemonError
 
+from checkfree.core.ops import Address, Recipe, Source
 from checkfree.messages import codec
 from checkfree.messages.control import Abort, Message, Rebuild, StateRequest, Ticket
 from checkfree.messages.tensors import Activation, Share, StateReply
-from checkfree.ops import Address, Recipe, Source
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.transport.frames import ENVELOPE, FIRST_LANE, Peer, piece_frame

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from checkfree.core.records import RECORDS
 from checkfree.messages.control import RESUME, WEIGHTS
-from checkfree.record import RECORDS
 from tests.process.command import numbers, only_line, prepare, run
 
 WRONG_WORDS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.record import of_kind, read
+from checkfree.core.records import of_kind, read
 from checkfree.session.job import versions
 from tests.before.make import LOSSES, ready
 from tests.process.command import losses, run

@@ -12,10 +12,10 @@ import pytest
 
 import checkfree
 from checkfree.cli import main
-from checkfree.errors import RunFailed
-from checkfree.load import load
+from checkfree.config.load import load
+from checkfree.core.errors import RunFailed
+from checkfree.core.records import RECORDS, IterationRecord, Record
 from checkfree.messages.control import RESUME
-from checkfree.record import RECORDS, IterationRecord, Record
 from checkfree.report.branches import Branch, Branching
 from checkfree.runtime.recorder import Listener
 from checkfree.study.branch import branch

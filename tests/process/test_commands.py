@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from checkfree.record import of_kind, read
+from checkfree.core.records import of_kind, read
 from tests.process.command import end_of, losses, numbers, only_line, prepare, run
 
 ADJACENT = ({"iteration": 12, "stage": 2}, {"iteration": 12, "stage": 3})

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.load import load
-from checkfree.record import of_kind, read
+from checkfree.config.load import load
+from checkfree.core.records import of_kind, read
 from checkfree.session.train import train
 from tests.process.command import (
     DEADLINE,

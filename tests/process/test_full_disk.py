@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from checkfree.core.records import RECORDS, of_kind, read
 from checkfree.messages.control import RESUME
-from checkfree.record import RECORDS, of_kind, read
 from checkfree.runtime.files import DiskFiles
+from checkfree.runtime.store import Store
 from checkfree.runtime.swarm.processes.workdir import Workdir
-from checkfree.store import Store
 from tests.process.command import (
     checkfree_command,
     finished,

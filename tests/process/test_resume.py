@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from checkfree.core.records import of_kind, read
 from checkfree.messages.control import RESUME
-from checkfree.record import of_kind, read
 from checkfree.runtime.files import DiskFiles
-from checkfree.store import Store
+from checkfree.runtime.store import Store
 from tests.process import mortal
 from tests.process.command import (
     checkfree_command,

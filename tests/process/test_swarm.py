@@ -17,8 +17,8 @@ import pytest
 
 import checkfree
 from checkfree.cli import main
-from checkfree.load import load
-from checkfree.record import of_kind, read
+from checkfree.config.load import load
+from checkfree.core.records import of_kind, read
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from tests.process.command import (

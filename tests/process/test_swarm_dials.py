@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("hivemind")
 
+from checkfree.core.ops import Address
 from checkfree.messages import codec
-from checkfree.ops import Address
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.network_thread import NetworkThread, PeerMessage
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from checkfree.record import of_kind, read
+from checkfree.core.records import of_kind, read
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from tests.process.command import (

@@ -20,8 +20,8 @@ import pytest
 
 import checkfree
 from checkfree.cli import main
-from checkfree.load import load
-from checkfree.record import of_kind, read
+from checkfree.config.load import load
+from checkfree.core.records import of_kind, read
 from checkfree.runtime.swarm.joining.invitation import Place, Register, best_first
 from checkfree.runtime.swarm.joining.joiner_workdir import camp_path
 from checkfree.runtime.swarm.processes.control import ask

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import checkfree
-from checkfree.load import load
-from checkfree.record import of_kind, read
+from checkfree.config.load import load
+from checkfree.core.records import of_kind, read
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from tests.process.command import checkfree_command, finished, numbers, only_line, run, start
 

@@ -15,7 +15,7 @@ from typing import IO
 import pytest
 
 from checkfree.cli import main
-from checkfree.record import of_kind, read
+from checkfree.core.records import of_kind, read
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from tests.process.command import (

@@ -12,9 +12,9 @@ import pytest
 
 import checkfree
 from checkfree.cli import main
-from checkfree.config import Config
-from checkfree.load import load
-from checkfree.record import RECORDS, IterationRecord, Record, of_kind, read
+from checkfree.config.load import load
+from checkfree.core.config import Config
+from checkfree.core.records import RECORDS, IterationRecord, Record, of_kind, read
 from tests.process.command import numbers, prepare
 
 WORDS = ("iterations=7", "resume.every=3", "validation.every=3", "microbatches=2")

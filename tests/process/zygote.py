@@ -34,7 +34,7 @@ _PR_SET_CHILD_SUBREAPER, _CLONE_NEWNET = 36, 0x40000000
 IMPORTED = (
     *("checkfree.cli", "checkfree.session.train", "checkfree.session.verify"),
     *("checkfree.study.branch", "checkfree.study.compare", "checkfree.report.study.page"),
-    *("checkfree.display", "torch._dynamo"),
+    *("checkfree.cli.display", "torch._dynamo"),
 )
 OPTIONAL = ("checkfree.session.swarm.member",)
 """What needs hivemind."""

@@ -7,8 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from checkfree.load import Source, to_tree, to_yaml
-from checkfree.record import RECORDS, EndRecord, IterationRecord, Record, ValidationRecord, dumps
+from checkfree.config.load import Source, to_tree, to_yaml
+from checkfree.core.records import (
+    RECORDS,
+    EndRecord,
+    IterationRecord,
+    Record,
+    ValidationRecord,
+    dumps,
+)
 from checkfree.runtime.folder import CONFIG
 from checkfree.study.options import make_options
 from checkfree.study.plan import Cell, base, plan

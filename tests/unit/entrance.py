@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("hivemind", reason="hivemind is not installed")
 
+from checkfree.core.ops import Address
 from checkfree.messages.control import Message
-from checkfree.ops import Address
 from checkfree.runtime.swarm.joining.join_server import JoinServer
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.transport.frames import Peer

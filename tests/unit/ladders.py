@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from checkfree.config import RecoveryConfig
-from checkfree.ops import Address
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import Address
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from checkfree.formats import FP32
+from checkfree.core.formats import FP32
 from checkfree.messages.tensors import StageState
 from checkfree.recovery.shadow import changes
 from checkfree.recovery.shadow.ahead import FARTHEST, moved_on

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from checkfree.config import Config, RecoveryConfig
-from checkfree.errors import BadInput
-from checkfree.ops import Address, Keep, Upload
+from checkfree.core.config import Config, RecoveryConfig
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address, Keep, Upload
 from checkfree.recovery.checkpoint import Checkpoint
 from checkfree.recovery.redundant import Redundant
 from checkfree.report.branches import Branch, Branching, noise, render, rows, to_csv, to_tree

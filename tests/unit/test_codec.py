@@ -10,6 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
+from checkfree.core.ops import Mirror, Op, Source
+from checkfree.core.records import IterationRecord
 from checkfree.messages.codec import (
     PREFIX,
     VERSION,
@@ -22,8 +24,6 @@ from checkfree.messages.codec import (
 )
 from checkfree.messages.control import Abort, Begin, Commit, Kept, Message, Note, Rebuilt
 from checkfree.messages.tensors import Activation, Share, StageState, StateReply
-from checkfree.ops import Mirror, Op, Source
-from checkfree.record import IterationRecord
 from tests.unit.wires import (
     DTYPES,
     MESSAGES,

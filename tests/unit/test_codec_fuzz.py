@@ -14,6 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkfree.core.ops import Mirror, Op, Source, Transfer, Upload
+from checkfree.core.records import IterationRecord
 from checkfree.messages import codec
 from checkfree.messages.codec import PREFIX, Limits, Malformed, buffer, decode, encode
 from checkfree.messages.control import (
@@ -37,8 +39,6 @@ from checkfree.messages.tensors import (
     StageState,
     StateReply,
 )
-from checkfree.ops import Mirror, Op, Source, Transfer, Upload
-from checkfree.record import IterationRecord
 from tests.unit.wires import NEXT, PREPARED, REBUILD, SEAT, TICKET, raw, same
 
 FUZZED = 20_000

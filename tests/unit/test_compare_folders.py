@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.errors import BadInput
+from checkfree.config.load import to_yaml
+from checkfree.core.errors import BadInput
+from checkfree.core.records import RECORDS, read
 from checkfree.failures import Failure, write_trace
-from checkfree.load import to_yaml
 from checkfree.messages.control import RESUME
-from checkfree.record import RECORDS, read
 from checkfree.runtime.folder import CONFIG
 from checkfree.study.check import check_data, trace_notes
 from checkfree.study.compact import pack, write_compact

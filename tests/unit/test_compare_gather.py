@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from checkfree.config import Config, FleetConfig
-from checkfree.errors import BadInput
-from checkfree.priced import Priced
+from checkfree.core.config import Config, FleetConfig
+from checkfree.core.cost import Priced
+from checkfree.core.errors import BadInput
 from checkfree.report.study.groups import book
 from checkfree.report.study.model import Study
 from checkfree.study.compact import write_compact

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from checkfree.errors import BadInput
-from checkfree.load import Source, open_source
+from checkfree.config.load import Source, open_source
+from checkfree.core.errors import BadInput
 from checkfree.study.options import Options, check_names, make_options
 from checkfree.study.plan import Cell, base, labels, place, plan, slug
 from tests.unit.test_rooms import failed_without_torch

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.errors import RunFailed
+from checkfree.core.errors import RunFailed
+from checkfree.core.records import of_kind, read
 from checkfree.failures import Failure, write_trace
-from checkfree.record import of_kind, read
 from checkfree.session.rehearsal import rehearse
 from checkfree.study.folders import State, standing
 from checkfree.study.plan import Cell

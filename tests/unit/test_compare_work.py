@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from checkfree.errors import RunFailed
-from checkfree.load import load
-from checkfree.record import RECORDS
+from checkfree.config.load import load
+from checkfree.core.errors import RunFailed
+from checkfree.core.records import RECORDS
 from checkfree.study.folders import Standing, State, crash_path, standing
 from checkfree.study.plan import Cell
 from checkfree.study.pool import Ended, slots

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.config import DataConfig
+from checkfree.core.config import DataConfig
+from checkfree.core.errors import BadInput
 from checkfree.data import Data, open_data
 from checkfree.data.tokens import Split
-from checkfree.errors import BadInput
 
 VALIDATION_FROM = 10_000
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import checkfree
-from checkfree.config import DataConfig
+from checkfree.core.config import DataConfig
+from checkfree.core.errors import BadInput, RunFailed
 from checkfree.data import open_data, opening
 from checkfree.data.cache import cached_split, memory_split
 from checkfree.data.documents import Document, place
 from checkfree.data.tokenizers import open_tokenizer
-from checkfree.errors import BadInput, RunFailed
 
 DOCUMENTS = [Document(f"document {i}, some text of it".encode()) for i in range(40)]
 GROUP = 100  # bytes: some four documents

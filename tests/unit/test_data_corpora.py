@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
+from checkfree.core.errors import BadInput
 from checkfree.data import corpora
 from checkfree.data.corpora import stdlib, text
 from checkfree.data.tables import jsonl, parquet
-from checkfree.errors import BadInput
 
 
 def fill(folder, files):

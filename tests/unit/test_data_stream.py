@@ -4,10 +4,10 @@ import types
 
 import pytest
 
-from checkfree.config import DataConfig
+from checkfree.core.config import DataConfig
+from checkfree.core.errors import BadInput, RunFailed
 from checkfree.data import open_data
 from checkfree.data.stream import hugging_face
-from checkfree.errors import BadInput, RunFailed
 
 ROWS = [{"text": f"story {i}: once upon a time", "id": i} for i in range(60)]
 

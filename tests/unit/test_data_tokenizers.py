@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
+from checkfree.core.errors import BadInput
 from checkfree.data.tokenizers import open_tokenizer
-from checkfree.errors import BadInput
 
 WORDS = {"[UNK]": 0, "to": 1, "be": 2, "or": 3, "not": 4}
 

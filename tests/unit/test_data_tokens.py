@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from checkfree.config import DataConfig
+from checkfree.core.config import DataConfig
+from checkfree.core.errors import BadInput
 from checkfree.data import open_data
 from checkfree.data.tokens import index_path, sidecar_path
-from checkfree.errors import BadInput
 
 
 def write_bin(path, count=1000, width=2, ends=None, **sidecar):

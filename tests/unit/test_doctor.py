@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from checkfree.cli import main
-from checkfree.config import Config, DataConfig
-from checkfree.load import load
+from checkfree.config.load import load
+from checkfree.core.config import Config, DataConfig
 from checkfree.runtime.swarm.processes.trial import try_port
 from checkfree.session.swarm import doctor
 from checkfree.session.swarm.doctor import Finding, look, of_machine, of_run

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.config import FailuresConfig
-from checkfree.errors import BadInput
+from checkfree.core.config import FailuresConfig
+from checkfree.core.errors import BadInput
 from checkfree.failures import (
     PER_ITERATION,
     implied_seconds,

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkfree.config import FailuresConfig
-from checkfree.errors import BadInput
+from checkfree.core.config import FailuresConfig
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address
 from checkfree.failures import (
     SAMPLERS,
     Trace,
@@ -26,7 +27,6 @@ from checkfree.failures import (
     target_stages,
     write_trace,
 )
-from checkfree.ops import Address
 
 N = 6
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkfree.cli import main
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.failures import Failure, Pipeline, Trace, import_spot, read_trace
 
 LINE = Pipeline((1, 2, 3), 1, 1, 10.0, seed=0)

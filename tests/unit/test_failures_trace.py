@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address
 from checkfree.failures import (
     Failure,
     make_trace,
@@ -20,7 +21,6 @@ from checkfree.failures import (
     summary,
     write_trace,
 )
-from checkfree.ops import Address
 
 failures = st.builds(
     Failure,

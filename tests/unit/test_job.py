@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from checkfree.config import Config
-from checkfree.errors import BadInput
-from checkfree.load import to_tree
+from checkfree.config.load import to_tree
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
 from checkfree.session.job import Job, check_same, recorded_config
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from checkfree.core.ops import Address, Source
 from checkfree.messages.tensors import KeepShadow, StageState
-from checkfree.ops import Address, Source
 from tests.tiny import Run, make
 from tests.unit.ladders import prepared, run, strategy, told, worker
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 import torch
 
+from checkfree.core.ops import Address, Source
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Address, Source
 from checkfree.recovery.shadow.ahead import moved_on
 from checkfree.recovery.shadow.format import unpack_state
 from tests.tiny import make

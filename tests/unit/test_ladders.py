@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkfree.errors import BadInput
-from checkfree.load import load
+from checkfree.config.load import load
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import STORE, Address, Recipe, Refusal, Repair, Rung, Shadow, Source, View
 from checkfree.messages.tensors import StageState
-from checkfree.ops import STORE, Address, Recipe, Refusal, Repair, Rung, Shadow, Source, View
 from checkfree.recovery.shadow.format import pack_state, unpack_state
 from tests.unit.ladders import strategy
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from checkfree.load import build
+from checkfree.config.load import build
+from checkfree.core.ops import Address, Upload
 from checkfree.messages import codec
 from checkfree.messages.control import CHECKPOINT, Purpose
 from checkfree.messages.tensors import KeepState
-from checkfree.ops import Address, Upload
 from checkfree.session.assemble import equip
 from checkfree.session.blueprint import of_family
 from checkfree.session.swarm.limits import limits_of

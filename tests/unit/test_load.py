@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import checkfree
-from checkfree.config import (
+from checkfree.config.load import build, load, merge, parse_words, split, to_tree, to_yaml
+from checkfree.core.config import (
     Config,
     EveryConfig,
     FailuresConfig,
     OptimizerConfig,
     RecoveryConfig,
 )
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.failures import sample
-from checkfree.load import build, load, merge, parse_words, split, to_tree, to_yaml
 
 SHIPPED = ["demo", "paper/1.5b", "paper/124m", "paper/500m", "paper/gpt-500m"]
 TINY = {

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from checkfree.membership import Membership
-from checkfree.ops import Address
+from checkfree.core.ops import Address
+from checkfree.lead.membership import Membership
 
 SEATS = [Address(stage, replica) for stage in range(3) for replica in range(2)]
 A, B = Address(1, 0), Address(1, 1)

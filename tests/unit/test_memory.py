@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from checkfree.config import Config
-from checkfree.load import load
+from checkfree.config.load import load
+from checkfree.core.config import Config
 from checkfree.models.families import family
 from checkfree.session.sizes import own_sizes
 from checkfree.session.swarm import memory

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from checkfree import configs
+from checkfree.config.load import load
 from checkfree.failures.paper import PER_ITERATION
-from checkfree.load import load
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import family
 

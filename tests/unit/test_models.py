@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from checkfree.core.units import derive
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES, family
-from checkfree.units import derive
 
 SMALL = ModelConfig(width=24, heads=4, hidden=40, blocks=4, context=16, vocabulary=37)
 

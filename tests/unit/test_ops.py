@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.ops import (
+from checkfree.core.ops import (
     FAULTS,
     LEAD,
     LOG,

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from checkfree.config import OptimizerConfig
-from checkfree.errors import BadInput
-from checkfree.optimizer import make_optimizer
-from checkfree.rates import LR_SCHEDULES, check_optimizer, lr_at
+from checkfree.core.config import OptimizerConfig
+from checkfree.core.errors import BadInput
+from checkfree.core.rates import LR_SCHEDULES, check_optimizer, lr_at
+from checkfree.stage.optimizer import make_optimizer
 
 UNIT = OptimizerConfig(lr=1.0)
 

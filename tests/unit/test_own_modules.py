@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import checkfree
-from checkfree.config import Config
-from checkfree.errors import BadInput
-from checkfree.record import of_kind
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.records import of_kind
 from tests.tiny import Body, Edge, batches
 
 TRAIN, HELD_OUT = batches(0, "train"), batches(0, "validation")

@@ -11,10 +11,10 @@ import pytest
 
 import checkfree
 from checkfree.cli import main
-from checkfree.errors import BadInput
-from checkfree.load import load, to_yaml
-from checkfree.parts import named, origins, running
-from checkfree.record import of_kind
+from checkfree.config.load import load, to_yaml
+from checkfree.config.parts import named, origins, running
+from checkfree.core.errors import BadInput
+from checkfree.core.records import of_kind
 from checkfree.session.verify import recording, verify
 from checkfree.simulate.fleet import fleet_of
 from tests.unit.outside import install, module
@@ -24,7 +24,7 @@ from dataclasses import replace
 from checkfree.data.documents import Corpus, Document
 from checkfree.failures import Failure
 from checkfree.models import llama
-from checkfree.schedule import gpipe
+from checkfree.pipeline import gpipe
 from checkfree.simulate.fleet import FLEETS
 
 def all_forwards_first(routes):

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from checkfree.cli import main
-from checkfree.errors import BadInput
-from checkfree.load import load
+from checkfree.config.load import load
+from checkfree.core.errors import BadInput
 from checkfree.session.profile import Measured, _slope, profile
 from checkfree.simulate.profile import PartSeconds, Profile, parse_profile, read_profile
 from tests.process.command import prepare

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from checkfree.formats import BLOCK, FORMATS, INT4_ROWS, INT8, INT8_ROWS, bytes_of
-from checkfree.quantize import pack, unpack
+from checkfree.core.formats import BLOCK, FORMATS, INT4_ROWS, INT8, INT8_ROWS, bytes_of
+from checkfree.messages.quantize import pack, unpack
 
 SHAPES = [(), (1,), (0,), (7,), (BLOCK,), (BLOCK + 1,), (3, 5), (4, 8), (0, 5), (5, 0), (2, 3, 129)]
 

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.messages.recorded import read_rebuilt
-from checkfree.ops import Address, Recipe, Source
-from checkfree.record import (
+from checkfree.core.ops import Address, Recipe, Source
+from checkfree.core.records import (
     RECORDS,
     ConfigRecord,
     EndRecord,
@@ -31,6 +30,7 @@ from checkfree.record import (
     read,
     recoveries,
 )
+from checkfree.messages.recorded import read_rebuilt
 from tests.unit.wires import built
 
 STEP = IterationRecord(

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.messages.control import Note
-from checkfree.ops import Recipe
-from checkfree.record import (
+from checkfree.core.ops import Recipe
+from checkfree.core.records import (
     FailureRecord,
     IterationRecord,
     PlanRecord,
@@ -21,6 +20,7 @@ from checkfree.record import (
     ValidationRecord,
     read,
 )
+from checkfree.messages.control import Note
 from checkfree.runtime.recorder import Recorder
 
 STEP = IterationRecord(3, 5, 1, 2.5, {"0": 1.0}, {"0": 1.0}, 12, 4, 3)
@@ -87,8 +87,8 @@ def test_a_resumed_run_writes_after_what_stands_there(tmp_path: Path) -> None:
 FULL = """
 import resource, sys
 from pathlib import Path
-from checkfree.errors import RunFailed
-from checkfree.record import ResumeRecord
+from checkfree.core.errors import RunFailed
+from checkfree.core.records import ResumeRecord
 from checkfree.runtime.recorder import Recorder
 
 path, tries = Path(sys.argv[1]), int(sys.argv[2])

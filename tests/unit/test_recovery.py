@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from checkfree.config import RecoveryConfig
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import Address
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Address
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker
 from tests.tiny import MemoryFiles, Run, make

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import tests.tiny as tiny
-from checkfree.config import RecoveryConfig
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import Address, Refusal, Repair, Source, View
 from checkfree.messages.control import Message, Outgoing
 from checkfree.messages.tensors import KeepGradient, KeepState, StageState, StateReply, tensors_of
-from checkfree.ops import Address, Refusal, Repair, Source, View
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.recovery.wrappers import ReplicaFirst, make_strategy
 from checkfree.runtime.faults import Faults

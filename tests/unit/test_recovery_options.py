@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from checkfree.config import RecoveryConfig
-from checkfree.errors import BadInput
-from checkfree.load import load
+from checkfree.config.load import load
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.errors import BadInput
 from checkfree.recovery.registry import STRATEGIES
 
 

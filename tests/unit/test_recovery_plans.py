@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.checks import check
-from checkfree.config import Config, RecoveryConfig
-from checkfree.errors import BadInput
-from checkfree.ops import (
+from checkfree.config.check import check
+from checkfree.core.config import Config, RecoveryConfig
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import (
     STORE,
     Address,
     Kind,
@@ -25,11 +25,11 @@ from checkfree.ops import (
     View,
     parse_route,
 )
+from checkfree.pipeline import gpipe, one_f_one_b
+from checkfree.pipeline.routes import in_order
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
-from checkfree.routes import in_order
-from checkfree.schedule import gpipe, one_f_one_b
 
 N, NOW = 6, 7
 """Body stages, and the iteration that is committed when something is lost."""

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from checkfree.config import Config, OptimizerConfig, RecoveryConfig
+from checkfree.core.config import Config, OptimizerConfig, RecoveryConfig
+from checkfree.core.ops import STORE, Address, Source
 from checkfree.messages.tensors import StageState
-from checkfree.ops import STORE, Address, Source
 from checkfree.recovery.average import (
     Inexact,
     gradient_weights,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from checkfree.core.ops import Address, Shadow, Transfer
 from checkfree.messages.control import Begin, Ticket
-from checkfree.ops import Address, Shadow, Transfer
 from checkfree.recovery.shadow.references import References
 
 OWNER, HOLDER, OTHER = Address(2), Address(3), Address(4)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.config import Config, RecoveryConfig
-from checkfree.load import build
+from checkfree.config.load import build
+from checkfree.core.config import Config, RecoveryConfig
 from checkfree.models.families import FAMILIES
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.session.swarm.release import PACKAGE, closure, digest, offered, release

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from checkfree.core.ops import LEAD, STORE, Address, StateId
 from checkfree.messages.control import HANDOVER
-from checkfree.ops import LEAD, STORE, Address, StateId
 from checkfree.recovery.exact import BACK
 from checkfree.runtime import replay
 from checkfree.runtime.replay import ReplayedFaults, script

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.priced import Priced
+from checkfree.core.cost import Priced
 from checkfree.report.study.config_section import differing, flat
 from checkfree.report.study.failure_timeline import panels
 from checkfree.report.study.groups import book

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.errors import BadInput
-from checkfree.ops import LEAD, Address, parse_route, render_route
-from checkfree.routes import (
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import LEAD, Address, parse_route, render_route
+from checkfree.pipeline.routes import (
     in_order,
     is_swapped,
     neighbours,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.errors import BadInput
-from checkfree.record import RECORDS
+from checkfree.core.errors import BadInput
+from checkfree.core.records import RECORDS
 from checkfree.runtime.folder import CONFIG, create
 
 

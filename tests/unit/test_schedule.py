@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkfree.ops import Address, Kind, Op, parse_route
-from checkfree.report.schedule import draw_timeline
-from checkfree.routes import in_order, is_swapped, swapped
-from checkfree.schedule import (
+from checkfree.core.ops import Address, Kind, Op, parse_route
+from checkfree.pipeline import (
     SCHEDULES,
     Costs,
     DeadlockError,
@@ -25,6 +23,8 @@ from checkfree.schedule import (
     render,
     timeline,
 )
+from checkfree.pipeline.routes import in_order, is_swapped, swapped
+from checkfree.report.schedule import draw_timeline
 
 USUAL, UNIT = Costs(), Costs(forward=1, backward=1, embed=1, head=1)
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from checkfree.config import Config
-from checkfree.errors import BadInput
-from checkfree.load import load
+from checkfree.config.load import load
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address, Kind, Route, Schedule, parse_route
 from checkfree.messages.control import Begin, Message, Purpose
-from checkfree.ops import Address, Kind, Route, Schedule, parse_route
-from checkfree.schedule import parse
+from checkfree.pipeline import parse
+from checkfree.runtime.store import Store
 from checkfree.session.assemble import assemble, equip
 from checkfree.session.blueprint import of_family
 from checkfree.session.show import show_schedule
-from checkfree.store import Store
 from tests.tiny import Log, MemoryFiles
 
 SMALL = [

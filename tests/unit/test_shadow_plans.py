@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkfree.core.ops import Address, Shadow, Transfer, View
 from checkfree.lead.trend import SLOW, falling, follow
 from checkfree.messages.control import Kept
-from checkfree.ops import Address, Shadow, Transfer, View
 from checkfree.recovery.shadow.ledger import COUNTS_AFTER, Shadowing, renewed
 from checkfree.recovery.shadow.plan import LAG, RAREST, Pushing
 

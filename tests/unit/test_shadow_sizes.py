@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from checkfree.config import Config
-from checkfree.formats import INT4_ROWS, SIGNS
-from checkfree.load import build
+from checkfree.config.load import build
+from checkfree.core.config import Config
+from checkfree.core.formats import INT4_ROWS, SIGNS
 from checkfree.messages.control import Purpose
 from checkfree.messages.tensors import StageState
 from checkfree.recovery.options import SHADOW_FORMATS

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad
 
-from checkfree.formats import SIGN_BLOCK, SIGNS, bytes_of
+from checkfree.core.formats import SIGN_BLOCK, SIGNS, bytes_of
 from checkfree.recovery.shadow.signs import pack_change, unpack_change
 
 shapes = st.lists(st.integers(1, 70), min_size=2, max_size=3).map(tuple)

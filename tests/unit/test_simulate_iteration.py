@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.ops import Address, Mirror, Route
-from checkfree.routes import in_order
-from checkfree.schedule import gpipe, makespan, one_f_one_b
+from checkfree.core.ops import Address, Mirror, Route
+from checkfree.pipeline import gpipe, makespan, one_f_one_b
+from checkfree.pipeline.routes import in_order
 from checkfree.simulate.fleet import Fleet, Link
 from checkfree.simulate.iteration import Lines, price_iteration
 from checkfree.simulate.sizes import Pace, Part, Sizes

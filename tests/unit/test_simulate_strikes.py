@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from checkfree.config import FleetConfig
-from checkfree.errors import BadInput
+from checkfree.config.load import build, load
+from checkfree.core.config import FleetConfig
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address
 from checkfree.failures import arrivals, poisson_rate_per_hour
-from checkfree.load import build, load
-from checkfree.ops import Address
 from checkfree.session.rehearsal import rehearse
 from checkfree.simulate.failure_schedule import ClockStrikes, TickStrikes
 from checkfree.simulate.fleet import FLEETS, fleet_of

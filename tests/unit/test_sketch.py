@@ -18,7 +18,7 @@ SMALL = ModelConfig(blocks=2, width=16, heads=2, vocabulary=32, context=8)
 SKETCH = """
 import sys
 from checkfree.session.blueprint import of_family
-from checkfree.config import Config
+from checkfree.core.config import Config
 of_family(Config(), 256)
 sys.exit("torch._dynamo" in sys.modules)
 """

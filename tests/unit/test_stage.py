@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.stage import Part, Stage
 from tests.tiny import WIDTH, Edge
 from tests.unit.states import body, conditions, same, tensor, train

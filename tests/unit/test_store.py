@@ -15,7 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.errors import RunFailed
+from checkfree.core.errors import RunFailed
+from checkfree.core.ops import LEAD, STORE, Address, Source, Upload
 from checkfree.messages.control import (
     CHECKPOINT,
     RESUME,
@@ -27,9 +28,8 @@ from checkfree.messages.control import (
     StateRequest,
 )
 from checkfree.messages.tensors import KeepState, StageState, StateReply
-from checkfree.ops import LEAD, STORE, Address, Source, Upload
 from checkfree.runtime.files import DiskFiles, write_whole
-from checkfree.store import Damaged, Store, decode_state, encode_state
+from checkfree.runtime.store import Damaged, Store, decode_state, encode_state
 from tests.tiny import MemoryFiles
 from tests.unit.states import same
 

@@ -12,11 +12,11 @@ import pytest
 
 import checkfree
 from checkfree.cli import main
-from checkfree.config import Config
-from checkfree.errors import BadInput
-from checkfree.load import build, load, to_tree, to_yaml
+from checkfree.config.load import build, load, to_tree, to_yaml
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.records import of_kind
 from checkfree.plugins import packages
-from checkfree.record import of_kind
 from checkfree.recovery.registry import spec_of
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.session.sizes import recovery_of
@@ -27,7 +27,7 @@ from tests.unit.outside import install, module
 
 RULE = '''
 from dataclasses import dataclass
-from checkfree.ops import Recipe, Refusal, Source
+from checkfree.core.ops import Recipe, Refusal, Source
 from checkfree.recovery.strategy import Rebuilding, Strategy, repair_each
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 from checkfree.runtime.swarm.presence.deadlines import MARGIN, Deadlines
 
 ONE, TWO = (Address(1), 4), (Address(2), 0)

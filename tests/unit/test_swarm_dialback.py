@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("hivemind", reason="hivemind is not installed")
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 from checkfree.runtime.swarm.joining.dialback import (
     Dialback,
     asked_dial,

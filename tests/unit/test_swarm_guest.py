@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("hivemind", reason="hivemind is not installed")
 
+from checkfree.core.ops import Address, StateId
 from checkfree.messages.tensors import KeepState
-from checkfree.ops import Address, StateId
 from checkfree.runtime.swarm.joining.candidates import HEIR
 from checkfree.runtime.swarm.joining.remote_worker import ExitReason, Remains, RemoteWorker
 from checkfree.runtime.swarm.transport.frames import Peer

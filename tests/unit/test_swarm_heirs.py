@@ -8,8 +8,8 @@ pytest.importorskip("hivemind", reason="hivemind is not installed")
 
 from typing import Any
 
+from checkfree.core.ops import Address
 from checkfree.messages.control import Gone, Leaving
-from checkfree.ops import Address
 from checkfree.runtime.swarm.joining.candidates import HEIR, MOST_HEIRS, heir_of, is_heir
 from checkfree.runtime.swarm.transport.frames import FIRST_LANE, Peer, piece_frame
 from checkfree.runtime.swarm.transport.network_thread import JoinRequest

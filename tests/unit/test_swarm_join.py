@@ -11,11 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import LEAD, Address, StateId
 from checkfree.lead import note_of
 from checkfree.messages.control import HANDOVER
 from checkfree.messages.tensors import StageState
-from checkfree.ops import LEAD, Address, StateId
+from checkfree.runtime.store import Store
 from checkfree.runtime.swarm.joining.candidates import Candidate, Candidates
 from checkfree.runtime.swarm.joining.handshake import application, is_proven, refusal, signed
 from checkfree.runtime.swarm.joining.invitation import (
@@ -43,7 +44,6 @@ from checkfree.runtime.swarm.joining.records import (
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.transport.frames import PROTOCOL, Peer
 from checkfree.session.swarm.invitation import unused
-from checkfree.store import Store
 from tests.tiny import MemoryFiles
 
 SECRET, OTHER = bytes(range(16)), bytes(16)

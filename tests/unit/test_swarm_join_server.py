@@ -20,11 +20,11 @@ pytest.importorskip("hivemind", reason="hivemind is not installed")
 from hivemind.dht.validation import DHTRecord
 from hivemind.utils import MSGPackSerializer
 
-from checkfree.errors import BadInput
-from checkfree.load import load, to_tree
+from checkfree.config.load import load, to_tree
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import LEAD, Address, Source
 from checkfree.messages import codec
 from checkfree.messages.control import Commit, Message, StateRequest, Ticket
-from checkfree.ops import LEAD, Address, Source
 from checkfree.runtime.swarm.joining.discovery import _Signed
 from checkfree.runtime.swarm.joining.handshake import application, hear, is_proven, signed
 from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, Terms

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkfree.core.ops import Address, Source, Upload
 from checkfree.messages.control import RESUME, Abort, Push
 from checkfree.messages.tensors import KeepShadow, KeepState, StageState, StateReply
-from checkfree.ops import Address, Source, Upload
 from checkfree.runtime.swarm.presence.liveness import FailureDetector
 from checkfree.runtime.swarm.presence.round_trip import TRIPS, RoundTrip
 from checkfree.runtime.swarm.transport.lanes import Lane, Piece, Pieces, lane_of

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from checkfree.cli.swarm.shared import check_daemon, see_through
-from checkfree.errors import BadInput, RunFailed, cannot_write, with_command
-from checkfree.record import RECORDS, ConfigRecord, IterationRecord, PlanRecord, dumps, read
+from checkfree.core.errors import BadInput, RunFailed, cannot_write, with_command
+from checkfree.core.records import RECORDS, ConfigRecord, IterationRecord, PlanRecord, dumps, read
 from checkfree.runtime.swarm.processes.ending import write_end
 from checkfree.runtime.swarm.processes.fork_server import NO_ROOM, is_full_disk
 from checkfree.runtime.swarm.processes.launcher import LEADS_LOST, Launcher

@@ -11,9 +11,9 @@ import pytest
 if importlib.util.find_spec("hivemind") is None:
     pytest.skip("hivemind is not installed", allow_module_level=True)
 
+from checkfree.core.ops import LEAD, Address
 from checkfree.lead import Lead
-from checkfree.membership import Membership
-from checkfree.ops import LEAD, Address
+from checkfree.lead.membership import Membership
 from checkfree.runtime.swarm.leader import LeaderProcess
 from checkfree.runtime.swarm.transport.frames import Peer
 

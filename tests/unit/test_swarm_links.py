@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkfree.errors import BadInput
-from checkfree.ops import LEAD, Address
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import LEAD, Address
 from checkfree.runtime.swarm.transport.links import FILE, Line, Link, Links, asked
 
 A, B, C = Address(1), Address(2), Address(2, 1)

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.runtime.swarm.joining.notices import (
     Aws,
     Azure,

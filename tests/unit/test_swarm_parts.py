@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import LEAD, Address
+from checkfree.core.records import EndRecord, Record, ResumeRecord, dumps
 from checkfree.messages.control import Due, Joined, Lost, Message, Struck
-from checkfree.ops import LEAD, Address
-from checkfree.record import EndRecord, Record, ResumeRecord, dumps
 from checkfree.runtime.swarm.faults import RealFaults
 from checkfree.runtime.swarm.presence.liveness import RETURN, FailureDetector, wait_for_return
 from checkfree.runtime.swarm.presence.peer_table import NO_SHOWS, PeerTable

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.placement.place import Move, Site, judged, place, worth
 

@@ -10,7 +10,7 @@ import pytest
 if importlib.util.find_spec("hivemind") is None:
     pytest.skip("hivemind is not installed", allow_module_level=True)
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 from checkfree.runtime.swarm.presence.roster import Roster
 from checkfree.runtime.swarm.transport.frames import Peer
 

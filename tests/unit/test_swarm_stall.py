@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkfree.core.ops import Address, Op
 from checkfree.messages.control import Ticket
-from checkfree.ops import Address, Op
 from checkfree.runtime.swarm.presence.stall import (
     Activity,
     Baselines,

@@ -13,9 +13,9 @@ import pytest
 if importlib.util.find_spec("hivemind") is None:
     pytest.skip("hivemind is not installed", allow_module_level=True)
 
-from checkfree.errors import RunFailed
+from checkfree.core.errors import RunFailed
+from checkfree.core.ops import LEAD, STORE, Address
 from checkfree.messages.control import Gone, Message, Outgoing, Stop
-from checkfree.ops import LEAD, STORE, Address
 from checkfree.runtime.swarm.transport.host import Host
 from checkfree.runtime.swarm.transport.network_thread import Item
 from checkfree.runtime.swarm.transport.threaded import ThreadedActor

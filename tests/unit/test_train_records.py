@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 import checkfree
-from checkfree.config import Config
+from checkfree.config.load import build, load
+from checkfree.core.config import Config
+from checkfree.core.records import Record, of_kind
 from checkfree.failures import read_trace, sample, strikes
-from checkfree.load import build, load
 from checkfree.models.families import family
-from checkfree.record import Record, of_kind
 from checkfree.session.session import Run
 
 VOCABULARY = 256  # of bytes

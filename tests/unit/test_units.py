@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.units import derive, render_bytes, render_seconds
+from checkfree.core.units import derive, render_bytes, render_seconds
 
 calls = st.tuples(
     st.integers(0, 10**6),

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from checkfree.config import RecoveryConfig
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import Address, Recipe, Source
 from checkfree.messages.control import Rebuild, Rebuilt, StateRequest
 from checkfree.messages.tensors import StageState, StateReply
-from checkfree.ops import Address, Recipe, Source
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.stage import Stage
 from checkfree.worker import StageWorker

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from checkfree.config import RecoveryConfig
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import LEAD, Address, Recipe, Shadow, Source, Transfer, Upload
 from checkfree.messages.control import (
     RESUME,
     Begin,
@@ -28,7 +29,6 @@ from checkfree.messages.tensors import (
     StateReply,
     tensor_bytes,
 )
-from checkfree.ops import LEAD, Address, Recipe, Shadow, Source, Transfer, Upload
 from checkfree.recovery.shadow.format import pack_state, unpack_state
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker

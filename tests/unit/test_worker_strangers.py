@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from checkfree.config import RecoveryConfig
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import LEAD, STORE, Address, Kind, Mirror, Op, Recipe, Source, Upload
 from checkfree.messages.control import (
     RESUME,
     Abort,
@@ -30,7 +31,6 @@ from checkfree.messages.tensors import (
     StageState,
     StateReply,
 )
-from checkfree.ops import LEAD, STORE, Address, Kind, Mirror, Op, Recipe, Source, Upload
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker
 from checkfree.worker.reorder_buffer import MOST, ReorderBuffer

@@ -14,11 +14,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from checkfree import record
+from checkfree.core import records
+from checkfree.core.ops import FAULTS, LEAD, LOG, STORE, Address, Kind, Op, Recipe, Source
 from checkfree.messages import codec, control, tensors
 from checkfree.messages.codec import PREFIX, encode
 from checkfree.messages.control import Message, Prepared, Rebuild, Ticket
-from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address, Kind, Op, Recipe, Source
 
 DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -38,7 +38,7 @@ def classes(room: types.ModuleType, base: type[Any]) -> list[type[Any]]:
 MESSAGES = [
     cls for room in (control, tensors) for cls in classes(room, Message) if cls is not Message
 ]
-RECORDS = [cls for cls in classes(record, record.Record) if cls is not record.Record]
+RECORDS = [cls for cls in classes(records, records.Record) if cls is not records.Record]
 
 counts = st.integers(0, 2**63 - 1)
 texts = st.text(max_size=6)

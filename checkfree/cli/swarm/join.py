@@ -9,7 +9,7 @@ from pathlib import Path
 
 from checkfree.cli.arguments import AGAIN, Commands, takes_allow
 from checkfree.cli.swarm.shared import check_machine, seconds
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.runtime.forking import ONE_THREAD
 from checkfree.runtime.swarm.told import tell
 

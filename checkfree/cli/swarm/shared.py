@@ -15,12 +15,12 @@ from rich.console import Console
 
 from checkfree.cli.arguments import DONE, FAILED, INTERRUPTED, takes_config
 from checkfree.cli.interrupts import hold_interrupts
-from checkfree.errors import BadInput, RunFailed, with_command
+from checkfree.core.errors import BadInput, RunFailed, with_command
 from checkfree.runtime.swarm.presence.liveness import PATIENCE
 from checkfree.runtime.swarm.told import tell
 
 if TYPE_CHECKING:
-    from checkfree.config import Config
+    from checkfree.core.config import Config
     from checkfree.runtime.swarm.processes.launcher import Launcher
     from checkfree.runtime.swarm.processes.workdir import Workdir
 
@@ -85,7 +85,7 @@ class Run:
 
 def run_of(arguments: argparse.Namespace, action: str) -> Run | None:
     """The run of the command line; None: it is done already. Raises BadInput."""
-    from checkfree.load import load
+    from checkfree.config.load import load
     from checkfree.runtime import folder as folders
 
     check_machine(action)
@@ -125,10 +125,10 @@ def launch(
 ) -> int:
     """Lead the run until it ends. ``action`` with ``--resume`` goes on with it; ``more`` goes into
     the fork server's order, ``told`` makes what is told of each event. Returns the exit code."""
-    from checkfree.display import Display
-    from checkfree.load import to_tree
-    from checkfree.parts import named as from_outside
-    from checkfree.parts import running
+    from checkfree.cli.display import Display
+    from checkfree.config.load import to_tree
+    from checkfree.config.parts import named as from_outside
+    from checkfree.config.parts import running
     from checkfree.runtime.swarm.processes.fork_server_client import fork_server_command
     from checkfree.runtime.swarm.processes.launcher import Launcher
     from checkfree.runtime.swarm.processes.tail import Tail
@@ -213,7 +213,7 @@ def _telling_deadlines(arguments: argparse.Namespace, told: Told) -> Told:
 
 def _result(home: Workdir, path: Path, died: str, again: str, *, stopped: bool) -> int:
     """``died`` is what to say if the records don't tell how the run ended."""
-    from checkfree.record import RECORDS, of_kind, read
+    from checkfree.core.records import RECORDS, of_kind, read
 
     records = read(path) if (path / RECORDS).is_file() else []
     end, steps = records[-1] if records else {}, of_kind(records, "iteration")

@@ -12,7 +12,7 @@ from typing import Any
 
 from checkfree.cli.arguments import DONE, Commands
 from checkfree.cli.swarm.shared import check_machine
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.runtime.swarm.told import render_waiting
 
 

@@ -27,7 +27,7 @@ def add(actions: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from checkfree.record import of_kind, read
+    from checkfree.core.records import of_kind, read
     from checkfree.runtime.swarm.processes.workdir import Workdir
 
     question(arguments.folder, {"ask": "stop", "all": arguments.all})

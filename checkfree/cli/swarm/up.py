@@ -7,7 +7,7 @@ import argparse
 from checkfree.cli.arguments import DONE, Commands
 from checkfree.cli.swarm.lead import Teller, local_node
 from checkfree.cli.swarm.shared import launch, run_of, takes_run
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 
 WAIT = 30.0
 """Seconds that nodes get to come, before the first of them takes all."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from checkfree.core.ops import Address, Keep, Mirror, Transfer
 from checkfree.messages.control.ticket import Message
-from checkfree.ops import Address, Keep, Mirror, Transfer
 
 CHECKPOINT, RESUME, WEIGHTS = "checkpoint", "resume", "weights"
 """Areas of the store: a strategy's, the snapshots of ``--resume``, and the finished run's."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from checkfree.core.ops import Address, StateId
 from checkfree.messages.control.ticket import Message
-from checkfree.ops import Address, StateId
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from checkfree.core.ops import Address, Mirror, Route, Schedule, Shadow, Transfer
+from checkfree.core.records import IterationRecord
 from checkfree.messages.control.aside import Pushed
 from checkfree.messages.control.ticket import Message, Ticket
-from checkfree.ops import Address, Mirror, Route, Schedule, Shadow, Transfer
-from checkfree.record import IterationRecord
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from checkfree.core.ops import Address, Recipe, Source
 from checkfree.messages.control.aside import CHECKPOINT
 from checkfree.messages.control.ticket import Message
-from checkfree.ops import Address, Recipe, Source
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from checkfree.core.ops import Address
 from checkfree.messages.control.aside import Copy, Pushed
 from checkfree.messages.control.iteration import Commit
 from checkfree.messages.control.ticket import Message, Ticket
-from checkfree.ops import Address
 
 
 @dataclass(frozen=True)

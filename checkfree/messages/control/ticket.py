@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 
 
 class Message:

@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from checkfree.core.ops import Address, Op, Route
 from checkfree.messages.control import BoundaryRequest, Ticket
 from checkfree.messages.tensors import Activation, BoundaryReply, tensor_bytes
-from checkfree.ops import Address, Op, Route
 from checkfree.recovery.fit.activations import Crossing, Ring, matches
 
 Crossed = Ring[Activation]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from checkfree.ops import Recipe
+from checkfree.core.ops import Recipe
+from checkfree.core.units import derive
 from checkfree.stage import Part, Stage
-from checkfree.units import derive
 
 Pair = tuple[Tensor, Tensor]
 """What went into the lost stage, and what came out of it."""

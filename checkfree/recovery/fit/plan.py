@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from checkfree.config import RecoveryConfig
-from checkfree.ops import Address, Recipe, Refusal, Route, View
-from checkfree.routes import beside_on_routes, in_order
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.ops import Address, Recipe, Refusal, Route, View
+from checkfree.pipeline.routes import beside_on_routes, in_order
 
 MICROBATCHES = 64
 """Routes that are looked at to see who is beside whom."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from checkfree.formats import FP32, in_rows
+from checkfree.core.formats import FP32, in_rows
 from checkfree.messages.tensors import StageState
 from checkfree.recovery.shadow.format import pack_state, parts_of, unpack_state
 from checkfree.recovery.shadow.signs import unpack_change

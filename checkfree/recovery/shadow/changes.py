@@ -13,9 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from checkfree.formats import SIGNS, in_rows
+from checkfree.core.formats import SIGNS, in_rows
+from checkfree.messages.quantize import VALUES
 from checkfree.messages.tensors import StageState
-from checkfree.quantize import VALUES
 from checkfree.recovery.shadow.format import pack_state, parts_of, unpack_state
 from checkfree.recovery.shadow.references import HELD, WHOLE
 from checkfree.recovery.shadow.signs import pack_change, unpack_change

@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from checkfree.core.ops import Source
+from checkfree.messages.quantize import pack, unpack
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Source
-from checkfree.quantize import pack, unpack
 
 
 def pack_state(state: StageState, how: str) -> StageState:

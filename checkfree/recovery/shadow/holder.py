@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from checkfree.formats import SIGNS
+from checkfree.core.formats import SIGNS
+from checkfree.core.ops import Address, Source, Transfer
 from checkfree.messages.control import Begin, Kept, Pushed
 from checkfree.messages.tensors import KeepShadow, StageState
-from checkfree.ops import Address, Source, Transfer
 from checkfree.recovery.shadow.changes import held
 from checkfree.recovery.shadow.references import held_as
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast, get_args, get_type_hints
 
+from checkfree.core.ops import Address, Shadow, Transfer
 from checkfree.messages.control import Pushed
-from checkfree.ops import Address, Shadow, Transfer
 
 COUNTS_AFTER = 2
 """Iterations."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
-from checkfree.formats import SIGNS
+from checkfree.core.formats import SIGNS
+from checkfree.core.ops import Address, Transfer
 from checkfree.messages.control import Begin, Outgoing
 from checkfree.messages.tensors import KeepShadow, StageState
-from checkfree.ops import Address, Transfer
 from checkfree.recovery.shadow import changes
 from checkfree.recovery.shadow.format import pack_state
 from checkfree.recovery.shadow.references import References

@@ -23,14 +23,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from checkfree.config import RecoveryConfig
-from checkfree.formats import SIGNS
+from checkfree.core.config import RecoveryConfig
+from checkfree.core.formats import SIGNS
+from checkfree.core.ops import Address, Recipe, Refusal, Shadow, Source, Transfer, View
 from checkfree.messages.tensors import StageState
-from checkfree.ops import Address, Recipe, Refusal, Shadow, Source, Transfer, View
+from checkfree.pipeline.routes import ring_successor
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.shadow.format import unpack_state
 from checkfree.recovery.strategy import Rebuilding
-from checkfree.routes import ring_successor
 
 RULE = "shadow"
 

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from checkfree.formats import BF16, INT4_ROWS, SIGNS
+from checkfree.core.formats import BF16, INT4_ROWS, SIGNS
+from checkfree.core.ops import Address, Shadow, Transfer
 from checkfree.messages.control import Begin
-from checkfree.ops import Address, Shadow, Transfer
 
 WHOLE = INT4_ROWS
 """How a copy is written that changes begin with. Half a byte a weight is as much as four of them;

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from checkfree.formats import SIGN_BLOCK
-from checkfree.quantize import CODES, SCALES
+from checkfree.core.formats import SIGN_BLOCK
+from checkfree.messages.quantize import CODES, SCALES
 
 EIGHT = 8
 """Signs in a byte, the first in its lowest bit; 1 is minus."""

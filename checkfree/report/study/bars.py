@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from checkfree.priced import BYTES, SECONDS, Priced
+from checkfree.core.cost import BYTES, SECONDS, Priced
+from checkfree.core.units import render_bytes, render_seconds
 from checkfree.report.study.groups import Book, Group
 from checkfree.report.study.style import BYTES_FILLS, SECONDS_FILLS, Fill
 from checkfree.report.study.summary import mean
 from checkfree.report.study.traces import Trace, plain, wrapped
-from checkfree.units import render_bytes, render_seconds
 
 MEASURES = ("seconds", "bytes")
 

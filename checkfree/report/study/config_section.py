@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from checkfree.record import of_kind
+from checkfree.core.records import of_kind
 from checkfree.report.study.cells import NOTHING, Cell, Head, Lines, Table, TableRow
 from checkfree.report.study.groups import Book, Group, config_of, rate_name
 from checkfree.report.study.run_series import Run

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from checkfree.priced import BYTES, SECONDS
-from checkfree.record import of_kind
+from checkfree.core.cost import BYTES, SECONDS
+from checkfree.core.records import of_kind
 from checkfree.report.study.groups import Book
 from checkfree.report.study.interval import Estimate, estimate
 from checkfree.report.study.recovery_stats import recoveries_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from checkfree.record import of_kind
+from checkfree.core.records import of_kind
 from checkfree.report.loss_marks import finite, replayed
 from checkfree.report.study.groups import Book, config_of
 from checkfree.report.study.run_series import Run

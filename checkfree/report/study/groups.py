@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from checkfree.record import of_kind
+from checkfree.core.records import of_kind
 from checkfree.report.study.model import REFERENCE, Entry, Study
 from checkfree.report.study.run_series import Floats, Run, run_of
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from checkfree.priced import Priced
+from checkfree.core.cost import Priced
 
 REFERENCE = "no_failure"
 
@@ -22,7 +22,7 @@ class Entry:
     seed: int
     folder: str
     records: Sequence[Mapping[str, Any]]
-    """As ``checkfree.record.read`` gives them."""
+    """As ``checkfree.core.records.read`` gives them."""
     priced: Priced | None = None
     reused: str = ""
     """Whose curve this is, if it was not trained because it is the same by construction."""

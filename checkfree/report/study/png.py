@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from checkfree.priced import SECONDS
+from checkfree.core.cost import SECONDS
 from checkfree.report.study.bars import spent
 from checkfree.report.study.groups import Book, rate_name
 from checkfree.report.study.model import REFERENCE

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from checkfree.record import recoveries
+from checkfree.core.records import recoveries
 from checkfree.report.study.groups import Book, Group
 from checkfree.report.study.interval import Estimate, estimate
 from checkfree.report.study.run_series import Run
@@ -67,7 +67,7 @@ def _cure(group: Group) -> Cure:
 
 
 def recoveries_of(run: Run) -> list[dict[str, Any]]:
-    """As ``checkfree.record.recoveries``, from records that may lack keys."""
+    """As ``checkfree.core.records.recoveries``, from records that may lack keys."""
     blank: dict[str, Any] = {"rebuilds": {}, "validation_before": None, "validation_after": None}
     return recoveries([{**blank, **r} if r["kind"] == "recovery" else r for r in run.entry.records])
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from checkfree.record import of_kind
+from checkfree.core.records import of_kind
 from checkfree.report.loss_marks import finite
 from checkfree.report.study.model import Entry
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from checkfree.priced import BYTES, SECONDS
+from checkfree.core.cost import BYTES, SECONDS
 from checkfree.report.study.model import REFERENCE
 
 

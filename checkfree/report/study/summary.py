@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from checkfree.record import of_kind
+from checkfree.core.records import of_kind
 from checkfree.report.study.groups import Book, Group
 from checkfree.report.study.interval import Estimate, estimate, reading_noise
 from checkfree.report.study.run_series import Run

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from checkfree.priced import BYTES
+from checkfree.core.cost import BYTES
+from checkfree.core.units import render_bytes, render_seconds
 from checkfree.report.study.bars import spent
 from checkfree.report.study.cells import NOTHING, Cell, Divider, Endings, Head, Table, TableRow
 from checkfree.report.study.groups import Book, Group, rate_name
@@ -15,7 +16,6 @@ from checkfree.report.study.recovery_stats import Cure, cures
 from checkfree.report.study.run_series import Run
 from checkfree.report.study.style import Look, looks
 from checkfree.report.study.summary import Row, Summary, mean, reach
-from checkfree.units import render_bytes, render_seconds
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 
+from checkfree.core.ops import LEAD, Address
 from checkfree.messages.control import Due, Message, Outgoing, Struck
-from checkfree.ops import LEAD, Address
 from checkfree.runtime.swarm.presence.peer_table import PeerTable
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from checkfree.core.ops import LEAD, Address, StateId
+from checkfree.core.units import render_bytes
 from checkfree.lead import Lead, Phase
 from checkfree.messages import codec
 from checkfree.messages.control import (
@@ -21,7 +23,6 @@ from checkfree.messages.control import (
     Stop,
     Ticket,
 )
-from checkfree.ops import LEAD, Address, StateId
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.swarm.joining.candidates import is_heir
 from checkfree.runtime.swarm.joining.join_server import JoinServer, JoinServerConfig
@@ -56,7 +57,6 @@ from checkfree.runtime.swarm.transport.network_thread import (
     ping,
 )
 from checkfree.runtime.swarm.transport.streams import HERE
-from checkfree.units import render_bytes
 
 FAREWELL_WITHIN = 3.0
 """Seconds that workers get to say what they sent, once a run ended."""

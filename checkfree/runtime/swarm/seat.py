@@ -6,9 +6,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from checkfree.errors import BadInput, RunFailed
+from checkfree.core.errors import BadInput, RunFailed
+from checkfree.core.ops import LEAD, Address
 from checkfree.messages import codec
-from checkfree.ops import LEAD, Address
 from checkfree.runtime.swarm.presence.liveness import beat_every
 from checkfree.runtime.swarm.presence.pulses import pulse_of
 from checkfree.runtime.swarm.presence.stall import Baselines

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from checkfree.units import render_utc
+from checkfree.core.units import render_utc
 
 
 def tell(text: str) -> None:

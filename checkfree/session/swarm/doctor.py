@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from checkfree.config import Config
-from checkfree.errors import BadInput
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.units import render_bytes
 from checkfree.session.job import of_config
 from checkfree.session.sizes import own_sizes
 from checkfree.session.swarm.memory import FIRST_BYTES, available, seat_bytes
 from checkfree.session.terms import seats
-from checkfree.units import render_bytes
 
 PACKAGES = ("torch", "numpy", "hivemind", "uvloop", "safetensors")
 FILES_WANTED = 256

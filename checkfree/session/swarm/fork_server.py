@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from checkfree.errors import BadInput, RunFailed, cannot_write
+from checkfree.core.errors import BadInput, RunFailed, cannot_write
 from checkfree.runtime.parent import die_with_parent
 from checkfree.runtime.swarm.processes.fork_server import Channel
 from checkfree.runtime.swarm.processes.workdir import Workdir

@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from checkfree.config import FailuresConfig
-from checkfree.errors import BadInput
+from checkfree.config.load import to_tree
+from checkfree.core.config import FailuresConfig
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address, StateId
+from checkfree.core.records import of_kind, read
 from checkfree.lead import Handed, history, states_of
-from checkfree.load import to_tree
 from checkfree.messages.control import HANDOVER
-from checkfree.ops import Address, StateId
-from checkfree.record import of_kind, read
 from checkfree.recovery.exact import EXACT
+from checkfree.runtime.store import Damaged, Store
 from checkfree.runtime.swarm.joining.invitation import TOKEN_BYTES, Invitation
 from checkfree.runtime.swarm.joining.join_server import JoinServerConfig
 from checkfree.runtime.swarm.presence.roster import Roster
@@ -26,7 +27,6 @@ from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.session.job import Job
 from checkfree.session.swarm.release import release
 from checkfree.session.terms import seats
-from checkfree.store import Damaged, Store
 
 INVITATION, KEY, REGISTER = "invitation", "lead.key", "members"
 

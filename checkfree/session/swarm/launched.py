@@ -9,16 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from checkfree.config import Config
+from checkfree.config.load import load
+from checkfree.config.parts import permitted
+from checkfree.core.config import Config
+from checkfree.core.ops import LEAD
+from checkfree.core.records import read
 from checkfree.failures import render_trace
-from checkfree.load import load
-from checkfree.ops import LEAD
-from checkfree.parts import permitted
-from checkfree.record import read
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.forking import count_cuda_devices, keep_for_forks, render_threads
 from checkfree.runtime.process import settled
+from checkfree.runtime.store import Store
 from checkfree.runtime.swarm.leader import Wait
 from checkfree.runtime.swarm.presence.liveness import GRACE, RELAY
 from checkfree.runtime.swarm.processes.fork_server import Channel, SpawnRequest, SwarmForkServer
@@ -34,7 +35,6 @@ from checkfree.session.swarm.limits import limits_of
 from checkfree.session.swarm.member import Means, join_here, warm_up
 from checkfree.session.swarm.shared import Stock
 from checkfree.session.terms import seats
-from checkfree.store import Store
 
 
 def be(stock: Stock, await_birth: Callable[[], SpawnRequest], spare: bool) -> int:

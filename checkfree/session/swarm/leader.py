@@ -5,20 +5,21 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from checkfree.errors import RunFailed
-from checkfree.lead import History, Lead, Progress, Takeover, history
-from checkfree.membership import Membership
-from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
-from checkfree.ops import FAULTS, LEAD, LOG, STORE, Address
-from checkfree.record import (
+from checkfree.core.errors import RunFailed
+from checkfree.core.ops import FAULTS, LEAD, LOG, STORE, Address
+from checkfree.core.records import (
     IterationRecord,
     Record,
     ResumeRecord,
     ended,
     read,
 )
+from checkfree.lead import History, Lead, Progress, Takeover, history
+from checkfree.lead.membership import Membership
+from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
 from checkfree.runtime import folder as folders
 from checkfree.runtime.actor import Actor
+from checkfree.runtime.store import Damaged
 from checkfree.runtime.swarm.faults import RealFaults
 from checkfree.runtime.swarm.leader import LeaderProcess
 from checkfree.runtime.swarm.processes.launcher import LEAD_AGAIN
@@ -27,7 +28,6 @@ from checkfree.session.session import Session, draw
 from checkfree.session.swarm.invitation import unused
 from checkfree.session.swarm.shared import Stock
 from checkfree.session.terms import terms_of
-from checkfree.store import Damaged
 
 
 class Leading:

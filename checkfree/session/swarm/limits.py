@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from checkfree.config import Config
-from checkfree.formats import SIGNS
+from checkfree.core.config import Config
+from checkfree.core.formats import SIGNS
 from checkfree.messages.limits import Limits
 from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.shadow.references import held_as

@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 
-from checkfree.config import Config
-from checkfree.errors import BadInput, RunFailed
+from checkfree.config.parts import permitted
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput, RunFailed
+from checkfree.core.ops import Address
+from checkfree.core.units import render_bytes
 from checkfree.messages import codec
-from checkfree.ops import Address
-from checkfree.parts import permitted
 from checkfree.runtime.forking import count_cuda_devices, keep_for_forks
 from checkfree.runtime.process import settled
 from checkfree.runtime.swarm.joining.discovery import Discovery
@@ -57,7 +58,6 @@ from checkfree.session.swarm.limits import limits_of
 from checkfree.session.swarm.memory import available, room_for, seat_bytes
 from checkfree.session.swarm.release import PACKAGE, offered, packages_of, release
 from checkfree.session.terms import seats
-from checkfree.units import render_bytes
 from checkfree.worker import Equipment, StageWorker
 
 FIRST_WITHIN, AGAIN_WITHIN = 20.0, 600.0

@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from checkfree.checks import recomputed
-from checkfree.config import Config, RecoveryConfig
-from checkfree.formats import SIGNS
-from checkfree.ops import Address
+from checkfree.config.check import recomputed
+from checkfree.core.config import Config, RecoveryConfig
+from checkfree.core.formats import SIGNS
+from checkfree.core.ops import Address
+from checkfree.pipeline import peak_losses, peak_stash
+from checkfree.pipeline.routes import in_order
 from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.registry import spec_of
-from checkfree.routes import in_order
-from checkfree.schedule import peak_losses, peak_stash
 from checkfree.session.sizes import own_sizes
 from checkfree.session.terms import scheduler_of
 from checkfree.simulate.sizes import Sizes

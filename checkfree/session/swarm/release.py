@@ -15,14 +15,14 @@ from functools import cache
 from pathlib import Path
 
 import checkfree
-from checkfree.config import Config
+from checkfree.config.parts import origins
+from checkfree.core.config import Config
 from checkfree.models.families import FAMILIES
-from checkfree.parts import origins
 from checkfree.plugins import OUTSIDE, offers, origin, packages
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.session.job import versions
 
-WORKER = ("worker", "session.blueprint", "optimizer", "schedule", "data", "recovery.wrappers")
+WORKER = ("worker", "session.blueprint", "stage.optimizer", "pipeline", "data", "recovery.wrappers")
 """What a worker is made of, whatever it trains: modules of ours."""
 MAKERS = ("session.assemble",)
 """What makes a worker of a configuration; it imports lead and runtime too, which count for

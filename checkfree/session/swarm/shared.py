@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from checkfree.core.ops import Address
 from checkfree.messages import codec
-from checkfree.ops import Address
 from checkfree.runtime.swarm.joining.join_server import JoinServerConfig
 from checkfree.runtime.swarm.leader import Wait
 from checkfree.runtime.swarm.presence.liveness import GRACE, RELAY

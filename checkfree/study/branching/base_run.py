@@ -10,16 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkfree.config import Config, FailuresConfig, ResumeConfig
-from checkfree.errors import BadInput, RunFailed
+from checkfree.config.load import load, to_tree
+from checkfree.core.config import Config, FailuresConfig, ResumeConfig
+from checkfree.core.errors import BadInput, RunFailed
+from checkfree.core.ops import Address
+from checkfree.core.records import RECORDS, of_kind, read
 from checkfree.failures import Failure, make_trace, render_trace
-from checkfree.load import load, to_tree
 from checkfree.messages.control import CHECKPOINT, RESUME
-from checkfree.ops import Address
-from checkfree.record import RECORDS, of_kind, read
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.recorder import Listener
+from checkfree.runtime.store import Damaged, Store
 from checkfree.session.assemble import save
 from checkfree.session.job import (
     Job,
@@ -31,7 +32,6 @@ from checkfree.session.job import (
 from checkfree.session.session import Session, begin
 from checkfree.session.snapshot import Snapshot, newest
 from checkfree.session.terms import seats, terms_of
-from checkfree.store import Damaged, Store
 from checkfree.study.branching.request import (
     Records,
     Request,

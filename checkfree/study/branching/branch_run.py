@@ -6,10 +6,11 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from checkfree.config import Config, EveryConfig, FailuresConfig, ResumeConfig
+from checkfree.core.config import Config, EveryConfig, FailuresConfig, ResumeConfig
+from checkfree.core.records import of_kind, read
+from checkfree.core.units import derive
 from checkfree.failures import Failure, render_trace
 from checkfree.messages.control import CHECKPOINT
-from checkfree.record import of_kind, read
 from checkfree.recovery.none import NoRecovery
 from checkfree.runtime import folder as folders
 from checkfree.session.blueprint import Blueprint, of_family
@@ -22,7 +23,6 @@ from checkfree.study.branching.on_routes import on_routes_of
 from checkfree.study.branching.request import Records, Rule
 from checkfree.study.branching.shared_prefix import SharedPrefix, arrived, travel
 from checkfree.study.branching.states import fetch
-from checkfree.units import derive
 
 
 @dataclass(frozen=True)

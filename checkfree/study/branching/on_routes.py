@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from checkfree.config import Config
-from checkfree.ops import Route, Schedule
+from checkfree.core.config import Config
+from checkfree.core.ops import Route, Schedule
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import Wrapper, make_strategy
 from checkfree.worker import Equipment

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import gcd
 from pathlib import Path
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.session.terms import seats
 from checkfree.study.branching.base_run import BaseRun, survey
 from checkfree.study.branching.branch_run import BranchRun

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkfree.config import Config, RecoveryConfig
-from checkfree.errors import BadInput
-from checkfree.load import build, merge, parse_words, to_tree
-from checkfree.ops import Address, Upload
-from checkfree.parts import permitted
+from checkfree.config.load import build, merge, parse_words, to_tree
+from checkfree.config.parts import permitted
+from checkfree.core.config import Config, RecoveryConfig
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address, Upload
 from checkfree.plugins import packages
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy

@@ -7,17 +7,17 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from checkfree.config import Config, EveryConfig, FailuresConfig, ResumeConfig
-from checkfree.errors import RunFailed
+from checkfree.core.config import Config, EveryConfig, FailuresConfig, ResumeConfig
+from checkfree.core.errors import RunFailed
 from checkfree.failures import render_trace
 from checkfree.messages.control import RESUME
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles
+from checkfree.runtime.store import Damaged, Store
 from checkfree.session.job import Job
 from checkfree.session.session import Session, begin
 from checkfree.session.snapshot import Snapshot, load
 from checkfree.session.terms import seats, terms_of
-from checkfree.store import Damaged, Store
 from checkfree.study.branching.base_run import BaseRun, Watch, begun_as
 from checkfree.study.branching.on_routes import on_routes_of
 from checkfree.study.branching.request import Rule

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address
 from checkfree.lead import Progress
 from checkfree.messages.control import RESUME
-from checkfree.ops import Address
+from checkfree.runtime.store import Damaged, Store
 from checkfree.session.snapshot import Snapshot
-from checkfree.store import Damaged, Store
 
 
 def fetch(store: Store, tick: int, where: object) -> Snapshot:

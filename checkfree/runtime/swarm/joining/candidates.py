@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from checkfree.core.ops import Address, StateId
 from checkfree.messages.control import Commit
-from checkfree.ops import Address, StateId
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.placement.place import Move, Site, place
 from checkfree.runtime.swarm.presence.speed import SeatTiming

@@ -32,8 +32,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from checkfree.core.ops import Address, StateId
 from checkfree.messages.control import Ticket
-from checkfree.ops import Address, StateId
 from checkfree.plugins import OUTSIDE
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.transport.frames import (

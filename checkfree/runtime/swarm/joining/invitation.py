@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkfree.errors import BadInput, RunFailed
+from checkfree.core.errors import BadInput, RunFailed
 from checkfree.runtime.files import write_whole
 
 TOKEN_BYTES = 16

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import StateId
 from checkfree.messages.control import Ticket
-from checkfree.ops import StateId
 from checkfree.runtime.swarm.joining.dialback import MOST_ADDRESSES, asked_dial, dialled, look
 from checkfree.runtime.swarm.joining.finder import Finder
 from checkfree.runtime.swarm.joining.handshake import (

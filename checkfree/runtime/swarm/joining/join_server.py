@@ -23,6 +23,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from checkfree.core.ops import Address, StateId
 from checkfree.messages.control import (
     Commit,
     Gone,
@@ -32,7 +33,6 @@ from checkfree.messages.control import (
     Stays,
     Ticket,
 )
-from checkfree.ops import Address, StateId
 from checkfree.runtime.swarm.joining.candidates import (
     MOST_HEIRS,
     Candidate,

@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from checkfree.core.ops import Address
 from checkfree.messages.control import Ticket
-from checkfree.ops import Address
 from checkfree.runtime.swarm.joining.dialback import read_addresses
 from checkfree.runtime.swarm.joining.handshake import (
     JOIN_PROTOCOL,

@@ -24,7 +24,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 
 KINDS = "auto, aws, gcp, azure, file:PATH or cmd:COMMAND"
 LINK_LOCAL, GOOGLE = "http://169.254.169.254", "http://metadata.google.internal"

@@ -12,7 +12,7 @@ import hmac
 import json
 from dataclasses import dataclass
 
-from checkfree.ops import LEAD, Address
+from checkfree.core.ops import LEAD, Address
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 
 TTL = 30.0

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from checkfree.errors import BadInput, RunFailed
+from checkfree.core.errors import BadInput, RunFailed
+from checkfree.core.ops import LEAD, Address, StateId
 from checkfree.messages.control import Commit, Ticket
 from checkfree.messages.tensors import KeepState, StageState
-from checkfree.ops import LEAD, Address, StateId
 from checkfree.runtime.swarm.joining.candidates import is_heir
 from checkfree.runtime.swarm.joining.handshake import state_id
 from checkfree.runtime.swarm.joining.join_client import JoinClient

@@ -17,8 +17,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from checkfree.ops import Address
-from checkfree.routes import ring_successor
+from checkfree.core.ops import Address
+from checkfree.pipeline.routes import ring_successor
 from checkfree.runtime.swarm.placement.nodes import Node
 
 WORTH = 1.2

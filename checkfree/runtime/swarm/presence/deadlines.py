@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 
 Life = tuple[Address, int]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 from checkfree.runtime.swarm.presence.peer_table import PeerTable
 from checkfree.runtime.swarm.transport.frames import Peer
 

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from checkfree.core.ops import Address, StateId
 from checkfree.messages.control import Joined, Lost, Message
-from checkfree.ops import Address, StateId
 from checkfree.runtime.swarm.transport.frames import Peer
 
 NO_SHOWS = 4

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 
 Counts = Mapping[str, int]
 MESSAGES, BYTES, REFUSED = range(3)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checkfree.errors import RunFailed
-from checkfree.ops import Address
+from checkfree.core.errors import RunFailed
+from checkfree.core.ops import Address
 from checkfree.runtime.files import write_whole
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 

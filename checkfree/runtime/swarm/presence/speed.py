@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import Generic, TypeVar
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 
 Life = tuple[Address, int]
 Way = tuple[Life, Address]

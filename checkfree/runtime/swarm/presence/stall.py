@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
 
+from checkfree.core.ops import Address, Kind, Op
 from checkfree.messages.control import Ticket
-from checkfree.ops import Address, Kind, Op
 
 TIMES = 10
 """Iterations' worth of time, beside the patience, after which standing still is a stall."""

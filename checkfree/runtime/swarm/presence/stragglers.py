@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 from checkfree.runtime.swarm.presence.stall import Activity, Pace, find_stall
 from checkfree.runtime.swarm.transport.frames import Peer
 

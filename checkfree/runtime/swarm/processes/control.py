@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.runtime.swarm.processes.workdir import Workdir
 
 ANSWER_WITHIN = 10.0  # seconds

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from checkfree.errors import RunFailed
+from checkfree.core.errors import RunFailed
+from checkfree.core.records import RECORDS, EndRecord, ended, read, recoveries
 from checkfree.lead import history
-from checkfree.record import RECORDS, EndRecord, ended, read, recoveries
 from checkfree.runtime import folder as folders
 from checkfree.runtime.recorder import Recorder
 

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from checkfree.errors import cannot_write
+from checkfree.core.errors import cannot_write
 from checkfree.runtime.parent import die_with_parent
 
 SpawnRequest = Mapping[str, Any]

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from checkfree.errors import BadInput, RunFailed
+from checkfree.core.errors import BadInput, RunFailed
 from checkfree.runtime.swarm.presence.liveness import PATIENCE, detect_failures
 from checkfree.runtime.swarm.processes.children import (
     LEAD_SEAT,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 from checkfree.runtime.swarm.processes.control import line
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.told import tell

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from checkfree.core.records import RECORDS, Record
 from checkfree.messages.recorded import read_record
-from checkfree.record import RECORDS, Record
 
 
 class Tail:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hivemind.p2p import P2PDaemonError
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.messages import codec
 from checkfree.runtime.swarm.transport.network_thread import NetworkThread
 

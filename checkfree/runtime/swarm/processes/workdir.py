@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 from checkfree.runtime.folder import ROSTER
 from checkfree.runtime.swarm.processes import leftovers
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 
 NOTICE, FIRST_LANE = 2, 16
 ACK = b"\x06"

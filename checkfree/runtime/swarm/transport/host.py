@@ -11,9 +11,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 
+from checkfree.core.ops import Address
 from checkfree.messages.control import RESUME, WEIGHTS, Message, Outgoing
 from checkfree.messages.tensors import tensor_bytes
-from checkfree.ops import Address
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.swarm.transport.network_thread import (
     Answered,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from checkfree.core.ops import Address
 from checkfree.messages.control import RESUME, Message
 from checkfree.messages.tensors import (
     Activation,
@@ -28,7 +29,6 @@ from checkfree.messages.tensors import (
     Share,
     StateReply,
 )
-from checkfree.ops import Address
 
 Parts = Sequence[bytes | memoryview]
 

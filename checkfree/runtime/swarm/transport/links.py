@@ -19,8 +19,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkfree.errors import BadInput
-from checkfree.ops import Address
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address
 
 FILE = "links"
 """In the folder of a run's processes."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from checkfree.errors import RunFailed
+from checkfree.core.errors import RunFailed
+from checkfree.core.ops import LEAD, Address, StateId
 from checkfree.messages import codec
 from checkfree.messages.control import Message, Outgoing, Ticket
-from checkfree.ops import LEAD, Address, StateId
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.presence.liveness import beat_every, detect_failures
 from checkfree.runtime.swarm.presence.round_trip import RoundTrip

@@ -17,7 +17,7 @@ from functools import partial
 
 from hivemind.p2p import P2PDaemonError
 
-from checkfree.ops import Address
+from checkfree.core.ops import Address
 from checkfree.runtime.swarm.transport.frames import ACK, Peer, piece_frame
 from checkfree.runtime.swarm.transport.lanes import Lane, Parts, Piece, Pieces
 from checkfree.runtime.swarm.transport.links import Line

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from hivemind.p2p import P2P, PeerID
 from hivemind.utils.multiaddr import Multiaddr
 
+from checkfree.core.ops import LEAD, Address
 from checkfree.messages import codec
 from checkfree.messages.control import (
     Abort,
@@ -28,7 +29,6 @@ from checkfree.messages.control import (
     Rebuild,
     Rollcall,
 )
-from checkfree.ops import LEAD, Address
 from checkfree.runtime.swarm.transport.frames import (
     ACK,
     ENVELOPE,

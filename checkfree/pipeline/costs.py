@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from checkfree.ops import Kind, Op, Route
+from checkfree.core.ops import Kind, Op, Route
 
 
 @dataclass(frozen=True)

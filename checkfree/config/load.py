@@ -15,14 +15,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from checkfree.checks import check
-from checkfree.config import Config, RecoveryConfig
-from checkfree.errors import BadInput
+from checkfree.config.check import check
+from checkfree.config.parts import permitted
+from checkfree.core.config import Config, RecoveryConfig
+from checkfree.core.errors import BadInput
+from checkfree.core.typed import as_config, written
 from checkfree.failures import SAMPLERS, presets
-from checkfree.parts import permitted
 from checkfree.plugins import known, packages
 from checkfree.recovery.registry import STRATEGIES
-from checkfree.typed import as_config, written
 
 LONGEST_PATH = 1000
 

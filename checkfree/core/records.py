@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from checkfree.ops import Address, Recipe
+from checkfree.core.ops import Address, Recipe
 
 RECORDS = "records.jsonl"
 LEADS_OWN = ("plan", "iteration", "validation", "failure", "recovery")

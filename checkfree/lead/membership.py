@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from checkfree.ops import Address, StateId
+from checkfree.core.ops import Address, StateId
 
 
 def first_seats(seats: Collection[Address]) -> tuple[Address, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 
-from checkfree.ops import Address, Kind, Op, Route, Schedule
+from checkfree.core.ops import Address, Kind, Op, Route, Schedule
 
 _ROWS, _AROUND = 12, 3  # workers, and ops on either side of the marked one, that an error shows
 

@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from checkfree.config import Config
-from checkfree.record import (
+from checkfree.core.config import Config
+from checkfree.core.records import (
     EndRecord,
     FailureRecord,
     IterationRecord,
@@ -25,7 +25,7 @@ from checkfree.record import (
     ResumeRecord,
     ValidationRecord,
 )
-from checkfree.units import render_bytes, render_seconds, render_utc
+from checkfree.core.units import render_bytes, render_seconds, render_utc
 
 EVENTS = 10
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from checkfree.config import OptimizerConfig
-from checkfree.rates import SGD
+from checkfree.core.config import OptimizerConfig
+from checkfree.core.rates import SGD
 
 ADAMS: dict[str, type[torch.optim.Adam]] = {
     "adam": torch.optim.Adam,

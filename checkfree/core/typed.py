@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from checkfree.errors import BadInput
+from checkfree.core.errors import BadInput
 
 
 def as_config(tree: Mapping[str, Any], of: Any, prefix: str) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from checkfree.ops import Address, Kind, Op, Schedule
-from checkfree.schedule.order import DeadlockError, in_turn
+from checkfree.core.ops import Address, Kind, Op, Schedule
+from checkfree.pipeline.order import DeadlockError, in_turn
 
 _IDLE = "."
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple, Protocol
 
-from checkfree.ops import Address, Kind, Op, Route, Schedule
-from checkfree.schedule.costs import Costs
+from checkfree.core.ops import Address, Kind, Op, Route, Schedule
+from checkfree.pipeline.costs import Costs
 
 _USUAL = Costs()
 _TICKS = 1_000_000  # per unit of cost; whole numbers, so that equal times are equal

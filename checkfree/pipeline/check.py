@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from checkfree.ops import Address, Kind, Op, Route, Schedule
-from checkfree.schedule.order import ScheduleError, excerpt, in_turn, key
+from checkfree.core.ops import Address, Kind, Op, Route, Schedule
+from checkfree.pipeline.order import ScheduleError, excerpt, in_turn, key
 
 
 def check(

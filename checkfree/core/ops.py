@@ -112,7 +112,7 @@ class Transfer(NamedTuple):
     """What ``holder`` is sent of ``owner`` after a step; it carries the iteration that it is of.
 
     ``what``: "state", all of it and exact; else a *shadow*: weights alone, written as it says (see
-    ``checkfree.formats``); ``signs`` may be a whole copy, see
+    ``checkfree.core.formats``); ``signs`` may be a whole copy, see
     ``checkfree.recovery.shadow.references``.
     """
 

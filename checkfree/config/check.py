@@ -6,20 +6,20 @@ import math
 import re
 from typing import Any
 
-from checkfree.config import Config
-from checkfree.errors import BadInput, at_least, one_of
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput, at_least, one_of
+from checkfree.core.formats import WIRE
+from checkfree.core.rates import check_optimizer
+from checkfree.core.typed import written
 from checkfree.failures import target_stages, tick_probability
-from checkfree.formats import WIRE
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES
+from checkfree.pipeline import SCHEDULES
+from checkfree.pipeline.routes import check_swap
 from checkfree.plugins import check_known
-from checkfree.rates import check_optimizer
 from checkfree.recovery.options import check_recovery
 from checkfree.recovery.registry import STRATEGIES
-from checkfree.routes import check_swap
-from checkfree.schedule import SCHEDULES
 from checkfree.simulate.fleet import check_fleet
-from checkfree.typed import written
 
 MOST_THREADS = 1024
 

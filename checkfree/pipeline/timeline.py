@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from checkfree.ops import Address, Kind, Op, Route, Schedule
-from checkfree.schedule.order import in_turn, needs
+from checkfree.core.ops import Address, Kind, Op, Route, Schedule
+from checkfree.pipeline.order import in_turn, needs
 
 Spans = dict[tuple[Address, Op], tuple[float, float]]
 """When each op of each worker begins and ends, in seconds."""

@@ -20,7 +20,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from checkfree.membership import first_seats
+from checkfree.core.ops import LEAD, Address, Upload
+from checkfree.lead.membership import first_seats
 from checkfree.messages.control import (
     CHECKPOINT,
     HANDOVER,
@@ -34,7 +35,6 @@ from checkfree.messages.control import (
     Withdraw,
 )
 from checkfree.messages.tensors import KeepState, StageState, StateReply
-from checkfree.ops import LEAD, Address, Upload
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 24  # bytes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from checkfree.config import OptimizerConfig
-from checkfree.errors import BadInput, one_of
+from checkfree.core.config import OptimizerConfig
+from checkfree.core.errors import BadInput, one_of
 
 SGD = "sgd"
 OPTIMIZERS = ("adam", "adamw", SGD)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from checkfree.formats import (
+from checkfree.core.formats import (
     BF16,
     BLOCK,
     FORMATS,

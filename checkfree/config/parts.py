@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-from checkfree.config import Config
-from checkfree.errors import BadInput
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
 from checkfree.failures import is_ours
 from checkfree.models.families import FAMILIES
+from checkfree.pipeline import SCHEDULES
 from checkfree.plugins import code_of, packages, written_at
 from checkfree.recovery.registry import STRATEGIES, permit
-from checkfree.schedule import SCHEDULES
 from checkfree.simulate.fleet import FLEETS, Fleet
 
 

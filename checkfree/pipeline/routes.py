@@ -13,8 +13,8 @@ from collections.abc import Collection, Sequence
 from fractions import Fraction
 from math import floor
 
-from checkfree.errors import BadInput
-from checkfree.ops import Address, Route
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address, Route
 
 FEWEST_TO_SWAP = 4
 """Body stages below which the first two and the last two are not four different ones."""

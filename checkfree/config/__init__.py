@@ -1,0 +1,1 @@
+"""A configuration: read, checked, and the parts that it names from outside."""

@@ -1,0 +1,1 @@
+"""The words that all others speak: addresses, ops, records, configuration. No torch, no I/O."""
