@@ -21,7 +21,7 @@ from checkfree.messages.control import Message, Note, Outgoing, Purpose
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
 from checkfree.runtime.store import Store
-from checkfree.session.assemble import assemble, equip
+from checkfree.session.assemble import assemble, make_worker_context
 from checkfree.session.blueprint import Blueprint
 from checkfree.stage.optimizer import make_optimizer
 
@@ -65,8 +65,10 @@ def measure(config: Config, blueprint: Blueprint, batch: Batch) -> tuple[list[fl
         stop(plain)
 
     with settled(config.threads), tempfile.TemporaryDirectory() as folder:
-        equipment = equip(config, blueprint, {Purpose.TRAIN: batch, Purpose.VALIDATE: batch})
-        assembly = assemble(config, equipment, Store(DiskFiles(Path(folder))), Clock(turn))
+        context = make_worker_context(
+            config, blueprint, {Purpose.TRAIN: batch, Purpose.VALIDATE: batch}
+        )
+        assembly = assemble(config, context, Store(DiskFiles(Path(folder))), Clock(turn))
         since = time.perf_counter()
         assembly.runtime.run()
     return ours, plain

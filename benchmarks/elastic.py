@@ -62,7 +62,7 @@ class Walker:
 
     def __init__(self, made: Fleet, pause: float):
         self._fleet, self._pause = made, pause
-        self._home = Workdir.of(made.run)
+        self._workdir = Workdir.of(made.run)
         self._at = self._looked = time.monotonic()
         self._seated: list[dict[str, Any]] = []
         self._busy: dict[str, float] = {}
@@ -162,14 +162,14 @@ class Walker:
     def _look(self) -> None:
         """Who has seats, and for how long they compute in an iteration."""
         self._looked = time.monotonic()
-        status = ask(self._home, {"ask": "status"})
+        status = ask(self._workdir, {"ask": "status"})
         self._seated = [node for node in status.get("nodes", ()) if node["seats"]]
         self._busy = status.get("busy", {})
 
     def _ready(self) -> set[str]:
         """Nodes that could have all seats if the others were gone."""
         self._look()
-        nodes = ask(self._home, {"ask": "status"}).get("nodes", ())
+        nodes = ask(self._workdir, {"ask": "status"}).get("nodes", ())
         return {node["host"] for node in nodes if node["seats"] or node["spares"]}
 
 

@@ -122,7 +122,7 @@ class Fleet:
         self.lead.wait()
         for node in self.nodes:
             node.kill()
-        Workdir.of(self.run).sweep()
+        Workdir.of(self.run).kill_leftovers()
         self._log.close()
 
     def _forked(self, space: str, *words: str) -> int:

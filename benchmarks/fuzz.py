@@ -51,7 +51,7 @@ def main() -> int:
     finally:
         up.terminate()
         up.wait()
-        Workdir.of(run).sweep()
+        Workdir.of(run).kill_leftovers()
         Workdir.of(run).clear(keep_logs=True)
     losses = [step["loss"] for step in of_kind(read(run), "iteration")]
     lost = [

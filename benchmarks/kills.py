@@ -64,7 +64,7 @@ class Soak:
         seats = [s for s, child in processes.items() if child["process"] and s not in spared]
         seat = self._draw.choice(seats)
         try:
-            told = ask(swarm.home, {"ask": "kill", "seat": seat, "signal": self._signal})
+            told = ask(swarm.workdir, {"ask": "kill", "seat": seat, "signal": self._signal})
         except BadInput:  # died by another cause this very moment
             return
         swarm.read()

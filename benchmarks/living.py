@@ -44,7 +44,7 @@ class Living:
     """A run, and the process that launched it."""
 
     def __init__(self, run: Path, process: subprocess.Popen[bytes]):
-        self.home, self.process = Workdir.of(run), process
+        self.workdir, self.process = Workdir.of(run), process
         self.records = Records(run)
         self.iterations: list[float] = []
         self.ticks: list[int] = []
@@ -75,7 +75,7 @@ class Living:
 
     def status(self) -> dict[str, Any]:
         """As the launcher tells it."""
-        return ask(self.home, {"ask": "status"})
+        return ask(self.workdir, {"ask": "status"})
 
 
 @contextmanager
@@ -99,6 +99,6 @@ def living(folder: Path, words: Sequence[str]) -> Iterator[Living]:
         process.kill()
         process.wait()
         log.close()
-        left = swarm.home.processes()
+        left = swarm.workdir.processes()
         print(f"left over: {len(left)} processes, sockets: {swarm.home.sockets.exists()}")
-        swarm.home.sweep()
+        swarm.workdir.kill_leftovers()

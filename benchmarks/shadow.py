@@ -31,7 +31,7 @@ from checkfree.recovery.shadow.plan import usual
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
 from checkfree.runtime.store import Store
-from checkfree.session.assemble import assemble, equip
+from checkfree.session.assemble import assemble, make_worker_context
 from checkfree.session.job import Job, of_config
 
 BLOCK = 60
@@ -85,8 +85,8 @@ def _train(job: Job, turns: Turns, place: int) -> None:
     turns.begin(place)
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock(turns.after_iteration(place))
-        equipment = equip(job.config, job.blueprint, job.feeds)
-        assemble(job.config, equipment, Store(DiskFiles(Path(folder))), clock).runtime.run()
+        context = make_worker_context(job.config, job.blueprint, job.feeds)
+        assemble(job.config, context, Store(DiskFiles(Path(folder))), clock).runtime.run()
     turns.end(place)
 
 

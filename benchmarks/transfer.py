@@ -119,8 +119,8 @@ def read_bytes(pid: int) -> int:
 
 def rebuild(swarm: Living) -> tuple[int, float, int]:
     """Of one kill: bytes of the states, seconds from plan to answer, bytes that were read."""
-    whole = len(swarm.home.processes())
-    at = ask(swarm.home, {"ask": "kill", "seat": SEAT, "signal": "KILL"})["at"]
+    whole = len(swarm.workdir.processes())
+    at = ask(swarm.workdir, {"ask": "kill", "seat": SEAT, "signal": "KILL"})["at"]
     records = swarm.records
 
     def made() -> bool:
@@ -132,7 +132,7 @@ def rebuild(swarm: Living) -> tuple[int, float, int]:
     moved = read_bytes(swarm.status()["processes"][SEAT]["pid"])
     seconds = when - records.since(at, "failure")[0][0]
     swarm.advance(3)
-    swarm.until(lambda: len(swarm.home.processes()) >= whole, "a spare")
+    swarm.until(lambda: len(swarm.workdir.processes()) >= whole, "a spare")
     return int(plan.rebuilds[SEAT]["bytes"]), seconds, moved
 
 

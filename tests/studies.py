@@ -149,14 +149,14 @@ def steps_of(records: Records) -> list[int]:
 
 
 def full(price: float | None = 2.0) -> Study:
-    """Three strategies, two rates, two seeds; a rollback, an end, a lent curve, odd names."""
+    """Three strategies, two rates, two seeds; a rollback, an end, a reused curve, odd names."""
     entries = []
     for seed in (0, 1):
         reference = trained([4.0, 3.4 + seed / 50, 3.0 + seed / 50, 2.8, 2.6], seed)
         entries.append(
             entry("no_failure", reference, seed, priced=priced(steps_of(reference), price))
         )
-        lent = priced(steps_of(reference), price, [30.0])
+        reused = priced(steps_of(reference), price, [30.0])
         for rate in (5.0, 16.0):
             rolled = rolled_back()
             entries += [
@@ -169,7 +169,12 @@ def full(price: float | None = 2.0) -> Study:
                 ),
                 entry("checkfree", unsaved(), seed, rate, priced=priced(range(3), price)),
                 entry(
-                    "redundant", reference, seed, rate, priced=lent, reused="no_failure, same seed"
+                    "redundant",
+                    reference,
+                    seed,
+                    rate,
+                    priced=reused,
+                    reused="no_failure, same seed",
                 ),
                 entry(
                     "checkfree(failures.stages=middle)",

@@ -22,7 +22,7 @@ from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
 from checkfree.runtime.store import Store
 from checkfree.stage import CPU, Conditions, Stage, seeded
-from checkfree.worker import Equipment, StageWorker
+from checkfree.worker import StageWorker, WorkerContext
 
 WIDTH = 4
 
@@ -68,7 +68,7 @@ def module(seed: int, purpose: str, stage: int, tick: int = 0, dropout: float = 
         return Edge() if stage == 0 else Body(dropout)
 
 
-def equipment(seed: int, strategy: Strategy, dropout: float = 0.1) -> Equipment:
+def worker_context(seed: int, strategy: Strategy, dropout: float = 0.1) -> WorkerContext:
     conditions = Conditions(
         optimizer=lambda params: torch.optim.Adam(params, lr=0.01), lr=lambda iteration: 0.01
     )
@@ -76,7 +76,7 @@ def equipment(seed: int, strategy: Strategy, dropout: float = 0.1) -> Equipment:
     def fresh(stage: int, tick: int) -> StageState:
         return Stage(module(seed, "reinit", stage, tick), conditions).snapshot()
 
-    return Equipment(
+    return WorkerContext(
         seed,
         lambda stage, host: Stage(module(seed, "init", stage, dropout=dropout), conditions),
         fresh,
@@ -170,7 +170,7 @@ def make(
 ) -> Run:
     """A run that has not begun: call ``run.runtime.run()``."""
     seats = [Address(s, r) for s in range(stages + 1) for r in range(replicas)]
-    made = equipment(seed, strategy, dropout)
+    made = worker_context(seed, strategy, dropout)
     log, files = Log(), files or MemoryFiles()
     store = Store(files)
     rules = replace(Terms(iterations=3, microbatches=4, schedule=one_f_one_b), **(terms or {}))
@@ -178,7 +178,7 @@ def make(
     actors: dict[Address, Any] = {s: StageWorker(s, 0, made) for s in seats}
     runtime = InProcess(
         actors | {LEAD: lead, LOG: log, STORE: store},
-        lambda seat, life: StageWorker(seat, life, made, hollow=True),
+        lambda seat, life: StageWorker(seat, life, made, uninitialized=True),
         pick,
     )
     runtime.actors[FAULTS] = faults(runtime) if faults else Faults(runtime, strikes)

@@ -109,11 +109,11 @@ def _entering(arguments: argparse.Namespace) -> Iterator[tuple[Workdir, Entry]]:
     place, secret = parse_place(arguments.join), given_token(arguments.token, arguments.token_file)
     listen = parse_listen(arguments.listen) if arguments.listen else ("0.0.0.0", 0)
     try:
-        from checkfree.runtime.swarm.joining.joiner_workdir import pitched
+        from checkfree.runtime.swarm.joining.joiner_workdir import joiner_workdir_for
         from checkfree.session.swarm.member import Entry
     except ImportError as error:
         raise BadInput(f"{error}: pip install 'checkfree[swarm]'") from None
-    with pitched(secret) as workdir:
+    with joiner_workdir_for(secret) as workdir:
         allow = tuple(arguments.allow)
         yield workdir, Entry(place, secret, listen_address(*listen), ANSWER_WITHIN, allow=allow)
 

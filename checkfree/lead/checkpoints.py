@@ -142,7 +142,7 @@ class Checkpointing:
         """One of each stage, and whoever else holds something for others."""
         lead_state, alive = self._lead_state, self._lead_state.members.alive
         holding = {Address.parse(holder) for _, holder, *_ in lead_state.shadowing.entries()}
-        if lead_state.strategy.room.memory:
+        if lead_state.strategy.activation_buffer.memory:
             holding = set(alive)
         return tuple(sorted({*first_seats(alive), *(holding & alive)}))
 

@@ -190,7 +190,7 @@ class Departures:
         members, handed = self._lead_state.members, self.states.get(seat.stage)
         twin = any(other.stage == seat.stage and other != seat for other in members.alive)
         safe = handed is not None and handed.state == self._committed(seat)
-        bare = seat in members.hollow and seat not in members.brings
+        bare = seat in members.uninitialized and seat not in members.brings
         return bare or twin or safe
 
     def _dismiss(self, seat: Address) -> None:

@@ -103,7 +103,7 @@ class Lead:
     def well(self) -> bool:
         """No stage is missing, and nothing is repaired or stored: a seat may change hands."""
         calm = self.phase in (Phase.ASKING, Phase.RUNNING, Phase.COMMITTING)
-        return calm and not self.members.hollow and self.members.whole()
+        return calm and not self.members.uninitialized and self.members.whole()
 
     @property
     def progress(self) -> Progress:
@@ -298,7 +298,7 @@ class Lead:
         if not self.members.whole():
             return False
         self._coordinator.note_losses()
-        if self.members.hollow:
+        if self.members.uninitialized:
             return self._plan_repair()
         if self.members.names() != self._lead_state.planned:
             self._lead_state.note_plan({})
@@ -318,7 +318,7 @@ class Lead:
     def _wind_up(self) -> bool:
         """A snapshot of what is committed, unless somebody is missing, or there is one."""
         members = self.members
-        if members.whole() and not members.hollow and self._checkpointing.last():
+        if members.whole() and not members.uninitialized and self._checkpointing.last():
             self.phase = Phase.STORING
             return True
         self.phase, self.stopped = Phase.ENDED, True

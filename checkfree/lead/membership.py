@@ -1,7 +1,7 @@
 """Who sits where: a small state machine of lives, without messages.
 
-A seat is *alive* (trains), *hollow* (joined, has no state worth training) or empty. ``lives``
-counts who has sat there, so that news of an earlier life cannot touch a later one.
+A seat is *alive* (trains), *uninitialized* (joined, has no state worth training) or empty.
+``lives`` counts who has sat there, so that news of an earlier life cannot touch a later one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Membership:
 
     def __init__(self, seats: Iterable[Address], lives: Mapping[Address, int] | None = None):
         self.alive = set(seats)
-        self.hollow: set[Address] = set()
+        self.uninitialized: set[Address] = set()
         self.lives = dict.fromkeys(self.alive, 0) | dict(lives or {})
         self.num_stages = 1 + max(seat.stage for seat in self.alive)
         self.ended: dict[Address, int] = {}
@@ -30,20 +30,20 @@ class Membership:
         self.silent: dict[Address, int] = {}
         """Lives that ended in silence: they may come back."""
         self.brings: dict[Address, StateId] = {}
-        """What whoever sits hollow there has brought along."""
+        """What whoever sits uninitialized there has brought along."""
         self._losses: set[Address] = set()
 
     def holds(self, seat: Address) -> bool:
         """Somebody sits there."""
-        return seat in self.alive or seat in self.hollow
+        return seat in self.alive or seat in self.uninitialized
 
     def has_state(self, seat: Address, life: int) -> bool:
         """That life sits there, and has a state of use."""
         return seat in self.alive and self.lives[seat] == life
 
     def whole(self) -> bool:
-        """Every stage has somebody, if only a hollow one."""
-        return len({seat.stage for seat in self.alive | self.hollow}) == self.num_stages
+        """Every stage has somebody, if only an uninitialized one."""
+        return len({seat.stage for seat in self.alive | self.uninitialized}) == self.num_stages
 
     def lose(self, seat: Address, life: int, *, silent: bool = False) -> bool:
         """This life is over. False if that is old news."""
@@ -65,7 +65,7 @@ class Membership:
         if seat in self.alive:
             self.ended[seat] = life
         self.alive.discard(seat)
-        self.hollow.discard(seat)
+        self.uninitialized.discard(seat)
         self.brings.pop(seat, None)
         self.lives[seat] = life + 1
 
@@ -75,11 +75,11 @@ class Membership:
             del self.silent[seat]
 
     def join(self, seat: Address, life: int, brings: StateId | None = None) -> bool:
-        """A hollow one sits down. False if that is old news."""
+        """An uninitialized one sits down. False if that is old news."""
         if self.holds(seat) or life < self.lives.get(seat, 0):
             return False
         self.lives[seat] = life
-        self.hollow.add(seat)
+        self.uninitialized.add(seat)
         if brings is not None:
             self.brings[seat] = brings
             self.gone(brings.seat, brings.life)
@@ -89,13 +89,13 @@ class Membership:
         """These are told to become something else: until then they have no state of use."""
         for seat in seats:
             self.alive.discard(seat)
-            self.hollow.add(seat)
+            self.uninitialized.add(seat)
 
     def fill(self, seats: Iterable[Address]) -> None:
         """These have a state again, and what others once had of their stages is history."""
         stages = {seat.stage for seat in seats}
         for seat in seats:
-            self.hollow.discard(seat)
+            self.uninitialized.discard(seat)
             self.alive.add(seat)
             self.brings.pop(seat, None)
         self.ended, self.silent = (

@@ -66,12 +66,14 @@ class RecoveryCoordinator:
         lead_state.note(FailureRecord(p.committed, p.tick, p.epoch, seats, gone))
 
     def plan(self) -> Refusal | bool:
-        """Order the hollow seats rebuilt, or say why that can't be. False: somebody may come back
-        with the very state that would be made up for."""
+        """Order the uninitialized seats rebuilt, or say why that can't be. False: somebody may come
+        back with the very state that would be made up for."""
         lead_state, p = self._lead_state, self._lead_state.progress
-        hollow = frozenset(lead_state.members.hollow)
-        handed = self._departures.repair(hollow, self._refused)
-        repair = handed or lead_state.strategy.repair(hollow, lead_state.view(), self._refused)
+        uninitialized = frozenset(lead_state.members.uninitialized)
+        handed = self._departures.repair(uninitialized, self._refused)
+        repair = handed or lead_state.strategy.repair(
+            uninitialized, lead_state.view(), self._refused
+        )
         if self._may_return() and not (isinstance(repair, Repair) and is_exact(repair)):
             return False
         if isinstance(repair, Repair):

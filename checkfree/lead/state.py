@@ -69,7 +69,7 @@ class LeadState:
         return tuple(keep for keep in self._due_keeps() if isinstance(keep, Upload))
 
     def _due_keeps(self) -> tuple[Mirror | Upload, ...]:
-        return self.strategy.keeps(self.progress.committed, sorted(self.members.alive))
+        return self.strategy.replications(self.progress.committed, sorted(self.members.alive))
 
     def due_transfers(self) -> tuple[Transfer, ...]:
         """What the strategy wants pushed when the step to come is committed."""
@@ -79,7 +79,7 @@ class LeadState:
         """What a strategy may know."""
         p, alive = self.progress, frozenset(self.members.alive)
         keeps = frozenset(keep for keep in self.keeping.current if keep.holder in alive)
-        seats = alive | self.members.hollow
+        seats = alive | self.members.uninitialized
         count = self.members.num_stages
         return View(
             alive,

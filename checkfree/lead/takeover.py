@@ -5,7 +5,7 @@
         nobody did:        abort. Gradients are kept until told, so nobody has half a step
 
 Rules: what is heard of no epoch is newer than the new one. Who stands in no plan, has another
-version than the committed one, or is hollow, has no state worth training.
+version than the committed one, or is uninitialized, has no state worth training.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Takeover:
         for seat, standing in sorted(self.standings.items()):
             if not members.holds(seat):
                 members.join(seat, standing.life, self.brings.get(seat))
-            elif standing.hollow or standing.version != self.history.progress.committed:
+            elif standing.uninitialized or standing.version != self.history.progress.committed:
                 members.empty([seat])
         members.noted(self.history.noted)
         return members
@@ -196,7 +196,7 @@ class Takeover:
         """Of the exact copies that the planned members were to hold, those that are of the
         committed state, and that no repair of owner or holder has outdated."""
         planned = sorted(self.history.members or self.present)
-        keeps = strategy.keeps(self.history.progress.committed, planned)
+        keeps = strategy.replications(self.history.progress.committed, planned)
         return {keep for keep in keeps if isinstance(keep, Mirror) and self._holds(keep)}
 
     def _holds(self, keep: Mirror) -> bool:

@@ -39,7 +39,7 @@ from checkfree.messages.tensors import StageState
 from checkfree.pipeline.routes import swap_partner, swapped
 from checkfree.recovery.average import Inexact
 from checkfree.recovery.checkfree import RULE as WEIGHTED
-from checkfree.recovery.fit.activations import Room
+from checkfree.recovery.fit.activations import BufferLimits
 from checkfree.recovery.fit.plan import Fitting, witnesses
 from checkfree.recovery.interpolate import (
     NEAREST,
@@ -98,19 +98,21 @@ class Ladder(Strategy):
 
     def shadows(self, view: View) -> tuple[Transfer, ...]:
         pushing = self._rules.pushing
-        return () if pushing is None else pushing.keeps(view)
+        return () if pushing is None else pushing.transfers(view)
 
-    def begins(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
+    def warmup_start(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
         pushing, fitting = self._rules.pushing, self._rules.fitting
         before = at if fitting is None else at - fitting.reaches_back(microbatches)
-        return before if pushing is None else pushing.begins(stage, num_stages, at, before)
+        return before if pushing is None else pushing.warmup_start(stage, num_stages, at, before)
 
     @property
-    def room(self) -> Room:
+    def activation_buffer(self) -> BufferLimits:
         fitting = self._rules.fitting
-        return Room() if fitting is None else Room(fitting.memory, fitting.pairs)
+        return BufferLimits() if fitting is None else BufferLimits(fitting.memory, fitting.pairs)
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
+    def replications(
+        self, version: int, workers: Collection[Address]
+    ) -> tuple[Mirror | Upload, ...]:
         return ()
 
     def repair(

@@ -40,7 +40,9 @@ class CheckFreePlus(Strategy):
     def routes(self, routes: tuple[Route, ...]) -> tuple[Route, ...]:
         return swapped(routes, self._share)
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
+    def replications(
+        self, version: int, workers: Collection[Address]
+    ) -> tuple[Mirror | Upload, ...]:
         last = max(worker.stage for worker in workers)
         owner = min(worker for worker in workers if worker.stage == 0)
         holders = (min(w for w in workers if w.stage == stage) for stage in (1, last))

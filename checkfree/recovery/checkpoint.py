@@ -28,7 +28,9 @@ class Checkpoint(Strategy):
     def __init__(self, interval: int):
         self._interval = interval
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
+    def replications(
+        self, version: int, workers: Collection[Address]
+    ) -> tuple[Mirror | Upload, ...]:
         if version % self._interval:
             return ()
         stages = sorted({worker.stage for worker in workers})

@@ -45,7 +45,9 @@ class Redundant(Strategy):
                     wider[worker].append(redundant[worker, op])
         return {worker: tuple(ops) for worker, ops in wider.items()}
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
+    def replications(
+        self, version: int, workers: Collection[Address]
+    ) -> tuple[Mirror | Upload, ...]:
         count = 1 + max(worker.stage for worker in workers)
         found = []
         for holder in sorted(workers):

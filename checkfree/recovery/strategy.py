@@ -24,7 +24,7 @@ from checkfree.core.ops import (
     Upload,
     View,
 )
-from checkfree.recovery.fit.activations import Room
+from checkfree.recovery.fit.activations import BufferLimits
 
 if TYPE_CHECKING:
     from checkfree.messages.tensors import StageState
@@ -52,7 +52,9 @@ class Strategy(ABC):
         """The schedule that training runs; a strategy may add ops of its own."""
         return schedule
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
+    def replications(
+        self, version: int, workers: Collection[Address]
+    ) -> tuple[Mirror | Upload, ...]:
         """What is put aside of the state after ``version`` iterations, where, and when."""
         return ()
 
@@ -60,15 +62,15 @@ class Strategy(ABC):
         """What is pushed to other seats, in the background, when the step to come is committed."""
         return ()
 
-    def begins(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
+    def warmup_start(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
         """The iteration from which it has to run to have, at iteration ``at``, all that it would
         have of a stage if it had always run: for what isn't an exact copy, or a checkpoint."""
         return at
 
     @property
-    def room(self) -> Room:
+    def activation_buffer(self) -> BufferLimits:
         """For the last iterations' activations, which each seat holds on to for a rebuild."""
-        return Room()
+        return BufferLimits()
 
     @abstractmethod
     def repair(

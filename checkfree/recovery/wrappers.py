@@ -24,7 +24,7 @@ from checkfree.core.ops import (
 from checkfree.messages.tensors import StageState
 from checkfree.recovery.checkpoint import Checkpoint
 from checkfree.recovery.exact import REPLICA
-from checkfree.recovery.fit.activations import Room
+from checkfree.recovery.fit.activations import BufferLimits
 from checkfree.recovery.registry import spec_of
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
 
@@ -49,18 +49,20 @@ class Wrapper(Strategy):
     def ops(self, schedule: Schedule, routes: tuple[Route, ...]) -> Schedule:
         return self._inner.ops(schedule, routes)
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
-        return self._inner.keeps(version, workers)
+    def replications(
+        self, version: int, workers: Collection[Address]
+    ) -> tuple[Mirror | Upload, ...]:
+        return self._inner.replications(version, workers)
 
     def shadows(self, view: View) -> tuple[Transfer, ...]:
         return self._inner.shadows(view)
 
-    def begins(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
-        return self._inner.begins(stage, num_stages, at, microbatches)
+    def warmup_start(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
+        return self._inner.warmup_start(stage, num_stages, at, microbatches)
 
     @property
-    def room(self) -> Room:
-        return self._inner.room
+    def activation_buffer(self) -> BufferLimits:
+        return self._inner.activation_buffer
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
@@ -119,8 +121,10 @@ class SafetyNet(Wrapper):
         super().__init__(inner)
         self._checkpoint = checkpoint
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Mirror | Upload, ...]:
-        inner, beside = (s.keeps(version, workers) for s in (self._inner, self._checkpoint))
+    def replications(
+        self, version: int, workers: Collection[Address]
+    ) -> tuple[Mirror | Upload, ...]:
+        inner, beside = (s.replications(version, workers) for s in (self._inner, self._checkpoint))
         return inner + tuple(keep for keep in beside if keep not in inner)
 
     def repair(

@@ -53,7 +53,7 @@ class InProcess:
         return worker.life
 
     def join(self, seat: Address, life: int) -> None:
-        """Seat a hollow replacement, and tell the lead."""
+        """Seat an uninitialized replacement, and tell the lead."""
         self.actors[seat] = self._spawn(seat, life)
         self.post(LEAD, Joined(seat, life))
 

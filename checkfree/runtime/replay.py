@@ -279,7 +279,7 @@ class ReplayedFaults:
 
     def _between_repairs(self) -> bool:
         """Others left while not all was repaired: no tick is due in between."""
-        if not self._lead.members.hollow or not self._now():
+        if not self._lead.members.uninitialized or not self._now():
             return False
         return self._lead.progress.repairs == self._repaired[-len(self._steps)]
 

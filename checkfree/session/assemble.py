@@ -33,7 +33,7 @@ from checkfree.session.snapshot import Snapshot
 from checkfree.session.terms import seats, terms_of
 from checkfree.stage import Conditions, Stage
 from checkfree.stage.optimizer import make_optimizer
-from checkfree.worker import Batches, Casting, Equipment, StageWorker
+from checkfree.worker import Batches, Casting, StageWorker, WorkerContext
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Assembly:
 
 def assemble(
     config: Config,
-    equipment: Equipment,
+    context: WorkerContext,
     store: Store,
     log: Actor,
     start: Snapshot | None = None,
@@ -77,11 +77,11 @@ def assemble(
     are given. Raises BadInput for a state that does not fit."""
     start = start or Snapshot(Progress(), dict.fromkeys(seats(config), 0), {})
     terms = terms or terms_of(config, tokens)
-    lead = Lead(Membership(start.lives, start.lives), equipment.strategy, terms, start.progress)
-    workers = {seat: StageWorker(seat, life, equipment) for seat, life in start.lives.items()}
+    lead = Lead(Membership(start.lives, start.lives), context.strategy, terms, start.progress)
+    workers = {seat: StageWorker(seat, life, context) for seat, life in start.lives.items()}
     runtime = InProcess(
         {**workers, LEAD: lead, STORE: store, LOG: log},
-        lambda seat, life: StageWorker(seat, life, equipment, hollow=True),
+        lambda seat, life: StageWorker(seat, life, context, uninitialized=True),
     )
     runtime.actors[FAULTS] = Faults(runtime, strikes or DueFailures(config).struck)
     for seat, life in start.absent.items():
@@ -117,12 +117,12 @@ def save(assembly: Assembly, store: Store) -> None:
         pass
 
 
-def equip(
+def make_worker_context(
     config: Config,
     blueprint: Blueprint,
     batches: Mapping[Purpose, Batches],
     at_risk: Collection[int] = (),
-) -> Equipment:
+) -> WorkerContext:
     """What every worker of a run is built with; ``at_risk``: stages that will be lost. Raises
     BadInput."""
     known = blueprint.tokens is not None  # else the modules are the user's, and of any size
@@ -142,7 +142,7 @@ def equip(
     if spec_of(config.recovery).reinitialises:
         for stage in {1, *at_risk}:
             blueprint.fresh(stage, 0)  # what can't be initialised anew is refused now
-    return Equipment(
+    return WorkerContext(
         seed=config.seed,
         make=lambda stage, host: wrap(blueprint.make(stage), host),
         fresh=fresh,

@@ -28,12 +28,12 @@ from checkfree.messages.control import Purpose
 from checkfree.plugins import OUTSIDE, origin, packages
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.recorder import Listener
-from checkfree.session.assemble import equip
+from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import Blueprint, of_family, of_modules
 from checkfree.session.due import DueFailures
 from checkfree.session.sizes import OWN, named_sizes
 from checkfree.session.terms import scheduler_of
-from checkfree.worker import Batches, Equipment
+from checkfree.worker import Batches, WorkerContext
 
 Feeds = Mapping[Purpose, Batches]
 
@@ -60,10 +60,10 @@ class Job:
         return DueFailures(self.config)
 
     @cached_property
-    def equipment(self) -> Equipment:
+    def worker_context(self) -> WorkerContext:
         """What every worker is built with. Raises BadInput."""
         config = replace(self.config, devices=self.devices or self.config.devices)
-        return equip(config, self.blueprint, self.feeds, self.due.stages)
+        return make_worker_context(config, self.blueprint, self.feeds, self.due.stages)
 
     def config_record(self) -> ConfigRecord:
         """The first record of the run."""

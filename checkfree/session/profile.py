@@ -154,9 +154,9 @@ def _measure(job: Job, repeats: int, piece: Piece, clock: Time) -> Measured:
 
     job = replace(job, config=config, listeners=(after_each,))
     clocked = replace(
-        job.equipment,
+        job.worker_context,
         make=lambda stage, host: watch.on(
-            job.equipment.make(stage, host), "body" if stage else "edge"
+            job.worker_context.make(stage, host), "body" if stage else "edge"
         ),
     )
     with Session.create(job) as session:

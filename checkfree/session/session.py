@@ -45,7 +45,7 @@ from checkfree.session.assemble import Assembly, assemble
 from checkfree.session.job import Job, check_same, versions_of
 from checkfree.session.snapshot import Snapshot, newest
 from checkfree.session.terms import seats
-from checkfree.worker import Equipment
+from checkfree.worker import WorkerContext
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Session:
     def create(cls, job: Job) -> Iterator[Session]:
         """In a new folder, which nobody else trains in meanwhile. Raises BadInput before anything
         is written."""
-        job.equipment  # noqa: B018 (what can't be built is refused)
+        job.worker_context  # noqa: B018 (what can't be built is refused)
         trace = render_trace(job.due.trace)
         folders.create(job.folder)
         with folders.locked(job.folder):
@@ -116,7 +116,7 @@ class Session:
         """From the newest good snapshot of its folder. Raises BadInput if that has none, or is of
         another configuration or other data."""
         check_same(job, read(job.folder))
-        job.equipment  # noqa: B018 (refused before the folder is locked)
+        job.worker_context  # noqa: B018 (refused before the folder is locked)
         with folders.locked(job.folder):
             start = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
             with cls.open(job, start) as session:
@@ -135,7 +135,7 @@ class Session:
 
     def assemble(
         self,
-        equipment: Equipment | None = None,
+        context: WorkerContext | None = None,
         *,
         terms: Terms | None = None,
         strikes: Strikes | None = None,
@@ -146,7 +146,7 @@ class Session:
         job, start = self.job, self.start
         self.assembly = assemble(
             job.config,
-            equipment or job.equipment,
+            context or job.worker_context,
             self.store,
             self.recorder,
             start,

@@ -29,7 +29,7 @@ from checkfree.failures import render_trace
 from checkfree.lead import Progress
 from checkfree.runtime import folder as folders
 from checkfree.runtime.replay import Replayed, ReplayedFaults, Step, script
-from checkfree.session.assemble import Assembly, equip
+from checkfree.session.assemble import Assembly, make_worker_context
 from checkfree.session.job import Job, check_same, of_config, versions_of
 from checkfree.session.session import Session, begin, draw
 from checkfree.session.snapshot import Snapshot
@@ -136,9 +136,9 @@ def _assembled(run: Recording, session: Session) -> Assembly:
     """The run's actors, but for who strikes and what is repaired; both are in the plans."""
     job = session.job
     quiet = replace(run.config, failures=FailuresConfig("none"), resume=ResumeConfig(0))
-    equipment = equip(quiet, job.blueprint, job.feeds)
+    context = make_worker_context(quiet, job.blueprint, job.feeds)
     return session.assemble(
-        replace(equipment, strategy=Replayed(equipment.strategy, run.steps)),
+        replace(context, strategy=Replayed(context.strategy, run.steps)),
         terms=terms_of(quiet, job.blueprint.tokens),
         strikes=lambda tick: (),
     )

@@ -101,8 +101,8 @@ class _Host:
         self._lead = Lead(
             Membership(seats, dict.fromkeys(seats, 0)), setting.strategy, setting.terms
         )
-        room = setting.strategy.room
-        self._workers = SimulatedWorkers.new(setting.sizes, seats, setting.averages_moments, room)
+        limits = setting.strategy.activation_buffer
+        self._workers = SimulatedWorkers.new(setting.sizes, seats, setting.averages_moments, limits)
         self._ledger = CostLedger()
         self._inbox: deque[Message] = deque()
         self._prices: dict[_Alike, tuple[Begin, Price]] = {}

@@ -23,7 +23,7 @@ from checkfree.core.ops import (
     Transfer,
 )
 from checkfree.messages.control import CHECKPOINT, Archive, Begin, Push, Rebuild
-from checkfree.recovery.fit.activations import Crossing, Ring, Room, matches
+from checkfree.recovery.fit.activations import BufferLimits, Crossing, Ring, matches
 from checkfree.recovery.shadow.references import HELD, WHOLE, References, held_as
 from checkfree.simulate.sizes import Sizes
 
@@ -60,7 +60,7 @@ class SimulatedWorkers:
     references: dict[Address, References[None]] = field(default_factory=dict)
     """What each owner has left at the holders of its shadows."""
     rings: dict[Address, Ring[int]] = field(default_factory=dict)
-    room: Room = Room()  # noqa: RUF009 (frozen)
+    limits: BufferLimits = BufferLimits()  # noqa: RUF009 (frozen)
     """Of each ring."""
     shelves: dict[int, dict[int, Held]] = field(default_factory=dict)
     peak_peers: int = 0
@@ -69,18 +69,18 @@ class SimulatedWorkers:
 
     @classmethod
     def new(
-        cls, sizes: Sizes, seats: Collection[Address], averages_moments: bool, room: Room
+        cls, sizes: Sizes, seats: Collection[Address], averages_moments: bool, limits: BufferLimits
     ) -> SimulatedWorkers:
         """All seats with their first weights."""
         own = {seat: Held(seat.stage) for seat in seats}
-        rings = {seat: Ring[int](room) for seat in seats}
+        rings = {seat: Ring[int](limits) for seat in seats}
         references = {seat: References[None](seat) for seat in seats}
-        return cls(sizes, averages_moments, own, references=references, rings=rings, room=room)
+        return cls(sizes, averages_moments, own, references=references, rings=rings, limits=limits)
 
     def lose(self, seat: Address) -> None:
         """With all that it holds."""
         self.own.pop(seat, None)
-        self.rings[seat] = Ring(self.room)
+        self.rings[seat] = Ring(self.limits)
         self.references[seat].clear()
         self.shadows = {s: held for s, held in self.shadows.items() if s.holder != seat}
         self.copies = {key: held for key, held in self.copies.items() if key[0] != seat}
@@ -96,7 +96,7 @@ class SimulatedWorkers:
 
     def cross(self, begin: Begin) -> None:
         """What crossed the boundaries of all seats in an iteration that is committed."""
-        if not self.room.memory:
+        if not self.limits.memory:
             return
         count, iteration = self.sizes.activation, begin.ticket.iteration
         told = count if self.sizes.told is None else self.sizes.told
@@ -181,7 +181,7 @@ class SimulatedWorkers:
         """What the seat becomes: exact if all it is made of is of its own stage."""
         sources = order.recipe.sources
         found = [self.source(source) for source in sources]
-        self.rings[seat] = Ring(self.room)
+        self.rings[seat] = Ring(self.limits)
         self.references[seat].clear()
         newer = [shadow for shadow in self.shadows if shadow.version > order.resume_at]
         for shadow in newer:

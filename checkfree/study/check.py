@@ -11,7 +11,7 @@ from typing import Any
 from checkfree.core.config import Config, FailuresConfig
 from checkfree.core.errors import BadInput
 from checkfree.failures import CLOCK, is_trace_file
-from checkfree.session.assemble import equip
+from checkfree.session.assemble import make_worker_context
 from checkfree.session.due import DueFailures
 from checkfree.session.job import of_config
 from checkfree.session.rehearsal import setting, strikes
@@ -37,7 +37,7 @@ def check_buildable(cells: Sequence[Cell]) -> Mapping[str, Any]:
     for cell in _columns(cells):
         with _named(cell):
             calm = _calm(cell.config)
-            equip(calm, job.blueprint, job.feeds, DueFailures(calm).stages)
+            make_worker_context(calm, job.blueprint, job.feeds, DueFailures(calm).stages)
     data: Mapping[str, Any] = json.loads(json.dumps(job.data))
     return data
 

@@ -21,7 +21,7 @@ from checkfree.study.options import Options, check_names
 from checkfree.study.plan import Cell, base, plan
 from checkfree.study.pool import Pool, slots
 from checkfree.study.progress import Show
-from checkfree.study.reuse import loans
+from checkfree.study.reuse import reused_runs
 from checkfree.study.study_file import Column, StudyFile, write_study
 from checkfree.study.work import Work
 
@@ -144,8 +144,8 @@ def _train(
     request: Request, cells: Sequence[Cell], found: dict[str, Standing], console: Console
 ) -> Mapping[str, str]:
     options, total = request.options, len(cells)
-    lent = {} if options.train_redundant else loans(cells)
-    work = Work(cells, found, lent, lambda cell, records: _keep(request, cell, records))
+    reusable = {} if options.train_redundant else reused_runs(cells)
+    work = Work(cells, found, reusable, lambda cell, records: _keep(request, cell, records))
     done = sum(known.state is State.DONE for known in found.values())
     if done < total:
         room = slots(options.workers, options.devices, cells[0].config)

@@ -30,7 +30,7 @@ Rehearse = Callable[[Config], Rehearsal]
 
 
 @dataclass(frozen=True)
-class Loan:
+class ReusedRun:
     """A cell that takes the curve of ``reference``, once ``proof`` was trained and proved equal to
     ``model``, the reference of its own seed."""
 
@@ -45,7 +45,7 @@ class Loan:
         return self.reference, self.proof, self.model
 
 
-def loans(cells: Sequence[Cell]) -> dict[str, Loan]:
+def reused_runs(cells: Sequence[Cell]) -> dict[str, ReusedRun]:
     """By place, the cells that need no training: all but the first of each exact strategy."""
     references = {cell.number: cell for cell in cells if cell.label == REFERENCE}
     proofs: dict[str, Cell] = {}
@@ -57,7 +57,7 @@ def loans(cells: Sequence[Cell]) -> dict[str, Loan]:
             continue
         proof = proofs.setdefault(cell.label, cell)
         if proof is not cell:
-            found[cell.place] = Loan(cell, reference, proof, references[proof.number])
+            found[cell.place] = ReusedRun(cell, reference, proof, references[proof.number])
     return found
 
 
@@ -67,7 +67,7 @@ def _is_alike(one: Config, other: Config) -> bool:
     return all(key == "out" or key.startswith(_OWN) for key, _, _ in found)
 
 
-def prove(proof: Cell, trained: Records, reference: Records) -> None:
+def check_same_losses(proof: Cell, trained: Records, reference: Records) -> None:
     """Raise RunFailed, naming the iteration, unless each loss of ``trained`` is the reference's."""
     expected = _losses(reference)
     for step in of_kind(trained, "iteration"):
@@ -90,14 +90,14 @@ def _losses(records: Records) -> dict[int, float | None]:
     return {step["iteration"]: step["loss"] for step in of_kind(records, "iteration")}
 
 
-def can_lend(reference: Records) -> bool:
+def has_whole_curve(reference: Records) -> bool:
     """The reference came to its end, so it has a loss for every iteration."""
     return ended(reference) == "done"
 
 
-def borrow(loan: Loan, reference: Records, made: Rehearsal) -> list[dict[str, Any]]:
-    """The records of the loan's cell: as rehearsed, with the reference's losses."""
-    config = {**reference[0], "config": to_tree(loan.cell.config), "reused": loan.reference.place}
+def reused_records(run: ReusedRun, reference: Records, made: Rehearsal) -> list[dict[str, Any]]:
+    """The records of the cell that reuses: as rehearsed, with the reference's losses."""
+    config = {**reference[0], "config": to_tree(run.cell.config), "reused": run.reference.place}
     records: list[dict[str, Any]] = [config]
     filler = _Filler(reference)
     records += [filler.filled(json.loads(dumps(record))) for record in made.records]
@@ -135,11 +135,13 @@ class _Filler:
         return record
 
 
-def lend(loan: Loan, reference: Records, rehearsed: Rehearse = rehearse) -> list[dict[str, Any]]:
-    """Write the run folder of the loan's cell, and return its records. Raises RunFailed."""
-    made = rehearsed(loan.cell.config)
-    records = borrow(loan, reference, made)
-    folder = loan.cell.folder
+def write_reused(
+    run: ReusedRun, reference: Records, rehearsed: Rehearse = rehearse
+) -> list[dict[str, Any]]:
+    """Write the run folder of the cell that reuses, and return its records. Raises RunFailed."""
+    made = rehearsed(run.cell.config)
+    records = reused_records(run, reference, made)
+    folder = run.cell.folder
     clear(folder)
-    begin(folder, to_yaml(loan.cell.config), render_trace(made.trace), map(json.dumps, records))
+    begin(folder, to_yaml(run.cell.config), render_trace(made.trace), map(json.dumps, records))
     return records

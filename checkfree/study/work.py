@@ -32,25 +32,25 @@ REFUSED = "checkfree: the run ended:"
 
 
 class Work:
-    """``found``: how far each cell is, by place; kept up to date. ``loans``: the cells that need no
-    training once others are done. ``finished`` hears of each cell that gets a result."""
+    """``found``: how far each cell is, by place; kept up to date. ``reusable``: the cells that need
+    no training once others are done. ``finished`` hears of each cell that gets a result."""
 
     def __init__(
         self,
         cells: Sequence[Cell],
         found: dict[str, Standing],
-        loans: Mapping[str, reuse.Loan],
+        reusable: Mapping[str, reuse.ReusedRun],
         finished: Callable[[Cell, Records], None],
     ):
         self._cells = {cell.place: cell for cell in cells}
         self._found, self._finished = found, finished
         rest = [cell for cell in cells if found[cell.place].state is not State.DONE]
-        self._loans = {
-            cell.place: loans[cell.place]
+        self._reusable = {
+            cell.place: reusable[cell.place]
             for cell in rest
-            if cell.place in loans and found[cell.place].state is State.NEW
+            if cell.place in reusable and found[cell.place].state is State.NEW
         }
-        self._queue = [cell for cell in rest if cell.place not in self._loans]
+        self._queue = [cell for cell in rest if cell.place not in self._reusable]
         self.iterations = sum(cell.config.iterations for cell in self._queue)
         """Yet to be trained."""
         self.crashed: dict[str, str] = {}
@@ -58,18 +58,18 @@ class Work:
 
     def run(self, pool: Pool, show: Show) -> None:
         """Until every cell has a result or can have none."""
-        self._lend(show)
+        self._reuse(show)
         while self._queue or pool.keys:
             while self._queue and pool.free:
                 self._start(self._queue.pop(0), pool, show)
             for end in pool.ended():
                 self._settle(self._cells[end.key], end, show)
-                self._lend(show)
+                self._reuse(show)
             show.look()
             if pool.keys:
                 time.sleep(LOOK)
-        for loan in self._loans.values():
-            self.crashed[str(loan.cell)] = f"it needs {' and '.join(map(str, loan.needs[:2]))}"
+        for run in self._reusable.values():
+            self.crashed[str(run.cell)] = f"it needs {' and '.join(map(str, run.needs[:2]))}"
 
     def _start(self, cell: Cell, pool: Pool, show: Show) -> None:
         if self._found[cell.place].state is State.STOPPED:
@@ -96,18 +96,18 @@ class Work:
         self._finished(cell, records)
         show.ended(cell, describe(records))
 
-    def _lend(self, show: Show) -> None:
+    def _reuse(self, show: Show) -> None:
         """Whatever can be had without training by now."""
-        for place, loan in list(self._loans.items()):
-            reference, proof, model = (self._found[cell.place].records for cell in loan.needs)
+        for place, run in list(self._reusable.items()):
+            reference, proof, model = (self._found[cell.place].records for cell in run.needs)
             if not (reference and proof and model):
                 continue
-            del self._loans[place]
-            if reuse.can_lend(reference):
-                reuse.prove(loan.proof, proof, model)
-                self._result(loan.cell, reuse.lend(loan, reference), show)
+            del self._reusable[place]
+            if reuse.has_whole_curve(reference):
+                reuse.check_same_losses(run.proof, proof, model)
+                self._result(run.cell, reuse.write_reused(run, reference), show)
             else:
-                self._queue.append(loan.cell)
+                self._queue.append(run.cell)
 
 
 def config_path(folder: Path) -> Path:

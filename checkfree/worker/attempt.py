@@ -11,7 +11,7 @@ from torch import Tensor
 from checkfree.core.ops import Address, Kind, Mirror, Op, Route
 from checkfree.messages.control import Begin, Purpose, Ticket
 from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
-from checkfree.recovery.fit.activations import Ring, Room
+from checkfree.recovery.fit.activations import BufferLimits, Ring
 from checkfree.recovery.fit.boundary import Crossed
 from checkfree.stage import Key, Part
 
@@ -35,7 +35,7 @@ class Attempt:
     doubled: dict[Key, Activation] = field(default_factory=dict)
     forwards: int = 0
     redundant_forwards: int = 0
-    crossed: Crossed = field(default_factory=lambda: Ring(Room()))
+    crossed: Crossed = field(default_factory=lambda: Ring(BufferLimits()))
     shared: bool = False
     pushed: bool = False
     prepared: bool = False

@@ -15,7 +15,7 @@ from checkfree.recovery.fit.activations import Ring
 from checkfree.recovery.fit.boundary import Crossed, file_input, file_output
 from checkfree.stage import Part, Stage
 from checkfree.worker.attempt import Attempt
-from checkfree.worker.equipment import Equipment
+from checkfree.worker.context import WorkerContext
 from checkfree.worker.inspection import are_gradients
 
 
@@ -26,14 +26,14 @@ class Unfit(ValueError):
 class Compute:
     """A worker's own ``stage``, and by stage the exact ``copies`` that it holds for others."""
 
-    def __init__(self, address: Address, equipment: Equipment):
+    def __init__(self, address: Address, context: WorkerContext):
         self.address = address
-        self.stage = equipment.make(address.stage, address.stage)
+        self.stage = context.make(address.stage, address.stage)
         self.copies: dict[int, Stage] = {}
-        self.crossed: Crossed = Ring(equipment.strategy.room)
+        self.crossed: Crossed = Ring(context.strategy.activation_buffer)
         self._shapes: set[torch.Size] = set()
         """Of activations that the stage took."""
-        self._equipment = equipment
+        self._context = context
 
     def all(self) -> tuple[Stage, ...]:
         """Own stage and copies."""
@@ -42,7 +42,7 @@ class Compute:
     def copy_of(self, stage: int) -> Stage:
         """The copy held of a stage, made if there is none yet."""
         if stage not in self.copies:
-            self.copies[stage] = self._equipment.make(stage, self.address.stage)
+            self.copies[stage] = self._context.make(stage, self.address.stage)
         return self.copies[stage]
 
     # --- ops -------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ class Compute:
             attempt.losses[op.microbatch] = y
             return []
         following = op._replace(hop=op.hop + 1)
-        message = self._equipment.casting.activation(attempt.ticket, following, y)
+        message = self._context.casting.activation(attempt.ticket, following, y)
         if attempt.todo and attempt.todo[0] == following._replace(kind=Kind.REDUNDANT):
             attempt.doubled[following.microbatch, following.hop] = message
         if attempt.training and attempt.crossed.holds:
@@ -102,7 +102,7 @@ class Compute:
         if dx is None:
             return []
         following = op._replace(hop=op.hop - 1)
-        message = self._equipment.casting.gradient(attempt.ticket, following, dx)
+        message = self._context.casting.gradient(attempt.ticket, following, dx)
         return [(attempt.route(op)[following.hop], message)]
 
     def _redundant(self, attempt: Attempt, op: Op) -> list[Outgoing]:
@@ -131,7 +131,7 @@ class Compute:
         if message is None:
             return None
         try:
-            found = self._equipment.casting.read(message, stage.dtype)
+            found = self._context.casting.read(message, stage.dtype)
         except (ValueError, RuntimeError) as error:
             raise Unfit(str(error)) from error
         if not found.is_floating_point():
@@ -153,7 +153,7 @@ class Compute:
         if part is Part.HEAD and op.microbatch in attempt.batches:
             return attempt.batches.pop(op.microbatch)
         ticket = attempt.ticket
-        batch = self._equipment.batches[ticket.purpose](ticket.iteration, op.microbatch)
+        batch = self._context.batches[ticket.purpose](ticket.iteration, op.microbatch)
         if part is Part.EMBED:
             attempt.batches[op.microbatch] = batch
         return batch
@@ -161,7 +161,7 @@ class Compute:
     def _seed(self, attempt: Attempt, op: Op) -> int:
         """Of a forward's dropout: the same for every try, and a redundant one (semantics 18)."""
         iteration = attempt.ticket.iteration
-        return derive(self._equipment.seed, "forward", iteration, op.microbatch, op.hop)
+        return derive(self._context.seed, "forward", iteration, op.microbatch, op.hop)
 
     # --- the end of an iteration -----------------------------------------------------------------
 

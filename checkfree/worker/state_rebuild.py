@@ -28,16 +28,16 @@ from checkfree.recovery.shadow.format import opened
 from checkfree.recovery.shadow.references import HELD
 from checkfree.recovery.strategy import Rebuilding
 from checkfree.stage import Stage
-from checkfree.worker.equipment import Equipment
+from checkfree.worker.context import WorkerContext
 from checkfree.worker.inspection import all_finite, problems_of
 
 
 class StateRebuild:
     """One rebuild, from its order to the answer."""
 
-    def __init__(self, order: Rebuild, address: Address, stage: Stage, equipment: Equipment):
+    def __init__(self, order: Rebuild, address: Address, stage: Stage, context: WorkerContext):
         self._order, self._address, self._stage = order, address, stage
-        self._equipment = equipment
+        self._context = context
         self._states: dict[Source, StateReply] = {}
         self._boundaries: dict[Address, BoundaryReply] = {}
 
@@ -92,7 +92,7 @@ class StateRebuild:
         if order.recipe.rule == SNAPSHOT and not states:
             made = Rebuilding(self._first())
         else:
-            made = self._equipment.strategy.rebuild(self._address, self._fresh, states)
+            made = self._context.strategy.rebuild(self._address, self._fresh, states)
         state = replace(made.state, version=order.resume_at)
         if not _finite(state):
             problem = "the rebuilt weights are not finite"
@@ -122,14 +122,14 @@ class StateRebuild:
         """Fitted, if that is asked for: figures, and what is wrong."""
         order, stage = self._order, self._stage
         boundaries = [self._boundaries[seat] for seat in order.recipe.boundary]
-        read, equipment = self._equipment.casting.read, self._equipment
-        seed = derive(equipment.seed, "fit", self._address.stage, order.tick)
+        read, context = self._context.casting.read, self._context
+        seed = derive(context.seed, "fit", self._address.stage, order.tick)
         try:
             pairs = [
                 (read(x, stage.dtype).to(stage.dtype), read(y, stage.dtype).to(stage.dtype))
                 for x, y in pairs_of(boundaries)
             ]
-            figures, problem = fit_and_judge(stage, order.recipe, pairs, equipment.fit_lr, seed)
+            figures, problem = fit_and_judge(stage, order.recipe, pairs, context.fit_lr, seed)
         except (ValueError, RuntimeError) as error:
             return {}, f"what its neighbours hold does not fit it: {str(error).splitlines()[0]}"
         if not problem and order.recipe.fit and not _finite(stage.snapshot(moments=False)):
@@ -139,10 +139,10 @@ class StateRebuild:
     def _first(self) -> StageState:
         """As the run began: from (seed, "init", stage)."""
         stage = self._address.stage
-        return self._equipment.make(stage, stage).snapshot()
+        return self._context.make(stage, stage).snapshot()
 
     def _fresh(self) -> StageState:
-        return self._equipment.fresh(self._address.stage, self._order.tick)
+        return self._context.fresh(self._address.stage, self._order.tick)
 
 
 def _moved_on(

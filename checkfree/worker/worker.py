@@ -5,8 +5,8 @@ does at most one thing whose inputs are here, and returns what is to be sent. It
 sleeps, reads a clock or knows how its messages travel, so any delivery order gives the same
 numbers.
 
-Rules: a hollow worker (no state worth training) begins nothing. It steps only on Commit, and
-sends its state only between iterations. What is older than its ticket or epoch is dropped.
+Rules: an uninitialized worker (no state worth training) begins nothing. It steps only on Commit,
+and sends its state only between iterations. What is older than its ticket or epoch is dropped.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from checkfree.messages.tensors import (
     StageState,
     StateReply,
 )
-from checkfree.recovery.fit.activations import Ring, Room
+from checkfree.recovery.fit.activations import BufferLimits, Ring
 from checkfree.recovery.fit.boundary import reply
 from checkfree.recovery.shadow.holder import Shadows
 from checkfree.recovery.shadow.owner import Pushes
@@ -58,7 +58,7 @@ from checkfree.stage import Stage
 from checkfree.worker import holding
 from checkfree.worker.attempt import Attempt, Data
 from checkfree.worker.compute import Compute, Unfit
-from checkfree.worker.equipment import Equipment
+from checkfree.worker.context import WorkerContext
 from checkfree.worker.inspection import problem_of
 from checkfree.worker.reorder_buffer import ReorderBuffer
 from checkfree.worker.state_rebuild import StateRebuild
@@ -67,11 +67,13 @@ from checkfree.worker.state_rebuild import StateRebuild
 class StageWorker:
     """One seat: its stage, and the exact copies that it holds for others."""
 
-    def __init__(self, address: Address, life: int, equipment: Equipment, *, hollow: bool = False):
+    def __init__(
+        self, address: Address, life: int, context: WorkerContext, *, uninitialized: bool = False
+    ):
         self.address, self.life = address, life
-        self._compute = Compute(address, equipment)
-        self._equipment = equipment
-        self._hollow = hollow
+        self._compute = Compute(address, context)
+        self._context = context
+        self._uninitialized = uninitialized
         self._attempt: Attempt | None = None
         self._latest = Ticket(-1, -1)
         self._epoch = -1
@@ -131,7 +133,7 @@ class StageWorker:
     def resumed(self) -> None:
         """As if this run had been resumed just now, from a swarm's snapshot: what had crossed a
         boundary is not in it."""
-        self._compute.crossed = Ring(self._compute.crossed.room)
+        self._compute.crossed = Ring(self._compute.crossed.limits)
 
     def bring(self, name: StateId, state: StageState) -> None:
         """Come with an exact state of our stage; whether it is of use the lead decides."""
@@ -140,13 +142,13 @@ class StageWorker:
     def exact(self) -> tuple[StateId, StageState] | None:
         """The state that this life had, or that it came with; for who outlives it."""
         name = self.exact_name()
-        if name is None or self._hollow:
+        if name is None or self._uninitialized:
             return self._brought
         return name, self.stage.snapshot()
 
     def exact_name(self) -> StateId | None:
         """Of that state; nothing is copied."""
-        if self._hollow:
+        if self._uninitialized:
             return None if self._brought is None else self._brought[0]
         return StateId(self.address, self.life, self.stage.version)
 
@@ -246,7 +248,7 @@ class StageWorker:
 
     def _may_begin(self, plan: Begin) -> bool:
         newer = plan.ticket > self._latest and plan.ticket.epoch >= self._epoch
-        return newer and not self._hollow
+        return newer and not self._uninitialized
 
     def _begin(self, plan: Begin) -> None:
         self._leave()
@@ -254,7 +256,7 @@ class StageWorker:
         self._latest, self._epoch = plan.ticket, plan.ticket.epoch
         self._attempt = Attempt(plan, self.address)
         if self._attempt.training:
-            self._attempt.crossed = Ring(self._compute.crossed.room)
+            self._attempt.crossed = Ring(self._compute.crossed.limits)
             self.shadows.tidy(plan)
             self.pushes.references.tidy(plan)
         for message in self._early.take(plan.ticket):
@@ -276,8 +278,8 @@ class StageWorker:
         """What is handed on is named by its version: it is good in any epoch, and in none if we
         have another by now."""
         if order.area == HANDOVER:
-            return not self._hollow and self.stage.version == order.version
-        return not self._hollow and order.epoch >= self._epoch
+            return not self._uninitialized and self.stage.version == order.version
+        return not self._uninitialized and order.epoch >= self._epoch
 
     def _pushed(self, order: Push) -> KeepState:
         assert self.stage.version == order.version, f"{self.address} is at {self.stage.version}"
@@ -296,7 +298,7 @@ class StageWorker:
 
     def _held(self, *, whole: bool) -> dict[str, Tensor]:
         """What we hold for others; ``whole``: activations that only a fit would read, too."""
-        crossed = self._compute.crossed if whole else Ring[Activation](Room())
+        crossed = self._compute.crossed if whole else Ring[Activation](BufferLimits())
         return holding.flat(self.shadows, crossed, self.pushes.references)
 
     def _kept(self, message: KeepState) -> list[Outgoing]:
@@ -320,14 +322,14 @@ class StageWorker:
         try:
             return [(LEAD, self.shadows.keep(message))]
         except (ValueError, RuntimeError):
-            self.dropped += not (self._hollow or message.epoch < self._epoch)
+            self.dropped += not (self._uninitialized or message.epoch < self._epoch)
             return []
 
     def _reply(self, request: StateRequest) -> list[Outgoing]:
         """Silence for what is not held: it was asked of an earlier life of this seat, and the
         lead, when it hears of that loss, plans again."""
         source = request.source
-        own = source.of == self.address.stage and not self._hollow
+        own = source.of == self.address.stage and not self._uninitialized
         held = self.stage if own else self.copies.get(source.of)
         state = None
         if held is not None and held.version == source.version:
@@ -344,16 +346,16 @@ class StageWorker:
 
     def _order(self, order: Rebuild) -> list[Outgoing]:
         self._leave()
-        self._epoch, self._hollow = order.epoch, True
-        self._compute.crossed = Ring(self._compute.crossed.room)
+        self._epoch, self._uninitialized = order.epoch, True
+        self._compute.crossed = Ring(self._compute.crossed.limits)
         self.shadows.roll_back(order.resume_at)
         self.pushes.references.clear()
-        self._state_rebuild = StateRebuild(order, self.address, self.stage, self._equipment)
+        self._state_rebuild = StateRebuild(order, self.address, self.stage, self._context)
         return self._state_rebuild.requests()
 
     def _become(self, state_rebuild: StateRebuild) -> Rebuilt:
         answer, self._state_rebuild = state_rebuild.finish(), None
-        self._hollow = bool(answer.problem)
+        self._uninitialized = bool(answer.problem)
         if not answer.problem:
             self.pushes.restarted(state_rebuild.shadow())
         return answer
@@ -373,7 +375,7 @@ class StageWorker:
             self._lead,
             self.address,
             self.life,
-            self._hollow,
+            self._uninitialized,
             self.stage.version,
             max(self._heard, self._latest.epoch),
             self._committed,

@@ -31,7 +31,7 @@ from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
 from checkfree.runtime.store import Store
-from checkfree.session.assemble import assemble, equip
+from checkfree.session.assemble import assemble, make_worker_context
 from checkfree.session.blueprint import of_family
 from checkfree.session.due import DueFailures
 from checkfree.worker import StageWorker
@@ -234,13 +234,13 @@ def delivered_in_any_order(config: Config, seed: int) -> tiny.Run:
     data = open_data(config.data, context=model.context, batch=batch, seed=config.seed)
     feeds = {Purpose.TRAIN: data.train, Purpose.VALIDATE: data.validation}
     blueprint = of_family(config, data.vocabulary)
-    equipment = equip(config, blueprint, feeds)
+    context = make_worker_context(config, blueprint, feeds)
     log, files = tiny.Log(), tiny.MemoryFiles()
     store = Store(files)
-    made = assemble(config, equipment, store, log, tokens=blueprint.tokens)
+    made = assemble(config, context, store, log, tokens=blueprint.tokens)
 
     def spawn(seat: Address, life: int) -> StageWorker:
-        return StageWorker(seat, life, equipment, hollow=True)
+        return StageWorker(seat, life, context, uninitialized=True)
 
     runtime = InProcess(made.runtime.actors, spawn, random.Random(seed).randrange)
     runtime.actors[FAULTS] = Faults(runtime, DueFailures(config).struck)

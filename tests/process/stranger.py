@@ -91,7 +91,7 @@ async def annoy(network: NetworkThread, peer: Peer, count: int, seed: int) -> in
     draw, sent = random.Random(seed), 0
     while sent < count:
         try:
-            reader, writer = await network.post.dial(peer)
+            reader, writer = await network.endpoint.dial(peer)
         except P2PDaemonError:
             continue
         goes_on = True
@@ -118,11 +118,11 @@ async def annoy_at_once(network: NetworkThread, peer: Peer, count: int) -> int:
 
 
 def main(run: str, seat: str, count: str) -> None:
-    home = Workdir.of(Path(run))
-    peers = [Peer.from_json(plain) for plain in ask(home, {"ask": "status"})["peers"]]
+    workdir = Workdir.of(Path(run))
+    peers = [Peer.from_json(plain) for plain in ask(workdir, {"ask": "status"})["peers"]]
     (peer,) = [peer for peer in peers if peer.seat == Address.parse(seat)]
     sent = 0
-    for secret, messages in ((b"a guess", int(count) // 10), (home.secret(), int(count))):
+    for secret, messages in ((b"a guess", int(count) // 10), (workdir.secret(), int(count))):
         network = NetworkThread(secret, codec.Limits())
         with tempfile.TemporaryDirectory() as folder:
             network.open(Path(folder), Path(folder) / "id")

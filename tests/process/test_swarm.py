@@ -56,7 +56,7 @@ def swarm(folder: Path) -> Iterator[Path]:
     """Where commands run; whatever a failed test leaves running is gone after it."""
     yield folder
     for path in folder.glob("*/.swarm"):
-        Workdir(path).sweep()
+        Workdir(path).kill_leftovers()
         Workdir(path).clear(keep_logs=True)
     for process in STARTED:
         process.kill()
@@ -94,18 +94,18 @@ def in_one_process(folder: Path, *words: str) -> Path:
 
 
 def assert_nothing_left(folder: Path) -> None:
-    home = Workdir.of(folder / "run")
-    assert home.processes() == []
-    assert not home.sockets.exists()
+    workdir = Workdir.of(folder / "run")
+    assert workdir.processes() == []
+    assert not workdir.sockets.exists()
 
 
-def assert_all_marked(pid: int, home: Workdir) -> None:
+def assert_all_marked(pid: int, workdir: Workdir) -> None:
     """Every process below ``pid`` names the run in its command line: all can be found."""
     found = {pid}
     while children := {child for child in parents() if parents().get(child) in found} - found:
         found |= children
     assert len(found) > 2 * 6  # launcher, fork server, six hosts and their daemons
-    assert found - {pid} <= set(home.processes())
+    assert found - {pid} <= set(workdir.processes())
 
 
 def parents() -> dict[int, int]:

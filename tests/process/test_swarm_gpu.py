@@ -95,7 +95,7 @@ def members(folder: Path) -> Iterator[Members]:
         for process in made.started:
             process.kill()
             process.wait()
-        Workdir.of(folder / "run").sweep()
+        Workdir.of(folder / "run").kill_leftovers()
         for name in ("lead", "gpu", "other", "cpu"):
             if (folder / name).exists():
                 print(name, *made.said(name).splitlines()[-20:], sep="\n  ")

@@ -23,7 +23,7 @@ from checkfree.cli import main
 from checkfree.config.load import load
 from checkfree.core.records import of_kind, read
 from checkfree.runtime.swarm.joining.invitation import Place, Register, best_first
-from checkfree.runtime.swarm.joining.joiner_workdir import camp_path
+from checkfree.runtime.swarm.joining.joiner_workdir import joiner_path
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from tests.chaos import SOAK
@@ -132,7 +132,7 @@ class Hosts:
         for process in self.started:
             process.kill()
             process.wait()
-        Workdir.of(self.run).sweep()
+        Workdir.of(self.run).kill_leftovers()
         for path in (*sorted(self.folder.glob("host*")), self.folder / "lead"):
             if path.exists():
                 print(path.name, *path.read_text().splitlines()[-15:], sep="\n  ")
@@ -156,7 +156,7 @@ def ended(process: Process, expect: int) -> None:
 
 def kill_daemon(joined: Process) -> None:
     """The libp2p daemon of a process that joined: nobody hears or reaches it any more."""
-    mark = f"{camp_path().name.rpartition('-')[0]}-{joined.pid}/s/p2pd".encode()
+    mark = f"{joiner_path().name.rpartition('-')[0]}-{joined.pid}/s/p2pd".encode()
     found = [p.parent.name for p in Path("/proc").glob("[0-9]*/cmdline") if mark in read_or_not(p)]
     assert len(found) == 1
     os.kill(int(found[0]), signal.SIGKILL)

@@ -30,7 +30,7 @@ def test_slow_lines_take_time_and_change_nothing(folder: Path) -> None:
     try:
         finished(start(folder, checkfree_command(*UP, "--link=lines")))
     finally:
-        Workdir.of(folder / "run").sweep()
+        Workdir.of(folder / "run").kill_leftovers()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         checkfree.train(load("small.yaml", ["out=one", *WORDS]))

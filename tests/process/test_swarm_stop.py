@@ -81,7 +81,7 @@ class Fleet:
 
     def end(self) -> None:
         self.kill_nodes()
-        Workdir.of(self.run).sweep()
+        Workdir.of(self.run).kill_leftovers()
         for file in self.files:
             file.close()
 
@@ -109,8 +109,10 @@ def fleet(folder: Path) -> Iterator[Fleet]:
 
 def asked_from_elsewhere(fleet: Fleet, lead: Process) -> None:
     """How it goes, at the lead's address and at a member's; and whether one more could join."""
-    address, token, home = fleet.line[2], fleet.line[-1], Workdir.of(fleet.run)
-    wait_until(lambda: len(ask(home, {"ask": "status"})["busy"]) == 3, lead)  # once it is measured
+    address, token, workdir = fleet.line[2], fleet.line[-1], Workdir.of(fleet.run)
+    wait_until(
+        lambda: len(ask(workdir, {"ask": "status"})["busy"]) == 3, lead
+    )  # once it is measured
     told = json.loads(
         run(fleet.folder, "swarm", "status", address, "--token", token, "--json").stdout
     )

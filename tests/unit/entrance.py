@@ -1,4 +1,4 @@
-"""A door at which visitors come and answer, without a stream or a process."""
+"""A join server at which visitors come and answer, without a stream or a process."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def node(name: str, room: int = 1) -> Node:
 
 
 class Entrance:
-    """A door at which visitors answer as ``unreachable`` says: pairs of caller and called, "" the
-    lead."""
+    """A join server at which visitors answer as ``unreachable`` says: pairs of caller and called,
+    "" the lead."""
 
     def __init__(self, *unreachable: tuple[str, str]):
         self._unreachable = unreachable
@@ -38,7 +38,7 @@ class Entrance:
         """Who was asked to call whom."""
         self.lead: list[Message] = []
         network = SimpleNamespace(inbox=self.inbox, start=lambda work: work.close())
-        self.door = JoinServer(
+        self.join_server = JoinServer(
             SimpleNamespace(register=Path("/nowhere/register"), invitation=None),  # type: ignore[arg-type]
             network,  # type: ignore[arg-type]
             1.0,
@@ -48,9 +48,9 @@ class Entrance:
             lambda seat: None,
             self.said.append,
         )
-        self.door._me = SimpleNamespace(to_json=list)  # type: ignore[assignment]
+        self.join_server._me = SimpleNamespace(to_json=list)  # type: ignore[assignment]
         for stage in range(3):
-            self.door.candidates.order(Address(stage), 0, hollow=False)
+            self.join_server.candidates.order(Address(stage), 0, uninitialized=False)
 
     def comes(self, name: str, of: Node | None = None) -> Visitor:
         """Somebody wants a seat; all that are asked to call answer."""
@@ -62,7 +62,7 @@ class Entrance:
             for notice in said:
                 for called, _ in notice.pop("dial", ()):
                     self.calls.append((other, called))
-                    self._answers(other, called, self.door._visitors[other], "dialled")
+                    self._answers(other, called, self.join_server._visitors[other], "dialled")
         return visitor
 
     def _answers(self, caller: str, called: str, visitor: Visitor, what: str) -> None:
@@ -71,22 +71,22 @@ class Entrance:
         self._visits(JoinRequest(what, visitor, found))
 
     def _visits(self, visit: JoinRequest) -> None:
-        self.door.visited(visit, {})
+        self.join_server.visited(visit, {})
 
     def sits(self, name: str) -> Address:
         """Somebody arrives at the seat that it was given."""
         seat = Address.parse(self.seats()[name])
-        self.door.arrived(Peer(seat, 0, name, (GOOD,)))
+        self.join_server.arrived(Peer(seat, 0, name, (GOOD,)))
         return seat
 
     def seats(self) -> dict[str, str]:
         """Who was told to take which."""
         return {
-            name: notice["birth"]["seat"]
+            name: notice["assignment"]["seat"]
             for name, told in self.told.items()
             for notice in told
-            if "birth" in notice
+            if "assignment" in notice
         }
 
     def apart(self) -> set[str]:
-        return {" ".join(sorted(pair)) for pair in self.door.candidates.apart}
+        return {" ".join(sorted(pair)) for pair in self.join_server.candidates.apart}

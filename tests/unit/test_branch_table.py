@@ -15,7 +15,7 @@ import pytest
 
 from checkfree.core.config import Config, RecoveryConfig
 from checkfree.core.errors import BadInput
-from checkfree.core.ops import Address, Keep, Upload
+from checkfree.core.ops import Address, Mirror, Upload
 from checkfree.recovery.checkpoint import Checkpoint
 from checkfree.recovery.redundant import Redundant
 from checkfree.report.branches import Branch, Branching, noise, render, rows, to_csv, to_tree
@@ -188,7 +188,9 @@ def test_stages_that_a_run_has_not_got() -> None:
 class Staggered(Redundant):
     """Every stage is put aside every six iterations, one after the other."""
 
-    def keeps(self, version: int, workers: Collection[Address]) -> tuple[Keep, ...]:
+    def replications(
+        self, version: int, workers: Collection[Address]
+    ) -> tuple[Mirror | Upload, ...]:
         owners = [seat for seat in workers if seat.stage == version % 6]
         return tuple(Upload(seat) for seat in owners)
 

@@ -17,7 +17,7 @@ from checkfree.study.folders import Standing, State, crash_path, standing
 from checkfree.study.plan import Cell
 from checkfree.study.pool import Ended, slots
 from checkfree.study.progress import Show
-from checkfree.study.reuse import loans
+from checkfree.study.reuse import reused_runs
 from checkfree.study.tail import Tail
 from checkfree.study.work import REFUSED, Work
 from tests.unit.comparisons import Lines, cells_of, config_record, records_of, write_run
@@ -55,11 +55,14 @@ def trains(cell: Cell) -> tuple[int, str]:
 
 
 def work(
-    cells: dict[str, Cell], child: Child = trains, lend: bool = True
+    cells: dict[str, Cell], child: Child = trains, reuse: bool = True
 ) -> tuple[Work, FakePool, str]:
     found = {place: standing(cell, None) for place, cell in cells.items()}
     made = Work(
-        list(cells.values()), found, loans(list(cells.values())) if lend else {}, lambda *_: None
+        list(cells.values()),
+        found,
+        reused_runs(list(cells.values())) if reuse else {},
+        lambda *_: None,
     )
     pool, text = FakePool(cells, child), io.StringIO()
     with Show(Console(file=text, width=200), len(cells), 0, made.iterations) as show:
@@ -136,7 +139,7 @@ def test_killed_by_the_machine(tmp_path: Path) -> None:
     assert work(cells, lambda cell: (-9, ""))[0].crashed == {"no_failure, seed 0": "exit code -9"}
 
 
-# --- loans ---------------------------------------------------------------------------------------
+# --- reused runs ---------------------------------------------------------------------------------
 
 
 def test_redundant_trains_once(tmp_path: Path) -> None:
@@ -151,7 +154,7 @@ def test_redundant_trains_once(tmp_path: Path) -> None:
 
 def test_redundant_trains_for_each_seed_when_asked(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, ["redundant"], seeds=2)
-    assert len(work(cells, lend=False)[1].words) == 4
+    assert len(work(cells, reuse=False)[1].words) == 4
 
 
 def test_another_loss_fails_loudly(tmp_path: Path) -> None:

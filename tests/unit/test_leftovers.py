@@ -34,49 +34,49 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Workdir:
+def workdir(tmp_path: Path) -> Workdir:
     return Workdir.of(tmp_path / "run")
 
 
-def test_leftovers_are_swept_and_nobody_else(home: Workdir, start: Start) -> None:
-    ours = [start(str(home.path)), start(f"-id={home.path}/id/1")]
-    others = [start(f"{home.path}2"), start(str(home.run))]
-    assert set(home.processes()) == {process.pid for process in ours}
-    assert home.sweep() == 2
+def test_leftovers_are_swept_and_nobody_else(workdir: Workdir, start: Start) -> None:
+    ours = [start(str(workdir.path)), start(f"-id={workdir.path}/id/1")]
+    others = [start(f"{workdir.path}2"), start(str(workdir.run))]
+    assert set(workdir.processes()) == {process.pid for process in ours}
+    assert workdir.kill_leftovers() == 2
     assert [process.wait() for process in ours] == [-9, -9]
-    assert home.processes() == []
+    assert workdir.processes() == []
     assert [process.poll() for process in others] == [None, None]
 
 
 def test_what_one_started_that_was_gone_when_looked_at(
-    home: Workdir, start: Start, monkeypatch: pytest.MonkeyPatch
+    workdir: Workdir, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The daemon of a fork that died came after the list."""
-    daemon = start(f"-id={home.path}/id/1")
+    daemon = start(f"-id={workdir.path}/id/1")
     listed, lists = leftovers._pids, iter([[2**30]])  # above any pid
     monkeypatch.setattr(leftovers, "_pids", lambda: next(lists, None) or listed())
-    assert home.sweep() == 1
+    assert workdir.kill_leftovers() == 1
     assert daemon.wait() == -9
 
 
 def test_one_between_two_programs(
-    home: Workdir, start: Start, monkeypatch: pytest.MonkeyPatch
+    workdir: Workdir, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    daemon = start(f"-id={home.path}/id/1")
+    daemon = start(f"-id={workdir.path}/id/1")
     told, lines = leftovers._line, iter([b"", b"", b""])
 
     def line(pid: int) -> bytes:
         return next(lines, told(pid)) if pid == daemon.pid else told(pid)
 
     monkeypatch.setattr(leftovers, "_line", line)
-    assert home.processes() == [daemon.pid]
+    assert workdir.processes() == [daemon.pid]
     assert next(lines, None) is None
 
 
 def test_one_that_never_has_a_command_line_is_none(
-    home: Workdir, start: Start, monkeypatch: pytest.MonkeyPatch
+    workdir: Workdir, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start(f"-id={home.path}/id/1")
+    start(f"-id={workdir.path}/id/1")
     monkeypatch.setattr(leftovers, "_line", lambda pid: b"")
     monkeypatch.setattr(leftovers, "STARTED_WITHIN", 0.0)
-    assert home.sweep() == 0
+    assert workdir.kill_leftovers() == 0

@@ -11,7 +11,7 @@ from checkfree.core.ops import Address, Upload
 from checkfree.messages import codec
 from checkfree.messages.control import CHECKPOINT, Purpose
 from checkfree.messages.tensors import KeepState
-from checkfree.session.assemble import equip
+from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import of_family
 from checkfree.session.swarm.limits import limits_of
 
@@ -27,8 +27,10 @@ SIZE: dict[str, Any] = {
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_every_state_fits_with_its_moments(stage: int, precision: str) -> None:
     config = build({**SIZE, "precision": precision})
-    equipment = equip(config, of_family(config, 300), dict.fromkeys(Purpose, lambda i, m: None))
-    made = equipment.make(stage, stage)
+    context = make_worker_context(
+        config, of_family(config, 300), dict.fromkeys(Purpose, lambda i, m: None)
+    )
+    made = context.make(stage, stage)
     made.set_gradients({n: p.detach() for n, p in made.module.named_parameters()})
     made.step(0, 1.0)
     assert made.snapshot().moments

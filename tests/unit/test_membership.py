@@ -17,20 +17,20 @@ seats, lives = st.sampled_from(SEATS), st.integers(0, 6)
 
 
 def of(members: Membership) -> tuple[Any, ...]:
-    return frozenset(members.alive), frozenset(members.hollow), dict(members.lives)
+    return frozenset(members.alive), frozenset(members.uninitialized), dict(members.lives)
 
 
 def test_all_seats_are_alive_at_first() -> None:
     members = Membership(SEATS)
-    assert members.alive == set(SEATS) and not members.hollow and members.whole()
+    assert members.alive == set(SEATS) and not members.uninitialized and members.whole()
     assert members.names() == {str(seat): 0 for seat in SEATS}
 
 
 def test_a_seat_is_lost_joined_and_filled() -> None:
     members = Membership(SEATS)
     assert members.lose(A, 0) and not members.holds(A)
-    assert members.join(A, 1) and members.hollow == {A}
-    assert "1.0" not in members.names()  # hollow is not alive
+    assert members.join(A, 1) and members.uninitialized == {A}
+    assert "1.0" not in members.names()  # uninitialized is not alive
     members.fill([A])
     assert members.names()["1.0"] == 1
 
@@ -42,7 +42,7 @@ def test_a_stage_without_any_seat_is_not_whole() -> None:
     members.lose(B, 0)
     assert not members.whole()
     members.join(B, 1)
-    assert members.whole()  # if only a hollow one
+    assert members.whole()  # if only an uninitialized one
 
 
 def test_news_of_an_earlier_life_cannot_touch_a_later_one() -> None:
@@ -73,7 +73,7 @@ def test_losses_are_told_once() -> None:
 def test_told_to_become_something_else_is_no_loss() -> None:
     members = Membership(SEATS)
     members.empty(SEATS)
-    assert members.hollow == set(SEATS) and not members.alive
+    assert members.uninitialized == set(SEATS) and not members.alive
     assert members.take_losses() == set() and members.whole()
 
 
@@ -110,7 +110,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule()
     def fill_all(self) -> None:
-        self.members.fill(set(self.members.hollow))
+        self.members.fill(set(self.members.uninitialized))
         self.sitting = {seat: (life, True) for seat, (life, _) in self.sitting.items()}
 
     @rule()
@@ -127,7 +127,9 @@ class Lives(RuleBasedStateMachine):
     def as_the_model_says(self) -> None:
         alive = {str(seat): life for seat, (life, full) in self.sitting.items() if full}
         assert self.members.names() == alive
-        assert self.members.hollow == {s for s, (_, full) in self.sitting.items() if not full}
+        assert self.members.uninitialized == {
+            s for s, (_, full) in self.sitting.items() if not full
+        }
         assert self.members.whole() == ({s.stage for s in self.sitting} == {0, 1, 2})
 
 

@@ -22,7 +22,7 @@ from checkfree.recovery.wrappers import ReplicaFirst, make_strategy
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
 from checkfree.stage import Stage
-from checkfree.worker import Equipment, StageWorker
+from checkfree.worker import StageWorker, WorkerContext
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def one_thread() -> None:
 def tensors_in(thing: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
     """Every tensor that can be reached from an object, gradients and optimizer state too."""
     seen = set() if seen is None else seen
-    if id(thing) in seen or isinstance(thing, (Equipment, type)):
+    if id(thing) in seen or isinstance(thing, (WorkerContext, type)):
         return
     seen.add(id(thing))
     inner: Iterable[Any] = ()

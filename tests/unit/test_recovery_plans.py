@@ -46,7 +46,7 @@ def seats(replicas: int = 1) -> list[Address]:
 def view(made: Strategy, lost: frozenset[Address], replicas: int, checkpoints: Any) -> View:
     """As the lead sees it once replacements sit down: keeps whose holder lives."""
     alive = frozenset(seats(replicas)) - lost
-    keeps = (k for k in made.keeps(NOW, seats(replicas)) if k.holder in alive)
+    keeps = (k for k in made.replications(NOW, seats(replicas)) if k.holder in alive)
     everybody = frozenset(seats(replicas))
     return View(alive, N + 1, NOW, frozenset(keeps), checkpoints, 0, everybody)
 
@@ -290,28 +290,28 @@ def test_only_redundant_adds_ops_and_those_are_the_successors_forwards(
 
 def test_what_is_kept_where() -> None:
     embedding, holders = Address(0), (Address(1), Address(N))
-    assert strategy("checkfree_plus").keeps(NOW, seats()) == tuple(
+    assert strategy("checkfree_plus").replications(NOW, seats()) == tuple(
         Mirror(embedding, holder) for holder in holders
     )
-    assert set(strategy("redundant").keeps(NOW, seats())) == {
+    assert set(strategy("redundant").replications(NOW, seats())) == {
         Mirror(Address((stage + 1) % (N + 1)), Address(stage)) for stage in range(N + 1)
     }
     for name in ("none", "checkfree", "uniform", "random", "zero", "copy"):
-        assert strategy(name).keeps(NOW, seats()) == ()
+        assert strategy(name).replications(NOW, seats()) == ()
 
 
 def test_checkpoints_are_due_every_interval_and_of_one_seat_a_stage() -> None:
     made = strategy("checkpoint", interval=5)
-    due = [version for version in range(12) if made.keeps(version, seats(2))]
+    due = [version for version in range(12) if made.replications(version, seats(2))]
     assert due == [0, 5, 10]
-    assert made.keeps(5, seats(2)) == tuple(Upload(Address(stage)) for stage in range(N + 1))
+    assert made.replications(5, seats(2)) == tuple(Upload(Address(stage)) for stage in range(N + 1))
 
 
 def test_a_safety_net_is_kept_beside_what_the_strategy_keeps() -> None:
     made = strategy("checkfree_plus", net=5)
-    assert len(made.keeps(4, seats())) == 2
-    assert len(made.keeps(5, seats())) == 2 + N + 1
-    assert len(strategy("checkpoint", net=5, interval=5).keeps(5, seats())) == N + 1
+    assert len(made.replications(4, seats())) == 2
+    assert len(made.replications(5, seats())) == 2 + N + 1
+    assert len(strategy("checkpoint", net=5, interval=5).replications(5, seats())) == N + 1
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from checkfree.recovery.average import (
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.recovery.strategy import Rebuilding
 from checkfree.recovery.wrappers import make_strategy
-from checkfree.session.assemble import equip
+from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import of_modules
 from tests.tiny import Body, Edge
 
@@ -187,7 +187,7 @@ def test_the_half_life_is_counted_in_steps(half_life: float | None, scales: list
         optimizer=OptimizerConfig(lr=0.5),
         recovery=RecoveryConfig(lr_scale_half_life=half_life),
     )
-    stage = equip(config, of_modules([Edge(), Body()], 0), {}).make(1, 1)
+    stage = make_worker_context(config, of_modules([Edge(), Body()], 0), {}).make(1, 1)
     stage.restore(replace(stage.snapshot(), lr_scale=1.8))
     found = []
     for iteration in range(4):

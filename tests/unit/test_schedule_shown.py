@@ -16,7 +16,7 @@ from checkfree.core.ops import Address, Kind, Route, Schedule, parse_route
 from checkfree.messages.control import Begin, Message, Purpose
 from checkfree.pipeline import parse
 from checkfree.runtime.store import Store
-from checkfree.session.assemble import assemble, equip
+from checkfree.session.assemble import assemble, make_worker_context
 from checkfree.session.blueprint import of_family
 from checkfree.session.show import show_schedule
 from tests.tiny import Log, MemoryFiles
@@ -42,8 +42,8 @@ def trained(config: Config) -> tuple[Schedule, tuple[Route, ...]]:
         return torch.full((1, config.model.context + 1), microbatch)
 
     feeds = dict.fromkeys(Purpose, batch)
-    equipment = equip(config, of_family(config, vocabulary=8), feeds)
-    run = assemble(config, equipment, Store(MemoryFiles()), Log())
+    context = make_worker_context(config, of_family(config, vocabulary=8), feeds)
+    run = assemble(config, context, Store(MemoryFiles()), Log())
     orders: list[Begin] = []
 
     def note(to: Address, message: Message) -> None:

@@ -26,7 +26,7 @@ def pushes(pushing: Pushing, stages: int, iterations: int) -> dict[int, list[int
     found: defaultdict[int, list[int]] = defaultdict(list)
     for committed in range(iterations):
         view = View(seats(stages), stages, committed, pushed=frozenset(pushed))
-        keeps = pushing.keeps(view)
+        keeps = pushing.transfers(view)
         assert len(keeps) <= 1, "more than one burst"
         for keep in keeps:
             pushed.add(Shadow(keep.owner.stage, keep.holder, committed + 1))
@@ -51,7 +51,7 @@ def test_every_stage_has_one_soon_and_then_every_k_iterations(stages: int, every
 def test_each_is_held_by_the_next_stage_and_each_seat_holds_one() -> None:
     pushed: set[Shadow] = set()
     for committed in range(5):
-        (keep,) = Pushing("int4_rows", 9).keeps(
+        (keep,) = Pushing("int4_rows", 9).transfers(
             View(seats(5), 5, committed, pushed=frozenset(pushed))
         )
         pushed.add(Shadow(keep.owner.stage, keep.holder, committed + 1))
@@ -73,27 +73,27 @@ def test_two_stages_hold_the_embeddings_in_turn(
     held: tuple[tuple[int, int], ...], holder: int
 ) -> None:
     view = View(seats(5), 5, 39, pushed=held_by(*held))
-    (keep,) = Pushing("int4_rows", 10).keeps(view)
+    (keep,) = Pushing("int4_rows", 10).transfers(view)
     assert (keep.owner, keep.holder) == (Address(0), Address(holder))
 
 
 def test_the_embeddings_are_pushed_at_once_when_their_newest_is_lost() -> None:
     pushing = Pushing("int4_rows", 40)
-    assert not pushing.keeps(View(seats(5), 5, 42, pushed=held_by((1, 40))))
+    assert not pushing.transfers(View(seats(5), 5, 42, pushed=held_by((1, 40))))
     pushed = {shadow for shadow in held_by((4, 1)) if shadow.stage != 3}  # 4.0 held that too
     for left in (pushed, pushed | {Shadow(3, Address(4), 39)}):
-        (keep,) = pushing.keeps(View(seats(5), 5, 59, pushed=frozenset(left)))
+        (keep,) = pushing.transfers(View(seats(5), 5, 59, pushed=frozenset(left)))
         assert (keep.owner, keep.holder) == (Address(0), Address(1))
 
 
 def test_what_a_lost_holder_held_is_pushed_at_once() -> None:
     pushed = {Shadow(s, Address((s + 1) % 5), 20 + s) for s in range(5) if s != 2}
-    (keep,) = Pushing("int4_rows", 40).keeps(View(seats(5), 5, 27, pushed=frozenset(pushed)))
+    (keep,) = Pushing("int4_rows", 40).transfers(View(seats(5), 5, 27, pushed=frozenset(pushed)))
     assert (keep.owner, keep.holder) == (Address(2), Address(3))
 
 
 def test_one_replica_pushes_to_one() -> None:
-    (keep,) = Pushing("int4_rows", 30).keeps(View(seats(4, replicas=3), 4, 0))
+    (keep,) = Pushing("int4_rows", 30).transfers(View(seats(4, replicas=3), 4, 0))
     assert (keep.owner, keep.holder) == (Address(0, 0), Address(1, 0))
 
 
@@ -120,7 +120,7 @@ def test_how_fast_the_loss_falls() -> None:
 def test_a_branch_begins_so_that_its_shadow_is_that_of_a_whole_run(stage: int, at: int) -> None:
     pushing = Pushing("int4_rows", 12)
     whole = [v for v in pushes(pushing, 5, at)[stage] if v <= at - COUNTS_AFTER]
-    start, earlier = (pushing.begins(stage, 5, at, at - back) for back in (0, 20))
+    start, earlier = (pushing.warmup_start(stage, 5, at, at - back) for back in (0, 20))
     assert 0 <= earlier <= start and earlier <= max(0, at - 20)
     if at > 4 * 12:
         assert start + 1 + stage == whole[-1]
@@ -129,7 +129,7 @@ def test_a_branch_begins_so_that_its_shadow_is_that_of_a_whole_run(stage: int, a
 
 def test_a_branch_of_changes_begins_with_the_run() -> None:
     """Each is a change of the one before it."""
-    assert Pushing("signs", 12).begins(2, 5, 123, 90) == 0
+    assert Pushing("signs", 12).warmup_start(2, 5, 123, 90) == 0
 
 
 # --- what the lead counts on ---------------------------------------------------------------------

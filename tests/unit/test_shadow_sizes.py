@@ -15,7 +15,7 @@ from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.shadow import changes
 from checkfree.recovery.shadow.format import pack_state
 from checkfree.recovery.shadow.references import WHOLE, held_as
-from checkfree.session.assemble import equip
+from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import of_family
 from checkfree.session.sizes import own_sizes, recovery_of
 
@@ -37,8 +37,8 @@ def weight(state: StageState) -> int:
 def test_what_is_sent_and_held_is_as_large_as_foretold(stage: int, precision: str) -> None:
     made = config(precision)
     sizes, blueprint = own_sizes(made), of_family(made, VOCABULARY)
-    equipment = equip(made, blueprint, dict.fromkeys(Purpose, lambda i, m: None))
-    state = equipment.make(stage, stage).snapshot(moments=False)
+    context = make_worker_context(made, blueprint, dict.fromkeys(Purpose, lambda i, m: None))
+    state = context.make(stage, stage).snapshot(moments=False)
     for how in set(SHADOW_FORMATS.values()) - {SIGNS}:
         assert weight(pack_state(state, how)) == sizes.packed[how][stage]
     whole = changes.whole(state)

@@ -85,7 +85,7 @@ def test_a_port_is_open_or_it_is_not() -> None:
     assert asyncio.run(work()) == ("", "Connection refused")
 
 
-# --- at the door ---------------------------------------------------------------------------------
+# --- at the join server --------------------------------------------------------------------------
 
 
 def test_a_seat_is_given_once_it_is_known_who_can_be_called() -> None:
@@ -93,12 +93,12 @@ def test_a_seat_is_given_once_it_is_known_who_can_be_called() -> None:
     told: list[Any] = []
     visitor = Visitor("slow", node("slow"), told.append, (GOOD,))
     entrance._visits(JoinRequest("ready", visitor))
-    assert entrance.door.candidates.vacant.keys() == {Address(0), Address(1), Address(2)}
+    assert entrance.join_server.candidates.vacant.keys() == {Address(0), Address(1), Address(2)}
     entrance._visits(JoinRequest("looked", visitor))  # too late for whoever has not answered
-    assert len(entrance.door.candidates.vacant) == 2
+    assert len(entrance.join_server.candidates.vacant) == 2
     entrance._visits(JoinRequest("left", visitor))
     entrance._visits(JoinRequest("looked", visitor, {"why": ""}))  # it is gone: of no use
-    assert "slow" not in entrance.door._visitors
+    assert "slow" not in entrance.join_server._visitors
 
 
 def test_two_without_a_way_between_them_are_apart_and_the_lead_s_terminal_says_so() -> None:
@@ -129,7 +129,7 @@ def test_whoever_only_asks_is_told_and_gets_no_seat() -> None:
     entrance._visits(JoinRequest("called", visitor))
     entrance._answers("", "asks", visitor, "looked")
     assert told[-1] == {"called": {"why": "no answer", "apart": [], "callers": 0}}
-    assert len(entrance.door.candidates.vacant) == 3
+    assert len(entrance.join_server.candidates.vacant) == 3
     assert entrance.said == []
 
 

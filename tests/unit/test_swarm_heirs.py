@@ -18,7 +18,7 @@ from tests.unit.entrance import GOOD, Entrance, node
 
 def wanted(entrance: Entrance) -> dict[str, list[int]]:
     """Of each node what it was asked for, in turn."""
-    entrance.door.call_for_more()
+    entrance.join_server.call_for_more()
     return {
         name: [said["wanted"] for said in told if "wanted" in said]
         for name, told in entrance.told.items()
@@ -28,7 +28,7 @@ def wanted(entrance: Entrance) -> dict[str, list[int]]:
 def test_nodes_make_as_many_ready_as_are_lacking() -> None:
     entrance = Entrance()
     for stage in (3, 4, 5):
-        entrance.door.candidates.order(Address(stage), 0, hollow=False)
+        entrance.join_server.candidates.order(Address(stage), 0, uninitialized=False)
     for name in ("a", "b"):
         entrance.comes(name, node(name, room=4))
         entrance.sits(name)
@@ -85,8 +85,8 @@ def test_another_heir_is_called_at_another_address() -> None:
         entrance.comes(name)
         if name in "abc":
             seat = entrance.sits(name)
-    entrance.door.visited(
-        JoinRequest("leaving", entrance.door._visitors["c"], {"seat": str(seat)}), LIVES
+    entrance.join_server.visited(
+        JoinRequest("leaving", entrance.join_server._visitors["c"], {"seat": str(seat)}), LIVES
     )
     found: list[dict[str, Any]] = []
     for name in ("first", "second"):
@@ -96,11 +96,11 @@ def test_another_heir_is_called_at_another_address() -> None:
         assert is_heir(at, seat) and not is_heir(seat)
         assert entrance.lead[-1] == Leaving(seat, 0, at, urgent=True)
         peer = Peer(at, 0, name, (GOOD,))
-        visitor = entrance.door._visitors[name]
-        entrance.door.visited(JoinRequest("heir", visitor, {"peer": peer.to_json()}), LIVES)
+        visitor = entrance.join_server._visitors[name]
+        entrance.join_server.visited(JoinRequest("heir", visitor, {"peer": peer.to_json()}), LIVES)
         assert entrance.told["c"][-1] == {"heir": peer.to_json()}
         if name == "first":
-            entrance.door.visited(JoinRequest("left", visitor), LIVES)
+            entrance.join_server.visited(JoinRequest("left", visitor), LIVES)
             assert Gone(at, 0) in entrance.lead
     assert found[0]["at"] != found[1]["at"]
 
@@ -130,8 +130,8 @@ def test_an_heir_that_its_owner_cant_reach_has_nothing_of_use() -> None:
         entrance.comes(name)
         if name in "abc":
             seat = entrance.sits(name)
-    owner = entrance.door._visitors["c"]
-    entrance.door.visited(JoinRequest("leaving", owner, {"seat": str(seat)}), LIVES)
+    owner = entrance.join_server._visitors["c"]
+    entrance.join_server.visited(JoinRequest("leaving", owner, {"seat": str(seat)}), LIVES)
     (told,) = [said["heir"] for said in entrance.told["heir"] if "heir" in said]
-    entrance.door.unreached(Peer(Address.parse(told["at"]), 0, "heir", (GOOD,)))
+    entrance.join_server.unreached(Peer(Address.parse(told["at"]), 0, "heir", (GOOD,)))
     assert {"stale": True} in entrance.told["heir"]

@@ -69,21 +69,21 @@ class Pool:
         self.candidates.came(Candidate(name, made, lambda notice: tell(dict(notice)), **more))
 
     def seat(self, name: str) -> str | None:
-        births = [said["birth"] for said in self.told[name] if "birth" in said]
-        return births[-1]["seat"] if births else None
+        assignments = [said["assignment"] for said in self.told[name] if "assignment" in said]
+        return assignments[-1]["seat"] if assignments else None
 
 
 def test_vacancies_are_taken_in_the_order_of_need_and_the_rest_stands_by() -> None:
     taken = [Address(0)]
     pool = Pool(taken)
-    pool.candidates.order(Address(0, 1), 0, hollow=False)
-    pool.candidates.order(Address(1), 3, hollow=True)
+    pool.candidates.order(Address(0, 1), 0, uninitialized=False)
+    pool.candidates.order(Address(1), 3, uninitialized=True)
     for name in "abc":
         pool.came(name)
     assert [pool.seat(name) for name in "abc"] == ["1.0", "0.1", None]
-    birth = {"seat": "1.0", "life": 3, "hollow": True, "peer": "lead"}
-    assert pool.told["a"] == [{"birth": birth}]
-    pool.candidates.order(Address(1), 4, hollow=True)
+    assignment = {"seat": "1.0", "life": 3, "uninitialized": True, "peer": "lead"}
+    assert pool.told["a"] == [{"assignment": assignment}]
+    pool.candidates.order(Address(1), 4, uninitialized=True)
     assert pool.seat("c") == "1.0"
 
 
@@ -91,12 +91,12 @@ def test_who_is_gone_on_the_way_is_told_and_who_stood_by_is_not() -> None:
     pool = Pool([])
     pool.came("a")
     pool.came("b")
-    pool.candidates.order(Address(1), 0, hollow=False)
+    pool.candidates.order(Address(1), 0, uninitialized=False)
     assert pool.candidates.left("b") is None
     gone = pool.candidates.left("a")
     assert gone is not None and gone.seat == (Address(1), 0)
     pool.came("c")
-    pool.candidates.order(Address(1), 1, hollow=False)
+    pool.candidates.order(Address(1), 1, uninitialized=False)
     pool.candidates.arrived("c", Address(1))
     assert pool.candidates.left("c") is None
 
@@ -105,7 +105,7 @@ def test_nobody_gets_a_seat_before_seats_are_given_away() -> None:
     pool = Pool([])
     pool.candidates.open = False
     for stage in range(3):
-        pool.candidates.order(Address(stage), 0, hollow=False)
+        pool.candidates.order(Address(stage), 0, uninitialized=False)
     for process in ("a1", "a2", "a3"):
         pool.came(process, node="a")
     pool.came("b1", node="b")
@@ -122,15 +122,15 @@ def test_who_brings_a_state_gets_its_seat() -> None:
     pool.candidates.standing_by["b"] = Candidate(
         "b", Node("b", "b"), pool.told.setdefault("b", []).append, state
     )
-    pool.candidates.order(Address(1), 3, hollow=True)
+    pool.candidates.order(Address(1), 3, uninitialized=True)
     assert pool.seat("b") == "1.0" and pool.seat("a") is None
-    assert pool.told["b"][-1]["birth"]["brings"] == ["1.0", 2, 7]
+    assert pool.told["b"][-1]["assignment"]["brings"] == ["1.0", 2, 7]
 
 
 def test_a_seat_of_the_fullest_node_and_its_heir() -> None:
     pool = Pool([Address(stage) for stage in range(3)])
     for stage in range(3):
-        pool.candidates.order(Address(stage), 0, hollow=True)
+        pool.candidates.order(Address(stage), 0, uninitialized=True)
         pool.came(f"a{stage}", node="a")
         pool.candidates.arrived(f"a{stage}", Address(stage))
     assert pool.candidates.better() is None
@@ -139,9 +139,9 @@ def test_a_seat_of_the_fullest_node_and_its_heir() -> None:
     assert move is not None and move.to == "b" and move.origin == "a"
     heir = pool.candidates.relieve(move.seat, leaving=["a"])
     assert heir is not None and (heir.id, heir.heir_to) == ("b", move.seat)
-    pool.candidates.order(Address(2 if move.seat.stage != 2 else 1), 1, hollow=True)
+    pool.candidates.order(Address(2 if move.seat.stage != 2 else 1), 1, uninitialized=True)
     assert pool.seat("b") is None  # it stands by for another
-    pool.candidates.order(move.seat, 1, hollow=True)
+    pool.candidates.order(move.seat, 1, uninitialized=True)
     assert pool.seat("b") == str(move.seat)
     late = pool.candidates.left("b")  # whoever dies now was no heir any more
     assert late is not None and (late.heir_to, late.seat) == (None, (move.seat, 1))

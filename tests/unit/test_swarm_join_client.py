@@ -31,7 +31,7 @@ class Net:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, reached: Sequence[Place]):
         self.reached, self.tried = list(reached), list[str]()
-        self.post = self
+        self.endpoint = self
         self.addresses = OURS.addresses
         self.id = OURS.id
 

@@ -1,4 +1,4 @@
-"""Who is let in at the lead's door, and who is believed to sit where: streams without a network."""
+"""Who is let in by the join server, and believed to sit where: streams without a network."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class LeadState:
     """What a reception has of its network thread."""
 
     def __init__(self) -> None:
-        self.post = SimpleNamespace(id="lead", refused=Counter())
+        self.endpoint = SimpleNamespace(id="lead", refused=Counter())
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.loop = asyncio.get_running_loop()
 
@@ -103,7 +103,7 @@ def apply(*frames: bytes) -> tuple[list[dict[str, Any]], list[str], Mapping[str,
         told = []
         while not line.reader.at_eof():
             told.append(await hear(line.reader))
-        return told, lead_state.visits(), lead_state.post.refused
+        return told, lead_state.visits(), lead_state.endpoint.refused
 
     return asyncio.run(talk())
 
@@ -205,11 +205,11 @@ def test_a_lead_needs_no_device_of_its_run(here: Path) -> None:
     job = of_config(config, Path(), ())
     if not torch.cuda.device_count():
         with pytest.raises(BadInput, match="CUDA devices"):
-            job.equipment.make(1, 1)
+            job.worker_context.make(1, 1)
         assert device_here(config) == "cpu"
     assert device_here(load("small.yaml", [])) == "cpu"
     local = replace(job, devices=("cpu",))
-    assert next(local.equipment.make(1, 1).module.parameters()).device.type == "cpu"
+    assert next(local.worker_context.make(1, 1).module.parameters()).device.type == "cpu"
     assert local.config.devices == ("cuda",)
 
 
@@ -254,7 +254,7 @@ def peer(seat: Address, life: int = 0, name: str = "") -> Peer:
 
 
 class Ear:
-    """What a post tells."""
+    """What an endpoint tells."""
 
     def __init__(self) -> None:
         self.opened_by: list[Peer] = []
@@ -271,22 +271,22 @@ class Ear:
 def greet(
     prepare: Callable[[Endpoint], None], *callers: Peer
 ) -> tuple[dict[Address, Peer], Endpoint, Ear]:
-    """After these have called a post, one after the other: where it sends what is for a seat."""
+    """After these have called an endpoint in turn: where it sends what is for a seat."""
 
     async def talk() -> tuple[dict[Address, Peer], Endpoint, Ear]:
         ear = Ear()
-        post = Endpoint(SECRET, ear, codec.Limits())  # type: ignore[arg-type]
-        post.me = peer(Address(3), name="us")
-        prepare(post)
+        endpoint = Endpoint(SECRET, ear, codec.Limits())  # type: ignore[arg-type]
+        endpoint.me = peer(Address(3), name="us")
+        prepare(endpoint)
         for caller in callers:
             reader = asyncio.StreamReader()
             reader.feed_data(notice_frame(hello(caller, "us", SECRET)))
             reader.feed_eof()
             info = SimpleNamespace(peer_id=SimpleNamespace(to_base58=lambda c=caller: c.id))
-            await post._serve(info, reader, Line())  # type: ignore[arg-type]
-        known = {seat: link.peer for seat, link in post._links.items()}
-        await post.close()
-        return known, post, ear
+            await endpoint._serve(info, reader, Line())  # type: ignore[arg-type]
+        known = {seat: link.peer for seat, link in endpoint._links.items()}
+        await endpoint.close()
+        return known, endpoint, ear
 
     return asyncio.run(talk())
 
@@ -294,7 +294,7 @@ def greet(
 def test_a_member_believes_the_lead_alone_of_who_sits_where() -> None:
     """Whoever claims a later life of a seat is heard, and sent nothing."""
     lead, claims = peer(LEAD, 0, "lead"), peer(ONE, 9, "mallory")
-    known, _, ear = greet(lambda post: post.learn(peer(ONE)), lead, claims)
+    known, _, ear = greet(lambda endpoint: endpoint.learn(peer(ONE)), lead, claims)
     assert known == {LEAD: lead, ONE: peer(ONE)}
     assert ear.opened_by == [lead, claims]
 
@@ -302,13 +302,13 @@ def test_a_member_believes_the_lead_alone_of_who_sits_where() -> None:
 def test_a_lead_with_one_name_has_no_successor_with_another() -> None:
     lead, next_, claims = peer(LEAD, 0, "lead"), peer(LEAD, 1, "lead"), peer(LEAD, 2, "mallory")
 
-    def named(post: Endpoint) -> None:
-        post.lead_id = "lead"
+    def named(endpoint: Endpoint) -> None:
+        endpoint.lead_id = "lead"
 
-    known, post, _ = greet(named, lead, claims, next_)
+    known, endpoint, _ = greet(named, lead, claims, next_)
     assert known == {LEAD: next_}
-    assert post.refused == {"stranger": 1}
-    known, _, _ = greet(lambda post: None, lead, claims)
+    assert endpoint.refused == {"stranger": 1}
+    known, _, _ = greet(lambda endpoint: None, lead, claims)
     assert known == {LEAD: claims}
 
 
@@ -319,9 +319,9 @@ def test_the_lead_believes_who_is_awaited() -> None:
     peer_table = PeerTable([(ONE, 0), (TWO, 4)], ignore, ignore, ignore)
     peer_table.arrived(peer(ONE))
 
-    def lead(post: Endpoint) -> None:
-        post.vouched = peer_table.awaits
-        post.learn(peer(ONE))
+    def lead(endpoint: Endpoint) -> None:
+        endpoint.vouched = peer_table.awaits
+        endpoint.learn(peer(ONE))
 
     mallory = [peer(ONE, 7, "m"), replace(peer(ONE), id="m"), peer(TWO, 3, "m"), peer(TWO, 5, "m")]
     known, _, _ = greet(lead, *mallory, peer(TWO, 4))
@@ -351,16 +351,16 @@ class Link:
 
 
 def linked(me: Address, *others: Peer) -> tuple[Endpoint, dict[Address, Link], list[Message]]:
-    """A post with links to these, and what is heard there."""
+    """An endpoint with links to these, and what is heard there."""
     heard: list[Message] = []
     ear = SimpleNamespace(
         message=lambda to, message: heard.append(message), notice=print, broken=print
     )
-    post = Endpoint(SECRET, ear, codec.Limits())  # type: ignore[arg-type]
-    post.me = peer(me)
+    endpoint = Endpoint(SECRET, ear, codec.Limits())  # type: ignore[arg-type]
+    endpoint.me = peer(me)
     links = {other.seat: Link(other) for other in others}
-    post._links = links  # type: ignore[assignment]
-    return post, links, heard
+    endpoint._links = links  # type: ignore[assignment]
+    return endpoint, links, heard
 
 
 def encoded(message: Message) -> memoryview:
@@ -369,52 +369,54 @@ def encoded(message: Message) -> memoryview:
 
 def test_a_lead_passes_on_what_two_say_to_each_other_and_nothing_else() -> None:
     one, two, three = peer(ONE), peer(TWO), peer(Address(3))
-    post, links, heard = linked(LEAD, one, two, three)
-    post.relay(one, two)
+    endpoint, links, heard = linked(LEAD, one, two, three)
+    endpoint.relay(one, two)
     said = StateRequest(1, ONE, Source(TWO, 2, 5))
-    post.delivered(one, TWO, encoded(said))
+    endpoint.delivered(one, TWO, encoded(said))
     assert links[TWO].put_there == [(TWO, said)]
-    assert list(post.relays.values()) == [len(encoded(said))]
-    post.delivered(three, TWO, encoded(said))  # these two can reach each other
-    post.delivered(one, TWO, encoded(Commit(Ticket(0, 0), {})))  # nobody but a lead may say that
+    assert list(endpoint.relays.values()) == [len(encoded(said))]
+    endpoint.delivered(three, TWO, encoded(said))  # these two can reach each other
+    endpoint.delivered(
+        one, TWO, encoded(Commit(Ticket(0, 0), {}))
+    )  # nobody but a lead may say that
     assert len(links[TWO].put_there) == 1
     assert heard == [said]
-    assert post.refused == {"impostor": 1}
+    assert endpoint.refused == {"impostor": 1}
 
 
 def test_who_cant_be_reached_is_sent_what_it_is_sent_by_the_lead() -> None:
     """As long as it is of that life, and only if the lead says so."""
     lead, one, two = peer(LEAD), peer(ONE), peer(TWO)
-    post, links, _ = linked(Address(3), lead, one, two)
+    endpoint, links, _ = linked(Address(3), lead, one, two)
     said = StateRequest(1, Address(3), Source(TWO, 2, 5))
-    post.noticed(one, {"relay": two.to_json()})
-    post.noticed(lead, {"relay": peer(TWO, 7).to_json()})
+    endpoint.noticed(one, {"relay": two.to_json()})
+    endpoint.noticed(lead, {"relay": peer(TWO, 7).to_json()})
     for plain in ("rubbish", ["2.0"], None):
         with pytest.raises(BadFrame):
-            post.noticed(lead, {"relay": plain})
-    post.send(TWO, Lane.CONTROL, codec.encode(said))
+            endpoint.noticed(lead, {"relay": plain})
+    endpoint.send(TWO, Lane.CONTROL, codec.encode(said))
     assert [len(links[seat].put_there) for seat in (LEAD, TWO)] == [0, 1]
-    post.noticed(lead, {"relay": two.to_json()})
-    post.send(TWO, Lane.CONTROL, codec.encode(said))
+    endpoint.noticed(lead, {"relay": two.to_json()})
+    endpoint.send(TWO, Lane.CONTROL, codec.encode(said))
     assert links[LEAD].put_there == [(TWO, said)]
     links[TWO].peer = peer(TWO, 1)
-    post.send(TWO, Lane.CONTROL, codec.encode(said))
+    endpoint.send(TWO, Lane.CONTROL, codec.encode(said))
     assert len(links[TWO].put_there) == 2
 
 
 def test_who_is_known_not_to_be_reached_is_sent_nothing_from_the_first_word_on() -> None:
     """Also what was to be sent before anybody knew where it sits."""
     lead, two = peer(LEAD), peer(TWO)
-    post, links, _ = linked(Address(3), lead)
+    endpoint, links, _ = linked(Address(3), lead)
     said = StateRequest(1, Address(3), Source(TWO, 2, 5))
 
     async def work() -> None:
-        post.send(TWO, Lane.CONTROL, codec.encode(said))
-        post.noticed(lead, {"relay": two.to_json()})
-        post.learn(two)
-        post.send(TWO, Lane.CONTROL, codec.encode(said))
+        endpoint.send(TWO, Lane.CONTROL, codec.encode(said))
+        endpoint.noticed(lead, {"relay": two.to_json()})
+        endpoint.learn(two)
+        endpoint.send(TWO, Lane.CONTROL, codec.encode(said))
 
     asyncio.run(work())
     assert links[LEAD].put_there == [(TWO, said)] * 2
-    assert post.goes_by_lead(two)
-    assert not post.goes_by_lead(peer(TWO, 1))
+    assert endpoint.goes_by_lead(two)
+    assert not endpoint.goes_by_lead(peer(TWO, 1))

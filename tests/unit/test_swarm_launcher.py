@@ -28,10 +28,10 @@ def tell(**said):
 json.loads(sys.stdin.readline())
 {answer}
 for line in sys.stdin:
-    birth = json.loads(line)
-    if birth["life"] < {deaths}:
-        tell(born="lead", life=birth["life"], pid=0)
-        tell(died="lead", life=birth["life"], pid=0, code={code})
+    request = json.loads(line)
+    if request["life"] < {deaths}:
+        tell(spawned="lead", life=request["life"], pid=0)
+        tell(died="lead", life=request["life"], pid=0, code={code})
 """
 READY = "tell(ready=True, seats=[], told=[])"
 PLAN = PlanRecord(0, 0, 0, {"0.0": 0})
@@ -39,29 +39,29 @@ STEP = IterationRecord(4, 6, 0, 1.5, {}, {}, 1, 0, 1)
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Workdir:
+def workdir(tmp_path: Path) -> Workdir:
     """Of a run of five iterations and seven ticks, whose last record was cut short."""
     made = Workdir.of(tmp_path / "run")
     made.run.mkdir()
-    made.furnish()
+    made.create()
     lines = [dumps(record) for record in (ConfigRecord({}, {}, {}, 1), PLAN, STEP)]
     (made.run / RECORDS).write_text("\n".join([*lines, lines[-1][:9]]))
     return made
 
 
-def launcher(home: Workdir, answer: str = READY, deaths: int = 99, code: int = -9) -> Launcher:
+def launcher(workdir: Workdir, answer: str = READY, deaths: int = 99, code: int = -9) -> Launcher:
     script = FORK_SERVER.format(answer=answer, deaths=deaths, code=code)
-    return Launcher(home, [sys.executable, "-c", script], {"patience": 60.0})
+    return Launcher(workdir, [sys.executable, "-c", script], {"patience": 60.0})
 
 
-def end(home: Workdir) -> tuple[Any, ...]:
-    last = read(home.run)[-1]
+def end(workdir: Workdir) -> tuple[Any, ...]:
+    last = read(workdir.run)[-1]
     assert last["kind"] == "end"
     return last["status"], last["iteration"], last["tick"], last["reason"]
 
 
-def test_interrupted_between_two_leads(home: Workdir) -> None:
-    made = launcher(home, deaths=1)
+def test_interrupted_between_two_leads(workdir: Workdir) -> None:
+    made = launcher(workdir, deaths=1)
 
     def interrupt(event: Mapping[str, Any]) -> None:
         if event["event"] == "lost":
@@ -69,35 +69,35 @@ def test_interrupted_between_two_leads(home: Workdir) -> None:
 
     made.told = interrupt
     with heeding_interrupts(), pytest.raises(KeyboardInterrupt):
-        see_through(made, home)
-    assert end(home) == ("interrupted", 5, 7, "")
-    assert home.processes() == []
+        see_through(made, workdir)
+    assert end(workdir) == ("interrupted", 5, 7, "")
+    assert workdir.processes() == []
 
 
-def test_one_lead_after_the_other_dies(home: Workdir) -> None:
-    made, lost = launcher(home), []
+def test_one_lead_after_the_other_dies(workdir: Workdir) -> None:
+    made, lost = launcher(workdir), []
     made.told = lambda event: lost.append(event["event"])
-    assert "its lead died" in see_through(made, home)
+    assert "its lead died" in see_through(made, workdir)
     assert lost == ["lost"] * LEADS_LOST
-    assert end(home)[0] == "failed"
-    assert str(home.logs) in end(home)[3]
+    assert end(workdir)[0] == "failed"
+    assert str(workdir.logs) in end(workdir)[3]
 
 
-def test_a_lead_that_could_not_write_why_it_ended_has_told(home: Workdir) -> None:
+def test_a_lead_that_could_not_write_why_it_ended_has_told(workdir: Workdir) -> None:
     """Its disk was full; by now there is room for the reason."""
-    made = launcher(home, code=1)
+    made = launcher(workdir, code=1)
     full = cannot_write("x", OSError(28, "No space left on device"))
     made.reason = str(full)
-    assert see_through(made, home) == made.reason
-    assert end(home) == ("failed", 5, 7, made.reason)
+    assert see_through(made, workdir) == made.reason
+    assert end(workdir) == ("failed", 5, 7, made.reason)
     told = with_command(made.reason, "checkfree swarm up --resume run")
     assert told.endswith("make room, then go on: checkfree swarm up --resume run")
     assert with_command("lost", "x") == "lost"
 
 
-def test_a_lead_that_finds_no_room_to_begin(home: Workdir) -> None:
-    assert "No space left" in see_through(launcher(home, code=NO_ROOM), home)
-    assert end(home)[3].endswith("make room, then go on")
+def test_a_lead_that_finds_no_room_to_begin(workdir: Workdir) -> None:
+    assert "No space left" in see_through(launcher(workdir, code=NO_ROOM), workdir)
+    assert end(workdir)[3].endswith("make room, then go on")
     assert is_full_disk(OSError(errno.ENOSPC, "")) and not is_full_disk(OSError(1, ""))
     try:
         try:
@@ -108,22 +108,22 @@ def test_a_lead_that_finds_no_room_to_begin(home: Workdir) -> None:
         assert is_full_disk(error)
 
 
-def test_a_fork_server_that_fails(home: Workdir) -> None:
+def test_a_fork_server_that_fails(workdir: Workdir) -> None:
     with pytest.raises(BadInput, match="no such thing"):
-        see_through(launcher(home, "tell(bad='no such thing')"), home)
-    assert read(home.run)[-1]["kind"] == "iteration"
+        see_through(launcher(workdir, "tell(bad='no such thing')"), workdir)
+    assert read(workdir.run)[-1]["kind"] == "iteration"
     with pytest.raises(RunFailed, match="its fork server died"):
-        see_through(launcher(home, "sys.exit(1)"), home)
-    assert end(home)[0] == "failed"
+        see_through(launcher(workdir, "sys.exit(1)"), workdir)
+    assert end(workdir)[0] == "failed"
 
 
-def test_an_end_is_written_once_and_only_to_a_run_that_began(home: Workdir) -> None:
-    write_end(home.run / "none", "failed", "")
-    assert not (home.run / "none").exists()
+def test_an_end_is_written_once_and_only_to_a_run_that_began(workdir: Workdir) -> None:
+    write_end(workdir.run / "none", "failed", "")
+    assert not (workdir.run / "none").exists()
     for status in ("done", "failed"):
-        write_end(home.run, status, "")
-    assert [record["kind"] for record in read(home.run)][-2:] == ["iteration", "end"]
-    assert end(home)[0] == "done"
+        write_end(workdir.run, status, "")
+    assert [record["kind"] for record in read(workdir.run)][-2:] == ["iteration", "end"]
+    assert end(workdir)[0] == "done"
 
 
 def test_no_daemon(tmp_path: Path) -> None:

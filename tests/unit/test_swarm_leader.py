@@ -28,7 +28,7 @@ def evicted(members: Membership, sits: Peer) -> list[Peer]:
     parts: dict[str, Any] = {
         "host": SimpleNamespace(actors={LEAD: lead}),
         "peer_table": SimpleNamespace(present={SEAT: sits}),
-        "door": SimpleNamespace(candidates=SimpleNamespace(on_the_way={})),
+        "join_server": SimpleNamespace(candidates=SimpleNamespace(on_the_way={})),
         "_gone": lambda peer, why: gone.append(peer),
     }
     vars(leader_process).update(parts)

@@ -46,7 +46,7 @@ class Office:
             [(ONE, 0), (TWO, 0)],
             self.told.append,
             self.announced.append,
-            lambda seat, life, hollow, why: self.ordered.append((seat, life, hollow)),
+            lambda seat, life, uninitialized, why: self.ordered.append((seat, life, uninitialized)),
         )
 
     def start(self) -> PeerTable:
@@ -197,28 +197,28 @@ def test_what_is_no_notice(data: bytes) -> None:
         read_notice(data)
 
 
-# --- home ----------------------------------------------------------------------------------------
+# --- workdir -------------------------------------------------------------------------------------
 
 
 def test_one_launcher_at_a_time(tmp_path: Path) -> None:
-    home = Workdir.of(tmp_path / "run")
-    assert not home.alive
-    with home.owned():
-        assert home.alive
+    workdir = Workdir.of(tmp_path / "run")
+    assert not workdir.alive
+    with workdir.owned():
+        assert workdir.alive
         with pytest.raises(BadInput, match="being trained"), Workdir.of(tmp_path / "run").owned():
             pass
-        home.furnish()
-        assert home.secret() != b""
-        assert home.path.stat().st_mode & 0o77 == 0
-        home.clear(keep_logs=False)
-    assert not home.alive
+        workdir.create()
+        assert workdir.secret() != b""
+        assert workdir.path.stat().st_mode & 0o77 == 0
+        workdir.clear(keep_logs=False)
+    assert not workdir.alive
     assert not (tmp_path / "run").exists()
 
 
 def test_a_long_name_gets_short_sockets(tmp_path: Path) -> None:
-    home = Workdir.of(tmp_path / ("long" * 20))
-    assert len(os.fsencode(home.control)) < 100
-    assert home.sockets != Workdir.of(tmp_path / ("lang" * 20)).sockets
+    workdir = Workdir.of(tmp_path / ("long" * 20))
+    assert len(os.fsencode(workdir.control)) < 100
+    assert workdir.sockets != Workdir.of(tmp_path / ("lang" * 20)).sockets
 
 
 # --- tail ----------------------------------------------------------------------------------------

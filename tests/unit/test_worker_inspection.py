@@ -80,8 +80,8 @@ def test_moments_are_looked_at_too() -> None:
 
 def test_the_lead_hears_who_sent_it_and_nothing_is_taken() -> None:
     """One good neighbour, one that went mad."""
-    made = tiny.equipment(0, make_strategy(RecoveryConfig("checkfree")))
-    worker = StageWorker(Address(2), 1, made, hollow=True)
+    made = tiny.worker_context(0, make_strategy(RecoveryConfig("checkfree")))
+    worker = StageWorker(Address(2), 1, made, uninitialized=True)
     sources = Source(Address(1), 1, 5), Source(Address(3), 3, 5)
     before = worker.stage.snapshot()
     worker.deliver(Rebuild(7, 1, Recipe("weighted average", sources), 5, 5))

@@ -32,11 +32,13 @@ from checkfree.messages.tensors import (
 from checkfree.recovery.shadow.format import pack_state, unpack_state
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker
-from tests.tiny import equipment
+from tests.tiny import worker_context
 
 OWNER, HOLDER = Address(2), Address(3)
 KEEP = Transfer(OWNER, HOLDER, "signs")
-MADE = equipment(0, make_strategy(RecoveryConfig("shadow", shadow_format="signs", shadow_every=5)))
+MADE = worker_context(
+    0, make_strategy(RecoveryConfig("shadow", shadow_format="signs", shadow_every=5))
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +46,8 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def seat(address: Address = HOLDER, life: int = 0, *, hollow: bool = False) -> StageWorker:
-    return StageWorker(address, life, MADE, hollow=hollow)
+def seat(address: Address = HOLDER, life: int = 0, *, uninitialized: bool = False) -> StageWorker:
+    return StageWorker(address, life, MADE, uninitialized=uninitialized)
 
 
 def outcomes(worker: StageWorker) -> list[Any]:
@@ -193,7 +195,7 @@ def test_a_change_in_a_plan_that_is_over_is_nobodys_fault() -> None:
     owner = seat(OWNER)
     push(owner, 3)
     late = push(owner, 8, 3)
-    replacement = seat(life=1, hollow=True)
+    replacement = seat(life=1, uninitialized=True)
     survivor = seat()
     survivor.deliver(Begin(Ticket(1, 8), (), {HOLDER: ()}))
     outcomes(survivor)

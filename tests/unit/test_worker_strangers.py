@@ -34,7 +34,7 @@ from checkfree.messages.tensors import (
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.worker import StageWorker
 from checkfree.worker.reorder_buffer import MOST, ReorderBuffer
-from tests.tiny import WIDTH, Run, equipment, make
+from tests.tiny import WIDTH, Run, make, worker_context
 
 ONE = Address(1)
 T = Ticket(0, 2)
@@ -119,7 +119,7 @@ def test_what_is_no_good_changes_nothing(
 
 def test_what_it_is_told_is_seen_until_it_is_done() -> None:
     """So that one that hangs then, as while the lead has states stored, is found to be at fault."""
-    worker = StageWorker(ONE, 0, equipment(0, make_strategy(RecoveryConfig("redundant"))))
+    worker = StageWorker(ONE, 0, worker_context(0, make_strategy(RecoveryConfig("redundant"))))
     assert worker.doing is None
     worker.deliver(Push(0, Upload(ONE), 0, RESUME, 0))
     assert worker.doing is not None
@@ -129,7 +129,7 @@ def test_what_it_is_told_is_seen_until_it_is_done() -> None:
 
 
 def test_a_state_to_keep_is_looked_at() -> None:
-    made = equipment(0, make_strategy(RecoveryConfig("redundant")))
+    made = worker_context(0, make_strategy(RecoveryConfig("redundant")))
     worker, keep = StageWorker(ONE, 0, made), Mirror(Address(2), ONE)
     good = made.make(2, 2).snapshot()
     bad = replace(good, params={"other": torch.zeros(1)})
@@ -156,7 +156,7 @@ def begun(worker: StageWorker, ticket: Ticket) -> int:
 
 
 def test_what_a_stranger_says_of_a_later_time_pushes_nothing_out() -> None:
-    worker = StageWorker(ONE, 0, equipment(0, make_strategy(RecoveryConfig("checkfree"))))
+    worker = StageWorker(ONE, 0, worker_context(0, make_strategy(RecoveryConfig("checkfree"))))
     for ticket in (Ticket(9, 0), T, Ticket(0, 10**6), Ticket(0, 3)):
         worker.deliver(activation(ticket))
     assert [begun(worker, T), begun(worker, Ticket(0, 3)), begun(worker, Ticket(1, 3))] == [1, 1, 0]
@@ -181,7 +181,7 @@ def test_no_more_than_a_plan_can_need() -> None:
 
 
 def test_an_abort_passes_what_came_early() -> None:
-    worker = StageWorker(ONE, 0, equipment(0, make_strategy(RecoveryConfig("checkfree"))))
+    worker = StageWorker(ONE, 0, worker_context(0, make_strategy(RecoveryConfig("checkfree"))))
     worker.deliver(activation(T))
     worker.deliver(Abort(1))
     worker.advance()
@@ -189,7 +189,7 @@ def test_an_abort_passes_what_came_early() -> None:
 
 
 def test_what_a_newer_begin_has_passed_is_gone() -> None:
-    worker = StageWorker(ONE, 0, equipment(0, make_strategy(RecoveryConfig("checkfree"))))
+    worker = StageWorker(ONE, 0, worker_context(0, make_strategy(RecoveryConfig("checkfree"))))
     worker.deliver(activation(T))
     worker.deliver(Begin(Ticket(1, 0), (), {}))
     worker.advance()
@@ -201,8 +201,8 @@ def test_what_a_newer_begin_has_passed_is_gone() -> None:
 
 def rebuilding() -> tuple[StageWorker, StageState]:
     """Asked one neighbour for its state, and two for what crossed."""
-    made = equipment(0, make_strategy(RecoveryConfig("fit")))
-    worker = StageWorker(Address(2), 1, made, hollow=True)
+    made = worker_context(0, make_strategy(RecoveryConfig("fit")))
+    worker = StageWorker(Address(2), 1, made, uninitialized=True)
     recipe = Recipe(
         "fitted average", (Source(ONE, 1, 5),), boundary=(ONE, Address(3)), pairs=2, fit=1
     )

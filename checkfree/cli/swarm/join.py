@@ -91,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> int:
         parse_listen,
         parse_place,
     )
-    from checkfree.runtime.swarm.joining.joiner_workdir import pitched
+    from checkfree.runtime.swarm.joining.joiner_workdir import joiner_workdir_for
     from checkfree.runtime.swarm.joining.notices import checked
 
     place = parse_place(arguments.address)
@@ -115,7 +115,7 @@ def _run(arguments: argparse.Namespace) -> int:
     wishes = Wishes(arguments.seats, data=arguments.data_path, device=arguments.device)
     host, zone = _name(arguments.host or wishes.host), _name(arguments.zone)
     wishes = replace(wishes, host=host, zone=zone)
-    with pitched(secret) as workdir:
+    with joiner_workdir_for(secret) as workdir:
         times = arguments.retry, arguments.notice_seconds
         entry = Entry(
             place, secret, listen, *times, arguments.notice, tuple(sorted(arguments.allow))

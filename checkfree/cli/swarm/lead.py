@@ -111,7 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
     workers = [local_node(1)] * arguments.workers
     if arguments.seats:
         workers.append(local_node(arguments.seats, reserve=True))
-    more = {"spares": 0, "workers": workers, "door": where}
+    more = {"spares": 0, "workers": workers, "join_server": where}
     more |= {"wait": arguments.wait, "grace": arguments.grace, "relay": arguments.relay}
     return launch(arguments, run, "lead", more, Teller.of(arguments.quiet))
 
@@ -149,7 +149,7 @@ class Teller:
     @classmethod
     def of(cls, quiet: bool, *, invites: bool = True) -> Callable[[Workdir], Teller]:
         """For ``launch``."""
-        return lambda home: cls(home.secret, quiet, invites)
+        return lambda workdir: cls(workdir.secret, quiet, invites)
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         match event:

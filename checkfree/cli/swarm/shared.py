@@ -42,7 +42,7 @@ def takes_run(parser: argparse.ArgumentParser) -> None:
         help=f"of silence after which a worker counts as lost (default {PATIENCE}, and six times "
         "the measured round trip to it); one that was killed is noticed at once",
     )
-    parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--workdir", type=Path, help=argparse.SUPPRESS)
 
 
 def seconds(text: str) -> float:
@@ -108,9 +108,9 @@ def run_of(arguments: argparse.Namespace, action: str) -> Run | None:
 def named(path: Path, arguments: argparse.Namespace) -> None:
     """Become a process whose command line names ``path``, unless we are: all of ours are found
     by that."""
-    if arguments.home is None:
+    if arguments.workdir is None:
         hold_interrupts()
-        os.execv(sys.executable, [*sys.orig_argv, "--home", os.fspath(path)])
+        os.execv(sys.executable, [*sys.orig_argv, "--workdir", os.fspath(path)])
 
 
 Told = Callable[[Mapping[str, Any]], None]
@@ -134,8 +134,8 @@ def launch(
     from checkfree.runtime.swarm.processes.tail import Tail
     from checkfree.runtime.swarm.processes.workdir import Workdir
 
-    home = Workdir.of(run.path)
-    named(home.path, arguments)
+    workdir = Workdir.of(run.path)
+    named(workdir.path, arguments)
     order = {
         "folder": os.fspath(run.path),
         "resume": run.resume,
@@ -150,28 +150,28 @@ def launch(
     for package in sorted(from_outside(run.config)):
         again += f" --allow {package}"
     display = Display(run.config, console, quiet=arguments.quiet, timed=True)
-    with home.owned(), display:
+    with workdir.owned(), display:
         launcher = Launcher(
-            home,
+            workdir,
             fork_server_command(FORK_SERVER),
             order,
             tail=Tail(run.path, display, run.resume),
             chaos=arguments.chaos,
-            told=_telling_deadlines(arguments, told(home)),
+            told=_telling_deadlines(arguments, told(workdir)),
         )
         try:
-            died = see_through(launcher, home)
+            died = see_through(launcher, workdir)
         except KeyboardInterrupt:
             print(f"checkfree: interrupted{_going_on(run.path, again)}", file=sys.stderr)
             return INTERRUPTED
         except RunFailed as error:
             raise RunFailed(with_command(str(error), again)) from None
         finally:
-            home.clear(keep_logs=True)
-    return _result(home, run.path, died, again, stopped=launcher.stopped)
+            workdir.clear(keep_logs=True)
+    return _result(workdir, run.path, died, again, stopped=launcher.stopped)
 
 
-def see_through(launcher: Launcher, home: Workdir) -> str:
+def see_through(launcher: Launcher, workdir: Workdir) -> str:
     """Until the run has ended, and that stands in its records. Returns what to say if it does
     not. Raises BadInput, RunFailed or KeyboardInterrupt."""
     from checkfree.runtime.swarm.processes.ending import write_end
@@ -179,13 +179,13 @@ def see_through(launcher: Launcher, home: Workdir) -> str:
     try:
         launcher.run()
     except KeyboardInterrupt:
-        write_end(home.run, "interrupted", "")
+        write_end(workdir.run, "interrupted", "")
         raise
     except RunFailed as error:
-        write_end(home.run, "failed", str(error))
+        write_end(workdir.run, "failed", str(error))
         raise
-    reason = launcher.reason or f"its lead died, see {home.logs}"
-    write_end(home.run, "interrupted" if launcher.stopped else "failed", reason)
+    reason = launcher.reason or f"its lead died, see {workdir.logs}"
+    write_end(workdir.run, "interrupted" if launcher.stopped else "failed", reason)
     return reason
 
 
@@ -211,7 +211,7 @@ def _telling_deadlines(arguments: argparse.Namespace, told: Told) -> Told:
     return tell_all
 
 
-def _result(home: Workdir, path: Path, died: str, again: str, *, stopped: bool) -> int:
+def _result(workdir: Workdir, path: Path, died: str, again: str, *, stopped: bool) -> int:
     """``died`` is what to say if the records don't tell how the run ended."""
     from checkfree.core.records import RECORDS, of_kind, read
 
@@ -224,7 +224,7 @@ def _result(home: Workdir, path: Path, died: str, again: str, *, stopped: bool) 
         reason = with_command(end.get("reason", died), again)
         print(f"checkfree: the run ended: {reason}", file=sys.stderr)
         return FAILED
-    home.clear(keep_logs=False)
+    workdir.clear(keep_logs=False)
     last = f"; last loss {steps[-1]['loss']:.4f}" if steps else ""
     print(f"{end['iteration']} iterations in {path}{last}")
     return DONE

@@ -36,13 +36,13 @@ def question(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     from checkfree.runtime.swarm.processes.control import ask
     from checkfree.runtime.swarm.processes.workdir import Workdir
 
-    home = Workdir.of(folder)
-    if not home.alive:
-        swept = home.sweep() if home.path.is_dir() else 0
-        home.clear(keep_logs=True)
+    workdir = Workdir.of(folder)
+    if not workdir.alive:
+        swept = workdir.kill_leftovers() if workdir.path.is_dir() else 0
+        workdir.clear(keep_logs=True)
         told = f"; {swept} leftover processes were killed" if swept else ""
         raise BadInput(f"{folder} is no swarm that is up{told}")
-    return ask(home, request)
+    return ask(workdir, request)
 
 
 def _asked_elsewhere(arguments: argparse.Namespace) -> Mapping[str, Any]:
@@ -61,10 +61,10 @@ def _asked_elsewhere(arguments: argparse.Namespace) -> Mapping[str, Any]:
     check_machine("status")
     os.environ.pop(TOKEN_VARIABLE, None)
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
-    from checkfree.runtime.swarm.joining.joiner_workdir import pitched
+    from checkfree.runtime.swarm.joining.joiner_workdir import joiner_workdir_for
     from checkfree.session.swarm.member import Entry, status
 
-    with pitched(secret) as workdir:
+    with joiner_workdir_for(secret) as workdir:
         return status(workdir, Entry(place, secret, listen_address("0.0.0.0", 0)))
 
 

@@ -67,7 +67,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _run_fleet(arguments: argparse.Namespace) -> int:
-    """A door that only this machine can come in by, and nodes that do."""
+    """A join server that only this machine can come in by, and nodes that do."""
     unfit = {
         "--spares": arguments.spares is not None,
         "--link": bool(arguments.link),
@@ -83,7 +83,7 @@ def _run_fleet(arguments: argparse.Namespace) -> int:
     order = {
         "spares": 0,
         "workers": workers,
-        "door": {"host": "127.0.0.1", "port": 0},
+        "join_server": {"host": "127.0.0.1", "port": 0},
         "wait": {"nodes": arguments.nodes, "seconds": WAIT},
     }
     action, told = f"up --nodes {arguments.nodes}", Teller.of(arguments.quiet)

@@ -29,7 +29,7 @@ class Standing(Message):
     lead: int
     sender: Address
     life: int
-    hollow: bool
+    uninitialized: bool
     version: int
     heard: int
     committed: Commit | None = None

@@ -19,7 +19,7 @@ Crossing = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Room:
+class BufferLimits:
     """What a seat holds on to: at most ``memory`` bytes, half of them each way, and of each stage
     and way the newest ``most``."""
 
@@ -81,15 +81,15 @@ class Side(Generic[T]):
 class Ring(Generic[T]):
     """Both directions of a seat."""
 
-    def __init__(self, room: Room):
-        self.room = room
-        self.sent: Side[T] = Side(room.memory // 2, room.most)
-        self.got: Side[T] = Side(room.memory // 2, room.most)
+    def __init__(self, limits: BufferLimits):
+        self.limits = limits
+        self.sent: Side[T] = Side(limits.memory // 2, limits.most)
+        self.got: Side[T] = Side(limits.memory // 2, limits.most)
 
     @property
     def holds(self) -> bool:
         """There is room for anything."""
-        return self.room.memory > 0
+        return self.limits.memory > 0
 
     def merge(self, other: Ring[T]) -> None:
         """Add what crossed in an iteration that is now committed."""

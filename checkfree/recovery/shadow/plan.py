@@ -63,7 +63,7 @@ class Pushing:
         every = usual(how) if config.shadow_every is None else config.shadow_every
         return cls(how, None if every == AUTO else int(every), config.shadow_least)
 
-    def keeps(self, view: View) -> tuple[Transfer, ...]:
+    def transfers(self, view: View) -> tuple[Transfer, ...]:
         """The one to push when the step to come is committed, if any is due."""
         stage = self._due(view)
         if stage is None:
@@ -82,7 +82,7 @@ class Pushing:
             every = max(every, self.least)
         return max(every, view.num_stages)
 
-    def begins(self, stage: int, num_stages: int, at: int, before: int) -> int:
+    def warmup_start(self, stage: int, num_stages: int, at: int, before: int) -> int:
         """An iteration, not after ``before``, from which on, with nothing pushed earlier, a
         stage's shadow at ``at`` is that of a whole run: stages come one after the other first.
         Changes are of all that was pushed before, back to the first copy."""

@@ -97,13 +97,13 @@ class LeaderProcess:
 
     def __init__(
         self,
-        home: Workdir,
+        workdir: Workdir,
         seats: Iterable[tuple[Address, int]],
         patience: float,
         limits: codec.Limits,
         frame: JoinServerConfig | None = None,
     ):
-        self._home, self._patience = home, patience
+        self._workdir, self._patience = workdir, patience
         self.reason, self.stopped = "", False
         self.life, self.cut_off = 0, False
         """Which lead this is, of how many before it; and whether nobody can reach it."""
@@ -114,18 +114,18 @@ class LeaderProcess:
         self._for_good = False
         """Whoever wants the run to end wants that of all."""
         self.handoff = LeaderHandoff()
-        self._network = NetworkThread(home.secret(), limits)
-        self._network.post.links = Links.of(home.path)
+        self._network = NetworkThread(workdir.secret(), limits)
+        self._network.endpoint.links = Links.of(workdir.path)
         self.host = Host({}, self._network, self._handle, sent=self._sent)
         self.peer_table = PeerTable(
             seats, partial(self.host.post, LEAD), self._announce, self._replace
         )
-        self._network.post.vouched = self.peer_table.awaits
-        self.launcher = LauncherClient(home, self._network)
+        self._network.endpoint.vouched = self.peer_table.awaits
+        self.launcher = LauncherClient(workdir, self._network)
         self.watch = Watch(patience, self._network.pulses, self._stalls)
-        self.door: JoinServer | None = None
+        self.join_server: JoinServer | None = None
         if frame is not None:
-            self.door = JoinServer(
+            self.join_server = JoinServer(
                 frame,
                 self._network,
                 patience,
@@ -136,7 +136,7 @@ class LeaderProcess:
                 self._say,
                 lambda: self._told,
             )
-            self.door.candidates.open = False
+            self.join_server.candidates.open = False
         self.grace, self.wait, self.relay = GRACE, Wait(), RELAY
         self._moved_at, self._first_at = 0, 0.0
         self._asked_moves: list[AskedMove] = []
@@ -168,12 +168,12 @@ class LeaderProcess:
         self._network.start(self.launcher.beat(self.life, beat_every(self._patience)))
         if self.life:
             self._find()
-        if self.door is not None:
-            self._open_door(self.door, me)
+        if self.join_server is not None:
+            self._open_door(self.join_server, me)
         self.host.run(lambda: self._gathered() or self._over())
         self.peer_table.started = True
-        if self.door is not None:
-            self.door.candidates.started()
+        if self.join_server is not None:
+            self.join_server.candidates.started()
         self.launcher.tell({"started": True})  # before anybody trains
         self._remember()
         return not self._over()
@@ -182,16 +182,18 @@ class LeaderProcess:
         """All have come who can; whoever else has to is on the way."""
         if self.handoff.started:
             return not self.handoff.missing(self.peer_table)
-        if self.door is None:
+        if self.join_server is None:
             return self.peer_table.complete
         stages = {seat.stage for seat in self.peer_table.present}
-        return self.door.candidates.open and stages == {s.stage for s in self.peer_table.lives}
+        return self.join_server.candidates.open and stages == {
+            s.stage for s in self.peer_table.lives
+        }
 
     def _give_seats(self) -> None:
         """Once there are so many nodes, or some had so much time, that the first of them doesn't
         get all seats only because it was the first."""
-        assert self.door is not None
-        candidates, now = self.door.candidates, time.monotonic()
+        assert self.join_server is not None
+        candidates, now = self.join_server.candidates, time.monotonic()
         nodes = {c.node.id for c in candidates.standing_by.values() if not c.node.reserve}
         if candidates.open or not candidates.standing_by:
             return
@@ -229,13 +231,13 @@ class LeaderProcess:
     def dismiss(self, status: str, why: str) -> tuple[dict[str, int], dict[str, int]]:
         """Tell everybody how it ended; what all together sent, as the ledger counts: messages,
         bytes. Members of a run that was only interrupted wait for the next lead."""
-        pauses = status == "interrupted" and self.door is not None and not self._for_good
+        pauses = status == "interrupted" and self.join_server is not None and not self._for_good
         notice = {"paused": True} if pauses else {"end": status, "why": why}
         self._leaving = set() if pauses else set(self.peer_table.present.values())
         for seat in self.peer_table.present:
             self._network.notify(seat, notice)
-        if self.door is not None:
-            self.door.close(notice)
+        if self.join_server is not None:
+            self.join_server.close(notice)
         if pauses:
             self._network.flush(FAREWELL_WITHIN)
         late = time.monotonic() + FAREWELL_WITHIN
@@ -269,7 +271,7 @@ class LeaderProcess:
             if computed is not None:
                 busy[seat, peer.life] = computed
             ways |= {((seat, peer.life), other): seconds for other, seconds in to.items()}
-        nodes = {} if self.door is None else self.door.candidates.placed()
+        nodes = {} if self.join_server is None else self.join_server.candidates.placed()
         by = {seat: node for seat, node in nodes.items() if node is not None}
         found = self.speeds.measured(iteration, self._committed_at, busy, ways, by)
         for measured in found:
@@ -277,20 +279,20 @@ class LeaderProcess:
             if measured.slow and peer not in self._slow:
                 self._slow.add(peer)
                 self.launcher.report("slow", peer.seat, peer.life, str(measured))
-        if self.door is not None and self.door.candidates.measured(found, by):
+        if self.join_server is not None and self.join_server.candidates.measured(found, by):
             self._remember()
 
     def hosts(self) -> dict[str, str]:
         """The machine of each seat that somebody has, of a run that others join."""
-        if self.door is None:
+        if self.join_server is None:
             return {}
-        seated = self.door.candidates.seated
+        seated = self.join_server.candidates.seated
         present = sorted(seat for seat in self.peer_table.present if seat in seated)
         return {str(seat): seated[seat].node.host for seat in present}
 
     def dropped(self) -> dict[str, int]:
         """What all together have refused to read, or could not use."""
-        return all_refused(list(self._network.pulses.values()), self._network.post.refused)
+        return all_refused(list(self._network.pulses.values()), self._network.endpoint.refused)
 
     def close(self) -> None:
         self._network.close()
@@ -303,10 +305,10 @@ class LeaderProcess:
             case PeerEvent("opened", Peer() as peer) if self.peer_table.awaits(peer):
                 self.launcher.tell({"here": peer.to_json()})
                 self.launcher.report("here", peer.seat, peer.life)
-                brings = None if self.door is None else self.door.arrived(peer)
+                brings = None if self.join_server is None else self.join_server.arrived(peer)
                 self._relay_apart(peer)
                 self.peer_table.arrived(peer, brings)
-                if self.door is not None:
+                if self.join_server is not None:
                     self._tell_missing()
                     self._remember()
             case PeerEvent("closed", Peer() as peer, why):
@@ -334,27 +336,27 @@ class LeaderProcess:
     _leaving: set[Peer] = set()  # noqa: RUF012 (replaced, never changed, until somebody leaves)
 
     def _listen_for_peers(self) -> None:
-        identity, listen = self._home.identity(), HERE
-        if self.door is not None:
-            identity, listen = self.door.frame.identity, self.door.frame.listen
-        self._network.open(self._home.sockets, identity, listen)
+        identity, listen = self._workdir.identity(), HERE
+        if self.join_server is not None:
+            identity, listen = self.join_server.frame.identity, self.join_server.frame.listen
+        self._network.open(self._workdir.sockets, identity, listen)
 
-    def _open_door(self, door: JoinServer, me: Peer) -> None:
+    def _open_door(self, join_server: JoinServer, me: Peer) -> None:
         """From now on they may come in; all seats are vacant, but those that an earlier lead had
         somebody at, whose nodes are as that one knew them."""
-        known = Roster.load(self._home.roster) if self.life else None
+        known = Roster.load(self._workdir.roster) if self.life else None
         if known is not None:
-            door.candidates.apart |= known.apart
-            door.candidates.drained |= known.drained
-            door.candidates.speed |= known.speed
+            join_server.candidates.apart |= known.apart
+            join_server.candidates.drained |= known.drained
+            join_server.candidates.speed |= known.speed
         if not self.life:
             for seat, life in self.peer_table.lives.items():
                 self._replace(seat, life, False, "")
-        door.open(me)
+        join_server.open(me)
         self._tell_missing()
 
     def _visited(self, visit: JoinRequest) -> None:
-        assert self.door is not None
+        assert self.join_server is not None
         lead = self._lead()
         unknown = self.peer_table.started and (lead is None or lead.phase is Phase.ROLLCALL)
         if unknown and visit.what == "ready" and visit.visitor.brings:
@@ -364,7 +366,7 @@ class LeaderProcess:
         if visit.what == "left":
             gone = visit.visitor.id
             self._postponed = [other for other in self._postponed if other.visitor.id != gone]
-        late = self.door.visited(visit, self.peer_table.lives)
+        late = self.join_server.visited(visit, self.peer_table.lives)
         if late is not None:
             self._lost(*late, "it left on its way there")
         if visit.what not in ("back", "called", "dialled"):
@@ -372,12 +374,12 @@ class LeaderProcess:
 
     def _tell_missing(self) -> None:
         """Those who watch want to know who else has to come."""
-        assert self.door is not None
+        assert self.join_server is not None
         if not self._over():
-            self.door.call_for_more()
+            self.join_server.call_for_more()
             self._reminded_at = time.monotonic()
-            fleet = self.door.fleet(self.peer_table.present)
-            event = self.door.waiting(self.peer_table.lives)
+            fleet = self.join_server.fleet(self.peer_table.present)
+            event = self.join_server.waiting(self.peer_table.lives)
             self._told = {**self._told, "nodes": fleet, "waiting": event}
             self._tell_who_sits()
             self.launcher.tell({"fleet": fleet})
@@ -393,7 +395,7 @@ class LeaderProcess:
 
     def _noticed(self, peer: Peer, notice: Mapping[str, Any]) -> None:
         match notice:
-            case {"failed": str(reason)} if self.door is not None:
+            case {"failed": str(reason)} if self.join_server is not None:
                 self._gone(peer, reason)  # another machine may do better
             case {"failed": str(reason)}:
                 self.reason = self.reason or f"worker {peer.seat}: {reason}"
@@ -417,8 +419,8 @@ class LeaderProcess:
 
     def _apart(self, one: Peer, other: Peer, why: str) -> None:
         """The one cannot reach the other, and neither is one of the dead that were noticed."""
-        if self.door is not None and is_heir(other.seat):
-            return self.door.unreached(other)
+        if self.join_server is not None and is_heir(other.seat):
+            return self.join_server.unreached(other)
         here = all(self.peer_table.present.get(p.seat) == p for p in (one, other))
         if not here or frozenset((one, other)) in self._relayed:
             return  # what somebody thinks whose own line was cut says nothing about others
@@ -430,9 +432,9 @@ class LeaderProcess:
         with it, from now on: not if it did so before, and that was of no use. Their nodes are not
         made neighbours again, and a seat of theirs is moved as soon as somebody can take it."""
         known = self.peer_table.present.get(one.seat) == one
-        if self.door is None or not known or frozenset((one, other)) in self._relayed:
+        if self.join_server is None or not known or frozenset((one, other)) in self._relayed:
             return False
-        candidates = self.door.candidates
+        candidates = self.join_server.candidates
         nodes = [candidates.node_of(peer.seat) for peer in (one, other)]
         candidates.apart.add(frozenset(node.id for node in nodes if node is not None))
         self._relay(one, other)
@@ -446,58 +448,61 @@ class LeaderProcess:
     def _relay_apart(self, peer: Peer) -> None:
         """What somebody says to others that it is known not to reach is passed on from the first
         word: before it hears of them, or they of it."""
-        node = None if self.door is None else self.door.candidates.node_of(peer.seat)
-        if self.door is None or node is None:
+        node = None if self.join_server is None else self.join_server.candidates.node_of(peer.seat)
+        if self.join_server is None or node is None:
             return
         for seat, other in self.peer_table.present.items():
-            there = self.door.candidates.node_of(seat)
-            if there is not None and frozenset((node.id, there.id)) in self.door.candidates.apart:
+            there = self.join_server.candidates.node_of(seat)
+            if (
+                there is not None
+                and frozenset((node.id, there.id)) in self.join_server.candidates.apart
+            ):
                 self._relay(peer, other)
 
     def _relay(self, one: Peer, other: Peer) -> None:
         self._relayed.add(frozenset((one, other)))
-        self._network.loop.call_soon_threadsafe(self._network.post.relay, one, other)
+        self._network.loop.call_soon_threadsafe(self._network.endpoint.relay, one, other)
 
     def _limit_relays(self) -> None:
         """Whoever takes more of the lead's line than it may have hands its seat on, to somebody
         who can do without if there is one."""
-        for pair, count in list(self._network.post.relays.items()):
+        for pair, count in list(self._network.endpoint.relays.items()):
             seat, life = max(pair)
-            door, sits = self.door, self.peer_table.present.get(seat)
-            if count <= self.relay or door is None or sits is None or sits.life != life:
+            join_server, sits = self.join_server, self.peer_table.present.get(seat)
+            if count <= self.relay or join_server is None or sits is None or sits.life != life:
                 continue
-            if seat in door.candidates.seated and seat not in door.changes:
+            if seat in join_server.candidates.seated and seat not in join_server.changes:
                 told = f"the lead has passed on {render_bytes(count)} for it"
                 self.launcher.report("moves", seat, life, told)
-                door.change(seat, life, asked=True)
+                join_server.change(seat, life, asked=True)
 
     def _gone(self, peer: Peer, why: str, *, returns_within: float = 0.0) -> None:
         if self.peer_table.present.get(peer.seat) == peer:
             self._lost(peer.seat, peer.life, why, returns_within=returns_within)
-            if self.door is not None:
-                self.door.over(peer.id, why)
+            if self.join_server is not None:
+                self.join_server.over(peer.id, why)
 
     def _unheard(self, peer: Peer, why: str, *, returns_within: float = 0.0) -> None:
         """It may live, and reach us over its join stream alone: then it can come back."""
         if self.peer_table.lives.get(peer.seat) == peer.life:
             self._lost(peer.seat, peer.life, why, returns_within=returns_within)
-            if self.door is not None:
-                self.door.over(peer.id, why)
+            if self.join_server is not None:
+                self.join_server.over(peer.id, why)
 
     def _lost(self, seat: Address, life: int, why: str, *, returns_within: float = 0.0) -> None:
         """``returns_within``: it may live, and so many seconds are waited for its state. Whoever is
         of this machine is killed before it is replaced."""
-        silent = self.door is not None and returns_within > 0
+        silent = self.join_server is not None and returns_within > 0
         if self.peer_table.gone(seat, life, why, silent=silent):
             self.launcher.report("lost", seat, life, why)
             if silent:
                 self._later(returns_within, PeerEvent("away", Peer(seat, life, "", ())))
-            if self.door is not None:
+            if self.join_server is not None:
                 self._tell_missing()
                 self._remember()
         hopeless = self.peer_table.hopeless()
-        if hopeless is not None and not self.reason and self.door is None:
-            self.reason = f"nobody could take seat {hopeless} ({why}): see {self._home.logs}"
+        if hopeless is not None and not self.reason and self.join_server is None:
+            self.reason = f"nobody could take seat {hopeless} ({why}): see {self._workdir.logs}"
 
     def _granted(self, peer: Peer) -> float:
         """Seconds, for how far it is."""
@@ -518,7 +523,7 @@ class LeaderProcess:
         match said:
             case {"look": _}:
                 self.watch.look(list(self.peer_table.present.values()))
-                if self.door is not None and not self.peer_table.started:
+                if self.join_server is not None and not self.peer_table.started:
                     self._give_seats()
                 self._consider_moves()
                 moves, self._asked_moves = self._asked_moves, []
@@ -544,16 +549,16 @@ class LeaderProcess:
             case {"move": plain, "host": host}:
                 seat, until = Address.parse(plain), time.monotonic() + MOVE_WITHIN
                 self._move(AskedMove(seat, self.peer_table.lives.get(seat, 0), host, until))
-            case {"drain": host} if self.door is not None:
-                self.door.drain(host)
+            case {"drain": host} if self.join_server is not None:
+                self.join_server.drain(host)
             case {"end": seat, "life": life}:
                 self._network.notify(Address.parse(seat), {"die": life})
             case {"gone": seat, "life": life, "code": code} if code == BROKEN:
                 if self.peer_table.lives.get(Address.parse(seat)) == life and not self.reason:
-                    where = f"see {self._home.logs}"
+                    where = f"see {self._workdir.logs}"
                     self.reason = f"worker {seat} ended with exit code {code}: {where}"
             case {"gone": _, "code": code} if code == NO_ROOM:
-                self.reason = self.reason or full_disk(self._home.run)
+                self.reason = self.reason or full_disk(self._workdir.run)
             case {"gone": seat, "life": life, "code": code}:
                 self._lost(Address.parse(seat), life, f"its process ended ({code})")
 
@@ -566,11 +571,11 @@ class LeaderProcess:
 
     def _remember(self) -> None:
         """For a lead that is started again."""
-        if self.door is None or not self.peer_table.started or self._over():
+        if self.join_server is None or not self.peer_table.started or self._over():
             return
-        candidates = self.door.candidates
+        candidates = self.join_server.candidates
         Roster(
-            self.door.frame.run["incarnation"],
+            self.join_server.frame.run["incarnation"],
             self.life,
             True,
             self.peer_table.lives,
@@ -579,7 +584,7 @@ class LeaderProcess:
             frozenset(candidates.apart),
             frozenset(candidates.drained),
             candidates.speed,
-        ).save(self._home.roster)
+        ).save(self._workdir.roster)
 
     def strike(
         self, tick: int, seats: Collection[tuple[Address, int]], hung: Collection[Address] = ()
@@ -588,11 +593,11 @@ class LeaderProcess:
         all. The launcher remembers the tick: whoever leads next must not strike it again."""
         names = {seat: "STOP" if seat in hung else "KILL" for seat, _ in seats}
         listed = [[str(seat), life, names[seat]] for seat, life in seats]
-        self.launcher.tell({"strike": [] if self.door is not None else listed, "tick": tick})
+        self.launcher.tell({"strike": [] if self.join_server is not None else listed, "tick": tick})
         self._struck.append(tick)
         self._remember()
         for seat, life in seats:
-            if self.door is not None:
+            if self.join_server is not None:
                 self._network.notify(seat, {"die": life})
             self.launcher.report("strike", seat, life)
 
@@ -600,13 +605,13 @@ class LeaderProcess:
         for seat in self.peer_table.present:
             self._network.notify(seat, notice)
 
-    def _replace(self, seat: Address, life: int, hollow: bool, why: str) -> None:
-        if self.door is not None:
+    def _replace(self, seat: Address, life: int, uninitialized: bool, why: str) -> None:
+        if self.join_server is not None:
             self.launcher.tell({"vacant": str(seat), "life": life})
-            return self.door.candidates.order(seat, life, hollow)
-        if hollow and not self.peer_table.replacing:
+            return self.join_server.candidates.order(seat, life, uninitialized)
+        if uninitialized and not self.peer_table.replacing:
             return self._left_empty(seat, why)
-        self.launcher.tell({"replace": str(seat), "life": life, "hollow": hollow})
+        self.launcher.tell({"replace": str(seat), "life": life, "uninitialized": uninitialized})
         self._later(ARRIVE_WITHIN, PeerEvent("late", Peer(seat, life, "", ()), "it never arrived"))
 
     def _left_empty(self, seat: Address, why: str) -> None:
@@ -616,14 +621,14 @@ class LeaderProcess:
         if all(other.stage != seat.stage for other in others) and not self.reason:
             self.reason = (
                 f"nobody is left at stage {seat.stage} ({why}) and --no-replacements sends nobody: "
-                f"go on with checkfree swarm up --resume {self._home.run}"
+                f"go on with checkfree swarm up --resume {self._workdir.run}"
             )
 
     def _wanted(self, seat: Address) -> None:
         """Somebody asks for a replacement after all."""
         lives, replacing = self.peer_table.lives, self.peer_table.replacing
         if seat in lives and seat not in self.peer_table.present and not replacing:
-            self.launcher.tell({"replace": str(seat), "life": lives[seat], "hollow": True})
+            self.launcher.tell({"replace": str(seat), "life": lives[seat], "uninitialized": True})
 
     # --- seats that change hands -----------------------------------------------------------------
 
@@ -643,18 +648,18 @@ class LeaderProcess:
         heard yet of one who sat down a moment ago."""
         lead, why = self._lead(), "its own state has come back"
         peer = self.peer_table.present.get(seat)
-        assert self.door is not None
+        assert self.join_server is not None
         if peer is not None and lead is not None and not lead.members.has_state(seat, peer.life):
             return self._gone(peer, why)
-        coming = [who for who in self.door.candidates.on_the_way.values() if who.seat]
+        coming = [who for who in self.join_server.candidates.on_the_way.values() if who.seat]
         for candidate in coming:
             if candidate.seat is not None and candidate.seat[0] == seat:
                 self._lost(*candidate.seat, why)
-                self.door.over(candidate.id, why)
+                self.join_server.over(candidate.id, why)
 
     def _sent(self, to: Address, message: Message) -> None:
         """What an actor here sends: whoever may go has left its seat, whenever its stream ends."""
-        if not isinstance(message, Dismissed) or self.door is None:
+        if not isinstance(message, Dismissed) or self.join_server is None:
             return
         if self.peer_table.gone(message.worker, message.life, "it left"):
             self.launcher.report("left", message.worker, message.life)
@@ -664,30 +669,35 @@ class LeaderProcess:
     def _consider_moves(self) -> None:
         """A node without a seat, or with less to do, takes one of another's: when all is well, and
         not too often."""
-        lead, door = self._lead(), self.door
-        if lead is None or door is None or door.changes:
+        lead, join_server = self._lead(), self.join_server
+        if lead is None or join_server is None or join_server.changes:
             return
         committed = lead.progress.committed
         if not lead.well or committed < self._moved_at + MOVE_EVERY:
             return
-        move = door.candidates.better()
-        if move is not None and move.seat in door.candidates.seated:
-            life, to = self.peer_table.lives[move.seat], door.candidates.of(move.to)
-            if to is not None and door.change(move.seat, life, asked=False, to=to):
+        move = join_server.candidates.better()
+        if move is not None and move.seat in join_server.candidates.seated:
+            life, to = self.peer_table.lives[move.seat], join_server.candidates.of(move.to)
+            if to is not None and join_server.change(move.seat, life, asked=False, to=to):
                 self._moved_at = committed
                 self.launcher.report("moves", move.seat, life, f"to {to.node.host}")
 
     def _move(self, move: AskedMove) -> None:
         """As somebody asks; later, if whoever is to have it is only being made ready."""
-        door, seat, host = self.door, move.seat, move.host
-        if door is None:
+        join_server, seat, host = self.join_server, move.seat, move.host
+        if join_server is None:
             return
-        if self.peer_table.lives.get(seat) != move.life or seat not in door.candidates.seated:
+        if (
+            self.peer_table.lives.get(seat) != move.life
+            or seat not in join_server.candidates.seated
+        ):
             return self.launcher.report("stays", seat, move.life, "can't move: it has been lost")
-        to = door.candidates.of_host(host, seat) if host is not None else None
-        if (host is None or to is not None) and door.change(seat, move.life, asked=False, to=to):
+        to = join_server.candidates.of_host(host, seat) if host is not None else None
+        if (host is None or to is not None) and join_server.change(
+            seat, move.life, asked=False, to=to
+        ):
             return
-        if time.monotonic() < move.until and door.has_room(seat, host):
+        if time.monotonic() < move.until and join_server.has_room(seat, host):
             self._asked_moves.append(move)
             return
         who = "nobody else can have it"
@@ -696,8 +706,8 @@ class LeaderProcess:
 
     def _will_be_killed(self, visit: JoinRequest) -> None:
         """Whoever leaves, in so many seconds if it says so."""
-        assert self.door is not None
-        for seat, who in self.door.candidates.seated.items():
+        assert self.join_server is not None
+        for seat, who in self.join_server.candidates.seated.items():
             if who.id == visit.visitor.id and seat in self.peer_table.lives:
                 life = seat, self.peer_table.lives[seat]
                 self._deadlines.asked(life, visit.told.get("seconds"), time.monotonic())
@@ -712,9 +722,9 @@ class LeaderProcess:
 
     def _remind(self) -> None:
         """That a stage is waited for."""
-        if self.door is None or time.monotonic() - self._reminded_at < REMIND_EVERY:
+        if self.join_server is None or time.monotonic() - self._reminded_at < REMIND_EVERY:
             return
-        if self.door.waiting(self.peer_table.lives)["stages"]:
+        if self.join_server.waiting(self.peer_table.lives)["stages"]:
             self._tell_missing()
 
     def _say(self, why: str) -> None:

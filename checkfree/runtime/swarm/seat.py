@@ -37,30 +37,30 @@ LEAD_WITHIN = 120.0
 class Seat:
     """Opens its streams, then does what the lead says until the lead ends the run."""
 
-    def __init__(self, home: Workdir, limits: codec.Limits):
-        self._network = NetworkThread(home.secret(), limits)
-        self._network.post.links = Links.of(home.path)
-        self._network.open(home.sockets, home.identity())
+    def __init__(self, workdir: Workdir, limits: codec.Limits):
+        self._network = NetworkThread(workdir.secret(), limits)
+        self._network.endpoint.links = Links.of(workdir.path)
+        self._network.open(workdir.sockets, workdir.identity())
         self._code: int | None = None
         self._lead = 0
         self._suspects: dict[Address, tuple[Peer, str]] = {}
         self._marks = Baselines()
 
     def run(
-        self, birth: Mapping[str, Any], make: Callable[[], StageWorker], patience: float
+        self, assignment: Mapping[str, Any], make: Callable[[], StageWorker], patience: float
     ) -> int:
-        """Host what ``make`` makes at the seat of ``birth``. Returns the process' exit code."""
-        seat = Address.parse(birth["seat"])
-        self._network.sit(seat, birth["life"])
-        tell(f"takes seat {seat}, life {birth['life']}")
-        lead = Peer.from_json(birth["peer"])
+        """Host what ``make`` makes at the seat of ``assignment``. Returns the exit code."""
+        seat = Address.parse(assignment["seat"])
+        self._network.sit(seat, assignment["life"])
+        tell(f"takes seat {seat}, life {assignment['life']}")
+        lead = Peer.from_json(assignment["peer"])
         self._lead = lead.life
         self._network.learn(lead)
         try:
             worker = self._worker = make()
             watch = self._marks.watching(worker)
             self._host = Host({seat: worker}, self._network, self._handle, watch)
-            self._network.start(beat(self._network.post, beat_every(patience), self._pulse))
+            self._network.start(beat(self._network.endpoint, beat_every(patience), self._pulse))
             self._host.run(lambda: self._code is not None)
         except Exception as error:
             traceback.print_exc()
@@ -119,12 +119,12 @@ def pulse(
 ) -> dict[str, Any]:
     """That a member lives, what it has sent and refused so far, what it is at, and for how long it
     has computed and taken its lines."""
-    doing, post = marks.doing(), network.post
+    doing, endpoint = marks.doing(), network.endpoint
     return {
-        "pulse": pulse_of(host.messages, host.bytes, post.refused, worker.dropped),
+        "pulse": pulse_of(host.messages, host.bytes, endpoint.refused, worker.dropped),
         "doing": doing and doing.to_json(),
         "busy": host.busy,
-        "lines": post.lines(),
+        "lines": endpoint.lines(),
     }
 
 

@@ -16,7 +16,7 @@ from checkfree.runtime.swarm.processes.workdir import Workdir
 
 def main(pid: int, folder: Path) -> None:
     """Its whole life."""
-    channel, home = Channel(), Workdir(folder)
+    channel, workdir = Channel(), Workdir(folder)
     die_with_parent(pid)
     heard = channel.hear()
     if not heard:
@@ -24,7 +24,7 @@ def main(pid: int, folder: Path) -> None:
     try:
         from checkfree.session.swarm.launched import raise_children
 
-        raise_children(channel, heard[0], home)
+        raise_children(channel, heard[0], workdir)
     except BadInput as error:
         channel.tell({"bad": str(error)})
     except ImportError as error:
@@ -32,7 +32,7 @@ def main(pid: int, folder: Path) -> None:
     except RunFailed as error:
         channel.tell({"failed": str(error)})
     except OSError as error:
-        channel.tell({"failed": str(cannot_write(home.run, error))})
+        channel.tell({"failed": str(cannot_write(workdir.run, error))})
 
 
 def cannot_import(error: ImportError) -> str:

@@ -1,5 +1,5 @@
-"""What a lead with a door needs beside a run: an invitation that stays good, and what is left of
-those who led and sat there before."""
+"""What a lead with a join server needs beside a run: an invitation that stays good, and what is
+left of those who led and sat there before."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from checkfree.session.terms import seats
 INVITATION, KEY, REGISTER = "invitation", "lead.key", "members"
 
 
-def invitation_of(home: Workdir, order: Mapping[str, Any], told: list[str]) -> Invitation:
+def invitation_of(workdir: Workdir, order: Mapping[str, Any], told: list[str]) -> Invitation:
     """That of the run, or a new one. ``order`` has "host" and "port", or neither: as before.
     What changed since, and made old join lines useless, is ``told``. Raises BadInput."""
-    known = Invitation.load(home.path / INVITATION)
+    known = Invitation.load(workdir.path / INVITATION)
     secret = known.secret if known else secrets.token_bytes(TOKEN_BYTES)
     if order.get("host") is None and known is not None:
         try:
@@ -60,9 +60,11 @@ def _checked(invitation: Invitation) -> Invitation:
         ) from None
 
 
-def frame_of(invitation: Invitation, job: Job, home: Workdir, incarnation: str) -> JoinServerConfig:
-    """All that the door has to know, written down so that the next lead has the same."""
-    invitation.save(home.path / INVITATION)
+def frame_of(
+    invitation: Invitation, job: Job, workdir: Workdir, incarnation: str
+) -> JoinServerConfig:
+    """All that the join server has to know, written down so that the next lead has the same."""
+    invitation.save(workdir.path / INVITATION)
     model = replace(job.config.model, vocabulary=job.config.model.vocabulary or job.vocabulary)
     config = replace(job.config, failures=FailuresConfig("none"), model=model)
     run = {
@@ -70,13 +72,15 @@ def frame_of(invitation: Invitation, job: Job, home: Workdir, incarnation: str) 
         "data": json.loads(json.dumps(job.data)),
         "incarnation": incarnation,
     }
-    return JoinServerConfig(invitation, home.path / KEY, release(config), run, home.path / REGISTER)
+    return JoinServerConfig(
+        invitation, workdir.path / KEY, release(config), run, workdir.path / REGISTER
+    )
 
 
-def roster_of(home: Workdir, job: Job) -> Roster:
+def roster_of(workdir: Workdir, job: Job) -> Roster:
     """Of a run that goes on, led by one more: as its last lead left it, else as its records tell.
     Raises KeyError, TypeError or ValueError for records that tell nothing."""
-    known = Roster.load(home.roster)
+    known = Roster.load(workdir.roster)
     if known is None:
         lives = dict(history(read(job.folder), {}).members)
         every = dict.fromkeys(seats(job.config), 0) | lives

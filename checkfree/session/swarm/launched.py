@@ -37,18 +37,18 @@ from checkfree.session.swarm.shared import Stock
 from checkfree.session.terms import seats
 
 
-def be(stock: Stock, await_birth: Callable[[], SpawnRequest], spare: bool) -> int:
-    """What a fork does. Returns its exit code. A spare gets ready before it is born."""
+def be(stock: Stock, await_request: Callable[[], SpawnRequest], spare: bool) -> int:
+    """What a fork does. Returns its exit code. A spare gets ready before it is asked for."""
     with settled(stock.job.config.threads):
-        if not spare and await_birth()["seat"] == str(LEAD):
-            return Leading(stock, int(await_birth()["life"])).run()
+        if not spare and await_request()["seat"] == str(LEAD):
+            return Leading(stock, int(await_request()["life"])).run()
         if not spare and stock.frame is not None:
-            means = Means(stock.job.equipment, stock.limits, stock.job.config.threads)
+            means = Means(stock.job.worker_context, stock.limits, stock.job.config.threads)
             count = len(seats(stock.job.config))
-            return join_here(stock.home, await_birth(), means, stock.frame, count)
-        seat = Seat(stock.home, stock.limits)
-        birth = await_birth()
-        return seat.run(birth, partial(stock.worker, birth), stock.patience)
+            return join_here(stock.workdir, await_request(), means, stock.frame, count)
+        seat = Seat(stock.workdir, stock.limits)
+        assignment = await_request()
+        return seat.run(assignment, partial(stock.worker, assignment), stock.patience)
 
 
 def _fresh(order: Mapping[str, Any]) -> Job:
@@ -72,25 +72,29 @@ def device_here(config: Config) -> str:
     return "cpu" if wanted.startswith("cuda") and not count_cuda_devices() else wanted
 
 
-def raise_children(channel: Channel, order: Mapping[str, Any], home: Workdir) -> None:
+def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir) -> None:
     """Check everything, prepare everything, then fork what the launcher asks for. Raises
     BadInput, RunFailed or OSError."""
     resume = bool(order["resume"])
     job = _resumed(order) if resume else _fresh(order)
-    if order.get("door"):
+    if order.get("join_server"):
         job = replace(job, devices=(device_here(job.config),))
-    warm_up(job.equipment, (job.devices or job.config.devices)[0])
+    warm_up(job.worker_context, (job.devices or job.config.devices)[0])
     told: list[str] = []
-    invited = invitation_of(home, order["door"], told) if order.get("door") else None
+    invited = (
+        invitation_of(workdir, order["join_server"], told) if order.get("join_server") else None
+    )
     if not resume:
-        folders.create(job.folder, f"checkfree swarm {'lead' if order.get('door') else 'up'}")
+        folders.create(
+            job.folder, f"checkfree swarm {'lead' if order.get('join_server') else 'up'}"
+        )
     with folders.locked(job.folder):
         if not resume:
             begin(job, render_trace(job.due.trace))
-        home.furnish(invited.secret if invited else None)
-        (home.path / LINKS).write_text(order.get("links", ""), encoding="ascii")
+        workdir.create(invited.secret if invited else None)
+        (workdir.path / LINKS).write_text(order.get("links", ""), encoding="ascii")
         patience, measured = float(order["patience"]), bool(order["measured"])
-        stock = Stock(job, home, patience, measured, limits_of(job.config))
+        stock = Stock(job, workdir, patience, measured, limits_of(job.config))
         stock.replacements = bool(order.get("replacements", True))
         stock.grace, stock.wait = float(order.get("grace", GRACE)), Wait(**order.get("wait", {}))
         stock.relay = int(order.get("relay", RELAY))
@@ -98,16 +102,16 @@ def raise_children(channel: Channel, order: Mapping[str, Any], home: Workdir) ->
         if invited is not None:
             incarnation = secrets.token_hex(8)
             if resume:
-                roster = roster_of(home, job)
+                roster = roster_of(workdir, job)
                 folders.reopen(job.folder)
                 incarnation, stock.resumes = roster.incarnation, roster.lead
                 before = {"lead": roster.lead, "found": roster.found()}
                 before |= {"started": roster.started, "struck": roster.struck}
-            stock.frame = frame_of(invited, job, home, incarnation)
+            stock.frame = frame_of(invited, job, workdir, incarnation)
         elif resume:
             stock.snapshot = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
         listed = [[str(seat), life] for seat, life in stock.lives().items()]
         told += filter(None, [render_threads()])
         channel.tell({"ready": True, "seats": listed, "told": told, **before})
         keep_for_forks()
-        SwarmForkServer(channel, partial(be, stock), home.logs, int(order["spares"])).run()
+        SwarmForkServer(channel, partial(be, stock), workdir.logs, int(order["spares"])).run()

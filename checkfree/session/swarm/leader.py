@@ -40,7 +40,7 @@ class Leading:
             folders.mend(self._job.folder)
         self._resumes = stock.resumes == life
         self._leader_process = LeaderProcess(
-            stock.home, stock.lives().items(), stock.patience, stock.limits, stock.frame
+            stock.workdir, stock.lives().items(), stock.patience, stock.limits, stock.frame
         )
         self._leader_process.life, self._leader_process.measured = life, stock.measured
         self._leader_process.grace, self._leader_process.wait = stock.grace, stock.wait
@@ -123,7 +123,7 @@ class Leading:
             background=True,
             last_rung=self._job.config.resume.last_rung,
         )
-        strategy, lives = self._job.equipment.strategy, peer_table.lives
+        strategy, lives = self._job.worker_context.strategy, peer_table.lives
         if self._leader_process.handoff.started:
             present = {seat: peer.life for seat, peer in peer_table.present.items()}
             takeover = Takeover(self._leader_process.life, found, present, lives)
@@ -182,7 +182,7 @@ class Leading:
         if lead is None or not isinstance(record, IterationRecord):
             return
         states = {str(seat): "trains" for seat in lead.members.alive}
-        states |= {str(seat): "joins" for seat in lead.members.hollow}
+        states |= {str(seat): "joins" for seat in lead.members.uninitialized}
         self._leader_process.timed(record.iteration, record.seconds or 0.0)
         told = {"iteration": record.iteration, "loss": record.loss, "seconds": record.seconds}
         self._leader_process.tell_status({**told, "seats": states})

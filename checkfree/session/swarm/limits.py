@@ -23,7 +23,7 @@ def limits_of(config: Config) -> Limits:
     that says to be larger is refused before memory is taken. Raises BadInput."""
     sizes, plain = own_sizes(config), Limits()
     state = max(sizes.state(stage, moments=True) for stage in range(config.stages + 1))
-    held = make_strategy(config.recovery, config.checkpoint.every).room.memory
+    held = make_strategy(config.recovery, config.checkpoint.every).activation_buffer.memory
     how = SHADOW_FORMATS[config.recovery.shadow_format]
     change = max(sizes.packed[SIGNS]) if how == SIGNS else 0  # a holder has the last one beside it
     shadow = max(sizes.packed[held_as(how)]) + change

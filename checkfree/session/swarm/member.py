@@ -51,14 +51,14 @@ from checkfree.runtime.swarm.told import tell
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.network_thread import NetworkThread, Said
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
-from checkfree.session.assemble import equip
+from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import of_family
 from checkfree.session.job import Feeds, any_config, of_config
 from checkfree.session.swarm.limits import limits_of
 from checkfree.session.swarm.memory import available, room_for, seat_bytes
 from checkfree.session.swarm.release import PACKAGE, offered, packages_of, release
 from checkfree.session.terms import seats
-from checkfree.worker import Equipment, StageWorker
+from checkfree.worker import StageWorker, WorkerContext
 
 FIRST_WITHIN, AGAIN_WITHIN = 20.0, 600.0
 """Seconds for which the lead's address is tried: at first, and once we were a member."""
@@ -90,7 +90,7 @@ class StartAgain(Exception):
 class Means:
     """What it takes to train a stage of the run. ``reads``: the run's data are here."""
 
-    equipment: Equipment
+    context: WorkerContext
     limits: codec.Limits
     threads: int
     reads: bool = True
@@ -152,9 +152,9 @@ def prepared(
             raise
         say(f"has every seat but stage 0, which reads data: {error}")
         feeds, reads = {}, False
-    equipment = equip(config, blueprint, feeds)
-    warm_up(equipment, config.devices[0])
-    return Means(equipment, limits_of(config), config.threads, reads)
+    context = make_worker_context(config, blueprint, feeds)
+    warm_up(context, config.devices[0])
+    return Means(context, limits_of(config), config.threads, reads)
 
 
 def _feeds(config: Config, expected: Mapping[str, Any]) -> Feeds:
@@ -194,11 +194,11 @@ def _device(config: Config, asked: str | None) -> str:
     return wanted
 
 
-def warm_up(equipment: Equipment, device: str) -> None:
+def warm_up(context: WorkerContext, device: str) -> None:
     """Import what only a first optimizer does, once for all forks; but a CUDA context would not
     survive a fork."""
     if torch.device(device).type == "cpu":
-        equipment.make(1, 1)
+        context.make(1, 1)
     else:
         torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
 
@@ -235,14 +235,14 @@ class Member:
 
     def __init__(
         self,
-        home: Workdir,
+        workdir: Workdir,
         entry: Entry,
         node: Node,
         means: Means | None,
         say: Say,
         report: Report = lambda said: None,
     ):
-        self._home, self._entry, self._node, self._means = home, entry, node, means
+        self._workdir, self._entry, self._node, self._means = workdir, entry, node, means
         self._say, self._report = say, report
         self._release = offered(PACKAGE, entry.allow)
         self._network: NetworkThread | None = None
@@ -274,7 +274,7 @@ class Member:
         if self._asked:
             return  # all of a control group are told, and our parent tells us too
         self._asked = True
-        left = seconds_left(self._home.path, self._entry.notice)
+        left = seconds_left(self._workdir.path, self._entry.notice)
         self._ends_at = None if left is None else time.monotonic() + left
         if not (self._seated or self._remains):
             raise _Gone
@@ -293,9 +293,9 @@ class Member:
     def _live(self) -> ExitReason:
         """From an application to the end of a life at a seat."""
         assert self._means is not None
-        network = NetworkThread(self._home.secret(), UNTIL_KNOWN, terminal=self.terminal)
+        network = NetworkThread(self._workdir.secret(), UNTIL_KNOWN, terminal=self.terminal)
         self._network = network
-        finder = Finder(Discovery(network.post, self._entry.secret), self._book)
+        finder = Finder(Discovery(network.endpoint, self._entry.secret), self._book)
         try:
             self._open(network)
             join_client = self._join_client(network, finder)
@@ -312,7 +312,7 @@ class Member:
             if self._asked or self._drained:
                 self._leave(network)
             join_client.follow(run["patience"], self._entry.retry or AGAIN_WITHIN)
-            network.post.limits = self._means.limits
+            network.endpoint.limits = self._means.limits
             join_client.ready()
             network.wait(JoinSessions(network, self._terms(run)).open())
             with settled(self._means.threads):
@@ -326,8 +326,8 @@ class Member:
     def inquire(self, what: str = "") -> Mapping[str, Any]:
         """What the lead tells of its run, or says to who asks ``what``, without taking part. Raises
         NotFound, or another BadInput."""
-        network = NetworkThread(self._home.secret(), UNTIL_KNOWN)
-        finder = Finder(Discovery(network.post, self._entry.secret), self._book)
+        network = NetworkThread(self._workdir.secret(), UNTIL_KNOWN)
+        finder = Finder(Discovery(network.endpoint, self._entry.secret), self._book)
         try:
             self._open(network)
             join_client = self._join_client(network, finder)
@@ -343,7 +343,7 @@ class Member:
 
     def _open(self, network: NetworkThread) -> None:
         try:
-            network.open(self._home.sockets, self._home.identity(), self._entry.listen)
+            network.open(self._workdir.sockets, self._workdir.identity(), self._entry.listen)
         except RunFailed as error:
             raise BadInput(str(error)) from None
 
@@ -368,12 +368,14 @@ class Member:
     def _train(self, remote: RemoteWorker, means: Means, patience: float) -> ExitReason:
         self._report({"standing": True, "keeps": self._remains.name()[0] is not None})
         self._say("stands by until a seat is vacant")
-        birth = remote.wait()
-        if birth is not None:
-            self._say(f"takes seat {birth['seat']}, life {birth['life']}: {_origin(birth)}")
+        assignment = remote.wait()
+        if assignment is not None:
+            self._say(
+                f"takes seat {assignment['seat']}, life {assignment['life']}: {_origin(assignment)}"
+            )
             self._seated = True
-            self._report({"seated": birth["seat"]})
-            remote.run(birth, lambda: _worker(means, birth), patience)
+            self._report({"seated": assignment["seat"]})
+            remote.run(assignment, lambda: _worker(means, assignment), patience)
             self._seated = False
         self.why = remote.why
         why = f": {remote.why}" if remote.why not in ("", remote.after.value) else ""
@@ -390,34 +392,40 @@ class Member:
         return ExitReason.LEFT if leaves and not kept else ExitReason.OVER
 
 
-def _origin(birth: Mapping[str, Any]) -> str:
+def _origin(assignment: Mapping[str, Any]) -> str:
     """Where its state comes from."""
-    if birth.get("brings"):
+    if assignment.get("brings"):
         return "with the state that it has"
-    return "its state comes from the swarm" if birth["hollow"] else "from the first weights"
+    return (
+        "its state comes from the swarm"
+        if assignment["uninitialized"]
+        else "from the first weights"
+    )
 
 
 class _Gone(BaseException):
     """Whoever started us wants us to end now."""
 
 
-def _worker(means: Means, birth: Mapping[str, Any]) -> StageWorker:
-    seat = Address.parse(birth["seat"])
-    return StageWorker(seat, birth["life"], means.equipment, hollow=birth["hollow"])
+def _worker(means: Means, assignment: Mapping[str, Any]) -> StageWorker:
+    seat = Address.parse(assignment["seat"])
+    return StageWorker(
+        seat, assignment["life"], means.context, uninitialized=assignment["uninitialized"]
+    )
 
 
 # --- a node --------------------------------------------------------------------------------------
 
 
-def join(home: Workdir, entry: Entry, wishes: Wishes, say: Say) -> int:
+def join(workdir: Workdir, entry: Entry, wishes: Wishes, say: Say) -> int:
     """Be a node of a run until it ends, or we are told to go. Returns the exit code. Raises
     BadInput or StartAgain."""
-    run = _asked(home, entry)
+    run = _asked(workdir, entry)
     means = prepared(run, wishes, say, entry.allow)
-    return serve(home, entry, node_of(run, wishes, means, entry.allow), means, say)
+    return serve(workdir, entry, node_of(run, wishes, means, entry.allow), means, say)
 
 
-def serve(home: Workdir, entry: Entry, node: Node, means: Means, say: Say) -> int:
+def serve(workdir: Workdir, entry: Entry, node: Node, means: Means, say: Say) -> int:
     """As ``join``, once all is at hand."""
     offered(PACKAGE, entry.allow)  # of the code that we run, whatever is installed later
     keep_for_forks()
@@ -425,7 +433,7 @@ def serve(home: Workdir, entry: Entry, node: Node, means: Means, say: Say) -> in
     def main(slot: int, report: Report) -> int:
         own = replace(entry, listen=_listen(entry.listen, slot))
         told = say if node.room == 1 else (lambda text: say(f"[{slot}] {text}"))
-        member = Member(home, own, node, means, told, report)
+        member = Member(workdir, own, node, means, told, report)
         try:
             return CODES[member.run()]
         except BadInput as error:
@@ -433,18 +441,18 @@ def serve(home: Workdir, entry: Entry, node: Node, means: Means, say: Say) -> in
             return REFUSED
 
     watched = entry.watched
-    warned = None if watched is None else partial(_warned, home, watched, say)
+    warned = None if watched is None else partial(_warned, workdir, watched, say)
     return Forks(main, node.room, say, warned).run()
 
 
-def _warned(home: Workdir, watched: str, say: Say) -> bool:
+def _warned(workdir: Workdir, watched: str, say: Say) -> bool:
     """Whether this machine is about to end; returns once that is known."""
     found = watch(watched, say)
     if found is None:
         return False
     within = "" if found.seconds is None else f" in {found.seconds:.0f} s"
     say(f"{found.why}: this node ends{within}, and hands on what it has")
-    leave_deadline(home.path, found.seconds)
+    leave_deadline(workdir.path, found.seconds)
     return True
 
 
@@ -454,11 +462,11 @@ def _listen(address: str, slot: int) -> str:
     return address if port == "0" else f"{base}/{int(port) + slot}"
 
 
-def _asked(home: Workdir, entry: Entry) -> Mapping[str, Any]:
+def _asked(workdir: Workdir, entry: Entry) -> Mapping[str, Any]:
     """What the lead tells of its run. Raises BadInput, or StartAgain if there is no lead now, or
     whoever was to ask it was killed each time."""
     for _ in range(ASK_AT_MOST):
-        found = _asked_by_fork(home, entry)
+        found = _asked_by_fork(workdir, entry)
         if found is not None:
             break
     else:
@@ -471,7 +479,7 @@ def _asked(home: Workdir, entry: Entry) -> Mapping[str, Any]:
     return run
 
 
-def _asked_by_fork(home: Workdir, entry: Entry) -> dict[str, Any] | None:
+def _asked_by_fork(workdir: Workdir, entry: Entry) -> dict[str, Any] | None:
     """Its answer: {"run": what}, {"bad": why not}, or {"missing": why it is not there}; None if it
     was killed. Whoever forks later must have no thread, and so leaves the talking to another."""
     reader, writer = os.pipe()
@@ -482,7 +490,7 @@ def _asked_by_fork(home: Workdir, entry: Entry) -> dict[str, Any] | None:
         try:
             faulthandler.enable()
             node = Node("asks", "asks")
-            said = {"run": Member(home, entry, node, None, tell).inquire()}
+            said = {"run": Member(workdir, entry, node, None, tell).inquire()}
         except NotFound as error:
             said = {"missing": str(error)}
         except BadInput as error:
@@ -501,10 +509,10 @@ def _asked_by_fork(home: Workdir, entry: Entry) -> dict[str, Any] | None:
     return found
 
 
-def inquire(home: Workdir, entry: Entry, wishes: Wishes) -> str:
+def inquire(workdir: Workdir, entry: Entry, wishes: Wishes) -> str:
     """That we could join, in words: the lead answers, and its run's data are here. Raises
     BadInput if not."""
-    run = Member(home, entry, Node("asks", "asks"), None, lambda text: None).inquire()
+    run = Member(workdir, entry, Node("asks", "asks"), None, lambda text: None).inquire()
     told: list[str] = []
     means = prepared(run, wishes, told.append, entry.allow)
     if not means.reads:
@@ -512,9 +520,9 @@ def inquire(home: Workdir, entry: Entry, wishes: Wishes) -> str:
     return f"its lead answers, and the data are here: {_told(run['data'])}"
 
 
-def called_back(home: Workdir, entry: Entry) -> str:
+def called_back(workdir: Workdir, entry: Entry) -> str:
     """That others of the run can call us where we listen, in words. Raises BadInput if not."""
-    member = Member(home, entry, Node("asks", "asks"), None, lambda text: None)
+    member = Member(workdir, entry, Node("asks", "asks"), None, lambda text: None)
     found = member.inquire("called")
     apart = ", ".join(map(str, found["apart"]))
     if found["why"]:
@@ -529,22 +537,26 @@ def called_back(home: Workdir, entry: Entry) -> str:
     return f"{callers} can call it"
 
 
-def status(home: Workdir, entry: Entry) -> Mapping[str, Any]:
+def status(workdir: Workdir, entry: Entry) -> Mapping[str, Any]:
     """How the run goes, as its lead says. Raises BadInput."""
-    return Member(home, entry, Node("asks", "asks"), None, lambda text: None).inquire("status")
+    return Member(workdir, entry, Node("asks", "asks"), None, lambda text: None).inquire("status")
 
 
 def join_here(
-    home: Workdir, birth: Mapping[str, Any], means: Means, frame: JoinServerConfig, count: int
+    workdir: Workdir,
+    assignment: Mapping[str, Any],
+    means: Means,
+    frame: JoinServerConfig,
+    count: int,
 ) -> int:
-    """A fork on the lead's own machine, that is a node as any joiner: birth["node"] says with how
-    many seats at most (0: all, of which there are ``count``). Its exit code."""
-    lead, host = Peer.from_json(birth["peer"]), frame.invitation.host
+    """A fork on the lead's own machine, that is a node as any joiner: assignment["node"] says with
+    how many seats at most (0: all, of which there are ``count``). Its exit code."""
+    lead, host = Peer.from_json(assignment["peer"]), frame.invitation.host
     place = Place(lead.id, best_first(lead.addresses)[-1:] or lead.addresses)
     own = tuple(sorted(packages_of(frame.release)))
     entry = Entry(place, frame.invitation.secret, listen_address(host, 0), allow=own)
-    workdir = JoinerWorkdir(home.path, frame.invitation.secret)
-    asked = birth["node"]
+    folder = JoinerWorkdir(workdir.path, frame.invitation.secret)
+    asked = assignment["node"]
     host, room = asked["host"] or Wishes().host, asked["room"] or count
     node = Node(secrets.token_hex(8), host, room=room, reserve=asked["reserve"])
-    return serve(workdir, entry, node, means, tell)
+    return serve(folder, entry, node, means, tell)

@@ -21,11 +21,12 @@ from checkfree.worker import StageWorker
 
 @dataclass
 class Stock:
-    """All that a fork needs; ``snapshot`` of a run that goes on, ``frame`` of one with a door.
-    ``resumes``: the life of the lead that goes on, with a door, where another launcher's ended."""
+    """All that a fork needs; ``snapshot`` of a run that goes on, ``frame`` of one with a join
+    server. ``resumes``: the life of the lead that goes on, with one, where another launcher's
+    ended."""
 
     job: Job
-    home: Workdir
+    workdir: Workdir
     patience: float
     measured: bool
     """See ``LeaderProcess.measured``."""
@@ -45,10 +46,15 @@ class Stock:
             return dict(self.snapshot.lives)
         return dict.fromkeys(seats(self.job.config), 0)
 
-    def worker(self, birth: SpawnRequest) -> StageWorker:
-        """Whoever is born to a seat."""
-        seat = Address.parse(birth["seat"])
-        worker = StageWorker(seat, birth["life"], self.job.equipment, hollow=birth["hollow"])
-        if self.snapshot is not None and not birth["hollow"]:
+    def worker(self, assignment: SpawnRequest) -> StageWorker:
+        """The worker of an assignment."""
+        seat = Address.parse(assignment["seat"])
+        worker = StageWorker(
+            seat,
+            assignment["life"],
+            self.job.worker_context,
+            uninitialized=assignment["uninitialized"],
+        )
+        if self.snapshot is not None and not assignment["uninitialized"]:
             restore(worker, self.snapshot)
         return worker

@@ -73,7 +73,7 @@ def _grow(base: BaseRun, run: BranchRun, job: Job, watch: Watch) -> None:
     rule = NoRecovery() if run.rule is None else run.rule.strategy
     with Session.open(job, _start(base, run)) as session:
         assembly = session.assemble(
-            on_routes_of(base.config, job.equipment, rule),
+            on_routes_of(base.config, job.worker_context, rule),
             terms=replace(terms_of(job.config, job.blueprint.tokens), iterations=base.stop),
             strikes=lambda tick: lost if tick == base.tick else (),
         )

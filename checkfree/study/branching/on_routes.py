@@ -8,7 +8,7 @@ from checkfree.core.config import Config
 from checkfree.core.ops import Route, Schedule
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import Wrapper, make_strategy
-from checkfree.worker import Equipment
+from checkfree.worker import WorkerContext
 
 
 class OnRoutes(Wrapper):
@@ -27,6 +27,6 @@ class OnRoutes(Wrapper):
         return schedule
 
 
-def on_routes_of(run: Config, equipment: Equipment, rule: Strategy) -> Equipment:
+def on_routes_of(run: Config, context: WorkerContext, rule: Strategy) -> WorkerContext:
     """What workers of a branch are built with."""
-    return replace(equipment, strategy=OnRoutes(make_strategy(run.recovery), rule))
+    return replace(context, strategy=OnRoutes(make_strategy(run.recovery), rule))

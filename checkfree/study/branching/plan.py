@@ -61,7 +61,7 @@ def _branch_runs(base: BaseRun, rules: tuple[Rule, ...]) -> Iterator[BranchRun]:
         for rule in rules:
             back = lead_in(rule.strategy, request.at, base.earliest, all_seats)
             counts = base.config.stages + 1, request.at, base.config.microbatches
-            start = max(base.earliest, min(back, rule.strategy.begins(stage, *counts)))
+            start = max(base.earliest, min(back, rule.strategy.warmup_start(stage, *counts)))
             prefix = _prefix(base, rule, start) if start < back == request.at else None
             every = _every(request, back)
             path = _branches(base) / f"stage-{stage}_{_name(rule)}"

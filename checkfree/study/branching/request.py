@@ -125,7 +125,7 @@ def lead_in(strategy: Strategy, at: int, earliest: int, seats: Collection[Addres
 
 
 def _kept_after(strategy: Strategy, iteration: int, seats: Collection[Address]) -> set[int]:
-    keeps = strategy.keeps(iteration, seats)
+    keeps = strategy.replications(iteration, seats)
     return {keep.owner.stage for keep in keeps if isinstance(keep, Upload)}
 
 

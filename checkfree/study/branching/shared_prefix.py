@@ -62,7 +62,7 @@ def _train(base: BaseRun, prefix: SharedPrefix, job: Job, watch: Watch) -> None:
     start = fetch(base.states, base.tick - (at - prefix.start), folder / "states")
     with Session.open(job, start) as session:
         assembly = session.assemble(
-            on_routes_of(base.config, job.equipment, prefix.rule.strategy),
+            on_routes_of(base.config, job.worker_context, prefix.rule.strategy),
             terms=replace(terms_of(job.config, job.blueprint.tokens), iterations=at + 1),
             strikes=lambda tick: (),
         )

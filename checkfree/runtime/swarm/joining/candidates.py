@@ -41,7 +41,7 @@ class Vacancy:
     """A seat that somebody is to take: in which life, and whether without a state of use."""
 
     life: int
-    hollow: bool
+    uninitialized: bool
 
 
 @dataclass
@@ -82,9 +82,9 @@ class Candidates:
 
     # --- who comes and goes ----------------------------------------------------------------------
 
-    def order(self, seat: Address, life: int, hollow: bool) -> None:
+    def order(self, seat: Address, life: int, uninitialized: bool) -> None:
         """Somebody is to sit there; whoever was on the way to it in an earlier life is too late."""
-        self.vacant[seat] = Vacancy(life, hollow)
+        self.vacant[seat] = Vacancy(life, uninitialized)
         self.seated.pop(seat, None)
         self.on_the_way = {
             id: who for id, who in self.on_the_way.items() if who.seat and who.seat[0] != seat
@@ -188,14 +188,18 @@ class Candidates:
         del self.standing_by[candidate.id]
         candidate.seat, candidate.heir_to = (seat, vacancy.life), None
         self.on_the_way[candidate.id] = candidate
-        birth = {"seat": str(seat), "life": vacancy.life, "hollow": vacancy.hollow}
+        assignment = {
+            "seat": str(seat),
+            "life": vacancy.life,
+            "uninitialized": vacancy.uninitialized,
+        }
         brings, step = candidate.brings, candidate.step
         if brings is not None and brings.seat.stage == seat.stage:
-            birth["brings"] = [str(brings.seat), brings.life, brings.version]
-            birth["step"] = None if step is None else [list(step.ticket), _named(step)]
+            assignment["brings"] = [str(brings.seat), brings.life, brings.version]
+            assignment["step"] = None if step is None else [list(step.ticket), _named(step)]
         else:
             candidate.brings = None
-        candidate.tell({"birth": {**birth, **self.told()}})
+        candidate.tell({"assignment": {**assignment, **self.told()}})
 
     def relieve(self, seat: Address, *, leaving: Collection[str] = ()) -> Candidate | None:
         """Who would take a seat that somebody leaves; ``leaving``: nodes that can't be asked."""

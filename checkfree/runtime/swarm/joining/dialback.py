@@ -49,14 +49,14 @@ async def look(addresses: Sequence[str]) -> str:
     return why
 
 
-async def call(post: Endpoint, place: Place) -> str:
+async def call(endpoint: Endpoint, place: Place) -> str:
     """Have libp2p connect to somebody, who proves to be who it is; "", or why that can't be.
     Looked at first: whoever failed to answer is not called again by the daemon for five seconds."""
     why = await look(elsewhere(place.addresses))
     if why:
         return why
     try:
-        await asyncio.wait_for(post.connect(place.id, place.addresses), CALL_WITHIN)
+        await asyncio.wait_for(endpoint.connect(place.id, place.addresses), CALL_WITHIN)
     except (ValueError, *BROKEN_STREAM) as error:  # ValueError: no address that libp2p knows
         return in_short(error)
     return ""
@@ -146,9 +146,9 @@ def asked_dial(plain: Any) -> list[Place]:
     return [Place(str(id), read_addresses(addresses)) for id, addresses in plain]
 
 
-async def dialled(post: Endpoint, places: Sequence[Place]) -> dict[str, Any]:
+async def dialled(endpoint: Endpoint, places: Sequence[Place]) -> dict[str, Any]:
     """What is answered: of each by its id "", or why it can't be called."""
-    found = await asyncio.gather(*(call(post, place) for place in places))
+    found = await asyncio.gather(*(call(endpoint, place) for place in places))
     return {"dialled": {place.id: why for place, why in zip(places, found, strict=True)}}
 
 

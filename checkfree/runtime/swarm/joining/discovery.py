@@ -69,10 +69,10 @@ def _unpacked(value: bytes) -> bytes:
 
 
 class Discovery:
-    """Records that were dropped count among what the post refused."""
+    """Records that were dropped count among what the endpoint refused."""
 
-    def __init__(self, post: Endpoint, secret: bytes):
-        self._post, self._secret = post, secret
+    def __init__(self, endpoint: Endpoint, secret: bytes):
+        self._endpoint, self._secret = endpoint, secret
         self._node: Any = None
 
     async def join(self, places: Sequence[Place]) -> None:
@@ -80,14 +80,14 @@ class Discovery:
         others = []
         for place in places:
             with suppress(*_FAILED):
-                connecting = self._post.connect(place.id, place.addresses)
+                connecting = self._endpoint.connect(place.id, place.addresses)
                 await asyncio.wait_for(connecting, FIND_WITHIN)
                 others.append(str(place))
         self._node = await DHTNode.create(
-            p2p=self._post.p2p,
+            p2p=self._endpoint.p2p,
             initial_peers=others or None,
             wait_timeout=ANSWER_WITHIN,
-            record_validator=_Signed(self._secret, self._post.refused),
+            record_validator=_Signed(self._secret, self._endpoint.refused),
             ensure_bootstrap_success=False,
             strict=False,
             cache_locally=False,
@@ -128,7 +128,7 @@ class Discovery:
 
     async def close(self) -> None:
         """Leave, if there is a daemon left to say so by."""
-        if self._node is not None and self._post.listens:
+        if self._node is not None and self._endpoint.listens:
             await self._node.shutdown()
 
     def _read(self, value: Any) -> Membership | None:
@@ -137,5 +137,5 @@ class Discovery:
                 raise BadRecord("malformed")
             return check(value, self._secret, time.time())
         except BadRecord as error:
-            _count(self._post.refused, error)
+            _count(self._endpoint.refused, error)
             return None

@@ -9,7 +9,7 @@ run's token. Notices over a stream of its own, the *join stream*, for as long as
     lead   > {"dial": who, who, …}          to it and to members: call these, and answer with
     both   > {"dialled": who: "" or why not}
     lead   > {"called": why not, …}         who could call it ("": everybody), before it is given
-    lead   > {"birth": seat, life, …}       now, or when it is needed; until then it stands by
+    lead   > {"assignment": seat, life, …}       now, or when it is needed; until then it stands by
     lead   > {"wanted": n}                  its node is to have so many processes
     lead   > {"sits": true} or {"over": …}  to one that was at a seat already
     lead   > {"stale": true}                what it brings is of no use any more
@@ -113,7 +113,7 @@ def application(
 
 
 def state_id(plain: Any) -> StateId | None:
-    """Of an application, or a birth. Raises ValueError or TypeError for what is none."""
+    """Of an application, or an assignment. Raises ValueError or TypeError for what is none."""
     if plain is None:
         return None
     seat, life, version = plain

@@ -78,14 +78,14 @@ class JoinClient:
         end, pause, first = time.monotonic() + within, FIRST_PAUSE, True
         why, places = "no address is known", self.finder.likeliest
         while True:  # members know us too; an address tells nobody apart: all have a loopback
-            places = [place for place in places if place.id != self._network.post.id]
+            places = [place for place in places if place.id != self._network.endpoint.id]
             looks = await asyncio.gather(*(look(place.addresses[:1]) for place in places))
             for place, why_not in zip(places, looks, strict=True):
                 try:
                     if why_not:
                         raise Unreachable(f"nobody can be reached there ({why_not})")
                     if self._fell_silent:
-                        await self._network.post.renew(place.id)
+                        await self._network.endpoint.renew(place.id)
                     self._streams = await asyncio.wait_for(self._apply(place), ANSWER_WITHIN)
                     self._fell_silent = False
                     return self.welcome
@@ -105,16 +105,19 @@ class JoinClient:
             places = await self.finder.places(ask=not all(looks))
 
     async def _apply(self, place: Place) -> Streams:
-        post = self._network.post
-        reader, writer = await post.call(place.id, place.addresses, JOIN_PROTOCOL)
+        endpoint = self._network.endpoint
+        reader, writer = await endpoint.call(place.id, place.addresses, JOIN_PROTOCOL)
         try:
-            at, exact = best_first(post.addresses)[:MOST_ADDRESSES], (self.brings, self.prepared)
+            at, exact = (
+                best_first(endpoint.addresses)[:MOST_ADDRESSES],
+                (self.brings, self.prepared),
+            )
             words = application(self._release, self._node, at, self.was, *exact)
-            say(writer, signed(self._secret, post.id, place.id, words))
+            say(writer, signed(self._secret, endpoint.id, place.id, words))
             answer = await hear(reader)
             if "refused" in answer:
                 raise BadInput(str(answer["refused"])[:400])
-            if not is_proven(self._secret, place.id, post.id, answer):
+            if not is_proven(self._secret, place.id, endpoint.id, answer):
                 raise BadInput(
                     "whoever answers at that address does not know the token: give address and "
                     "token of the same line"
@@ -209,7 +212,7 @@ class JoinClient:
         return True
 
     async def _answer(self, places: Sequence[Place]) -> None:
-        self._say(await dialled(self._network.post, places))
+        self._say(await dialled(self._network.endpoint, places))
 
     async def _beat(self, patience: float) -> None:
         while True:

@@ -1,6 +1,6 @@
-"""The lead's door: other machines may come in by it, and have the seats that are vacant.
+"""The lead's join server: other machines come in by it, and have the seats that are vacant.
 
-With a door no process is ordered from the launcher: a vacancy waits for whoever applies. And a seat
+With one, no process is ordered from the launcher: a vacancy waits for whoever applies. And a seat
 can change hands while its owner lives, because that one leaves or another node has less to do::
 
     heir told of the seat > it says where it is called > its owner learns that
@@ -64,8 +64,8 @@ that step, if it has missed one; None: nothing."""
 
 @dataclass(frozen=True)
 class JoinServerConfig:
-    """Where the door is: ``identity`` is the key file that makes our libp2p id the same each time,
-    ``register`` the file of where members were; ``release`` and ``run`` are what a joiner is
+    """Where the join server is: ``identity`` is the key file that makes our libp2p id the same each
+    time, ``register`` the file of where members were; ``release`` and ``run`` are what a joiner is
     compared with, and told."""
 
     invitation: Invitation
@@ -151,7 +151,7 @@ class JoinServer:
 
     async def _be_found(self, me: Peer) -> None:
         """Members that an earlier lead had may still be there, and look for us."""
-        discovery = Discovery(self._network.post, self.frame.invitation.secret)
+        discovery = Discovery(self._network.endpoint, self.frame.invitation.secret)
         await discovery.join(self._book.read())
         await discovery.announce(lambda: me)
 

@@ -50,15 +50,15 @@ class Terms:
 
 
 class JoinSessions:
-    """Serves every join stream of one process. Those that it did not take count among what the post
-    refused."""
+    """Serves every join stream of one process. Those that it did not take count among what the
+    endpoint refused."""
 
     def __init__(self, network: NetworkThread, terms: Terms):
         self._network, self._terms = network, terms
 
     async def open(self) -> None:
         """Listen for applications."""
-        await self._network.post.offer(JOIN_PROTOCOL, self._serve)
+        await self._network.endpoint.offer(JOIN_PROTOCOL, self._serve)
 
     async def _serve(
         self, id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -68,11 +68,11 @@ class JoinSessions:
             why = self._judged(id, notice)
             if not why:
                 return await self._welcome(id, notice, reader, writer)
-            self._network.post.refused["application"] += 1
+            self._network.endpoint.refused["application"] += 1
             say(writer, {"refused": why})
             await self._drained(reader, writer)
         except BadFrame:
-            self._network.post.refused["application"] += 1
+            self._network.endpoint.refused["application"] += 1
         except BROKEN_STREAM:
             pass  # it is gone; if it had been welcomed, that was told
 
@@ -83,13 +83,13 @@ class JoinSessions:
 
     def _judged(self, id: str, notice: Notice) -> str:
         terms = self._terms
-        known = is_proven(terms.secret, id, self._network.post.id, notice)
+        known = is_proven(terms.secret, id, self._network.endpoint.id, notice)
         return refusal(notice, terms.release, known)
 
     async def _welcome(
         self, id: str, notice: Notice, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        welcome, ours = self._terms.welcome, self._network.post.id
+        welcome, ours = self._terms.welcome, self._network.endpoint.id
         if welcome is None:
             say(writer, signed(self._terms.secret, ours, id, {"elsewhere": True}))
             return await self._drained(reader, writer)

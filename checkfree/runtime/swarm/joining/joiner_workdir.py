@@ -1,4 +1,4 @@
-"""Where a joiner keeps what its processes need: a home without a run folder, of its own pid.
+"""Where a joiner keeps what its processes need: a workdir without a run folder, of its own pid.
 
 What a killed joiner left is removed by the next one on the machine: its folder is locked as long
 as it lives. One at a time pitches: a folder that is not locked yet must not pass for a left one.
@@ -39,15 +39,15 @@ def _prefix() -> str:
     return f"checkfree-{os.getuid()}-join-"
 
 
-def camp_path() -> Path:
+def joiner_path() -> Path:
     """Of this process."""
     return Path(tempfile.gettempdir()) / f"{_prefix()}{os.getpid()}"
 
 
 @contextmanager
-def pitched(token: bytes) -> Iterator[JoinerWorkdir]:
-    """A camp as long as the context lasts. Raises OSError."""
-    workdir = JoinerWorkdir(camp_path().resolve(), token)
+def joiner_workdir_for(token: bytes) -> Iterator[JoinerWorkdir]:
+    """A workdir as long as the context lasts. Raises OSError."""
+    workdir = JoinerWorkdir(joiner_path().resolve(), token)
     with _one_at_a_time():
         _clear_left()
         shutil.rmtree(workdir.path, ignore_errors=True)
@@ -79,7 +79,7 @@ def _clear_left() -> None:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                Workdir(path).sweep()
+                Workdir(path).kill_leftovers()
                 shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(handle)

@@ -124,11 +124,11 @@ class RemoteWorker:
     def wait(self) -> Mapping[str, Any] | None:
         """Until there is a seat for us; None: ``after`` says what else. Who is to leave, and has a
         state, waits for the seat that it is of."""
-        birth: list[Mapping[str, Any]] = []
-        while not birth and self._after is None:
+        assignment: list[Mapping[str, Any]] = []
+        while not assignment and self._after is None:
             match item := self._network.inbox.get():
-                case Said({"birth": dict(found)}):
-                    birth.append(found)
+                case Said({"assignment": dict(found)}):
+                    assignment.append(found)
                 case Said({"leave": _} as notice):
                     self.drained = self.drained or "drained" in notice
                     self._leaving = notice
@@ -146,7 +146,7 @@ class RemoteWorker:
                     self._handle(item)
             if self._leaving is not None and not self.remains:
                 self._after = self._after or ExitReason.LEFT  # else it hands that on, from its seat
-        return birth[0] if birth else None
+        return assignment[0] if assignment else None
 
     @property
     def idle(self) -> bool:
@@ -173,13 +173,13 @@ class RemoteWorker:
         self._join_client.tell({"has": True, "version": name.version})
 
     def run(
-        self, birth: Mapping[str, Any], make: Callable[[], StageWorker], patience: float
+        self, assignment: Mapping[str, Any], make: Callable[[], StageWorker], patience: float
     ) -> ExitReason:
         """Sit down, and do what the lead says."""
-        seat, life = Address.parse(birth["seat"]), birth["life"]
+        seat, life = Address.parse(assignment["seat"]), assignment["life"]
         self._seat, self._life = seat, life
-        wanted = state_id(birth.get("brings"))
-        state = None if wanted is None else self.remains.state(wanted, _step(birth))
+        wanted = state_id(assignment.get("brings"))
+        state = None if wanted is None else self.remains.state(wanted, _step(assignment))
         self.remains.drop()
         if wanted is not None and state is None:
             self._over(
@@ -187,9 +187,9 @@ class RemoteWorker:
             )
             return self.after
         me = self._network.sit(seat, life)
-        lead = Peer.from_json(birth["peer"])
+        lead = Peer.from_json(assignment["peer"])
         self._network.learn(lead)
-        self._network.post.lead_id = lead.id
+        self._network.endpoint.lead_id = lead.id
         self._network.start(self._join_client.finder.stay_known(lambda: me))
         self._join_client.was = (str(seat), life)
         try:
@@ -198,7 +198,7 @@ class RemoteWorker:
                 worker.bring(wanted, state)
             watch = self._marks.watching(worker)
             self._host = Host({seat: worker}, self._network, self._handle, watch)
-            self._network.start(beat(self._network.post, beat_every(patience), self._pulse))
+            self._network.start(beat(self._network.endpoint, beat_every(patience), self._pulse))
             self._network.start(self._network.watch_neighbours(patience))
             if self._leaving is not None:
                 self._said(self._leaving)
@@ -319,11 +319,11 @@ class RemoteWorker:
         return pulse(self._host, self._network, self._worker, self._marks)
 
 
-def _step(birth: Mapping[str, Any]) -> Commit | None:
+def _step(assignment: Mapping[str, Any]) -> Commit | None:
     """The step that the state which we bring has missed."""
-    if birth.get("step") is None:
+    if assignment.get("step") is None:
         return None
-    (epoch, iteration, _), factors = birth["step"]
+    (epoch, iteration, _), factors = assignment["step"]
     clip = {int(stage): float(factor) for stage, factor in factors.items()}
     return Commit(Ticket(epoch, iteration), clip)
 

@@ -20,7 +20,7 @@ NO_SHOWS = 4
 
 class PeerTable:
     """``tell`` delivers to the lead, ``announce`` to every peer, ``order`` asks the launcher for
-    a process at a seat: (seat, life, hollow, why)."""
+    a process at a seat: (seat, life, uninitialized, why)."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ SIGNALS = {"KILL": signal.SIGKILL, "STOP": signal.SIGSTOP, "CONT": signal.SIGCON
 
 @dataclass
 class Child:
-    """A process at a seat. One without a pid was not born yet, or is of another machine."""
+    """A process at a seat. One without a pid was not spawned yet, or is of another machine."""
 
     seat: str
     life: int

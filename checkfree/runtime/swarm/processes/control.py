@@ -24,15 +24,15 @@ def line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-def ask(home: Workdir, request: Mapping[str, Any]) -> dict[str, Any]:
+def ask(workdir: Workdir, request: Mapping[str, Any]) -> dict[str, Any]:
     """One question to a swarm that is up. Raises BadInput if it is not, or refuses."""
-    hello = {"secret": home.secret().hex()}
+    hello = {"secret": workdir.secret().hex()}
     try:
-        with connected(home.control) as stream:
+        with connected(workdir.control) as stream:
             stream.sendall(line(hello) + line(request))
             answer: dict[str, Any] = json.loads(stream.makefile("rb").readline(LONGEST_LINE))
     except (OSError, ValueError) as error:
-        raise BadInput(f"{home.run}: no swarm answers ({error}); is it up?") from None
+        raise BadInput(f"{workdir.run}: no swarm answers ({error}); is it up?") from None
     if "refused" in answer:
         raise BadInput(str(answer["refused"]))
     return answer

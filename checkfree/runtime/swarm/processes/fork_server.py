@@ -72,13 +72,13 @@ class Channel:
 
 
 Main = Callable[[Callable[[], SpawnRequest], bool], int]
-"""What a fork does: it is given a function that waits for its birth, and whether it is a spare,
+"""What a fork does: it is given a function that waits for its request, and whether it is a spare,
 which should get ready before it calls that. Its return value becomes the exit code."""
 
 
 @dataclass
 class _Spare:
-    """A fork that waits to be born; ``inbox`` is where it will read what it is to become."""
+    """A fork that waits to be asked for; ``inbox`` is where it will read what it is to become."""
 
     pid: int
     inbox: socket.socket
@@ -107,7 +107,7 @@ class SwarmForkServer:
                 pass
 
     def _leisure(self) -> float | None:
-        """Seconds until a spare is made; not at once, for whoever was just born is in a hurry."""
+        """Seconds until a spare is made; not at once: who was just spawned is in a hurry."""
         return CALM_AFTER if self._started and len(self._spares) < self._wanted else None
 
     def _attend(self, ready: set[int]) -> bool:
@@ -117,11 +117,11 @@ class SwarmForkServer:
             os.read(self._woken, 4096)
             self._bury()
         if self._channel.inward in ready:
-            births = self._channel.hear()
-            if births is None:
+            requests = self._channel.hear()
+            if requests is None:
                 return False
-            for birth in births:
-                self._bear(birth)
+            for request in requests:
+                self._spawn(request)
         return True
 
     def _bury(self) -> None:
@@ -131,29 +131,29 @@ class SwarmForkServer:
                 return
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)  # its daemon, if that outlived it
-            birth = self._children.pop(pid, None)
-            if birth is None:
+            request = self._children.pop(pid, None)
+            if request is None:
                 self._spares = [spare for spare in self._spares if spare.pid != pid]
                 continue
             code = os.waitstatus_to_exitcode(status)
-            seat, life = birth["seat"], birth["life"]
+            seat, life = request["seat"], request["life"]
             self._channel.tell({"died": seat, "life": life, "pid": pid, "code": code})
 
-    def _bear(self, birth: SpawnRequest) -> None:
-        pid = self._take_spare(birth) or self._fork(lambda: birth, f"{birth['seat']}", False)
-        self._children[pid] = birth
-        self._started = self._started or birth["life"] > 0 or birth["seat"] != "lead"
-        self._channel.tell({"born": birth["seat"], "life": birth["life"], "pid": pid})
+    def _spawn(self, request: SpawnRequest) -> None:
+        pid = self._take_spare(request) or self._fork(lambda: request, f"{request['seat']}", False)
+        self._children[pid] = request
+        self._started = self._started or request["life"] > 0 or request["seat"] != "lead"
+        self._channel.tell({"spawned": request["seat"], "life": request["life"], "pid": pid})
 
-    def _take_spare(self, birth: SpawnRequest) -> int | None:
-        if birth["seat"] == "lead":
+    def _take_spare(self, request: SpawnRequest) -> int | None:
+        if request["seat"] == "lead":
             return None  # they got ready for a worker's seat
         while self._spares:
             spare = self._spares.pop(0)
-            self._children[spare.pid] = birth
+            self._children[spare.pid] = request
             with spare.inbox:
                 try:
-                    spare.inbox.sendall(json.dumps(birth).encode() + b"\n")
+                    spare.inbox.sendall(json.dumps(request).encode() + b"\n")
                 except OSError:
                     del self._children[spare.pid]  # it is dead, and nobody's child
                     continue
@@ -162,13 +162,13 @@ class SwarmForkServer:
 
     def _make_spare(self) -> None:
         ours, its = socket.socketpair()
-        pid = self._fork(partial(_read_birth, its), "spare", True, (ours,))
+        pid = self._fork(partial(_read_request, its), "spare", True, (ours,))
         its.close()
         self._spares.append(_Spare(pid, ours))
 
     def _fork(
         self,
-        await_birth: Callable[[], SpawnRequest],
+        await_request: Callable[[], SpawnRequest],
         name: str,
         spare: bool,
         private: tuple[socket.socket, ...] = (),
@@ -186,7 +186,7 @@ class SwarmForkServer:
             call(name)
             self._write_to(f"{name}-{os.getpid()}")
             faulthandler.enable()
-            code = self._main(await_birth, spare)
+            code = self._main(await_request, spare)
         except BaseException as error:
             code = NO_ROOM if is_full_disk(error) else code
             traceback.print_exc()
@@ -233,12 +233,12 @@ def call(name: str) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_NAME, f"checkfree {name}".encode()[:15], 0, 0, 0)
 
 
-def _read_birth(inbox: socket.socket) -> SpawnRequest:
+def _read_request(inbox: socket.socket) -> SpawnRequest:
     """Waits; ends the process if the fork server is gone."""
     with inbox, inbox.makefile("rb") as lines:
         said = lines.readline()
     if not said:
         sys.exit(0)
-    birth: dict[str, Any] = json.loads(said)
-    call(birth["seat"])
-    return birth
+    request: dict[str, Any] = json.loads(said)
+    call(request["seat"])
+    return request

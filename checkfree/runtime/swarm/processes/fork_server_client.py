@@ -27,13 +27,13 @@ class SwarmForkClient:
         self._process = process
 
     @classmethod
-    async def start(cls, command: Sequence[str], home: Workdir) -> SwarmForkClient:
-        """``command`` is given our pid and the home. Raises OSError."""
+    async def start(cls, command: Sequence[str], workdir: Workdir) -> SwarmForkClient:
+        """``command`` is given our pid and the workdir. Raises OSError."""
         env = {"HIVEMIND_LOGLEVEL": "ERROR", **os.environ} | ONE_THREAD
         process = await asyncio.create_subprocess_exec(
             *command,
             str(os.getpid()),
-            os.fspath(home.path),
+            os.fspath(workdir.path),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=env,

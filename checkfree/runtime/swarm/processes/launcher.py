@@ -52,7 +52,7 @@ class Launcher:
     """``order`` is what the fork server is to prepare; ``tail`` is called ten times a second,
     ``told`` with each event: who was lost and why, who is there again."""
 
-    home: Workdir
+    workdir: Workdir
     command: list[str]
     order: Mapping[str, Any]
     tail: Callable[[], None] = lambda: None
@@ -84,7 +84,7 @@ class Launcher:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
-        self._fork_server = await SwarmForkClient.start(self.command, self.home)
+        self._fork_server = await SwarmForkClient.start(self.command, self.workdir)
         try:
             await self._train()
         finally:
@@ -94,9 +94,9 @@ class Launcher:
         self._fork_server.tell(self.order)
         if await self._until_ended(self._get_ready()):
             return
-        server = await asyncio.start_unix_server(self._serve, path=os.fspath(self.home.control))
+        server = await asyncio.start_unix_server(self._serve, path=os.fspath(self.workdir.control))
         async with server:
-            self._bear(LEAD_SEAT, self._first_lead)
+            self._spawn(LEAD_SEAT, self._first_lead)
             watch = detect_failures(self._patience, lambda: self._lead_heard, self._lead_hangs)
             more = self._tail(), self._keep_logs_small()
             await self._until_ended(self._follow_fork_server(), *more, watch)
@@ -151,7 +151,7 @@ class Launcher:
     async def _end(self) -> None:
         """Nothing of ours stays."""
         await self._fork_server.end()
-        self.home.sweep()
+        self.workdir.kill_leftovers()
 
     async def _tail(self) -> None:
         while True:
@@ -160,18 +160,18 @@ class Launcher:
 
     async def _keep_logs_small(self) -> None:
         while True:
-            trim(self.home.logs)
+            trim(self.workdir.logs)
             await asyncio.sleep(TRIM_EVERY)
 
     # --- the fork server -------------------------------------------------------------------------
 
     async def _follow_fork_server(self) -> None:
         while (said := await self._fork_server.hear()) is not None:
-            child = self.children.at(said.get("born") or said["died"], said["life"])
-            if child is None:  # replaced before it was even born
-                if "born" in said:
+            child = self.children.at(said.get("spawned") or said["died"], said["life"])
+            if child is None:  # replaced before it was even spawned
+                if "spawned" in said:
                     send_signal(said["pid"], signal.SIGKILL)
-            elif "born" in said:
+            elif "spawned" in said:
                 child.pid = said["pid"]
             else:
                 child.alive = False
@@ -199,7 +199,7 @@ class Launcher:
         self._lead_heard.clear()
         self._leads_lost += 1
         if code == NO_ROOM:
-            self.reason = full_disk(self.home.run)
+            self.reason = full_disk(self.workdir.run)
         over = self.interrupted or self.stopped or (code >= 0 and code != LEAD_AGAIN)
         if over or self._leads_lost > LEADS_LOST:
             self._ended.set()
@@ -214,25 +214,25 @@ class Launcher:
         """Another lead, once all that the last one said was heard."""
         if self._fallen is not None and self._lead is None:
             life, self._fallen = self._fallen.life + 1, None
-            self._bear(LEAD_SEAT, life)
+            self._spawn(LEAD_SEAT, life)
 
     @property
     def _open(self) -> bool:
         """Others may join: seats are theirs, and local workers take them as any."""
-        return bool(self.order.get("door"))
+        return bool(self.order.get("join_server"))
 
     def _bear_node(self, number: int, life: int) -> None:
         """A node of this machine."""
-        self._bear(f"{WORKER}{number}", life, node=self.order["workers"][number])
+        self._spawn(f"{WORKER}{number}", life, node=self.order["workers"][number])
 
     def _bear_again(self, child: Child) -> None:
         """A local worker; not at once, it may have died of something that lasts."""
 
-        def bear() -> None:
+        def spawn() -> None:
             if not self._ended.is_set():
                 self._bear_node(int(child.seat.removeprefix(WORKER)), child.life + 1)
 
-        asyncio.get_running_loop().call_later(BREATH, bear)
+        asyncio.get_running_loop().call_later(BREATH, spawn)
 
     def _lead_hangs(self, lead: str) -> None:
         """It is alone on its machine, or stopped: nobody could tell it from a dead one."""
@@ -252,7 +252,7 @@ class Launcher:
                 self._bear_node(number, 0)
         elif not seats:
             for seat, life in self._seats:
-                self._bear(seat, life, hollow=False)
+                self._spawn(seat, life, uninitialized=False)
         found = [[c.seat, c.life, c.peer if c.alive else None] for c in seats]
         return {"found": found, "started": self._started, "struck": self._struck}
 
@@ -262,7 +262,7 @@ class Launcher:
         self._asked.events.append(dict(event))
         self.told(event)
 
-    def _bear(self, seat: str, life: int, **more: Any) -> None:
+    def _spawn(self, seat: str, life: int, **more: Any) -> None:
         self.children.put(Child(seat, life))
         self._fork_server.tell({"seat": seat, "life": life, "peer": self._peer, **more})
 
@@ -271,7 +271,7 @@ class Launcher:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             hello = json.loads(await reader.readline())
-            if bytes.fromhex(hello["secret"]) != self.home.secret():
+            if bytes.fromhex(hello["secret"]) != self.workdir.secret():
                 raise ValueError
             while said := await reader.readline():
                 answer = self._answer(json.loads(said), writer)
@@ -305,9 +305,9 @@ class Launcher:
                 self._started = True
             case {"bury": seat}:
                 self.children.kill(seat)
-            case {"replace": seat, "life": life, "hollow": hollow}:
+            case {"replace": seat, "life": life, "uninitialized": uninitialized}:
                 self.children.kill(seat)
-                self._bear(seat, life, hollow=hollow)
+                self._spawn(seat, life, uninitialized=uninitialized)
             case {"strike": seats, "tick": tick}:
                 self._struck.append(tick)
                 for seat, life, name in seats:

@@ -20,8 +20,8 @@ from checkfree.runtime.swarm.transport.network_thread import NetworkThread, Orde
 class LauncherClient:
     """The launcher, as the lead knows it. What it says goes to its inbox."""
 
-    def __init__(self, home: Workdir, network: NetworkThread):
-        self._home, self._network = home, network
+    def __init__(self, workdir: Workdir, network: NetworkThread):
+        self._workdir, self._network = workdir, network
         self._writer: asyncio.StreamWriter | None = None
 
     def meet(self) -> None:
@@ -29,9 +29,9 @@ class LauncherClient:
         self._network.wait(self._meet())
 
     async def _meet(self) -> None:
-        reader, writer = await asyncio.open_unix_connection(os.fspath(self._home.control))
+        reader, writer = await asyncio.open_unix_connection(os.fspath(self._workdir.control))
         self._writer = writer
-        writer.write(line({"secret": self._home.secret().hex()}))
+        writer.write(line({"secret": self._workdir.secret().hex()}))
         self._network.start(self._listen(reader))
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:

@@ -23,7 +23,7 @@ there to be listed at the second."""
 PAUSE = 0.005  # seconds between two looks
 
 
-def sweep(folder: Path) -> int:
+def kill_leftovers(folder: Path) -> int:
     """SIGKILL all processes of a folder but us, until there are none; returns their number."""
     found = looks = 0
     end = time.monotonic() + GONE_WITHIN

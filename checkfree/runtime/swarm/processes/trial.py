@@ -21,7 +21,7 @@ def try_daemon() -> str:
     network, since = NetworkThread(b"", codec.Limits()), time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="checkfree-") as folder:
-            network.wait(network.post.open(Path(folder), Path(folder) / "id"), STARTS_WITHIN)
+            network.wait(network.endpoint.open(Path(folder), Path(folder) / "id"), STARTS_WITHIN)
             told = f"started in {time.monotonic() - since:.1f} s"
     except (OSError, P2PDaemonError, TimeoutError) as error:
         raise BadInput(

@@ -74,7 +74,7 @@ class Workdir:
                 f"{self.run} is not a swarm that is up, or not yours ({error.strerror})"
             ) from None
 
-    def furnish(self, secret: bytes | None = None) -> None:
+    def create(self, secret: bytes | None = None) -> None:
         """Make it, with a new secret if none is given; only its owner may look in."""
         self.path.mkdir(mode=0o700, exist_ok=True)
         for folder in (self.sockets, self.logs, self.path / "id"):
@@ -107,7 +107,7 @@ class Workdir:
             ) from None
         try:
             self._lock(handle)
-            self.sweep()
+            self.kill_leftovers()
             yield
         finally:
             os.close(handle)
@@ -136,9 +136,9 @@ class Workdir:
             os.close(handle)
         return False
 
-    def sweep(self) -> int:
+    def kill_leftovers(self) -> int:
         """SIGKILL every process that belongs to this run but us; returns their number."""
-        return leftovers.sweep(self.path)
+        return leftovers.kill_leftovers(self.path)
 
     def processes(self) -> list[int]:
         """All that belong to this run but us and those that became zombies."""

@@ -118,7 +118,7 @@ class NetworkThread:
         self.inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self.loop = Loop()
         self.loop.apart = terminal
-        self.post = Endpoint(secret, self, limits)
+        self.endpoint = Endpoint(secret, self, limits)
         self.heard_at: dict[Peer, float] = {}
         """When each peer was last heard, by ``time.monotonic``; for the loop's thread only."""
         self.round_trips: dict[Peer, RoundTrip] = {}
@@ -138,14 +138,14 @@ class NetworkThread:
     def open(self, sockets: Path, identity: Path, listen: str = HERE) -> None:
         """Listen. Raises RunFailed if that can't be."""
         try:
-            self.wait(self.post.open(sockets, identity, listen))
+            self.wait(self.endpoint.open(sockets, identity, listen))
         except BROKEN_STREAM as error:
             raise RunFailed(_cannot_open(listen, error)) from None
         self.start(self._watch_daemon())
 
     def sit(self, seat: Address, life: int) -> Peer:
         """Take a seat; only then do others hear of us."""
-        return self.wait(self.post.sit(seat, life))
+        return self.wait(self.endpoint.sit(seat, life))
 
     def wait(self, work: Coroutine[Any, Any, T], within: float | None = None) -> T:
         """Run something in the thread's loop and wait for what it returns. Raises TimeoutError if
@@ -167,23 +167,23 @@ class NetworkThread:
     def send(self, to: Address, message: Message) -> None:
         """Encoded here and now; its tensors must not be changed any more."""
         parts = codec.encode(message)
-        self.loop.call_soon_threadsafe(self.post.send, to, lane_of(message), parts)
+        self.loop.call_soon_threadsafe(self.endpoint.send, to, lane_of(message), parts)
 
     def notify(self, to: Address, notice: Notice) -> None:
-        self.loop.call_soon_threadsafe(self.post.notify, to, notice)
+        self.loop.call_soon_threadsafe(self.endpoint.notify, to, notice)
 
     def learn(self, peer: Peer) -> None:
-        self.loop.call_soon_threadsafe(self.post.learn, peer)
+        self.loop.call_soon_threadsafe(self.endpoint.learn, peer)
 
     def forget(self, which: Callable[[Address], bool]) -> None:
         """Drop what is for these, who never come."""
-        self.loop.call_soon_threadsafe(self.post.forget, which)
+        self.loop.call_soon_threadsafe(self.endpoint.forget, which)
 
     def flush(self, within: float) -> None:
         """Wait until what was sent has left, but not longer than ``within`` seconds."""
 
         async def work() -> None:
-            await asyncio.wait((asyncio.ensure_future(self.post.flushed()),), timeout=within)
+            await asyncio.wait((asyncio.ensure_future(self.endpoint.flushed()),), timeout=within)
 
         self.wait(work())
 
@@ -192,7 +192,7 @@ class NetworkThread:
 
         async def work() -> None:
             await _cancelled(self._tasks)
-            await self.post.close()
+            await self.endpoint.close()
             await _cancelled(asyncio.all_tasks() - {asyncio.current_task()})
 
         self.wait(work(), 10.0)
@@ -214,7 +214,7 @@ class NetworkThread:
 
     def _neighbours(self) -> dict[Peer, float]:
         """But for those of a life that is over: they may fall silent."""
-        known = self.post.calls
+        known = self.endpoint.calls
         return {p: at for p, at in self.heard_at.items() if p.seat != LEAD and known(p)}
 
     def _fell_silent(self, peer: Peer) -> None:
@@ -227,7 +227,7 @@ class NetworkThread:
         return 0.0 if trip is None else trip.grants()
 
     async def _watch_daemon(self) -> None:
-        await self.post.daemon_ended()
+        await self.endpoint.daemon_ended()
         self.loop.set_exception_handler(_of_the_daemon)
         self.inbox.put(PeerEvent("daemon", None, "the libp2p daemon is gone"))
 
@@ -288,13 +288,13 @@ async def ping(network: NetworkThread, every: float) -> None:
     """Measure the way to all who have called us and back, again and again."""
     while True:
         for peer in list(network.heard_at):
-            if network.post.calls(peer):
-                network.post.notify(peer.seat, {"ping": time.monotonic()})
+            if network.endpoint.calls(peer):
+                network.endpoint.notify(peer.seat, {"ping": time.monotonic()})
         await asyncio.sleep(every)
 
 
-async def beat(post: Endpoint, every: float, pulse: Callable[[], Notice]) -> None:
+async def beat(endpoint: Endpoint, every: float, pulse: Callable[[], Notice]) -> None:
     """Tell the lead that we live, from the network thread: also while an op runs."""
     while True:
-        post.notify(LEAD, pulse())
+        endpoint.notify(LEAD, pulse())
         await asyncio.sleep(every)

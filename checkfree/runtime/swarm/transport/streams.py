@@ -400,12 +400,12 @@ class _Inbound:
 
     def __init__(
         self,
-        post: Endpoint,
+        endpoint: Endpoint,
         peer: Peer,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ):
-        self._post, self._peer, self._reader, self._writer = post, peer, reader, writer
+        self._endpoint, self._peer, self._reader, self._writer = endpoint, peer, reader, writer
         self._coming: dict[Lane, _Coming] = {}
 
     async def take_all(self) -> None:
@@ -413,10 +413,10 @@ class _Inbound:
         while True:
             head = await self._reader.readexactly(ENVELOPE.size)
             kind, stage, replica, size = ENVELOPE.unpack(head)
-            self._post.heard(self._peer)
+            self._endpoint.heard(self._peer)
             if kind == NOTICE and size <= LARGEST_NOTICE:
                 notice = read_notice(await self._reader.readexactly(size))
-                self._post.noticed(self._peer, notice)
+                self._endpoint.noticed(self._peer, notice)
             elif kind - FIRST_LANE in iter(Lane) and 0 < size <= LARGEST_PIECE:
                 await self._piece(Lane(kind - FIRST_LANE), Address(stage, replica), size)
             else:
@@ -434,7 +434,7 @@ class _Inbound:
             self._writer.write(ACK)
         if coming.here == len(coming.data):
             del self._coming[lane]
-            self._post.delivered(self._peer, to, coming.data)
+            self._endpoint.delivered(self._peer, to, coming.data)
 
     async def _begun(self, to: Address, size: int) -> _Coming:
         """Memory for a whole message, once it is known that it may be as long as it says."""
@@ -442,9 +442,9 @@ class _Inbound:
             raise BadFrame(f"a message that begins with {size} bytes")
         prefix = await self._reader.readexactly(codec.PREFIX)
         try:
-            data = codec.buffer(codec.measure(prefix, self._post.limits))
+            data = codec.buffer(codec.measure(prefix, self._endpoint.limits))
         except codec.Malformed as error:
-            self._post.refused["malformed"] += 1
+            self._endpoint.refused["malformed"] += 1
             raise BadFrame(str(error)) from None  # where the next frame begins, nobody knows
         data[: len(prefix)] = prefix
         return _Coming(to, data, len(prefix))
@@ -457,4 +457,4 @@ class _Inbound:
                 raise EOFError
             coming.data[coming.here : coming.here + len(chunk)] = chunk
             coming.here += len(chunk)
-            self._post.heard(self._peer)
+            self._endpoint.heard(self._peer)

@@ -18,13 +18,17 @@ from checkfree.runtime.swarm.joining.remote_worker import ExitReason, Remains, R
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.network_thread import Delivered, Said
 
-LEAVE, STALE, BIRTH = {"leave": True, "ends_at": None}, {"stale": True}, {"birth": {"seat": "1.0"}}
+LEAVE, STALE, ASSIGNMENT = (
+    {"leave": True, "ends_at": None},
+    {"stale": True},
+    {"assignment": {"seat": "1.0"}},
+)
 
 
 def waits(
     remains: Remains, *heard: Mapping[str, Any]
 ) -> tuple[RemoteWorker, Mapping[str, Any] | None]:
-    """A guest that hears this, and what it was born to."""
+    """A remote worker that hears this, and its assignment."""
     inbox: queue.SimpleQueue[Said] = queue.SimpleQueue()
     for notice in heard:
         inbox.put(Said(notice))
@@ -40,20 +44,20 @@ def handed() -> Remains:
 
 
 def test_nothing_in_hand_leaves_at_once() -> None:
-    remote, birth = waits(Remains(), LEAVE)
-    assert (remote.after, birth) == (ExitReason.LEFT, None)
+    remote, assignment = waits(Remains(), LEAVE)
+    assert (remote.after, assignment) == (ExitReason.LEFT, None)
 
 
 def test_a_state_in_hand_waits_for_its_seat() -> None:
-    remote, birth = waits(handed(), LEAVE, BIRTH)
-    assert birth == BIRTH["birth"]
+    remote, assignment = waits(handed(), LEAVE, ASSIGNMENT)
+    assert assignment == ASSIGNMENT["assignment"]
     assert remote.remains and not remote.idle
 
 
 @pytest.mark.parametrize("heard", [(LEAVE, STALE), (STALE, LEAVE)])
 def test_a_state_that_is_of_no_use_holds_nobody(heard: tuple[Mapping[str, Any], ...]) -> None:
-    remote, birth = waits(handed(), *heard)
-    assert (remote.after, birth, bool(remote.remains)) == (ExitReason.LEFT, None, False)
+    remote, assignment = waits(handed(), *heard)
+    assert (remote.after, assignment, bool(remote.remains)) == (ExitReason.LEFT, None, False)
 
 
 def test_drained_is_told_from_asked() -> None:
@@ -79,7 +83,7 @@ def test_only_what_is_for_this_attempt_is_taken() -> None:
     told: list[Mapping[str, Any]] = []
     remains, inbox = Remains(), queue.SimpleQueue[Any]()
     heir = {"heir": {"seat": "1.0", "life": 2, "at": str(other)}}
-    for item in (Said(heir), sent(one), sent(other), Said({"birth": {}})):
+    for item in (Said(heir), sent(one), sent(other), Said({"assignment": {}})):
         inbox.put(item)
     network = SimpleNamespace(inbox=inbox, sit=lambda at, life: Peer(at, life, "me", ()))
     join_client = SimpleNamespace(welcome={"incarnation": 0}, tell=told.append)

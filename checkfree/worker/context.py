@@ -17,7 +17,7 @@ Batches = Callable[[int, int], Any]
 
 
 @dataclass(frozen=True)
-class Equipment:
+class WorkerContext:
     """The same for all seats of a run."""
 
     seed: int

@@ -6,18 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from checkfree.runtime.swarm.joining.joiner_workdir import pitched
+from checkfree.runtime.swarm.joining.joiner_workdir import joiner_workdir_for
 
-PITCH = """
-from checkfree.runtime.swarm.joining.joiner_workdir import pitched
+MAKE = """
+from checkfree.runtime.swarm.joining.joiner_workdir import joiner_workdir_for
 for _ in range(60):
-    with pitched(b"") as camp:
-        assert (camp.path / "id").is_dir() and (camp.path / "s").is_dir()
+    with joiner_workdir_for(b"") as workdir:
+        assert (workdir.path / "id").is_dir() and (workdir.path / "s").is_dir()
 """
 
 
-def test_nobody_takes_a_new_camp_for_a_left_one() -> None:
-    command = [sys.executable, "-c", PITCH]
+def test_nobody_takes_a_new_workdir_for_a_left_one() -> None:
+    command = [sys.executable, "-c", MAKE]
     joiners = [
         subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE)
         for _ in range(4)
@@ -27,6 +27,6 @@ def test_nobody_takes_a_new_camp_for_a_left_one() -> None:
 
 
 def test_a_camp_is_gone_when_its_joiner_is() -> None:
-    with pitched(b"token") as workdir:
+    with joiner_workdir_for(b"token") as workdir:
         assert workdir.secret() == b"token" and workdir.path.is_dir()
     assert not workdir.path.exists()
