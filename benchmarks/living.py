@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from checkfree.core.records import IterationRecord, Record
+from checkfree.messages.recorded import read_record
 from checkfree.runtime.swarm.processes.control import ask
-from checkfree.runtime.swarm.processes.tail import Tail
 from checkfree.runtime.swarm.processes.workdir import Workdir
+from checkfree.runtime.tail import Tail
 
 DEADLINE = 60.0  # seconds, for anything that has to happen
 
@@ -24,7 +25,7 @@ class Records:
     """What a run writes down, read as it is written."""
 
     def __init__(self, run: Path):
-        self.read = Tail(run, self._heard)
+        self.read = Tail(run, lambda record: self._heard(read_record(record)))
         self.ticks, self.seconds = 0, 0.0
         self.seen: list[tuple[float, Record]] = []
         """All but the iterations, and when they were read, on the clock."""

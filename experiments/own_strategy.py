@@ -9,11 +9,21 @@ what the words below mean, stands in checkfree/recovery/strategy.py and checkfre
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from checkfree.core.ops import Address, Recipe, Refusal, Repair, Source, View
-from checkfree.messages.tensors import StageState
-from checkfree.pipeline.routes import neighbours
-from checkfree.recovery.average import Inexact, merge
-from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
+from checkfree import (
+    Address,
+    Fresh,
+    Rebuilding,
+    Recipe,
+    Refusal,
+    Repair,
+    Source,
+    StageState,
+    Strategy,
+    View,
+    average_states,
+    neighbours,
+    repair_each,
+)
 
 
 @dataclass(frozen=True)
@@ -42,4 +52,4 @@ class Mix(Strategy):
     ) -> Rebuilding:
         """The new state, from those of the recipe's sources: made where the stage will be."""
         weights = (self.before, 1 - self.before) if len(states) == 2 else (1.0,)
-        return Rebuilding(merge(list(states.values()), weights, Inexact()), weights)
+        return Rebuilding(average_states(list(states.values()), weights), weights)

@@ -48,10 +48,10 @@ def add(commands: Commands) -> None:
 def _branch(arguments: argparse.Namespace) -> int:
     from checkfree.config.load import split
     from checkfree.report.branches import render
-    from checkfree.study.branch import branch, grow_one
-    from checkfree.study.branching.request import Request
+    from checkfree.study.branch import branch_as, grow_one
+    from checkfree.study.branching.request import BranchRequest
 
-    request = Request(
+    request = BranchRequest(
         run=arguments.run_folder,
         at=arguments.at,
         stages=numbers("--stages", arguments.stages),
@@ -65,7 +65,7 @@ def _branch(arguments: argparse.Namespace) -> int:
         grow_one(request, arguments.only)
         return DONE
     with Bars(arguments.quiet) as bars:
-        found = branch(request, watch_by(bars), arguments.workers)
+        found = branch_as(request, watch_by(bars), arguments.workers)
     print(render(found), end="")
     print(f"\nTable, CSV, JSON and picture: {request.folder}/branches.*")
     return DONE

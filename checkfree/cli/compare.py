@@ -58,9 +58,10 @@ _NUMBERS = ("seeds", "workers", "target")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    from checkfree.cli.compare_display import CompareDisplay
     from checkfree.config.load import open_source
     from checkfree.plugins import packages
-    from checkfree.study.compare import Request, compare
+    from checkfree.study.compare import ComparisonRequest, train_missing
     from checkfree.study.options import make_options
 
     source = open_source(arguments.config)
@@ -69,11 +70,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     options = make_options(source.compare, given)
     options = replace(options, out=options.out.replace("{name}", source.name))
     command = _command(arguments, options)
-    console = Console(stderr=True, highlight=False)
     allow = {*arguments.allow, *packages((*arguments.words, arguments.strategies or ""))}
     try:
-        request = Request(source, arguments.words, options, command, allow)
-        crashed = compare(request, console)
+        request = ComparisonRequest(source, arguments.words, options, command, allow)
+        with CompareDisplay(Console(stderr=True, highlight=False)) as display:
+            crashed = train_missing(request, display)
         for run, why in crashed.items():
             print(f"checkfree: {run} has no result: {why}", file=sys.stderr)
         with suppress(BadInput) if crashed else nullcontext():  # perhaps nothing is finished

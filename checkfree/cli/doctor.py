@@ -15,7 +15,7 @@ from checkfree.core.errors import BadInput
 if TYPE_CHECKING:
     from checkfree.runtime.swarm.processes.workdir import Workdir
     from checkfree.session.swarm.doctor import Check
-    from checkfree.session.swarm.member import Entry
+    from checkfree.session.swarm.member import JoinOptions
 
 
 ANSWER_WITHIN = 10.0  # seconds
@@ -97,7 +97,7 @@ def _called_back(arguments: argparse.Namespace) -> str:
 
 
 @contextmanager
-def _entering(arguments: argparse.Namespace) -> Iterator[tuple[Workdir, Entry]]:
+def _entering(arguments: argparse.Namespace) -> Iterator[tuple[Workdir, JoinOptions]]:
     """As ``swarm join`` would. Raises BadInput."""
     from checkfree.runtime.swarm.joining.invitation import (
         given_token,
@@ -110,12 +110,15 @@ def _entering(arguments: argparse.Namespace) -> Iterator[tuple[Workdir, Entry]]:
     listen = parse_listen(arguments.listen) if arguments.listen else ("0.0.0.0", 0)
     try:
         from checkfree.runtime.swarm.joining.joiner_workdir import joiner_workdir_for
-        from checkfree.session.swarm.member import Entry
+        from checkfree.session.swarm.member import JoinOptions
     except ImportError as error:
         raise BadInput(f"{error}: pip install 'checkfree[swarm]'") from None
     with joiner_workdir_for(secret) as workdir:
         allow = tuple(arguments.allow)
-        yield workdir, Entry(place, secret, listen_address(*listen), ANSWER_WITHIN, allow=allow)
+        yield (
+            workdir,
+            JoinOptions(place, secret, listen_address(*listen), ANSWER_WITHIN, allow=allow),
+        )
 
 
 def _port(listen: str) -> str:

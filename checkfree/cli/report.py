@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.table import Table
 
 from checkfree.cli.arguments import DONE, Commands, takes_allow
 from checkfree.core.errors import BadInput
+from checkfree.core.records import of_kind
+
+if TYPE_CHECKING:
+    from checkfree.report.study.groups import Group
+    from checkfree.report.study.interval import Estimate
+    from checkfree.report.study.model import Study
 
 _WIDE = 140
 """Columns of a table that goes to a file."""
@@ -65,13 +72,49 @@ def show_report(
     allow: Collection[str] = (),
 ) -> None:
     """Make the report; print its main table, what a reader must know, and where it is."""
-    from checkfree.study.reporting import report, table
+    from checkfree.study.reporting import report
 
     page, study = report(folders, out, target=target, fleet=fleet, allow=allow)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _WIDE
-    console.print(table(study))
+    console.print(study_table(study))
     for note in study.notes:
         console.print(note, soft_wrap=True, markup=False)
     print(page)
+
+
+def study_table(study: Study) -> Table:
+    """Per strategy and rate: seeds, the last validation loss, the gap to the reference, and where
+    runs ended that could not be saved. Means with the half width of their 95 % intervals."""
+    from checkfree.report.study.groups import book
+    from checkfree.report.study.summary import summarize
+
+    made = Table(box=None, pad_edge=False)
+    for name in ("strategy", "failures", "seeds", "last validation", "gap to no_failure", "ended"):
+        made.add_column(name, overflow="fold")
+    for row in summarize(book(study)).rows:
+        group = row.group
+        made.add_row(
+            group.label,
+            _rate(group),
+            str(len(group.runs)),
+            _shown(row.last_validation),
+            _shown(row.gap, sign="+"),
+            ", ".join(f"at {run.end}" for run in group.lost),
+        )
+    return made
+
+
+def _rate(group: Group) -> str:
+    if group.rate is not None:
+        return f"{group.rate:g} %/h"
+    met = any(of_kind(run.entry.records, "failure") for run in group.runs)
+    return "as configured" if met else "none"
+
+
+def _shown(value: Estimate | None, sign: str = "") -> str:
+    if value is None:
+        return "–"
+    mean = f"{value.mean:{sign}.4f}"
+    return mean if value.n == 1 else f"{mean} ± {value.half:.4f}"

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 
 from checkfree.cli.arguments import DONE, Commands, takes_config
+from checkfree.core.cost import SECONDS, Priced
 from checkfree.core.errors import BadInput
+from checkfree.core.units import render_bytes, render_seconds
+
+if TYPE_CHECKING:
+    from checkfree.study.simulation import Simulation
 
 _WIDE = 230
 """Columns of a table that goes to a file."""
@@ -31,34 +40,73 @@ def add(commands: Commands) -> None:
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
-    from checkfree.config.load import build, open_source
-    from checkfree.plugins import packages
-    from checkfree.study.options import check_names, make_options
-    from checkfree.study.plan import base, plan
-    from checkfree.study.simulation import simulate, table, to_json
+    from checkfree.config.load import split
+    from checkfree.study.simulation import simulate, to_json
 
-    source = open_source(arguments.config)
-    tree = base(source, arguments.words)
-    own = build(tree).recovery.name
-    given = {
-        "strategies": arguments.strategies or ("no_failure" if own == "none" else own),
-        "rates": arguments.rates,
-        "seeds": arguments.seeds,
-    }
-    options = make_options({}, given)
-    check_names(options.strategies)
-    given_words = (*arguments.words, arguments.strategies or "")
-    allow = {*arguments.allow, *packages(given_words)}
-    cells = plan(tree, options, Path("simulated"), allow)
     console = Console(highlight=False)
     with Console(stderr=True).status("rehearsing") as status:
-        rows = simulate(cells, lambda cell: status.update(f"rehearsing {cell}"))
+        rows = simulate(
+            arguments.config,
+            strategies=split(arguments.strategies) if arguments.strategies else None,
+            rates=arguments.rates,
+            seeds=arguments.seeds,
+            words=arguments.words,
+            allow=arguments.allow,
+            watch=lambda cell: status.update(f"rehearsing {cell}"),
+        )
     if not console.is_terminal:
         console.width = _WIDE
-    console.print(table(rows))
+    console.print(simulation_table(rows))
     if arguments.json is not None:
         try:
             arguments.json.write_text(to_json(rows) + "\n", encoding="utf-8")
         except OSError as error:
             raise BadInput(f"--json {arguments.json} cannot be written: {error.strerror}") from None
     return DONE
+
+
+def simulation_table(rows: Sequence[Simulation]) -> Table:
+    """Time, where it went, and what is sent and stored."""
+    first = rows[0].runs[0]
+    made = Table(title=f"On the fleet {first.fleet}, {first.nodes} nodes", title_justify="left")
+    made.add_column("strategy", overflow="fold")
+    columns = ["failures", "s/iteration", "hours", *SECONDS, "recovery", "sent/iteration", "held"]
+    columns += [] if first.price is None else ["cost"]
+    for column in columns:
+        made.add_column(column, justify="right")
+    made.add_column("ended")
+    for row in rows:
+        made.add_row(*_cells(row))
+    return made
+
+
+def _cells(row: Simulation) -> list[str]:
+    runs = row.runs
+    rate = "" if row.rate is None else f" {row.rate:g} %/h"
+    recoveries = [seconds for run in runs for seconds in run.recoveries]
+    sent = mean(sum(run.bytes.values()) / max(1, len(run.ends)) for run in runs)
+    held = max(sum(run.stored.values()) for run in runs)
+    costs = [run.cost for run in runs if run.cost is not None]
+    return [
+        row.label + rate,
+        f"{row.failures:.1f}",
+        f"{row.seconds_per_iteration:.2f}",
+        f"{mean(run.total for run in runs) / 3600:.2f}",
+        *(_percent(row.share(kind)) for kind in SECONDS),
+        render_seconds(mean(recoveries)) if recoveries else "–",
+        render_bytes(sent),
+        render_bytes(held),
+        *([f"{mean(costs):.2f}"] if costs else []),
+        _ended(runs),
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share else "–"
+
+
+def _ended(runs: Sequence[Priced]) -> str:
+    early = [run for run in runs if run.reason]
+    if not early:
+        return ""
+    return f"{len(early)} of {len(runs)}; first: {early[0].reason}"

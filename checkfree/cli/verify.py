@@ -25,12 +25,12 @@ def add(commands: Commands) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from checkfree.core.records import of_kind
-    from checkfree.session.verify import failed, recording, verify
+    from checkfree.session.verify import failed, recording, verify_recording
 
     run = recording(arguments.run_folder, arguments.allow)
     with Bars(arguments.quiet) as bars:
         watch = bars.piece("verify", len(of_kind(run.records, "iteration")))
-        outcome = verify(run, arguments.out, watch)
+        outcome = verify_recording(run, arguments.out, watch)
     if outcome.difference:
         raise failed(run, outcome)
     print(f"{outcome.iterations} iterations, losses equal bit for bit")

@@ -19,7 +19,7 @@ from checkfree.pipeline.routes import check_swap
 from checkfree.plugins import check_known
 from checkfree.recovery.options import check_recovery
 from checkfree.recovery.registry import STRATEGIES
-from checkfree.simulate.fleet import check_fleet
+from checkfree.simulator.fleet import check_fleet
 
 MOST_THREADS = 1024
 

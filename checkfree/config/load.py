@@ -34,7 +34,7 @@ SHORT = {"recovery": "name", "failures": "scenario"}
 
 
 @dataclass(frozen=True)
-class Source:
+class ConfigSource:
     """A configuration file, short forms written out; nothing in it is checked yet."""
 
     name: str
@@ -58,16 +58,28 @@ def load(
     return dataclasses.replace(config, out=config.out.replace("{name}", source.name))
 
 
-def open_source(path: str | Path | None) -> Source:
+def open_source(path: str | Path | None) -> ConfigSource:
     """The file at ``path``, or a shipped one of that name; None: all defaults. Raises BadInput."""
     if path is None:
-        return Source("run", {}, {})
+        return ConfigSource("run", {}, {})
     file = find(path)
     tree = _read(file)
     section = tree.pop(COMPARE, None)
     if section is not None and not isinstance(section, Mapping):
         raise BadInput(f"{file}: {COMPARE}={written(section)}: expected keys, as in seeds: 3")
-    return Source(file.stem, expand(tree), section or {})
+    return ConfigSource(file.stem, expand(tree), section or {})
+
+
+def source_of(config: Config | str | Path | Mapping[str, Any] | None) -> ConfigSource:
+    """Of whatever a caller gave: a file or the name of one that ships with checkfree, nested
+    mappings, or a Config. Raises BadInput."""
+    if isinstance(config, Config):
+        return ConfigSource("run", to_tree(config), {})
+    if not isinstance(config, Mapping):
+        return open_source(config)
+    tree = dict(config)
+    section = tree.pop(COMPARE, None) or {}
+    return ConfigSource("run", expand(tree), section)
 
 
 def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

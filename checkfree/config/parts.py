@@ -13,7 +13,7 @@ from checkfree.models.families import FAMILIES
 from checkfree.pipeline import SCHEDULES
 from checkfree.plugins import code_of, packages, written_at
 from checkfree.recovery.registry import STRATEGIES, permit
-from checkfree.simulate.fleet import FLEETS, Fleet
+from checkfree.simulator.fleet import FLEETS, Fleet
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address, Recipe
 
 RECORDS = "records.jsonl"
@@ -217,10 +218,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a run folder or file (``.jsonl`` or ``.jsonl.gz``), in order. A last line cut
-    short by a crash or a full disk is left out. Raises ValueError for any other line that is no
-    record."""
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a run folder or file (``.jsonl`` or ``.jsonl.gz``), in order: one mapping a
+    line, of which ``kind`` says what it tells. A last line cut short by a crash or a full disk is
+    left out. Raises BadInput for a file that can't be read, and any other line that is no record.
+    """
+    path = Path(path)
     path = path / RECORDS if path.is_dir() else path
     lines = _content(path).split(b"\n")
     found = []
@@ -230,10 +233,10 @@ def read(path: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
             found.append(_as_written_now({"kind": record["kind"], **record}))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             if number == len(lines):
                 break
-            raise ValueError(f"{path}:{number} is no record: {line[:60]!r}") from None
+            raise BadInput(f"{path}:{number} is no record: {line[:60]!r}") from None
     return found
 
 
@@ -252,12 +255,13 @@ def _renamed(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _content(path: Path) -> bytes:
-    if path.suffix != ".gz":
-        return path.read_bytes()
     try:
-        return gzip.decompress(path.read_bytes())
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is no gzip file, or cut short: {error}") from None
+        raise BadInput(f"{path} is no gzip file, or cut short: {error}") from None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}; give a run folder") from None
 
 
 def of_kind(records: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:

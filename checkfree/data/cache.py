@@ -59,7 +59,7 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Progress:
+class CacheProgress:
     """What has been tokenized so far, and the hash of the corpus up to there."""
 
     documents: int = 0
@@ -146,7 +146,7 @@ def _tokenize(folder: Path, read: Read, tokenizer: Tokenizer, group_bytes: int) 
             encoded = tokenizer.encode([document.text for document in group])
             for document, tokens in zip(group, encoded, strict=True):
                 (validation if document.validation else train).append(tokens)
-            progress = Progress(
+            progress = CacheProgress(
                 documents=progress.documents + len(group),
                 corpus_hash=group[-1].corpus_hash,
                 train=train.sync(),
@@ -156,7 +156,9 @@ def _tokenize(folder: Path, read: Read, tokenizer: Tokenizer, group_bytes: int) 
     _complete(folder, progress, tokenizer)
 
 
-def _take_up(folder: Path, read: Read, tokenizer: Tokenizer) -> tuple[Progress, Iterator[Placed]]:
+def _take_up(
+    folder: Path, read: Read, tokenizer: Tokenizer
+) -> tuple[CacheProgress, Iterator[Placed]]:
     """Where a killed tokenization stood, and the documents after it; else the start."""
     progress = _read_progress(folder, tokenizer)
     documents = read()
@@ -164,21 +166,21 @@ def _take_up(folder: Path, read: Read, tokenizer: Tokenizer) -> tuple[Progress, 
         done = itertools.islice(documents, progress.documents - 1, progress.documents)
         last = next(done, None)
         if last is None or last.corpus_hash != progress.corpus_hash:
-            return Progress(), read()
+            return CacheProgress(), read()
     return progress, documents
 
 
-def _read_progress(folder: Path, tokenizer: Tokenizer) -> Progress:
+def _read_progress(folder: Path, tokenizer: Tokenizer) -> CacheProgress:
     try:
         written: dict[str, Any] = json.loads(_progress_path(folder).read_bytes())
         train, validation = (Extent(**written[side]) for side in SIDES)
-        progress = Progress(written["documents"], written["corpus_hash"], train, validation)
+        progress = CacheProgress(written["documents"], written["corpus_hash"], train, validation)
     except (FileNotFoundError, ValueError, TypeError, KeyError):  # never ours: it's replaced whole
-        return Progress()
+        return CacheProgress()
     width = np.dtype(tokenizer.dtype).itemsize
     extents = zip(SIDES, (train, validation), strict=True)
     whole = all(_holds(_bin(folder, side), extent, width) for side, extent in extents)
-    return progress if whole else Progress()
+    return progress if whole else CacheProgress()
 
 
 def _holds(path: Path, extent: Extent, width: int) -> bool:
@@ -186,7 +188,7 @@ def _holds(path: Path, extent: Extent, width: int) -> bool:
     return all(file.exists() and file.stat().st_size >= size for file, size in sizes.items())
 
 
-def _complete(folder: Path, progress: Progress, tokenizer: Tokenizer) -> None:
+def _complete(folder: Path, progress: CacheProgress, tokenizer: Tokenizer) -> None:
     for side, extent in zip(SIDES, (progress.train, progress.validation), strict=True):
         sidecar = Sidecar(
             dtype=tokenizer.dtype,

@@ -105,7 +105,7 @@ def _steps(route: Route, costs: Costs, rule: _Rule, numbers: Mapping[Address, in
 
 
 @dataclass
-class _Desk:
+class _WorkerQueue:
     """One worker while its list is made: what is ready, what is in flight, what it has run."""
 
     rule: _Rule
@@ -166,7 +166,7 @@ def _list_schedule(routes: Sequence[Route], costs: Costs, rule: _Rule) -> dict[A
     workers = sorted({worker for route in routes for worker in route})
     numbers = {worker: number for number, worker in enumerate(workers)}
     by_route = {route: _steps(route, costs, rule, numbers) for route in set(routes)}
-    desks = [_Desk(rule) for _ in workers]
+    desks = [_WorkerQueue(rule) for _ in workers]
     ways = [by_route[route] for route in routes]
     for route, way in zip(routes, ways, strict=True):
         for step in way:
@@ -175,7 +175,7 @@ def _list_schedule(routes: Sequence[Route], costs: Costs, rule: _Rule) -> dict[A
     return {worker: lead_state.ops for worker, lead_state in zip(workers, desks, strict=True)}
 
 
-def _simulate(ways: Sequence[Sequence[_Step]], desks: Sequence[_Desk]) -> None:
+def _simulate(ways: Sequence[Sequence[_Step]], desks: Sequence[_WorkerQueue]) -> None:
     """Runs every step. An event is a microbatch m that arrives (m) or a worker w set free (~w)."""
     ahead = [iter(way) for way in ways]
     at = [next(steps) for steps in ahead]

@@ -12,7 +12,7 @@ from checkfree.core.config import RecoveryConfig
 from checkfree.core.ops import Address, Recipe, Refusal, Repair, Source, View
 from checkfree.messages.tensors import StageState
 from checkfree.pipeline.routes import neighbours
-from checkfree.recovery.average import Inexact, merge
+from checkfree.recovery.average import Inexact, average_states
 from checkfree.recovery.checkfree import average_recipe
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each, wholly_lost
 
@@ -46,7 +46,7 @@ class Reinit(Strategy):
         return Rebuilding(state)
 
 
-class Copy(Strategy):
+class CopyPrevious(Strategy):
     """A lost stage becomes a copy of the previous one; the first body stage, of the next."""
 
     def __init__(self, how: Inexact):
@@ -69,7 +69,7 @@ class Copy(Strategy):
     def rebuild(
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
     ) -> Rebuilding:
-        return Rebuilding(merge(list(states.values()), (1.0,), self._how), (1.0,))
+        return Rebuilding(average_states(list(states.values()), (1.0,), self._how), (1.0,))
 
 
 def _beside(stage: int, view: View) -> Source | None:
@@ -94,7 +94,7 @@ class Uniform(Strategy):
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
     ) -> Rebuilding:
         weights = (1 / len(states),) * len(states)
-        return Rebuilding(merge(list(states.values()), weights, self._how), weights)
+        return Rebuilding(average_states(list(states.values()), weights, self._how), weights)
 
 
 def random(config: RecoveryConfig) -> Reinit:
@@ -107,9 +107,9 @@ def zero(config: RecoveryConfig) -> Reinit:
     return Reinit("zero", Inexact.of(config))
 
 
-def copy(config: RecoveryConfig) -> Copy:
+def copy(config: RecoveryConfig) -> CopyPrevious:
     """As configured."""
-    return Copy(Inexact.of(config))
+    return CopyPrevious(Inexact.of(config))
 
 
 def uniform(config: RecoveryConfig) -> Uniform:

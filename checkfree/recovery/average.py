@@ -82,7 +82,9 @@ def mean_norms(states: Sequence[StageState]) -> tuple[float, float]:
     )
 
 
-def merge(states: Sequence[StageState], weights: Sequence[float], how: Inexact) -> StageState:
+def average_states(
+    states: Sequence[StageState], weights: Sequence[float], how: Inexact = Inexact()
+) -> StageState:
     """A new stage out of others: their weighted average, with a fresh or averaged optimizer."""
     moments: Mapping[str, Tensor] = {}
     if how.optimizer == "average" and all(

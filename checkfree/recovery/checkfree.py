@@ -9,7 +9,7 @@ from checkfree.core.config import RecoveryConfig
 from checkfree.core.ops import Address, Recipe, Refusal, Repair, Source, View
 from checkfree.messages.tensors import StageState
 from checkfree.pipeline.routes import neighbours
-from checkfree.recovery.average import Inexact, gradient_weights, merge
+from checkfree.recovery.average import Inexact, average_states, gradient_weights
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 
 RULE = "weighted average"
@@ -41,7 +41,7 @@ class CheckFree(Strategy):
     ) -> Rebuilding:
         sources = list(states.values())
         weights = gradient_weights(sources, self._exponent, after_clipping=self._after_clipping)
-        return Rebuilding(merge(sources, weights, self._how), weights)
+        return Rebuilding(average_states(sources, weights, self._how), weights)
 
 
 def average_recipe(

@@ -19,7 +19,7 @@ from checkfree.core.ops import (
 )
 from checkfree.messages.tensors import StageState
 from checkfree.pipeline.routes import neighbours, swap_partner, swapped
-from checkfree.recovery.average import Inexact, merge
+from checkfree.recovery.average import Inexact, average_states
 from checkfree.recovery.checkfree import PAPER_LR_SCALE, CheckFree
 from checkfree.recovery.checkfree import from_config as checkfree
 from checkfree.recovery.exact import EMBEDDING_COPY
@@ -67,7 +67,7 @@ class CheckFreePlus(Strategy):
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
     ) -> Rebuilding:
         if len(states) == 1:
-            return Rebuilding(merge(list(states.values()), (1.0,), self._how), (1.0,))
+            return Rebuilding(average_states(list(states.values()), (1.0,), self._how), (1.0,))
         return self._average.rebuild(seat, fresh, states)
 
 

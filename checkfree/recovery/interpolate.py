@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from checkfree.core.ops import Recipe, Refusal, Source, View
 from checkfree.messages.tensors import StageState
 from checkfree.pipeline.routes import neighbours
-from checkfree.recovery.average import Inexact, gradient_weights, merge, normalised
+from checkfree.recovery.average import Inexact, average_states, gradient_weights, normalised
 from checkfree.recovery.shadow.format import unpack_state
 from checkfree.recovery.strategy import Rebuilding
 
@@ -67,10 +67,10 @@ def interpolate(
     sources = list(states)
     states = {s: unpack_state(state) if state.packed else state for s, state in states.items()}
     if len(sources) == 1:
-        return Rebuilding(merge(list(states.values()), (1.0,), how), (1.0,))
+        return Rebuilding(average_states(list(states.values()), (1.0,), how), (1.0,))
     apart = [abs(source.of - stage) for source in sources]
     if set(apart) == {1}:
         weights = gradient_weights(list(states.values()), exponent)
     else:
         weights = normalised([1 / distance for distance in apart])
-    return Rebuilding(merge(list(states.values()), weights, how), weights)
+    return Rebuilding(average_states(list(states.values()), weights, how), weights)

@@ -85,7 +85,7 @@ def noise(readings: Readings) -> float | None:
 
 
 @dataclass(frozen=True)
-class Row:
+class BranchRow:
     """A stage and a rule: mean gaps over its initialisations, and their standard deviations."""
 
     stage: int
@@ -96,13 +96,13 @@ class Row:
     remark: str
 
 
-def rows(found: Branching) -> tuple[Row, ...]:
+def rows(found: Branching) -> tuple[BranchRow, ...]:
     """One per stage and rule, in the order of the branches."""
     groups = groupby(found.branches, key=lambda branch: (branch.stage, branch.rule))
     return tuple(_row(found, list(group)) for _, group in groups)
 
 
-def _row(found: Branching, group: Sequence[Branch]) -> Row:
+def _row(found: Branching, group: Sequence[Branch]) -> BranchRow:
     means, spreads = [], []
     for steps in found.gaps:
         gaps = [gap for branch in group if (gap := branch.gap(steps, found.trunk)) is not None]
@@ -110,7 +110,7 @@ def _row(found: Branching, group: Sequence[Branch]) -> Row:
         spreads.append(statistics.stdev(gaps) if len(gaps) > 1 else None)
     first = group[0]
     remark = _remark(first, _reasons(found))
-    return Row(first.stage, first.rule, tuple(means), tuple(spreads), len(group), remark)
+    return BranchRow(first.stage, first.rule, tuple(means), tuple(spreads), len(group), remark)
 
 
 def _reasons(found: Branching) -> dict[str, int]:
@@ -146,7 +146,7 @@ def _heads(found: Branching) -> list[str]:
     return ["stage", "rule", *(f"+{steps}" for steps in found.gaps), "rebuilt by"]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: BranchRow) -> list[str]:
     pairs = zip(row.gaps, row.spread, strict=True)
     rule = f"{row.rule} (mean of {row.count})" if row.count > 1 else row.rule
     return [str(row.stage), rule, *(_figure(*pair) for pair in pairs), row.remark]

@@ -19,7 +19,7 @@ Records = Sequence[Record]
 
 
 @dataclass(frozen=True)
-class Line:
+class StyledLine:
     """Losses over ticks, ascending; ``losses`` are in nats per token and may be NaN."""
 
     ticks: tuple[float, ...]
@@ -67,10 +67,10 @@ def placed(records: Iterable[Record]) -> list[tuple[float, Record]]:
     return sorted(pairs, key=lambda pair: pair[0])
 
 
-def line(records: Iterable[Record]) -> Line:
+def line(records: Iterable[Record]) -> StyledLine:
     """The losses of ``records`` over their ticks."""
     pairs = placed(records)
-    return Line(
+    return StyledLine(
         tuple(tick for tick, _ in pairs), tuple(finite(record.get("loss")) for _, record in pairs)
     )
 
@@ -91,11 +91,11 @@ def smooth(losses: Sequence[float], width: int) -> tuple[float, ...]:
     return tuple(means)
 
 
-def smooth_line(shown: Line, width: int, breaks: Iterable[float]) -> Line:
+def smooth_line(shown: StyledLine, width: int, breaks: Iterable[float]) -> StyledLine:
     """``shown`` smoothed, but never across a tick of ``breaks``, where the losses jump."""
     bounds = [0, *(bisect_left(shown.ticks, tick) for tick in sorted(breaks)), len(shown.ticks)]
     pieces = (smooth(shown.losses[low:high], width) for low, high in pairwise(bounds))
-    return Line(shown.ticks, tuple(chain.from_iterable(pieces)))
+    return StyledLine(shown.ticks, tuple(chain.from_iterable(pieces)))
 
 
 def replayed(iterations: Records) -> tuple[tuple[float, float], ...]:
@@ -138,7 +138,7 @@ def jumps(recoveries: Records, validations: Records) -> tuple[Jump, ...]:
     return tuple(found[tick] for tick in sorted(found))
 
 
-def _jump(tick: float, recovery: Record, reading: Record, regular: Line) -> Jump:
+def _jump(tick: float, recovery: Record, reading: Record, regular: StyledLine) -> Jump:
     before, after = (
         finite(recovery.get(f"validation_{when}", recovery.get(when)))
         for when in ("before", "after")

@@ -17,8 +17,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from checkfree.report.loss_marks import (
     Jump,
-    Line,
     Records,
+    StyledLine,
     iteration_at,
     jumps,
     labels,
@@ -126,7 +126,7 @@ def _label_failures(axes: Axes, failures: Records) -> None:
         )
 
 
-def _draw_training(axes: Axes, training: Line, breaks: Sequence[float]) -> None:
+def _draw_training(axes: Axes, training: StyledLine, breaks: Sequence[float]) -> None:
     count = len(training.ticks)
     if count < 20:
         marker = "o" if count < 3 else None
@@ -138,7 +138,7 @@ def _draw_training(axes: Axes, training: Line, breaks: Sequence[float]) -> None:
     _plot(axes, smoothed, color=BLUE, linewidth=1.8, label=f"mean of {width // 2 * 2 + 1}")
 
 
-def _draw_validation(axes: Axes, validation: Line) -> None:
+def _draw_validation(axes: Axes, validation: StyledLine) -> None:
     marker = "o" if len(validation.ticks) <= 60 else None
     _plot(
         axes,
@@ -152,7 +152,7 @@ def _draw_validation(axes: Axes, validation: Line) -> None:
     )
 
 
-def _plot(axes: Axes, shown: Line, label: str, **style: object) -> None:
+def _plot(axes: Axes, shown: StyledLine, label: str, **style: object) -> None:
     if any(map(math.isfinite, shown.losses)):
         axes.plot(shown.ticks, shown.losses, label=label, **style)  # type: ignore[arg-type]
 

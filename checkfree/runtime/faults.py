@@ -13,7 +13,7 @@ Strikes = Callable[[int], Collection[Address]]
 """The seats that are lost before the first op of a tick."""
 
 
-class Host(Protocol):
+class ActorHost(Protocol):
     """What can take a worker's life and seat another."""
 
     def kill(self, seat: Address) -> int: ...
@@ -25,7 +25,7 @@ class Faults:
     """An actor. ``strikes(tick)`` names the seats that are lost before a tick's first op; each
     tick strikes once, however often it comes (semantics 4, 5). Replacements sit down at once."""
 
-    def __init__(self, host: Host, strikes: Strikes):
+    def __init__(self, host: ActorHost, strikes: Strikes):
         self._host, self._strikes = host, strikes
         self._struck: set[int] = set()
         self._inbox: deque[Message] = deque()

@@ -72,7 +72,7 @@ def existing(path: Path) -> Path:
         )
     try:
         read(path)
-    except (OSError, ValueError, RecursionError) as error:
+    except BadInput as error:
         raise BadInput(f"{path} cannot be resumed: {error}; start anew with another out=") from None
     return path
 

@@ -14,8 +14,8 @@ from checkfree.core.ops import Address
 from checkfree.core.records import of_kind
 from checkfree.failures import CLOCK
 from checkfree.session.rehearsal import setting, strikes
-from checkfree.simulate.failure_schedule import FailureSchedule, TickStrikes
-from checkfree.simulate.rehearse import rehearse
+from checkfree.simulator.failure_schedule import FailureSchedule, TickStrikes
+from checkfree.simulator.rehearse import rehearse
 
 Records = Sequence[Mapping[str, Any]]
 

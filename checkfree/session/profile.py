@@ -34,7 +34,7 @@ from checkfree.session.assemble import Assembly, save
 from checkfree.session.job import Job, of_config, versions
 from checkfree.session.session import Session
 from checkfree.session.stopwatch import Name, Stopwatch, Time
-from checkfree.simulate.profile import FORMAT
+from checkfree.simulator.profile import FORMAT
 from checkfree.stage import Part, Stage
 
 WARM_UP = 3
@@ -49,7 +49,7 @@ Piece = Callable[[str, int], Callable[[], None]]
 def profile(
     config: Config, repeats: int, piece: Piece, clock: Time = time.perf_counter
 ) -> dict[str, Any]:
-    """A profile as plain data, see ``checkfree.simulate.profile``. Raises BadInput, RunFailed."""
+    """A profile as plain data, see ``checkfree.simulator.profile``. Raises BadInput, RunFailed."""
     at_least("--repeats", repeats, 1)
     plain = _nothing_else(config)
     job = of_config(plain, Path(config.out), ())

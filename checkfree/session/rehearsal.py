@@ -23,12 +23,12 @@ from checkfree.failures import strikes as strikes_of
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.session.sizes import recovery_of, sizes_of
 from checkfree.session.terms import seats, terms_of
-from checkfree.simulate.failure_schedule import ClockStrikes, FailureSchedule, TickStrikes
-from checkfree.simulate.fleet import fleet_of
-from checkfree.simulate.profile import Profile, read_profile
-from checkfree.simulate.rehearse import Rehearsal, Setting
-from checkfree.simulate.rehearse import rehearse as rehearse_setting
-from checkfree.simulate.sizes import pace_of
+from checkfree.simulator.failure_schedule import ClockStrikes, FailureSchedule, TickStrikes
+from checkfree.simulator.fleet import fleet_of
+from checkfree.simulator.profile import Profile, read_profile
+from checkfree.simulator.rehearse import Rehearsal, RehearsalSetting
+from checkfree.simulator.rehearse import rehearse as rehearse_setting
+from checkfree.simulator.sizes import pace_of
 
 
 def rehearse(config: Config, listener: Callable[[int], object] = bool) -> Rehearsal:
@@ -36,12 +36,12 @@ def rehearse(config: Config, listener: Callable[[int], object] = bool) -> Rehear
     return rehearse_setting(setting(config), strikes(config), listener)
 
 
-def setting(config: Config) -> Setting:
+def setting(config: Config) -> RehearsalSetting:
     """What is simulated. Snapshots for ``--resume`` are nobody's cost (semantics 16)."""
     fleet, sizes, profile = fleet_of(config.fleet), sizes_of(config), _profile(config)
     if profile is not None and fleet.serial and config.fleet.store is None:
         fleet = replace(fleet, store=profile.store)
-    return Setting(
+    return RehearsalSetting(
         seats=seats(config),
         strategy=make_strategy(recovery_of(config), config.checkpoint.every),
         terms=replace(terms_of(config, None), resume_every=0, blind=True),

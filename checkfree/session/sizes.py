@@ -19,7 +19,7 @@ from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import spec_of
 from checkfree.session.blueprint import family_of, of_family
 from checkfree.session.sketch import sketched
-from checkfree.simulate.sizes import Sizes, published, told_bytes
+from checkfree.simulator.sizes import Sizes, published, told_bytes
 
 OWN, PUBLISHED = "own", "published"
 

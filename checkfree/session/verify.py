@@ -66,10 +66,12 @@ class Recording:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many iterations were the same, and in words what was not ("": nothing)."""
+    """What came of training a run again."""
 
     iterations: int
+    """How many were the same, from the first on."""
     difference: str = ""
+    """What was not, in words; "": nothing."""
 
 
 def recording(run: Path, allow: Collection[str] = ()) -> Recording:
@@ -93,6 +95,23 @@ def recording(run: Path, allow: Collection[str] = ()) -> Recording:
 
 
 def verify(
+    run: str | Path,
+    *,
+    out: str | Path | None = None,
+    allow: Collection[str] = (),
+    watch: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Train a recorded run again in this process: the same members, losses and repairs, from its
+    plans; and see whether every loss comes out the same, bit for bit.
+
+    ``out``: keeps what is trained as a run; ``allow`` as :func:`checkfree.resume` takes it;
+    ``watch`` is called after each iteration. A run that an ``Outcome`` tells no difference of is
+    the same. Raises BadInput for a run that can't be trained again, or whose data are not here.
+    """
+    return verify_recording(recording(Path(run), allow), None if out is None else Path(out), watch)
+
+
+def verify_recording(
     run: Recording, out: Path | None = None, watch: Callable[[], None] = lambda: None
 ) -> Outcome:
     """Train the run again, as far as it came, into the new folder ``out`` if one is given.

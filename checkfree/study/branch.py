@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from checkfree.study.branching.base_run import (
 )
 from checkfree.study.branching.branch_run import BranchRun, grow, grown
 from checkfree.study.branching.plan import Plan, prepare
-from checkfree.study.branching.request import Request, Rule
+from checkfree.study.branching.request import GAPS, BranchRequest, Rule
 from checkfree.study.pool import LOOK, Pool
 
 NAMES = TEXT, CSV, JSON, PICTURE = "branches.txt", "branches.csv", "branches.json", "branches.png"
@@ -43,7 +43,38 @@ BAD_INPUT = 2
 """Exit code of a command that was refused."""
 
 
-def branch(request: Request, watch: Watch, workers: int = 1) -> Branching:
+def branch(
+    run: str | Path,
+    *,
+    at: int,
+    stages: Sequence[int],
+    rules: Sequence[str],
+    gaps: Sequence[int] = GAPS,
+    reinits: int = 1,
+    out: str | Path | None = None,
+    workers: int = 1,
+    allow: Collection[str] = (),
+    watch: Watch = lambda label, iterations: lambda record: None,
+) -> Branching:
+    """Kill each of ``stages`` alone in a saved run when it has ``at`` iterations behind it, apply
+    each of ``rules`` (strategies as on the command line: ``"checkfree(exponent=1)"``) to the same
+    state with the same data after it, and tell the gap of the validation loss to the uninterrupted
+    run, so many steps after the loss as ``gaps`` say.
+
+    ``reinits``: initialisations for the rule ``random``. ``out``: where branches go
+    (``RUN-at-ITERATION``); what stands there is not trained again. ``workers``: branches at a time.
+    ``allow``: as :func:`checkfree.resume` takes it; strategies named in ``rules`` may run.
+    ``watch`` gives a listener of the records of each piece of training, which has a label and so
+    many iterations. Raises BadInput, RunFailed.
+    """
+    path = None if out is None else Path(out)
+    request = BranchRequest(
+        Path(run), at, tuple(stages), tuple(rules), tuple(gaps), reinits, path, tuple(allow)
+    )
+    return branch_as(request, watch, workers)
+
+
+def branch_as(request: BranchRequest, watch: Watch, workers: int = 1) -> Branching:
     """Train every branch that is not there yet, ``workers`` at a time, write table, CSV, JSON and
     picture, and return what they show. Raises BadInput, RunFailed."""
     at_least("--workers", workers, 1)
@@ -105,7 +136,7 @@ def _waves(plan: Plan) -> tuple[list[int], list[int]]:
     return [*ahead, *alone], [n for n in missing if n not in {*ahead, *alone}]
 
 
-def grow_one(request: Request, number: int) -> None:
+def grow_one(request: BranchRequest, number: int) -> None:
     """Train that branch only, in a child of ``branch``. Raises BadInput, RunFailed."""
     plan = prepare(request)
     if not 0 <= number < len(plan.runs):

@@ -1,4 +1,5 @@
-"""A comparison from what was asked for to whole run folders: check, train what is missing."""
+"""A comparison from what was asked for to whole run folders: check, train what is missing; and its
+report."""
 
 from __future__ import annotations
 
@@ -8,29 +9,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from checkfree.config.load import Source
-from checkfree.core.errors import BadInput
-from checkfree.report.study.model import REFERENCE
+from checkfree.config.load import ConfigSource, source_of
+from checkfree.config.parts import running
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput, RunFailed
+from checkfree.plugins import packages
+from checkfree.report.study.groups import book
+from checkfree.report.study.model import REFERENCE, Study
+from checkfree.report.study.summary import SummaryRow, summarize
 from checkfree.runtime.folder import locked
 from checkfree.study import check
 from checkfree.study.compact import write_compact
-from checkfree.study.folders import Records, Standing, State, standing
-from checkfree.study.options import Options, check_names
+from checkfree.study.folders import CellStanding, Records, State, standing
+from checkfree.study.options import Options, check_names, make_options
 from checkfree.study.plan import Cell, base, plan
 from checkfree.study.pool import Pool, slots
-from checkfree.study.progress import Show
+from checkfree.study.reporting import report
 from checkfree.study.reuse import reused_runs
 from checkfree.study.study_file import Column, StudyFile, write_study
+from checkfree.study.watcher import Watcher
 from checkfree.study.work import Work
 
 
 @dataclass(frozen=True)
-class Request:
+class ComparisonRequest:
     """What a comparison was asked for."""
 
-    source: Source
+    source: ConfigSource
     words: Sequence[str]
     options: Options
     command: str
@@ -49,7 +54,89 @@ class Request:
         return None if self.options.results is None else Path(self.options.results)
 
 
-def compare(request: Request, console: Console) -> Mapping[str, str]:
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison left behind."""
+
+    folder: Path
+    """Of the runs, each below ``runs/STRATEGY/[rate-R/]seed-N``, and of the report."""
+    page: Path
+    """The report, to be opened by a browser."""
+    study: Study
+    """The runs that have a result, with their records and their price on the fleet."""
+    crashed: Mapping[str, str]
+    """Runs without a result, and why."""
+
+    @property
+    def rows(self) -> tuple[SummaryRow, ...]:
+        """The headline table: one row per strategy and rate."""
+        return summarize(book(self.study)).rows
+
+
+def compare(
+    config: Config | str | Path | Mapping[str, Any] | None = None,
+    *,
+    strategies: Sequence[str] | None = None,
+    rates: Sequence[float] | None = None,
+    seeds: int | None = None,
+    out: str | Path | None = None,
+    results: str | Path | None = None,
+    workers: int | None = None,
+    devices: Sequence[str] | None = None,
+    target: float | None = None,
+    title: str | None = None,
+    train_redundant: bool = False,
+    allow: Collection[str] = (),
+    watcher: Watcher | None = None,
+) -> Comparison:
+    """Train a configuration with several recovery strategies, from the same weights, on the same
+    data and through the same failures, and report. What stands in ``out`` is not trained again.
+
+    ``config``: as :func:`checkfree.train` takes it; what is None otherwise is as its section
+    ``compare:`` says, or as below.
+
+    ``strategies``: names, or variants such as ``"checkpoint(interval=25)"``. The reference
+    ``no_failure`` is trained whether named or not. ``rates``: failures per stage and hour of the
+    simulated clock, in percent; none: the configuration's own failures. ``seeds``: how many, from
+    the configuration's on (1). ``out``: the folder (``runs/compare-NAME``); ``results``: one for
+    compact records, too. ``workers``: runs at a time (one a core or device); ``devices``: each run
+    gets one of these. ``target``: validation loss to reach, in nats per token. ``title``: of the
+    report. ``train_redundant``: train redundant computation for every seed, though its losses are
+    the reference's. ``allow``: top packages of strategies from outside that the configuration
+    names; those named here may run. ``watcher`` hears how it gets on.
+
+    Runs are processes of their own; call this from a script's ``if __name__ == "__main__":`` or a
+    notebook alike. Raises BadInput before anything is trained, and RunFailed if no run has a
+    result.
+    """
+    source = source_of(config)
+    given = {
+        "strategies": strategies,
+        "rates": rates,
+        "seeds": seeds,
+        "out": None if out is None else str(out),
+        "results": None if results is None else str(results),
+        "workers": workers,
+        "devices": devices,
+        "target": target,
+        "title": title,
+        "train_redundant": train_redundant or None,
+    }
+    options = make_options(source.compare, given)
+    own = running(config) if isinstance(config, Config) else ()
+    may = {*allow, *own, *packages(strategies or ())}
+    request = ComparisonRequest(source, (), options, "checkfree.compare(…)", may)
+    crashed = train_missing(request, watcher or Watcher())
+    try:
+        page, study = report([request.out], request.out, allow=may)
+    except BadInput as error:
+        if not crashed:
+            raise
+        raise RunFailed("; ".join(f"{run}: {why}" for run, why in crashed.items())) from error
+    return Comparison(request.out, page, study, crashed)
+
+
+def train_missing(request: ComparisonRequest, watcher: Watcher) -> Mapping[str, str]:
     """Train all that is missing. Returns the runs that crashed, and why: they don't stop the
     others. Raises BadInput before anything is trained."""
     tree = base(request.source, request.words)
@@ -61,28 +148,28 @@ def compare(request: Request, console: Console) -> Mapping[str, str]:
         for folder in filter(None, (request.out, request.results)):
             write_study(study, folder)
         for note in study.notes:
-            console.print(note, soft_wrap=True, markup=False, highlight=False)
+            watcher.note(note)
         for cell in cells:
             _keep(request, cell, found[cell.place].records)
-        return _train(request, cells, found, console)
+        return _train(request, cells, found, watcher)
 
 
-def _standings(cells: Sequence[Cell], request: Request) -> dict[str, Standing]:
+def _standings(cells: Sequence[Cell], request: ComparisonRequest) -> dict[str, CellStanding]:
     """By place. What was borrowed counts for nothing if all is to be trained."""
     found = {cell.place: standing(cell, request.results) for cell in cells}
     for place, known in found.items():
         if request.options.train_redundant and known.records and "reused" in known.records[0]:
-            found[place] = Standing(State.NEW)
+            found[place] = CellStanding(State.NEW)
     return found
 
 
-def _keep(request: Request, cell: Cell, records: Records) -> None:
+def _keep(request: ComparisonRequest, cell: Cell, records: Records) -> None:
     """A compact record of what is done."""
     if request.results is not None and records:
         write_compact(records, request.results, cell)
 
 
-def _cells(request: Request, tree: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _cells(request: ComparisonRequest, tree: Mapping[str, Any]) -> tuple[Cell, ...]:
     check_names(request.options.strategies)
     cells = plan(tree, request.options, request.out, request.allow)
     check.check_values(cells)
@@ -90,7 +177,7 @@ def _cells(request: Request, tree: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 
 @contextmanager
-def _alone(request: Request) -> Iterator[None]:
+def _alone(request: ComparisonRequest) -> Iterator[None]:
     """Nobody else compares in this folder meanwhile."""
     if request.results is not None:
         _make(request.results, "results")
@@ -107,7 +194,7 @@ def _make(folder: Path, option: str) -> None:
         raise BadInput(f"{option}={folder} cannot be written: {reason}; give another") from None
 
 
-def _check_data(found: Mapping[str, Standing], cells: Sequence[Cell]) -> None:
+def _check_data(found: Mapping[str, CellStanding], cells: Sequence[Cell]) -> None:
     rest = [cell for cell in cells if found[cell.place].state is not State.DONE]
     expected = check.check_buildable(rest) if rest else None
     check.check_data({place: s.records for place, s in found.items() if s.records}, expected)
@@ -125,7 +212,7 @@ def _notes(options: Options, cells: Sequence[Cell]) -> list[str]:
     return notes
 
 
-def _study(request: Request, cells: Sequence[Cell], tree: Mapping[str, Any]) -> StudyFile:
+def _study(request: ComparisonRequest, cells: Sequence[Cell], tree: Mapping[str, Any]) -> StudyFile:
     options = request.options
     columns = dict.fromkeys(Column(cell.label, cell.rate) for cell in cells)
     return StudyFile(
@@ -141,7 +228,10 @@ def _study(request: Request, cells: Sequence[Cell], tree: Mapping[str, Any]) -> 
 
 
 def _train(
-    request: Request, cells: Sequence[Cell], found: dict[str, Standing], console: Console
+    request: ComparisonRequest,
+    cells: Sequence[Cell],
+    found: dict[str, CellStanding],
+    watcher: Watcher,
 ) -> Mapping[str, str]:
     options, total = request.options, len(cells)
     reusable = {} if options.train_redundant else reused_runs(cells)
@@ -149,6 +239,7 @@ def _train(
     done = sum(known.state is State.DONE for known in found.values())
     if done < total:
         room = slots(options.workers, options.devices, cells[0].config)
-        with Show(console, total, done, work.iterations) as show, Pool(room) as pool:
-            work.run(pool, show)
+        watcher.begin(total, done, work.iterations)
+        with Pool(room) as pool:
+            work.run(pool, watcher)
     return work.crashed

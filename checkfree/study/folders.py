@@ -41,14 +41,14 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Standing:
+class CellStanding:
     """Of a cell: how far it is, with all of its records if it is done."""
 
     state: State
     records: Records = ()
 
 
-def standing(cell: Cell, results: Path | None) -> Standing:
+def standing(cell: Cell, results: Path | None) -> CellStanding:
     """From the cell's run folder, else from its compact record. Raises BadInput if either is of
     another configuration, or damaged."""
     try:
@@ -59,14 +59,14 @@ def standing(cell: Cell, results: Path | None) -> Standing:
         ) from None
 
 
-def _standing(cell: Cell, results: Path | None) -> Standing:
+def _standing(cell: Cell, results: Path | None) -> CellStanding:
     found = _of_folder(cell)
     if found.state is not State.DONE and results is not None:
         path = compact_path(results, cell)
         if path.exists():
             records = checked_records(path)
             check_same(cell.config, _config_of(path, records), path)
-            return Standing(State.DONE, records)
+            return CellStanding(State.DONE, records)
     return found
 
 
@@ -80,7 +80,7 @@ def crash_path(folder: Path) -> Path:
     return folder.with_name(folder.name + ".crash")
 
 
-def _of_folder(cell: Cell) -> Standing:
+def _of_folder(cell: Cell) -> CellStanding:
     folder = cell.folder
     if not (folder / RECORDS).exists():
         return _half(cell)
@@ -90,18 +90,18 @@ def _of_folder(cell: Cell) -> Standing:
     check_same(cell.config, _config_of(folder, records), folder)
     _check_trace(cell)
     if ended(records) in ("done", "failed") and not crash_path(folder).exists():
-        return Standing(State.DONE, records)
+        return CellStanding(State.DONE, records)
     if any(_has_content(folder / name) for name in (RESUME, CHECKPOINT)):
-        return Standing(State.STOPPED)
+        return CellStanding(State.STOPPED)
     return _half(cell)
 
 
-def _half(cell: Cell) -> Standing:
+def _half(cell: Cell) -> CellStanding:
     """A run that was killed before its first snapshot begins anew, see :func:`clear`."""
     folder = cell.folder
     if (folder / CONFIG).exists():
         check_same(cell.config, to_tree(load(folder / CONFIG)), folder)
-    return Standing(State.NEW)
+    return CellStanding(State.NEW)
 
 
 def clear(folder: Path) -> None:
@@ -124,8 +124,8 @@ def checked_records(path: Path) -> list[dict[str, Any]]:
     """The records in a folder or file. Raises BadInput if they are damaged."""
     try:
         return read(path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: {error}; remove it, and the run is trained anew") from None
+    except BadInput as error:
+        raise BadInput(f"{error}; remove it, and the run is trained anew") from None
 
 
 def ended(records: Records) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkfree.config.load import Source, build, expand, over, parse_words
+from checkfree.config.load import ConfigSource, build, expand, over, parse_words
 from checkfree.config.parts import permitted
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
@@ -94,7 +94,7 @@ def labels(strategies: Sequence[str]) -> tuple[str, ...]:
     return ordered
 
 
-def base(source: Source, words: Sequence[str]) -> dict[str, Any]:
+def base(source: ConfigSource, words: Sequence[str]) -> dict[str, Any]:
     """The configuration that all cells derive from, as nested mappings."""
     return over(source.tree, expand(parse_words(words)))
 

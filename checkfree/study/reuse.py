@@ -20,7 +20,7 @@ from checkfree.recovery.registry import spec_of
 from checkfree.report.study.model import REFERENCE
 from checkfree.runtime.folder import begin
 from checkfree.session.rehearsal import rehearse
-from checkfree.simulate.rehearse import Rehearsal
+from checkfree.simulator.rehearse import Rehearsal
 from checkfree.study.folders import Records, clear, differences, ended
 from checkfree.study.plan import Cell
 

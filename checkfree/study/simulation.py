@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rich.table import Table
-
-from checkfree.core.cost import SECONDS, Priced
-from checkfree.core.units import render_bytes, render_seconds
+from checkfree.config.load import build, source_of
+from checkfree.config.parts import running
+from checkfree.core.config import Config
+from checkfree.core.cost import Priced
+from checkfree.plugins import packages
 from checkfree.session.rehearsal import rehearse
-from checkfree.study.plan import Cell
+from checkfree.study.options import check_names, make_options
+from checkfree.study.plan import Cell, base, plan
 
 
 @dataclass(frozen=True)
-class Row:
-    """One strategy at one rate; ``runs`` by seed."""
+class Simulation:
+    """One strategy at one rate."""
 
     label: str
+    """The strategy as it was asked for."""
     rate: float | None
+    """Failures per stage and hour in percent; None: the configuration's own, or none."""
     runs: tuple[Priced, ...]
+    """By seed: seconds, bytes and cost, where they went, and why the run ended early if it did."""
     failures: float
     """Losses a run, on average."""
 
@@ -38,72 +44,53 @@ class Row:
         )
 
 
-def simulate(cells: Sequence[Cell], listener: Callable[[Cell], object] = bool) -> list[Row]:
-    """Rehearse every cell. Raises BadInput for what no run can be made of."""
+def simulate(
+    config: Config | str | Path | Mapping[str, Any] | None = None,
+    *,
+    strategies: Sequence[str] | None = None,
+    rates: Sequence[float] | None = None,
+    seeds: int = 1,
+    words: Sequence[str] = (),
+    allow: Collection[str] = (),
+    watch: Callable[[Cell], object] = bool,
+) -> list[Simulation]:
+    """What runs would take on ``fleet.name``, without training: the lead that trains, with workers
+    that hold nothing. One per strategy and rate; without ``strategies`` the configuration's own.
+
+    ``config``, ``strategies``, ``rates`` (in percent per stage and hour) and ``allow`` are as
+    :func:`checkfree.compare` takes them, ``words`` are ``key=value`` over the configuration, and
+    ``watch`` is called before each run. Raises BadInput for what no run can be made of.
+    """
+    source = source_of(config)
+    tree = base(source, words)
+    own = build(tree).recovery.name
+    given = {
+        "strategies": strategies or ["no_failure" if own == "none" else own],
+        "rates": rates,
+        "seeds": seeds,
+    }
+    options = make_options({}, given)
+    check_names(options.strategies)
+    may = {*allow, *packages((*words, *options.strategies))}
+    if isinstance(config, Config):
+        may |= running(config)
     found: dict[tuple[str, float | None], list[tuple[Priced, int]]] = {}
-    for cell in cells:
-        listener(cell)
+    for cell in plan(tree, options, Path("simulated"), may):
+        watch(cell)
         made = rehearse(cell.config)
         found.setdefault((cell.label, cell.rate), []).append((made.priced, len(made.trace)))
     return [
-        Row(label, rate, tuple(p for p, _ in runs), mean(n for _, n in runs))
+        Simulation(label, rate, tuple(p for p, _ in runs), mean(n for _, n in runs))
         for (label, rate), runs in found.items()
     ]
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Time, where it went, and what is sent and stored."""
-    first = rows[0].runs[0]
-    made = Table(title=f"On the fleet {first.fleet}, {first.nodes} nodes", title_justify="left")
-    made.add_column("strategy", overflow="fold")
-    columns = ["failures", "s/iteration", "hours", *SECONDS, "recovery", "sent/iteration", "held"]
-    columns += [] if first.price is None else ["cost"]
-    for column in columns:
-        made.add_column(column, justify="right")
-    made.add_column("ended")
-    for row in rows:
-        made.add_row(*_cells(row))
-    return made
-
-
-def _cells(row: Row) -> list[str]:
-    runs = row.runs
-    rate = "" if row.rate is None else f" {row.rate:g} %/h"
-    recoveries = [seconds for run in runs for seconds in run.recoveries]
-    sent = mean(sum(run.bytes.values()) / max(1, len(run.ends)) for run in runs)
-    held = max(sum(run.stored.values()) for run in runs)
-    costs = [run.cost for run in runs if run.cost is not None]
-    return [
-        row.label + rate,
-        f"{row.failures:.1f}",
-        f"{row.seconds_per_iteration:.2f}",
-        f"{mean(run.total for run in runs) / 3600:.2f}",
-        *(_percent(row.share(kind)) for kind in SECONDS),
-        render_seconds(mean(recoveries)) if recoveries else "–",
-        render_bytes(sent),
-        render_bytes(held),
-        *([f"{mean(costs):.2f}"] if costs else []),
-        _ended(runs),
-    ]
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if share else "–"
-
-
-def _ended(runs: Sequence[Priced]) -> str:
-    early = [run for run in runs if run.reason]
-    if not early:
-        return ""
-    return f"{len(early)} of {len(runs)}; first: {early[0].reason}"
-
-
-def to_json(rows: Sequence[Row]) -> str:
+def to_json(rows: Sequence[Simulation]) -> str:
     """All figures, for other programs."""
     return json.dumps([_plain(row) for row in rows], indent=1)
 
 
-def _plain(row: Row) -> Mapping[str, Any]:
+def _plain(row: Simulation) -> Mapping[str, Any]:
     return {
         "strategy": row.label,
         "rate": row.rate,

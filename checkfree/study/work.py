@@ -12,8 +12,8 @@ from checkfree.core.errors import BadInput, cannot_write
 from checkfree.runtime.files import write_whole
 from checkfree.study import reuse
 from checkfree.study.folders import (
+    CellStanding,
     Records,
-    Standing,
     State,
     checked_records,
     clear,
@@ -22,7 +22,7 @@ from checkfree.study.folders import (
 )
 from checkfree.study.plan import Cell
 from checkfree.study.pool import Ended, Pool
-from checkfree.study.progress import Show, describe
+from checkfree.study.watcher import Watcher, describe
 
 LOOK = 0.1
 """Seconds between two looks at the children."""
@@ -38,7 +38,7 @@ class Work:
     def __init__(
         self,
         cells: Sequence[Cell],
-        found: dict[str, Standing],
+        found: dict[str, CellStanding],
         reusable: Mapping[str, reuse.ReusedRun],
         finished: Callable[[Cell, Records], None],
     ):
@@ -56,22 +56,22 @@ class Work:
         self.crashed: dict[str, str] = {}
         """Run -> why it has no result."""
 
-    def run(self, pool: Pool, show: Show) -> None:
+    def run(self, pool: Pool, watcher: Watcher) -> None:
         """Until every cell has a result or can have none."""
-        self._reuse(show)
+        self._reuse(watcher)
         while self._queue or pool.keys:
             while self._queue and pool.free:
-                self._start(self._queue.pop(0), pool, show)
+                self._start(self._queue.pop(0), pool, watcher)
             for end in pool.ended():
-                self._settle(self._cells[end.key], end, show)
-                self._reuse(show)
-            show.look()
+                self._settle(self._cells[end.key], end, watcher)
+                self._reuse(watcher)
+            watcher.look()
             if pool.keys:
                 time.sleep(LOOK)
         for run in self._reusable.values():
             self.crashed[str(run.cell)] = f"it needs {' and '.join(map(str, run.needs[:2]))}"
 
-    def _start(self, cell: Cell, pool: Pool, show: Show) -> None:
+    def _start(self, cell: Cell, pool: Pool, watcher: Watcher) -> None:
         if self._found[cell.place].state is State.STOPPED:
             words = ["train", "--resume", str(cell.folder), "--quiet"]
         else:
@@ -82,21 +82,21 @@ class Work:
         for package in sorted(running(cell.config)):  # as it was permitted here
             words += ["--allow", package]
         pool.start(cell.place, words)
-        show.began(cell)
+        watcher.began(cell)
 
-    def _settle(self, cell: Cell, end: Ended, show: Show) -> None:
+    def _settle(self, cell: Cell, end: Ended, watcher: Watcher) -> None:
         if _came_to_an_end(cell, end):
-            self._result(cell, _result(cell), show)
+            self._result(cell, _result(cell), watcher)
         else:
             self.crashed[str(cell)] = end.last.removeprefix("checkfree: ")
-            show.ended(cell, f"crashed: {self.crashed[str(cell)]}")
+            watcher.ended(cell, f"crashed: {self.crashed[str(cell)]}")
 
-    def _result(self, cell: Cell, records: Records, show: Show) -> None:
-        self._found[cell.place] = Standing(State.DONE, records)
+    def _result(self, cell: Cell, records: Records, watcher: Watcher) -> None:
+        self._found[cell.place] = CellStanding(State.DONE, records)
         self._finished(cell, records)
-        show.ended(cell, describe(records))
+        watcher.ended(cell, describe(records))
 
-    def _reuse(self, show: Show) -> None:
+    def _reuse(self, watcher: Watcher) -> None:
         """Whatever can be had without training by now."""
         for place, run in list(self._reusable.items()):
             reference, proof, model = (self._found[cell.place].records for cell in run.needs)
@@ -105,7 +105,7 @@ class Work:
             del self._reusable[place]
             if reuse.has_whole_curve(reference):
                 reuse.check_same_losses(run.proof, proof, model)
-                self._result(run.cell, reuse.write_reused(run, reference), show)
+                self._result(run.cell, reuse.write_reused(run, reference), watcher)
             else:
                 self._queue.append(run.cell)
 

@@ -18,8 +18,8 @@ from checkfree.core.records import RECORDS, IterationRecord, Record
 from checkfree.messages.control import RESUME
 from checkfree.report.branches import Branch, Branching
 from checkfree.runtime.recorder import Listener
-from checkfree.study.branch import branch
-from checkfree.study.branching.request import Request
+from checkfree.study.branch import branch_as
+from checkfree.study.branching.request import BranchRequest
 from tests.process.command import losses, prepare
 
 AT = 20
@@ -59,15 +59,15 @@ def quiet(label: str, iterations: int) -> Listener:
     return ignore
 
 
-def ask(out: str, *, run: str = "run", rules: Sequence[str] = RULES) -> Request:
-    return Request(Path(run), AT, (2,), tuple(rules), (0, 4, 10), out=Path(out))
+def ask(out: str, *, run: str = "run", rules: Sequence[str] = RULES) -> BranchRequest:
+    return BranchRequest(Path(run), AT, (2,), tuple(rules), (0, 4, 10), out=Path(out))
 
 
 @pytest.fixture(scope="module")
 def grown(folder: Path) -> Branching:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return branch(ask("grown"), quiet)
+        return branch_as(ask("grown"), quiet)
 
 
 def of(found: Branching, rule: str) -> Branch:
@@ -113,7 +113,7 @@ def test_a_checkpoint_takes_the_run_back(grown: Branching) -> None:
 
 def test_what_begins_earlier_is_read_no_more_often() -> None:
     rules = ["copy", "fit(fit_steps=2)", "shadow(shadow_format=int4,shadow_every=9)"]
-    found = branch(ask("earlier", rules=rules), quiet)
+    found = branch_as(ask("earlier", rules=rules), quiet)
     for run in found.branches:
         assert sorted(run.readings) == [0, 2, 4, 6, 8, 10]
     began = [losses(path) for path in sorted(Path("earlier/branches").glob("stage-2_*"))]
@@ -130,7 +130,9 @@ def test_what_is_put_aside_before_a_loss_is_trained_once(tmp_path: Path) -> None
 
     def of_stages(*stages: int) -> tuple[Branch, ...]:
         rules, out = ("shadow", "fit(fit_steps=2)"), tmp_path / str(stages)
-        return branch(Request(Path("run"), AT, stages, rules, (0, 4), out=out), watch).branches
+        return branch_as(
+            BranchRequest(Path("run"), AT, stages, rules, (0, 4), out=out), watch
+        ).branches
 
     alone = of_stages(1) + of_stages(3)
     assert ("stage 3, shadow", AT - 8 + 4) in trained
@@ -177,7 +179,7 @@ def test_a_snapshot_saves_training_it_again(grown: Branching) -> None:
         trained[label] = iterations
         return quiet(label, iterations)
 
-    again = branch(ask("from-snapshot", run="cut", rules=["copy"]), watch)
+    again = branch_as(ask("from-snapshot", run="cut", rules=["copy"]), watch)
     assert trained["the run, as it was"] == 0
     assert again.trunk == grown.trunk
     assert again.branches == (of(grown, "copy"),)
@@ -192,7 +194,7 @@ def test_without_a_good_snapshot_it_is_trained_again(grown: Branching, damaged: 
             shelf.rename(shelf.with_name("00000020"))
             break
         shutil.rmtree(shelf)
-    found = branch(ask(out, run=f"{out}-run", rules=["copy"]), quiet)
+    found = branch_as(ask(out, run=f"{out}-run", rules=["copy"]), quiet)
     assert found.branches == (of(grown, "copy"),)
 
 
@@ -206,7 +208,7 @@ def test_another_run_under_the_same_name_is_refused() -> None:
     lines[place] = json.dumps({**step, "loss": step["loss"] + 1e-9})
     records.write_text("".join(f"{line}\n" for line in lines))
     with pytest.raises(RunFailed, match=r"tick 9 .*versions"):
-        branch(ask("changed-branches", run="changed"), quiet)
+        branch_as(ask("changed-branches", run="changed"), quiet)
 
 
 # --- going on ------------------------------------------------------------------------------------
@@ -217,8 +219,8 @@ def test_a_run_that_was_repaired_from_shadows_is_taken_up(tmp_path: Path) -> Non
     words = ["recovery=auto", "resume.every=10"]
     train("shadowed", OWN, {"iteration": 32, "stage": 2}, words=words)
     rules = ("copy", "shadow(shadow_format=int4)", "auto", "fit")
-    request = Request(Path("shadowed"), 34, (2,), rules, (0, 4), out=tmp_path / "out")
-    found = branch(request, quiet)
+    request = BranchRequest(Path("shadowed"), 34, (2,), rules, (0, 4), out=tmp_path / "out")
+    found = branch_as(request, quiet)
     assert losses(tmp_path / "out/trunk") == {i: losses(Path("shadowed"))[i] for i in range(34)}
     assert [sorted(made.readings) for made in found.branches] == [[0, 2, 4]] * len(rules)
 
@@ -231,7 +233,7 @@ def test_only_what_is_missing_is_trained(grown: Branching) -> None:
         trained.append(label)
         return quiet(label, iterations)
 
-    found = branch(ask("wider", rules=[*RULES, "zero"]), watch)
+    found = branch_as(ask("wider", rules=[*RULES, "zero"]), watch)
     assert trained == ["stage 2, zero"]
     assert found.branches[: len(RULES)] == grown.branches
 
@@ -241,8 +243,8 @@ def test_a_stopped_command_goes_on(grown: Branching) -> None:
         return interrupted(AT + 5 if label == "stage 2, checkfree" else -1)
 
     with pytest.raises(KeyboardInterrupt):
-        branch(ask("stopped"), watch)
-    assert branch(ask("stopped"), quiet).branches == grown.branches
+        branch_as(ask("stopped"), watch)
+    assert branch_as(ask("stopped"), quiet).branches == grown.branches
     for name in ("branches.csv", "branches.png"):
         assert Path("stopped", name).read_bytes() == Path("grown", name).read_bytes()
 
@@ -272,8 +274,10 @@ def halves(text: str) -> tuple[str, str]:
 
 
 def test_refusals_and_marks() -> None:
-    request = Request(Path("run"), AT, (1,), ("checkfree", "checkfree_plus"), (0,), out=Path("m"))
-    checkfree, plus = branch(request, quiet).branches
+    request = BranchRequest(
+        Path("run"), AT, (1,), ("checkfree", "checkfree_plus"), (0,), out=Path("m")
+    )
+    checkfree, plus = branch_as(request, quiet).branches
     assert checkfree.readings == {}
     assert "edge" in checkfree.reason
     assert (plus.mark, plus.made) == ("run not swap-trained", "partner copy of 2")
@@ -281,7 +285,7 @@ def test_refusals_and_marks() -> None:
 
 def test_a_swapped_run_stays_swapped() -> None:
     train("swapped", words=["recovery=checkfree_plus"])
-    found = branch(ask("swapped-b", run="swapped", rules=["redundant", "checkfree_plus"]), quiet)
+    found = branch_as(ask("swapped-b", run="swapped", rules=["redundant", "checkfree_plus"]), quiet)
     exact = of(found, "redundant")
     assert {exact.gap(steps, found.trunk) for steps in exact.readings} == {0.0}
     assert of(found, "checkfree_plus").mark == ""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from checkfree.config.load import Source, to_tree, to_yaml
+from checkfree.config.load import ConfigSource, to_tree, to_yaml
 from checkfree.core.records import (
     RECORDS,
     EndRecord,
@@ -35,7 +35,7 @@ def cells_of(
 ) -> dict[str, Cell]:
     """By place."""
     options = make_options({}, {"strategies": list(strategies), **more})
-    found = plan(base(Source("x", TREE, {}), words), options, folder)
+    found = plan(base(ConfigSource("x", TREE, {}), words), options, folder)
     return {cell.place: cell for cell in found}
 
 

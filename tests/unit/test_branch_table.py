@@ -21,7 +21,7 @@ from checkfree.recovery.redundant import Redundant
 from checkfree.report.branches import Branch, Branching, noise, render, rows, to_csv, to_tree
 from checkfree.report.branches_plot import draw_branches
 from checkfree.study.branching.request import (
-    Request,
+    BranchRequest,
     check_request,
     check_stages,
     lead_in,
@@ -171,9 +171,9 @@ def test_rules_that_are_none(rule: str, parts: tuple[str, ...]) -> None:
 )
 def test_requests_that_are_none(changes: dict[str, Any], option: str) -> None:
     base = {"run": Path("run"), "at": 3, "stages": (2,), "rules": ("copy",)}
-    check_request(Request(**base))
+    check_request(BranchRequest(**base))
     with pytest.raises(BadInput, match=option):
-        check_request(Request(**{**base, **changes}))
+        check_request(BranchRequest(**{**base, **changes}))
 
 
 def test_stages_that_a_run_has_not_got() -> None:

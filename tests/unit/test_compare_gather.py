@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 
+from checkfree.cli.report import study_table
 from checkfree.core.config import Config, FleetConfig
 from checkfree.core.cost import Priced
 from checkfree.core.errors import BadInput
 from checkfree.report.study.groups import book
 from checkfree.report.study.model import Study
+from checkfree.report.study.summary import summarize
 from checkfree.study.compact import write_compact
 from checkfree.study.folders import crash_path
 from checkfree.study.gather import gather, priced
 from checkfree.study.plan import Cell
 from checkfree.study.pricing import Prices, parse
-from checkfree.study.reporting import last_validation, report, table
+from checkfree.study.reporting import report
 from checkfree.study.single import name, rate
 from checkfree.study.study_file import Column, StudyFile, read_study, write_study
 from tests.unit.comparisons import cells_of, loss_at, records_of, write_run
@@ -237,11 +239,11 @@ def test_report_and_table(tmp_path: Path, cells: dict[str, Cell]) -> None:
     assert page == tmp_path / "new/report.html"
     assert page.is_file()
     assert study.target == 4.25
-    groups = {group.label: group for group in book(study).groups}
-    assert last_validation(groups["checkfree"]) is None
-    found = last_validation(groups["no_failure"])
+    rows = {row.group.label: row for row in summarize(book(study)).rows}
+    assert rows["checkfree"].last_validation is None
+    found = rows["no_failure"].last_validation
     assert found is not None and found.mean == pytest.approx(loss_at(6) + 0.1 + 0.5)
-    columns = [list(column.cells) for column in table(study).columns]
+    columns = [list(column.cells) for column in study_table(study).columns]
     assert columns[0] == ["no_failure", "checkfree"]
     assert columns[1] == ["none", "5 %/h"]
     assert columns[2] == ["2", "2"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from checkfree.config.load import Source, open_source
+from checkfree.config.load import ConfigSource, open_source
 from checkfree.core.errors import BadInput
 from checkfree.study.options import Options, check_names, make_options
 from checkfree.study.plan import Cell, base, labels, place, plan, slug
@@ -21,7 +21,7 @@ def cells(
     strategies: Sequence[str], words: Sequence[str] = (), tree: dict[str, Any] = TREE, **more: Any
 ) -> tuple[Cell, ...]:
     options = make_options({}, {"strategies": list(strategies), **more})
-    return plan(base(Source("x", tree, {}), words), options, Path("out"))
+    return plan(base(ConfigSource("x", tree, {}), words), options, Path("out"))
 
 
 def only(found: Sequence[Cell], label: str, number: int = 0) -> Cell:
@@ -89,7 +89,7 @@ def test_a_file_s_own_section_is_no_part_of_its_runs(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("iterations: 3\nfailures: none\ncompare: {seeds: 2}\n")
     source = open_source(file)
-    assert source == Source(
+    assert source == ConfigSource(
         "mine", {"iterations": 3, "failures": {"scenario": "none"}}, {"seeds": 2}
     )
 
@@ -121,7 +121,7 @@ def test_the_reference_comes_first_whether_named_or_not() -> None:
 
 
 def test_a_plan_takes_no_torch() -> None:
-    rooms = [f"checkfree.study.{name}" for name in ("options", "plan", "study_file", "tail")]
+    rooms = [f"checkfree.study.{name}" for name in ("options", "plan", "study_file")]
     assert failed_without_torch(rooms) == {}
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from checkfree.cli.compare_display import CompareDisplay, RunProgress
 from checkfree.config.load import load
 from checkfree.core.errors import RunFailed
 from checkfree.core.records import RECORDS
-from checkfree.study.folders import Standing, State, crash_path, standing
+from checkfree.study.folders import CellStanding, State, crash_path, standing
 from checkfree.study.plan import Cell
 from checkfree.study.pool import Ended, slots
-from checkfree.study.progress import Show
 from checkfree.study.reuse import reused_runs
-from checkfree.study.tail import Tail
+from checkfree.study.watcher import Watcher
 from checkfree.study.work import REFUSED, Work
 from tests.unit.comparisons import Lines, cells_of, config_record, records_of, write_run
 
@@ -65,8 +65,9 @@ def work(
         lambda *_: None,
     )
     pool, text = FakePool(cells, child), io.StringIO()
-    with Show(Console(file=text, width=200), len(cells), 0, made.iterations) as show:
-        made.run(pool, show)  # type: ignore[arg-type]
+    with CompareDisplay(Console(file=text, width=200)) as shown:
+        shown.begin(len(cells), 0, made.iterations)
+        made.run(pool, shown)  # type: ignore[arg-type]
     return made, pool, text.getvalue()
 
 
@@ -212,25 +213,25 @@ def test_slots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert [s["CUDA_VISIBLE_DEVICES"] for s in made(None, ("cuda", "cuda:1"))] == ["4", "5"]
 
 
-def test_a_tail_reads_what_is_new_and_starts_over_where_a_run_did(tmp_path: Path) -> None:
+def test_progress_reads_what_is_new_and_starts_over_where_a_run_did(tmp_path: Path) -> None:
     cell = cells_of(tmp_path, ["none"])["none/seed-0"]
-    tail = Tail(cell.folder)
-    tail.update()
-    assert tail.loss is None
+    run = RunProgress(cell.folder)
+    run.update()
+    assert run.loss is None
     failure = {"kind": "failure", "iteration": 1, "tick": 1}
     step = {"kind": "iteration", "iteration": 1, "loss": 2.5}
     folder = write_run(cell, [config_record(cell), failure, step])
     with open(folder / RECORDS, "a") as file:
         file.write('{"kind": "iteration", "iter')
         file.flush()
-        tail.update()
-        assert (tail.iteration, tail.loss, tail.failures) == (2, 2.5, 1)
+        run.update()
+        assert (run.iteration, run.loss, run.failures) == (2, 2.5, 1)
         file.write('ation": 2, "loss": 2.25}\n')
-    tail.update()
-    assert (tail.iteration, tail.loss, tail.failures) == (3, 2.25, 1)
+    run.update()
+    assert (run.iteration, run.loss, run.failures) == (3, 2.25, 1)
     replace(folder, [config_record(cell)])
-    tail.update()
-    assert (tail.iteration, tail.loss, tail.failures) == (0, None, 0)
+    run.update()
+    assert (run.iteration, run.loss, run.failures) == (0, None, 0)
 
 
 def replace(folder: Path, records: Lines) -> None:
@@ -242,10 +243,9 @@ def replace(folder: Path, records: Lines) -> None:
 
 def test_standings_are_kept_up_to_date(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, ["checkfree"])
-    found = {place: Standing(State.NEW) for place in cells}
+    found = {place: CellStanding(State.NEW) for place in cells}
     heard = []
     made = Work(list(cells.values()), found, {}, lambda cell, records: heard.append(cell.place))
-    with Show(Console(file=io.StringIO()), 2, 0, 12) as show:
-        made.run(FakePool(cells, trains), show)  # type: ignore[arg-type]
+    made.run(FakePool(cells, trains), Watcher())  # type: ignore[arg-type]
     assert heard == list(cells)
     assert {standing.state for standing in found.values()} == {State.DONE}

@@ -15,8 +15,8 @@ from checkfree.config.load import load, to_yaml
 from checkfree.config.parts import named, origins, running
 from checkfree.core.errors import BadInput
 from checkfree.core.records import of_kind
-from checkfree.session.verify import recording, verify
-from checkfree.simulate.fleet import fleet_of
+from checkfree.session.verify import verify
+from checkfree.simulator.fleet import fleet_of
 from tests.unit.outside import install, module
 
 MODULE = '''
@@ -25,7 +25,7 @@ from checkfree.data.documents import Corpus, Document
 from checkfree.failures import Failure
 from checkfree.models import llama
 from checkfree.pipeline import gpipe
-from checkfree.simulate.fleet import FLEETS
+from checkfree.simulator.fleet import FLEETS
 
 def all_forwards_first(routes):
     return gpipe(routes)
@@ -101,7 +101,7 @@ def test_a_run_of_them_trains_resumes_and_verifies(mine: Path) -> None:
     assert fleet_of(config.fleet).detection == 0.25
     allow = ["parts_of_mine"]
     assert checkfree.resume(run.folder, allow=allow).losses == run.losses
-    assert not verify(recording(run.folder, allow)).difference
+    assert not verify(run.folder, allow=allow).difference
 
 
 def checkfree_parameters(mine: Path) -> int:
@@ -137,7 +137,7 @@ def test_installed_ones_may_run(installed: Path) -> None:
     assert len(of_kind(run.records, "failure")) == 2
     versions = of_kind(run.records, "config")[0]["versions"]
     assert versions["package parts_of_mine"].startswith("parts-of-mine 0.3 ")
-    assert not verify(recording(run.folder)).difference
+    assert not verify(run.folder).difference
 
 
 def test_what_is_ours_names_nobody() -> None:

@@ -15,7 +15,7 @@ from checkfree.cli import main
 from checkfree.config.load import load
 from checkfree.core.errors import BadInput
 from checkfree.session.profile import Measured, _slope, profile
-from checkfree.simulate.profile import PartSeconds, Profile, parse_profile, read_profile
+from checkfree.simulator.profile import PartSeconds, Profile, parse_profile, read_profile
 from tests.process.command import prepare
 
 PART = {"forward": 1e-3, "backward": 2e-3, "shadow": 9e-4}

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address, Recipe, Source
 from checkfree.core.records import (
     RECORDS,
@@ -167,13 +168,13 @@ def test_a_line_cut_within_a_letter_is_left_out(tmp_path: Path) -> None:
 def test_any_other_line_that_is_no_record_is_refused(tmp_path: Path, bad: str) -> None:
     good = dumps(STEP)
     path = written(tmp_path, f"{good}\n{bad}\n{good}\n")
-    with pytest.raises(ValueError, match=rf"{RECORDS}:2 is no record") as refused:
+    with pytest.raises(BadInput, match=rf"{RECORDS}:2 is no record") as refused:
         read(path)
     assert "\n" not in str(refused.value)
 
 
 def test_a_last_line_that_was_written_whole_is_not_cut_short(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"{RECORDS}:2 is no record"):
+    with pytest.raises(BadInput, match=rf"{RECORDS}:2 is no record"):
         read(written(tmp_path, dumps(STEP) + "\n{\n"))
 
 

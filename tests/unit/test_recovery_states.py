@@ -16,9 +16,9 @@ from checkfree.core.ops import STORE, Address, Source
 from checkfree.messages.tensors import StageState
 from checkfree.recovery.average import (
     Inexact,
+    average_states,
     gradient_weights,
     mean_norms,
-    merge,
     normalised,
     weighted_average,
 )
@@ -175,7 +175,7 @@ def test_sources_stay_as_they_were() -> None:
 
 
 def test_a_copy_shares_nothing_with_its_source() -> None:
-    copied = merge([BEFORE], (1.0,), Inexact(optimizer="average"))
+    copied = average_states([BEFORE], (1.0,), Inexact(optimizer="average"))
     pointers = {value.data_ptr() for _, value in BEFORE.tensors()}
     assert not pointers & {value.data_ptr() for _, value in copied.tensors()}
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from checkfree.report.loss_marks import (
     Jump,
-    Line,
+    StyledLine,
     iteration_at,
     jumps,
     labels,
@@ -59,7 +59,7 @@ def test_smoothing_is_centred_and_passes_over_holes() -> None:
 
 
 def test_smoothing_stops_at_rollbacks() -> None:
-    shown = Line((0, 1, 2, 3, 4, 5), (1.0, 1.0, 1.0, 9.0, 9.0, 9.0))
+    shown = StyledLine((0, 1, 2, 3, 4, 5), (1.0, 1.0, 1.0, 9.0, 9.0, 9.0))
     assert smooth_line(shown, 5, [3.0]) == shown
     assert smooth_line(shown, 5, []) != shown
 

@@ -28,7 +28,7 @@ from checkfree.report.study.recovery_stats import cures
 from checkfree.report.study.run_series import AXES, run_of
 from checkfree.report.study.seed_means import POINTS, gap_curve, kept, mean_curve
 from checkfree.report.study.style import looks
-from checkfree.report.study.summary import Row, summarize
+from checkfree.report.study.summary import SummaryRow, summarize
 from checkfree.report.study.tables import extra_sent, interval, sent_per_iteration
 from checkfree.report.study.traces import numbers, wrapped
 from checkfree.report.study.write import write_report
@@ -54,7 +54,7 @@ def study(*entries: Entry, **more: Any) -> Study:
     return Study("a study", entries, **more)
 
 
-def rows(*entries: Entry, **more: Any) -> dict[str, Row]:
+def rows(*entries: Entry, **more: Any) -> dict[str, SummaryRow]:
     return {row.group.label: row for row in summarize(book(study(*entries, **more))).rows}
 
 

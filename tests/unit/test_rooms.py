@@ -37,10 +37,10 @@ ROOMS = (
     "checkfree.report",
     "checkfree.pipeline.routes",
     "checkfree.pipeline",
-    "checkfree.simulate",
+    "checkfree.simulator",
     "checkfree.core.units",
 )
-WHOLE = ("failures", "lead", "report", "schedule", "simulate")
+WHOLE = ("failures", "lead", "pipeline", "report", "simulator")
 """Packages of which every module counts, also those that are yet to come."""
 
 WITHOUT_TORCH = """

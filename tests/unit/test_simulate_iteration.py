@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from checkfree.core.ops import Address, Mirror, Route
 from checkfree.pipeline import gpipe, makespan, one_f_one_b
 from checkfree.pipeline.routes import in_order
-from checkfree.simulate.fleet import Fleet, Link
-from checkfree.simulate.iteration import Lines, price_iteration
-from checkfree.simulate.sizes import Pace, Part, Sizes
+from checkfree.simulator.fleet import Fleet, Link
+from checkfree.simulator.iteration import NetworkLines, price_iteration
+from checkfree.simulator.sizes import ComputePace, Sizes, StagePart
 
-BODY = Part(forward=1.0, backward=2.0, shadow=1.0)
-NOTHING = Part(0.0, 0.0, 0.0)
+BODY = StagePart(forward=1.0, backward=2.0, shadow=1.0)
+NOTHING = StagePart(0.0, 0.0, 0.0)
 
 
 def fleet(link: Link, **changes: object) -> Fleet:
@@ -29,8 +29,8 @@ def sizes(stages: int, activation: int = 0, params: int = 0) -> Sizes:
     return Sizes("test", activation, activation, same, none, none, 0.0, 0.0, 0.0)
 
 
-def pace(stages: int, step: float = 0.0, overhead: float = 0.0) -> Pace:
-    return Pace(NOTHING, BODY, NOTHING, (step,) * (stages + 1), overhead)
+def pace(stages: int, step: float = 0.0, overhead: float = 0.0) -> ComputePace:
+    return ComputePace(NOTHING, BODY, NOTHING, (step,) * (stages + 1), overhead)
 
 
 def routes(stages: int, microbatches: int, replicas: int = 1) -> tuple[Route, ...]:
@@ -66,10 +66,10 @@ def test_a_shared_uplink_makes_all_sends_of_a_node_queue() -> None:
     apart, shared = fleet(Link(0.0, 10.0)), fleet(Link(0.0, 10.0), shared_uplink=True)
     one, two, three = Address(1), Address(2), Address(3)
     for used, last in ((apart, 2.0), (shared, 4.0)):
-        lines = Lines(used)
+        lines = NetworkLines(used)
         lines.send(0.0, one, two, 20)
         assert lines.send(0.0, one, three, 20) == last
-    assert Lines(shared).send(3.0, one, one, 20) == 3.0, "what stays at home takes no line"
+    assert NetworkLines(shared).send(3.0, one, one, 20) == 3.0, "what stays at home takes no line"
 
 
 def test_replicas_send_each_other_their_gradients() -> None:

@@ -16,8 +16,8 @@ from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address
 from checkfree.failures import arrivals, poisson_rate_per_hour
 from checkfree.session.rehearsal import rehearse
-from checkfree.simulate.failure_schedule import ClockStrikes, TickStrikes
-from checkfree.simulate.fleet import FLEETS, fleet_of
+from checkfree.simulator.failure_schedule import ClockStrikes, TickStrikes
+from checkfree.simulator.fleet import FLEETS, fleet_of
 
 
 def clock(first: int = 0, **times: list[float]) -> ClockStrikes:

@@ -21,7 +21,7 @@ from checkfree.recovery.registry import spec_of
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.session.sizes import recovery_of
 from checkfree.session.swarm.release import offered, release
-from checkfree.session.verify import recording, verify
+from checkfree.session.verify import verify
 from tests.contract.small import small, text, trace
 from tests.unit.outside import install, module
 
@@ -95,8 +95,8 @@ def test_it_trains_resumes_and_verifies(rules: Path) -> None:
         checkfree.resume(run.folder)
     assert checkfree.resume(run.folder, allow=["rules_of_mine"]).losses == run.losses
     with pytest.raises(BadInput, match="--allow rules_of_mine"):
-        verify(recording(run.folder))
-    assert not verify(recording(run.folder, ["rules_of_mine"])).difference
+        verify(run.folder)
+    assert not verify(run.folder, allow=["rules_of_mine"]).difference
 
 
 def test_commands_ask_for_leave(rules: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +178,7 @@ def test_an_installed_one_may_run_and_is_told_of(installed: Path) -> None:
     run = checkfree.train(config(installed, "next_stage(by=0.5)"))
     assert run.status == "done", run.reason
     assert checkfree.resume(run.folder).losses == run.losses
-    assert not verify(recording(run.folder)).difference
+    assert not verify(run.folder).difference
     began = of_kind(run.records, "config")[0]
     assert began["config"]["recovery"]["name"] == "next_stage"
     assert began["versions"]["package rules_of_mine"].startswith("rules-of-mine 1.2 ")

@@ -35,7 +35,7 @@ from checkfree.runtime.swarm.joining.records import (
     LONGEST_TTL,
     TTL,
     BadRecord,
-    Membership,
+    MemberRecord,
     check,
     newest_lead,
     run_key,
@@ -244,8 +244,8 @@ def test_who_is_refused(change: dict[str, Any], known: bool, why: str) -> None:
 # --- records -------------------------------------------------------------------------------------
 
 
-def member(seat: Address = LEAD, life: int = 0, expires: float = 100 + TTL) -> Membership:
-    return Membership(run_key(SECRET), Peer(seat, life, ID, ("/ip4/192.0.2.1/tcp/9",)), expires)
+def member(seat: Address = LEAD, life: int = 0, expires: float = 100 + TTL) -> MemberRecord:
+    return MemberRecord(run_key(SECRET), Peer(seat, life, ID, ("/ip4/192.0.2.1/tcp/9",)), expires)
 
 
 def test_a_record_reads_back() -> None:
@@ -260,7 +260,7 @@ def test_a_record_reads_back() -> None:
         (sign(member(), SECRET).replace(b"192", b"193"), "forged"),
         (sign(member(expires=99.0), SECRET), "expired"),
         (sign(member(expires=101 + LONGEST_TTL), SECRET), "expired"),
-        (sign(Membership("another", member().peer, 110.0), SECRET), "of another run"),
+        (sign(MemberRecord("another", member().peer, 110.0), SECRET), "of another run"),
         (json.dumps([json.dumps({"run": 1}), ""]).encode(), "malformed"),
         (b"[" * 9000, "malformed"),
         (b"[" * 5000, "malformed"),

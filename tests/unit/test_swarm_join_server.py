@@ -27,8 +27,8 @@ from checkfree.messages import codec
 from checkfree.messages.control import Commit, Message, StateRequest, Ticket
 from checkfree.runtime.swarm.joining.discovery import _Signed
 from checkfree.runtime.swarm.joining.handshake import application, hear, is_proven, signed
-from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, Terms
-from checkfree.runtime.swarm.joining.records import Membership, run_key, sign
+from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, JoinTerms
+from checkfree.runtime.swarm.joining.records import MemberRecord, run_key, sign
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.presence.peer_table import PeerTable
 from checkfree.runtime.swarm.transport.frames import (
@@ -97,7 +97,7 @@ def apply(*frames: bytes) -> tuple[list[dict[str, Any]], list[str], Mapping[str,
         lead_state, line, theirs = LeadState(), Line(), asyncio.StreamReader()
         theirs.feed_data(b"".join(frames))
         theirs.feed_eof()
-        terms = Terms(SECRET, 1.0, RELEASE, lambda: {"config": {}})
+        terms = JoinTerms(SECRET, 1.0, RELEASE, lambda: {"config": {}})
         await JoinSessions(lead_state, terms)._serve("joiner", theirs, line)  # type: ignore[arg-type]
         line.close()
         told = []
@@ -238,7 +238,7 @@ def test_how_many_seats_a_node_takes(run: dict[str, Any], monkeypatch: pytest.Mo
 
 def test_records_that_prove_nothing_are_counted() -> None:
     refused: Counter[str] = Counter()
-    member = Membership(run_key(SECRET), peer(ONE), 100.0)
+    member = MemberRecord(run_key(SECRET), peer(ONE), 100.0)
     for value in (sign(member, OTHER), b"rubbish", sign(member, SECRET)):
         record = DHTRecord(b"key", b"", MSGPackSerializer.dumps(value), 100.0)
         _Signed(SECRET, refused).validate(record)

@@ -11,32 +11,32 @@ from hypothesis import strategies as st
 
 from checkfree.core.errors import BadInput
 from checkfree.core.ops import LEAD, Address
-from checkfree.runtime.swarm.transport.links import FILE, Line, Link, Links, asked
+from checkfree.runtime.swarm.transport.links import FILE, EmulatedLine, EmulatedLink, Links, asked
 
 A, B, C = Address(1), Address(2), Address(2, 1)
 
 
 def test_a_message_leaves_at_its_bandwidth_and_arrives_a_latency_later() -> None:
-    passage = Line(Link(latency=0.5, bandwidth=10.0)).enter(now=100.0, count=20)
+    passage = EmulatedLine(EmulatedLink(latency=0.5, bandwidth=10.0)).enter(now=100.0, count=20)
     assert passage.due(20) == 102.5
     assert passage.due(5) == 101.0, "its first quarter is there before the rest has left"
 
 
 def test_messages_follow_each_other_and_pay_the_latency_once() -> None:
-    line = Line(Link(latency=3.0, bandwidth=10.0))
+    line = EmulatedLine(EmulatedLink(latency=3.0, bandwidth=10.0))
     arrivals = [line.enter(now=0.0, count=10).due(10) for _ in range(3)]
     assert arrivals == [4.0, 5.0, 6.0]
 
 
 def test_an_idle_line_begins_at_once() -> None:
-    line = Line(Link(latency=1.0, bandwidth=10.0))
+    line = EmulatedLine(EmulatedLink(latency=1.0, bandwidth=10.0))
     line.enter(now=0.0, count=10)
     assert line.enter(now=50.0, count=10).begins == 50.0
 
 
 def test_latency_alone_and_bandwidth_alone() -> None:
-    assert Line(Link(latency=0.25)).enter(1.0, 10**9).due(10**9) == 1.25
-    assert Line(Link(bandwidth=4.0)).enter(1.0, 2).due(2) == 1.5
+    assert EmulatedLine(EmulatedLink(latency=0.25)).enter(1.0, 10**9).due(10**9) == 1.25
+    assert EmulatedLine(EmulatedLink(bandwidth=4.0)).enter(1.0, 2).due(2) == 1.5
 
 
 @given(
@@ -48,7 +48,7 @@ def test_latency_alone_and_bandwidth_alone() -> None:
 def test_nothing_overtakes_and_nothing_is_too_fast(
     sends: list[tuple[float, int]], latency: float, bandwidth: float
 ) -> None:
-    line, now, last, total = Line(Link(latency, bandwidth)), 0.0, -math.inf, 0
+    line, now, last, total = EmulatedLine(EmulatedLink(latency, bandwidth)), 0.0, -math.inf, 0
     for wait, count in sends:
         now += wait
         total += count
@@ -70,7 +70,9 @@ def test_nothing_overtakes_and_nothing_is_too_fast(
     ],
 )
 def test_a_link_is_read(text: str, latency: float, bandwidth: float) -> None:
-    assert Link.parse(text) == Link(pytest.approx(latency), pytest.approx(bandwidth))
+    assert EmulatedLink.parse(text) == EmulatedLink(
+        pytest.approx(latency), pytest.approx(bandwidth)
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_a_link_is_read(text: str, latency: float, bandwidth: float) -> None:
 )
 def test_what_is_no_link_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match=r"as in latency=40ms,bandwidth=100Mb$") as caught:
-        Link.parse(text)
+        EmulatedLink.parse(text)
     assert "\n" not in str(caught.value)
 
 

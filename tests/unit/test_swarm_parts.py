@@ -13,10 +13,10 @@ from checkfree.core.errors import BadInput
 from checkfree.core.ops import LEAD, Address
 from checkfree.core.records import EndRecord, Record, ResumeRecord, dumps
 from checkfree.messages.control import Due, Joined, Lost, Message, Struck
+from checkfree.messages.recorded import read_record
 from checkfree.runtime.swarm.faults import RealFaults
 from checkfree.runtime.swarm.presence.liveness import RETURN, FailureDetector, wait_for_return
 from checkfree.runtime.swarm.presence.peer_table import NO_SHOWS, PeerTable
-from checkfree.runtime.swarm.processes.tail import Tail
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.transport.frames import (
     PROTOCOL,
@@ -26,6 +26,7 @@ from checkfree.runtime.swarm.transport.frames import (
     hello,
     read_notice,
 )
+from checkfree.runtime.tail import Tail
 
 ONE, TWO = Address(1), Address(2)
 SECRET = b"secret"
@@ -226,7 +227,10 @@ def test_a_long_name_gets_short_sockets(tmp_path: Path) -> None:
 
 def test_records_are_handed_on_once_and_whole(tmp_path: Path) -> None:
     seen: list[Record] = []
-    tail, path = Tail(tmp_path, seen.append), tmp_path / "records.jsonl"
+    tail, path = (
+        Tail(tmp_path, lambda record: seen.append(read_record(record))),
+        tmp_path / "records.jsonl",
+    )
     one, two = ResumeRecord(3, 4), EndRecord("done", 1, 1, recoveries=[])
     tail()
     first, second = (dumps(record).encode() + b"\n" for record in (one, two))

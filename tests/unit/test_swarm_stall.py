@@ -11,7 +11,7 @@ from checkfree.messages.control import Ticket
 from checkfree.runtime.swarm.presence.stall import (
     Activity,
     Baselines,
-    Pace,
+    IterationTimer,
     find_stall,
     render_deadlines,
 )
@@ -130,7 +130,7 @@ def test_one_message_after_the_other_is_no_standing_still() -> None:
 
 
 def test_the_deadline_follows_the_median_iteration() -> None:
-    pace = Pace(1.5)
+    pace = IterationTimer(1.5)
     assert pace.deadline is None
     for seconds in (30.0, 0.2, 0.1, 0.3):  # the first is no measure
         pace.measured(seconds)

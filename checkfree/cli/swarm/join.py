@@ -107,7 +107,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from checkfree.session.swarm.fork_server import cannot_import
 
     try:
-        from checkfree.session.swarm.member import Entry, StartAgain, Wishes, join
+        from checkfree.session.swarm.member import JoinOptions, StartAgain, Wishes, join
     except ImportError as error:
         raise BadInput(cannot_import(error)) from None
 
@@ -117,7 +117,7 @@ def _run(arguments: argparse.Namespace) -> int:
     wishes = replace(wishes, host=host, zone=zone)
     with joiner_workdir_for(secret) as workdir:
         times = arguments.retry, arguments.notice_seconds
-        entry = Entry(
+        entry = JoinOptions(
             place, secret, listen, *times, arguments.notice, tuple(sorted(arguments.allow))
         )
         try:

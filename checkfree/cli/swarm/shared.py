@@ -75,7 +75,7 @@ def check_daemon(path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Run:
+class SwarmRun:
     """What is to be led: its folder, its configuration, and whether it goes on."""
 
     path: Path
@@ -83,7 +83,7 @@ class Run:
     resume: bool
 
 
-def run_of(arguments: argparse.Namespace, action: str) -> Run | None:
+def run_of(arguments: argparse.Namespace, action: str) -> SwarmRun | None:
     """The run of the command line; None: it is done already. Raises BadInput."""
     from checkfree.config.load import load
     from checkfree.runtime import folder as folders
@@ -95,14 +95,14 @@ def run_of(arguments: argparse.Namespace, action: str) -> Run | None:
                 f"give a CONFIG, as in: checkfree swarm {action} configs/demo.yaml; or --resume RUN"
             )
         config = load(arguments.config, arguments.words, arguments.allow)
-        return Run(Path(config.out), config, False)
+        return SwarmRun(Path(config.out), config, False)
     if arguments.config is not None:
         raise BadInput("--resume RUN takes no other argument: the run knows its configuration")
     path = folders.existing(arguments.resume)
     if folders.finished(path):
         print(f"{path} is done: nothing to resume")
         return None
-    return Run(path, load(path / folders.CONFIG, allow=arguments.allow), True)
+    return SwarmRun(path, load(path / folders.CONFIG, allow=arguments.allow), True)
 
 
 def named(path: Path, arguments: argparse.Namespace) -> None:
@@ -118,7 +118,7 @@ Told = Callable[[Mapping[str, Any]], None]
 
 def launch(
     arguments: argparse.Namespace,
-    run: Run,
+    run: SwarmRun,
     action: str,
     more: Mapping[str, Any],
     told: Callable[[Workdir], Told],
@@ -129,10 +129,11 @@ def launch(
     from checkfree.config.load import to_tree
     from checkfree.config.parts import named as from_outside
     from checkfree.config.parts import running
+    from checkfree.messages.recorded import read_record
     from checkfree.runtime.swarm.processes.fork_server_client import fork_server_command
     from checkfree.runtime.swarm.processes.launcher import Launcher
-    from checkfree.runtime.swarm.processes.tail import Tail
     from checkfree.runtime.swarm.processes.workdir import Workdir
+    from checkfree.runtime.tail import Tail
 
     workdir = Workdir.of(run.path)
     named(workdir.path, arguments)
@@ -155,7 +156,7 @@ def launch(
             workdir,
             fork_server_command(FORK_SERVER),
             order,
-            tail=Tail(run.path, display, run.resume),
+            tail=Tail(run.path, lambda record: display(read_record(record)), from_end=run.resume),
             chaos=arguments.chaos,
             told=_telling_deadlines(arguments, told(workdir)),
         )

@@ -62,10 +62,10 @@ def _asked_elsewhere(arguments: argparse.Namespace) -> Mapping[str, Any]:
     os.environ.pop(TOKEN_VARIABLE, None)
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
     from checkfree.runtime.swarm.joining.joiner_workdir import joiner_workdir_for
-    from checkfree.session.swarm.member import Entry, status
+    from checkfree.session.swarm.member import JoinOptions, status
 
     with joiner_workdir_for(secret) as workdir:
-        return status(workdir, Entry(place, secret, listen_address("0.0.0.0", 0)))
+        return status(workdir, JoinOptions(place, secret, listen_address("0.0.0.0", 0)))
 
 
 def _run(arguments: argparse.Namespace) -> int:

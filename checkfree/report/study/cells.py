@@ -21,7 +21,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A value, and smaller ``below`` it what to know about it. ``bad``: it tells of something that
     went wrong; ``code``: as it is typed; ``text``: words, which stand to the left."""
 
@@ -34,7 +34,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Lines:
+class CellLines:
     """A cell of several lines of text, each with a note behind it, or ""."""
 
     kind: ClassVar[str] = "lines"
@@ -49,7 +49,7 @@ class TableRow:
 
     kind: ClassVar[str] = "row"
     head: Head
-    cells: tuple[Cell | Lines, ...]
+    cells: tuple[TableCell | CellLines, ...]
 
 
 @dataclass(frozen=True)

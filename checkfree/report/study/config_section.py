@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkfree.core.records import of_kind
-from checkfree.report.study.cells import NOTHING, Cell, Head, Lines, Table, TableRow
+from checkfree.report.study.cells import NOTHING, CellLines, Head, Table, TableCell, TableRow
 from checkfree.report.study.groups import Book, Group, config_of, rate_name
-from checkfree.report.study.run_series import Run
+from checkfree.report.study.run_series import RunSeries
 
 _OWN = ("seed", "out", "failures.seed")
 """Keys that tell seeds apart, not strategies."""
@@ -77,9 +77,9 @@ def _title(book: Book, group: Group) -> Head:
     return Head(group.label, (rate,))
 
 
-def _value(group: Group, config: Mapping[str, str], key: str, book: Book) -> Cell:
+def _value(group: Group, config: Mapping[str, str], key: str, book: Book) -> TableCell:
     odd = key == "failures.stages" and group.label in book.may_fail
-    return Cell(config.get(key, NOTHING), bad=odd, text=True)
+    return TableCell(config.get(key, NOTHING), bad=odd, text=True)
 
 
 def _whole(
@@ -99,19 +99,20 @@ def _whole(
 def versions(book: Book) -> Table | None:
     """Versions, machine and data; several lines a fact where runs differ."""
     runs = [run for group in book.groups for run in group.runs]
-    facts: dict[str, dict[str, list[Run]]] = {}
+    facts: dict[str, dict[str, list[RunSeries]]] = {}
     for run in runs:
         for key, value in _facts(run).items():
             facts.setdefault(key, {}).setdefault(value, []).append(run)
     rows = (
-        TableRow(Head(key), (Lines(_shared(values, len(runs))),)) for key, values in facts.items()
+        TableRow(Head(key), (CellLines(_shared(values, len(runs))),))
+        for key, values in facts.items()
     )
     if not facts:
         return None
     return Table(("What", "Value"), tuple(rows), "Versions and data", frozenset(["Value"]))
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: RunSeries) -> dict[str, str]:
     records = of_kind(run.entry.records, "config")
     first = records[0] if records else {}
     versions, data = flat(first.get("versions") or {}), flat(first.get("data") or {})
@@ -127,7 +128,7 @@ def _facts(run: Run) -> dict[str, str]:
     return found
 
 
-def _shared(values: Mapping[str, Sequence[Run]], count: int) -> tuple[tuple[str, str], ...]:
+def _shared(values: Mapping[str, Sequence[RunSeries]], count: int) -> tuple[tuple[str, str], ...]:
     if len(values) == 1 and len(next(iter(values.values()))) == count:
         return tuple((value, "") for value in values)
     return tuple((value, f"{len(runs)} of {count} runs") for value, runs in values.items())

@@ -12,8 +12,8 @@ from checkfree.core.records import of_kind
 from checkfree.report.study.groups import Book
 from checkfree.report.study.interval import Estimate, estimate
 from checkfree.report.study.recovery_stats import recoveries_of
-from checkfree.report.study.run_series import Run, Track
-from checkfree.report.study.summary import Row, Summary
+from checkfree.report.study.run_series import RunSeries, Track
+from checkfree.report.study.summary import Summary, SummaryRow
 
 Cells = Sequence[object]
 
@@ -59,7 +59,7 @@ def _field(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _summary(row: Row, summary: Summary) -> Cells:
+def _summary(row: SummaryRow, summary: Summary) -> Cells:
     group, lost = row.group, row.group.lost
     reached = [(float(at.iteration), float(at.tick), at.hours) for at in row.reached]
     means = [estimate(values) for values in zip(*reached, strict=True)] or [None] * 3
@@ -78,7 +78,7 @@ def _estimate(found: Estimate | None) -> Cells:
     return (found.mean, found.half, found.deviation) if found else (None, None, None)
 
 
-def _curve(run: Run) -> Iterator[Cells]:
+def _curve(run: RunSeries) -> Iterator[Cells]:
     """A line a tick that has a loss, in the order in which it happened."""
     training, validation = _by_tick(run.training), _by_tick(run.validation)
     entry = run.entry
@@ -106,7 +106,7 @@ def _clock(track: Track, axis: str, place: int) -> float:
     return float(track.clocks[axis][place]) if axis in track.clocks else math.nan
 
 
-def _cures(run: Run) -> Iterator[Cells]:
+def _cures(run: RunSeries) -> Iterator[Cells]:
     """A line a repair; and one for what was never repaired, with why."""
     entry = run.entry
     records = of_kind(entry.records, "recovery")
@@ -127,7 +127,7 @@ def _cures(run: Run) -> Iterator[Cells]:
         )  # fmt: skip
 
 
-def _ledger(run: Run) -> Iterator[Cells]:
+def _ledger(run: RunSeries) -> Iterator[Cells]:
     entry = run.entry
     if entry.priced is None:
         return

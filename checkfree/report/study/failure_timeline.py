@@ -8,7 +8,7 @@ from typing import Any
 from checkfree.core.records import of_kind
 from checkfree.report.loss_marks import finite, replayed
 from checkfree.report.study.groups import Book, config_of
-from checkfree.report.study.run_series import Run
+from checkfree.report.study.run_series import RunSeries
 from checkfree.report.study.style import GREY, PALE
 from checkfree.report.study.summary import lost_stages
 from checkfree.report.study.traces import FONT, Trace, layout, plain, wrapped
@@ -51,7 +51,7 @@ def legend(book: Book) -> list[tuple[str, str, str]]:
     return [(rule, mark["symbol"], mark["color"]) for rule, mark in rules.items()]
 
 
-def _rules(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
+def _rules(runs: Iterable[RunSeries]) -> dict[str, dict[str, str]]:
     names: dict[str, None] = {}
     unsaved = False
     for run in runs:
@@ -66,7 +66,7 @@ def _rules(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
     return marks | ({_UNSAVED_NAME: _UNSAVED} if unsaved else {})
 
 
-def _events(run: Run) -> list[tuple[int, int, str, str]]:
+def _events(run: RunSeries) -> list[tuple[int, int, str, str]]:
     """Tick, stage, rule and what to tell of each lost stage, in order.
 
     A repair ends what was lost since the repair before it.
@@ -125,7 +125,7 @@ def _sources(rebuild: Mapping[str, Any]) -> str:
     return f" from {', '.join(named)}" if named else ""
 
 
-def _panel(lanes: Sequence[Run], rules: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _panel(lanes: Sequence[RunSeries], rules: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     stages = [_stages(run) for run in lanes]
     heights = [_LANE + _STAGE * count for count in stages]
     total = sum(heights)
@@ -149,7 +149,7 @@ def _panel(lanes: Sequence[Run], rules: Mapping[str, Mapping[str, str]]) -> dict
     return {"traces": traces, "layout": shown}
 
 
-def _stages(run: Run) -> int:
+def _stages(run: RunSeries) -> int:
     """How many there are, stage 0 among them."""
     stages = config_of(run.entry).get("stages")
     seen = [stage for _, stage, _, _ in _events(run)]
@@ -174,7 +174,7 @@ def _stage_axis(like: Mapping[str, Any], count: int, low: float, high: float) ->
     }
 
 
-def _title(run: Run, at: float) -> dict[str, Any]:
+def _title(run: RunSeries, at: float) -> dict[str, Any]:
     lost = lost_stages(run)
     word = f"{lost} lost" + ("" if run.saved else f", ended at {run.end}")
     return {
@@ -190,7 +190,7 @@ def _title(run: Run, at: float) -> dict[str, Any]:
     }
 
 
-def _background(run: Run, number: str, count: int) -> list[dict[str, Any]]:
+def _background(run: RunSeries, number: str, count: int) -> list[dict[str, Any]]:
     """What was trained again in grey, and where the run ended as a line."""
     again = {"type": "rect", "fillcolor": PALE, "line": {"width": 0}, "layer": "below"}
     where = {"xref": "x", "yref": f"y{number}", "y0": -0.6, "y1": count - 0.4}
@@ -202,7 +202,7 @@ def _background(run: Run, number: str, count: int) -> list[dict[str, Any]]:
     return [*shapes, {**line, **where, "x0": run.ticks, "x1": run.ticks}]
 
 
-def _marks(run: Run, number: str, rules: Mapping[str, Mapping[str, str]]) -> list[Trace]:
+def _marks(run: RunSeries, number: str, rules: Mapping[str, Mapping[str, str]]) -> list[Trace]:
     events = _events(run)
     found = []
     for rule in dict.fromkeys(rule for _, _, rule, _ in events):

@@ -10,7 +10,7 @@ from typing import Any
 
 from checkfree.core.records import of_kind
 from checkfree.report.study.model import REFERENCE, Entry, Study
-from checkfree.report.study.run_series import Floats, Run, run_of
+from checkfree.report.study.run_series import Floats, RunSeries, run_of
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,19 @@ class Group:
 
     label: str
     rate: float | None
-    runs: tuple[Run, ...]
+    runs: tuple[RunSeries, ...]
 
     @property
     def is_reference(self) -> bool:
         return self.label == REFERENCE
 
     @property
-    def lost(self) -> tuple[Run, ...]:
+    def lost(self) -> tuple[RunSeries, ...]:
         """Runs that the strategy could not save."""
         return tuple(run for run in self.runs if not run.saved)
 
     @property
-    def unfinished(self) -> tuple[Run, ...]:
+    def unfinished(self) -> tuple[RunSeries, ...]:
         return tuple(run for run in self.runs if not run.finished)
 
 
@@ -55,7 +55,7 @@ class Book:
         shown |= {g.label: g for g in self.groups if g.rate == rate}
         return tuple(shown[label] for label in self.labels if label in shown)
 
-    def reference(self, run: Run) -> Run | None:
+    def reference(self, run: RunSeries) -> RunSeries | None:
         """The reference's run of the same seed, at the same rate if there is one for each."""
         entry = run.entry
         twins = {
@@ -67,7 +67,7 @@ class Book:
         return twins.get((entry.rate, entry.seed), twins.get((None, entry.seed)))
 
     @property
-    def references(self) -> tuple[Run, ...]:
+    def references(self) -> tuple[RunSeries, ...]:
         """One a seed."""
         runs = [run for group in self.groups if group.is_reference for run in group.runs]
         return tuple({run.entry.seed: run for run in reversed(runs)}.values())
@@ -94,7 +94,7 @@ class Book:
 
 def book(study: Study) -> Book:
     """Sort a study's entries. An entry given twice counts once, as it was given last."""
-    runs: dict[tuple[str, float | None], dict[int, Run]] = {}
+    runs: dict[tuple[str, float | None], dict[int, RunSeries]] = {}
     for entry in study.entries:
         runs.setdefault((entry.label, entry.rate), {})[entry.seed] = run_of(entry)
     groups = [

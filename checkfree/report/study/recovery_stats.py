@@ -11,7 +11,7 @@ from typing import Any
 from checkfree.core.records import recoveries
 from checkfree.report.study.groups import Book, Group
 from checkfree.report.study.interval import Estimate, estimate
-from checkfree.report.study.run_series import Run
+from checkfree.report.study.run_series import RunSeries
 from checkfree.report.study.summary import lost_stages
 
 
@@ -66,7 +66,7 @@ def _cure(group: Group) -> Cure:
     )
 
 
-def recoveries_of(run: Run) -> list[dict[str, Any]]:
+def recoveries_of(run: RunSeries) -> list[dict[str, Any]]:
     """As ``checkfree.core.records.recoveries``, from records that may lack keys."""
     blank: dict[str, Any] = {"rebuilds": {}, "validation_before": None, "validation_after": None}
     return recoveries([{**blank, **r} if r["kind"] == "recovery" else r for r in run.entry.records])

@@ -57,7 +57,7 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSeries:
     """An entry with its tracks and how it ended."""
 
     entry: Entry
@@ -77,7 +77,7 @@ class Run:
         return not self.reason
 
 
-def run_of(entry: Entry) -> Run:
+def run_of(entry: Entry) -> RunSeries:
     """Everything that the report reads of one run, whatever is missing from its records."""
     steps = _by_tick(of_kind(entry.records, "iteration"))
     checks = _by_tick(v for v in of_kind(entry.records, "validation") if not v.get("after_repair"))
@@ -89,7 +89,7 @@ def run_of(entry: Entry) -> Run:
     reason = str(end.get("reason") or "its strategy gave no reason") if lost else ""
     if entry.priced is not None and not reason:
         reason = entry.priced.reason
-    return Run(
+    return RunSeries(
         entry,
         _track(checks, clocks),
         _track(steps, clocks),
@@ -156,6 +156,6 @@ def _floats(values: Any) -> Floats:
     return np.array(list(values), dtype=np.float64)
 
 
-def missed(runs: Sequence[Run], axis: str) -> bool:
+def missed(runs: Sequence[RunSeries], axis: str) -> bool:
     """Whether no run of ``runs`` can be drawn against ``axis``."""
     return axis != "iterations" and not any(axis in run.validation.clocks for run in runs)

@@ -10,7 +10,7 @@ import numpy as np
 from checkfree.report.loss_marks import smooth
 from checkfree.report.study.groups import Book, Group
 from checkfree.report.study.interval import t_quantile
-from checkfree.report.study.run_series import Floats, Run, Track
+from checkfree.report.study.run_series import Floats, RunSeries, Track
 from checkfree.report.study.summary import gap_lines
 
 POINTS = 600
@@ -28,12 +28,12 @@ class Curve:
     n: int
 
 
-def track_of(run: Run, kind: str) -> Track:
+def track_of(run: RunSeries, kind: str) -> Track:
     """``kind``: ``validation`` or ``training``."""
     return run.validation if kind == "validation" else run.training
 
 
-def seed_line(run: Run, kind: str, axis: str) -> tuple[Floats, Floats] | None:
+def seed_line(run: RunSeries, kind: str, axis: str) -> tuple[Floats, Floats] | None:
     """One run's curve, training smoothed; None if it knows nothing of this axis."""
     found = track_of(run, kind).on(axis)
     if found is None:

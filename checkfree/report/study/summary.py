@@ -12,7 +12,7 @@ import numpy as np
 from checkfree.core.records import of_kind
 from checkfree.report.study.groups import Book, Group
 from checkfree.report.study.interval import Estimate, estimate, reading_noise
-from checkfree.report.study.run_series import Run
+from checkfree.report.study.run_series import RunSeries
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Reached:
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """One strategy at one rate; None where there is nothing to tell."""
 
     group: Group
@@ -47,12 +47,25 @@ class Row:
     """Losses of stages per run."""
     recoveries: float
 
+    @property
+    def last_validation(self) -> Estimate | None:
+        """The loss at the end, over seeds; None if one of them ended early, for then there is no
+        mean of the end."""
+        if self.group.lost or self.group.unfinished:
+            return None
+        return estimate(_last(run) for run in self.group.runs)
+
+
+def _last(run: RunSeries) -> float | None:
+    losses = run.validation.on("iterations")
+    return float(losses[1][-1]) if losses is not None and len(losses[1]) else None
+
 
 @dataclass(frozen=True)
 class Summary:
     """All rows, and what they are measured against."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[SummaryRow, ...]
     target: float | None
     target_from: str
     noise: float
@@ -76,13 +89,13 @@ def target_of(book: Book) -> tuple[float | None, str]:
     return (max(finite), "the worst of the reference's best") if finite else (None, "")
 
 
-def best(run: Run) -> float:
+def best(run: RunSeries) -> float:
     """The lowest validation loss; NaN if none was read."""
     losses = run.validation.losses[np.isfinite(run.validation.losses)]
     return float(losses.min()) if len(losses) else math.nan
 
 
-def _row(book: Book, group: Group, target: float | None) -> Row:
+def _row(book: Book, group: Group, target: float | None) -> SummaryRow:
     gaps = () if group.is_reference else gap_lines(book, group)
     curves = [run.entry.priced for run in group.runs]
     kept = [(priced, len(set(priced.iterations))) for priced in curves if priced is not None]
@@ -90,7 +103,7 @@ def _row(book: Book, group: Group, target: float | None) -> Row:
         sum(s for name, s in p.seconds.items() if name not in ("detection", "rebuild", "replay"))
         for p, _ in kept
     ]
-    return Row(
+    return SummaryRow(
         group,
         estimate(fmean(gap.values()) for gap in gaps if gap),
         estimate(gap[max(gap)] for gap in gaps if gap),
@@ -123,12 +136,12 @@ def gap_lines(book: Book, group: Group) -> tuple[Mapping[int, float], ...]:
     return tuple({at: ours[at] - theirs[at] for at in ordered} for ours, theirs in lines)
 
 
-def _points(run: Run) -> tuple[list[float], list[float]]:
+def _points(run: RunSeries) -> tuple[list[float], list[float]]:
     x, y = run.validation.on("iterations") or (np.empty(0), np.empty(0))
     return x.tolist(), y.tolist()
 
 
-def reach(run: Run, target: float | None) -> Reached | None:
+def reach(run: RunSeries, target: float | None) -> Reached | None:
     """In the order in which it was trained."""
     if target is None:
         return None
@@ -145,13 +158,13 @@ def reach(run: Run, target: float | None) -> Reached | None:
     )
 
 
-def lost_stages(run: Run) -> int:
+def lost_stages(run: RunSeries) -> int:
     """Stages lost, each time counted; a seat whose twin lived counts as one loss too."""
     failures = of_kind(run.entry.records, "failure")
     return sum(len(f.get("stages") or f.get("seats") or ()) for f in failures)
 
 
-def repaired(run: Run) -> int:
+def repaired(run: RunSeries) -> int:
     """Repairs made; those of a curve that another run lent are its price's."""
     made = len(of_kind(run.entry.records, "recovery"))
     priced = run.entry.priced

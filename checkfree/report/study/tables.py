@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from checkfree.core.cost import BYTES
 from checkfree.core.units import render_bytes, render_seconds
 from checkfree.report.study.bars import spent
-from checkfree.report.study.cells import NOTHING, Cell, Divider, Endings, Head, Table, TableRow
+from checkfree.report.study.cells import NOTHING, Divider, Endings, Head, Table, TableCell, TableRow
 from checkfree.report.study.groups import Book, Group, rate_name
 from checkfree.report.study.interval import Estimate, estimate
 from checkfree.report.study.recovery_stats import Cure, cures
-from checkfree.report.study.run_series import Run
+from checkfree.report.study.run_series import RunSeries
 from checkfree.report.study.style import Look, looks
-from checkfree.report.study.summary import Row, Summary, mean, reach
+from checkfree.report.study.summary import Summary, SummaryRow, mean, reach
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def names(book: Book) -> Names:
     return Names(book, looks(book.labels))
 
 
-def _reused(run: Run) -> str:
+def _reused(run: RunSeries) -> str:
     return f"seed {run.entry.seed}: curve of {run.entry.reused}; identical by construction"
 
 
@@ -95,7 +95,7 @@ def _calm(groups: Sequence[Group]) -> bool:
     return all(group.is_reference for group in groups if group.rate is None)
 
 
-def _headline(book: Book, line: Row, summary: Summary) -> tuple[Cell, ...]:
+def _headline(book: Book, line: SummaryRow, summary: Summary) -> tuple[TableCell, ...]:
     group = line.group
     return (
         _came_through(group),
@@ -103,26 +103,26 @@ def _headline(book: Book, line: Row, summary: Summary) -> tuple[Cell, ...]:
         _gap(line, line.gap_at_end, summary.noise, "at"),
         _target(line, [float(at.iteration) for at in line.reached], summary, "{:,.0f}"),
         _target(line, [at.hours for at in line.reached], summary, "{:,.3g}"),
-        Cell(
+        TableCell(
             number(line.seconds, "{:,.4g}"),
             (f"{line.undisturbed:,.4g} undisturbed" if line.undisturbed is not None else "",),
         ),
-        Cell(number(line.goodput, "{:.1%}")),
-        Cell(number(line.cost, "{:,.4g}")),
-        Cell(f"{line.failures:.3g}", (f"{line.recoveries:.3g} repairs",)),
+        TableCell(number(line.goodput, "{:.1%}")),
+        TableCell(number(line.cost, "{:,.4g}")),
+        TableCell(f"{line.failures:.3g}", (f"{line.recoveries:.3g} repairs",)),
     )
 
 
-def _gap(line: Row, gap: Estimate | None, noise: float, where: str) -> Cell:
+def _gap(line: SummaryRow, gap: Estimate | None, noise: float, where: str) -> TableCell:
     if line.group.is_reference:
-        return Cell("0", ("reference",))
+        return TableCell("0", ("reference",))
     if gap is None:
         why = "ended too early" if line.group.lost else "no seed has its pair"
-        return Cell(NOTHING, (why,))
+        return TableCell(NOTHING, (why,))
     jitter = f"a reading by {noise:.4f}" if math.isfinite(noise) else ""
     spread = f"seeds vary by {gap.deviation:.4f}" if gap.n > 1 else ""
     stop = f"{'at' if where else 'to'} iteration {line.compared_to}, n = {gap.n}"
-    return Cell(interval(gap, signed=True), (stop, spread, jitter))
+    return TableCell(interval(gap, signed=True), (stop, spread, jitter))
 
 
 def interval(found: Estimate | None, signed: bool = False, digits: int = 4) -> str:
@@ -140,15 +140,15 @@ def number(value: float | None, form: str) -> str:
     return NOTHING if value is None or not math.isfinite(value) else form.format(value)
 
 
-def _target(line: Row, values: Sequence[float], summary: Summary, form: str) -> Cell:
+def _target(line: SummaryRow, values: Sequence[float], summary: Summary, form: str) -> TableCell:
     if summary.target is None:
-        return Cell(NOTHING)
+        return TableCell(NOTHING)
     reached = f"{len(line.reached)} of {len(line.group.runs)} reached"
     found = estimate(values)
     if found is None:
-        return Cell(NOTHING, (reached,))
+        return TableCell(NOTHING, (reached,))
     half = f" ± {form.format(found.half)}" if math.isfinite(found.half) else ""
-    return Cell(form.format(found.mean) + half, (reached,))
+    return TableCell(form.format(found.mean) + half, (reached,))
 
 
 def _endings(group: Group) -> Iterable[tuple[str, str, str]]:
@@ -161,9 +161,9 @@ def _endings(group: Group) -> Iterable[tuple[str, str, str]]:
         yield who, f"{'stopped' if saved else 'ended'} at {end}", reason or "not finished"
 
 
-def _came_through(group: Group) -> Cell:
+def _came_through(group: Group) -> TableCell:
     well = sum(run.saved and run.finished for run in group.runs)
-    return Cell(f"{well} of {len(group.runs)}", bad=well < len(group.runs))
+    return TableCell(f"{well} of {len(group.runs)}", bad=well < len(group.runs))
 
 
 STORED = ("Strategy", "Kept on peers", "Kept in the store", "Sent per iteration", "Extra sent")
@@ -184,23 +184,23 @@ def storage(book: Book) -> Table:
     return Table(columns, tuple(_by_rate(book, one)), "What is stored and sent")
 
 
-def _storage(book: Book, group: Group, shown: Sequence[str]) -> tuple[Cell, ...]:
+def _storage(book: Book, group: Group, shown: Sequence[str]) -> tuple[TableCell, ...]:
     priced = [p for run in group.runs if (p := run.entry.priced) is not None]
     if not priced:
-        return (Cell(NOTHING),) * (len(STORED) - 1 + len(shown))
+        return (TableCell(NOTHING),) * (len(STORED) - 1 + len(shown))
     peers, store = (mean(float(p.stored.get(key, 0)) for p in priced) for key in ("peers", "store"))
     sent = [s for run in group.runs if (s := sent_per_iteration(run)) is not None]
     extra = [e for run in group.runs if (e := extra_sent(book, run)) is not None]
     return (
-        Cell(size(peers)),
-        Cell(size(store)),
-        Cell(size(mean(_sum(s) for s in sent))),
-        Cell("reference" if group.is_reference else size(mean(extra), sign=True)),
-        *(Cell(size(mean(s.get(kind, 0.0) for s in sent))) for kind in shown),
+        TableCell(size(peers)),
+        TableCell(size(store)),
+        TableCell(size(mean(_sum(s) for s in sent))),
+        TableCell("reference" if group.is_reference else size(mean(extra), sign=True)),
+        *(TableCell(size(mean(s.get(kind, 0.0) for s in sent))) for kind in shown),
     )
 
 
-def sent_per_iteration(run: Run) -> dict[str, float] | None:
+def sent_per_iteration(run: RunSeries) -> dict[str, float] | None:
     """Bytes by class over the iterations that the run kept, validation's last and no part of any
     sum: it measures, it is no cost. None without a price."""
     priced = run.entry.priced
@@ -210,7 +210,7 @@ def sent_per_iteration(run: Run) -> dict[str, float] | None:
     return {kind: count / kept for kind, count in priced.bytes.items()}
 
 
-def extra_sent(book: Book, run: Run) -> float | None:
+def extra_sent(book: Book, run: RunSeries) -> float | None:
     """Bytes per iteration beyond those of the reference with the same seed."""
     twin = book.reference(run)
     ours, theirs = sent_per_iteration(run), sent_per_iteration(twin) if twin else None
@@ -254,22 +254,22 @@ def recoveries(book: Book) -> Table:
     return Table(CURED, rows, "Recoveries", frozenset(CURED[-1:]))
 
 
-def _cured(cure: Cure) -> tuple[Cell, ...]:
+def _cured(cure: Cure) -> tuple[TableCell, ...]:
     rules = ", ".join(f"{rule} {count}" for rule, count in sorted(cure.rules.items()))
     jump = f"{cure.jump.n} repairs measured" if cure.jump else ""
     seconds = cure.seconds
     took = render_seconds(seconds.mean) if seconds else NOTHING
     return (
-        Cell(str(cure.lost)),
-        Cell(interval(cure.jump, signed=True), (jump,)),
-        Cell(
+        TableCell(str(cure.lost)),
+        TableCell(interval(cure.jump, signed=True), (jump,)),
+        TableCell(
             number(cure.back, "{:g}")
             if cure.returned or not cure.measured
             else "not within the run"
         ),
-        Cell(f"{cure.returned} of {cure.measured}" if cure.measured else NOTHING),
-        Cell(took, (f"{seconds.n} repairs" if seconds else "",)),
-        Cell(rules or NOTHING, text=True),
+        TableCell(f"{cure.returned} of {cure.measured}" if cure.measured else NOTHING),
+        TableCell(took, (f"{seconds.n} repairs" if seconds else "",)),
+        TableCell(rules or NOTHING, text=True),
     )
 
 
@@ -296,15 +296,15 @@ def runs(book: Book, target: float | None) -> Table:
     return Table(RUNS, tuple(_by_rate(book, one)), "Every run", frozenset(RUNS[-1:]))
 
 
-def _run(run: Run, target: float | None) -> tuple[Cell, ...]:
+def _run(run: RunSeries, target: float | None) -> tuple[TableCell, ...]:
     losses = [loss for loss in run.validation.last()[1].tolist() if math.isfinite(loss)]
     at = reach(run, target)
     return (
-        Cell(str(run.entry.seed)),
-        Cell(f"{run.end:,}"),
-        Cell(f"{run.ticks:,}"),
-        Cell(number(min(losses, default=None), "{:.4f}")),
-        Cell(number(losses[-1] if losses else None, "{:.4f}")),
-        Cell(f"{at.iteration:,}" if at else NOTHING),
-        Cell(str(run.entry.folder), code=True, text=True),
+        TableCell(str(run.entry.seed)),
+        TableCell(f"{run.end:,}"),
+        TableCell(f"{run.ticks:,}"),
+        TableCell(number(min(losses, default=None), "{:.4f}")),
+        TableCell(number(losses[-1] if losses else None, "{:.4f}")),
+        TableCell(f"{at.iteration:,}" if at else NOTHING),
+        TableCell(str(run.entry.folder), code=True, text=True),
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from checkfree.report.study.groups import Book, Group
-from checkfree.report.study.run_series import AXES, Floats, Run
+from checkfree.report.study.run_series import AXES, Floats, RunSeries
 from checkfree.report.study.seed_means import Curve, gap_curve, mean_curve, seed_line, thin
 from checkfree.report.study.style import GREY, INK, PALE, Look, faint, looks
 
@@ -96,7 +96,7 @@ def _band(curve: Curve, held: Any, look: Look, keys: Mapping[str, Any]) -> Trace
 
 
 def _seed(
-    run: Run, line: tuple[Floats, Floats], name: str, look: Look, keys: Mapping[str, Any]
+    run: RunSeries, line: tuple[Floats, Floats], name: str, look: Look, keys: Mapping[str, Any]
 ) -> Trace:
     x, y = thin(*line, _SEED_POINTS)
     trace = {
@@ -112,7 +112,7 @@ def _seed(
 
 
 def _end(
-    run: Run, line: tuple[Floats, Floats], name: str, look: Look, keys: Mapping[str, Any]
+    run: RunSeries, line: tuple[Floats, Floats], name: str, look: Look, keys: Mapping[str, Any]
 ) -> Trace:
     """A cross where the run's last reading stands."""
     x, y = line[0][-1:], line[1][-1:]

@@ -33,7 +33,7 @@ from checkfree.runtime.swarm.joining.finder import AddressBook, Finder
 from checkfree.runtime.swarm.joining.invitation import Place, best_first, listen_address
 from checkfree.runtime.swarm.joining.join_client import JoinClient, Unreachable
 from checkfree.runtime.swarm.joining.join_server import JoinServerConfig
-from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, Terms
+from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, JoinTerms
 from checkfree.runtime.swarm.joining.joiner_workdir import JoinerWorkdir
 from checkfree.runtime.swarm.joining.notices import leave_deadline, seconds_left, watch
 from checkfree.runtime.swarm.joining.remote_worker import ExitReason, Remains, RemoteWorker
@@ -100,7 +100,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Entry:
+class JoinOptions:
     """How a run is found and entered. ``listen`` is where others reach us, ``retry`` the seconds
     for which a lead is looked for (None: the defaults). ``notice``: seconds that we have from a
     SIGTERM on; ``watched``: who tells of our machine's end, as ``--notice`` says. ``allow``: top
@@ -236,7 +236,7 @@ class Member:
     def __init__(
         self,
         workdir: Workdir,
-        entry: Entry,
+        entry: JoinOptions,
         node: Node,
         means: Means | None,
         say: Say,
@@ -350,10 +350,10 @@ class Member:
     def _join_client(self, network: NetworkThread, finder: Finder) -> JoinClient:
         return JoinClient(network, self._entry.secret, self._release, finder, self._node)
 
-    def _terms(self, run: Mapping[str, Any]) -> Terms:
+    def _terms(self, run: Mapping[str, Any]) -> JoinTerms:
         """Whoever calls us wants the lead; we say that we are not it."""
         named = release(any_config(run["config"]))  # as the lead compares
-        return Terms(self._entry.secret, run["patience"], named, None)
+        return JoinTerms(self._entry.secret, run["patience"], named, None)
 
     def _apply(self, network: NetworkThread, join_client: JoinClient) -> Mapping[str, Any]:
         within = self._entry.retry or (AGAIN_WITHIN if self._known else FIRST_WITHIN)
@@ -417,7 +417,7 @@ def _worker(means: Means, assignment: Mapping[str, Any]) -> StageWorker:
 # --- a node --------------------------------------------------------------------------------------
 
 
-def join(workdir: Workdir, entry: Entry, wishes: Wishes, say: Say) -> int:
+def join(workdir: Workdir, entry: JoinOptions, wishes: Wishes, say: Say) -> int:
     """Be a node of a run until it ends, or we are told to go. Returns the exit code. Raises
     BadInput or StartAgain."""
     run = _asked(workdir, entry)
@@ -425,7 +425,7 @@ def join(workdir: Workdir, entry: Entry, wishes: Wishes, say: Say) -> int:
     return serve(workdir, entry, node_of(run, wishes, means, entry.allow), means, say)
 
 
-def serve(workdir: Workdir, entry: Entry, node: Node, means: Means, say: Say) -> int:
+def serve(workdir: Workdir, entry: JoinOptions, node: Node, means: Means, say: Say) -> int:
     """As ``join``, once all is at hand."""
     offered(PACKAGE, entry.allow)  # of the code that we run, whatever is installed later
     keep_for_forks()
@@ -462,7 +462,7 @@ def _listen(address: str, slot: int) -> str:
     return address if port == "0" else f"{base}/{int(port) + slot}"
 
 
-def _asked(workdir: Workdir, entry: Entry) -> Mapping[str, Any]:
+def _asked(workdir: Workdir, entry: JoinOptions) -> Mapping[str, Any]:
     """What the lead tells of its run. Raises BadInput, or StartAgain if there is no lead now, or
     whoever was to ask it was killed each time."""
     for _ in range(ASK_AT_MOST):
@@ -479,7 +479,7 @@ def _asked(workdir: Workdir, entry: Entry) -> Mapping[str, Any]:
     return run
 
 
-def _asked_by_fork(workdir: Workdir, entry: Entry) -> dict[str, Any] | None:
+def _asked_by_fork(workdir: Workdir, entry: JoinOptions) -> dict[str, Any] | None:
     """Its answer: {"run": what}, {"bad": why not}, or {"missing": why it is not there}; None if it
     was killed. Whoever forks later must have no thread, and so leaves the talking to another."""
     reader, writer = os.pipe()
@@ -509,7 +509,7 @@ def _asked_by_fork(workdir: Workdir, entry: Entry) -> dict[str, Any] | None:
     return found
 
 
-def inquire(workdir: Workdir, entry: Entry, wishes: Wishes) -> str:
+def inquire(workdir: Workdir, entry: JoinOptions, wishes: Wishes) -> str:
     """That we could join, in words: the lead answers, and its run's data are here. Raises
     BadInput if not."""
     run = Member(workdir, entry, Node("asks", "asks"), None, lambda text: None).inquire()
@@ -520,7 +520,7 @@ def inquire(workdir: Workdir, entry: Entry, wishes: Wishes) -> str:
     return f"its lead answers, and the data are here: {_told(run['data'])}"
 
 
-def called_back(workdir: Workdir, entry: Entry) -> str:
+def called_back(workdir: Workdir, entry: JoinOptions) -> str:
     """That others of the run can call us where we listen, in words. Raises BadInput if not."""
     member = Member(workdir, entry, Node("asks", "asks"), None, lambda text: None)
     found = member.inquire("called")
@@ -537,7 +537,7 @@ def called_back(workdir: Workdir, entry: Entry) -> str:
     return f"{callers} can call it"
 
 
-def status(workdir: Workdir, entry: Entry) -> Mapping[str, Any]:
+def status(workdir: Workdir, entry: JoinOptions) -> Mapping[str, Any]:
     """How the run goes, as its lead says. Raises BadInput."""
     return Member(workdir, entry, Node("asks", "asks"), None, lambda text: None).inquire("status")
 
@@ -554,7 +554,7 @@ def join_here(
     lead, host = Peer.from_json(assignment["peer"]), frame.invitation.host
     place = Place(lead.id, best_first(lead.addresses)[-1:] or lead.addresses)
     own = tuple(sorted(packages_of(frame.release)))
-    entry = Entry(place, frame.invitation.secret, listen_address(host, 0), allow=own)
+    entry = JoinOptions(place, frame.invitation.secret, listen_address(host, 0), allow=own)
     folder = JoinerWorkdir(workdir.path, frame.invitation.secret)
     asked = assignment["node"]
     host, room = asked["host"] or Wishes().host, asked["room"] or count

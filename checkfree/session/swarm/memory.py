@@ -16,7 +16,7 @@ from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.registry import spec_of
 from checkfree.session.sizes import own_sizes
 from checkfree.session.terms import scheduler_of
-from checkfree.simulate.sizes import Sizes
+from checkfree.simulator.sizes import Sizes
 
 FORK_BYTES = 100 << 20
 """What a further seat takes beside the stage, measured: its own pages of what forks share."""

@@ -33,8 +33,8 @@ from checkfree.session.session import Session, begin
 from checkfree.session.snapshot import Snapshot, newest
 from checkfree.session.terms import seats, terms_of
 from checkfree.study.branching.request import (
+    BranchRequest,
     Records,
-    Request,
     losses_of_seats,
     tick_at,
     undisturbed_from,
@@ -51,7 +51,7 @@ _NOT_ITS_OWN = ("config", "resume", "ledger", "end")
 class BaseRun:
     """The run, and where in it the branches begin."""
 
-    request: Request
+    request: BranchRequest
     job: Job
     records: Records
     tick: int
@@ -82,7 +82,7 @@ class BaseRun:
         return all(device == "cpu" for device in self.config.devices)
 
 
-def survey(request: Request) -> BaseRun:
+def survey(request: BranchRequest) -> BaseRun:
     """Find the place in the run. Raises BadInput, with nothing written."""
     path = folders.existing(request.run)
     records = read(path)
@@ -97,7 +97,7 @@ def survey(request: Request) -> BaseRun:
     return BaseRun(request, job, records, tick, failures, undisturbed_from(records, failures))
 
 
-def _tick(request: Request, config: Config, records: Records) -> int:
+def _tick(request: BranchRequest, config: Config, records: Records) -> int:
     tick, end = tick_at(records, request.at), request.at + request.gaps[-1]
     if tick is None:
         reached = max((r["iteration"] + 1 for r in of_kind(records, "iteration")), default=0)

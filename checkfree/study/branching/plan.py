@@ -14,7 +14,7 @@ from checkfree.session.terms import seats
 from checkfree.study.branching.base_run import BaseRun, survey
 from checkfree.study.branching.branch_run import BranchRun
 from checkfree.study.branching.request import (
-    Request,
+    BranchRequest,
     Rule,
     check_request,
     check_stages,
@@ -35,7 +35,7 @@ class Plan:
     runs: tuple[BranchRun, ...]
 
 
-def prepare(request: Request) -> Plan:
+def prepare(request: BranchRequest) -> Plan:
     """Everything checked, nothing written. Raises BadInput."""
     check_request(request)
     base = survey(request)
@@ -88,7 +88,7 @@ def _together(runs: tuple[BranchRun, ...]) -> tuple[BranchRun, ...]:
     )
 
 
-def _every(request: Request, back: int) -> int:
+def _every(request: BranchRequest, back: int) -> int:
     """Of a branch that a loss may take back to the iteration ``back``: readings are due by the
     iteration, and have to come ``gaps`` steps after the loss from there too."""
     return gcd(request.at, back, *request.gaps) or 1

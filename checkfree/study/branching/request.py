@@ -20,7 +20,7 @@ GAPS = (0, 10, 50, 100, 200)
 
 
 @dataclass(frozen=True)
-class Request:
+class BranchRequest:
     """Kill each of ``stages`` alone in ``run`` at iteration ``at``, and apply each of ``rules``."""
 
     run: Path
@@ -59,7 +59,7 @@ class Rule:
     strategy: Strategy
 
 
-def check_request(request: Request) -> None:
+def check_request(request: BranchRequest) -> None:
     """Raise BadInput for what no run could be branched by."""
     if request.at < 0:
         raise BadInput(f"--at {request.at}: expected an iteration, 0 or more")

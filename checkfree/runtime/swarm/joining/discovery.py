@@ -21,7 +21,7 @@ from checkfree.runtime.swarm.joining.invitation import Place
 from checkfree.runtime.swarm.joining.records import (
     TTL,
     BadRecord,
-    Membership,
+    MemberRecord,
     check,
     newest_lead,
     run_key,
@@ -103,13 +103,13 @@ class Discovery:
         """Tell where we are, for as long as we are there."""
         while True:
             peer, expires = me(), time.time() + TTL
-            value = sign(Membership(run_key(self._secret), peer, expires), self._secret)
+            value = sign(MemberRecord(run_key(self._secret), peer, expires), self._secret)
             with suppress(*_FAILED):  # nobody else is there; the next time
                 key, own = run_key(self._secret), subkey(peer.seat, peer.life)
                 await self._node.store(key, value, expires, subkey=own)
             await asyncio.sleep(TTL / 3)
 
-    async def members(self) -> list[Membership]:
+    async def members(self) -> list[MemberRecord]:
         """All records that hold."""
         try:
             found = await asyncio.wait_for(
@@ -131,7 +131,7 @@ class Discovery:
         if self._node is not None and self._endpoint.listens:
             await self._node.shutdown()
 
-    def _read(self, value: Any) -> Membership | None:
+    def _read(self, value: Any) -> MemberRecord | None:
         try:
             if type(value) is not bytes:
                 raise BadRecord("malformed")

@@ -50,7 +50,7 @@ from checkfree.runtime.swarm.joining.dialback import (
 )
 from checkfree.runtime.swarm.joining.discovery import Discovery
 from checkfree.runtime.swarm.joining.invitation import Invitation, Place, Register, listen_address
-from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, Terms
+from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, JoinTerms
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 from checkfree.runtime.swarm.transport.network_thread import JoinRequest, NetworkThread, Visitor
@@ -139,7 +139,7 @@ class JoinServer:
         self._me = me
         run = {**self.frame.run, "patience": self._patience}
         secret = self.frame.invitation.secret
-        terms = Terms(
+        terms = JoinTerms(
             secret,
             self._patience,
             self.frame.release,

@@ -37,7 +37,7 @@ APPLY_WITHIN = 10.0  # seconds
 
 
 @dataclass(frozen=True)
-class Terms:
+class JoinTerms:
     """``release`` is what has to be equal on both sides; ``welcome`` what a joiner is told of the
     run, made anew for each; None: we are no lead, and say so. ``status``: what whoever asks is
     told of how it goes."""
@@ -53,7 +53,7 @@ class JoinSessions:
     """Serves every join stream of one process. Those that it did not take count among what the
     endpoint refused."""
 
-    def __init__(self, network: NetworkThread, terms: Terms):
+    def __init__(self, network: NetworkThread, terms: JoinTerms):
         self._network, self._terms = network, terms
 
     async def open(self) -> None:

@@ -31,7 +31,7 @@ class BadRecord(ValueError):
 
 
 @dataclass(frozen=True)
-class Membership:
+class MemberRecord:
     """Somebody sits at a seat in one life, until ``expires`` (seconds since 1970)."""
 
     run: str
@@ -48,14 +48,14 @@ def run_key(secret: bytes) -> str:
     return hmac.new(secret, b"checkfree run", hashlib.sha256).hexdigest()[:32]
 
 
-def sign(member: Membership, secret: bytes) -> bytes:
+def sign(member: MemberRecord, secret: bytes) -> bytes:
     """What is stored."""
     told = {"run": member.run, "peer": member.peer.to_json(), "expires": member.expires}
     body = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return json.dumps([body, _mac(body, secret)]).encode()
 
 
-def check(data: bytes, secret: bytes, now: float) -> Membership:
+def check(data: bytes, secret: bytes, now: float) -> MemberRecord:
     """The record that ``data`` are, if it still holds. Raises BadRecord."""
     member = verify(data, secret)
     if not now < member.expires < now + LONGEST_TTL:
@@ -63,7 +63,7 @@ def check(data: bytes, secret: bytes, now: float) -> Membership:
     return member
 
 
-def verify(data: bytes, secret: bytes) -> Membership:
+def verify(data: bytes, secret: bytes) -> MemberRecord:
     """The record that ``data`` are, or were. Raises BadRecord."""
     if len(data) > LARGEST_RECORD:
         raise BadRecord("malformed")
@@ -81,12 +81,12 @@ def verify(data: bytes, secret: bytes) -> Membership:
     if run != run_key(secret):
         raise BadRecord("of another run")
     try:
-        return Membership(run, Peer.from_json(plain), expires)
+        return MemberRecord(run, Peer.from_json(plain), expires)
     except BadFrame:
         raise BadRecord("malformed") from None
 
 
-def newest_lead(found: list[Membership]) -> Membership | None:
+def newest_lead(found: list[MemberRecord]) -> MemberRecord | None:
     """Of those that lead, the one of the latest life, and of that the latest word."""
     leads = [member for member in found if member.leads]
     return max(leads, key=lambda member: (member.peer.life, member.expires), default=None)

@@ -156,7 +156,7 @@ def _told(seat: Address, doing: Activity) -> str:
     return f"{phase} ({where}) for {doing.seconds:.1f} s"
 
 
-class Pace:
+class IterationTimer:
     """What an iteration takes here, measured as it goes, and the deadline that follows."""
 
     def __init__(self, patience: float):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from checkfree.core.ops import Address
-from checkfree.runtime.swarm.presence.stall import Activity, Pace, find_stall
+from checkfree.runtime.swarm.presence.stall import Activity, IterationTimer, find_stall
 from checkfree.runtime.swarm.transport.frames import Peer
 
 
@@ -20,7 +20,7 @@ class Watch:
         pulses: Mapping[Peer, Mapping[str, Any]],
         give_up: Callable[[Peer, str, Peer | None], None],
     ):
-        self.pace = Pace(patience)
+        self.pace = IterationTimer(patience)
         self._pulses, self._give_up = pulses, give_up
 
     def look(self, present: Collection[Peer]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from checkfree.core.errors import RunFailed
+from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.records import RECORDS, EndRecord, ended, read, recoveries
 from checkfree.lead import history
 from checkfree.runtime import folder as folders
@@ -16,7 +16,7 @@ def write_end(run: Path, status: str, reason: str) -> None:
     """Unless it stands there, or the run has no records yet. Nobody else may write to them."""
     if not (run / RECORDS).is_file():
         return
-    with suppress(RunFailed, OSError):  # a disk that is full stays full
+    with suppress(RunFailed, BadInput, OSError):  # a disk that is full stays full
         folders.mend(run)
         records = read(run)
         if not records or ended(records):

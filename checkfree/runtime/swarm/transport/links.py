@@ -32,7 +32,7 @@ _BYTES = {"kb": 1e3 / 8, "Mb": 1e6 / 8, "Gb": 1e9 / 8, "kB": 1e3, "MB": 1e6, "GB
 
 
 @dataclass(frozen=True)
-class Link:
+class EmulatedLink:
     """What a line can do."""
 
     latency: float = 0.0
@@ -41,7 +41,7 @@ class Link:
     """Bytes per second."""
 
     @classmethod
-    def parse(cls, text: str) -> Link:
+    def parse(cls, text: str) -> EmulatedLink:
         """``latency=40ms,bandwidth=100Mb`` (b: bits, B: bytes, per second); either may be left
         out. Raises BadInput."""
         found: dict[str, float] = {}
@@ -75,17 +75,17 @@ class Passage:
 
     begins: float
     """When its first byte leaves."""
-    link: Link
+    link: EmulatedLink
 
     def due(self, count: int) -> float:
         """When the first ``count`` bytes of it have arrived."""
         return self.begins + count / self.link.bandwidth + self.link.latency
 
 
-class Line:
+class EmulatedLine:
     """One direction of a link: it remembers until when it is taken. Knows no clock."""
 
-    def __init__(self, link: Link):
+    def __init__(self, link: EmulatedLink):
         self._link, self.free = link, -math.inf
         """``free``: when all that was entered will have left."""
 
@@ -100,7 +100,7 @@ class Line:
 class Links:
     """The lines between all seats: (one, other, link), each seat as it is written."""
 
-    rules: tuple[tuple[str, str, Link], ...] = ()
+    rules: tuple[tuple[str, str, EmulatedLink], ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Links:
@@ -115,7 +115,7 @@ class Links:
                     f"link {' '.join(words)!r}: expected FROM TO LINK, as in 1.0 2.0 latency=40ms"
                 )
             one, other, link = words
-            rules.append((_seat(one), _seat(other), Link.parse(link)))
+            rules.append((_seat(one), _seat(other), EmulatedLink.parse(link)))
         return cls(tuple(rules))
 
     @classmethod
@@ -126,14 +126,14 @@ class Links:
         except FileNotFoundError:
             return cls()
 
-    def line(self, one: Address, other: Address) -> Line | None:
+    def line(self, one: Address, other: Address) -> EmulatedLine | None:
         """A fresh line from one seat to another; None: as fast as it goes."""
         found = None
         for first, second, link in self.rules:
             ahead = _fits(first, one) and _fits(second, other)
             if ahead or (_fits(first, other) and _fits(second, one)):
                 found = link
-        return None if found is None else Line(found)
+        return None if found is None else EmulatedLine(found)
 
 
 def asked(option: str) -> str:

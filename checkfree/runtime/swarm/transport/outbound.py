@@ -20,7 +20,7 @@ from hivemind.p2p import P2PDaemonError
 from checkfree.core.ops import Address
 from checkfree.runtime.swarm.transport.frames import ACK, Peer, piece_frame
 from checkfree.runtime.swarm.transport.lanes import Lane, Parts, Piece, Pieces
-from checkfree.runtime.swarm.transport.links import Line
+from checkfree.runtime.swarm.transport.links import EmulatedLine
 from checkfree.runtime.swarm.transport.pace import Flow
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -39,7 +39,7 @@ BROKEN_STREAM = (OSError, EOFError, P2PDaemonError, asyncio.TimeoutError)
 class Outbound:
     """What goes to one life of a peer."""
 
-    def __init__(self, peer: Peer, line: Line | None, dial: Dial, broken: Broken):
+    def __init__(self, peer: Peer, line: EmulatedLine | None, dial: Dial, broken: Broken):
         self.peer, self._tell, self._broken = peer, broken, False
         self._control, self._data = (
             Sender(line, partial(dial, peer, name), self._fail) for name in (CONTROL, DATA)
@@ -92,7 +92,7 @@ class Sender:
 
     def __init__(
         self,
-        line: Line | None,
+        line: EmulatedLine | None,
         dial: Callable[[], Awaitable[Streams]],
         broken: Callable[[str], None],
     ):

@@ -11,7 +11,7 @@ from checkfree.core.config import FleetConfig
 from checkfree.core.errors import BadInput, one_of
 from checkfree.core.ops import Address
 from checkfree.plugins import check_known, chosen
-from checkfree.simulate import sites
+from checkfree.simulator import sites
 
 MIB, GB = 2**20, 1e9
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from checkfree.core.ops import Address, Kind, Mirror, Op, Route, Schedule, Transfer
 from checkfree.pipeline import in_turn
-from checkfree.simulate.fleet import Fleet
-from checkfree.simulate.sizes import Pace, Sizes
+from checkfree.simulator.fleet import Fleet
+from checkfree.simulator.sizes import ComputePace, Sizes
 
 LEADS_PLACE = Address(0)
 """The lead sits beside the first stage."""
@@ -30,7 +30,7 @@ class Price:
 
 
 @dataclass
-class Lines:
+class NetworkLines:
     """When each line is free again. Sends of one worker come in the order of time."""
 
     fleet: Fleet
@@ -49,7 +49,7 @@ class Lines:
 
 
 @dataclass
-class _Desk:
+class _WorkerClock:
     """A worker's time so far, by class."""
 
     free: float = 0.0
@@ -76,14 +76,14 @@ def price_iteration(
     transfers: Sequence[Transfer],
     fleet: Fleet,
     sizes: Sizes,
-    pace: Pace,
+    pace: ComputePace,
 ) -> Price:
     """From Begin to the last Stepped, the messages to and from the lead included. The transfers
     travel beside it: they take their share of the lines, and who waits for them last."""
     sent = message_bytes(routes, schedule, mirrors, transfers, sizes)
     if fleet.serial:
         return replace(_one_after_another(routes, schedule, mirrors, pace), bytes=sent)
-    desks, lines = {worker: _Desk() for worker in schedule}, Lines(fleet)
+    desks, lines = {worker: _WorkerClock() for worker in schedule}, NetworkLines(fleet)
     shadowed = max((_push(transfer, lines, sizes) for transfer in transfers), default=0.0)
     for worker, desk in desks.items():  # Begin
         desk.wait(fleet.link(LEADS_PLACE, worker).latency, 0.0)
@@ -96,7 +96,7 @@ def price_iteration(
     return Price(max(total, shadowed), _means(list(desks.values())), sent)
 
 
-def _push(keep: Transfer, lines: Lines, sizes: Sizes) -> float:
+def _push(keep: Transfer, lines: NetworkLines, sizes: Sizes) -> float:
     """When a shadow that leaves at once has arrived."""
     return lines.send(0.0, keep.owner, keep.holder, sizes.packed[keep.what][keep.owner.stage])
 
@@ -104,10 +104,10 @@ def _push(keep: Transfer, lines: Lines, sizes: Sizes) -> float:
 def _run(
     routes: Sequence[Route],
     schedule: Schedule,
-    desks: dict[Address, _Desk],
-    lines: Lines,
+    desks: dict[Address, _WorkerClock],
+    lines: NetworkLines,
     sizes: Sizes,
-    pace: Pace,
+    pace: ComputePace,
 ) -> None:
     """Forwards, backwards and shadows. ``come``: when the input of an op was ready, and is here."""
     come: dict[Op, tuple[float, float]] = {}
@@ -134,7 +134,7 @@ def _following(op: Op, route: Route) -> Op | None:
     return None
 
 
-def _reduce(desks: dict[Address, _Desk], lines: Lines, sizes: Sizes) -> None:
+def _reduce(desks: dict[Address, _WorkerClock], lines: NetworkLines, sizes: Sizes) -> None:
     """Each replica sends its gradients to all others of its stage."""
     done = {worker: desk.free for worker, desk in desks.items()}
     for worker, desk in desks.items():
@@ -147,7 +147,7 @@ def _reduce(desks: dict[Address, _Desk], lines: Lines, sizes: Sizes) -> None:
 
 
 def _keep(
-    mirrors: Sequence[Mirror], desks: dict[Address, _Desk], lines: Lines, sizes: Sizes
+    mirrors: Sequence[Mirror], desks: dict[Address, _WorkerClock], lines: NetworkLines, sizes: Sizes
 ) -> None:
     """Reduced gradients to who holds an exact copy; waiting for them is the copies' cost."""
     done = {worker: desk.free for worker, desk in desks.items()}
@@ -160,7 +160,7 @@ def _keep(
 
 
 def _commit(
-    mirrors: Sequence[Mirror], desks: dict[Address, _Desk], fleet: Fleet, pace: Pace
+    mirrors: Sequence[Mirror], desks: dict[Address, _WorkerClock], fleet: Fleet, pace: ComputePace
 ) -> float:
     """All prepared, everybody steps, all have stepped. Returns when the lead knows."""
     away = {worker: fleet.link(worker, LEADS_PLACE).latency for worker in desks}
@@ -178,7 +178,7 @@ def _commit(
     return end
 
 
-def _means(desks: Sequence[_Desk]) -> dict[str, float]:
+def _means(desks: Sequence[_WorkerClock]) -> dict[str, float]:
     kinds = sorted({kind for desk in desks for kind in desk.spent})
     return {kind: sum(desk.spent[kind] for desk in desks) / len(desks) for kind in kinds}
 
@@ -187,10 +187,10 @@ def _one_after_another(
     routes: Sequence[Route],
     schedule: Schedule,
     mirrors: Sequence[Mirror],
-    pace: Pace,
+    pace: ComputePace,
 ) -> Price:
     """One thread: nothing overlaps, nobody waits."""
-    desk = _Desk()
+    desk = _WorkerClock()
     for op in (op for ops in schedule.values() for op in ops if op.kind is not Kind.REDUCE):
         kind = "redundant" if op.kind is Kind.REDUNDANT else "useful"
         desk.work(pace.seconds(op, routes[op.microbatch]), kind)

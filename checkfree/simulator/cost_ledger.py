@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from checkfree.simulate.iteration import Price
+from checkfree.simulator.iteration import Price
 
 
 @dataclass

@@ -25,7 +25,7 @@ from checkfree.core.ops import (
 from checkfree.messages.control import CHECKPOINT, Archive, Begin, Push, Rebuild
 from checkfree.recovery.fit.activations import BufferLimits, Crossing, Ring, matches
 from checkfree.recovery.shadow.references import HELD, WHOLE, References, held_as
-from checkfree.simulate.sizes import Sizes
+from checkfree.simulator.sizes import Sizes
 
 NEWEST = 3
 """Checkpoints that a store keeps, as ``checkfree.runtime.store`` does."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from checkfree.core.ops import STORE, Address, Keep
-from checkfree.simulate.fleet import Fleet
-from checkfree.simulate.iteration import Lines
+from checkfree.simulator.fleet import Fleet
+from checkfree.simulator.iteration import NetworkLines
 
 
 def push_seconds(copies: Sequence[tuple[Keep, int]], fleet: Fleet) -> float:
     """For whole states to reach their holders, all at once; ``int``: bytes."""
-    lines = Lines(fleet)
+    lines = NetworkLines(fleet)
     arrivals = [lines.send(0.0, keep.owner, keep.holder, count) for keep, count in copies]
     return max(arrivals, default=0.0)
 
@@ -24,7 +24,7 @@ def upload_seconds(counts: Sequence[int], fleet: Fleet) -> float:
 
 def rebuild_seconds(replies: Sequence[tuple[Address, Address, int]], fleet: Fleet) -> float:
     """From the order until every seat has its sources: (seat, holder, bytes) of each."""
-    lines, arrivals = Lines(fleet), [0.0]
+    lines, arrivals = NetworkLines(fleet), [0.0]
     from_store = 0.0
     for seat, holder, count in replies:
         if holder == STORE:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from checkfree.core.config import WireConfig
 from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
 from checkfree.core.ops import Address, Kind, Op, Route
-from checkfree.simulate import sites
-from checkfree.simulate.fleet import Fleet
-from checkfree.simulate.profile import Profile
+from checkfree.simulator import sites
+from checkfree.simulator.fleet import Fleet
+from checkfree.simulator.profile import Profile
 
 BACKWARD = 2.0
 """Of a forward's work, where nothing was measured."""
@@ -54,7 +54,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Part:
+class StagePart:
     """Seconds of one microbatch."""
 
     forward: float
@@ -63,12 +63,12 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Pace:
+class ComputePace:
     """Seconds of everything that a node computes. ``steps``: of an optimizer step, by stage."""
 
-    embed: Part
-    body: Part
-    head: Part
+    embed: StagePart
+    body: StagePart
+    head: StagePart
     steps: tuple[float, ...]
     overhead: float = 0.0
     """Of an iteration, beside its ops; of one thread that does everything."""
@@ -84,7 +84,7 @@ class Pace:
         """Of an optimizer step of a seat's stage."""
         return self.steps[seat.stage]
 
-    def _part(self, hop: int, hops: int) -> Part:
+    def _part(self, hop: int, hops: int) -> StagePart:
         if hop == 0:
             return self.embed
         return self.head if hop == hops - 1 else self.body
@@ -111,7 +111,7 @@ def told_bytes(values: int, sent: int) -> int:
     return min(sent, bytes_of((values,), BF16))
 
 
-def pace_of(sizes: Sizes, fleet: Fleet, profile: Profile | None = None) -> Pace:
+def pace_of(sizes: Sizes, fleet: Fleet, profile: Profile | None = None) -> ComputePace:
     """Measured seconds if there is a profile; else work over the fleet's speed, with steps free."""
     free = (0.0,) * len(sizes.params)
     if profile is not None:
@@ -120,20 +120,20 @@ def pace_of(sizes: Sizes, fleet: Fleet, profile: Profile | None = None) -> Pace:
         both = sites.SECONDS_PER_SAMPLE_AND_BLOCK * sites.SAMPLES * sites.BLOCKS_PER_STAGE
         body = _part(both * FORWARD_SHARE)
         head = _part(body.forward * sites.HEAD_BLOCKS / sites.BLOCKS_PER_STAGE)
-        return Pace(Part(0.0, 0.0, 0.0), body, head, free)
+        return ComputePace(StagePart(0.0, 0.0, 0.0), body, head, free)
     work = (sizes.embed, sizes.body, sizes.head)
     embed, body, head = (_part(flops / fleet.flops) for flops in work)
-    return Pace(embed, body, head, free)
+    return ComputePace(embed, body, head, free)
 
 
-def _part(forward: float) -> Part:
-    return Part(forward, BACKWARD * forward, forward)
+def _part(forward: float) -> StagePart:
+    return StagePart(forward, BACKWARD * forward, forward)
 
 
-def _measured(profile: Profile, count: int) -> Pace:
+def _measured(profile: Profile, count: int) -> ComputePace:
     embed, body, head = (
-        Part(part.forward, part.backward, part.shadow)
+        StagePart(part.forward, part.backward, part.shadow)
         for part in (profile.embed, profile.body, profile.head)
     )
     steps = (profile.step_edge, *[profile.step_body] * (count - 1))
-    return Pace(embed, body, head, steps, profile.iteration_overhead)
+    return ComputePace(embed, body, head, steps, profile.iteration_overhead)

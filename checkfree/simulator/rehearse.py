@@ -39,19 +39,19 @@ from checkfree.messages.control import (
     Struck,
 )
 from checkfree.recovery.strategy import Strategy
-from checkfree.simulate.cost_ledger import CostLedger
-from checkfree.simulate.failure_schedule import FailureSchedule
-from checkfree.simulate.fleet import Fleet
-from checkfree.simulate.iteration import Price, message_bytes, price_iteration
-from checkfree.simulate.sizes import Pace, Sizes
-from checkfree.simulate.transfers import push_seconds, rebuild_seconds, upload_seconds
-from checkfree.simulate.workers import SimulatedWorkers, counts, losses
+from checkfree.simulator.cost_ledger import CostLedger
+from checkfree.simulator.failure_schedule import FailureSchedule
+from checkfree.simulator.fleet import Fleet
+from checkfree.simulator.iteration import Price, message_bytes, price_iteration
+from checkfree.simulator.sizes import ComputePace, Sizes
+from checkfree.simulator.transfers import push_seconds, rebuild_seconds, upload_seconds
+from checkfree.simulator.workers import SimulatedWorkers, counts, losses
 
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
-class Setting:
+class RehearsalSetting:
     """What is simulated, and on what."""
 
     seats: tuple[Address, ...]
@@ -59,7 +59,7 @@ class Setting:
     terms: Terms
     fleet: Fleet
     sizes: Sizes
-    pace: Pace
+    pace: ComputePace
     averages_moments: bool = False
 
 
@@ -75,7 +75,7 @@ class Rehearsal:
 
 
 def rehearse(
-    setting: Setting,
+    setting: RehearsalSetting,
     strikes: FailureSchedule,
     listener: Callable[[int], object] = bool,
     until: int | None = None,
@@ -94,7 +94,7 @@ class _Host:
     """Carries messages between the lead and simulated workers, and turns the clock."""
 
     def __init__(
-        self, setting: Setting, strikes: FailureSchedule, listener: Callable[[int], object]
+        self, setting: RehearsalSetting, strikes: FailureSchedule, listener: Callable[[int], object]
     ):
         self._setting, self._strikes, self._listener = setting, strikes, listener
         seats = setting.seats
