@@ -5,17 +5,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "checkfree"
 author = "The checkfree authors"
 extensions = [
     "myst_parser",
-    # In _ext: pages, and parts of pages, that are made of the code.
-    "configuration",
-    "commands",
-    "python_names",
-    "repository",
+    "_ext.configuration",
+    "_ext.commands",
+    "_ext.python_names",
+    "_ext.repository",
 ]
 exclude_patterns = ["_ext"]
 

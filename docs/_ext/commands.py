@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from generated import add_directive
-
+from _ext.generated import add_directive
 from checkfree.cli.entry import make_parser
 
 

@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from generated import add_directive
-
+from _ext.generated import add_directive
 from checkfree.config.load import COMPARE
 from checkfree.core.config import Config
 from checkfree.study.options import Options

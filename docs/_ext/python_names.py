@@ -8,9 +8,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from generated import add_directive
-
 import checkfree
+from _ext.generated import add_directive
 
 ELSEWHERE = {"Config": "Its fields are the keys of a {doc}`configuration <configuration>`."}
 """Classes whose members another page tells of, and where."""
