@@ -12,8 +12,9 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from _ext.generated import add_directive
@@ -69,15 +70,22 @@ def field_texts(of: type[Any]) -> dict[str, str]:
     """The string literal after each field of a class, its bases' included."""
     found: dict[str, str] = {}
     for base in reversed(of.__mro__[:-1]):
-        body = ast.parse(inspect.getsource(base)).body[0]
+        (body,) = ast.parse(inspect.getsource(base)).body
         assert isinstance(body, ast.ClassDef)
-        for field, after in zip(body.body, body.body[1:], strict=False):
-            match field, after:
-                case (
-                    ast.AnnAssign(target=ast.Name(id=name)),
-                    ast.Expr(value=ast.Constant(value=str(text))),
-                ):
-                    found[name] = inspect.cleandoc(text)
+        found |= texts_after(body.body)
+    return found
+
+
+def texts_after(statements: Sequence[ast.stmt]) -> dict[str, str]:
+    """The string literal after each assignment to a name."""
+    found = {}
+    for assigned, after in pairwise(statements):
+        match assigned, after:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[name] = inspect.cleandoc(text)
     return found
 
 
