@@ -1,12 +1,14 @@
 # Everything is installed into VENV, once: a stamp file there says with which extras.
 VENV ?= .venv
 PYTHON ?= python3
+# Where the site is built.
+DOCS_OUT ?= build/docs
 CONSTRAINTS := constraints.txt
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: help demo swarm-demo test soak lint
+.PHONY: help demo swarm-demo test soak lint docs
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -40,6 +42,9 @@ lint: $(VENV)/.installed-dev ## Check style, types and who imports whom
 	$(BIN)/mypy --strict checkfree
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-docs ## Build the site, where a warning is an error, into build/docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs $(DOCS_OUT)
+
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
@@ -59,3 +64,7 @@ $(VENV)/.installed-test: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) --editable '.[test,dev]'
 	touch $@ $(VENV)/.installed $(VENV)/.installed-swarm $(VENV)/.installed-test
+
+$(VENV)/.installed-docs: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) --editable '.[docs]'
+	touch $@ $(VENV)/.installed

@@ -59,7 +59,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """key=value words may stand anywhere, also behind an option."""
-    parser = _parser()
+    parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     strange = [word for word in rest if word.startswith("-") or "=" not in word]
     if strange or (rest and not hasattr(arguments, "words")):
@@ -75,7 +75,8 @@ def torch_memory_error() -> type[BaseException]:
     return getattr(torch, "OutOfMemoryError", MemoryError)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Of all commands."""
     parser = argparse.ArgumentParser(
         prog="checkfree",
         description="Pipeline-parallel training that survives the loss of whole stages.",

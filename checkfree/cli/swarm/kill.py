@@ -14,7 +14,9 @@ def add(actions: Commands) -> None:
     parser = actions.add_parser(
         "kill", help="kill a worker, or the lead, of a run that allows it (--chaos)"
     )
-    parser.add_argument("folder", metavar="RUN", type=Path)
+    parser.add_argument(
+        "folder", metavar="RUN", type=Path, help="the folder of a run that this machine leads"
+    )
     parser.add_argument("seat", metavar="SEAT", help="as in 2.0, or lead")
     parser.add_argument("--signal", default="KILL", help="KILL (default), STOP or CONT")
     parser.set_defaults(run=_run)

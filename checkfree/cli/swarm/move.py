@@ -22,7 +22,9 @@ def add(actions: Commands) -> None:
         description="Has a seat of a running swarm change hands, with its exact state: no "
         "iteration is lost or repeated.",
     )
-    move.add_argument("folder", metavar="RUN", type=Path)
+    move.add_argument(
+        "folder", metavar="RUN", type=Path, help="the folder of a run that this machine leads"
+    )
     move.add_argument("seat", metavar="SEAT", help="as in 2.0")
     move.add_argument(
         "host", metavar="HOST", nargs="?", help="where to (default: where it is best)"
@@ -35,7 +37,9 @@ def add(actions: Commands) -> None:
         description="Has all nodes of a machine hand on what they have to others, then end: as a "
         "SIGTERM to each of them does. What nobody can take waits on the lead's machine.",
     )
-    drain.add_argument("folder", metavar="RUN", type=Path)
+    drain.add_argument(
+        "folder", metavar="RUN", type=Path, help="the folder of a run that this machine leads"
+    )
     drain.add_argument("host", metavar="HOST", help="as checkfree swarm status lists it")
     _takes_patience(drain)
     drain.set_defaults(run=_drain)

@@ -24,7 +24,11 @@ def add(actions: Commands) -> None:
         description="Asks the launcher of a run of this machine, or, by the address of its lead or "
         "of any member, the lead of one elsewhere.",
     )
-    parser.add_argument("run_or_address", metavar="RUN|ADDRESS")
+    parser.add_argument(
+        "run_or_address",
+        metavar="RUN|ADDRESS",
+        help="the folder of a run that this machine leads, or what swarm lead printed",
+    )
     parser.add_argument("--token", metavar="T", help="of the join line; or CHECKFREE_TOKEN, or:")
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="a file with the token")
     parser.add_argument("--json", action="store_true", help="all of it, for programs")

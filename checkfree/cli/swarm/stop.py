@@ -21,7 +21,9 @@ def add(actions: Commands) -> None:
         "that joined keep their states and look for the lead, ten minutes unless they were told "
         "otherwise: --resume goes on with them. --all ends them too.",
     )
-    parser.add_argument("folder", metavar="RUN", type=Path)
+    parser.add_argument(
+        "folder", metavar="RUN", type=Path, help="the folder of a run that this machine leads"
+    )
     parser.add_argument("--all", action="store_true", help="end the nodes that joined, too")
     parser.set_defaults(run=_run)
 

@@ -1,0 +1,1 @@
+"""What Sphinx makes pages of: the code, and Markdown that stands elsewhere in the repository."""
