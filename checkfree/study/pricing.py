@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import checkfree
 from checkfree.config.load import build, plain
 from checkfree.config.parts import origins, permitted
 from checkfree.core.config import Config, FleetConfig
@@ -25,7 +24,7 @@ Pricer = Callable[[Config, Records, FleetConfig], Priced]
 PRICED = "priced"
 """The folder below a comparison's where prices are remembered."""
 
-_UNPRICED = ("report", "compare", "cli", "data")
+_UNPRICED = ("report", "study", "cli", "data")
 """Rooms whose source no price depends on."""
 
 
@@ -88,7 +87,7 @@ def _profile(fleet: FleetConfig) -> str:
 @cache
 def _source() -> str:
     """A hash of the code that prices: another version may come to another price."""
-    root = Path(checkfree.__file__).parent
+    root = Path(__file__).parents[1]
     found = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         if path.relative_to(root).parts[0] not in _UNPRICED:

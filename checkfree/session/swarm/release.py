@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-import checkfree
 from checkfree.config.parts import origins
 from checkfree.core.config import Config
 from checkfree.models.families import FAMILIES
@@ -27,7 +26,7 @@ WORKER = ("worker", "session.blueprint", "stage.optimizer", "pipeline", "data", 
 MAKERS = ("session.assemble",)
 """What makes a worker of a configuration; it imports lead and runtime too, which count for
 nothing."""
-PACKAGE = Path(checkfree.__file__).parent
+PACKAGE = Path(__file__).parents[2]
 
 
 def release(config: Config) -> dict[str, str]:
