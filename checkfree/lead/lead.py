@@ -9,6 +9,8 @@ costs the iteration and never leaves a torn step::
                           +> Abort, epoch + 1     +> finish the commit
                              idle > repair > all Rebuilt > validate > idle
 
+``checkfree.lead.phase`` has every move.
+
 Rules: epochs only grow, at every loss and every new plan. States move only while nobody steps, but
 for those of leavers: a committed state can be sent at any time. Any loss orders pending repairs
 anew. Nothing is planned before every stage has a seat again, and nothing inexact as long as
@@ -24,7 +26,7 @@ from checkfree.lead.checkpoints import Checkpointing
 from checkfree.lead.departures import Departures, Handed
 from checkfree.lead.iteration import Iterating
 from checkfree.lead.membership import Membership
-from checkfree.lead.phase import Phase
+from checkfree.lead.phase import MOVES, Phase
 from checkfree.lead.progress import Progress, Terms
 from checkfree.lead.recovery import RecoveryCoordinator
 from checkfree.lead.state import LeadState
@@ -83,11 +85,19 @@ class Lead:
         self._validating = Validating(self._lead_state, self._coordinator)
         self.failure, self.stopped = "", False
         self._stopping = False
-        self.phase = Phase.IDLE
+        self._phase = Phase.IDLE if takeover is None else Phase.ROLLCALL
         self._cleared_at = -1
         self._takeover = takeover
-        if takeover is not None:
-            self.phase = Phase.ROLLCALL
+
+    @property
+    def phase(self) -> Phase:
+        """What it waits for."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, to: Phase) -> None:
+        assert to is self._phase or (self._phase, to) in MOVES, f"{self._phase} to {to}"
+        self._phase = to
 
     @property
     def members(self) -> Membership:
