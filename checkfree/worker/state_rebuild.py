@@ -97,7 +97,10 @@ class StateRebuild:
         if not _finite(state):
             problem = "the rebuilt weights are not finite"
             return replace(answer, problem=problem, bad=tuple(states))
-        self._stage.restore(state)
+        try:
+            self._stage.restore(state)
+        except ValueError as error:  # of a strategy from outside, which no other source would mend
+            return replace(answer, problem=f"{order.recipe.rule}: {error}")
         figures, problem = self._judged()
         if problem:
             return replace(answer, problem=problem, rejected=True, check=figures)

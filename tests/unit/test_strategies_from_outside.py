@@ -26,7 +26,7 @@ from tests.contract.small import small, text, trace
 from tests.unit.outside import install, module
 
 RULE = '''
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from checkfree.core.ops import Recipe, Refusal, Source
 from checkfree.recovery.strategy import Rebuilding, Strategy, repair_each
 
@@ -53,6 +53,12 @@ class Next(Strategy):
 
 class Plain(Next):
     """Without options of its own."""
+
+class Short(Next):
+    """What it makes of a stage lacks its parameters."""
+
+    def rebuild(self, seat, fresh, states):
+        return Rebuilding(replace(fresh(), params={}))
 
 number = 7
 '''
@@ -97,6 +103,13 @@ def test_it_trains_resumes_and_verifies(rules: Path) -> None:
     with pytest.raises(BadInput, match="--allow rules_of_mine"):
         verify(run.folder)
     assert not verify(run.folder, allow=["rules_of_mine"]).difference
+
+
+def test_what_it_makes_has_to_fit(rules: Path) -> None:
+    tree = to_tree(config(rules, "none")) | {"recovery": "rules_of_mine:Short"}
+    run = checkfree.train(tree)
+    assert run.status == "failed"
+    assert "2.0 could not be rebuilt: next: the state does not fit the stage" in run.reason
 
 
 def test_commands_ask_for_leave(rules: Path, capsys: pytest.CaptureFixture[str]) -> None:
