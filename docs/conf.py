@@ -13,6 +13,7 @@ extensions = [
     "myst_parser",
     "_ext.configuration",
     "_ext.commands",
+    "_ext.phases",
     "_ext.python_names",
     "_ext.repository",
 ]

@@ -1,5 +1,5 @@
 """The commands, one a file. Exit codes: 0 done, 1 the run failed, 2 refused, 75 start me again, 130
-interrupted: README has the table."""
+interrupted: docs/spot-fleet.md has the table."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ else:
     Commands = object
 
 DONE, FAILED, BAD_INPUT, AGAIN, INTERRUPTED = 0, 1, 2, 75, EXIT_CODE
-"""The table of the README. AGAIN is EX_TEMPFAIL of sysexits.h: start me again."""
+"""The table of docs/reference/commands.md. AGAIN is EX_TEMPFAIL of sysexits.h: start me again."""
 
 
 def takes_config(parser: argparse.ArgumentParser, *, required: bool) -> None:

@@ -67,6 +67,8 @@ def type_of(name: str) -> str:
 def text_of(name: str) -> str:
     """The string literal after the line that defines a name which is neither class nor function:
     what Python tells of such a one is its type's text. "" if there is none."""
+    if name == "__version__":
+        return "The version that is installed."
     found = getattr(checkfree, name)
     for room, module in sorted(sys.modules.items()):
         if room.startswith("checkfree.") and vars(module).get(name) is found:

@@ -33,10 +33,10 @@ def pages() -> dict[Path, Path]:
     }
 
 
-def rendered(file: Path, page: Path) -> str:
-    """The file's text, with links that hold from the page."""
+def relinked(text: str, file: Path, page: Path) -> str:
+    """The text of a file, with links that hold from the page."""
 
-    def relinked(link: re.Match[str]) -> str:
+    def shown_from(link: re.Match[str]) -> str:
         image, text, target = link.groups()
         path, _, part = target.partition("#")
         if not path or ":" in path:
@@ -51,7 +51,12 @@ def rendered(file: Path, page: Path) -> str:
         away = os.path.relpath(shown, page.parent)
         return f"{image}[{text}]({away}{'#' + part if part else ''})"
 
-    text = LINK.sub(relinked, file.read_text(encoding="utf-8"))
+    return LINK.sub(shown_from, text)
+
+
+def rendered(file: Path, page: Path) -> str:
+    """What stands on the page of a file."""
+    text = relinked(file.read_text(encoding="utf-8"), file, page)
     listed = [shown.stem for shown in pages().values() if shown.parent == page.parent]
     if page.name != "index.md":
         return text
@@ -70,7 +75,15 @@ def write(app: Any = None) -> None:
             page.write_text(text, encoding="utf-8")
 
 
+def read(app: Any, name: str, content: list[str]) -> None:
+    """Have links of the site's own pages, which hold in the repository, lead to pages."""
+    page = DOCS / f"{name}.md"
+    if page not in pages().values():
+        content[0] = relinked(content[0], page, page)
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Write the pages before Sphinx looks for them."""
     app.connect("builder-inited", write)
+    app.connect("source-read", read)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -40,6 +40,12 @@ def commands(page: Path) -> list[list[str]]:
     return [line[1:] for line in lines if line[:1] == ["checkfree"]]
 
 
+def files(page: Path) -> list[tuple[str, str]]:
+    """The Python blocks that begin with the name of a file, and their text."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, re.DOTALL)
+
+
 def scaled(words: list[str]) -> list[str]:
     """The same command on a model that trains in a moment."""
     short = SHORT.get(words[0], {})
@@ -56,6 +62,8 @@ def run_as_shown(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> l
     shutil.copytree(ROOT / "configs", folder / "configs")
     for script in (ROOT / "experiments").glob("own_*.py"):
         shutil.copy(script, folder)
+    for name, text in files(page):
+        (folder / name).write_text(text)
     (folder / "spot.csv").write_text("0,add,a\n0,add,b\n60000,remove,a\n90000,add,c\n")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the processes that compare and branch start

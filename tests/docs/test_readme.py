@@ -19,13 +19,13 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_commands_run_in_the_order_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(run_as_shown(README, tmp_path, monkeypatch)) >= 6
+    assert len(run_as_shown(README, tmp_path, monkeypatch)) >= 3
     assert (tmp_path / "runs" / "a" / "loss.png").exists()
 
 
 def test_swarm_commands_are_understood() -> None:
     found = [words for words in commands(README) if words[0] == "swarm"]
-    assert len(found) >= 4
+    assert found
     for words in found:
         assert callable(parse(words).run), words
 

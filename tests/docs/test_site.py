@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 from _ext import commands as listed
-from _ext import configuration, python_names, repository
+from _ext import configuration, phases, python_names, repository, rooms
 
 import checkfree
 from checkfree.cli import main
 from checkfree.cli.entry import parse
 from checkfree.config.load import COMPARE, plain
 from checkfree.core.config import Config
+from checkfree.lead.phase import MOVES, Phase
 from checkfree.study.options import Options
 from tests.docs.commands import ROOT, commands, run_as_shown, targets
 
@@ -56,6 +57,51 @@ def test_commands_run_in_the_order_shown(
 def test_a_page_shows_a_swarm() -> None:
     shown = {words[1] for words in commands(DOCS / OF_A_SWARM) if words[0] == "swarm"}
     assert shown == set(choices(["swarm"]))
+
+
+# --- the architecture ----------------------------------------------------------------------------
+
+
+def test_the_picture_is_of_the_rooms_as_they_are() -> None:
+    """Drawn by ``python docs/_ext/rooms.py``."""
+    assert rooms.PICTURE.read_text(encoding="utf-8") == rooms.svg(rooms.imports())
+
+
+def test_a_room_stands_above_what_it_imports_from() -> None:
+    graph = rooms.imports()
+    assert {"cli", "session", "core"} <= graph.keys() == rooms.TOLD.keys()
+    level = {room: number for number, row in enumerate(rooms.rows(graph)) for room in row}
+    assert all(level[room] < level[other] for room, used in graph.items() for other in used)
+    drawn = set(rooms.lines(graph))
+    assert drawn < {(room, other) for room, used in graph.items() for other in used}
+
+
+def test_the_map_names_what_there_is() -> None:
+    """Each room has its row, and each file that a row names stands where it says."""
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `([\w./]+)` \| (.*) \|$", text, re.MULTILINE)
+    assert {room.rstrip("/").removesuffix(".py") for room, _ in table} >= rooms.TOLD.keys() - {
+        "configs"
+    }
+    package, missing = ROOT / "checkfree", []
+    for room, told in table:
+        for file in re.findall(r"`([\w/]+\.py)`", told):
+            missing += [] if (package / room / file).is_file() else [f"{room}{file}"]
+    changes = re.search(r"\| you want \| go to \|\n(.*?)\n\n", text, re.DOTALL)
+    assert changes is not None
+    for row in changes[1].splitlines()[1:]:
+        at = package
+        for file in re.findall(r"`([\w/]+\.py|[\w/]+/)`", row.split("|")[2]):
+            found = next((p for p in (package / file, at.parent / file) if p.exists()), None)
+            missing += [file] if found is None else []
+            at = found or at
+    assert not missing
+
+
+def test_the_phases_are_those_of_the_lead() -> None:
+    page = phases.render()
+    assert all(f"| {one.value} | {other.value} | " in page for one, other in MOVES)
+    assert page.count("\n| ") >= len(MOVES) + len(Phase)
 
 
 # --- what is generated ---------------------------------------------------------------------------
@@ -105,7 +151,7 @@ def test_every_command_and_option_is_listed() -> None:
         assert f"# {name}\n" in listed.render()
 
 
-@pytest.mark.parametrize("hidden", ["--home", "--only"])
+@pytest.mark.parametrize("hidden", ["--workdir", "--only"])
 def test_hidden_options_are_not(hidden: str) -> None:
     assert f"{hidden} " not in listed.render()
 
