@@ -99,7 +99,7 @@ def verify(
     *,
     out: str | Path | None = None,
     allow: Collection[str] = (),
-    watch: Callable[[], None] = lambda: None,
+    watch: Callable[[], None] | None = None,
 ) -> Outcome:
     """Train a recorded run again in this process: the same members, losses and repairs, from its
     plans; and see whether every loss comes out the same, bit for bit.
@@ -108,11 +108,12 @@ def verify(
     ``watch`` is called after each iteration. A run that an ``Outcome`` tells no difference of is
     the same. Raises BadInput for a run that can't be trained again, or whose data are not here.
     """
-    return verify_recording(recording(Path(run), allow), None if out is None else Path(out), watch)
+    path = None if out is None else Path(out)
+    return verify_recording(recording(Path(run), allow), path, watch)
 
 
 def verify_recording(
-    run: Recording, out: Path | None = None, watch: Callable[[], None] = lambda: None
+    run: Recording, out: Path | None = None, watch: Callable[[], None] | None = None
 ) -> Outcome:
     """Train the run again, as far as it came, into the new folder ``out`` if one is given.
 
@@ -124,7 +125,7 @@ def verify_recording(
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="checkfree-verify-")))
         else:
             folder = out
-        comparison = _Comparison(run, watch)
+        comparison = _Comparison(run, watch or (lambda: None))
         job = _job(run, folder, comparison)
         folders.create(folder)
         stack.enter_context(folders.locked(folder))

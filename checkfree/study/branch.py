@@ -22,6 +22,7 @@ from checkfree.report.branches_plot import draw_branches
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import write_whole
 from checkfree.runtime.process import settled
+from checkfree.runtime.recorder import Listener
 from checkfree.session.job import versions
 from checkfree.session.terms import seats
 from checkfree.study.branching.base_run import (
@@ -54,7 +55,7 @@ def branch(
     out: str | Path | None = None,
     workers: int = 1,
     allow: Collection[str] = (),
-    watch: Watch = lambda label, iterations: lambda record: None,
+    watch: Watch | None = None,
 ) -> Branching:
     """Kill each of ``stages`` alone in a saved run when it has ``at`` iterations behind it, apply
     each of ``rules`` (strategies as on the command line: ``"checkfree(exponent=1)"``) to the same
@@ -71,7 +72,11 @@ def branch(
     request = BranchRequest(
         Path(run), at, tuple(stages), tuple(rules), tuple(gaps), reinits, path, tuple(allow)
     )
-    return branch_as(request, watch, workers)
+    return branch_as(request, watch or _unwatched, workers)
+
+
+def _unwatched(label: str, iterations: int) -> Listener:
+    return lambda record: None
 
 
 def branch_as(request: BranchRequest, watch: Watch, workers: int = 1) -> Branching:
@@ -142,7 +147,7 @@ def grow_one(request: BranchRequest, number: int) -> None:
     if not 0 <= number < len(plan.runs):
         raise BadInput(f"--only {number}: there are branches 0 … {len(plan.runs) - 1}")
     with settled(plan.base.config.threads):
-        grow(plan.base, plan.runs[number], lambda label, iterations: lambda record: None)
+        grow(plan.base, plan.runs[number], _unwatched)
 
 
 def _claim(base: BaseRun) -> None:

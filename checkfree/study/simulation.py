@@ -52,7 +52,7 @@ def simulate(
     seeds: int = 1,
     words: Sequence[str] = (),
     allow: Collection[str] = (),
-    watch: Callable[[Cell], object] = bool,
+    watch: Callable[[Cell], object] | None = None,
 ) -> list[Simulation]:
     """What runs would take on ``fleet.name``, without training: the lead that trains, with workers
     that hold nothing. One per strategy and rate; without ``strategies`` the configuration's own.
@@ -76,7 +76,8 @@ def simulate(
         may |= running(config)
     found: dict[tuple[str, float | None], list[tuple[Priced, int]]] = {}
     for cell in plan(tree, options, Path("simulated"), may):
-        watch(cell)
+        if watch is not None:
+            watch(cell)
         made = rehearse(cell.config)
         found.setdefault((cell.label, cell.rate), []).append((made.priced, len(made.trace)))
     return [

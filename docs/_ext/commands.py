@@ -80,7 +80,7 @@ def render() -> str:
     """All of them as MyST text."""
     parts = []
     for command in commands():
-        parts.append(f"{'#' * command.depth} {command.name}\n\n{_escaped(command.text)}\n")
+        parts.append(f"{'#' * (1 + command.depth)} {command.name}\n\n{_escaped(command.text)}\n")
         if command.usage:
             parts.append(f"```text\n{command.usage}\n```\n\n```{{program}} {command.name}\n```\n")
         for argument in command.arguments:

@@ -119,7 +119,7 @@ def render() -> str:
     """All of them as MyST text."""
     parts = []
     for section in sections():
-        parts.append(f"# {section.name or 'The run'}\n\n{section.text}\n")
+        parts.append(f"## {section.name or 'The run'}\n\n{section.text}\n")
         for key in section.keys:
             options = f":type: {key.type}\n:default: `{key.default}`"
             parts.append(f"```{{confval}} {key.name}\n{options}\n\n{key.text}\n```\n")

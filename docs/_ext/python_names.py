@@ -41,7 +41,7 @@ def render() -> str:
     for directive, title in GROUPS.items():
         names = [name for name, kind in kinds.items() if kind == directive]
         if names:
-            parts += [f"# {title}\n", *(_shown(name, directive) for name in names)]
+            parts += [f"## {title}\n", *(_shown(name, directive) for name in names)]
     return "\n".join(parts)
 
 
