@@ -52,7 +52,7 @@ def check(config: Config) -> None:
     spec = STRATEGIES.get(config.recovery.name)
     if spec is None:
         return  # its options are looked at once it may run
-    if config.recovery.options:
+    if {*(config.recovery.options or {})} - spec.apart:
         raise BadInput(
             f"recovery.options={written(config.recovery.options)}: those of "
             f"{config.recovery.name} stand beside its name, as in recovery.{min(spec.options)}=…"

@@ -103,14 +103,16 @@ def build(tree: Mapping[str, Any]) -> Config:
 
 
 def _options_apart(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is no key of ours beside the name of a strategy from outside is an option of it."""
+    """What stands beside a strategy's name and is no field of RecoveryConfig is an option of it; of
+    one of ours, if it has such."""
     section = tree.get("recovery")
-    if not isinstance(section, Mapping) or str(section.get("name", "auto")) in STRATEGIES:
+    if not isinstance(section, Mapping):
         return tree
+    spec = STRATEGIES.get(str(section.get("name", RecoveryConfig.name)))
     ours = {f.name for f in dataclasses.fields(RecoveryConfig) if not f.metadata.get("internal")}
-    options = {**(section.get("options") or {})}
-    options |= {key: value for key, value in section.items() if key not in ours}
-    kept = {key: value for key, value in section.items() if key in ours}
+    apart = {*section} - ours if spec is None else {*section} & spec.apart
+    options = {**(section.get("options") or {}), **{key: section[key] for key in apart}}
+    kept = {key: value for key, value in section.items() if key not in apart}
     return {**tree, "recovery": {**kept, **({"options": options} if options else {})}}
 
 

@@ -8,12 +8,12 @@ from typing import Literal
 
 import torch
 
-from checkfree.core.config import RecoveryConfig
 from checkfree.core.ops import Address, Recipe, Refusal, Repair, Source, View
 from checkfree.messages.tensors import StageState
 from checkfree.pipeline.routes import neighbours
 from checkfree.recovery.average import Inexact, average_states
 from checkfree.recovery.checkfree import average_recipe
+from checkfree.recovery.options import InexactOptions
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each, wholly_lost
 
 
@@ -97,21 +97,21 @@ class Uniform(Strategy):
         return Rebuilding(average_states(list(states.values()), weights, self._how), weights)
 
 
-def random(config: RecoveryConfig) -> Reinit:
+def random(options: InexactOptions) -> Reinit:
     """As configured."""
-    return Reinit("random", Inexact.of(config))
+    return Reinit("random", Inexact.of(options))
 
 
-def zero(config: RecoveryConfig) -> Reinit:
+def zero(options: InexactOptions) -> Reinit:
     """As configured."""
-    return Reinit("zero", Inexact.of(config))
+    return Reinit("zero", Inexact.of(options))
 
 
-def copy(config: RecoveryConfig) -> CopyPrevious:
+def copy(options: InexactOptions) -> CopyPrevious:
     """As configured."""
-    return CopyPrevious(Inexact.of(config))
+    return CopyPrevious(Inexact.of(options))
 
 
-def uniform(config: RecoveryConfig) -> Uniform:
+def uniform(options: InexactOptions) -> Uniform:
     """As configured."""
-    return Uniform(Inexact.of(config))
+    return Uniform(Inexact.of(options))

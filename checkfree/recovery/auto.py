@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from checkfree.core.config import RecoveryConfig
 from checkfree.core.formats import SIGNS
 from checkfree.core.ops import (
     Address,
@@ -47,7 +46,13 @@ from checkfree.recovery.interpolate import (
     interpolate,
     nearest_recipe,
 )
-from checkfree.recovery.options import SHADOW_FORMATS
+from checkfree.recovery.options import (
+    SHADOW_FORMATS,
+    AutoOptions,
+    FitOptions,
+    ShadowOptions,
+    WeightedOptions,
+)
 from checkfree.recovery.shadow.plan import RULE, Pushing, restart, shadow_recipe
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 
@@ -189,34 +194,34 @@ class Ladder(Strategy):
 # --- as configured -------------------------------------------------------------------------------
 
 
-def shadow(config: RecoveryConfig) -> Ladder:
+def shadow(options: ShadowOptions) -> Ladder:
     """Shadows, then the average of the neighbours."""
-    rules = replace(_rules(config), pushing=Pushing.of(config), reach=_reach(config))
+    rules = replace(_rules(options), pushing=Pushing.of(options), reach=_reach(options))
     return Ladder((RULE, WEIGHTED), rules)
 
 
-def fit(config: RecoveryConfig) -> Ladder:
+def fit(options: FitOptions) -> Ladder:
     """The average of the nearest, fitted."""
-    return Ladder((FITTED, NEAREST), replace(_rules(config), fitting=Fitting.of(config)))
+    return Ladder((FITTED, NEAREST), replace(_rules(options), fitting=Fitting.of(options)))
 
 
-def auto(config: RecoveryConfig) -> Ladder:
+def auto(options: AutoOptions) -> Ladder:
     """All rungs, each checked."""
     rules = replace(
-        _rules(config),
-        pushing=Pushing.of(config),
-        reach=_reach(config),
-        fitting=Fitting.of(config),
+        _rules(options),
+        pushing=Pushing.of(options),
+        reach=_reach(options),
+        fitting=Fitting.of(options),
         checked=True,
-        share=config.share if config.swap else None,
+        share=options.share if options.swap else None,
     )
     return Ladder((RULE, PARTNER, FITTED, NEAREST), rules)
 
 
-def _rules(config: RecoveryConfig) -> Rules:
-    return Rules(how=Inexact.of(config), exponent=config.exponent)
+def _rules(options: WeightedOptions) -> Rules:
+    return Rules(how=Inexact.of(options), exponent=options.exponent)
 
 
-def _reach(config: RecoveryConfig) -> float:
+def _reach(options: ShadowOptions) -> float:
     """Only changes say how a stage was moving."""
-    return config.shadow_ahead if SHADOW_FORMATS[config.shadow_format] == SIGNS else 0.0
+    return options.shadow_ahead if SHADOW_FORMATS[options.shadow_format] == SIGNS else 0.0

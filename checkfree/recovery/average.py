@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from checkfree.core.config import RecoveryConfig
 from checkfree.messages.tensors import StageState
+from checkfree.recovery.options import InexactOptions
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Inexact:
     lr_scale: float = 1.0
 
     @classmethod
-    def of(cls, config: RecoveryConfig, lr_scale: float = 1.0) -> Inexact:
+    def of(cls, options: InexactOptions, lr_scale: float = 1.0) -> Inexact:
         """As configured; ``lr_scale``: the strategy's own."""
-        return cls(config.optimizer, lr_scale if config.lr_scale is None else config.lr_scale)
+        return cls(options.optimizer, lr_scale if options.lr_scale is None else options.lr_scale)
 
     @property
     def moments(self) -> bool:

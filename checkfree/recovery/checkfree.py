@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from checkfree.core.config import RecoveryConfig
 from checkfree.core.ops import Address, Recipe, Refusal, Repair, Source, View
 from checkfree.messages.tensors import StageState
 from checkfree.pipeline.routes import neighbours
 from checkfree.recovery.average import Inexact, average_states, gradient_weights
+from checkfree.recovery.options import CheckFreeOptions
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 
 RULE = "weighted average"
@@ -78,7 +78,7 @@ def average_recipe(
     return replace(recipe, sources=tuple(pair))
 
 
-def from_config(config: RecoveryConfig) -> CheckFree:
+def made(options: CheckFreeOptions) -> CheckFree:
     """As configured."""
-    how = Inexact.of(config, PAPER_LR_SCALE)
-    return CheckFree(how, config.exponent, after_clipping=config.gradient == "after")
+    how = Inexact.of(options, PAPER_LR_SCALE)
+    return CheckFree(how, options.exponent, after_clipping=options.gradient == "after")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from checkfree.core.config import RecoveryConfig
 from checkfree.core.ops import (
     Address,
     Mirror,
@@ -21,8 +20,9 @@ from checkfree.messages.tensors import StageState
 from checkfree.pipeline.routes import neighbours, swap_partner, swapped
 from checkfree.recovery.average import Inexact, average_states
 from checkfree.recovery.checkfree import PAPER_LR_SCALE, CheckFree
-from checkfree.recovery.checkfree import from_config as checkfree
+from checkfree.recovery.checkfree import made as checkfree
 from checkfree.recovery.exact import EMBEDDING_COPY
+from checkfree.recovery.options import CheckFreePlusOptions
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 
 
@@ -104,7 +104,7 @@ def _copy(
     return Recipe("partner copy", (source,), moments)
 
 
-def from_config(config: RecoveryConfig) -> CheckFreePlus:
+def made(options: CheckFreePlusOptions) -> CheckFreePlus:
     """As configured."""
-    how = Inexact.of(config, PAPER_LR_SCALE)
-    return CheckFreePlus(checkfree(config), how, config.share, config.partner)
+    how = Inexact.of(options, PAPER_LR_SCALE)
+    return CheckFreePlus(checkfree(options), how, options.share, options.partner)

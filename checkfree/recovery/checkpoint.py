@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from checkfree.core.config import RecoveryConfig
 from checkfree.core.ops import (
     STORE,
     Address,
@@ -17,6 +16,7 @@ from checkfree.core.ops import (
     View,
 )
 from checkfree.messages.tensors import StageState
+from checkfree.recovery.options import CheckpointOptions
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, wholly_lost
 
 
@@ -25,8 +25,8 @@ class Checkpoint(Strategy):
     loss rolls all of them back to the newest version that is good, and what came after it is
     trained again on the same data."""
 
-    def __init__(self, interval: int):
-        self._interval = interval
+    def __init__(self, options: CheckpointOptions):
+        self._interval = options.interval
 
     def replications(
         self, version: int, workers: Collection[Address]
@@ -63,8 +63,3 @@ class Checkpoint(Strategy):
     ) -> Rebuilding:
         (state,) = states.values()
         return Rebuilding(state)
-
-
-def from_config(config: RecoveryConfig) -> Checkpoint:
-    """As configured."""
-    return Checkpoint(config.interval)

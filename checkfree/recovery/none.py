@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from checkfree.core.config import RecoveryConfig
 from checkfree.core.ops import Address, Refusal, Repair, Source, View
 from checkfree.messages.tensors import StageState
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, wholly_lost
@@ -29,8 +28,3 @@ class NoRecovery(Strategy):
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
     ) -> Rebuilding:
         raise AssertionError("recovery=none rebuilds nothing")
-
-
-def from_config(config: RecoveryConfig) -> NoRecovery:
-    """As configured."""
-    return NoRecovery()

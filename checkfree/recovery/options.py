@@ -1,6 +1,14 @@
-"""What the options of strategies can be. No torch: a configuration is checked before it is here."""
+"""The section of the configuration that each strategy reads, and what its values can be. No torch:
+a configuration is checked before any is here.
+
+A strategy sees its own section and nothing else. Those of ours stand flat in ``RecoveryConfig``, as
+records have them, and what they mean is told there; a new one's fields may stand here alone.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 from checkfree.core.config import RecoveryConfig
 from checkfree.core.errors import BadInput, one_of
@@ -17,6 +25,80 @@ SHADOW_FORMATS = {
 """``recovery.shadow_format``, and how that is written."""
 
 AUTO = "auto"
+
+_R = RecoveryConfig
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Of a strategy that has none."""
+
+
+@dataclass(frozen=True)
+class InexactOptions:
+    """How a stage goes on that was not restored exactly."""
+
+    optimizer: str = _R.optimizer
+    lr_scale: float | None = _R.lr_scale
+    lr_scale_half_life: float | None = _R.lr_scale_half_life
+
+
+@dataclass(frozen=True)
+class WeightedOptions(InexactOptions):
+    """Of whatever averages neighbours by their gradient norms."""
+
+    exponent: float = _R.exponent
+
+
+@dataclass(frozen=True)
+class CheckFreeOptions(WeightedOptions):
+    """``checkfree``."""
+
+    gradient: str = _R.gradient
+
+
+@dataclass(frozen=True)
+class CheckFreePlusOptions(CheckFreeOptions):
+    """``checkfree_plus``."""
+
+    share: float = _R.share
+    partner: str = _R.partner
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """``checkpoint``."""
+
+    interval: int = _R.interval
+
+
+@dataclass(frozen=True)
+class ShadowOptions(WeightedOptions):
+    """``shadow``."""
+
+    shadow_every: Any = _R.shadow_every
+    shadow_format: str = _R.shadow_format
+    shadow_budget: float = _R.shadow_budget
+    shadow_least: int = _R.shadow_least
+    shadow_ahead: float = _R.shadow_ahead
+
+
+@dataclass(frozen=True)
+class FitOptions(WeightedOptions):
+    """``fit``."""
+
+    fit_steps: int = _R.fit_steps
+    fit_memory: int = _R.fit_memory
+    fit_lr: float = _R.fit_lr
+
+
+@dataclass(frozen=True)
+class AutoOptions(ShadowOptions, FitOptions):
+    """``auto``: those of all its rungs."""
+
+    share: float = _R.share
+    swap: bool = _R.swap
+
 
 MOST_AHEAD = 10.0
 """``recovery.shadow_ahead``: with any more, all restarts go as far as they may."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 
-from checkfree.core.config import RecoveryConfig
 from checkfree.core.ops import (
     Address,
     Kind,
@@ -82,8 +81,3 @@ def _recipe(stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refu
             f"{stage}: recovery=checkpoint or replicas=2 would have helped"
         )
     return Recipe(REDUNDANT_COPY, (held[0],))
-
-
-def from_config(config: RecoveryConfig) -> Redundant:
-    """As configured."""
-    return Redundant()

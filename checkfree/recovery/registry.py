@@ -7,7 +7,7 @@ One from outside of checkfree is a subclass of Strategy or a StrategySpec; see `
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,25 +16,29 @@ from checkfree.core.config import RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.typed import as_config
 from checkfree.plugins import chosen, code_of, imported, written_at
+from checkfree.recovery.options import (
+    AutoOptions,
+    CheckFreeOptions,
+    CheckFreePlusOptions,
+    CheckpointOptions,
+    FitOptions,
+    InexactOptions,
+    NoOptions,
+    ShadowOptions,
+)
 
 if TYPE_CHECKING:  # a strategy knows of tensors
     from checkfree.recovery.strategy import Strategy
 
 _KEY = "recovery.name"
-_INEXACT = frozenset({"optimizer", "lr_scale", "lr_scale_half_life"})
-_WEIGHTED = _INEXACT | {"exponent"}
-_PUSHING = frozenset(
-    {"shadow_every", "shadow_format", "shadow_budget", "shadow_least", "shadow_ahead"}
-)
-_FITTING = frozenset({"fit_steps", "fit_memory", "fit_lr"})
 
 
 @dataclass(frozen=True)
 class StrategySpec:
     """A strategy, as all but itself know it.
 
-    ``made_by`` is a function of a RecoveryConfig, as ``module:function``; ``options`` are the keys
-    of the section ``recovery`` that it reads, beside the name. ``exact``: whatever it repairs is
+    ``made_by`` is called with its ``section``, as ``module:function``; or it is a subclass of
+    Strategy that has none, or whose own fields are its section. ``exact``: whatever it repairs is
     what was lost, so no loss of the run shows it. ``mirrors``: each seat also holds another stage,
     whole. ``reinitialises``: a lost stage starts anew, so modules have to be able to.
     ``swaps_always``: microbatches run the ends of the pipeline out of order, whatever is
@@ -42,7 +46,7 @@ class StrategySpec:
     """
 
     made_by: str
-    options: frozenset[str] = frozenset()
+    section: type = NoOptions
     exact: bool = False
     mirrors: bool = False
     reinitialises: bool = False
@@ -52,6 +56,16 @@ class StrategySpec:
     def module(self) -> str:
         """Where it is written."""
         return self.made_by.partition(":")[0]
+
+    @property
+    def options(self) -> frozenset[str]:
+        """The keys of the configuration's section ``recovery`` that it reads, beside the name."""
+        return frozenset(field.name for field in dataclasses.fields(self.section))
+
+    @property
+    def apart(self) -> frozenset[str]:
+        """Those that are no fields of RecoveryConfig: it has them as ``options``."""
+        return self.options - {field.name for field in dataclasses.fields(RecoveryConfig)}
 
     @property
     def pushes(self) -> bool:
@@ -65,34 +79,30 @@ class StrategySpec:
     def make(self, config: RecoveryConfig) -> Strategy:
         """The strategy of a configuration."""
         make = imported(_KEY, self.made_by)
-        if isinstance(make, type):
+        if isinstance(make, type) and self.section is NoOptions:
             own: Strategy = _with_options(make, config)
             return own
-        made: Callable[[RecoveryConfig], Strategy] = make
-        return made(config)
+        made: Strategy = make(_with_options(self.section, config))
+        return made
 
 
 _RULES = "checkfree.recovery."
 STRATEGIES: Mapping[str, StrategySpec] = MappingProxyType(
     {
-        "auto": StrategySpec(
-            f"{_RULES}auto:auto", _WEIGHTED | _PUSHING | _FITTING | {"share", "swap"}
-        ),
-        "shadow": StrategySpec(f"{_RULES}auto:shadow", _WEIGHTED | _PUSHING),
-        "fit": StrategySpec(f"{_RULES}auto:fit", _WEIGHTED | _FITTING),
-        "none": StrategySpec(f"{_RULES}none:from_config"),
-        "checkfree": StrategySpec(f"{_RULES}checkfree:from_config", _WEIGHTED | {"gradient"}),
+        "auto": StrategySpec(f"{_RULES}auto:auto", AutoOptions),
+        "shadow": StrategySpec(f"{_RULES}auto:shadow", ShadowOptions),
+        "fit": StrategySpec(f"{_RULES}auto:fit", FitOptions),
+        "none": StrategySpec(f"{_RULES}none:NoRecovery"),
+        "checkfree": StrategySpec(f"{_RULES}checkfree:made", CheckFreeOptions),
         "checkfree_plus": StrategySpec(
-            f"{_RULES}checkfree_plus:from_config",
-            _WEIGHTED | {"gradient", "share", "partner"},
-            swaps_always=True,
+            f"{_RULES}checkfree_plus:made", CheckFreePlusOptions, swaps_always=True
         ),
-        "checkpoint": StrategySpec(f"{_RULES}checkpoint:from_config", frozenset({"interval"})),
-        "redundant": StrategySpec(f"{_RULES}redundant:from_config", exact=True, mirrors=True),
-        "random": StrategySpec(f"{_RULES}ablations:random", _INEXACT, reinitialises=True),
-        "zero": StrategySpec(f"{_RULES}ablations:zero", _INEXACT, reinitialises=True),
-        "copy": StrategySpec(f"{_RULES}ablations:copy", _INEXACT),
-        "uniform": StrategySpec(f"{_RULES}ablations:uniform", _INEXACT),
+        "checkpoint": StrategySpec(f"{_RULES}checkpoint:Checkpoint", CheckpointOptions),
+        "redundant": StrategySpec(f"{_RULES}redundant:Redundant", exact=True, mirrors=True),
+        "random": StrategySpec(f"{_RULES}ablations:random", InexactOptions, reinitialises=True),
+        "zero": StrategySpec(f"{_RULES}ablations:zero", InexactOptions, reinitialises=True),
+        "copy": StrategySpec(f"{_RULES}ablations:copy", InexactOptions),
+        "uniform": StrategySpec(f"{_RULES}ablations:uniform", InexactOptions),
     }
 )
 

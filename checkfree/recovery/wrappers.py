@@ -25,6 +25,7 @@ from checkfree.messages.tensors import StageState
 from checkfree.recovery.checkpoint import Checkpoint
 from checkfree.recovery.exact import REPLICA
 from checkfree.recovery.fit.activations import BufferLimits
+from checkfree.recovery.options import CheckpointOptions
 from checkfree.recovery.registry import spec_of
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
 
@@ -33,7 +34,7 @@ def make_strategy(config: RecoveryConfig, checkpoint_every: int | None = None) -
     """The strategy of a configuration, with replicas first and the safety net, if any, last."""
     strategy = spec_of(config).make(config)
     if checkpoint_every is not None:
-        strategy = SafetyNet(strategy, Checkpoint(checkpoint_every))
+        strategy = SafetyNet(strategy, Checkpoint(CheckpointOptions(checkpoint_every)))
     return ReplicaFirst(strategy)
 
 

@@ -17,6 +17,7 @@ from checkfree.core.config import Config, RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address, Mirror, Upload
 from checkfree.recovery.checkpoint import Checkpoint
+from checkfree.recovery.options import CheckpointOptions
 from checkfree.recovery.redundant import Redundant
 from checkfree.report.branches import Branch, Branching, noise, render, rows, to_csv, to_tree
 from checkfree.report.branches_plot import draw_branches
@@ -203,7 +204,7 @@ def test_a_rule_that_puts_nothing_aside_begins_at_the_loss() -> None:
     ("at", "earliest", "start"), [(50, 0, 48), (48, 0, 48), (50, 49, 50), (7, 0, 0)]
 )
 def test_a_rule_begins_where_it_last_put_aside(at: int, earliest: int, start: int) -> None:
-    assert lead_in(Checkpoint(8), at, earliest, SEATS) == start
+    assert lead_in(Checkpoint(CheckpointOptions(8)), at, earliest, SEATS) == start
 
 
 def test_a_rule_begins_where_every_stage_was_put_aside() -> None:

@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import pytest
 
-from checkfree.config.load import load
+from checkfree.config.load import build, load, to_tree
 from checkfree.core.config import RecoveryConfig
 from checkfree.core.errors import BadInput
-from checkfree.recovery.registry import STRATEGIES
+from checkfree.recovery.registry import STRATEGIES, StrategySpec, spec_of
+from checkfree.recovery.strategy import Strategy
 
 
-class Watched:
-    """Options that remember which of them were read."""
-
-    def __init__(self, **changes: Any):
-        self.config = RecoveryConfig(**changes)
-        self.read = set[str]()
-
-    def __getattr__(self, name: str) -> Any:
-        self.read.add(name)
-        return getattr(self.config, name)
-
-
-@pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_strategy_is_made_of_the_options_that_are_told_of_it(name: str, swap: bool) -> None:
-    watched = Watched(name=name, swap=swap, shadow_every="auto")
-    STRATEGIES[name].make(cast(RecoveryConfig, watched))
-    assert watched.read <= STRATEGIES[name].options
+def test_a_strategy_sees_its_own_section_as_configured(name: str) -> None:
+    spec = STRATEGIES[name]
+    assert vars(spec.section()) == {key: getattr(RecoveryConfig(), key) for key in spec.options}
+    other = {"exponent": 1.0, "interval": 7, "shadow_every": "auto", "fit_steps": 3, "swap": True}
+    config = RecoveryConfig(name, **cast(Any, other))
+    seen: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("checkfree.recovery.registry.imported", lambda key, where: seen.append)
+        spec.make(config)
+    assert vars(seen[0]) == {key: getattr(config, key) for key in spec.options}
+    assert isinstance(spec.make(config), Strategy)
+
+
+@dataclass(frozen=True)
+class Own:
+    """A section with a field that no other strategy has."""
+
+    exponent: float = 2.0
+    depth: int = 3
+
+
+def test_a_new_strategy_needs_no_line_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its section is its own, and the words beside its name are found there."""
+    every = {**STRATEGIES, "own": StrategySpec("nowhere:own", Own)}
+    for room in ("config.load", "config.check", "config.parts", "recovery.registry"):
+        monkeypatch.setattr(f"checkfree.{room}.STRATEGIES", every)
+    config = load(None, ["recovery=own(depth=5)", "recovery.exponent=1"])
+    seen: list[Any] = []
+    monkeypatch.setattr("checkfree.recovery.registry.imported", lambda key, where: seen.append)
+    spec_of(config.recovery).make(config.recovery)
+    assert seen == [Own(1.0, 5)]
+    assert build(to_tree(config)) == config
+    with pytest.raises(BadInput, match=r"recovery\.dept"):
+        load(None, ["recovery=own(dept=5)"])
+    with pytest.raises(BadInput, match=r"recovery\.depth"):
+        load(None, ["recovery=checkfree(depth=5)"])
 
 
 def test_each_option_is_some_strategy_s() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from checkfree.core.config import RecoveryConfig
 from checkfree.core.ops import Address, Recipe, Refusal, Route, View
 from checkfree.pipeline.routes import beside_on_routes, in_order
+from checkfree.recovery.options import FitOptions
 
 MICROBATCHES = 64
 """Routes that are looked at to see who is beside whom."""
@@ -25,9 +25,9 @@ class Fitting:
     """Pairs that a seat sends at most."""
 
     @classmethod
-    def of(cls, config: RecoveryConfig) -> Fitting:
+    def of(cls, options: FitOptions) -> Fitting:
         """As configured."""
-        return cls(config.fit_steps, config.fit_memory)
+        return cls(options.fit_steps, options.fit_memory)
 
     def fitted(self, recipe: Recipe, seats: tuple[Address, ...]) -> Recipe:
         """``recipe``, fitted to all that ``seats`` hold."""

@@ -23,12 +23,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from checkfree.core.config import RecoveryConfig
 from checkfree.core.formats import SIGNS
 from checkfree.core.ops import Address, Recipe, Refusal, Shadow, Source, Transfer, View
 from checkfree.messages.tensors import StageState
 from checkfree.pipeline.routes import ring_successor
-from checkfree.recovery.options import AUTO, SHADOW_FORMATS
+from checkfree.recovery.options import AUTO, SHADOW_FORMATS, ShadowOptions
 from checkfree.recovery.shadow.format import unpack_state
 from checkfree.recovery.strategy import Rebuilding
 
@@ -57,11 +56,11 @@ class Pushing:
     least: int = 1
 
     @classmethod
-    def of(cls, config: RecoveryConfig) -> Pushing:
+    def of(cls, options: ShadowOptions) -> Pushing:
         """As configured."""
-        how = SHADOW_FORMATS[config.shadow_format]
-        every = usual(how) if config.shadow_every is None else config.shadow_every
-        return cls(how, None if every == AUTO else int(every), config.shadow_least)
+        how = SHADOW_FORMATS[options.shadow_format]
+        every = usual(how) if options.shadow_every is None else options.shadow_every
+        return cls(how, None if every == AUTO else int(every), options.shadow_least)
 
     def transfers(self, view: View) -> tuple[Transfer, ...]:
         """The one to push when the step to come is committed, if any is due."""
