@@ -42,6 +42,9 @@ def check(config: Config) -> None:
     share = config.data.validation_share
     if not 0.0 < share < 1.0:
         raise BadInput(f"data.validation_share={share}: expected a share between 0 and 1")
+    documents = config.data.documents
+    if documents is not None and documents < 1:
+        raise BadInput(f"data.documents={documents}: expected at least 1, or null for all")
     check_fleet(config.fleet)
     tick_probability(config.failures)
     if config.failures.scenario != "none":

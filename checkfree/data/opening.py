@@ -39,21 +39,10 @@ def open_data(
     tokens; RunFailed if a stream breaks off or the cache cannot be written.
     """
     assert context >= 1 and batch >= 1, (context, batch)
-    _check(config)
     split = _open_bin(config) if config.name == "bin" else _open_text(config, loader)
     _check_room(split, context)
     source = f"Python {platform.python_version()}" if config.name == "stdlib" else None
     return Data(config.name, split, context, batch, seed, source)
-
-
-def _check(config: DataConfig) -> None:
-    if not 0 < config.validation_share < 1:
-        raise BadInput(
-            f"data.validation_share {config.validation_share}, expected a share in (0, 1); "
-            "0.05 is the default"
-        )
-    if config.documents is not None and config.documents < 1:
-        raise BadInput(f"data.documents {config.documents}, expected at least 1, or null for all")
 
 
 def _open_bin(config: DataConfig) -> Split:

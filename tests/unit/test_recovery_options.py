@@ -68,6 +68,10 @@ def test_each_option_is_some_strategy_s() -> None:
         ("optimizer.name=lion", "expected one of adam"),
         ("optimizer.lr=-1", "expected a number in"),
         ("fleet.name=moon", "expected one of paper"),
+        ("data.validation_share=0", "between 0 and 1"),
+        ("data.validation_share=1", "between 0 and 1"),
+        ("data.validation_share=.nan", "between 0 and 1"),
+        ("data.documents=0", "at least 1, or null for all"),
     ],
 )
 def test_what_no_run_can_take_is_refused_as_it_is_loaded(word: str, why: str) -> None:
