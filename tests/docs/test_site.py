@@ -3,6 +3,7 @@ code leaves nothing out. Without Sphinx, which ``make docs`` has: a warning fail
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
@@ -52,6 +53,20 @@ def test_commands_run_in_the_order_shown(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_as_shown(page, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=["README.md", *NAMES])
+def test_calls_from_python_are_understood(page: Path) -> None:
+    """Whatever a block calls of checkfree is public, and takes what it is given."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    for node in ast.walk(ast.parse("\n".join(blocks))):
+        if isinstance(node, ast.ImportFrom) and node.module == "checkfree":
+            assert {alias.name for alias in node.names} <= set(checkfree.__all__)
+        match node:
+            case ast.Call(ast.Attribute(ast.Name("checkfree"), name), args, keywords):
+                assert name in checkfree.__all__
+                given = {keyword.arg: None for keyword in keywords if keyword.arg}
+                inspect.signature(getattr(checkfree, name)).bind(*args, **given)
 
 
 def test_a_page_shows_a_swarm() -> None:
