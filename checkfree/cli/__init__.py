@@ -8,20 +8,22 @@ import sys
 from collections.abc import Sequence
 
 from checkfree.cli.interrupts import EXIT_CODE, TOLD, forget_interrupts, heed_interrupts
+from checkfree.cli.streams import guarded_streams
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Nothing is imported before Ctrl-C is heeded."""
-    try:
-        heed_interrupts()
-        from checkfree.cli.entry import run
+    with guarded_streams():
+        try:
+            heed_interrupts()
+            from checkfree.cli.entry import run
 
-        return run(argv)
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more changes nothing
-        print(TOLD, file=sys.stderr)
-        return EXIT_CODE
-    finally:
-        forget_interrupts()
+            return run(argv)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more changes nothing
+            print(TOLD, file=sys.stderr)
+            return EXIT_CODE
+        finally:
+            forget_interrupts()

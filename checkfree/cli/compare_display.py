@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -59,16 +58,14 @@ class CompareDisplay(Watcher):
         trace: TracebackType | None,
     ) -> None:
         if self._live:
-            with suppress(OSError):
-                self._bars.stop()
+            self._bars.stop()
 
     def begin(self, total: int, done: int, iterations: int) -> None:
         self._total, self._done, self._work = total, done, max(1, iterations)
         self._began = time.monotonic()
         self._bars.update(self._whole, total=total, completed=done)
         if self._live:
-            with suppress(OSError):
-                self._bars.start()
+            self._bars.start()
 
     def began(self, cell: Cell) -> None:
         self._runs[cell.place] = RunProgress(cell.folder)
@@ -86,8 +83,7 @@ class CompareDisplay(Watcher):
 
     def note(self, line: str) -> None:
         """Above the bars, if there are any."""
-        with suppress(OSError):
-            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def look(self) -> None:
         """Reads how far the runs are, if the last look was a while ago."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -67,18 +66,11 @@ class Display:
         trace: TracebackType | None,
     ) -> None:
         if self._live is not None:
-            with suppress(OSError):
-                self._live.update(self._panel(), refresh=True)
-                self._live.stop()
+            self._live.update(self._panel(), refresh=True)
+            self._live.stop()
 
     def __call__(self, record: Record) -> None:
-        """Take in one record. A terminal that went away takes no training with it."""
-        try:
-            self._take(record)
-        except OSError:
-            self._quiet, self._live = True, None
-
-    def _take(self, record: Record) -> None:
+        """Take in one record."""
         match record:
             case IterationRecord():
                 self._iteration(record)

@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--token", metavar="T", help="its token; or set CHECKFREE_TOKEN, or:")
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="a file with the token")
     parser.add_argument("--data-path", metavar="PATH", help="where its data are on this machine")
-    parser.set_defaults(run=_doctor)
+    parser.set_defaults(run=_doctor, shows=True)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

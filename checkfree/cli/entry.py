@@ -19,7 +19,8 @@ from checkfree.cli import (
     train,
     verify,
 )
-from checkfree.cli.arguments import BAD_INPUT, FAILED
+from checkfree.cli.arguments import BAD_INPUT, DONE, FAILED
+from checkfree.cli.streams import is_lost
 from checkfree.core.errors import BadInput, RunFailed
 
 COMMANDS = (
@@ -41,7 +42,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     arguments = parse(argv)
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
     except BadInput as error:
         print(f"checkfree: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -52,9 +53,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         reason = str(error).splitlines()[0] if str(error) else "this machine has too little"
         print(f"checkfree: out of memory: {reason}; lower batch or model sizes", file=sys.stderr)
         return FAILED
-    except BrokenPipeError:  # whoever read our output, as `head`, has had enough
-        sys.stderr.close()
-        return FAILED
+    only_shows = getattr(arguments, "shows", False)  # and leaves nothing else behind
+    return FAILED if code == DONE and only_shows and is_lost(sys.stdout) else code
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

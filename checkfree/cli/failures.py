@@ -30,7 +30,7 @@ def _sample_command(parser: argparse.ArgumentParser) -> None:
     takes_config(parser, required=True)
     parser.add_argument("--ticks", type=int, help="how many (default: the run's iterations)")
     parser.add_argument("--to", metavar="FILE", type=Path, help="default: standard output")
-    parser.set_defaults(run=_sample)
+    parser.set_defaults(run=_sample, shows=True)
 
 
 def _sample(arguments: argparse.Namespace) -> int:
@@ -101,7 +101,7 @@ def _tell(trace: Trace, to: Path | None, stages: int, ticks: int) -> int:
 def _show_command(parser: argparse.ArgumentParser) -> None:
     parser.description = "Draw a trace file: stages down, ticks across."
     parser.add_argument("file", metavar="FILE", help="a trace, as failures sample writes it")
-    parser.set_defaults(run=_show)
+    parser.set_defaults(run=_show, shows=True)
 
 
 def _show(arguments: argparse.Namespace) -> int:

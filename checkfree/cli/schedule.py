@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
         default=Path("schedule.png"),
         help="where the timeline goes: .png, .svg or .pdf (default: schedule.png)",
     )
-    parser.set_defaults(run=_schedule)
+    parser.set_defaults(run=_schedule, shows=True)
 
 
 def _schedule(arguments: argparse.Namespace) -> int:

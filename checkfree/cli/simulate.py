@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--rates", metavar="R,…", help="failures per stage and hour, in percent")
     parser.add_argument("--seeds", metavar="N", type=int, default=1, help="runs of each")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there")
-    parser.set_defaults(run=_simulate)
+    parser.set_defaults(run=_simulate, shows=True)
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from checkfree.cli.arguments import DONE, Commands
@@ -169,8 +168,7 @@ class Teller:
         found = Peer.from_json(peer)
         line = join_line(Place(found.id, best_first(found.addresses)), self._secret())
         if line != self._line:
-            with suppress(OSError):
-                print(line, flush=True)
+            print(line, flush=True)
         self._line = line
 
     def _tell_missing(self, event: Mapping[str, Any]) -> None:

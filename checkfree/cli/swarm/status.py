@@ -32,7 +32,7 @@ def add(actions: Commands) -> None:
     parser.add_argument("--token", metavar="T", help="of the join line; or CHECKFREE_TOKEN, or:")
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="a file with the token")
     parser.add_argument("--json", action="store_true", help="all of it, for programs")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, shows=True)
 
 
 def question(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
