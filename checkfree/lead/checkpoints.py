@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from checkfree.core.ops import STORE, Address
 from checkfree.lead.history import History
+from checkfree.lead.iteration import Transaction
 from checkfree.lead.membership import first_seats
 from checkfree.lead.state import LeadState
-from checkfree.lead.transaction import Transaction
 from checkfree.messages.control import (
     CHECKPOINT,
     RESUME,
@@ -39,7 +39,10 @@ class Checkpointing:
 
     def due(self) -> bool:
         """Order what is due next; False if nothing is."""
-        return self._archives() or self._copies()
+        state = self._lead_state
+        return self._archives() or self._ordered(
+            state.keeping.refresh(state.due_mirrors(), state.progress)
+        )
 
     def weights(self) -> bool:
         """Order the trained weights stored."""
@@ -131,12 +134,6 @@ class Checkpointing:
             self._versions[p.tick] = p.committed
             return self._archive(RESUME, p.tick, self._seats_of_snapshot())
         return False
-
-    def _copies(self) -> bool:
-        lead_state = self._lead_state
-        return self._ordered(
-            lead_state.keeping.refresh(lead_state.due_mirrors(), lead_state.progress)
-        )
 
     def _seats_of_snapshot(self) -> tuple[Address, ...]:
         """One of each stage, and whoever else holds something for others."""
