@@ -43,7 +43,8 @@ def offered(package: Path = PACKAGE, allow: tuple[str, ...] = ()) -> Mapping[str
     packages from outside of checkfree that offer parts of runs, or are allowed to be of use."""
     found = {"checkfree": versions()["checkfree"], "code": digest(package, WORKER, MAKERS)}
     for name, spec in STRATEGIES.items():
-        found[_strategy(name)] = digest(package, (_own(spec.module),))
+        within = spec.module.partition(".")[2]  # its name within our package
+        found[_strategy(name)] = digest(package, (within,))
     for name in FAMILIES:
         found[_model(name)] = digest(package, (f"models.{name}",))
     found |= {_package(top): origin(top) for top in {*allow, *packages(offers())}}
@@ -65,11 +66,6 @@ def _strategy(name: str) -> str:
 
 def _model(family: str) -> str:
     return f"model.family={family}"
-
-
-def _own(module: str) -> str:
-    """Its name within our package."""
-    return module.partition(".")[2]
 
 
 def digest(package: Path, roots: Iterable[str], alone: Iterable[str] = ()) -> str:
