@@ -32,7 +32,10 @@ class Names:
         lent = [run for run in group.runs if run.entry.reused]
         below = (
             f"only {fails} may fail" if fails else "",
-            *(_reused(run) for run in lent[:1]),
+            *(
+                f"seed {run.entry.seed}: curve of {run.entry.reused}; identical by construction"
+                for run in lent[:1]
+            ),
             f"and {len(lent) - 1} more seeds so" if len(lent) > 1 else "",
         )
         return Head(label, below, self.looks[label])
@@ -40,10 +43,6 @@ class Names:
 
 def names(book: Book) -> Names:
     return Names(book, looks(book.labels))
-
-
-def _reused(run: RunSeries) -> str:
-    return f"seed {run.entry.seed}: curve of {run.entry.reused}; identical by construction"
 
 
 HEADLINE = (
@@ -81,7 +80,7 @@ def _by_rate(
     order = {label: place for place, label in enumerate(book.labels)}
     for rate in sorted(rates, key=lambda r: -1.0 if r is None else r):
         if several:
-            calm = rate is None and _calm(found)
+            calm = rate is None and all(g.is_reference for g in found if g.rate is None)
             yield Divider("without failures" if calm else rate_name(rate))
         those = (group for group in found if group.rate == rate)
         for group in sorted(those, key=lambda group: order[group.label]):
@@ -89,10 +88,6 @@ def _by_rate(
             lines = tuple(_endings(group))
             if lines:
                 yield Endings(lines)
-
-
-def _calm(groups: Sequence[Group]) -> bool:
-    return all(group.is_reference for group in groups if group.rate is None)
 
 
 def _headline(book: Book, line: SummaryRow, summary: Summary) -> tuple[TableCell, ...]:
