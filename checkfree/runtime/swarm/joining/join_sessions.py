@@ -65,7 +65,8 @@ class JoinSessions:
     ) -> None:
         try:
             notice = await asyncio.wait_for(hear(reader, LARGEST_WORD), APPLY_WITHIN)
-            why = self._judged(id, notice)
+            known = is_proven(self._terms.secret, id, self._network.endpoint.id, notice)
+            why = refusal(notice, self._terms.release, known)
             if not why:
                 return await self._welcome(id, notice, reader, writer)
             self._network.endpoint.refused["application"] += 1
@@ -80,11 +81,6 @@ class JoinSessions:
         """What we said has to arrive: the other side ends the stream when it has read it."""
         await writer.drain()
         await asyncio.wait_for(reader.read(1), APPLY_WITHIN)
-
-    def _judged(self, id: str, notice: Notice) -> str:
-        terms = self._terms
-        known = is_proven(terms.secret, id, self._network.endpoint.id, notice)
-        return refusal(notice, terms.release, known)
 
     async def _welcome(
         self, id: str, notice: Notice, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
