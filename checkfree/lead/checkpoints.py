@@ -39,10 +39,15 @@ class Checkpointing:
 
     def due(self) -> bool:
         """Order what is due next; False if nothing is."""
-        state = self._lead_state
-        return self._archives() or self._ordered(
-            state.keeping.refresh(state.due_mirrors(), state.progress)
-        )
+        lead_state, p = self._lead_state, self._lead_state.progress
+        owners = tuple(upload.owner for upload in lead_state.due_uploads())
+        if owners and p.committed not in p.checkpoints:
+            return self._archive(CHECKPOINT, p.committed, owners)
+        if self.snapshot_due():
+            self._stored_at = p.tick  # after the checkpoint, so that the snapshot knows of it
+            self._versions[p.tick] = p.committed
+            return self._archive(RESUME, p.tick, self._seats_of_snapshot())
+        return self._ordered(lead_state.keeping.refresh(lead_state.due_mirrors(), p))
 
     def weights(self) -> bool:
         """Order the trained weights stored."""
@@ -123,17 +128,6 @@ class Checkpointing:
         archive = self._order(RESUME, self._stored_at, attempt.snapshot, attempt.shadows)
         lead_state.send(STORE, replace(archive, epoch=attempt.ticket.epoch))
         self._versions[self._stored_at], self._travels = lead_state.progress.committed, True
-
-    def _archives(self) -> bool:
-        lead_state, p = self._lead_state, self._lead_state.progress
-        owners = tuple(upload.owner for upload in lead_state.due_uploads())
-        if owners and p.committed not in p.checkpoints:
-            return self._archive(CHECKPOINT, p.committed, owners)
-        if self.snapshot_due():
-            self._stored_at = p.tick  # after the checkpoint, so that the snapshot knows of it
-            self._versions[p.tick] = p.committed
-            return self._archive(RESUME, p.tick, self._seats_of_snapshot())
-        return False
 
     def _seats_of_snapshot(self) -> tuple[Address, ...]:
         """One of each stage, and whoever else holds something for others."""
