@@ -86,10 +86,8 @@ class Lead:
         takeover: Takeover | None = None,
     ):
         self._lead_state = LeadState(members, strategy, terms, progress)
-        self._departures, self._checkpointing = (
-            Departures(self._lead_state),
-            Checkpointing(self._lead_state),
-        )
+        self._departures = Departures(self._lead_state)
+        self._checkpointing = Checkpointing(self._lead_state)
         self._coordinator = RecoveryCoordinator(
             self._lead_state, self._departures, self._checkpointing
         )

@@ -79,11 +79,8 @@ class RecoveryCoordinator:
     strategy refuses is taken back to a snapshot."""
 
     def __init__(self, lead_state: LeadState, departures: Departures, checkpointing: Checkpointing):
-        self._lead_state, self._departures, self._checkpointing = (
-            lead_state,
-            departures,
-            checkpointing,
-        )
+        self._lead_state = lead_state
+        self._departures, self._checkpointing = departures, checkpointing
         self._under_way: PendingRepair | None = None
         self._refused: frozenset[Source] = frozenset()
         self._tried: list[Tried] = []

@@ -27,7 +27,6 @@ from checkfree.runtime.actor import Actor
 from checkfree.runtime.swarm.joining.candidates import is_heir
 from checkfree.runtime.swarm.joining.join_server import JoinServer, JoinServerConfig
 from checkfree.runtime.swarm.presence.deadlines import Deadlines
-from checkfree.runtime.swarm.presence.leader_handoff import LeaderHandoff
 from checkfree.runtime.swarm.presence.liveness import (
     GRACE,
     RELAY,
@@ -37,7 +36,7 @@ from checkfree.runtime.swarm.presence.liveness import (
 )
 from checkfree.runtime.swarm.presence.peer_table import PeerTable
 from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent, seconds_of
-from checkfree.runtime.swarm.presence.roster import Roster
+from checkfree.runtime.swarm.presence.roster import LeaderHandoff, Roster
 from checkfree.runtime.swarm.presence.speed import Life, Speeds, Way
 from checkfree.runtime.swarm.presence.stall import Watch
 from checkfree.runtime.swarm.processes.fork_server import NO_ROOM, full_disk

@@ -27,8 +27,7 @@ from checkfree.runtime.swarm.joining.handshake import (
     state_id,
 )
 from checkfree.runtime.swarm.placement.nodes import Node
-from checkfree.runtime.swarm.presence.liveness import beat_every
-from checkfree.runtime.swarm.presence.round_trip import RoundTrip
+from checkfree.runtime.swarm.presence.liveness import RoundTrip, beat_every
 from checkfree.runtime.swarm.transport.frames import BadFrame, Notice
 from checkfree.runtime.swarm.transport.network_thread import JoinRequest, NetworkThread, Visitor
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
