@@ -26,6 +26,8 @@ WORKER = ("worker", "session.blueprint", "stage.optimizer", "pipeline", "data", 
 MAKERS = ("session.assemble",)
 """What makes a worker of a configuration; it imports lead and runtime too, which count for
 nothing."""
+ONLY_FOR_TYPES = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+"""What is tested before an import that never runs."""
 PACKAGE = Path(__file__).parents[2]
 
 
@@ -116,7 +118,7 @@ def _file(package: Path, module: str) -> Path | None:
 def _named(nodes: Iterable[ast.AST], inside: str) -> Iterator[str]:
     """What is imported, by whole names; ``inside``: of which package a relative one is."""
     for node in nodes:
-        if isinstance(node, ast.If) and _only_for_types(node.test):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ONLY_FOR_TYPES:
             yield from _named(node.orelse, inside)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -126,7 +128,3 @@ def _named(nodes: Iterable[ast.AST], inside: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
         else:
             yield from _named(ast.iter_child_nodes(node), inside)
-
-
-def _only_for_types(test: ast.expr) -> bool:
-    return ast.unparse(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
