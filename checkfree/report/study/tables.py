@@ -92,8 +92,9 @@ def _by_rate(
 
 def _headline(book: Book, line: SummaryRow, summary: Summary) -> tuple[TableCell, ...]:
     group = line.group
+    well = sum(run.saved and run.finished for run in group.runs)
     return (
-        _came_through(group),
+        TableCell(f"{well} of {len(group.runs)}", bad=well < len(group.runs)),
         _gap(line, line.gap, summary.noise, ""),
         _gap(line, line.gap_at_end, summary.noise, "at"),
         _target(line, [float(at.iteration) for at in line.reached], summary, "{:,.0f}"),
@@ -154,11 +155,6 @@ def _endings(group: Group) -> Iterable[tuple[str, str, str]]:
     for (end, reason, saved), seeds in reasons.items():
         who = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
         yield who, f"{'stopped' if saved else 'ended'} at {end}", reason or "not finished"
-
-
-def _came_through(group: Group) -> TableCell:
-    well = sum(run.saved and run.finished for run in group.runs)
-    return TableCell(f"{well} of {len(group.runs)}", bad=well < len(group.runs))
 
 
 STORED = ("Strategy", "Kept on peers", "Kept in the store", "Sent per iteration", "Extra sent")
