@@ -129,20 +129,19 @@ def split_tail(file: TokenFile, path: Path, share: float) -> Split:
     if file.ends is not None and len(file.ends) > 1:
         inner = file.ends[:-1]
         cut = int(inner[min(int(np.searchsorted(inner, cut)), len(inner) - 1)])
+    documents = None
+    if file.ends is not None:
+        before = int(np.searchsorted(file.ends, cut, side="right"))
+        documents = before, len(file.ends) - before
     return Split(
         train=file.tokens[:cut],
         validation=file.tokens[cut:],
-        documents=None if file.ends is None else _documents(file.ends, cut),
+        documents=documents,
         vocabulary=file.sidecar.vocabulary,
         content_hash=file.sidecar.content_hash or _hash(path),
         tokenizer=file.sidecar.tokenizer or "unknown",
         separator=file.sidecar.separator,
     )
-
-
-def _documents(ends: npt.NDArray[np.uint64], cut: int) -> tuple[int, int]:
-    before = int(np.searchsorted(ends, cut, side="right"))
-    return before, len(ends) - before
 
 
 def _read_sidecar(path: Path) -> Sidecar:

@@ -14,10 +14,9 @@ from checkfree.failures.rates import (
     tick_probability,
 )
 from checkfree.failures.render import picture, summary
-from checkfree.failures.samplers import SAMPLERS, pack
+from checkfree.failures.samplers import SAMPLERS, arrivals, pack
 from checkfree.failures.scenarios import CLOCK, is_ours, is_trace_file, sample
 from checkfree.failures.spot import Pipeline, import_spot
-from checkfree.failures.streams import arrivals
 from checkfree.failures.targets import target_stages
 from checkfree.failures.trace import STOP, Failure, Trace, make_trace, seats_hit, strikes
 

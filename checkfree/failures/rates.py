@@ -37,28 +37,29 @@ def tick_probability(config: FailuresConfig) -> float | None:
     """
     preset = probability_of(config.scenario)
     if preset is not None:
-        _refuse_second_rate(config)
+        if config.probability is not None or config.rate_per_hour is not None:
+            raise BadInput(
+                f"failures.scenario {config.scenario} carries its own probability: leave out "
+                f"failures.probability and failures.rate_per_hour, or use failures.scenario random"
+            )
         return preset
     if config.probability is not None and config.rate_per_hour is not None:
         raise BadInput(
             f"failures.probability ({config.probability}) and failures.rate_per_hour "
             f"({config.rate_per_hour}) are both given: keep one"
         )
-    _check_seconds(config.seconds_per_iteration)
+    seconds = config.seconds_per_iteration
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise BadInput(
+            f"failures.seconds_per_iteration is {seconds}, expected seconds above 0: "
+            f"the paper's is 91.3"
+        )
     if config.rate_per_hour is not None:
         rate = _checked("rate_per_hour", config.rate_per_hour, closed=False)
-        return probability_per_tick(rate, config.seconds_per_iteration)
+        return probability_per_tick(rate, seconds)
     if config.probability is not None:
         return _checked("probability", config.probability, closed=True)
     return None
-
-
-def _refuse_second_rate(config: FailuresConfig) -> None:
-    if config.probability is not None or config.rate_per_hour is not None:
-        raise BadInput(
-            f"failures.scenario {config.scenario} carries its own probability: leave out "
-            f"failures.probability and failures.rate_per_hour, or use failures.scenario random"
-        )
 
 
 def _checked(name: str, value: object, *, closed: bool) -> float:
@@ -67,11 +68,3 @@ def _checked(name: str, value: object, *, closed: bool) -> float:
     if not number or not 0 <= value <= 1 or (value == 1 and not closed):  # type: ignore[operator]
         raise BadInput(f"failures.{name} is {value!r}, expected {expected}: 10 % is written 0.1")
     return float(value)  # type: ignore[arg-type]
-
-
-def _check_seconds(seconds: float) -> None:
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise BadInput(
-            f"failures.seconds_per_iteration is {seconds}, expected seconds above 0: "
-            f"the paper's is 91.3"
-        )

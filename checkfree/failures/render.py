@@ -47,7 +47,10 @@ def picture(trace: Trace, *, stages: int, ticks: int, width: int = 80) -> str:
         for stage in reversed(range(stages + 1))
     ]
     axis = " " * gutter + _axis(columns, per_column)
-    return "\n".join([*rows, axis, _caption(per_column, len(trace) - len(shown))])
+    caption = "one column = 1 tick" if per_column == 1 else f"one column = {per_column} ticks"
+    if hidden := len(trace) - len(shown):
+        caption += f"; {hidden} more outside of the picture"
+    return "\n".join([*rows, axis, caption])
 
 
 def _mark(count: int) -> str:
@@ -62,8 +65,3 @@ def _axis(columns: int, per_column: int) -> str:
     labels = {column: str(column * per_column) for column in range(0, columns, step)}
     fitting = [label for column, label in labels.items() if column + len(label) <= columns]
     return "".join(label.ljust(step) for label in fitting).rstrip()
-
-
-def _caption(per_column: int, hidden: int) -> str:
-    scale = "one column = 1 tick" if per_column == 1 else f"one column = {per_column} ticks"
-    return f"{scale}; {hidden} more outside of the picture" if hidden else scale

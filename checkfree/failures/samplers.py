@@ -3,10 +3,17 @@
 A sampler is a function of one frozen :class:`Setting` to failures, in any order, some perhaps
 twice; ``scenarios.sample`` makes the trace. What a sampler says of ticks below k never depends
 on ``ticks``, so that a run may ask for more ticks than it will need.
+
+Every sampler draws from two random streams: chances per tick, and arrivals in time. Each stage has
+its own stream and tick t uses its t-th number, so that neither the length of a trace nor the other
+stages change what happens to a stage (semantics 4). For the same reason the failures at a lower
+probability are among those at a higher one. ``random.Random.random`` is used because Python
+promises its numbers for a seed across versions.
 """
 
 from __future__ import annotations
 
+import math
 import random as stdlib_random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +24,6 @@ from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address
 from checkfree.core.units import derive
 from checkfree.failures.rates import SECONDS_PER_HOUR, poisson_rate_per_hour
-from checkfree.failures.streams import arrivals, struck
 from checkfree.failures.trace import Failure
 
 
@@ -110,6 +116,30 @@ def pack(
     seats = [Address(stage, replica) for stage in stages for replica in range(replicas)]
     starts = range(0, len(seats), seats_per_node)
     return tuple(tuple(seats[start : start + seats_per_node]) for start in starts)
+
+
+# --- the streams ---------------------------------------------------------------------------------
+
+
+def struck(seed: int, place: tuple[int, ...], probability: float, ticks: int) -> list[int]:
+    """The ticks below ``ticks`` at which ``place`` (a stage, or a seat) is struck, ascending."""
+    draw = stdlib_random.Random(derive(seed, "failures", *place)).random
+    return [tick for tick in range(ticks) if draw() < probability]
+
+
+def arrivals(seed: int, stage: int, rate_per_hour: float) -> Iterator[float]:
+    """Seconds since the start at which ``stage`` fails, ascending, without end (semantics 9).
+
+    ``rate_per_hour`` is λ of a Poisson process (``poisson_rate_per_hour`` of a probability); at 0
+    nothing comes. A higher rate plays the same events faster.
+    """
+    if rate_per_hour <= 0:
+        return
+    draw = stdlib_random.Random(derive(seed, "arrivals", stage)).random
+    hours = 0.0
+    while True:
+        hours -= math.log1p(-draw()) / rate_per_hour
+        yield hours * 3600.0
 
 
 def _events(setting: Setting) -> Iterator[tuple[int, int]]:

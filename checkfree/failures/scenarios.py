@@ -35,11 +35,23 @@ def sample(config: FailuresConfig, *, seed: int, stages: int, replicas: int, tic
         return ()
     name = "random" if probability_of(config.scenario) is not None else config.scenario
     if is_trace_file(name):
-        return read_trace(_file(config.scenario), stages, replicas)
+        path = Path(config.scenario).expanduser()
+        if not path.is_file():
+            names = ", ".join(("none", *SAMPLERS, *presets()))
+            raise BadInput(
+                f"failures.scenario {config.scenario!r} is no scenario, and no such file was "
+                f"found: use one of {names}, or the path of a trace file"
+            )
+        return read_trace(path, stages, replicas)
     sampler = chosen("failures.scenario", name, SAMPLERS, config.code)
     targets = target_stages(config.stages, stages)
+    if probability is None and name == "random":
+        return ()
     if probability is None:
-        return _no_rate(name)
+        raise BadInput(
+            f"failures.scenario {name} has no rate: give failures.probability (per stage and "
+            f"tick) or failures.rate_per_hour"
+        )
     setting = Setting(
         seed=seed if config.seed is None else config.seed,
         probability=probability,
@@ -61,26 +73,6 @@ def is_ours(scenario: str) -> bool:
 def is_trace_file(scenario: str) -> bool:
     """The failures come from a file."""
     return not is_ours(scenario) and written_at("failures.scenario", scenario) is None
-
-
-def _no_rate(name: str) -> Trace:
-    if name == "random":
-        return ()
-    raise BadInput(
-        f"failures.scenario {name} has no rate: give failures.probability (per stage and tick) or "
-        f"failures.rate_per_hour"
-    )
-
-
-def _file(scenario: str) -> Path:
-    path = Path(scenario).expanduser()
-    if not path.is_file():
-        names = ", ".join(("none", *SAMPLERS, *presets()))
-        raise BadInput(
-            f"failures.scenario {scenario!r} is no scenario, and no such file was found: "
-            f"use one of {names}, or the path of a trace file"
-        )
-    return path
 
 
 def _check_counts(config: FailuresConfig) -> None:

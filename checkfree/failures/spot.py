@@ -126,7 +126,9 @@ def _of_steps(rows: Sequence[_Row], pipeline: Pipeline, unit: str) -> Iterator[F
     row), so that what one fall hits does not depend on the others."""
     seats = [seat for (seat,) in pack(pipeline.stages, pipeline.replicas, 1)]
     before = _available(rows[0])
-    for step, (row, seconds) in enumerate(_timed(rows, _seconds_of(unit))):
+    if unit not in UNITS:
+        raise BadInput(f"--unit is {unit!r}, expected one of {', '.join(UNITS)}: choose one")
+    for step, (row, seconds) in enumerate(_timed(rows, UNITS[unit])):
         now = _available(row)
         lost = _drawn(seats, before - now, derive(pipeline.seed, "spot", step))
         yield from _lost(lost, seconds, pipeline)
@@ -145,12 +147,6 @@ def _available(row: _Row) -> int:
             f"got {row.cells[1]!r} nodes", "a whole number from 0 up", "correct the second column"
         )
     return int(row.cells[1])
-
-
-def _seconds_of(unit: str) -> float:
-    if unit not in UNITS:
-        raise BadInput(f"--unit is {unit!r}, expected one of {', '.join(UNITS)}: choose one")
-    return UNITS[unit]
 
 
 # --- both ----------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from checkfree.core.ops import STORE, Address
 from checkfree.lead.history import History
+from checkfree.lead.iteration import Transaction
 from checkfree.lead.membership import first_seats
 from checkfree.lead.state import LeadState
-from checkfree.lead.transaction import Transaction
 from checkfree.messages.control import (
     CHECKPOINT,
     RESUME,
@@ -39,7 +39,15 @@ class Checkpointing:
 
     def due(self) -> bool:
         """Order what is due next; False if nothing is."""
-        return self._archives() or self._copies()
+        lead_state, p = self._lead_state, self._lead_state.progress
+        owners = tuple(upload.owner for upload in lead_state.due_uploads())
+        if owners and p.committed not in p.checkpoints:
+            return self._archive(CHECKPOINT, p.committed, owners)
+        if self.snapshot_due():
+            self._stored_at = p.tick  # after the checkpoint, so that the snapshot knows of it
+            self._versions[p.tick] = p.committed
+            return self._archive(RESUME, p.tick, self._seats_of_snapshot())
+        return self._ordered(lead_state.keeping.refresh(lead_state.due_mirrors(), p))
 
     def weights(self) -> bool:
         """Order the trained weights stored."""
@@ -120,23 +128,6 @@ class Checkpointing:
         archive = self._order(RESUME, self._stored_at, attempt.snapshot, attempt.shadows)
         lead_state.send(STORE, replace(archive, epoch=attempt.ticket.epoch))
         self._versions[self._stored_at], self._travels = lead_state.progress.committed, True
-
-    def _archives(self) -> bool:
-        lead_state, p = self._lead_state, self._lead_state.progress
-        owners = tuple(upload.owner for upload in lead_state.due_uploads())
-        if owners and p.committed not in p.checkpoints:
-            return self._archive(CHECKPOINT, p.committed, owners)
-        if self.snapshot_due():
-            self._stored_at = p.tick  # after the checkpoint, so that the snapshot knows of it
-            self._versions[p.tick] = p.committed
-            return self._archive(RESUME, p.tick, self._seats_of_snapshot())
-        return False
-
-    def _copies(self) -> bool:
-        lead_state = self._lead_state
-        return self._ordered(
-            lead_state.keeping.refresh(lead_state.due_mirrors(), lead_state.progress)
-        )
 
     def _seats_of_snapshot(self) -> tuple[Address, ...]:
         """One of each stage, and whoever else holds something for others."""

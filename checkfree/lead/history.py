@@ -91,7 +91,11 @@ def _after(before: History, record: Plain) -> History:
             )
             return replace(before, progress=now, plans=())
         case "validation":
-            return _validated(before, record)
+            recovery = before.recovery
+            if recovery is not None and record["after_repair"]:
+                recovery = replace(recovery, validation_after=record["loss"])
+            now = replace(p, validation=record["loss"], validated_at=record["tick"])
+            return replace(before, progress=now, recovery=recovery)
         case "failure":
             noted = before.noted | {Address.parse(seat) for seat in record["seats"]}
             return replace(before, noted=noted)
@@ -100,14 +104,6 @@ def _after(before: History, record: Plain) -> History:
         case "recovery":
             return replace(before, recovery=None)
     return before
-
-
-def _validated(before: History, record: Plain) -> History:
-    recovery = before.recovery
-    if recovery is not None and record["after_repair"]:
-        recovery = replace(recovery, validation_after=record["loss"])
-    now = replace(before.progress, validation=record["loss"], validated_at=record["tick"])
-    return replace(before, progress=now, recovery=recovery)
 
 
 def _planned(before: History, record: Plain) -> History:

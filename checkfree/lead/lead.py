@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from checkfree.core.ops import FAULTS, Address, Mirror, Refusal, StateId, Transfer
+from checkfree.core.records import ValidationRecord
 from checkfree.lead.checkpoints import Checkpointing
 from checkfree.lead.departures import Departures, Handed
 from checkfree.lead.iteration import Iterating
@@ -31,7 +32,6 @@ from checkfree.lead.progress import Progress, Terms
 from checkfree.lead.recovery import RecoveryCoordinator
 from checkfree.lead.state import LeadState
 from checkfree.lead.takeover import Takeover
-from checkfree.lead.validating import Validating
 from checkfree.messages.control import (
     HANDOVER,
     RESUME,
@@ -74,15 +74,12 @@ class Lead:
         takeover: Takeover | None = None,
     ):
         self._lead_state = LeadState(members, strategy, terms, progress)
-        self._departures, self._checkpointing = (
-            Departures(self._lead_state),
-            Checkpointing(self._lead_state),
-        )
+        self._departures = Departures(self._lead_state)
+        self._checkpointing = Checkpointing(self._lead_state)
         self._coordinator = RecoveryCoordinator(
             self._lead_state, self._departures, self._checkpointing
         )
         self._iterating = Iterating(self._lead_state)
-        self._validating = Validating(self._lead_state, self._coordinator)
         self.failure, self.stopped = "", False
         self._stopping = False
         self._phase = Phase.IDLE if takeover is None else Phase.ROLLCALL
@@ -189,8 +186,12 @@ class Lead:
                 self._departures.stays(message.worker, message.life)
             case HandedOn():
                 self._departures.handed_on(message)
-            case BreakOff():
-                self._break_off(message)
+            case BreakOff() if self._departures.leaves(message.worker, message.life):
+                if self.phase is Phase.RUNNING:
+                    # It can't end in time, so it ends now: what its leaver has, it hands on.
+                    self._lead_state.advance_epoch()
+                    self._iterating.abort()
+                    self.phase, self._cleared_at = Phase.IDLE, -1
             case Severed():
                 self._begin_anew(message.one, message.other)
             case Joined():
@@ -201,8 +202,10 @@ class Lead:
     def _struck(self, message: Struck) -> None:
         for worker, life in message.lost:
             self._lose(worker, life)
-        for worker, life in message.left:
-            self._leave(worker, life)
+        for worker, life in message.left:  # as a loss, but that nothing was lost by it
+            if self.members.holds(worker) and self.members.lives[worker] == life:
+                self.members.leave(worker)
+                self._go_on_without(worker)
         for worker, life in message.joined:
             self._join(worker, life)
         if self.phase is Phase.ASKING and message.tick == self.progress.tick:
@@ -214,12 +217,6 @@ class Lead:
         brought = self.members.brings.get(worker)
         if self.members.lose(worker, life, silent=silent):
             self._departures.heir_lost(brought)
-            self._go_on_without(worker)
-
-    def _leave(self, worker: Address, life: int) -> None:
-        """As a loss, but that nothing was lost by it."""
-        if self.members.holds(worker) and self.members.lives[worker] == life:
-            self.members.leave(worker)
             self._go_on_without(worker)
 
     def _go_on_without(self, worker: Address) -> None:
@@ -248,14 +245,6 @@ class Lead:
         if self.members.join(worker, life, brings) and self.phase is Phase.REBUILDING:
             self.phase = Phase.IDLE  # plan again, for both
             self._lead_state.advance_epoch()
-
-    def _break_off(self, message: BreakOff) -> None:
-        """The iteration can't end in time, so it ends now: what its leaver has, it hands on."""
-        leaves = self._departures.leaves(message.worker, message.life)
-        if leaves and self.phase is Phase.RUNNING:
-            self._lead_state.advance_epoch()
-            self._iterating.abort()
-            self.phase, self._cleared_at = Phase.IDLE, -1
 
     def _stop(self) -> None:
         """What was decided is finished; all else is given up."""
@@ -312,10 +301,13 @@ class Lead:
             return self._plan_repair()
         if self.members.names() != self._lead_state.planned:
             self._lead_state.note_plan({})
-        if self._validating.due():
+        if self._validation_due():
             return self._run(self._iterating.validate)
         if p.committed >= terms.iterations:
-            return self._finish()
+            if not self.done:
+                return self._store(self._checkpointing.weights())
+            self.phase = Phase.ENDED
+            return False
         if self._lead_state.shadowing.waiting(p.committed + self._checkpointing.snapshot_due()):
             return False
         if self._store(self._checkpointing.due()):
@@ -324,6 +316,15 @@ class Lead:
             return self._ask()
         self._coordinator.goes_back = terms.last_rung
         return self._run(lambda: self._iterating.train(self._checkpointing.coming()))
+
+    def _validation_due(self) -> bool:
+        """Every so often, at the end, and right after a repair that may have cost something."""
+        p, terms = self.progress, self._lead_state.terms
+        if self._coordinator.unread is not None:
+            return True
+        every = terms.validation_every
+        regular = every and (p.committed % every == 0 or p.committed >= terms.iterations)
+        return bool(regular) and p.validated_at != p.tick
 
     def _wind_up(self) -> bool:
         """A snapshot of what is committed, unless somebody is missing, or there is one."""
@@ -370,7 +371,7 @@ class Lead:
         if not attempt.all_prepared():
             return False
         if attempt.ticket.purpose is Purpose.VALIDATE:
-            self._validating.read(self._iterating.validated())
+            self._validated(self._iterating.validated())
             self.phase = Phase.IDLE
             return True
         if not attempt.finite():
@@ -378,6 +379,13 @@ class Lead:
         self.phase = Phase.COMMITTING
         self._iterating.commit()
         return True
+
+    def _validated(self, loss: float) -> None:
+        """It is over, and written down; what a repair cost is known by it."""
+        p, mended = self.progress, self._coordinator.unread is not None
+        self._lead_state.note(ValidationRecord(p.committed, p.tick, loss, after_repair=mended))
+        self._lead_state.update(validation=loss, validated_at=p.tick)
+        self._coordinator.read(loss)
 
     def _all_stepped(self) -> bool:
         attempt = self._iterating.under_way
@@ -413,12 +421,6 @@ class Lead:
         if ordered:
             self.phase = Phase.STORING
         return ordered
-
-    def _finish(self) -> bool:
-        if not self.done:
-            return self._store(self._checkpointing.weights())
-        self.phase = Phase.ENDED
-        return False
 
     def _fail(self, reason: str) -> bool:
         self.failure, self.phase = reason, Phase.ENDED

@@ -6,19 +6,72 @@ rebuild ends the run. What an inexact repair cost is read by a validation right 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from checkfree.core.ops import STORE, Recipe, Refusal, Repair, Source
-from checkfree.core.records import FailureRecord, RecoveryRecord
+from checkfree.core.ops import STORE, Address, Recipe, Refusal, Repair, Rung, Source
+from checkfree.core.records import FailureRecord, RebuiltSeat, RecoveryRecord
 from checkfree.lead.checkpoints import Checkpointing
 from checkfree.lead.departures import Departures
 from checkfree.lead.history import History
-from checkfree.lead.pending_repair import PendingRepair, Tried
+from checkfree.lead.progress import Progress
 from checkfree.lead.state import LeadState
 from checkfree.messages.control import SNAPSHOT, Rebuild, Rebuilt
 from checkfree.recovery.exact import is_exact
 from checkfree.recovery.shadow.ledger import renewed
 from checkfree.recovery.strategy import wholly_lost
+
+Tried = tuple[Rung, str]
+"""A rule for a stage, and what was wrong with it or its sources."""
+
+
+@dataclass
+class PendingRepair:
+    """A plan, and what the seats that are rebuilt answered. Complete when all of them have, and
+    none of them failed."""
+
+    plan: Repair
+    answers: dict[Address, Rebuilt] = field(default_factory=dict)
+
+    def answered(self) -> bool:
+        return self.answers.keys() >= self.plan.rebuild.keys()
+
+    def failed(self) -> list[Rebuilt]:
+        return [answer for _, answer in sorted(self.answers.items()) if answer.problem]
+
+    def bad(self) -> frozenset[Source]:
+        """Sources that proved no good."""
+        return frozenset(source for answer in self.failed() for source in answer.bad)
+
+    def rejected(self) -> frozenset[Rung]:
+        """Rules that made nothing good of good sources."""
+        return frozenset(self._rung(answer) for answer in self.failed() if answer.rejected)
+
+    def tried(self) -> list[Tried]:
+        """All that failed, and why."""
+        return list(dict.fromkeys((self._rung(a), a.problem) for a in self.failed()))
+
+    def _rung(self, answer: Rebuilt) -> Rung:
+        return Rung(answer.sender.stage, self.plan.rebuild[answer.sender].rule)
+
+    def record(self, progress: Progress, tried: Sequence[Tried]) -> RecoveryRecord:
+        """What is written down of it. ``progress`` is that before the repair; ``tried`` what
+        failed first."""
+        rebuilds = {}
+        for seat, recipe in sorted(self.plan.rebuild.items()):
+            got = self.answers[seat]
+            rejected = tuple((rung.rule, why) for rung, why in tried if rung.stage == seat.stage)
+            rebuilds[str(seat)] = RebuiltSeat(recipe, got.weights, got.bytes, got.check, rejected)
+        return RecoveryRecord(
+            iteration=progress.committed,
+            tick=progress.tick,
+            epoch=progress.epoch,
+            resume_at=self.plan.resume_at,
+            rebuilds=rebuilds,
+            bytes=sum(answer.bytes for answer in self.answers.values()),
+            lost_iterations=progress.committed - self.plan.resume_at,
+            validation_before=progress.validation,
+        )
 
 
 class RecoveryCoordinator:
@@ -26,11 +79,8 @@ class RecoveryCoordinator:
     strategy refuses is taken back to a snapshot."""
 
     def __init__(self, lead_state: LeadState, departures: Departures, checkpointing: Checkpointing):
-        self._lead_state, self._departures, self._checkpointing = (
-            lead_state,
-            departures,
-            checkpointing,
-        )
+        self._lead_state = lead_state
+        self._departures, self._checkpointing = departures, checkpointing
         self._under_way: PendingRepair | None = None
         self._refused: frozenset[Source] = frozenset()
         self._tried: list[Tried] = []
@@ -74,7 +124,10 @@ class RecoveryCoordinator:
         repair = handed or lead_state.strategy.repair(
             uninitialized, lead_state.view(), self._refused
         )
-        if self._may_return() and not (isinstance(repair, Repair) and is_exact(repair)):
+        # A stage that has nobody but one that fell silent: it may come back with its state.
+        members = lead_state.members
+        may_return = {s.stage for s in members.silent} - {s.stage for s in members.alive}
+        if may_return and not (isinstance(repair, Repair) and is_exact(repair)):
             return False
         if isinstance(repair, Repair):
             repair = self._usable(repair)
@@ -83,9 +136,9 @@ class RecoveryCoordinator:
         if isinstance(repair, Refusal):
             return Refusal(f"iteration {p.committed}: {repair.reason}")
         self._under_way = PendingRepair(repair)
-        lead_state.members.empty(repair.rebuild)
+        members.empty(repair.rebuild)
         for seat, recipe in sorted(repair.rebuild.items()):
-            life = lead_state.members.lives[seat]
+            life = members.lives[seat]
             lead_state.send(seat, Rebuild(p.epoch, life, recipe, p.tick, repair.resume_at))
         return True
 
@@ -108,11 +161,6 @@ class RecoveryCoordinator:
                 made = {seat: Recipe(SNAPSHOT, (sources[seat],)) for seat in seats}
                 return Repair(made, version)
         return Repair({seat: Recipe(SNAPSHOT, ()) for seat in seats}, 0)
-
-    def _may_return(self) -> bool:
-        """A stage has nobody but one that fell silent, and may come back with its state."""
-        members = self._lead_state.members
-        return bool({s.stage for s in members.silent} - {s.stage for s in members.alive})
 
     def finish(self) -> Refusal | bool:
         """Whether this repair is over: accepted, or to be planned again without what proved bad.

@@ -67,7 +67,8 @@ def encode(message: Message) -> list[bytes | memoryview]:
         padding = -total % _ALIGN
         if padding:
             parts.append(bytes(padding))
-        parts.append(_memory(tensor))
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        parts.append(flat.view(torch.uint8).numpy().data)
         total += padding + tensor.nbytes
     header = _dumps({"fields": fields, "tensors": specs}).encode("ascii")
     header += b" " * (-(PREFIX + len(header)) % _ALIGN)
@@ -118,11 +119,6 @@ def measure(prefix: bytes | memoryview, limits: Limits = _DEFAULT) -> int:
 def buffer(size: int) -> memoryview:
     """Memory to receive ``size`` bytes into, aligned for ``decode``; untouched pages cost none."""
     return torch.empty(size, dtype=torch.uint8).numpy().data
-
-
-def _memory(tensor: Tensor) -> memoryview:
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 # --- the header ----------------------------------------------------------------------------------
@@ -244,14 +240,16 @@ def _read_tensors(plain: Any, beside: Iterator[Named]) -> dict[str, Tensor]:
 # --- the table of messages -----------------------------------------------------------------------
 
 
-def _messages() -> list[type[Message]]:
-    found = (value for room in (control, tensors) for value in vars(room).values())
-    messages = {cls for cls in found if isinstance(cls, type) and issubclass(cls, Message)}
-    return sorted(messages - {Message}, key=lambda cls: cls.__name__)
-
-
+_MESSAGES = {
+    cls
+    for room in (control, tensors)
+    for cls in vars(room).values()
+    if isinstance(cls, type) and issubclass(cls, Message) and cls is not Message
+}
 _TENSORS: Mapping[Any, Form] = {
     Tensor: Form(_write_tensor, _read_tensor),
     Mapping[str, Tensor]: Form(_write_tensors, _read_tensors),
 }
-_MESSAGE = tagged(_messages(), "__name__", {**FIELDS, **_TENSORS})
+_MESSAGE = tagged(
+    sorted(_MESSAGES, key=lambda cls: cls.__name__), "__name__", {**FIELDS, **_TENSORS}
+)

@@ -9,20 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from checkfree.core import records
 from checkfree.core.ops import Address, Recipe, Source
 from checkfree.core.records import RebuiltSeat, Record
 from checkfree.messages.limits import expected
-from checkfree.messages.wire import form_of
+from checkfree.messages.wire import RECORDS, form_of
 
 _SOURCE = {"holder": Address, "stage": int, "version": int}
-
-
-_KINDS = {
-    cls.kind: cls
-    for cls in vars(records).values()
-    if isinstance(cls, type) and issubclass(cls, Record) and cls is not Record
-}
+_KINDS = {cls.kind: cls for cls in RECORDS}
 
 
 def read_record(plain: Mapping[str, Any]) -> Record:

@@ -267,11 +267,9 @@ _SCALARS: Mapping[Any, Form] = {
 """NaN and inf are numbers too: a run that diverges reports the same losses over any wire."""
 
 
-def _finite(plain: Any) -> bool:
-    return type(plain) is float and math.isfinite(plain)
-
-
-FINITE = _checked(_finite, "a finite number", float)
+FINITE = _checked(
+    lambda plain: type(plain) is float and math.isfinite(plain), "a finite number", float
+)
 """For a factor that something will be multiplied by."""
 
 
@@ -293,13 +291,15 @@ def tagged(classes: Collection[type[Any]], tag: str, known: Mapping[Any, Form]) 
     return Form(write, read)
 
 
-def _records() -> list[type[records.Record]]:
-    found = (value for value in vars(records).values() if isinstance(value, type))
-    return [cls for cls in found if issubclass(cls, records.Record) and cls is not records.Record]
-
+RECORDS = tuple(
+    cls
+    for cls in vars(records).values()
+    if isinstance(cls, type) and issubclass(cls, records.Record) and cls is not records.Record
+)
+"""Of every kind."""
 
 FIELDS: Mapping[Any, Form] = {
-    "Note.record": tagged(_records(), "kind", {}),
+    "Note.record": tagged(RECORDS, "kind", {}),
     "Rebuilt.weights": _many(FINITE),
     "Recipe.ahead": FINITE,
     "StageState.lr_scale": FINITE,

@@ -9,8 +9,7 @@ Nothing here knows a chain of stages: whom an op waits for is read off the micro
 """
 
 from checkfree.pipeline.check import check, peak_losses, peak_stash
-from checkfree.pipeline.costs import Costs
-from checkfree.pipeline.make import SCHEDULES, Scheduler, forward_only, gpipe, one_f_one_b
+from checkfree.pipeline.make import SCHEDULES, Costs, Scheduler, forward_only, gpipe, one_f_one_b
 from checkfree.pipeline.order import DeadlockError, ScheduleError, in_turn, needs
 from checkfree.pipeline.picture import parse, render
 from checkfree.pipeline.timeline import makespan, timeline

@@ -19,7 +19,43 @@ from heapq import heappop, heappush
 from typing import NamedTuple, Protocol
 
 from checkfree.core.ops import Address, Kind, Op, Route, Schedule
-from checkfree.pipeline.costs import Costs
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Relative costs, in forwards of one body stage. Schedules resolve a millionth of that.
+
+    They decide an order and nothing else: with every cost 1, 1F1B comes out worse than GPipe.
+    """
+
+    forward: float = 1.0
+    """Of a body stage."""
+
+    backward: float = 2.0
+    """Of a body stage."""
+
+    embed: float = 0.1
+    """Forward of the first hop; its backward costs twice that."""
+
+    head: float = 0.3
+    """Forward of the last hop, loss included; its backward costs twice that."""
+
+    transfer: float = 0.0
+    """Of an activation or gradient from one worker to another."""
+
+    def duration(self, op: Op, route: Route) -> float:
+        """What ``op`` costs the worker that runs it. ``REDUCE`` is free."""
+        if op.kind is Kind.REDUCE:
+            return 0.0
+        edge = None  # the forward of one of stage 0's two hops
+        if op.hop == 0:
+            edge = self.embed
+        elif op.hop == len(route) - 1:
+            edge = self.head
+        if op.kind is Kind.BACKWARD:
+            return self.backward if edge is None else 2 * edge
+        return self.forward if edge is None else edge
+
 
 _USUAL = Costs()
 _TICKS = 1_000_000  # per unit of cost; whole numbers, so that equal times are equal

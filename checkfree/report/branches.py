@@ -131,7 +131,8 @@ def _remark(branch: Branch, reasons: Mapping[str, int]) -> str:
 
 def render(found: Branching) -> str:
     """The table, and what its figures mean, as text."""
-    table = [_heads(found), *(_cells(row) for row in rows(found))]
+    heads = ["stage", "rule", *(f"+{steps}" for steps in found.gaps), "rebuilt by"]
+    table = [heads, *(_cells(row) for row in rows(found))]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         f"Gap of the validation loss (nats per token) to the uninterrupted run; stages lost at "
@@ -140,10 +141,6 @@ def render(found: Branching) -> str:
     ]
     lines += [_aligned(cells, widths) for cells in table]
     return "\n".join([*lines, "", *_legend(found)]) + "\n"
-
-
-def _heads(found: Branching) -> list[str]:
-    return ["stage", "rule", *(f"+{steps}" for steps in found.gaps), "rebuilt by"]
 
 
 def _cells(row: BranchRow) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Protocol
 
-from checkfree.messages.control import Message, Outgoing
+from checkfree.messages.control import RESUME, WEIGHTS, Message, Outgoing
+from checkfree.messages.tensors import tensor_bytes
 
 
 class Actor(Protocol):
@@ -15,3 +17,20 @@ class Actor(Protocol):
 
     def advance(self) -> list[Outgoing] | None:
         """Do at most one op and return what to send; None: only a message can help."""
+
+
+class Traffic:
+    """Messages and bytes that actors have sent, by name of message: what a ledger tells.
+    ``--resume`` and the finished weights are no strategy's cost."""
+
+    def __init__(self) -> None:
+        self.messages: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    def count(self, message: Message) -> None:
+        """One more."""
+        if getattr(message, "area", "") in (RESUME, WEIGHTS):
+            return
+        name = type(message).__name__
+        self.messages[name] += 1
+        self.bytes[name] += tensor_bytes(message)

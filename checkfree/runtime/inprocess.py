@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from checkfree.core.ops import LEAD, Address
-from checkfree.messages.control import RESUME, WEIGHTS, Joined, Lost, Message, Outgoing
-from checkfree.messages.tensors import tensor_bytes
-from checkfree.runtime.actor import Actor
+from checkfree.messages.control import Joined, Lost, Message, Outgoing
+from checkfree.runtime.actor import Actor, Traffic
 
 OnDelivery = Callable[[Address, Message], None]
 
@@ -34,8 +33,7 @@ class InProcess:
         pick: Callable[[int], int] | None = None,
     ):
         self.actors: dict[Address, Actor] = dict(actors)
-        self.messages: Counter[str] = Counter()
-        self.bytes: Counter[str] = Counter()
+        self.traffic = Traffic()
         self.delivered = 0
         self._spawn, self._pick = spawn, pick
         self._pending: deque[Outgoing] = deque()
@@ -83,13 +81,5 @@ class InProcess:
         actor = self.actors.get(address)
         while actor is not None and (out := actor.advance()) is not None:
             for _, message in out:
-                self._count(message)
+                self.traffic.count(message)
             self._pending.extend(out)
-
-    def _count(self, message: Message) -> None:
-        """What a ledger tells; ``--resume`` and the finished weights are no strategy's cost."""
-        if getattr(message, "area", "") in (RESUME, WEIGHTS):
-            return
-        name = type(message).__name__
-        self.messages[name] += 1
-        self.bytes[name] += tensor_bytes(message)

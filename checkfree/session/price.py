@@ -33,22 +33,20 @@ def price(
     if records is None:
         return rehearse(setting(asked), strikes(asked)).priced
     trained = [int(record["iteration"]) for record in of_kind(records, "iteration")]
-    until = len(trained) if not _came_to_its_end(records) else None
+    # What else than its end stopped a run, as an interruption or a loss that is no number, comes
+    # from outside of what is rehearsed: such a run is priced as far as it trained.
+    ends = of_kind(records, "end")
+    until = None if ends and ends[-1]["status"] == "done" else len(trained)
     found = rehearse(setting(asked), _met(asked, config, records), until=until).priced
     if list(found.iterations) != trained:
-        at = _first_difference(found.iterations, trained)
+        pairs = enumerate(zip(found.iterations, trained, strict=False))
+        shorter = min(len(found.iterations), len(trained))
+        at = next((tick for tick, (one, other) in pairs if one != other), shorter)
         raise BadInput(
             f"the records go another way than their configuration at tick {at}: they cannot be "
             "priced; a run whose sources were damaged is one such"
         )
     return found
-
-
-def _came_to_its_end(records: Records) -> bool:
-    """Done, or ended by a refusal; an interruption or a loss that is no number comes from
-    outside of what is rehearsed."""
-    ends = of_kind(records, "end")
-    return bool(ends) and ends[-1]["status"] == "done"
 
 
 def _met(asked: Config, config: Config, records: Records) -> FailureSchedule:
@@ -59,8 +57,3 @@ def _met(asked: Config, config: Config, records: Records) -> FailureSchedule:
     for failure in of_kind(records, "failure"):
         met[int(failure["tick"])] |= {Address.parse(seat) for seat in failure["seats"]}
     return TickStrikes(met)
-
-
-def _first_difference(one: Sequence[int], other: Sequence[int]) -> int:
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((tick for tick, (a, b) in pairs if a != b), min(len(one), len(other)))

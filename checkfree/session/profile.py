@@ -11,7 +11,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ from checkfree.runtime.store import Store
 from checkfree.session.assemble import Assembly, save
 from checkfree.session.job import Job, of_config, versions
 from checkfree.session.session import Session
-from checkfree.session.stopwatch import Name, Stopwatch, Time
 from checkfree.simulator.profile import FORMAT
 from checkfree.stage import Part, Stage
 
@@ -44,6 +44,12 @@ COPIES = 5
 
 Piece = Callable[[str, int], Callable[[], None]]
 """(label, iterations) -> what to call after each."""
+
+Name = tuple[str, str]
+"""("body", "forward"): what was timed."""
+
+Time = Callable[[], float]
+"""Seconds since whenever."""
 
 
 def profile(
@@ -105,6 +111,67 @@ def _sizes(config: Config, vocabulary: int) -> dict[str, int]:
 
 
 # --- a run with clocks ---------------------------------------------------------------------------
+
+
+@dataclass
+class Stopwatch:
+    """A clock around each op of a stage, while it trains: seconds of each call, by what it was,
+    for one iteration after the other."""
+
+    devices: Sequence[torch.device]
+    """Those that compute beside the host: CUDA's."""
+    clock: Time = time.perf_counter
+    sheets: list[defaultdict[Name, list[float]]] = field(
+        default_factory=lambda: [defaultdict(list)]
+    )
+    inputs: dict[Part, tuple[Any, ...]] = field(default_factory=dict)
+    """What a forward of each part was last given."""
+
+    def timed(self, name: Name | Callable[[Any], Name], call: Callable[[], Any]) -> Any:
+        """The result of a call; its name may depend on that."""
+        self.wait()
+        start = self.clock()
+        result = call()
+        self.wait()
+        seconds = self.clock() - start
+        self.sheets[-1][name(result) if callable(name) else name].append(seconds)
+        return result
+
+    def wait(self) -> None:
+        """Until a CUDA device has done what it was given."""
+        for device in self.devices:
+            torch.cuda.synchronize(device)
+
+    def on(self, stage: Stage, kind: str) -> Stage:
+        """The stage, with a clock around each of its ops. ``kind``: ``edge`` or ``body``."""
+        forward, backward, reduced, step = stage.forward, stage.backward, stage.reduced, stage.step
+
+        def timed_forward(key: Any, part: Part, x: Any, batch: Any, seed: int) -> Any:
+            self.inputs[part] = (x, batch, seed)
+            return self.timed((part.value, "forward"), lambda: forward(key, part, x, batch, seed))
+
+        def timed_backward(key: Any, dy: Any, scale: float = 1.0) -> Any:
+            def name(dx: Any) -> Name:
+                part = Part.HEAD if dy is None else Part.EMBED if dx is None else Part.BODY
+                return part.value, "backward"
+
+            return self.timed(name, lambda: backward(key, dy, scale))
+
+        vars(stage).update(
+            forward=timed_forward,
+            backward=timed_backward,
+            reduced=lambda: self.timed((kind, "norm"), reduced),
+            step=lambda iteration, clip: self.timed((kind, "step"), lambda: step(iteration, clip)),
+        )
+        return stage
+
+    def redundant_forwards(self, stages: Mapping[int, Stage]) -> None:
+        """A redundant forward of each part that a stage has, on what was forwarded last."""
+        for number, stage in stages.items():
+            for part in (Part.BODY,) if number else (Part.EMBED, Part.HEAD):
+                run = partial(stage.redundant_forward, part, *self.inputs[part])
+                run()  # between iterations the caches are cold, within one they are not
+                self.timed((part.value, "shadow"), run)
 
 
 @dataclass(frozen=True)
@@ -203,7 +270,8 @@ def _rates(assembly: Assembly, folder: Path) -> dict[str, float]:
         copies.append(count / (time.perf_counter() - start))
         start = time.perf_counter()
         save(assembly, Store(DiskFiles(folder / str(place))))
-        writes.append(_written(folder / str(place)) / (time.perf_counter() - start))
+        size = sum(path.stat().st_size for path in (folder / str(place)).rglob("*.safetensors"))
+        writes.append(size / (time.perf_counter() - start))
     return {"copy": statistics.median(copies), "store": statistics.median(writes)}
 
 
@@ -213,7 +281,3 @@ def _copied(stage: Stage) -> int:
     if any(param.is_cuda for param in state.params.values()):
         torch.cuda.synchronize()
     return sum(tensor.nbytes for _, tensor in state.tensors())
-
-
-def _written(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))

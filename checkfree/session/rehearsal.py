@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
-from checkfree.core.ops import Address
 from checkfree.failures import (
     CLOCK,
-    Trace,
     arrivals,
     poisson_rate_per_hour,
     sample,
@@ -94,8 +92,9 @@ def _by_tick(config: Config) -> FailureSchedule:
     size = {"stages": config.stages, "replicas": config.replicas}
     trace = sample(config.failures, seed=config.seed, ticks=limit, **size)
     ticks = {failure.tick for failure in trace}
-    return TickStrikes({tick: _hit(config, trace, tick) for tick in ticks})
-
-
-def _hit(config: Config, trace: Trace, tick: int) -> Collection[Address]:
-    return seats_hit(strikes_of(trace, tick), config.stages + 1, config.replicas)
+    return TickStrikes(
+        {
+            tick: seats_hit(strikes_of(trace, tick), config.stages + 1, config.replicas)
+            for tick in ticks
+        }
+    )

@@ -189,7 +189,7 @@ class Session:
         disk takes no more."""
         if progress is None or sent is None:
             runtime, progress = self.assembly.runtime, self.assembly.lead.progress
-            sent = dict(runtime.messages), dict(runtime.bytes)
+            sent = dict(runtime.traffic.messages), dict(runtime.traffic.bytes)
         records = read(self.job.folder)
         self.recorder.write(ledger(records, *sent, dropped or {}))
         made, seconds = recoveries(records), time.perf_counter() - self._since

@@ -11,14 +11,13 @@ from checkfree.pipeline import Costs, check, makespan, peak_stash, render, timel
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.schedule import draw_timeline
-from checkfree.session.terms import scheduler_of
+from checkfree.session.terms import scheduler_of, seats
 
 
 def show_schedule(config: Config, picture: Path) -> str:
     """The schedule as text; its timeline goes to ``picture``. Raises BadInput if it can't."""
-    seats = [Address(s, r) for s in range(config.stages + 1) for r in range(config.replicas)]
     strategy = make_strategy(config.recovery, config.checkpoint.every)
-    plain = in_order(seats, config.microbatches)
+    plain = in_order(seats(config), config.microbatches)
     routes = strategy.routes(plain)
     schedule = strategy.ops(scheduler_of(config)(routes), routes)
     check(schedule, routes)
@@ -37,7 +36,7 @@ def show_schedule(config: Config, picture: Path) -> str:
     except (OSError, ValueError) as error:
         raise BadInput(f"--picture {picture} cannot be written: {error}") from None
     span = makespan(schedule, routes, seconds, transfer)
-    busy = sum(end - start for start, end in spans.values()) / (span * len(seats))
+    busy = sum(end - start for start, end in spans.values()) / (span * len(seats(config)))
     lines = [render(schedule), ""]
     lines += [f"route {m}: {render_route(routes[m])}" for m in (0, *swapped[:1])]
     stash = max(peak_stash(schedule).values())

@@ -53,7 +53,8 @@ def sizes_of(config: Config) -> Sizes:
 
 def own_sizes(config: Config, name: str = OWN) -> Sizes:
     """Those of the configured model itself, in bytes and flops. Raises BadInput."""
-    model = replace(config.model, vocabulary=config.model.vocabulary or _vocabulary(config))
+    vocabulary = config.model.vocabulary or open_tokenizer(config.data.tokenizer).vocabulary
+    model = replace(config.model, vocabulary=vocabulary)
     of_family(config, model.vocabulary or 1)  # says what is wrong with it, if anything
     made = family_of(model)
     with sketched():
@@ -78,7 +79,10 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
         embed=0.0,
         body=_body_flops(body, model, config.stages) * tokens,
         head=2.0 * (model.vocabulary or 1) * model.width * tokens,
-        packed={how: tuple(_packed(stage, how) for stage in both) for how in PACKED},
+        packed={
+            how: tuple(sum(bytes_of(tuple(p.shape), how) for p in s.parameters()) for s in both)
+            for how in PACKED
+        },
         told=told_bytes(values, activation),
         stashed=tuple(wide * tokens * _read_and_written(stage) for stage in both),
     )
@@ -103,10 +107,6 @@ def recovery_of(config: Config) -> RecoveryConfig:
     return replace(recovery, shadow_least=max(recovery.shadow_least, least))
 
 
-def _packed(stage: nn.Module, how: str) -> int:
-    return sum(bytes_of(tuple(p.shape), how) for p in stage.parameters())
-
-
 def _read_and_written(stage: nn.Module) -> int:
     """Values of a token that autograd keeps: about those that each matrix reads, and those that it
     writes. Measured: 0.9 of what our LLaMa keeps, 1.0 of what our GPT does."""
@@ -116,10 +116,6 @@ def _read_and_written(stage: nn.Module) -> int:
 def _sent(values: int, how: str, wide: int) -> int:
     """Bytes, of values that are computed in ``wide`` bytes each."""
     return wide * values if how == FP32 else bytes_of((values,), how)
-
-
-def _vocabulary(config: Config) -> int:
-    return open_tokenizer(config.data.tokenizer).vocabulary
 
 
 def _buffers(stage: nn.Module, wide: int) -> int:

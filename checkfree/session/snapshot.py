@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -46,7 +46,10 @@ def newest(folder: Path, store: Store, seats: Collection[Address]) -> Snapshot |
     """
     records, notes, damage = read(folder), count_notes(folder), []
     store.keep_only(HANDOVER, ())  # of a moment that a resumed run may come to by another way
-    for area, shelf in _candidates(store):
+    candidates = (
+        (area, shelf) for area in (RESUME, CHECKPOINT) for shelf in reversed(store.offered(area))
+    )
+    for area, shelf in candidates:
         try:
             found = load(store, area, shelf, seats)
         except Damaged as error:
@@ -66,12 +69,6 @@ def newest(folder: Path, store: Store, seats: Collection[Address]) -> Snapshot |
         )
     rewind(folder, 0)
     return None
-
-
-def _candidates(store: Store) -> Iterator[tuple[str, int]]:
-    for area in (RESUME, CHECKPOINT):
-        for shelf in reversed(store.offered(area)):
-            yield area, shelf
 
 
 def load(store: Store, area: str, shelf: int, seats: Collection[Address]) -> Snapshot:

@@ -129,7 +129,8 @@ def verify_recording(
         job = _job(run, folder, comparison)
         folders.create(folder)
         stack.enter_context(folders.locked(folder))
-        begin(job, _trace(run))
+        trace = run.folder / folders.TRACE
+        begin(job, trace.read_text(encoding="utf-8") if trace.is_file() else render_trace(()))
         session = stack.enter_context(Session.open(job, Snapshot(Progress(), run.lives, {})))
         assembly = _assembled(run, session)
         _train(run, assembly, comparison)
@@ -145,11 +146,6 @@ def _job(run: Recording, folder: Path, comparison: _Comparison) -> Job:
     job = replace(of_config(run.config, folder, (comparison,)), folder=run.folder)
     check_same(job, run.records)
     return replace(job, folder=folder)
-
-
-def _trace(run: Recording) -> str:
-    path = run.folder / folders.TRACE
-    return path.read_text(encoding="utf-8") if path.is_file() else render_trace(())
 
 
 def _assembled(run: Recording, session: Session) -> Assembly:

@@ -63,7 +63,7 @@ class ClockStrikes:
             return ()
         self._draw(come, now)
         self._last_struck = tick
-        return self._seats(come)
+        return tuple(Address(stage, r) for stage in sorted(come) for r in range(self.replicas))
 
     def during(self, tick: int, now: float, until: float) -> float | None:
         soonest = min(self._next.values(), default=float("inf"))
@@ -74,6 +74,3 @@ class ClockStrikes:
         for stage in stages:
             while self._next[stage] <= now:
                 self._next[stage] = next(self.arrivals[stage], float("inf"))
-
-    def _seats(self, stages: Sequence[int]) -> tuple[Address, ...]:
-        return tuple(Address(stage, r) for stage in sorted(stages) for r in range(self.replicas))

@@ -84,7 +84,10 @@ def price_iteration(
     if fleet.serial:
         return replace(_one_after_another(routes, schedule, mirrors, pace), bytes=sent)
     desks, lines = {worker: _WorkerClock() for worker in schedule}, NetworkLines(fleet)
-    shadowed = max((_push(transfer, lines, sizes) for transfer in transfers), default=0.0)
+    arrivals = (
+        lines.send(0.0, t.owner, t.holder, sizes.packed[t.what][t.owner.stage]) for t in transfers
+    )
+    shadowed = max(arrivals, default=0.0)  # the shadows leave at once
     for worker, desk in desks.items():  # Begin
         desk.wait(fleet.link(LEADS_PLACE, worker).latency, 0.0)
     _run(routes, schedule, desks, lines, sizes, pace)
@@ -93,12 +96,9 @@ def price_iteration(
     total = _commit(mirrors, desks, fleet, pace)
     for desk in desks.values():
         desk.work(max(0.0, shadowed - total), "redundant")
-    return Price(max(total, shadowed), _means(list(desks.values())), sent)
-
-
-def _push(keep: Transfer, lines: NetworkLines, sizes: Sizes) -> float:
-    """When a shadow that leaves at once has arrived."""
-    return lines.send(0.0, keep.owner, keep.holder, sizes.packed[keep.what][keep.owner.stage])
+    kinds = sorted({kind for desk in desks.values() for kind in desk.spent})
+    means = {kind: sum(desk.spent[kind] for desk in desks.values()) / len(desks) for kind in kinds}
+    return Price(max(total, shadowed), means, sent)
 
 
 def _run(
@@ -176,11 +176,6 @@ def _commit(
     for desk in desks.values():
         desk.wait(end, last)
     return end
-
-
-def _means(desks: Sequence[_WorkerClock]) -> dict[str, float]:
-    kinds = sorted({kind for desk in desks for kind in desk.spent})
-    return {kind: sum(desk.spent[kind] for desk in desks) / len(desks) for kind in kinds}
 
 
 def _one_after_another(

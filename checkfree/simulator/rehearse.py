@@ -6,13 +6,13 @@ because the same code decides it. What it takes is priced per distinct iteration
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from checkfree.core.cost import Priced
-from checkfree.core.ops import Address, Mirror, Transfer
+from checkfree.core.ops import STORE, Address, Mirror, Transfer
 from checkfree.core.records import IterationRecord, Record, RecoveryRecord, ValidationRecord
 from checkfree.failures import Failure, Trace, make_trace
 from checkfree.lead import Lead, Terms
@@ -39,12 +39,10 @@ from checkfree.messages.control import (
     Struck,
 )
 from checkfree.recovery.strategy import Strategy
-from checkfree.simulator.cost_ledger import CostLedger
 from checkfree.simulator.failure_schedule import FailureSchedule
 from checkfree.simulator.fleet import Fleet
-from checkfree.simulator.iteration import Price, message_bytes, price_iteration
+from checkfree.simulator.iteration import NetworkLines, Price, message_bytes, price_iteration
 from checkfree.simulator.sizes import ComputePace, Sizes
-from checkfree.simulator.transfers import push_seconds, rebuild_seconds, upload_seconds
 from checkfree.simulator.workers import SimulatedWorkers, counts, losses
 
 NAN = float("nan")
@@ -84,6 +82,47 @@ def rehearse(
     host = _Host(setting, strikes, listener)
     host.run(until)
     return host.rehearsal()
+
+
+@dataclass
+class CostLedger:
+    """The clock, and the account of its seconds and bytes. ``now`` is the sum of all seconds:
+    nothing passes that is not accounted for."""
+
+    now: float = 0.0
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    bytes: Counter[str] = field(default_factory=Counter)
+    messages: Counter[str] = field(default_factory=Counter)
+
+    def spend(self, kind: str, seconds: float) -> None:
+        """Everybody waits for this."""
+        self.seconds[kind] += seconds
+        self.now += seconds
+
+    def send(self, kind: str, name: str, count: int) -> None:
+        """Bytes of one name of message."""
+        if count:
+            self.bytes[kind] += count
+            self.messages[name] += count
+
+    def iteration(self, price: Price, *, again: bool) -> None:
+        """A committed iteration; ``again``: it makes up for one that was rolled back."""
+        for kind, seconds in price.seconds.items():
+            self.seconds["replay" if again else kind] += seconds
+        self.now += price.total
+        self.sent(price.bytes, again=again)
+
+    def sent(self, counts: Mapping[str, int], *, again: bool) -> None:
+        for name, count in counts.items():
+            kind = "redundant" if name in ("KeepGradient", "KeepShadow") else "useful"
+            self.send("replay" if again else kind, name, count)
+
+    def aborted(self, price: Price, seconds: float) -> None:
+        """An iteration of which so much was done when a stage was lost."""
+        self.spend("replay", seconds)
+        share = seconds / price.total if price.total else 0.0
+        for name, count in price.bytes.items():
+            self.send("replay", name, int(count * share))
 
 
 _Alike = tuple[int, tuple[Mirror, ...], tuple[Transfer, ...]]
@@ -255,7 +294,9 @@ class _Host:
         for (order, mirror), (_, count) in zip(orders, sizes, strict=True):
             self._ledger.send(kind, "KeepState", count)
             self._inbox.append(Kept(order.epoch, mirror, order.version))
-        self._ledger.spend(kind, push_seconds(sizes, self._setting.fleet))
+        lines = NetworkLines(self._setting.fleet)  # they leave all at once
+        arrivals = [lines.send(0.0, m.owner, m.holder, count) for m, count in sizes]
+        self._ledger.spend(kind, max(arrivals, default=0.0))
         self._workers.note_peak()
 
     def _archive(self, order: Archive) -> None:
@@ -267,7 +308,9 @@ class _Host:
         fleet, sizes = self._setting.fleet, self._setting.sizes
         sent = [self._workers.own[seat].bytes(sizes) for seat in order.seats]
         self._ledger.send("checkpoint", "KeepState", sum(sent))
-        seconds = upload_seconds(sent, fleet)
+        # In one process a thread writes one state after another.
+        together = sum(sent) if fleet.serial else max(sent, default=0)
+        seconds = together / fleet.store
         if fleet.overlapped:
             self._ledger.spend("checkpoint", max(0.0, self._uploaded - self._ledger.now))
             self._uploaded = self._ledger.now + seconds
@@ -287,7 +330,7 @@ class _Host:
         self._workers.own |= dict(made)
         self._ledger.send("rebuild", "StateReply", sum(count for _, _, count in replies))
         self._ledger.send("rebuild", "BoundaryReply", sum(count for _, _, count in held))
-        seconds = rebuild_seconds([*replies, *held], self._setting.fleet)
+        seconds = _rebuild_seconds([*replies, *held], self._setting.fleet)
         self._ledger.spend("rebuild", seconds + self._fit_seconds(orders))
         for seat, order in orders:
             moved = sum(count for to, _, count in (*replies, *held) if to == seat)
@@ -304,6 +347,20 @@ class _Host:
             for seat, order in orders
         ]
         return sum(spent) if self._setting.fleet.serial else max(spent, default=0.0)
+
+
+def _rebuild_seconds(replies: Sequence[tuple[Address, Address, int]], fleet: Fleet) -> float:
+    """From the order until every seat has its sources: (seat, holder, bytes) of each."""
+    lines, arrivals = NetworkLines(fleet), [0.0]
+    from_store = 0.0
+    for seat, holder, count in replies:
+        if holder == STORE:
+            from_store += count
+            arrivals.append((from_store if fleet.serial else count) / fleet.store)
+        else:
+            asked = fleet.link(seat, holder).latency if seat != holder else 0.0
+            arrivals.append(lines.send(asked, holder, seat, count))
+    return max(arrivals)
 
 
 def _entries(tick: int, struck: Collection[Address], seats: Collection[Address]) -> list[Failure]:

@@ -13,7 +13,6 @@ from checkfree.core.errors import BadInput
 from checkfree.messages.tensors import StageState
 from checkfree.stage.conditions import Conditions, Part
 from checkfree.stage.running import check_output, owned, recomputed, seeded, to_device
-from checkfree.stage.states import check_fit, copied
 
 Key = tuple[int, int]
 """(microbatch, hop): what a stash is kept under."""
@@ -177,8 +176,8 @@ class Stage:
             if moments
         }
         return StageState(
-            {n: copied(p) for n, p in zip(self._names, self._params, strict=True)},
-            {n: copied(b) for n, b in self._buffers.items()},
+            {n: _copied(p) for n, p in zip(self._names, self._params, strict=True)},
+            {n: _copied(b) for n, b in self._buffers.items()},
             state,
             self.version,
             self.gradient_norm,
@@ -190,7 +189,7 @@ class Stage:
     def restore(self, state: StageState) -> None:
         """Become ``state``; one without buffers or moments leaves the stage its own buffers and a
         fresh optimizer. Raises ValueError, changing nothing, if it does not fit."""
-        check_fit(state, dict(zip(self._names, self._params, strict=True)), self._buffers)
+        _check_fit(state, dict(zip(self._names, self._params, strict=True)), self._buffers)
         self.discard()
         for name, param in zip(self._names, self._params, strict=True):
             param.copy_(state.params[name])
@@ -214,3 +213,30 @@ class Stage:
         for tensor in doomed:
             if isinstance(tensor, Tensor):
                 tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
+
+
+def _check_fit(
+    state: StageState, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+) -> None:
+    """Raise ValueError unless ``state`` has the names and shapes of these."""
+    own, got = _shapes(params), _shapes(state.params)
+    if state.buffers:
+        own, got = own | _shapes(buffers), got | _shapes(state.buffers)
+    strange = []
+    for key, moment in state.moments.items():
+        # A moment is named after its parameter and has its shape, or is a number.
+        name, _, _ = key.rpartition("/")
+        if name not in params or moment.shape not in ((), params[name].shape):
+            strange.append(key)
+    if own != got or strange:
+        odd = sorted(own ^ got)[:4] or sorted(strange)[:4]
+        raise ValueError(f"the state does not fit the stage: {odd} differ")
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> set[tuple[str, tuple[int, ...]]]:
+    return {(name, tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """Contiguous, and its own memory."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format)

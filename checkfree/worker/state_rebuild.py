@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from checkfree.core.ops import Address, Source
 from checkfree.core.units import derive
@@ -89,10 +90,13 @@ class StateRebuild:
             states, wrong = _moved_on(states, order.recipe.ahead)
             if wrong := wrong or self._problems(states):
                 return replace(answer, problem=next(iter(wrong.values())), bad=tuple(wrong))
+        stage, context = self._address.stage, self._context
         if order.recipe.rule == SNAPSHOT and not states:
-            made = Rebuilding(self._first())
+            # As the run began: from (seed, "init", stage).
+            made = Rebuilding(context.make(stage, stage).snapshot())
         else:
-            made = self._context.strategy.rebuild(self._address, self._fresh, states)
+            fresh = partial(context.fresh, stage, order.tick)
+            made = context.strategy.rebuild(self._address, fresh, states)
         state = replace(made.state, version=order.resume_at)
         if not _finite(state):
             problem = "the rebuilt weights are not finite"
@@ -138,14 +142,6 @@ class StateRebuild:
         if not problem and order.recipe.fit and not _finite(stage.snapshot(moments=False)):
             problem = "the fitted weights are not finite"
         return figures, problem
-
-    def _first(self) -> StageState:
-        """As the run began: from (seed, "init", stage)."""
-        stage = self._address.stage
-        return self._context.make(stage, stage).snapshot()
-
-    def _fresh(self) -> StageState:
-        return self._context.fresh(self._address.stage, self._order.tick)
 
 
 def _moved_on(

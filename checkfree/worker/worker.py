@@ -223,7 +223,9 @@ class StageWorker:
                 self._attempt, self._committed = None, message
                 return [(LEAD, Stepped(message.ticket, self.address))]
             case Abort():
-                self._abort(message)
+                self._early.forget(message.epoch)
+                if self._attempt and message.epoch > self._attempt.ticket.epoch:
+                    self._leave()
             case Push() if self._may_push(message):
                 return [(message.keep.holder, self._pushed(message))]
             case KeepState() if message.epoch >= self._epoch:
@@ -241,7 +243,9 @@ class StageWorker:
             case Dismissed():
                 self.dismissed = self.dismissed or message.life == self.life
             case Rollcall() if message.lead >= self._lead:
-                return [(LEAD, self._standing(message))]
+                # A rebuild that another lead ordered is given up, so that this stays true.
+                self._lead, self._state_rebuild = message.lead, None
+                return [(LEAD, self.standing)]
             case _:
                 pass  # of a ticket, epoch or life that is over
         return []
@@ -261,11 +265,6 @@ class StageWorker:
             self.pushes.references.tidy(plan)
         for message in self._early.take(plan.ticket):
             self._file(message)
-
-    def _abort(self, order: Abort) -> None:
-        self._early.forget(order.epoch)
-        if self._attempt and order.epoch > self._attempt.ticket.epoch:
-            self._leave()
 
     def _leave(self) -> None:
         self._attempt = None
@@ -360,15 +359,9 @@ class StageWorker:
             self.pushes.restarted(state_rebuild.shadow())
         return answer
 
-    def _standing(self, call: Rollcall) -> Standing:
-        """How we stand, for a new lead. A rebuild that another lead ordered is given up, so that
-        this stays true."""
-        self._lead, self._state_rebuild = call.lead, None
-        return self.standing
-
     @property
     def standing(self) -> Standing:
-        """How we stand."""
+        """How we stand, for a new lead."""
         attempt = self._attempt
         prepared = attempt is not None and attempt.prepared and attempt.training
         return Standing(

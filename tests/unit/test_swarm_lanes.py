@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from checkfree.core.ops import Address, Source, Upload
 from checkfree.messages.control import RESUME, Abort, Push
 from checkfree.messages.tensors import KeepShadow, KeepState, StageState, StateReply
-from checkfree.runtime.swarm.presence.liveness import FailureDetector
-from checkfree.runtime.swarm.presence.round_trip import TRIPS, RoundTrip
+from checkfree.runtime.swarm.presence.liveness import TRIPS, FailureDetector, RoundTrip
 from checkfree.runtime.swarm.transport.lanes import Lane, Piece, Pieces, lane_of
 from checkfree.runtime.swarm.transport.pace import (
     BACKGROUND,

@@ -12,10 +12,10 @@ from checkfree.runtime.swarm.presence.stall import (
     Activity,
     Baselines,
     IterationTimer,
+    Watch,
     find_stall,
     render_deadlines,
 )
-from checkfree.runtime.swarm.presence.stragglers import Watch
 from checkfree.runtime.swarm.transport.frames import Peer
 
 A, B, C = Address(0), Address(1), Address(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from checkfree.core.cost import BYTES, SECONDS, Priced
+from checkfree.core.cost import BYTES, SECONDS
 from checkfree.core.units import render_bytes, render_seconds
 from checkfree.report.study.groups import Book, Group
 from checkfree.report.study.style import BYTES_FILLS, SECONDS_FILLS, Fill
@@ -18,16 +18,11 @@ MEASURES = ("seconds", "bytes")
 def spent(group: Group, measure: str) -> dict[str, float]:
     """Mean over its priced seeds, by class, of a whole run; empty if none is priced."""
     priced = [run.entry.priced for run in group.runs if run.entry.priced is not None]
-    names = SECONDS if measure == "seconds" else BYTES
-    return {
-        name: mean(_of(p, measure).get(name, 0.0) for p in priced) or 0.0
-        for name in names
-        if priced
-    }
-
-
-def _of(priced: Priced, measure: str) -> Mapping[str, float]:
-    return priced.seconds if measure == "seconds" else priced.bytes
+    if not priced:
+        return {}
+    if measure == "seconds":
+        return {name: mean(p.seconds.get(name, 0.0) for p in priced) or 0.0 for name in SECONDS}
+    return {name: mean(p.bytes.get(name, 0) for p in priced) or 0.0 for name in BYTES}
 
 
 def ledger(book: Book) -> list[Trace]:

@@ -75,11 +75,11 @@ class Book:
     @cached_property
     def may_fail(self) -> Mapping[str, str]:
         """Labels whose stages may fail where most others' may not, with a word on which."""
-        stages = {
-            group.label: str(found)
-            for group in self.groups
-            if not group.is_reference and (found := _stages(group.runs[0].entry)) is not None
-        }
+        stages = {}
+        for group in self.groups:
+            failures = config_of(group.runs[0].entry).get("failures") or {}
+            if not group.is_reference and failures.get("stages") is not None:
+                stages[group.label] = str(failures["stages"])
         if len(set(stages.values())) < 2:
             return {}
         usual = Counter(stages.values()).most_common(1)[0][0]
@@ -115,11 +115,6 @@ def config_of(entry: Entry) -> Mapping[str, Any]:
     """What the run was told; empty if its records do not say."""
     found = of_kind(entry.records, "config")
     return dict(found[0].get("config") or {}) if found else {}
-
-
-def _stages(entry: Entry) -> object:
-    failures = config_of(entry).get("failures") or {}
-    return failures.get("stages")
 
 
 def shared(lines: Iterable[tuple[Floats, Floats]]) -> Sequence[float]:

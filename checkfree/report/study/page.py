@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from plotly.offline import get_plotlyjs
 
 from checkfree.report.study import traces
 from checkfree.report.study.bars import MEASURES, ledger, spent
@@ -15,8 +21,8 @@ from checkfree.report.study.run_series import AXES, missed
 from checkfree.report.study.style import BYTES_FILLS, SECONDS_FILLS, Fill, looks
 from checkfree.report.study.summary import Summary
 from checkfree.report.study.tables import headline, recoveries, runs, storage
-from checkfree.report.study.templating import render
 
+_TEMPLATES = Path(__file__).parent / "templates"
 _AXIS_NAMES = {
     "iterations": "iterations",
     "tokens": "tokens",
@@ -32,7 +38,7 @@ def page(book: Book, summary: Summary) -> str:
     notes = [*book.study.notes]
     if not book.references:
         notes.append(f"There is no run of {REFERENCE}, so no differences to it are told.")
-    return render(
+    return _render(
         "page.html",
         title=book.study.title,
         lead=_lead(book, summary),
@@ -123,3 +129,52 @@ def _fills(book: Book) -> list[tuple[str, Fill]]:
         if any(spent(group, measure).get(kind) for group in book.groups)
     }
     return list(shown.items())
+
+
+# --- HTML -----------------------------------------------------------------------------------------
+
+
+def _render(name: str, **values: Any) -> str:
+    """A template with these values. Whatever is put in is escaped; the page's own style and script,
+    and plotly, are put in as they are."""
+    return (
+        _environment()
+        .get_template(name)
+        .render(
+            **values,
+            style=_as_it_is("page.css"),
+            script=_as_it_is("page.js"),
+            plotly=Markup(str(get_plotlyjs()).replace("</script", "<\\/script")),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    """Where templates are made. What a template names and isn't given is an error."""
+    made = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    made.filters["breakable"] = _breakable
+    made.policies["json.dumps_kwargs"] = {
+        "allow_nan": False,
+        "separators": (",", ":"),
+        "ensure_ascii": False,
+    }
+    return made
+
+
+def _breakable(text: object) -> Markup:
+    """Text with places where a narrow column may break it."""
+    found = escape(text)
+    for mark, broken in (("(", "<wbr>("), (",", ",<wbr>"), ("_", "_<wbr>")):
+        found = Markup(found.replace(mark, Markup(broken)))
+    return found
+
+
+def _as_it_is(name: str) -> Markup:
+    return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))

@@ -53,12 +53,8 @@ class SummaryRow:
         mean of the end."""
         if self.group.lost or self.group.unfinished:
             return None
-        return estimate(_last(run) for run in self.group.runs)
-
-
-def _last(run: RunSeries) -> float | None:
-    losses = run.validation.on("iterations")
-    return float(losses[1][-1]) if losses is not None and len(losses[1]) else None
+        curves = (run.validation.on("iterations") for run in self.group.runs)
+        return estimate(float(found[1][-1]) for found in curves if found and len(found[1]))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,10 @@ class Names:
         lent = [run for run in group.runs if run.entry.reused]
         below = (
             f"only {fails} may fail" if fails else "",
-            *(_reused(run) for run in lent[:1]),
+            *(
+                f"seed {run.entry.seed}: curve of {run.entry.reused}; identical by construction"
+                for run in lent[:1]
+            ),
             f"and {len(lent) - 1} more seeds so" if len(lent) > 1 else "",
         )
         return Head(label, below, self.looks[label])
@@ -40,10 +43,6 @@ class Names:
 
 def names(book: Book) -> Names:
     return Names(book, looks(book.labels))
-
-
-def _reused(run: RunSeries) -> str:
-    return f"seed {run.entry.seed}: curve of {run.entry.reused}; identical by construction"
 
 
 HEADLINE = (
@@ -81,7 +80,7 @@ def _by_rate(
     order = {label: place for place, label in enumerate(book.labels)}
     for rate in sorted(rates, key=lambda r: -1.0 if r is None else r):
         if several:
-            calm = rate is None and _calm(found)
+            calm = rate is None and all(g.is_reference for g in found if g.rate is None)
             yield Divider("without failures" if calm else rate_name(rate))
         those = (group for group in found if group.rate == rate)
         for group in sorted(those, key=lambda group: order[group.label]):
@@ -91,14 +90,11 @@ def _by_rate(
                 yield Endings(lines)
 
 
-def _calm(groups: Sequence[Group]) -> bool:
-    return all(group.is_reference for group in groups if group.rate is None)
-
-
 def _headline(book: Book, line: SummaryRow, summary: Summary) -> tuple[TableCell, ...]:
     group = line.group
+    well = sum(run.saved and run.finished for run in group.runs)
     return (
-        _came_through(group),
+        TableCell(f"{well} of {len(group.runs)}", bad=well < len(group.runs)),
         _gap(line, line.gap, summary.noise, ""),
         _gap(line, line.gap_at_end, summary.noise, "at"),
         _target(line, [float(at.iteration) for at in line.reached], summary, "{:,.0f}"),
@@ -159,11 +155,6 @@ def _endings(group: Group) -> Iterable[tuple[str, str, str]]:
     for (end, reason, saved), seeds in reasons.items():
         who = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
         yield who, f"{'stopped' if saved else 'ended'} at {end}", reason or "not finished"
-
-
-def _came_through(group: Group) -> TableCell:
-    well = sum(run.saved and run.finished for run in group.runs)
-    return TableCell(f"{well} of {len(group.runs)}", bad=well < len(group.runs))
 
 
 STORED = ("Strategy", "Kept on peers", "Kept in the store", "Sent per iteration", "Extra sent")

@@ -41,9 +41,9 @@ class RealFaults:
             assert isinstance(message, Due)
             self._strike(message)
             return []
-        if self._due is None or not self._settled():
+        settled, present = self._peer_table.settled, self._peer_table.present
+        if self._due is None or not all(settled(seat, life) for seat, life in self._lost):
             return None
-        present = self._peer_table.present
         joined = tuple((s, present[s].life) for s, _ in self._lost if s in present)
         answer = Struck(self._due.epoch, self._due.tick, self._lost, joined)
         self._due, self._lost = None, ()
@@ -56,6 +56,3 @@ class RealFaults:
         if self._lost:
             self._struck.add(due.tick)
             self._do(due.tick, self._lost)
-
-    def _settled(self) -> bool:
-        return all(self._peer_table.settled(seat, life) for seat, life in self._lost)

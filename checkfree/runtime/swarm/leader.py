@@ -27,7 +27,6 @@ from checkfree.runtime.actor import Actor
 from checkfree.runtime.swarm.joining.candidates import is_heir
 from checkfree.runtime.swarm.joining.join_server import JoinServer, JoinServerConfig
 from checkfree.runtime.swarm.presence.deadlines import Deadlines
-from checkfree.runtime.swarm.presence.leader_handoff import LeaderHandoff
 from checkfree.runtime.swarm.presence.liveness import (
     GRACE,
     RELAY,
@@ -37,9 +36,9 @@ from checkfree.runtime.swarm.presence.liveness import (
 )
 from checkfree.runtime.swarm.presence.peer_table import PeerTable
 from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent, seconds_of
-from checkfree.runtime.swarm.presence.roster import Roster
+from checkfree.runtime.swarm.presence.roster import LeaderHandoff, Roster
 from checkfree.runtime.swarm.presence.speed import Life, Speeds, Way
-from checkfree.runtime.swarm.presence.stragglers import Watch
+from checkfree.runtime.swarm.presence.stall import Watch
 from checkfree.runtime.swarm.processes.fork_server import NO_ROOM, full_disk
 from checkfree.runtime.swarm.processes.launcher_client import LauncherClient
 from checkfree.runtime.swarm.processes.workdir import Workdir
@@ -161,8 +160,10 @@ class LeaderProcess:
         self._listen_for_peers()
         me = self._network.sit(LEAD, self.life)
         self.launcher.meet()
-        detector = detect_failures(self._patience, self._heard, self._fell_silent, self._granted)
-        self._network.start(detector)
+        silence = detect_failures(
+            self._patience, lambda: self._network.heard_at, self._fell_silent, self._granted
+        )
+        self._network.start(silence)
         self._network.start(ping(self._network, beat_every(self._patience)))
         self.launcher.tell({"listening": me.to_json()})
         self._network.start(self.launcher.beat(self.life, beat_every(self._patience)))
@@ -246,20 +247,19 @@ class LeaderProcess:
         self.peer_table.lives.clear()
         self.host.actors.clear()
         self.host.run(lambda: not self._leaving or time.monotonic() > late)
-        return all_sent(self._network.pulses.values(), self.host.messages, self.host.bytes)
+        ours = self.host.traffic
+        return all_sent(self._network.pulses.values(), ours.messages, ours.bytes)
 
     def tell_status(self, told: Mapping[str, Any]) -> None:
-        """To whoever asks, here or from elsewhere."""
-        status = {**told, **self._status()}
-        self._told = {**self._told, **status}
-        self.launcher.tell({"status": status})
-
-    def _status(self) -> dict[str, Any]:
-        """Who is here, for how long each computes and has its line taken, and what was dropped."""
+        """To whoever asks, here or from elsewhere: also who is here, for how long each computes and
+        has its line taken, and what was dropped."""
         peers = [peer.to_json() for peer in self.peer_table.present.values()]
         busy = {str(seat): round(seconds, 4) for seat, seconds in self.speeds.seconds.items()}
         lines = {node: round(seconds, 4) for node, seconds in self.speeds.lines.items()}
-        return {"peers": peers, "dropped": self.dropped(), "busy": busy, "lines": lines}
+        ours = {"peers": peers, "dropped": self.dropped(), "busy": busy, "lines": lines}
+        status = {**told, **ours}
+        self._told = {**self._told, **status}
+        self.launcher.tell({"status": status})
 
     def timed(self, iteration: int, seconds: float) -> None:
         """An iteration was committed: who holds the others up, if anybody does?"""
@@ -516,9 +516,6 @@ class LeaderProcess:
         seconds = self._patience + self._granted(peer)
         self._network.inbox.put(PeerEvent("silent", peer, f"silent for {seconds:.3g} s"))
 
-    def _heard(self) -> Mapping[Peer, float]:
-        return self._network.heard_at
-
     def _ordered(self, said: Mapping[str, Any]) -> None:
         match said:
             case {"look": _}:
@@ -537,7 +534,10 @@ class LeaderProcess:
                     self._visited(visit)
             case {"stop": how}:
                 self._for_good = how == "all"
-                self._stop()
+                if self._lead() is None:
+                    self.stopped = True
+                else:
+                    self.host.post(LEAD, Stop())  # what is trained is put aside first
             case {"orphaned": _}:  # another may lead: nobody is told that the run ended
                 self.cut_off, self.reason = True, self.reason or "the launcher is gone"
             case {"found": _, "started": _, "struck": _}:
@@ -561,13 +561,6 @@ class LeaderProcess:
                 self.reason = self.reason or full_disk(self._workdir.run)
             case {"gone": seat, "life": life, "code": code}:
                 self._lost(Address.parse(seat), life, f"its process ended ({code})")
-
-    def _stop(self) -> None:
-        """What is trained is put aside first."""
-        if self._lead() is None:
-            self.stopped = True
-        else:
-            self.host.post(LEAD, Stop())
 
     def _remember(self) -> None:
         """For a lead that is started again."""

@@ -6,14 +6,13 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.ops import LEAD, Address
 from checkfree.messages import codec
 from checkfree.runtime.swarm.presence.liveness import beat_every
 from checkfree.runtime.swarm.presence.pulses import pulse_of
 from checkfree.runtime.swarm.presence.stall import Baselines
 from checkfree.runtime.swarm.processes.workdir import Workdir
-from checkfree.runtime.swarm.told import tell
+from checkfree.runtime.swarm.told import render_error, tell
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.host import Host
 from checkfree.runtime.swarm.transport.links import Links
@@ -64,7 +63,7 @@ class Seat:
             self._host.run(lambda: self._code is not None)
         except Exception as error:
             traceback.print_exc()
-            self._network.notify(LEAD, {"failed": _told(error)})
+            self._network.notify(LEAD, {"failed": render_error(error)})
             self._code = BROKEN
         assert self._code is not None
         if self._code == LEFT:
@@ -119,16 +118,10 @@ def pulse(
 ) -> dict[str, Any]:
     """That a member lives, what it has sent and refused so far, what it is at, and for how long it
     has computed and taken its lines."""
-    doing, endpoint = marks.doing(), network.endpoint
+    doing, endpoint, sent = marks.doing(), network.endpoint, host.traffic
     return {
-        "pulse": pulse_of(host.messages, host.bytes, endpoint.refused, worker.dropped),
+        "pulse": pulse_of(sent.messages, sent.bytes, endpoint.refused, worker.dropped),
         "doing": doing and doing.to_json(),
         "busy": host.busy,
         "lines": endpoint.lines(),
     }
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, (BadInput, RunFailed)):
-        return str(error)
-    return f"{type(error).__name__}: {error}"

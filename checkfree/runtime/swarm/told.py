@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.units import render_utc
 
 
@@ -16,6 +17,13 @@ def tell(text: str) -> None:
     """On stderr. A terminal that went away takes no training with it."""
     with suppress(OSError, ValueError):
         print(f"checkfree: {render_utc(time.time())} {text}", file=sys.stderr, flush=True)
+
+
+def render_error(error: Exception) -> str:
+    """Ours as they are; of others which it is."""
+    if isinstance(error, (BadInput, RunFailed)):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def render_waiting(event: Mapping[str, Any]) -> str:

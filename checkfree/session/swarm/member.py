@@ -314,7 +314,10 @@ class Member:
             join_client.follow(run["patience"], self._entry.retry or AGAIN_WITHIN)
             network.endpoint.limits = self._means.limits
             join_client.ready()
-            network.wait(JoinSessions(network, self._terms(run)).open())
+            # Whoever calls us wants the lead; we say that we are not it.
+            named = release(any_config(run["config"]))  # as the lead compares
+            terms = JoinTerms(self._entry.secret, run["patience"], named, None)
+            network.wait(JoinSessions(network, terms).open())
             with settled(self._means.threads):
                 return self._train(remote, self._means, run["patience"])
         finally:
@@ -350,11 +353,6 @@ class Member:
     def _join_client(self, network: NetworkThread, finder: Finder) -> JoinClient:
         return JoinClient(network, self._entry.secret, self._release, finder, self._node)
 
-    def _terms(self, run: Mapping[str, Any]) -> JoinTerms:
-        """Whoever calls us wants the lead; we say that we are not it."""
-        named = release(any_config(run["config"]))  # as the lead compares
-        return JoinTerms(self._entry.secret, run["patience"], named, None)
-
     def _apply(self, network: NetworkThread, join_client: JoinClient) -> Mapping[str, Any]:
         within = self._entry.retry or (AGAIN_WITHIN if self._known else FIRST_WITHIN)
         if self._ends_at is not None:
@@ -386,9 +384,8 @@ class Member:
         if remote.after not in (ExitReason.LEFT, ExitReason.OVER):
             return remote.after
         leaves = self._asked or self._drained
-        kept = remote.after is ExitReason.OVER and bool(
-            self._remains
-        )  # it is to hand that on first
+        # What it has kept it is to hand on first.
+        kept = remote.after is ExitReason.OVER and bool(self._remains)
         return ExitReason.LEFT if leaves and not kept else ExitReason.OVER
 
 

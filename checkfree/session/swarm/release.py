@@ -26,6 +26,8 @@ WORKER = ("worker", "session.blueprint", "stage.optimizer", "pipeline", "data", 
 MAKERS = ("session.assemble",)
 """What makes a worker of a configuration; it imports lead and runtime too, which count for
 nothing."""
+ONLY_FOR_TYPES = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+"""What is tested before an import that never runs."""
 PACKAGE = Path(__file__).parents[2]
 
 
@@ -43,7 +45,8 @@ def offered(package: Path = PACKAGE, allow: tuple[str, ...] = ()) -> Mapping[str
     packages from outside of checkfree that offer parts of runs, or are allowed to be of use."""
     found = {"checkfree": versions()["checkfree"], "code": digest(package, WORKER, MAKERS)}
     for name, spec in STRATEGIES.items():
-        found[_strategy(name)] = digest(package, (_own(spec.module),))
+        within = spec.module.partition(".")[2]  # its name within our package
+        found[_strategy(name)] = digest(package, (within,))
     for name in FAMILIES:
         found[_model(name)] = digest(package, (f"models.{name}",))
     found |= {_package(top): origin(top) for top in {*allow, *packages(offers())}}
@@ -65,11 +68,6 @@ def _strategy(name: str) -> str:
 
 def _model(family: str) -> str:
     return f"model.family={family}"
-
-
-def _own(module: str) -> str:
-    """Its name within our package."""
-    return module.partition(".")[2]
 
 
 def digest(package: Path, roots: Iterable[str], alone: Iterable[str] = ()) -> str:
@@ -120,7 +118,7 @@ def _file(package: Path, module: str) -> Path | None:
 def _named(nodes: Iterable[ast.AST], inside: str) -> Iterator[str]:
     """What is imported, by whole names; ``inside``: of which package a relative one is."""
     for node in nodes:
-        if isinstance(node, ast.If) and _only_for_types(node.test):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ONLY_FOR_TYPES:
             yield from _named(node.orelse, inside)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -130,7 +128,3 @@ def _named(nodes: Iterable[ast.AST], inside: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
         else:
             yield from _named(ast.iter_child_nodes(node), inside)
-
-
-def _only_for_types(test: ast.expr) -> bool:
-    return ast.unparse(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")

@@ -196,7 +196,10 @@ class Candidates:
         brings, step = candidate.brings, candidate.step
         if brings is not None and brings.seat.stage == seat.stage:
             assignment["brings"] = [str(brings.seat), brings.life, brings.version]
-            assignment["step"] = None if step is None else [list(step.ticket), _named(step)]
+            assignment["step"] = None
+            if step is not None:  # and what each stage multiplies its gradient by
+                clip = {str(stage): factor for stage, factor in step.clip.items()}
+                assignment["step"] = [list(step.ticket), clip]
         else:
             candidate.brings = None
         candidate.tell({"assignment": {**assignment, **self.told()}})
@@ -247,8 +250,3 @@ class Candidates:
 
 def _stranger(seat: Address) -> str:
     return f"at {seat}"
-
-
-def _named(step: Commit) -> dict[str, float]:
-    """What each stage multiplies its gradient by, as JSON has it."""
-    return {str(stage): factor for stage, factor in step.clip.items()}

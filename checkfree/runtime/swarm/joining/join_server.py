@@ -186,7 +186,10 @@ class JoinServer:
             case "called":
                 self._call(visitor)
             case "dialled":
-                self._dialled(visitor.id, read_dialled(visit.told.get("dialled")))
+                found = read_dialled(visit.told.get("dialled"))
+                for dialback in list(self._dialbacks.values()):
+                    dialback.answered(visitor.id, found)
+                    self._found(dialback)
             case "looked":
                 self._looked(visitor.id, visit.told.get("why"))
             case "left":
@@ -287,11 +290,6 @@ class JoinServer:
         else:
             dialback.answered("", {id: why})
         self._found(dialback)
-
-    def _dialled(self, id: str, found: Mapping[str, str]) -> None:
-        for dialback in list(self._dialbacks.values()):
-            dialback.answered(id, found)
-            self._found(dialback)
 
     def _found(self, dialback: Dialback) -> None:
         """All who were asked have tried: now it may have a seat."""

@@ -27,8 +27,7 @@ from checkfree.runtime.swarm.joining.handshake import (
     state_id,
 )
 from checkfree.runtime.swarm.placement.nodes import Node
-from checkfree.runtime.swarm.presence.liveness import beat_every
-from checkfree.runtime.swarm.presence.round_trip import RoundTrip
+from checkfree.runtime.swarm.presence.liveness import RoundTrip, beat_every
 from checkfree.runtime.swarm.transport.frames import BadFrame, Notice
 from checkfree.runtime.swarm.transport.network_thread import JoinRequest, NetworkThread, Visitor
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
@@ -65,7 +64,8 @@ class JoinSessions:
     ) -> None:
         try:
             notice = await asyncio.wait_for(hear(reader, LARGEST_WORD), APPLY_WITHIN)
-            why = self._judged(id, notice)
+            known = is_proven(self._terms.secret, id, self._network.endpoint.id, notice)
+            why = refusal(notice, self._terms.release, known)
             if not why:
                 return await self._welcome(id, notice, reader, writer)
             self._network.endpoint.refused["application"] += 1
@@ -80,11 +80,6 @@ class JoinSessions:
         """What we said has to arrive: the other side ends the stream when it has read it."""
         await writer.drain()
         await asyncio.wait_for(reader.read(1), APPLY_WITHIN)
-
-    def _judged(self, id: str, notice: Notice) -> str:
-        terms = self._terms
-        known = is_proven(terms.secret, id, self._network.endpoint.id, notice)
-        return refusal(notice, terms.release, known)
 
     async def _welcome(
         self, id: str, notice: Notice, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.ops import LEAD, Address, StateId
 from checkfree.messages.control import Commit, Ticket
 from checkfree.messages.tensors import KeepState, StageState
@@ -25,6 +24,7 @@ from checkfree.runtime.swarm.joining.join_client import JoinClient
 from checkfree.runtime.swarm.presence.liveness import beat_every
 from checkfree.runtime.swarm.presence.stall import Baselines
 from checkfree.runtime.swarm.seat import FLUSH_WITHIN, pulse
+from checkfree.runtime.swarm.told import render_error
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 from checkfree.runtime.swarm.transport.host import Host
 from checkfree.runtime.swarm.transport.network_thread import (
@@ -207,7 +207,7 @@ class RemoteWorker:
             self.remains.worker = None if self._struck else worker
         except Exception as error:
             traceback.print_exc()
-            self.why = _told(error)
+            self.why = render_error(error)
             self._network.notify(LEAD, {"failed": self.why})
             self._after = after_error(error)
         self._say_goodbye()
@@ -326,8 +326,3 @@ def _step(assignment: Mapping[str, Any]) -> Commit | None:
     (epoch, iteration, _), factors = assignment["step"]
     clip = {int(stage): float(factor) for stage, factor in factors.items()}
     return Commit(Ticket(epoch, iteration), clip)
-
-
-def _told(error: Exception) -> str:
-    named = isinstance(error, (BadInput, RunFailed))
-    return str(error) if named else f"{type(error).__name__}: {error}"

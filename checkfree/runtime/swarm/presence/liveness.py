@@ -22,6 +22,12 @@ RETURN = 2.0
 """Seconds, at most, that whoever's streams ended gets for the same (see ``wait_for_return``)."""
 RELAY = 8 << 30
 """Bytes that the lead passes on for a pair that can't reach each other."""
+TRIPS = 6.0
+"""Round trips that are granted beside the patience. What is lost on the way is sent again after
+about two, and after four once more (RFC 6298), and a queue may fill up meanwhile."""
+FORGET = 0.9
+"""Of the longest trip so far, what is left of it after each that was shorter: at four a second a
+burst is forgotten within ten seconds."""
 _BEATS, _SLOWEST = 6, 0.5
 
 
@@ -36,6 +42,22 @@ def wait_for_return(patience: float, granted: float) -> float:
     Half of the patience leaves room for two of them, one after the other, in what a loss may cost;
     ``granted``: for the way to it, which is made anew in as many round trips."""
     return min(RETURN, patience / 2 + granted)
+
+
+class RoundTrip:
+    """Seconds that it takes to hear from a peer, there and back, and so how long its silence has to
+    be. The longest of late counts, for a mean would be late to grow."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    def measured(self, seconds: float) -> None:
+        """One more."""
+        self.longest = max(seconds, FORGET * self.longest)
+
+    def grants(self) -> float:
+        """Seconds of silence beside the patience."""
+        return TRIPS * self.longest
 
 
 def no_more(who: object) -> float:
@@ -70,9 +92,8 @@ async def detect_failures(
 ) -> None:
     """``tell`` of whoever fell silent, again at every look until it is no longer ``heard``."""
     every = beat_every(patience) / 2
-    detector = FailureDetector(
-        patience - every, time.monotonic(), granted
-    )  # the next look would be too late
+    # A peer is given up a look early: the next one would be too late.
+    detector = FailureDetector(patience - every, time.monotonic(), granted)
     while True:
         await asyncio.sleep(every)
         for peer in detector.silent(heard(), time.monotonic()):

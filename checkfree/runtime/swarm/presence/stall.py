@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
 
 from checkfree.core.ops import Address, Kind, Op
 from checkfree.messages.control import Ticket
+from checkfree.runtime.swarm.transport.frames import Peer
 
 TIMES = 10
 """Iterations' worth of time, beside the patience, after which standing still is a stall."""
@@ -126,7 +127,9 @@ def find_stall(doings: Mapping[Address, Activity], deadline: float) -> Stall | N
         return None
     waiter, culprit = _end_of_chain(min(waiting), doings)
     if waiter == culprit and doings[waiter].waits_for == waiter:
-        return Stall(waiter, _deaf(waiter, doings[waiter]))
+        where = f"stage {waiter.stage}, after iteration {doings[waiter].iteration}"
+        seconds = doings[waiter].seconds
+        return Stall(waiter, f"has not done what it was told ({where}) for {seconds:.1f} s")
     told = _told(waiter, doings[waiter])
     return Stall(culprit, f"has not sent {waiter} what it needs for {told}", waiter)
 
@@ -142,11 +145,6 @@ def _end_of_chain(seat: Address, doings: Mapping[Address, Activity]) -> tuple[Ad
         if further is None or further.waits_for is None or then in seen:
             return seat, then
         seat = then
-
-
-def _deaf(seat: Address, doing: Activity) -> str:
-    where = f"stage {seat.stage}, after iteration {doing.iteration}"
-    return f"has not done what it was told ({where}) for {doing.seconds:.1f} s"
 
 
 def _told(seat: Address, doing: Activity) -> str:
@@ -191,3 +189,40 @@ def render_deadlines(patience: float, every: float) -> str:
         f"every {every:g} s), or at one thing for {patience:g} s + {TIMES} iterations' time, as "
         "measured"
     )
+
+
+class Watch:
+    """The lead's eye on those who live and don't get on. ``pulses`` are the last of each peer;
+    ``give_up`` is told of whoever holds the others up, in words how, and of who waits for it, if
+    somebody does."""
+
+    def __init__(
+        self,
+        patience: float,
+        pulses: Mapping[Peer, Mapping[str, Any]],
+        give_up: Callable[[Peer, str, Peer | None], None],
+    ):
+        self.pace = IterationTimer(patience)
+        self._pulses, self._give_up = pulses, give_up
+
+    def look(self, present: Collection[Peer]) -> None:
+        """At all who are here. Call it with every beat."""
+        deadline = self.pace.deadline
+        if deadline is None:
+            return
+        stall = find_stall(self._doings(present), deadline)
+        for peer in [p for p in present if stall is not None and p.seat == stall.seat]:
+            assert stall is not None
+            waiter = next((p for p in present if p.seat == stall.waiter), None)
+            self._give_up(peer, stall.why, waiter)
+
+    def _doings(self, present: Collection[Peer]) -> dict[Address, Activity]:
+        """Whoever tells rubbish is at nothing."""
+        found = {}
+        for peer in present:
+            plain = self._pulses.get(peer, {}).get("doing")
+            try:
+                found[peer.seat] = Activity.from_json(plain)
+            except (TypeError, ValueError):
+                continue
+        return found

@@ -65,7 +65,7 @@ class ControlApi:
 
     def _move(self, seat: str, host: str | None) -> Mapping[str, Any]:
         """To a machine of the fleet, or to whichever is best."""
-        origin = self._host_of(seat)
+        origin = next((node["host"] for node in self.fleet if seat in node["seats"]), None)
         if origin is None:
             return self._no_such(seat)
         if host is not None and host not in self._hosts():
@@ -84,9 +84,6 @@ class ControlApi:
 
     def _hosts(self) -> list[str]:
         return sorted({node["host"] for node in self.fleet})
-
-    def _host_of(self, seat: str) -> str | None:
-        return next((node["host"] for node in self.fleet if seat in node["seats"]), None)
 
     def _no_such_host(self, host: str) -> Mapping[str, Any]:
         known = ", ".join(self._hosts()) or "none: nobody joined this run"

@@ -88,7 +88,8 @@ class Launcher:
         try:
             await self._train()
         finally:
-            await self._end()
+            await self._fork_server.end()
+            self.workdir.kill_leftovers()  # nothing of ours stays
 
     async def _train(self) -> None:
         self._fork_server.tell(self.order)
@@ -147,11 +148,6 @@ class Launcher:
         asyncio.get_running_loop().call_later(STOP_WITHIN, self._ended.set)
         self.stopped = True
         return True
-
-    async def _end(self) -> None:
-        """Nothing of ours stays."""
-        await self._fork_server.end()
-        self.workdir.kill_leftovers()
 
     async def _tail(self) -> None:
         while True:

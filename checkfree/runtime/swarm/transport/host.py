@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import queue
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from checkfree.core.ops import Address
-from checkfree.messages.control import RESUME, WEIGHTS, Message, Outgoing
-from checkfree.messages.tensors import tensor_bytes
-from checkfree.runtime.actor import Actor
+from checkfree.messages.control import Message, Outgoing
+from checkfree.runtime.actor import Actor, Traffic
 from checkfree.runtime.swarm.transport.network_thread import (
     Answered,
     Delivered,
@@ -36,8 +35,7 @@ class Host:
         sent: Callable[[Address, Message], None] = lambda to, message: None,
     ):
         self.actors = dict(actors)
-        self.messages: Counter[str] = Counter()
-        self.bytes: Counter[str] = Counter()
+        self.traffic = Traffic()
         self.busy = 0.0
         """Seconds for which the actors here have computed."""
         self._network, self._handle, self._watch = network, handle, watch
@@ -73,7 +71,7 @@ class Host:
         return moved
 
     def _send(self, to: Address, message: Message) -> None:
-        self._count(message)
+        self.traffic.count(message)
         if to in self.actors:
             self._pending.append((to, message))
         else:
@@ -104,11 +102,3 @@ class Host:
             raise item.error
         for to, message in item.out:
             self._send(to, message)
-
-    def _count(self, message: Message) -> None:
-        """As the in-process runtime counts, for the ledger."""
-        if getattr(message, "area", "") in (RESUME, WEIGHTS):
-            return
-        name = type(message).__name__
-        self.messages[name] += 1
-        self.bytes[name] += tensor_bytes(message)

@@ -17,8 +17,7 @@ from checkfree.core.ops import LEAD, Address, StateId
 from checkfree.messages import codec
 from checkfree.messages.control import Message, Outgoing, Ticket
 from checkfree.runtime.swarm.placement.nodes import Node
-from checkfree.runtime.swarm.presence.liveness import beat_every, detect_failures
-from checkfree.runtime.swarm.presence.round_trip import RoundTrip
+from checkfree.runtime.swarm.presence.liveness import RoundTrip, beat_every, detect_failures
 from checkfree.runtime.swarm.transport.frames import Notice, Peer
 from checkfree.runtime.swarm.transport.lanes import lane_of
 from checkfree.runtime.swarm.transport.loop import Loop
