@@ -34,6 +34,10 @@ recovery: checkfree
 failures: none
 """
 
+MODULES = ("checkfree", "tests.process.mortal", "tests.process.stranger")
+FORKED = [[sys.executable, "-m", module] for module in MODULES]
+"""What the zygote forks."""
+
 Numbers = Mapping[str, Any]
 
 
@@ -72,7 +76,7 @@ def start(cwd: Path, command: Sequence[str]) -> subprocess.Popen[str]:
 
 def opened(command: Sequence[str], *, space: str = "", **options: Any) -> subprocess.Popen[Any]:
     """A process that heeds Ctrl-C, in a network namespace if one is named; see zygote.py."""
-    if usable() and list(command[:3]) == checkfree_command():
+    if usable() and list(command[:3]) in FORKED:
         return Forked(command, space=space, **options)
     if space:
         command = ["ip", "netns", "exec", space, *command]
