@@ -101,5 +101,5 @@ def living(folder: Path, words: Sequence[str]) -> Iterator[Living]:
         process.wait()
         log.close()
         left = swarm.workdir.processes()
-        print(f"left over: {len(left)} processes, sockets: {swarm.home.sockets.exists()}")
+        print(f"left over: {len(left)} processes, sockets: {swarm.workdir.sockets.exists()}")
         swarm.workdir.kill_leftovers()

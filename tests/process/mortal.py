@@ -1,6 +1,6 @@
 """checkfree, killed at its Nth fsync: while it writes a snapshot or takes its records back.
 
-Run as a script: ``python mortal.py N WORDS …``.
+Run as ``python -m tests.process.mortal N WORDS …``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A process that talks rubbish to a worker of a swarm: first as one that does not know the run's
 secret, then as one that does.
 
-Run as a script: ``python stranger.py RUN SEAT MESSAGES``. Prints how many it sent.
+Run as ``python -m tests.process.stranger RUN SEAT MESSAGES``. Prints how many it sent.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def test_killed_again_and_again_while_it_saves(folder: Path, undisturbed: Path) 
 
 def run_until_fsync(number: int, folder: Path, words: tuple[str, ...]) -> int:
     """The exit code of a process that dies at its fsync of that number, or ends before it."""
-    command = [sys.executable, mortal.__file__, str(number), *words]
+    command = [sys.executable, "-m", mortal.__name__, str(number), *words]
     return finished(start(folder, command), None).returncode
 
 

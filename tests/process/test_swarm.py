@@ -42,7 +42,6 @@ PATIENT = "--patience=60"
 """A loaded machine stalls for a second at times: nobody is to be lost for that."""
 SLOWLY = "--link=latency=20ms"
 """For runs that are only there to be disturbed: whatever they train meanwhile proves nothing."""
-STRANGER = Path(__file__).with_name("stranger.py")
 PLUS = ("failures=losses.json", "recovery=checkfree_plus")
 LADDER = ("failures=losses.json", "recovery=auto(shadow_every=6,fit_steps=8)")
 FEW_BITS = ("wire.activations=int8", "wire.gradients=fp16")
@@ -288,7 +287,7 @@ def test_strangers_and_questions(swarm: Path) -> None:
     assert "--chaos" in only_line(run(swarm, "swarm", "kill", "run", "2.0", expect=2))
     again = run(swarm, "swarm", "up", "--resume", "run", expect=2)
     assert "being trained" in only_line(again)
-    script = [sys.executable, str(STRANGER), "run", "2.0", "2000"]
+    script = [sys.executable, "-m", "tests.process.stranger", "run", "2.0", "2000"]
     assert finished(start(swarm, script)).stdout == "2200\n"
     kinds = {"malformed", "frame", "stranger"}
     wait_until(lambda: kinds <= status(swarm)["dropped"].keys(), process)

@@ -5,7 +5,8 @@ What it forks is a child of the test's process, as if that had started it: the z
 and the test's process is for that moment the one to which orphans are given (Linux only; elsewhere,
 or with CHECKFREE_REAL=1, everything is started the usual way). Run as a program it is the zygote::
 
-    test     > [words, cwd, environment, network namespace, own session], and standard streams
+    test     > [module and words, cwd, environment, network namespace, own session], and its
+               standard streams
     zygote   > pid
 """
 
@@ -53,8 +54,8 @@ def usable() -> bool:
 
 
 class Forked(subprocess.Popen[Any]):
-    """``checkfree WORDS`` (as ``args`` says it after ``-m checkfree``), by the zygote. ``space``: a
-    network namespace."""
+    """``python -m MODULE WORDS``, as ``args`` says it, by the zygote. ``space``: a network
+    namespace."""
 
     def __init__(self, args: Sequence[str], *, space: str = "", **options: Any):
         self._space = space
@@ -65,7 +66,7 @@ class Forked(subprocess.Popen[Any]):
         creationflags, shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite,
         restore_signals, gid, gids, uid, umask, start_new_session, *rest,
     ):  # fmt: skip
-        words = list(args)[list(args).index("checkfree") + 1 :]
+        words = list(args)[list(args).index("-m") + 1 :]
         if "--token" in words:  # else it would begin anew, to show it to nobody
             at = words.index("--token")
             env = {**env, "CHECKFREE_TOKEN": words[at + 1]}
@@ -174,10 +175,10 @@ def main() -> None:
     gc.freeze()
     words = _serve(socket.socket(fileno=int(sys.argv[1])))
     if words is not None:
-        sys.argv = ["checkfree", *words]
-        sys.orig_argv = [sys.executable, "-m", *sys.argv]
+        module, sys.argv = words[0], words
+        sys.orig_argv = [sys.executable, "-m", *words]
         sys.path[0] = os.getcwd()
-        os._exit(_code(lambda: runpy.run_module("checkfree", run_name="__main__", alter_sys=True)))
+        os._exit(_code(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True)))
 
 
 def _code(work: Callable[[], object]) -> int:
