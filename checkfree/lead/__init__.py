@@ -3,6 +3,7 @@
 from checkfree.lead.departures import Handed, note_of, states_of
 from checkfree.lead.history import History, history
 from checkfree.lead.lead import Lead
+from checkfree.lead.phase import Phase
 from checkfree.lead.progress import Progress, Terms
 from checkfree.lead.takeover import Takeover
 
