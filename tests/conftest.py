@@ -39,4 +39,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def has_swarm(module: str) -> bool:
     """Whether most tests of a module start a swarm."""
     path = PurePath(module)
-    return path.parent.name == "process" and path.name.startswith(("test_swarm", "test_soak", "test_spot"))
+    swarms = ("test_swarm", "test_soak", "test_spot")
+    return path.parent.name == "process" and path.name.startswith(swarms)

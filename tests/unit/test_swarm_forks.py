@@ -79,16 +79,20 @@ from checkfree.runtime.swarm.processes.forks import ENDED, Forks
 def main(slot, report):
     if slot == 0:
         report({"seated": "0.0"})
-        report({"wanted": 3})
+        report({"wanted": 4})
         time.sleep(1.0)
         report({"over": True})
         return ENDED
     if slot == 1:  # loses its seat a moment before
         report({"seated": "1.0"})
         time.sleep(1.5)
+    if slot == 2:  # has one, and has lost the lead
+        report({"seated": "2.0"})
+        report({"adrift": True})
+        time.sleep(600.0)
     report({"standing": True, "keeps": True})
     time.sleep(600.0)
-sys.exit(Forks(main, 3, print).run())
+sys.exit(Forks(main, 4, print).run())
 """
 
 

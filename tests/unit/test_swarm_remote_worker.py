@@ -38,6 +38,19 @@ def waits(
     return remote, remote.wait()
 
 
+def test_who_has_lost_the_lead_says_so_to_its_node() -> None:
+    """Which may hear from another of its processes that the run has ended."""
+    peer = Peer(Address.parse("lead"), 0, "lead", ("/ip4/127.0.0.1/tcp/1",))
+    again = {"incarnation": 0, "peer": peer.to_json()}
+    network = SimpleNamespace(learn=lambda peer: None)
+    join_client = SimpleNamespace(welcome={"incarnation": 0})
+    told: list[Mapping[str, Any]] = []
+    remote = RemoteWorker(network, join_client, Remains(), lambda said: None, told.append)  # type: ignore[arg-type]
+    for notice in ({"cut": "gone"}, {"again": again}):
+        remote._handle(Said(notice))
+    assert told == [{"adrift": True}, {"adrift": False}]
+
+
 def handed() -> Remains:
     """What an heir was sent."""
     return Remains(handed=(StateId(Address(1), 0, 3), SimpleNamespace()))  # type: ignore[arg-type]

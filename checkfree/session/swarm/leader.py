@@ -70,7 +70,7 @@ class Leading:
             reason = str(error)
         if self._leader_process.cut_off:
             return LEAD_AGAIN
-        status = self._end(reason)
+        status = self._end(reason, found.progress)
         self._leader_process.close()
         return 0 if status == "done" else 1
 
@@ -162,15 +162,16 @@ class Leading:
         finally:
             store.close()
 
-    def _end(self, reason: str) -> str:
-        """The last records and the picture; as ``checkfree train`` leaves them."""
+    def _end(self, reason: str, began: Progress) -> str:
+        """The last records and the picture; as ``checkfree train`` leaves them. ``began``: how far
+        the run was when this lead came."""
         leader_process, lead, job = self._leader_process, self._lead, self._job
         reason = reason or leader_process.reason or (lead.failure if lead else "")
         stopped = leader_process.stopped or (lead is not None and lead.stopped)
         status = "failed" if reason else "interrupted" if stopped else "done"
         sent = ({}, {}) if self._ending else leader_process.dismiss(status, reason)
         leader_process.launcher.tell({"ended": reason})  # who else would know, if the disk is full?
-        progress = self._ending or (lead.progress if lead else Progress())
+        progress = self._ending or (lead.progress if lead else began)
         with suppress(RunFailed):  # a disk that is full stays full; the error counts
             self._session.end(status, reason, progress, sent, leader_process.dropped())
         self._session.recorder.close()

@@ -259,10 +259,12 @@ class RemoteWorker:
                 self._say("the run is paused: keeps its state, and looks for the next lead")
             case {"cut": str(why)}:
                 self._say(f"the lead is out of reach ({why}); looking for it")
+                self._report({"adrift": True})
             case {"again": dict(welcome)} if welcome["incarnation"] != self._incarnation:
                 self._over(ExitReason.OVER, "the run was started again from a snapshot")
             case {"again": dict(welcome)}:
                 self._say("the lead is there again")
+                self._report({"adrift": False})
                 self._network.learn(Peer.from_json(welcome["peer"]))
             case {"heir": list(plain)}:
                 self._learn_heir(plain)

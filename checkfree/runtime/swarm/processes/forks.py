@@ -44,8 +44,9 @@ HEEDED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, NOTICED)
 
 Report = Callable[[Mapping[str, Any]], None]
 """How a fork tells its parent {"seated": seat}; {"standing": true, "keeps": …}: whether it has, or
-awaits, a state; {"wanted": …}: how many the lead would have live here, seated ones included; and
-{"over": true}: the run has ended for good."""
+awaits, a state; {"adrift": …}: whether it has a seat and looks for the lead; {"wanted": …}: how
+many the lead would have live here, seated ones included; and {"over": true}: the run has ended for
+good."""
 Main = Callable[[int, Report], int]
 """What a fork does: its number among those that live, and how it reports. Returns its code."""
 
@@ -60,6 +61,7 @@ class _Fork:
     """By, and since when; the lead may get to know of it a moment later."""
     seated: bool = False
     keeps: bool = False
+    adrift: bool = False
     spared: bool = False
     """Told to end, for another stands by."""
     spoke_last: bool = False
@@ -154,6 +156,8 @@ class Forks:
             said = json.loads(line)
             if "over" in said:
                 self._over = self._ended_for_good = fork.spoke_last = True
+            elif "adrift" in said:
+                fork.adrift = bool(said["adrift"])
             elif "wanted" in said:
                 self._wanted = int(said["wanted"])
             else:
@@ -165,10 +169,11 @@ class Forks:
             self._let_go()
 
     def _let_go(self) -> None:
-        """Once the run has ended for good: whoever has no seat is told by nobody, and would look
-        for a lead with a state that is of no use any more."""
+        """Once the run has ended for good: whoever has no seat, or has lost the lead, is told by
+        nobody, and would look for a lead with a state that is of no use any more."""
         for fork in self._forks.values():
-            if self._ended_for_good and not (fork.seated or fork.spoke_last or fork.spared):
+            heard = (fork.seated and not fork.adrift) or fork.spoke_last
+            if self._ended_for_good and not (heard or fork.spared):
                 fork.spared = True
                 with suppress(ProcessLookupError):
                     os.kill(fork.pid, signal.SIGKILL)
