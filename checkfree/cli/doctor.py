@@ -84,9 +84,9 @@ def _daemon() -> str:
 
 def _inquire(arguments: argparse.Namespace) -> str:
     with _entering(arguments) as (workdir, entry):
-        from checkfree.session.swarm.member import Wishes, inquire
+        from checkfree.session.swarm.member import NodeOptions, inquire
 
-        return inquire(workdir, entry, Wishes(data=arguments.data_path))
+        return inquire(workdir, entry, NodeOptions(data=arguments.data_path))
 
 
 def _called_back(arguments: argparse.Namespace) -> str:

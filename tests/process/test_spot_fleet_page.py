@@ -126,8 +126,7 @@ class Reader:
         self.fleet.lead(*waits)
         (self.folder / "token").write_text(self.fleet.line[-1])
         if "--resume" in more:  # whoever is to hear of its end has to be back
-            before = last_tick(self.at)
-            until(lambda: last_tick(self.at) > before + 1)
+            until(lambda: f'"{HOSTS[0]}"' in self._status())
 
     def _joins(self, more: list[str]) -> None:
         joined = len(self.fleet.nodes)

@@ -79,6 +79,11 @@ class Fleet:
         made = of_kind(read(self.run), "plan")
         return [{rebuilt["rule"] for rebuilt in plan["rebuilds"].values()} for plan in made]
 
+    def seats(self) -> set[str]:
+        """Of the nodes that a status tells of."""
+        nodes = ask(Workdir.of(self.run), {"ask": "status"})["nodes"]
+        return {seat for node in nodes for seat in node["seats"]}
+
     def end(self) -> None:
         self.kill_nodes()
         Workdir.of(self.run).kill_leftovers()
@@ -151,6 +156,7 @@ def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     lead = fleet.lead("--resume", "run")
     fleet.comes_to(stopped + 5, lead)
     assert not any(fleet.plans())  # nobody was given anything
+    wait_until(lambda: fleet.seats() == {"0.0", "1.0", "2.0"}, lead)  # of nodes that are back
     fleet.kill_nodes()
     wait_until(lambda: "nobody has stage 0, 1, 2: it waits" in fleet.said("lead"), lead)
     tick = last_tick(fleet.run)

@@ -44,7 +44,7 @@ from checkfree.runtime.swarm.transport.streams import Endpoint
 from checkfree.session.job import of_config
 from checkfree.session.swarm import member
 from checkfree.session.swarm.launched import device_here
-from checkfree.session.swarm.member import StartAgain, Wishes, node_of, prepared
+from checkfree.session.swarm.member import NodeOptions, StartAgain, node_of, prepared
 from checkfree.session.swarm.memory import FIRST_BYTES
 from tests.process.command import prepare
 
@@ -167,8 +167,8 @@ def run(here: Path) -> dict[str, Any]:
 
 def test_the_run_s_data_wherever_they_are(run: dict[str, Any]) -> None:
     Path("text.txt").rename("elsewhere.txt")
-    means = prepared(run, Wishes(data="elsewhere.txt"))
-    assert (means.threads, means.reads) == (1, True)
+    resources = prepared(run, NodeOptions(data="elsewhere.txt"))
+    assert (resources.threads, resources.reads) == (1, True)
 
 
 OTHERS = [("other words " * 500, "the data here are text"), (None, "text.txt")]
@@ -182,21 +182,21 @@ def test_without_the_run_s_data_a_node_has_every_seat_but_stage_0(
     if text is not None:
         Path("text.txt").write_text(text)
     told: list[str] = []
-    means = prepared(run, Wishes(), told.append)
-    assert not means.reads and why in told[0] and "--data-path" in told[0]
-    assert not node_of(run, Wishes(seats=1), means).reads
+    resources = prepared(run, NodeOptions(), told.append)
+    assert not resources.reads and why in told[0] and "--data-path" in told[0]
+    assert not node_of(run, NodeOptions(seats=1), resources).reads
     with pytest.raises(BadInput, match="--data-path"):  # those that are named have to be
-        prepared(run, Wishes(data="text.txt" if text else "nowhere.txt"))
+        prepared(run, NodeOptions(data="text.txt" if text else "nowhere.txt"))
 
 
 def test_devices_are_the_node_s(run: dict[str, Any]) -> None:
     run["config"]["devices"] = ["cuda"]
     with pytest.raises(BadInput, match="--device cpu") as error:
-        prepared(run, Wishes())
+        prepared(run, NodeOptions())
     assert "\n" not in str(error.value)
-    assert prepared(run, Wishes(device="cpu")).reads
+    assert prepared(run, NodeOptions(device="cpu")).reads
     with pytest.raises(BadInput, match="expected cpu or cuda:N"):
-        prepared(run, Wishes(device="tpu"))
+        prepared(run, NodeOptions(device="tpu"))
 
 
 def test_a_lead_needs_no_device_of_its_run(here: Path) -> None:
@@ -214,23 +214,23 @@ def test_a_lead_needs_no_device_of_its_run(here: Path) -> None:
 
 
 def test_one_seat_on_a_gpu(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    means = prepared(run, Wishes())
+    resources = prepared(run, NodeOptions())
     monkeypatch.setattr(member, "available", lambda: 1 << 50)
     run["config"]["devices"] = ["cuda:1"]
-    assert node_of(run, Wishes(), means).room == 1
-    assert node_of(run, Wishes(device="cpu"), means).room > 1
+    assert node_of(run, NodeOptions(), resources).room == 1
+    assert node_of(run, NodeOptions(device="cpu"), resources).room > 1
 
 
 def test_how_many_seats_a_node_takes(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    means = prepared(run, Wishes())
-    assert node_of(run, Wishes(seats=0), means).reserve
-    assert node_of(run, Wishes(seats=3, host="h", zone="z"), means).room == 3
+    resources = prepared(run, NodeOptions())
+    assert node_of(run, NodeOptions(seats=0), resources).reserve
+    assert node_of(run, NodeOptions(seats=3, host="h", zone="z"), resources).room == 3
     for free, room in ((1 << 50, 5), (FIRST_BYTES + (400 << 20), 1)):
         monkeypatch.setattr(member, "available", lambda free=free: free)
-        assert node_of(run, Wishes(), means).room == room
+        assert node_of(run, NodeOptions(), resources).room == room
     monkeypatch.setattr(member, "available", lambda: 1 << 20)
     with pytest.raises(StartAgain, match="not enough memory now"):
-        node_of(run, Wishes(), means)
+        node_of(run, NodeOptions(), resources)
 
 
 # --- records -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ pytest.importorskip("hivemind", reason="hivemind is not installed")
 from checkfree.core.ops import Address, StateId
 from checkfree.messages.tensors import KeepState
 from checkfree.runtime.swarm.joining.candidates import HEIR
-from checkfree.runtime.swarm.joining.remote_worker import ExitReason, Remains, RemoteWorker
+from checkfree.runtime.swarm.joining.remote_worker import ExitReason, RemoteWorker, RetainedStates
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.network_thread import Delivered, Said
 
@@ -26,7 +26,7 @@ LEAVE, STALE, ASSIGNMENT = (
 
 
 def waits(
-    remains: Remains, *heard: Mapping[str, Any]
+    retained: RetainedStates, *heard: Mapping[str, Any]
 ) -> tuple[RemoteWorker, Mapping[str, Any] | None]:
     """A remote worker that hears this, and its assignment."""
     inbox: queue.SimpleQueue[Said] = queue.SimpleQueue()
@@ -34,7 +34,7 @@ def waits(
         inbox.put(Said(notice))
     network, join_client = SimpleNamespace(inbox=inbox), SimpleNamespace(welcome={"incarnation": 0})
     said: list[str] = []
-    remote = RemoteWorker(network, join_client, remains, said.append, lambda told: None)  # type: ignore[arg-type]
+    remote = RemoteWorker(network, join_client, retained, said.append, lambda told: None)  # type: ignore[arg-type]
     return remote, remote.wait()
 
 
@@ -45,43 +45,43 @@ def test_who_has_lost_the_lead_says_so_to_its_node() -> None:
     network = SimpleNamespace(learn=lambda peer: None)
     join_client = SimpleNamespace(welcome={"incarnation": 0})
     told: list[Mapping[str, Any]] = []
-    remote = RemoteWorker(network, join_client, Remains(), lambda said: None, told.append)  # type: ignore[arg-type]
+    remote = RemoteWorker(network, join_client, RetainedStates(), lambda said: None, told.append)  # type: ignore[arg-type]
     for notice in ({"cut": "gone"}, {"again": again}):
         remote._handle(Said(notice))
     assert told == [{"adrift": True}, {"adrift": False}]
 
 
-def handed() -> Remains:
+def handed() -> RetainedStates:
     """What an heir was sent."""
-    return Remains(handed=(StateId(Address(1), 0, 3), SimpleNamespace()))  # type: ignore[arg-type]
+    return RetainedStates(handed=(StateId(Address(1), 0, 3), SimpleNamespace()))  # type: ignore[arg-type]
 
 
 def test_nothing_in_hand_leaves_at_once() -> None:
-    remote, assignment = waits(Remains(), LEAVE)
+    remote, assignment = waits(RetainedStates(), LEAVE)
     assert (remote.after, assignment) == (ExitReason.LEFT, None)
 
 
 def test_a_state_in_hand_waits_for_its_seat() -> None:
     remote, assignment = waits(handed(), LEAVE, ASSIGNMENT)
     assert assignment == ASSIGNMENT["assignment"]
-    assert remote.remains and not remote.idle
+    assert remote.retained and not remote.idle
 
 
 @pytest.mark.parametrize("heard", [(LEAVE, STALE), (STALE, LEAVE)])
 def test_a_state_that_is_of_no_use_holds_nobody(heard: tuple[Mapping[str, Any], ...]) -> None:
     remote, assignment = waits(handed(), *heard)
-    assert (remote.after, assignment, bool(remote.remains)) == (ExitReason.LEFT, None, False)
+    assert (remote.after, assignment, bool(remote.retained)) == (ExitReason.LEFT, None, False)
 
 
 def test_drained_is_told_from_asked() -> None:
-    remote, _ = waits(Remains(), {**LEAVE, "drained": True})
+    remote, _ = waits(RetainedStates(), {**LEAVE, "drained": True})
     assert remote.drained
 
 
 def test_what_an_heir_was_sent_has_a_name() -> None:
     """Whoever leads later has to hear of it."""
     assert handed().name() == (StateId(Address(1), 0, 3), None)
-    assert Remains().name() == (None, None)
+    assert RetainedStates().name() == (None, None)
 
 
 def test_only_what_is_for_this_attempt_is_taken() -> None:
@@ -94,13 +94,13 @@ def test_only_what_is_for_this_attempt_is_taken() -> None:
         return Delivered(to, KeepState(0, keep, "handover", 1, state))  # type: ignore[arg-type]
 
     told: list[Mapping[str, Any]] = []
-    remains, inbox = Remains(), queue.SimpleQueue[Any]()
+    retained, inbox = RetainedStates(), queue.SimpleQueue[Any]()
     heir = {"heir": {"seat": "1.0", "life": 2, "at": str(other)}}
     for item in (Said(heir), sent(one), sent(other), Said({"assignment": {}})):
         inbox.put(item)
     network = SimpleNamespace(inbox=inbox, sit=lambda at, life: Peer(at, life, "me", ()))
     join_client = SimpleNamespace(welcome={"incarnation": 0}, tell=told.append)
-    remote = RemoteWorker(network, join_client, remains, told.append, told.append)  # type: ignore[arg-type]
+    remote = RemoteWorker(network, join_client, retained, told.append, told.append)  # type: ignore[arg-type]
     remote.wait()
     assert [said for said in told if "has" in said] == [{"has": True, "version": 3}]
-    assert remains.name()[0] == StateId(Address(1), 2, 3)
+    assert retained.name()[0] == StateId(Address(1), 2, 3)

@@ -107,21 +107,21 @@ def _run(arguments: argparse.Namespace) -> int:
     from checkfree.session.swarm.fork_server import cannot_import
 
     try:
-        from checkfree.session.swarm.member import JoinOptions, StartAgain, Wishes, join
+        from checkfree.session.swarm.member import JoinOptions, NodeOptions, StartAgain, join
     except ImportError as error:
         raise BadInput(cannot_import(error)) from None
 
     say = (lambda text: None) if arguments.quiet else tell
-    wishes = Wishes(arguments.seats, data=arguments.data_path, device=arguments.device)
-    host, zone = _name(arguments.host or wishes.host), _name(arguments.zone)
-    wishes = replace(wishes, host=host, zone=zone)
+    options = NodeOptions(arguments.seats, data=arguments.data_path, device=arguments.device)
+    host, zone = _name(arguments.host or options.host), _name(arguments.zone)
+    options = replace(options, host=host, zone=zone)
     with joiner_workdir_for(secret) as workdir:
         times = arguments.retry, arguments.notice_seconds
         entry = JoinOptions(
             place, secret, listen, *times, arguments.notice, tuple(sorted(arguments.allow))
         )
         try:
-            return join(workdir, entry, wishes, say)
+            return join(workdir, entry, options, say)
         except StartAgain as error:
             tell(str(error))
             return AGAIN

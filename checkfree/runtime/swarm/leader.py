@@ -369,7 +369,9 @@ class LeaderProcess:
         late = self.join_server.visited(visit, self.peer_table.lives)
         if late is not None:
             self._lost(*late, "it left on its way there")
-        if visit.what not in ("back", "called", "dialled"):
+        if visit.what == "back":
+            self._tell_fleet()
+        elif visit.what not in ("called", "dialled"):
             self._tell_missing()
 
     def _tell_missing(self) -> None:
@@ -378,12 +380,18 @@ class LeaderProcess:
         if not self._over():
             self.join_server.call_for_more()
             self._reminded_at = time.monotonic()
-            fleet = self.join_server.fleet(self.peer_table.present)
             event = self.join_server.waiting(self.peer_table.lives)
-            self._told = {**self._told, "nodes": fleet, "waiting": event}
+            self._told = {**self._told, "waiting": event}
             self._tell_who_sits()
-            self.launcher.tell({"fleet": fleet})
+            self._tell_fleet()
             self.launcher.tell({"event": event})
+
+    def _tell_fleet(self) -> None:
+        """Which nodes there are, with their seats: of a lead that goes on, as they come back."""
+        assert self.join_server is not None
+        fleet = self.join_server.fleet(self.peer_table.present)
+        self._told = {**self._told, "nodes": fleet}
+        self.launcher.tell({"fleet": fleet})
 
     def _tell_who_sits(self) -> None:
         """A status is told after commits, and who is lost commits nothing."""

@@ -32,23 +32,25 @@ from checkfree.session.snapshot import newest
 from checkfree.session.swarm.invitation import frame_of, invitation_of, roster_of
 from checkfree.session.swarm.leader import Leading
 from checkfree.session.swarm.limits import limits_of
-from checkfree.session.swarm.member import Means, join_here, warm_up
-from checkfree.session.swarm.shared import Stock
+from checkfree.session.swarm.member import NodeResources, join_here, warm_up
+from checkfree.session.swarm.shared import ForkResources
 from checkfree.session.terms import seats
 
 
-def be(stock: Stock, await_request: Callable[[], SpawnRequest], spare: bool) -> int:
+def be(shared: ForkResources, await_request: Callable[[], SpawnRequest], spare: bool) -> int:
     """What a fork does. Returns its exit code. A spare gets ready before it is asked for."""
-    with settled(stock.job.config.threads):
+    with settled(shared.job.config.threads):
         if not spare and await_request()["seat"] == str(LEAD):
-            return Leading(stock, int(await_request()["life"])).run()
-        if not spare and stock.frame is not None:
-            means = Means(stock.job.worker_context, stock.limits, stock.job.config.threads)
-            count = len(seats(stock.job.config))
-            return join_here(stock.workdir, await_request(), means, stock.frame, count)
-        seat = Seat(stock.workdir, stock.limits)
+            return Leading(shared, int(await_request()["life"])).run()
+        if not spare and shared.frame is not None:
+            resources = NodeResources(
+                shared.job.worker_context, shared.limits, shared.job.config.threads
+            )
+            count = len(seats(shared.job.config))
+            return join_here(shared.workdir, await_request(), resources, shared.frame, count)
+        seat = Seat(shared.workdir, shared.limits)
         assignment = await_request()
-        return seat.run(assignment, partial(stock.worker, assignment), stock.patience)
+        return seat.run(assignment, partial(shared.worker, assignment), shared.patience)
 
 
 def _fresh(order: Mapping[str, Any]) -> Job:
@@ -94,24 +96,24 @@ def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir)
         workdir.create(invited.secret if invited else None)
         (workdir.path / LINKS).write_text(order.get("links", ""), encoding="ascii")
         patience, measured = float(order["patience"]), bool(order["measured"])
-        stock = Stock(job, workdir, patience, measured, limits_of(job.config))
-        stock.replacements = bool(order.get("replacements", True))
-        stock.grace, stock.wait = float(order.get("grace", GRACE)), Wait(**order.get("wait", {}))
-        stock.relay = int(order.get("relay", RELAY))
+        shared = ForkResources(job, workdir, patience, measured, limits_of(job.config))
+        shared.replacements = bool(order.get("replacements", True))
+        shared.grace, shared.wait = float(order.get("grace", GRACE)), Wait(**order.get("wait", {}))
+        shared.relay = int(order.get("relay", RELAY))
         before: dict[str, Any] = {}
         if invited is not None:
             incarnation = secrets.token_hex(8)
             if resume:
                 roster = roster_of(workdir, job)
                 folders.reopen(job.folder)
-                incarnation, stock.resumes = roster.incarnation, roster.lead
+                incarnation, shared.resumes = roster.incarnation, roster.lead
                 before = {"lead": roster.lead, "found": roster.found()}
                 before |= {"started": roster.started, "struck": roster.struck}
-            stock.frame = frame_of(invited, job, workdir, incarnation)
+            shared.frame = frame_of(invited, job, workdir, incarnation)
         elif resume:
-            stock.snapshot = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
-        listed = [[str(seat), life] for seat, life in stock.lives().items()]
+            shared.snapshot = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
+        listed = [[str(seat), life] for seat, life in shared.lives().items()]
         told += filter(None, [render_threads()])
         channel.tell({"ready": True, "seats": listed, "told": told, **before})
         keep_for_forks()
-        SwarmForkServer(channel, partial(be, stock), workdir.logs, int(order["spares"])).run()
+        SwarmForkServer(channel, partial(be, shared), workdir.logs, int(order["spares"])).run()

@@ -26,31 +26,31 @@ from checkfree.runtime.swarm.processes.launcher import LEAD_AGAIN
 from checkfree.runtime.swarm.transport.threaded import ThreadedActor
 from checkfree.session.session import Session, draw
 from checkfree.session.swarm.invitation import unused
-from checkfree.session.swarm.shared import Stock
+from checkfree.session.swarm.shared import ForkResources
 from checkfree.session.terms import terms_of
 
 
 class Leading:
     """``life``: how many leads the run had before this one."""
 
-    def __init__(self, stock: Stock, life: int):
-        self._stock, self._job = stock, stock.job
+    def __init__(self, shared: ForkResources, life: int):
+        self._shared, self._job = shared, shared.job
         self._lead: Lead | None = None
         if life:
             folders.mend(self._job.folder)
-        self._resumes = stock.resumes == life
+        self._resumes = shared.resumes == life
         self._leader_process = LeaderProcess(
-            stock.workdir, stock.lives().items(), stock.patience, stock.limits, stock.frame
+            shared.workdir, shared.lives().items(), shared.patience, shared.limits, shared.frame
         )
-        self._leader_process.life, self._leader_process.measured = life, stock.measured
-        self._leader_process.grace, self._leader_process.wait = stock.grace, stock.wait
-        self._leader_process.relay = stock.relay
+        self._leader_process.life, self._leader_process.measured = life, shared.measured
+        self._leader_process.grace, self._leader_process.wait = shared.grace, shared.wait
+        self._leader_process.relay = shared.relay
         self._leader_process.resumes = self._resumes
-        self._leader_process.peer_table.replacing = stock.replacements
+        self._leader_process.peer_table.replacing = shared.replacements
 
     def run(self) -> int:
         """Train. Returns 0 if the run is done."""
-        hosts, since = self._leader_process.hosts, self._stock.started
+        hosts, since = self._leader_process.hosts, self._shared.started
         listeners = [self._tell_status]
         with Session.open(self._job, listeners=listeners, hosts=hosts, since=since) as session:
             return self._run(session)
@@ -77,7 +77,7 @@ class Leading:
     def _tell_start(self) -> None:
         """From which snapshot it goes on, before the first plan; another lead may have been here
         before."""
-        records, snapshot = read(self._job.folder), self._stock.snapshot
+        records, snapshot = read(self._job.folder), self._shared.snapshot
         if snapshot is None or records[-1]["kind"] == "resume":
             return
         progress = snapshot.progress
@@ -97,7 +97,7 @@ class Leading:
                     told = p["tick"] if area == CHECKPOINT else p["committed"]
                     made[area][shelf] = int(told)
         found = history(read(self._job.folder), made[CHECKPOINT], made[RESUME])
-        return found if found.members else replace(found, members=self._stock.lives())
+        return found if found.members else replace(found, members=self._shared.lives())
 
     def _stored(self, found: History) -> bool:
         """Another lead had stored the trained weights, and all that is missing is the end."""
@@ -117,7 +117,7 @@ class Leading:
 
     def _led(self, found: History) -> Lead:
         """A lead of the run as it is now."""
-        peer_table, snapshot = self._leader_process.peer_table, self._stock.snapshot
+        peer_table, snapshot = self._leader_process.peer_table, self._shared.snapshot
         rules = replace(
             terms_of(self._job.config, self._job.blueprint.tokens),
             background=True,

@@ -36,7 +36,7 @@ from checkfree.runtime.swarm.joining.join_server import JoinServerConfig
 from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, JoinTerms
 from checkfree.runtime.swarm.joining.joiner_workdir import JoinerWorkdir
 from checkfree.runtime.swarm.joining.notices import leave_deadline, seconds_left, watch
-from checkfree.runtime.swarm.joining.remote_worker import ExitReason, Remains, RemoteWorker
+from checkfree.runtime.swarm.joining.remote_worker import ExitReason, RemoteWorker, RetainedStates
 from checkfree.runtime.swarm.placement.nodes import LONGEST_NAME, Node
 from checkfree.runtime.swarm.processes.forks import (
     AGAIN,
@@ -87,7 +87,7 @@ class StartAgain(Exception):
 
 
 @dataclass(frozen=True)
-class Means:
+class NodeResources:
     """What it takes to train a stage of the run. ``reads``: the run's data are here."""
 
     context: WorkerContext
@@ -116,7 +116,7 @@ class JoinOptions:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class NodeOptions:
     """What whoever starts a node asks for. ``seats``: at most; None: what memory is good for, 0: a
     spare. ``data``: where the run's data are here; None: where the run has them."""
 
@@ -132,29 +132,29 @@ class Wishes:
 
 def prepared(
     run: Mapping[str, Any],
-    wishes: Wishes,
+    options: NodeOptions,
     say: Say = lambda text: None,
     allow: Collection[str] = (),
-) -> Means:
+) -> NodeResources:
     """Build what a run needs here. Only stage 0 reads data: without them a node has other seats.
     Raises BadInput, also for data that were named and are not the run's, and for a strategy that is
     neither of checkfree nor allowed here."""
     config = permitted(any_config(run["config"]), allow)
-    config = replace(config, devices=(_device(config, wishes.device),))
-    if wishes.data is not None:
-        config = replace(config, data=replace(config.data, path=wishes.data))
+    config = replace(config, devices=(_device(config, options.device),))
+    if options.data is not None:
+        config = replace(config, data=replace(config.data, path=options.data))
     assert config.model.vocabulary is not None
     blueprint = of_family(config, config.model.vocabulary)
     try:
         feeds, reads = _feeds(config, run["data"]), True
     except BadInput as error:
-        if wishes.data is not None:
+        if options.data is not None:
             raise
         say(f"has every seat but stage 0, which reads data: {error}")
         feeds, reads = {}, False
     context = make_worker_context(config, blueprint, feeds)
     warm_up(context, config.devices[0])
-    return Means(context, limits_of(config), config.threads, reads)
+    return NodeResources(context, limits_of(config), config.threads, reads)
 
 
 def _feeds(config: Config, expected: Mapping[str, Any]) -> Feeds:
@@ -204,12 +204,15 @@ def warm_up(context: WorkerContext, device: str) -> None:
 
 
 def node_of(
-    run: Mapping[str, Any], wishes: Wishes, means: Means, allow: Collection[str] = ()
+    run: Mapping[str, Any],
+    options: NodeOptions,
+    resources: NodeResources,
+    allow: Collection[str] = (),
 ) -> Node:
     """As we apply. Raises StartAgain if there is no memory for a seat."""
     config = permitted(any_config(run["config"]), allow)
-    count, reserve = wishes.seats, wishes.seats == 0
-    if count is None and (wishes.device or config.devices[0]).startswith("cuda"):
+    count, reserve = options.seats, options.seats == 0
+    if count is None and (options.device or config.devices[0]).startswith("cuda"):
         count = 1
     if count is None:
         free = available()
@@ -220,8 +223,8 @@ def node_of(
                 "not enough memory now; --seats 1 tries all the same"
             )
     name = secrets.token_hex(8)
-    host, zone = wishes.host, wishes.zone
-    return Node(name, host, zone, max(1, count), reserve, means.reads)
+    host, zone = options.host, options.zone
+    return Node(name, host, zone, max(1, count), reserve, resources.reads)
 
 
 # --- one process ---------------------------------------------------------------------------------
@@ -238,11 +241,11 @@ class Member:
         workdir: Workdir,
         entry: JoinOptions,
         node: Node,
-        means: Means | None,
+        resources: NodeResources | None,
         say: Say,
         report: Report = lambda said: None,
     ):
-        self._workdir, self._entry, self._node, self._means = workdir, entry, node, means
+        self._workdir, self._entry, self._node, self._resources = workdir, entry, node, resources
         self._say, self._report = say, report
         self._release = offered(PACKAGE, entry.allow)
         self._network: NetworkThread | None = None
@@ -252,7 +255,7 @@ class Member:
         self._seated = False
         self._remote: RemoteWorker | None = None
         self._book = AddressBook(entry.place)
-        self._remains = Remains()
+        self._retained = RetainedStates()
         self._known = False
         self.why = ""
 
@@ -276,7 +279,7 @@ class Member:
         self._asked = True
         left = seconds_left(self._workdir.path, self._entry.notice)
         self._ends_at = None if left is None else time.monotonic() + left
-        if not (self._seated or self._remains):
+        if not (self._seated or self._retained):
             raise _Gone
         self._say("leaves as soon as its state is handed on (once more: at once)")
         if self._network is not None:
@@ -292,14 +295,14 @@ class Member:
 
     def _live(self) -> ExitReason:
         """From an application to the end of a life at a seat."""
-        assert self._means is not None
+        assert self._resources is not None
         network = NetworkThread(self._workdir.secret(), UNTIL_KNOWN, terminal=self.terminal)
         self._network = network
         finder = Finder(Discovery(network.endpoint, self._entry.secret), self._book)
         try:
             self._open(network)
             join_client = self._join_client(network, finder)
-            join_client.brings, join_client.prepared = self._remains.name()
+            join_client.brings, join_client.prepared = self._retained.name()
             try:
                 run = self._apply(network, join_client)
             except Unreachable as error:
@@ -307,19 +310,19 @@ class Member:
                 return ExitReason.LOST
             self._known = True
             self._remote = remote = RemoteWorker(
-                network, join_client, self._remains, self._say, self._report
+                network, join_client, self._retained, self._say, self._report
             )
             if self._asked or self._drained:
                 self._leave(network)
             join_client.follow(run["patience"], self._entry.retry or AGAIN_WITHIN)
-            network.endpoint.limits = self._means.limits
+            network.endpoint.limits = self._resources.limits
             join_client.ready()
             # Whoever calls us wants the lead; we say that we are not it.
             named = release(any_config(run["config"]))  # as the lead compares
             terms = JoinTerms(self._entry.secret, run["patience"], named, None)
             network.wait(JoinSessions(network, terms).open())
-            with settled(self._means.threads):
-                return self._train(remote, self._means, run["patience"])
+            with settled(self._resources.threads):
+                return self._train(remote, self._resources, run["patience"])
         finally:
             self._network = None
             with suppress(TimeoutError):
@@ -363,8 +366,8 @@ class Member:
 
         return network.wait(join_client.take_up(within, told))
 
-    def _train(self, remote: RemoteWorker, means: Means, patience: float) -> ExitReason:
-        self._report({"standing": True, "keeps": self._remains.name()[0] is not None})
+    def _train(self, remote: RemoteWorker, resources: NodeResources, patience: float) -> ExitReason:
+        self._report({"standing": True, "keeps": self._retained.name()[0] is not None})
         self._say("stands by until a seat is vacant")
         assignment = remote.wait()
         if assignment is not None:
@@ -373,7 +376,7 @@ class Member:
             )
             self._seated = True
             self._report({"seated": assignment["seat"]})
-            remote.run(assignment, lambda: _worker(means, assignment), patience)
+            remote.run(assignment, lambda: _worker(resources, assignment), patience)
             self._seated = False
         self.why = remote.why
         why = f": {remote.why}" if remote.why not in ("", remote.after.value) else ""
@@ -385,7 +388,7 @@ class Member:
             return remote.after
         leaves = self._asked or self._drained
         # What it has kept it is to hand on first.
-        kept = remote.after is ExitReason.OVER and bool(self._remains)
+        kept = remote.after is ExitReason.OVER and bool(self._retained)
         return ExitReason.LEFT if leaves and not kept else ExitReason.OVER
 
 
@@ -404,25 +407,27 @@ class _Gone(BaseException):
     """Whoever started us wants us to end now."""
 
 
-def _worker(means: Means, assignment: Mapping[str, Any]) -> StageWorker:
+def _worker(resources: NodeResources, assignment: Mapping[str, Any]) -> StageWorker:
     seat = Address.parse(assignment["seat"])
     return StageWorker(
-        seat, assignment["life"], means.context, uninitialized=assignment["uninitialized"]
+        seat, assignment["life"], resources.context, uninitialized=assignment["uninitialized"]
     )
 
 
 # --- a node --------------------------------------------------------------------------------------
 
 
-def join(workdir: Workdir, entry: JoinOptions, wishes: Wishes, say: Say) -> int:
+def join(workdir: Workdir, entry: JoinOptions, options: NodeOptions, say: Say) -> int:
     """Be a node of a run until it ends, or we are told to go. Returns the exit code. Raises
     BadInput or StartAgain."""
     run = _asked(workdir, entry)
-    means = prepared(run, wishes, say, entry.allow)
-    return serve(workdir, entry, node_of(run, wishes, means, entry.allow), means, say)
+    resources = prepared(run, options, say, entry.allow)
+    return serve(workdir, entry, node_of(run, options, resources, entry.allow), resources, say)
 
 
-def serve(workdir: Workdir, entry: JoinOptions, node: Node, means: Means, say: Say) -> int:
+def serve(
+    workdir: Workdir, entry: JoinOptions, node: Node, resources: NodeResources, say: Say
+) -> int:
     """As ``join``, once all is at hand."""
     offered(PACKAGE, entry.allow)  # of the code that we run, whatever is installed later
     keep_for_forks()
@@ -430,7 +435,7 @@ def serve(workdir: Workdir, entry: JoinOptions, node: Node, means: Means, say: S
     def main(slot: int, report: Report) -> int:
         own = replace(entry, listen=_listen(entry.listen, slot))
         told = say if node.room == 1 else (lambda text: say(f"[{slot}] {text}"))
-        member = Member(workdir, own, node, means, told, report)
+        member = Member(workdir, own, node, resources, told, report)
         try:
             return CODES[member.run()]
         except BadInput as error:
@@ -506,13 +511,13 @@ def _asked_by_fork(workdir: Workdir, entry: JoinOptions) -> dict[str, Any] | Non
     return found
 
 
-def inquire(workdir: Workdir, entry: JoinOptions, wishes: Wishes) -> str:
+def inquire(workdir: Workdir, entry: JoinOptions, options: NodeOptions) -> str:
     """That we could join, in words: the lead answers, and its run's data are here. Raises
     BadInput if not."""
     run = Member(workdir, entry, Node("asks", "asks"), None, lambda text: None).inquire()
     told: list[str] = []
-    means = prepared(run, wishes, told.append, entry.allow)
-    if not means.reads:
+    resources = prepared(run, options, told.append, entry.allow)
+    if not resources.reads:
         return f"its lead answers; this node {told[0]}"
     return f"its lead answers, and the data are here: {_told(run['data'])}"
 
@@ -542,7 +547,7 @@ def status(workdir: Workdir, entry: JoinOptions) -> Mapping[str, Any]:
 def join_here(
     workdir: Workdir,
     assignment: Mapping[str, Any],
-    means: Means,
+    resources: NodeResources,
     frame: JoinServerConfig,
     count: int,
 ) -> int:
@@ -554,6 +559,6 @@ def join_here(
     entry = JoinOptions(place, frame.invitation.secret, listen_address(host, 0), allow=own)
     folder = JoinerWorkdir(workdir.path, frame.invitation.secret)
     asked = assignment["node"]
-    host, room = asked["host"] or Wishes().host, asked["room"] or count
+    host, room = asked["host"] or NodeOptions().host, asked["room"] or count
     node = Node(secrets.token_hex(8), host, room=room, reserve=asked["reserve"])
-    return serve(folder, entry, node, means, tell)
+    return serve(folder, entry, node, resources, tell)

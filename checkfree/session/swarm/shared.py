@@ -20,7 +20,7 @@ from checkfree.worker import StageWorker
 
 
 @dataclass
-class Stock:
+class ForkResources:
     """All that a fork needs; ``snapshot`` of a run that goes on, ``frame`` of one with a join
     server. ``resumes``: the life of the lead that goes on, with one, where another launcher's
     ended."""

@@ -61,7 +61,7 @@ def after_error(error: Exception) -> ExitReason:
 
 
 @dataclass
-class Remains:
+class RetainedStates:
     """What a process has left of a life that is over, or was sent by a leaver whose heir it is."""
 
     worker: StageWorker | None = None
@@ -103,12 +103,12 @@ class RemoteWorker:
         self,
         network: NetworkThread,
         join_client: JoinClient,
-        remains: Remains,
+        retained: RetainedStates,
         say: Callable[[str], None],
         report: Callable[[Mapping[str, Any]], None],
     ):
         self._network, self._join_client, self._say = network, join_client, say
-        self.remains, self._report = remains, report
+        self.retained, self._report = retained, report
         self._after: ExitReason | None = None
         self._incarnation = join_client.welcome["incarnation"]
         self._suspects: dict[Address, tuple[Peer, str]] = {}
@@ -136,7 +136,7 @@ class RemoteWorker:
                     self._after = ExitReason.OVER  # whoever leads now has not heard of us
                 case Said({"stale": True}):
                     self._heir_to = None
-                    self.remains.drop()
+                    self.retained.drop()
                     self._report({"standing": True})
                 case Said({"heir": {"seat": str(seat), "life": int(life), "at": str(at)}}):
                     self._listen_as_heir(Address.parse(seat), life, Address.parse(at))
@@ -144,14 +144,14 @@ class RemoteWorker:
                     self._inherit(message)
                 case _:
                     self._handle(item)
-            if self._leaving is not None and not self.remains:
+            if self._leaving is not None and not self.retained:
                 self._after = self._after or ExitReason.LEFT  # else it hands that on, from its seat
         return assignment[0] if assignment else None
 
     @property
     def idle(self) -> bool:
         """It stands by, and has no state to lose nor awaits one."""
-        return self._heir_to is None and not self.remains
+        return self._heir_to is None and not self.retained
 
     @property
     def after(self) -> ExitReason:
@@ -169,7 +169,7 @@ class RemoteWorker:
         if self._heir_to is None or message.keep.holder != self._heir_at:
             return  # what an earlier owner, or for an earlier attempt, has sent
         name = StateId(*self._heir_to, message.state.version)
-        self.remains.worker, self.remains.handed = None, (name, message.state)
+        self.retained.worker, self.retained.handed = None, (name, message.state)
         self._join_client.tell({"has": True, "version": name.version})
 
     def run(
@@ -179,8 +179,8 @@ class RemoteWorker:
         seat, life = Address.parse(assignment["seat"]), assignment["life"]
         self._seat, self._life = seat, life
         wanted = state_id(assignment.get("brings"))
-        state = None if wanted is None else self.remains.state(wanted, _step(assignment))
-        self.remains.drop()
+        state = None if wanted is None else self.retained.state(wanted, _step(assignment))
+        self.retained.drop()
         if wanted is not None and state is None:
             self._over(
                 ExitReason.OVER, f"it has no state of {seat} after {wanted.version} iterations"
@@ -204,7 +204,7 @@ class RemoteWorker:
                 self._said(self._leaving)
             self._host.run(lambda: self._after is not None or worker.dismissed)
             self._after = self._after or ExitReason.LEFT
-            self.remains.worker = None if self._struck else worker
+            self.retained.worker = None if self._struck else worker
         except Exception as error:
             traceback.print_exc()
             self.why = render_error(error)
