@@ -59,7 +59,7 @@ _NUMBERS = ("seeds", "workers", "target")
 
 def _compare(arguments: argparse.Namespace) -> int:
     from checkfree.cli.compare_display import CompareDisplay
-    from checkfree.config.load import open_source
+    from checkfree.config.load import open_source, placed
     from checkfree.plugins import packages
     from checkfree.study.compare import ComparisonRequest, train_missing
     from checkfree.study.options import make_options
@@ -68,7 +68,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     given = {name: _value(name, getattr(arguments, name)) for name, _, _ in _OPTIONS}
     given["train_redundant"] = arguments.train_redundant
     options = make_options(source.compare, given)
-    options = replace(options, out=options.out.replace("{name}", source.name))
+    options = replace(options, out=placed(options.out, source.name))
     command = _command(arguments, options)
     allow = {*arguments.allow, *packages((*arguments.words, arguments.strategies or ""))}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -48,9 +49,10 @@ def _go(arguments: argparse.Namespace, path: Path, config: object, *, fresh: boo
 
     assert isinstance(config, Config)
     console = Console(stderr=True, highlight=False)
-    again = f"checkfree train --resume {path}"
+    words = ["checkfree", "train", "--resume", str(path)]
     for package in sorted(named(config)):
-        again += f" --allow {package}"
+        words += ["--allow", package]
+    again = shlex.join(words)
     try:
         with Display(config, console, quiet=arguments.quiet) as display:
             run = (

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional, get_type_hints
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -55,7 +58,7 @@ def load(
     source = open_source(path)
     config = build(over(source.tree, expand(parse_words(overrides))))
     config = permitted(config, {*allow, *packages(overrides)})
-    return dataclasses.replace(config, out=config.out.replace("{name}", source.name))
+    return dataclasses.replace(config, out=placed(config.out, source.name))
 
 
 def open_source(path: str | Path | None) -> ConfigSource:
@@ -166,7 +169,38 @@ def _read(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: not YAML: {reason}") from None
     if not isinstance(tree, dict):
         raise BadInput(f"{path}: expected keys and values, got {type(tree).__name__}")
-    return tree  # type: ignore[return-value]
+    return _as_written(tree, yaml.compose(text, yaml.SafeLoader), "")
+
+
+def _as_written(tree: dict[Any, Any], node: yaml.Node | None, prefix: str) -> dict[str, Any]:
+    """With the values of text keys as they stand in the file: YAML takes 0123 for 83."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    for key, value in pairs:
+        inner, path = tree.get(key.value), f"{prefix}{key.value}"
+        if isinstance(inner, dict):
+            tree[key.value] = _as_written(inner, value, f"{path}.")
+        elif path in texts() and isinstance(value, yaml.ScalarNode) and inner is not None:
+            tree[key.value] = value.value
+    return tree
+
+
+@cache
+def texts() -> frozenset[str]:
+    """The keys whose values are text, whatever that looks like."""
+    return frozenset(_texts(Config, ""))
+
+
+def _texts(of: Any, prefix: str) -> Iterator[str]:
+    for name, hint in get_type_hints(of).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _texts(hint, f"{prefix}{name}.")
+        elif hint in (str, Optional[str]):  # noqa: UP045 (as OmegaConf's dataclasses have it)
+            yield f"{prefix}{name}"
+
+
+def placed(out: str, name: str) -> str:
+    """Where a configuration of that name has its run: ``~`` is the user's home."""
+    return os.path.expanduser(out.replace("{name}", name))
 
 
 # --- words -------------------------------------------------------------------------------------
@@ -215,6 +249,8 @@ def split(text: str) -> list[str]:
 def _value(key: str, text: str) -> Any:
     if key in SHORT:  # "checkpoint(interval=25)" and paths are no YAML
         return text
+    if key in texts() and text[:1] not in ("'", '"'):  # a run may be called 0123, or 20261128_1530
+        return None if text == "null" else text
     try:
         found = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
         return found["value"]  # type: ignore[call-overload, index]

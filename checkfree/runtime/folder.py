@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from errno import EISDIR
@@ -29,7 +30,7 @@ def create(path: Path, again: str = "checkfree train") -> Path:
     if _is_file(path / RECORDS):
         raise BadInput(
             f"{path} holds a run already: give another out=FOLDER, or go on with it by "
-            f"{again} --resume {path}"
+            f"{again} --resume {shlex.quote(str(path))}"
         )
     if _is_file(path / CONFIG):
         raise BadInput(

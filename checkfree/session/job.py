@@ -16,7 +16,7 @@ from torch import nn
 
 from checkfree.config.check import check
 from checkfree.config.load import build as build_config
-from checkfree.config.load import load, to_tree
+from checkfree.config.load import load, placed, to_tree
 from checkfree.config.parts import origins, permitted, running
 from checkfree.core.config import Config, RecoveryConfig
 from checkfree.core.errors import BadInput
@@ -84,7 +84,7 @@ def any_config(
     made = build_config({**tree, **forced})
     if isinstance(config, Config):  # and may run what that may
         made = permitted(made, running(config))
-    return replace(made, out=made.out.replace("{name}", "run"))
+    return replace(made, out=placed(made.out, "run"))
 
 
 def of_config(config: Config, folder: Path, listeners: Sequence[Listener]) -> Job:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkfree.config.load import ConfigSource, source_of
+from checkfree.config.load import ConfigSource, placed, source_of
 from checkfree.config.parts import running
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, RunFailed
@@ -46,7 +46,7 @@ class ComparisonRequest:
     @property
     def out(self) -> Path:
         """The folder of the comparison."""
-        return Path(self.options.out.replace("{name}", self.source.name))
+        return Path(placed(self.options.out, self.source.name))
 
     @property
     def results(self) -> Path | None:

@@ -325,8 +325,6 @@ def test_words_that_are_none(word: str, parts: list[str]) -> None:
         ("optimizer.betas=[0.9]", "a list"),
         ("optimizer.betas=[a, b]", "a list"),
         ("model.tied=maybe", "true or false"),
-        ("out=[a]", "text"),
-        ("data.path={a: 1}", "text or null"),
         ("devices={a: 1}", "a list, as in devices=[cpu]"),
     ],
 )
@@ -429,3 +427,41 @@ def test_refused_before_anything_is_trained(
     line = str(caught.value)
     assert "\n" not in line and all(part in line for part in parts), line
     assert not list(tmp_path.glob("run/records.jsonl"))
+
+
+# --- text is text --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0123", "20261128_1530", "1e3", "yes", "runs/a #b", "a: b", "[1]", "12:30:00", "${x}", "~x"],
+)
+def test_text_keys_keep_their_text(tmp_path: Path, text: str) -> None:
+    """On the command line and in a file, and when the run's own configuration is read again."""
+    config = load(None, [f"out={text}", f"data.path={text}"])
+    assert (config.out, config.data.path) == (text, text)
+    (tmp_path / "again.yaml").write_text(to_yaml(config))
+    assert load(tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize("text", ["0123", "20261128_1530", "1e3", "yes", "12:30:00"])
+def test_and_in_a_file_without_quotes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "own.yaml").write_text(f"out: {text}\ndata: {{path: {text}}}\niterations: 012\n")
+    config = load(tmp_path / "own.yaml")
+    assert (config.out, config.data.path, config.iterations) == (text, text, 10)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"), [("out: [a]", "text"), ("data: {path: {a: 1}}", "text or null")]
+)
+def test_what_a_file_has_as_no_text_is_none(tmp_path: Path, line: str, kind: str) -> None:
+    (tmp_path / "own.yaml").write_text(f"{line}\n")
+    assert f"expected {kind}" in refusal(tmp_path / "own.yaml")
+
+
+def test_what_is_no_text_or_nothing_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert load(None, ["data.path=null"]).data.path is None
+    assert load(None, ["out='runs/a b'"]).out == "runs/a b"
+    assert load(None, ["out=~/x"]).out == "/home/somebody/x"
+    assert load(None, ["iterations=1_000"]).iterations == 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -147,9 +148,10 @@ def launch(
         **more,
     }
     console = Console(stderr=True, highlight=False)
-    again = f"checkfree swarm {action} --resume {run.path}"
+    words = ["checkfree", "swarm", action, "--resume", str(run.path)]
     for package in sorted(from_outside(run.config)):
-        again += f" --allow {package}"
+        words += ["--allow", package]
+    again = shlex.join(words)
     display = Display(run.config, console, quiet=arguments.quiet, timed=True)
     with workdir.owned(), display:
         launcher = Launcher(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shlex
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -622,7 +623,7 @@ class LeaderProcess:
         if all(other.stage != seat.stage for other in others) and not self.reason:
             self.reason = (
                 f"nobody is left at stage {seat.stage} ({why}) and --no-replacements sends nobody: "
-                f"go on with checkfree swarm up --resume {self._workdir.run}"
+                f"go on with checkfree swarm up --resume {shlex.quote(str(self._workdir.run))}"
             )
 
     def _wanted(self, seat: Address) -> None:
