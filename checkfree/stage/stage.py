@@ -67,13 +67,15 @@ class Stage:
 
     @torch.no_grad()
     def evaluate(self, part: Part, x: Any, batch: Any, seed: int) -> Tensor:
-        """Forward as a user of the finished model would run it: no dropout, nothing changed."""
-        training = self.module.training
+        """Forward as a user of the finished model would run it: no dropout, nothing changed. Each
+        layer is in the mode that it was in, after: its user may have some that never train."""
+        modes = [(layer, layer.training) for layer in self.module.modules()]
         self.module.eval()
         try:
             return owned(self._compute(part, x, batch, seed))
         finally:
-            self.module.train(training)
+            for layer, training in modes:
+                layer.training = training
 
     def predict(self, x: Tensor, seed: int) -> Tensor:
         """A body's forward with gradients and nothing stashed: for steps of its own, on ``x``."""

@@ -128,6 +128,23 @@ def test_the_random_state_is_put_back_after_an_error_too() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_evaluation_leaves_each_layer_in_its_mode() -> None:
+    """A user's own may have some that never train: their losses would depend on when one
+    validates, and a normalisation without fixed numbers is refused."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Linear(WIDTH, WIDTH), nn.Dropout(0.9).eval(), nn.BatchNorm1d(WIDTH).eval(), nn.Dropout()
+    )
+    stage = Stage(module, conditions())
+    modes = [layer.training for layer in stage.module.modules()]
+    assert modes == [True, True, False, False, True]
+    x = torch.ones(3, WIDTH)
+    before = stage.forward((0, 1), Part.BODY, x, None, seed=1)
+    stage.evaluate(Part.BODY, x, None, seed=1)
+    assert [layer.training for layer in stage.module.modules()] == modes
+    assert torch.equal(stage.forward((1, 1), Part.BODY, x, None, seed=1), before)
+
+
 def test_evaluation_drops_nothing_and_changes_nothing() -> None:
     stage = Stage(body(0.9), conditions())
     before = stage.snapshot()
