@@ -82,6 +82,7 @@ def worker_context(seed: int, strategy: Strategy, dropout: float = 0.1) -> Worke
         fresh,
         strategy,
         {Purpose.TRAIN: batches(seed, "train"), Purpose.VALIDATE: batches(seed, "validation")},
+        strangers=True,
     )
 
 

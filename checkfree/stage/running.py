@@ -18,6 +18,8 @@ def check_output(name: str, part: Part, y: Any) -> None:
     """Raise BadInput if ``y`` is not what a ``part`` of the module ``name`` has to return."""
     if not isinstance(y, Tensor):
         raise BadInput(f"{name} returns a {type(y).__name__} for {part.value}: return a Tensor")
+    if not y.is_floating_point():
+        raise BadInput(f"{name} returns {y.dtype} for {part.value}: return floating point numbers")
     if part is Part.HEAD and y.ndim:
         raise BadInput(f"loss of {name} has shape {list(y.shape)}, expected (): return a mean")
 

@@ -78,16 +78,17 @@ class Compute:
 
     def _through(self, attempt: Attempt, op: Op, x: Tensor | None) -> Tensor:
         """What the stage makes of ``x``. If it can't, and never was given that shape but others,
-        whoever sent it is to blame."""
+        whoever sent it is to blame, where that may be a stranger."""
         part, batch, seed = attempt.part(op), self._batch(attempt, op), self._seed(attempt, op)
         try:
             if not attempt.training:
                 return self.stage.evaluate(part, x, batch, seed)
             y = self.stage.forward((op.microbatch, op.hop), part, x, batch, seed)
         except RuntimeError as error:
-            if x is None or not self._shapes or x.shape in self._shapes:
+            known = x is None or not self._shapes or x.shape in self._shapes
+            if known or not self._context.strangers:
                 raise
-            raise Unfit(f"the activation for {op} is {list(x.shape)}") from error
+            raise Unfit(f"the activation for {op} fits no stage: {error}") from error
         attempt.forwards += 1
         if x is not None:
             self._shapes.add(x.shape)

@@ -30,5 +30,8 @@ class WorkerContext:
     batches: Mapping[Purpose, Batches]
     casting: Casting = field(default_factory=Casting)
     """How activations and gradients are sent."""
+    strangers: bool = False
+    """What arrives may be somebody else's mistake, as in a swarm: then it is dropped, and whoever
+    sent it is asked again. In one process nobody else is to blame for what a stage raises."""
     fit_lr: float = 2e-3
     """Of the local steps of a rebuilt stage."""

@@ -347,6 +347,43 @@ def test_what_a_module_raises_comes_through(tmp_path: Path) -> None:
 # --- going on ------------------------------------------------------------------------------------
 
 
+class Picky(Body):
+    """Raises for a batch of another size than the first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) != 3:
+            raise RuntimeError(f"a batch of {len(x)} is none of mine")
+        y: Tensor = super().forward(x)
+        return y
+
+
+def test_it_comes_through_for_a_batch_of_another_size_too(tmp_path: Path) -> None:
+    """In one process nobody else can have sent it wrongly."""
+
+    def growing(iteration: int, microbatch: int) -> Tensor:
+        found = TRAIN(iteration, microbatch)
+        return found if iteration < 2 else torch.cat((found, found))
+
+    torch.manual_seed(0)
+    with pytest.raises(RuntimeError, match="a batch of 6 is none of mine"):
+        train(tmp_path, [Edge(), *(Picky() for _ in range(4))], batches=growing)
+    end = of_kind(checkfree.read(tmp_path), "end")[-1]
+    assert (end["status"], end["iteration"]) == ("failed", 2) and "none of mine" in end["reason"]
+
+
+class Whole(Edge):
+    """Embeds to whole numbers."""
+
+    def embed(self, batch: Tensor) -> Tensor:
+        return super().embed(batch).long()
+
+
+def test_what_is_no_floating_point_number_is_refused_by_name(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(BadInput, match=r"Whole returns torch.int64 for embed"):
+        train(tmp_path, [Whole(), *(Body() for _ in range(4))])
+
+
 def test_a_stopped_run_goes_on_with_the_same_modules(tmp_path: Path) -> None:
     def stop(record: Any) -> None:
         if record.kind == "iteration" and record.iteration == 2:

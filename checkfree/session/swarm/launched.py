@@ -43,9 +43,7 @@ def be(shared: ForkResources, await_request: Callable[[], SpawnRequest], spare: 
         if not spare and await_request()["seat"] == str(LEAD):
             return Leading(shared, int(await_request()["life"])).run()
         if not spare and shared.frame is not None:
-            resources = NodeResources(
-                shared.job.worker_context, shared.limits, shared.job.config.threads
-            )
+            resources = NodeResources(shared.context, shared.limits, shared.job.config.threads)
             count = len(seats(shared.job.config))
             return join_here(shared.workdir, await_request(), resources, shared.frame, count)
         seat = Seat(shared.workdir, shared.limits)

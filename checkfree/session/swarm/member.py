@@ -152,7 +152,7 @@ def prepared(
             raise
         say(f"has every seat but stage 0, which reads data: {error}")
         feeds, reads = {}, False
-    context = make_worker_context(config, blueprint, feeds)
+    context = replace(make_worker_context(config, blueprint, feeds), strangers=True)
     warm_up(context, config.devices[0])
     return NodeResources(context, limits_of(config), config.threads, reads)
 

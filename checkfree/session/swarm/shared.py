@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from checkfree.core.ops import Address
 from checkfree.messages import codec
@@ -16,7 +16,7 @@ from checkfree.session.assemble import restore
 from checkfree.session.job import Job
 from checkfree.session.snapshot import Snapshot
 from checkfree.session.terms import seats
-from checkfree.worker import StageWorker
+from checkfree.worker import StageWorker, WorkerContext
 
 
 @dataclass
@@ -46,13 +46,18 @@ class ForkResources:
             return dict(self.snapshot.lives)
         return dict.fromkeys(seats(self.job.config), 0)
 
+    @property
+    def context(self) -> WorkerContext:
+        """What workers are built with: other processes may be strangers."""
+        return replace(self.job.worker_context, strangers=True)
+
     def worker(self, assignment: SpawnRequest) -> StageWorker:
         """The worker of an assignment."""
         seat = Address.parse(assignment["seat"])
         worker = StageWorker(
             seat,
             assignment["life"],
-            self.job.worker_context,
+            self.context,
             uninitialized=assignment["uninitialized"],
         )
         if self.snapshot is not None and not assignment["uninitialized"]:
