@@ -9,6 +9,7 @@ from itertools import zip_longest
 from typing import cast
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
@@ -113,6 +114,9 @@ def check_modules(stages: Sequence[nn.Module]) -> None:
                 f"stage 0 ({type(stages[0]).__name__}) has no {method}: expected a module with "
                 "embed(batch) and loss(hidden, batch)"
             )
+    for place, module in enumerate(stages):
+        _check_layers(place, module)
+    _check_nothing_shared(stages)
     first = _shapes(stages[1])
     for place, module in enumerate(stages[2:], 2):
         for one, other in zip_longest(first, _shapes(module)):
@@ -121,6 +125,38 @@ def check_modules(stages: Sequence[nn.Module]) -> None:
                     f"body stage {place} has {other or 'nothing'} where stage 1 has "
                     f"{one or 'nothing'}: body stages need parameters of equal names, shapes and "
                     "types, else no neighbour could stand in for another"
+                )
+
+
+def _check_layers(place: int, module: nn.Module) -> None:
+    """What a stage can't be made of, each with the mend."""
+    for name, layer in module.named_modules():
+        told = f"stage {place}: {name or 'the module'} ({type(layer).__name__})"
+        if any(isinstance(param, UninitializedParameter) for param in layer.parameters(False)):
+            raise BadInput(f"{told} has no shapes yet: run a batch through it before it trains")
+        if getattr(layer, "sparse", False) is True:
+            raise BadInput(f"{told} has sparse gradients, which are not summed here: sparse=False")
+    try:
+        copy.deepcopy(module)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"stage {place} ({type(module).__name__}) can't be copied ({reason}), and each seat "
+            "trains a copy: keep what can't be copied out of the module; torch.nn.utils."
+            "parametrizations has weight_norm and spectral_norm that can"
+        ) from error
+
+
+def _check_nothing_shared(stages: Sequence[nn.Module]) -> None:
+    """A parameter is one stage's: stages are trained, lost and rebuilt each by itself."""
+    owners: dict[int, tuple[int, str]] = {}
+    for place, module in enumerate(stages):
+        for name, param in module.named_parameters():
+            first, known = owners.setdefault(id(param), (place, name))
+            if first != place:
+                raise BadInput(
+                    f"stages {first} and {place} share a parameter ({known}, {name}), and would "
+                    "each train their own: give each stage its own, as copy.deepcopy makes one"
                 )
 
 

@@ -57,6 +57,11 @@ class Stage:
         if part is not Part.EMBED:
             entry = x = x.detach().to(self._conditions.device).requires_grad_()
         y = self._compute(part, x, batch, seed)
+        if entry is not None and not y.requires_grad:
+            raise BadInput(
+                f"{type(self.module).__name__} returns for {part.value} what has no gradient by "
+                "its input: it detaches, or computes without gradients, so nothing before it learns"
+            )
         self._stash[key] = (entry, y)
         return owned(y.detach())
 

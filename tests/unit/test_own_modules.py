@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import checkfree
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.records import of_kind
-from tests.tiny import Body, Edge, batches
+from tests.tiny import WIDTH, Body, Edge, batches
 
 TRAIN, HELD_OUT = batches(0, "train"), batches(0, "validation")
 
@@ -241,6 +242,42 @@ def deep(layers: int) -> nn.Module:
     return nn.Sequential(*(nn.Linear(4, 4) for _ in range(layers)))
 
 
+def tied(module: Body, other: Body) -> Body:
+    module.inner.weight = other.inner.weight
+    return module
+
+
+class Held(Body):
+    """Holds what can't be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source = (n for n in range(3))
+
+
+def old_norm() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.utils.weight_norm(nn.Linear(WIDTH, WIDTH))
+
+
+class Sparse(Edge):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, WIDTH, sparse=True)
+
+
+class Detached(Body):
+    def forward(self, hidden: Tensor) -> Tensor:
+        y: Tensor = super().forward(hidden).detach()
+        return y
+
+
+class Counted(Edge):
+    def loss(self, hidden: Tensor, batch: Tensor) -> Tensor:
+        return (hidden > 0).float().mean()
+
+
 class OnlyEmbeds(nn.Module):
     def embed(self, batch: Tensor) -> Tensor:
         return batch
@@ -268,6 +305,38 @@ WRONG: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "loss that is no mean": (
         lambda: [LossesEach(), Body(), Body()],
         ["loss of LossesEach", "[3]", "mean"],
+    ),
+    "one module twice": (
+        lambda: (lambda body: [Edge(), body, Body(), body])(Body()),
+        ["stages 1 and 3 share a parameter (inner.weight", "copy.deepcopy"],
+    ),
+    "one parameter twice": (
+        lambda: (lambda one, two: [Edge(), one, tied(two, one)])(Body(), Body()),
+        ["stages 1 and 2 share a parameter", "each train their own"],
+    ),
+    "lazy": (
+        lambda: [Edge(), Body(), nn.Sequential(nn.LazyLinear(4))],
+        ["stage 2: 0 (LazyLinear) has no shapes yet", "run a batch through it"],
+    ),
+    "not to be copied": (
+        lambda: [Edge(), Held(), Held()],
+        ["stage 1 (Held) can't be copied", "generator"],
+    ),
+    "weight norm of old": (
+        lambda: [Edge(), old_norm(), old_norm()],
+        ["stage 1 (Linear) can't be copied", "parametrizations"],
+    ),
+    "sparse gradients": (
+        lambda: [Sparse(), Body(), Body()],
+        ["stage 0: table (Embedding) has sparse gradients", "sparse=False"],
+    ),
+    "a body that detaches": (
+        lambda: [Edge(), Detached(), Detached()],
+        ["Detached returns for body what has no gradient"],
+    ),
+    "a loss without gradient": (
+        lambda: [Counted(), Body(), Body()],
+        ["Counted returns for head what has no gradient"],
     ),
     "two outputs": (lambda: [Edge(), Pair(), Pair()], ["Pair", "tuple", "Tensor"]),
 }
