@@ -148,7 +148,7 @@ def launch(
         **more,
     }
     console = Console(stderr=True, highlight=False)
-    words = ["checkfree", "swarm", action, "--resume", str(run.path)]
+    words = ["checkfree", "swarm", *action.split(), "--resume", str(run.path)]
     for package in sorted(from_outside(run.config)):
         words += ["--allow", package]
     again = shlex.join(words)
