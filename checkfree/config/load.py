@@ -66,11 +66,7 @@ def open_source(path: str | Path | None) -> ConfigSource:
     if path is None:
         return ConfigSource("run", {}, {})
     file = find(path)
-    tree = _read(file)
-    section = tree.pop(COMPARE, None)
-    if section is not None and not isinstance(section, Mapping):
-        raise BadInput(f"{file}: {COMPARE}={written(section)}: expected keys, as in seeds: 3")
-    return ConfigSource(file.stem, expand(tree), section or {})
+    return _source(file.stem, _read(file), f"{file}: ")
 
 
 def source_of(config: Config | str | Path | Mapping[str, Any] | None) -> ConfigSource:
@@ -80,9 +76,16 @@ def source_of(config: Config | str | Path | Mapping[str, Any] | None) -> ConfigS
         return ConfigSource("run", to_tree(config), {})
     if not isinstance(config, Mapping):
         return open_source(config)
-    tree = dict(config)
-    section = tree.pop(COMPARE, None) or {}
-    return ConfigSource("run", expand(tree), section)
+    return _source("run", config, "")
+
+
+def _source(name: str, tree: Mapping[str, Any], where: str) -> ConfigSource:
+    """With what is only for ``checkfree compare`` apart; ``where`` it stands goes before errors."""
+    section = tree.get(COMPARE)
+    if section is not None and not isinstance(section, Mapping):
+        raise BadInput(f"{where}{COMPARE}={written(section)}: expected keys, as in seeds: 3")
+    rest = {key: value for key, value in tree.items() if key != COMPARE}
+    return ConfigSource(name, expand(rest), section or {})
 
 
 def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -148,6 +148,8 @@ def test_compare(here: Path) -> None:
     assert [made.label for made in checkfree.simulate(trained)] == ["no_failure", "redundant"]
     with pytest.raises(checkfree.BadInput, match="strategies"):
         checkfree.compare(TINY, strategies=[])
+    with pytest.raises(checkfree.BadInput, match="compare=3: expected keys"):
+        checkfree.compare({**TINY, "compare": 3})
     with pytest.raises(checkfree.BadInput, match="unknown strategy nobody"):
         checkfree.compare(TINY, strategies=["nobody"])
 
