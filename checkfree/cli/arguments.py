@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkfree.cli.interrupts import EXIT_CODE
+from checkfree.core.errors import BadInput
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -26,6 +28,28 @@ def takes_config(parser: argparse.ArgumentParser, *, required: bool) -> None:
     )
     parser.add_argument("words", nargs="*", metavar="key=value", help="as in iterations=100")
     takes_allow(parser)
+
+
+def takes_resume(parser: argparse.ArgumentParser) -> None:
+    """A run to go on with, instead of a configuration."""
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        type=Path,
+        help="the folder of a stopped run; of key=value it takes data.path, data.cache, "
+        "data.tokenizer, devices and threads, where they are others now",
+    )
+
+
+def words_of_resume(arguments: argparse.Namespace) -> list[str]:
+    """The ``key=value`` words beside ``--resume RUN``. Raises BadInput for a configuration."""
+    given = [arguments.config, *arguments.words]
+    if given[0] is not None and "=" not in given[0]:
+        raise BadInput(
+            f"--resume RUN takes no configuration ({given[0]}): the run knows its own, and takes "
+            "key=value only where its data or devices are others now, as in data.path=/mnt/texts"
+        )
+    return [word for word in given if word is not None]
 
 
 def takes_allow(parser: argparse.ArgumentParser) -> None:

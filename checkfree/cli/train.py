@@ -9,7 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from checkfree.cli.arguments import DONE, FAILED, INTERRUPTED, Commands, takes_config
+from checkfree.cli.arguments import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    Commands,
+    takes_config,
+    takes_resume,
+    words_of_resume,
+)
 from checkfree.core.errors import BadInput, RunFailed, with_command
 
 
@@ -18,30 +26,34 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser("train", help="train through failures")
     parser.description = "Train as configured; --resume goes on with a run that was stopped."
     takes_config(parser, required=False)
-    parser.add_argument("--resume", metavar="RUN", type=Path, help="the folder of a stopped run")
+    takes_resume(parser)
     parser.add_argument("--quiet", action="store_true", help="print the result only")
     parser.set_defaults(run=_train)
 
 
 def _train(arguments: argparse.Namespace) -> int:
     from checkfree.config.load import load
+    from checkfree.config.places import moved
     from checkfree.runtime import folder as folders
 
     if arguments.resume is not None:
-        if arguments.config is not None:
-            raise BadInput("--resume RUN takes no other argument: the run knows its configuration")
+        words = words_of_resume(arguments)
         path = folders.existing(arguments.resume)
         if folders.finished(path):
             print(f"{path} is done: nothing to resume")
             return DONE
-        return _go(arguments, path, load(path / folders.CONFIG, allow=arguments.allow), fresh=False)
+        config = moved(load(path / folders.CONFIG, allow=arguments.allow), words)
+        return _go(arguments, path, config, words)
     if arguments.config is None:
         raise BadInput("give a CONFIG, as in: checkfree train configs/demo.yaml; or --resume RUN")
     config = load(arguments.config, arguments.words, arguments.allow)
-    return _go(arguments, Path(config.out), config, fresh=True)
+    return _go(arguments, Path(config.out), config)
 
 
-def _go(arguments: argparse.Namespace, path: Path, config: object, *, fresh: bool) -> int:
+def _go(
+    arguments: argparse.Namespace, path: Path, config: object, going_on: list[str] | None = None
+) -> int:
+    """Begin the run, or go on with it by the words ``going_on``."""
     from checkfree.cli.display import Display
     from checkfree.config.parts import named
     from checkfree.core.config import Config
@@ -57,8 +69,8 @@ def _go(arguments: argparse.Namespace, path: Path, config: object, *, fresh: boo
         with Display(config, console, quiet=arguments.quiet) as display:
             run = (
                 train(config, listeners=[display])
-                if fresh
-                else resume(path, listeners=[display], allow=arguments.allow)
+                if going_on is None
+                else resume(path, going_on, listeners=[display], allow=arguments.allow)
             )
     except KeyboardInterrupt:
         print(f"checkfree: interrupted; go on: {again}", file=sys.stderr)

@@ -271,6 +271,15 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``{"a": {"b": 1}}`` -> ``("a.b", 1)``"""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def _variant(section: str, key: str, word: str) -> dict[str, Any]:
     match = re.fullmatch(r"([\w.:-]+)\((.*)\)", word.strip()) if section == "recovery" else None
     if match is None:

@@ -16,17 +16,21 @@ from torch import nn
 
 from checkfree.config.check import check
 from checkfree.config.load import build as build_config
-from checkfree.config.load import load, placed, to_tree
+from checkfree.config.load import flat, load, placed, to_tree, to_yaml
 from checkfree.config.parts import origins, permitted, running
+from checkfree.config.places import PLACES, moved, moves
 from checkfree.core.config import Config, RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import SIGNS
 from checkfree.core.records import ConfigRecord
+from checkfree.core.typed import written
 from checkfree.data import open_data
 from checkfree.failures import CLOCK, is_trace_file
 from checkfree.messages.control import Purpose
 from checkfree.plugins import OUTSIDE, origin, packages
 from checkfree.recovery.registry import STRATEGIES
+from checkfree.runtime.files import write_whole
+from checkfree.runtime.folder import CONFIG
 from checkfree.runtime.recorder import Listener
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import Blueprint, of_family, of_modules
@@ -139,22 +143,35 @@ def with_trace(config: Config, path: Path) -> Config:
 
 def check_same(job: Job, records: Sequence[Mapping[str, Any]]) -> None:
     """Raise BadInput if a run would go on with another configuration or other data than it began
-    with: it would not be the run that it was."""
+    with: it would not be the run that it was. Where its data lie, and on what it computes, may be
+    others."""
     if not records:
         return  # stopped before its first record
     if records[0]["kind"] != "config":
         raise BadInput(f"{job.folder}/records.jsonl does not begin with the run's configuration")
-    then, now = records[0], to_tree(job.config)
-    began = recorded_config(then["config"])
-    for key, value in now.items():
-        was = began.get(key)
-        if key not in ("failures", "out") and was != value:
-            raise BadInput(f"config.yaml has {key}={value}, the run began with {was}: put it back")
+    then, now = records[0], dict(flat(to_tree(job.config)))
+    began = dict(flat(recorded_config(then["config"])))
+    for key in {**now, **began}:
+        value, was = now.get(key), began.get(key)
+        free = key in ("out", *PLACES) or key.startswith("failures.")
+        if not free and was != value:
+            told = f"config.yaml has {key}={written(value)}, the run began with {written(was)}"
+            raise BadInput(f"{told}: put it back")
     if then["data"] != json.loads(json.dumps(job.data)):
         raise BadInput(
-            f"the data are not those that the run began with ({then['data']}): put them back, or "
-            "start anew with another out="
+            f"the data are not those that the run began with ({then['data']}): put them back, give "
+            "data.path= if they lie elsewhere, or start anew with another out="
         )
+
+
+def write_places(job: Job) -> None:
+    """Have the configuration in a run's folder say where it has its data now, and on what it
+    computes: so whoever goes on next need not."""
+    file = job.folder / CONFIG
+    was = load(file, allow=running(job.config))
+    now = moved(was, moves(job.config, was, PLACES))
+    if now != was:
+        write_whole(file, to_yaml(now).encode())
 
 
 def recorded_config(tree: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -42,7 +42,7 @@ from checkfree.runtime.process import settled
 from checkfree.runtime.recorder import Listener, Recorder
 from checkfree.runtime.store import Store
 from checkfree.session.assemble import Assembly, assemble
-from checkfree.session.job import Job, check_same, versions_of
+from checkfree.session.job import Job, check_same, versions_of, write_places
 from checkfree.session.snapshot import Snapshot, newest
 from checkfree.session.terms import seats
 from checkfree.worker import WorkerContext
@@ -119,6 +119,7 @@ class Session:
         job.worker_context  # noqa: B018 (refused before the folder is locked)
         with folders.locked(job.folder):
             start = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
+            write_places(job)
             with cls.open(job, start) as session:
                 yield session
 

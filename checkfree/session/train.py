@@ -10,6 +10,7 @@ from torch import nn
 
 from checkfree.config.load import load
 from checkfree.config.parts import named, permitted
+from checkfree.config.places import moved
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.runtime import folder as folders
@@ -52,6 +53,7 @@ def train(
 
 def resume(
     folder: Path | str,
+    overrides: Sequence[str] = (),
     *,
     stages: Sequence[nn.Module] | None = None,
     batches: Batches | None = None,
@@ -61,10 +63,17 @@ def resume(
 ) -> Run:
     """Go on with a run that was stopped, from its newest good snapshot, bit for bit as if it had
     never stopped. A run of your own modules needs them again, and one with a strategy of your own,
-    ``module:Class``, the name of its top package in ``allow``. Raises BadInput, RunFailed."""
+    ``module:Class``, the name of its top package in ``allow``.
+
+    ``overrides`` say where it has its data now and on what it computes, if not as before:
+    ``"data.path=/mnt/texts"``, ``data.cache``, ``data.tokenizer``, ``devices``, ``threads``. What
+    data hold has to be the same; bits may differ on another device or with other threads. Raises
+    BadInput, RunFailed."""
     path = folders.existing(Path(folder))
-    config = with_trace(load(path / folders.CONFIG, allow=allow), path / folders.TRACE)
-    job = _job(config, path, stages, batches, validation, listeners)
+    config = moved(load(path / folders.CONFIG, allow=allow), overrides)
+    job = _job(
+        with_trace(config, path / folders.TRACE), path, stages, batches, validation, listeners
+    )
     with Session.resume(job) as session:
         session.assemble()
         return session.run()

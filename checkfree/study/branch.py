@@ -23,13 +23,13 @@ from checkfree.runtime import folder as folders
 from checkfree.runtime.files import write_whole
 from checkfree.runtime.process import settled
 from checkfree.runtime.recorder import Listener
-from checkfree.session.job import versions
+from checkfree.session.job import recorded_config, versions
 from checkfree.session.terms import seats
 from checkfree.study.branching.base_run import (
     BaseRun,
     Watch,
+    as_base,
     first_difference,
-    placeless,
     states_at,
 )
 from checkfree.study.branching.branch_run import BranchRun, grow, grown
@@ -153,17 +153,20 @@ def grow_one(request: BranchRequest, number: int) -> None:
 def _claim(base: BaseRun) -> None:
     """One folder for branches of one state. Raises BadInput if it is another's."""
     request = base.request
-    config = placeless(to_tree(base.config))
+    config = {k: v for k, v in to_tree(base.config).items() if k not in ("out", "failures")}
     mine = {"at": request.at, "config": config, "data": dict(base.job.data)}
     path = request.folder / "origin.json"
-    written = json.dumps(mine, indent=1).encode()
-    if path.is_file():
-        if path.read_bytes() != written:
-            raise BadInput(
-                f"{request.folder} holds branches of another run or iteration: give another --out"
-            )
-        return
-    write_whole(path, written)
+    if not path.is_file():
+        return folders.write_json(path, mine)
+    try:
+        was = json.loads(path.read_bytes())
+        same = {**was, "config": as_base(recorded_config(was["config"]))}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        same = {}
+    if same != json.loads(json.dumps({**mine, "config": as_base(config)})):
+        raise BadInput(
+            f"{request.folder} holds branches of another run or iteration: give another --out"
+        )
 
 
 def _gather(plan: Plan, uninterrupted: Records, branches: list[Records]) -> Branching:

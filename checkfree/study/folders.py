@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from checkfree.config.load import load, to_tree
+from checkfree.config.places import WHERE
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import SIGNS
@@ -164,7 +165,7 @@ def _is_free(key: str, config: Config) -> bool:
     if key.startswith(("recovery.shadow_", "recovery.fit_")):
         spec = STRATEGIES.get(config.recovery.name)
         return spec is None or key.removeprefix("recovery.") not in spec.options
-    return key in ("out", "devices")
+    return key in ("out", *WHERE)
 
 
 def differences(

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from checkfree.config.load import flat
 from checkfree.core.config import RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.typed import written
@@ -47,15 +48,6 @@ def _apart(flats: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _is_calm(config: Mapping[str, Any]) -> bool:
     return bool(config["failures.scenario"] == "none")
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """``{"a": {"b": 1}}`` -> ``("a.b", 1)``"""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def name(config: Mapping[str, Any], apart: Sequence[str]) -> str:

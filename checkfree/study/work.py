@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from checkfree.config.load import to_yaml
+from checkfree.config.load import load, to_yaml
 from checkfree.config.parts import running
+from checkfree.config.places import moves
 from checkfree.core.errors import BadInput, cannot_write
 from checkfree.runtime.files import write_whole
+from checkfree.runtime.folder import CONFIG
 from checkfree.study import reuse
 from checkfree.study.folders import (
     CellStanding,
@@ -73,7 +75,8 @@ class Work:
 
     def _start(self, cell: Cell, pool: Pool, watcher: Watcher) -> None:
         if self._found[cell.place].state is State.STOPPED:
-            words = ["train", "--resume", str(cell.folder), "--quiet"]
+            was = load(cell.folder / CONFIG, allow=running(cell.config))
+            words = ["train", "--resume", str(cell.folder), *moves(cell.config, was), "--quiet"]
         else:
             clear(cell.folder)
             file = config_path(cell.folder)

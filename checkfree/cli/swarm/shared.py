@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from checkfree.cli.arguments import DONE, FAILED, INTERRUPTED, takes_config
+from checkfree.cli.arguments import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    takes_config,
+    takes_resume,
+    words_of_resume,
+)
 from checkfree.cli.interrupts import hold_interrupts
 from checkfree.core.errors import BadInput, RunFailed, with_command
 from checkfree.runtime.swarm.presence.liveness import PATIENCE
@@ -33,7 +40,7 @@ DAEMON = "hivemind_cli/p2pd"
 def takes_run(parser: argparse.ArgumentParser) -> None:
     """A run to begin or to go on with, and how patient it is."""
     takes_config(parser, required=False)
-    parser.add_argument("--resume", metavar="RUN", type=Path, help="the folder of a stopped run")
+    takes_resume(parser)
     parser.add_argument("--quiet", action="store_true", help="print the result only")
     parser.add_argument("--chaos", action="store_true", help="allow checkfree swarm kill")
     parser.add_argument(
@@ -87,6 +94,7 @@ class SwarmRun:
 def run_of(arguments: argparse.Namespace, action: str) -> SwarmRun | None:
     """The run of the command line; None: it is done already. Raises BadInput."""
     from checkfree.config.load import load
+    from checkfree.config.places import moved
     from checkfree.runtime import folder as folders
 
     check_machine(action)
@@ -97,13 +105,13 @@ def run_of(arguments: argparse.Namespace, action: str) -> SwarmRun | None:
             )
         config = load(arguments.config, arguments.words, arguments.allow)
         return SwarmRun(Path(config.out), config, False)
-    if arguments.config is not None:
-        raise BadInput("--resume RUN takes no other argument: the run knows its configuration")
+    words = words_of_resume(arguments)
     path = folders.existing(arguments.resume)
     if folders.finished(path):
         print(f"{path} is done: nothing to resume")
         return None
-    return SwarmRun(path, load(path / folders.CONFIG, allow=arguments.allow), True)
+    config = moved(load(path / folders.CONFIG, allow=arguments.allow), words)
+    return SwarmRun(path, config, True)
 
 
 def named(path: Path, arguments: argparse.Namespace) -> None:

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from checkfree.config.load import load
 from checkfree.config.parts import permitted
 from checkfree.core.config import Config
 from checkfree.core.ops import LEAD
@@ -26,7 +25,14 @@ from checkfree.runtime.swarm.processes.fork_server import Channel, SpawnRequest,
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.seat import Seat
 from checkfree.runtime.swarm.transport.links import FILE as LINKS
-from checkfree.session.job import Job, any_config, check_same, of_config, with_trace
+from checkfree.session.job import (
+    Job,
+    any_config,
+    check_same,
+    of_config,
+    with_trace,
+    write_places,
+)
 from checkfree.session.session import begin
 from checkfree.session.snapshot import newest
 from checkfree.session.swarm.invitation import frame_of, invitation_of, roster_of
@@ -58,9 +64,8 @@ def _fresh(order: Mapping[str, Any]) -> Job:
 
 def _resumed(order: Mapping[str, Any]) -> Job:
     path = folders.existing(Path(order["folder"]))
-    config = load(path / folders.CONFIG, allow=order.get("allow", ()))
-    config = with_trace(config, path / folders.TRACE)
-    job = of_config(config, path, ())
+    config = permitted(any_config(order["config"]), order.get("allow", ()))
+    job = of_config(with_trace(config, path / folders.TRACE), path, ())
     check_same(job, read(path))
     return job
 
@@ -89,7 +94,9 @@ def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir)
             job.folder, f"checkfree swarm {'lead' if order.get('join_server') else 'up'}"
         )
     with folders.locked(job.folder):
-        if not resume:
+        if resume:
+            write_places(job)
+        else:
             begin(job, render_trace(job.due.trace))
         workdir.create(invited.secret if invited else None)
         (workdir.path / LINKS).write_text(order.get("links", ""), encoding="ascii")

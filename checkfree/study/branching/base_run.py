@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from checkfree.config.load import load, to_tree
+from checkfree.config.places import placeless
 from checkfree.core.config import Config, FailuresConfig, ResumeConfig
 from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.ops import Address
@@ -159,12 +160,12 @@ def begun_as(job: Job) -> Records | None:
         return None
     began = of_kind(records, "config")
     was = recorded_config(began[0]["config"]) if began else {}
-    return records if placeless(was) == placeless(to_tree(job.config)) else None
+    return records if as_base(was) == as_base(to_tree(job.config)) else None
 
 
-def placeless(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as plain data, without the paths of its own folder."""
-    return {key: value for key, value in config.items() if key not in ("out", "failures")}
+def as_base(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says but for where data lie, and for the paths of its own folder."""
+    return placeless(config, "out", "failures")
 
 
 # --- what the run left ---------------------------------------------------------------------------

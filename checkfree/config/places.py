@@ -1,0 +1,64 @@
+"""What may be another when a run goes on: where its data lie, and on what it computes. A run is its
+configuration, its code and what its data hold; none of that changes with these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from checkfree.config.load import build, expand, flat, over, parse_words, to_tree
+from checkfree.config.parts import permitted, running
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.typed import written
+
+WHERE = ("data.path", "data.cache", "data.tokenizer", "devices")
+"""No number of a run depends on these, where its devices compute alike: what data and tokenizer
+hold is compared by their hashes."""
+
+PLACES = (*WHERE, "threads")
+"""Other threads may add in another order (semantics 17): that is warned of."""
+
+
+def moved(config: Config, words: Sequence[str]) -> Config:
+    """The configuration of a run that goes on with ``key=value`` words, which name PLACES only.
+    Raises BadInput for any other key, and for a value that no run can take."""
+    tree = parse_words(words)
+    for key, value in flat(tree):
+        if key == "out" or key.startswith("out."):
+            raise BadInput(
+                f"out={written(value)}: a run goes on in its own folder; a new one begins from "
+                "its state by checkfree train RUN/config.yaml init=RUN out=NEW"
+            )
+        if key not in PLACES:
+            raise BadInput(
+                f"{key}={written(value)}: a run that goes on takes {', '.join(PLACES)} only; with "
+                f"anything else it is another run: checkfree train RUN/config.yaml init=RUN {key}=…"
+                " out=NEW begins one from its state"
+            )
+    return permitted(build(over(to_tree(config), expand(tree))), running(config))
+
+
+def moves(config: Config, was: Config, keys: Collection[str] = WHERE) -> list[str]:
+    """The words that take a run which was configured so to these places of ``config``."""
+    now, then = dict(flat(to_tree(config))), dict(flat(to_tree(was)))
+    return [f"{key}={_word(now[key])}" for key in keys if now[key] != then[key]]
+
+
+def _word(value: Any) -> str:
+    """As the command line takes it: text as it is, but where that would be read as something
+    else."""
+    if not isinstance(value, str):
+        return written(value)
+    return json.dumps(value) if value == "null" or value[:1] in ("'", '"') else value
+
+
+def placeless(tree: Mapping[str, Any], *others: str) -> dict[str, Any]:
+    """A configuration as plain data, flat, without the keys of WHERE, and without the keys and
+    sections ``others``."""
+    return {
+        key: value
+        for key, value in flat(tree)
+        if key not in WHERE and key.partition(".")[0] not in others
+    }
