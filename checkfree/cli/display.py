@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from checkfree.core.config import Config
 from checkfree.core.records import (
+    ConfigRecord,
     EndRecord,
     FailureRecord,
     IterationRecord,
@@ -84,6 +86,8 @@ class Display:
                 self._members, self._lost = dict(record.members), ()
             case RecoveryRecord():
                 self._event(describe(record), "green")
+            case ConfigRecord() if record.init:
+                self._event(begins_from(record.init, self._config), "cyan")
             case ResumeRecord():
                 self._bar.update(self._task, completed=record.iteration)
                 self._event(f"resumed at iteration {record.iteration}", "cyan")
@@ -132,6 +136,19 @@ class Display:
             mark = f"{stage}" if self._config.replicas == 1 else f"{stage}×{alive}"
             line.append(f"[{mark}] ", style=style)
         return line
+
+
+def begins_from(init: Mapping[str, Any], config: Config) -> str:
+    """One line on the run that another one begins from: "begins from runs/a at iteration 20 …"."""
+    text = f"begins from {init['run']} at iteration {init['iteration']} ({init['kind']}): weights"
+    text += " and optimizer" if init["optimizer"] else ", with a fresh optimizer"
+    if init["after"]:
+        text += f", training text from iteration {init['after']} on"
+    if init["stages"] != config.stages:
+        text += f"; {init['stages']} stages cut into {config.stages}"
+        if config.optimizer.clip is not None and config.optimizer.clip_over == "stage":
+            text += ", each of which clips its gradients by itself: other losses than uncut"
+    return text
 
 
 def describe(record: RecoveryRecord) -> str:

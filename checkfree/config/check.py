@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from checkfree.core.config import Config
+from checkfree.core.config import Config, InitConfig
 from checkfree.core.errors import BadInput, at_least, one_of
 from checkfree.core.formats import WIRE
 from checkfree.core.rates import check_optimizer
@@ -45,6 +45,7 @@ def check(config: Config) -> None:
     documents = config.data.documents
     if documents is not None and documents < 1:
         raise BadInput(f"data.documents={documents}: expected at least 1, or null for all")
+    _init(config.init)
     check_fleet(config.fleet)
     tick_probability(config.failures)
     if config.failures.scenario != "none":
@@ -86,6 +87,21 @@ def _counts(config: Config) -> None:
     at_least("resume.every", config.resume.every, 0)
     if config.checkpoint.every is not None:
         at_least("checkpoint.every", config.checkpoint.every, 1)
+
+
+def _init(init: InitConfig) -> None:
+    number = type(init.data) is int and init.data >= 0
+    if init.data not in ("start", "continue") and not number:
+        raise BadInput(
+            f"init.data={written(init.data)}: expected start, continue, or the tokens after which "
+            "the training text begins"
+        )
+    given = init.optimizer is not None or init.data == "continue"
+    if init.run is None and given:
+        key = "optimizer" if init.optimizer is not None else "data"
+        raise BadInput(
+            f"init.{key} goes with a run to begin from: give init=RUN, or init=RUN@ITERATION"
+        )
 
 
 def _devices(devices: tuple[str, ...]) -> None:

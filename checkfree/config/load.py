@@ -20,7 +20,7 @@ from yaml import YAMLError
 
 from checkfree.config.check import check
 from checkfree.config.parts import permitted
-from checkfree.core.config import Config, RecoveryConfig
+from checkfree.core.config import Config, InitConfig, RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.typed import as_config, written
 from checkfree.failures import SAMPLERS, presets
@@ -32,7 +32,9 @@ LONGEST_PATH = 1000
 COMPARE = "compare"
 """The section of a file that only ``checkfree compare`` reads; it is no part of a run."""
 
-SHORT = {"recovery": "name", "failures": "scenario"}
+INIT = "init"
+
+SHORT = {"recovery": "name", "failures": "scenario", "init": "run"}
 """Sections that may be given as one word, and the key that the word is for."""
 
 
@@ -127,6 +129,8 @@ def to_tree(config: Config) -> dict[str, Any]:
     tree: dict[str, Any] = plain(config)
     if tree["recovery"]["options"] is None:  # as records have it that are older
         del tree["recovery"]["options"]
+    if config.init == InitConfig():
+        del tree[INIT]
     return tree
 
 
@@ -182,7 +186,9 @@ def _as_written(tree: dict[Any, Any], node: yaml.Node | None, prefix: str) -> di
         inner, path = tree.get(key.value), f"{prefix}{key.value}"
         if isinstance(inner, dict):
             tree[key.value] = _as_written(inner, value, f"{path}.")
-        elif path in texts() and isinstance(value, yaml.ScalarNode) and inner is not None:
+        elif (
+            path in {*texts(), *SHORT} and isinstance(value, yaml.ScalarNode) and inner is not None
+        ):
             tree[key.value] = value.value
     return tree
 
@@ -217,7 +223,7 @@ def expand(tree: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping) and isinstance(value.get(key), str):
             full = merge(full, _variant(section, key, value[key]))
         elif value is None and section in full:
-            full[section] = {key: "none"}
+            full[section] = {key: None if section == INIT else "none"}
         elif isinstance(value, str):
             full = merge({**full, section: {}}, _variant(section, key, value))
     return full
@@ -251,7 +257,7 @@ def split(text: str) -> list[str]:
 
 def _value(key: str, text: str) -> Any:
     if key in SHORT:  # "checkpoint(interval=25)" and paths are no YAML
-        return text
+        return None if text == "null" else text
     if key in texts() and text[:1] not in ("'", '"'):  # a run may be called 0123, or 20261128_1530
         return None if text == "null" else text
     try:

@@ -289,6 +289,26 @@ class ResumeConfig:
 
 
 @dataclass(frozen=True)
+class InitConfig:
+    """Whose weights a run begins with, if not with drawn ones. As one word, ``init=RUN@500``, it is
+    ``run``. The state is copied into the run's own folder, so the other one may go; iterations
+    count from 0, and the learning rate follows this run's schedule."""
+
+    run: Optional[str] = None
+    """The folder of another run, or ``RUN@ITERATION``: the state that it had after so many
+    iterations, of which a snapshot, a checkpoint or the final weights have to stand there. Without
+    ``@`` the newest. The model is cut anew if it has another number of stages there."""
+
+    optimizer: Optional[bool] = None
+    """Whether the optimizer's moments are taken over; None: where they stand there, and are of the
+    same kind of optimizer."""
+
+    data: Any = "start"
+    """Where the training text begins: at its ``start``; with ``continue`` where the other run had
+    come, in tokens; or after so many tokens."""
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run."""
 
@@ -343,3 +363,4 @@ class Config:
     resume: ResumeConfig = field(default_factory=ResumeConfig)
     wire: WireConfig = field(default_factory=WireConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)
+    init: InitConfig = field(default_factory=InitConfig)

@@ -26,6 +26,10 @@ LEADS_OWN = ("plan", "iteration", "validation", "failure", "recovery")
 """Kinds of records that the lead makes, which it counts."""
 
 
+SPARSE = {"sparse": True}
+"""Of a field that is not written where it is empty: records of older versions lack it, too."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One line. ``kind`` names its class."""
@@ -42,6 +46,8 @@ class ConfigRecord(Record):
     versions: Mapping[str, str]
     data: Mapping[str, Any]
     parameters: int
+    init: Mapping[str, Any] = field(default_factory=dict, metadata=SPARSE)
+    """The run whose state it begins with, see :mod:`checkfree.session.initial`."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,12 @@ class EndRecord(Record):
 
 def dumps(record: Record) -> str:
     """One line of JSON, floats with all their digits; what is not a number becomes null."""
-    return json.dumps({"kind": record.kind, **_plain(vars(record))}, allow_nan=False)
+    told = {
+        f.name: getattr(record, f.name)
+        for f in dataclasses.fields(record)
+        if getattr(record, f.name) or not f.metadata.get("sparse")
+    }
+    return json.dumps({"kind": record.kind, **_plain(told)}, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

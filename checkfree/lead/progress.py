@@ -31,6 +31,8 @@ class Terms:
     """The losses say nothing: this is a rehearsal."""
     background: bool = False
     """Snapshots of ``--resume`` travel while others train, and nobody waits for one."""
+    initial: bool = False
+    """The state that the run begins with is in the store: it was another run's."""
     last_rung: bool = False
     """What the strategy refuses is taken back to the newest snapshot (semantics 7)."""
 

@@ -121,8 +121,11 @@ class RecoveryCoordinator:
         lead_state, p = self._lead_state, self._lead_state.progress
         uninitialized = frozenset(lead_state.members.uninitialized)
         handed = self._departures.repair(uninitialized, self._refused)
-        repair = handed or lead_state.strategy.repair(
-            uninitialized, lead_state.view(), self._refused
+        repair: Repair | Refusal = (
+            self._last_rung()
+            if self._begins()
+            else handed
+            or lead_state.strategy.repair(uninitialized, lead_state.view(), self._refused)
         )
         # A stage that has nobody but one that fell silent: it may come back with its state.
         members = lead_state.members
@@ -142,6 +145,13 @@ class RecoveryCoordinator:
             lead_state.send(seat, Rebuild(p.epoch, life, recipe, p.tick, repair.resume_at))
         return True
 
+    def _begins(self) -> bool:
+        """Nobody has a state yet, and nothing is lost by it: the run begins with one of the
+        store."""
+        lead_state = self._lead_state
+        nobody = not lead_state.members.alive and lead_state.progress.committed == 0
+        return lead_state.terms.initial and nobody
+
     def _usable(self, repair: Repair) -> Repair | Refusal:
         """It, unless it is made of what proved no good."""
         used = {s for recipe in repair.rebuild.values() for s in recipe.sources}
@@ -152,15 +162,20 @@ class RecoveryCoordinator:
             )
         return repair
 
-    def _last_rung(self) -> Repair:
-        """All go back to the newest good snapshot; to the first weights, if there is none."""
+    def _last_rung(self) -> Repair | Refusal:
+        """All go back to the newest good snapshot; to what the run began with, if there is none."""
         seats = sorted(self._lead_state.view().seats)
         for _, version in reversed(self._lead_state.progress.snapshots):
             sources = {seat: Source(STORE, seat.stage, version) for seat in seats}
             if not self._refused.intersection(sources.values()):
                 made = {seat: Recipe(SNAPSHOT, (sources[seat],)) for seat in seats}
                 return Repair(made, version)
-        return Repair({seat: Recipe(SNAPSHOT, ()) for seat in seats}, 0)
+        if not self._lead_state.terms.initial:
+            return Repair({seat: Recipe(SNAPSHOT, ()) for seat in seats}, 0)
+        first = {seat: Source(STORE, seat.stage, 0) for seat in seats}
+        if self._refused.intersection(first.values()):
+            return Refusal("the state that the run began with is damaged, and no snapshot is good")
+        return Repair({seat: Recipe(SNAPSHOT, (first[seat],)) for seat in seats}, 0)
 
     def finish(self) -> Refusal | bool:
         """Whether this repair is over: accepted, or to be planned again without what proved bad.
@@ -190,6 +205,10 @@ class RecoveryCoordinator:
     def _accept(self, repairing: PendingRepair) -> None:
         lead_state, plan = self._lead_state, repairing.plan
         p, seats = lead_state.progress, plan.rebuild.keys()
+        if self._begins():
+            lead_state.members.fill(seats)
+            self._refused, self._under_way, self._tried = frozenset(), None, []
+            return lead_state.note_plan({})
         inexact = () if is_exact(plan) else wholly_lost(seats, lead_state.view())
         self._departures.rebuilt(plan)
         lead_state.members.fill(seats)

@@ -123,6 +123,8 @@ CHECKPOINT, RESUME, WEIGHTS = "checkpoint", "resume", "weights"
 """Areas of the store: a strategy's, the snapshots of ``--resume``, and the finished run's."""
 HANDOVER = "handover"
 """One more, and the rule by which it is used: what the last one of a stage left for others."""
+INIT = "init"
+"""And one that a run never writes to: the state that it begins with, if not with drawn weights."""
 SNAPSHOT = "snapshot"
 """The rule of the last rung: all go back to a snapshot of ``--resume``, or to the beginning."""
 

@@ -25,6 +25,7 @@ from checkfree.lead.membership import first_seats
 from checkfree.messages.control import (
     CHECKPOINT,
     HANDOVER,
+    INIT,
     RESUME,
     WEIGHTS,
     Archive,
@@ -261,6 +262,21 @@ class Store:
             raise Damaged(f"{name}: the manifest names no stage {stage}")
         return self._state(name, part)
 
+    def weights(self, stage: int) -> dict[str, Tensor]:
+        """One stage's finished parameters and buffers, by name. Raises Damaged."""
+        name = f"{WEIGHTS}/{_of_stage(stage)}"
+        part = self._manifest(WEIGHTS, 0)["stages"].get(str(stage))
+        if part is None:
+            raise Damaged(f"{name}: the manifest names no stage {stage}")
+        try:
+            return safetensors.torch.load(self._bytes(name, part))
+        except (SafetensorError, ValueError) as error:
+            raise Damaged(f"{name} is no file of weights: {error!r}") from None
+
+    def digest(self, area: str, shelf: int) -> str:
+        """SHA-256 of an archive, which has those of its files. Raises Damaged."""
+        return _sum_of(self._manifest(area, shelf))
+
     def load_held(self, area: str, shelf: int) -> dict[Address, Mapping[str, Tensor]]:
         """What seats held for other stages that are not the first of their own. Raises Damaged."""
         parts = self._manifest(area, shelf).get("held", {})
@@ -272,13 +288,17 @@ class Store:
         }
 
     def _state(self, name: str, part: Mapping[str, Any]) -> StageState:
+        return decode_state(self._bytes(name, part), name)
+
+    def _bytes(self, name: str, part: Mapping[str, Any]) -> bytes:
+        """A file, byte for byte as it was written. Raises Damaged."""
         try:
             data = self._files.read(name, int(part["bytes"]))
         except (OSError, ValueError) as error:
             raise Damaged(f"{name}: {error}") from None
         if len(data) != part["bytes"] or hashlib.sha256(data).hexdigest() != part["sha256"]:
             raise Damaged(f"{name} is damaged: its SHA-256 is not the manifest's")
-        return decode_state(data, name)
+        return data
 
     def _handed_over(self, stage: int, version: int) -> int:
         """The shelf of what the last one of a stage handed on, at that version. Raises Damaged."""
@@ -314,7 +334,9 @@ class Store:
         try:
             if area == HANDOVER:
                 shelf = self._handed_over(source.of, source.version)
-            if area == RESUME:
+            if area == RESUME and source.version == 0 and self.offered(INIT):
+                area = INIT
+            elif area == RESUME:
                 shelf = self._snapshot_of(source.version)
             state = self.load(area, shelf, source.of)
         except Damaged as error:

@@ -17,6 +17,7 @@ from checkfree.core.units import derive
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES, Family, family
 from checkfree.plugins import not_permitted
+from checkfree.session.regroup import Layout
 from checkfree.session.sketch import sketched
 from checkfree.stage import CPU, seeded
 
@@ -34,6 +35,8 @@ class Blueprint:
     parameters: int
     tokens: int | None
     """Tokens per iteration, where they can be known beforehand."""
+    layout: Callable[[int], Layout]
+    """Of the model in so many body stages. Raises BadInput if it can't be cut so."""
 
 
 def family_of(model: ModelConfig) -> Family:
@@ -71,25 +74,53 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
             f"model of width {model.width}, hidden {model.hidden}, vocabulary {model.vocabulary}: "
             "no tensor can be that large; give smaller sizes"
         ) from None
+
+    def layout(stages: int) -> Layout:
+        try:
+            with sketched():
+                edge, body = (made.stage(model, i, stages) for i in (0, 1))
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+        name = getattr(made, "transformers_name", None)
+        if name is None and stages != config.stages:
+            raise BadInput(
+                f"model.family={model.family} has no transformers_name, which tells how a "
+                f"parameter is called however the model is cut: keep stages={stages}"
+            )
+
+        def whole(stage: int, param: str) -> str:
+            return f"{stage}.{param}" if name is None else str(name(model, stages, stage, param))
+
+        return Layout((edge, *[body] * stages), whole, config.precision == "fp64")
+
     return Blueprint(
         stages=config.stages + 1,
         make=lambda stage: build(stage, "init"),
         fresh=lambda stage, tick: build(stage, "reinit", tick),
         parameters=made.parameters_of(model),
         tokens=config.microbatches * config.batch * model.context,
+        layout=layout,
     )
 
 
-def of_modules(stages: Sequence[nn.Module], seed: int) -> Blueprint:
+def of_modules(stages: Sequence[nn.Module], config: Config) -> Blueprint:
     """The user's own stages. Raises BadInput unless stage 0 has ``embed`` and ``loss`` and the
     body stages have parameters of equal names and shapes."""
     check_modules(stages)
 
     def fresh(stage: int, tick: int) -> nn.Module:
         module = copy.deepcopy(stages[stage])
-        with seeded(derive(seed, "reinit", stage, tick), CPU):
+        with seeded(derive(config.seed, "reinit", stage, tick), CPU):
             reset(module, stage)
         return module
+
+    def layout(count: int) -> Layout:
+        if count != len(stages) - 1:
+            raise BadInput(
+                f"it had {count} body stages, these are {len(stages) - 1}: only a built-in model "
+                "can be cut anew"
+            )
+        return Layout(stages, lambda i, param: f"{i}.{param}", config.precision == "fp64")
 
     return Blueprint(
         stages=len(stages),
@@ -97,6 +128,7 @@ def of_modules(stages: Sequence[nn.Module], seed: int) -> Blueprint:
         fresh=fresh,
         parameters=sum(p.numel() for module in stages for p in module.parameters()),
         tokens=None,
+        layout=layout,
     )
 
 

@@ -22,7 +22,7 @@ from checkfree.config.places import PLACES, moved, moves
 from checkfree.core.config import Config, RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import SIGNS
-from checkfree.core.records import ConfigRecord
+from checkfree.core.records import RECORDS, ConfigRecord, read
 from checkfree.core.typed import written
 from checkfree.data import open_data
 from checkfree.failures import CLOCK, is_trace_file
@@ -35,6 +35,7 @@ from checkfree.runtime.recorder import Listener
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import Blueprint, of_family, of_modules
 from checkfree.session.due import DueFailures
+from checkfree.session.initial import USER, Initial, first_batch, kept, taken_over
 from checkfree.session.sizes import OWN, named_sizes
 from checkfree.session.terms import scheduler_of
 from checkfree.worker import Batches, WorkerContext
@@ -57,6 +58,8 @@ class Job:
     """Of the tokenizer, where there is one."""
     devices: tuple[str, ...] = ()
     """Of this machine, if not the configuration's."""
+    initial: Initial | None = None
+    """What it begins with, if that is another run's."""
 
     @cached_property
     def due(self) -> DueFailures:
@@ -72,7 +75,11 @@ class Job:
     def config_record(self) -> ConfigRecord:
         """The first record of the run."""
         return ConfigRecord(
-            to_tree(self.config), versions_of(self.config), self.data, self.blueprint.parameters
+            to_tree(self.config),
+            versions_of(self.config),
+            self.data,
+            self.blueprint.parameters,
+            {} if self.initial is None else self.initial.about,
         )
 
 
@@ -98,9 +105,27 @@ def of_config(config: Config, folder: Path, listeners: Sequence[Listener]) -> Jo
     scheduler_of(config)  # before anything is written
     context, batch = config.model.context, config.batch
     data = open_data(config.data, context=context, batch=batch, seed=config.seed)
-    feeds: Feeds = {Purpose.TRAIN: data.train, Purpose.VALIDATE: data.validation}
-    blueprint = of_family(config, data.vocabulary)
-    return Job(config, folder, blueprint, feeds, data.describe(), listeners, data.vocabulary)
+    blueprint, about = of_family(config, data.vocabulary), data.describe()
+    initial = _initial(config, folder, blueprint, about)
+    after = first_batch(config, initial)
+    feeds: Feeds = {
+        Purpose.TRAIN: lambda iteration, microbatch: data.train(after + iteration, microbatch),
+        Purpose.VALIDATE: data.validation,
+    }
+    job = Job(config, folder, blueprint, feeds, about, listeners, data.vocabulary)
+    return replace(job, initial=initial)
+
+
+def _initial(
+    config: Config, folder: Path, blueprint: Blueprint, data: Mapping[str, Any]
+) -> Initial | None:
+    """Of a run that has begun, what it began with. Raises BadInput."""
+    if config.init.run is None:
+        return None
+    began = read(folder)[:1] if (folder / RECORDS).is_file() else []
+    if began and began[0].get("init"):
+        return kept(folder, blueprint.stages, began[0]["init"])
+    return taken_over(config, data, blueprint.layout)
 
 
 def of_users(
@@ -124,14 +149,16 @@ def of_users(
             "failures.scenario clock needs to know what stages weigh, and your own modules are not "
             "measured: give fleet.sizes, as in published or paper/500m"
         )
-    blueprint = of_modules(stages, config.seed)
+    blueprint = of_modules(stages, config)
     config = replace(config, stages=len(stages) - 1)
     if validation is None:
         config = replace(config, validation=replace(config.validation, every=0))
     check(config)
     scheduler_of(config)
     feeds: Feeds = {Purpose.TRAIN: batches, Purpose.VALIDATE: validation or batches}
-    return Job(config, folder, blueprint, feeds, {"name": "user"}, listeners)
+    about = {"name": USER}
+    initial = _initial(config, folder, blueprint, about)
+    return Job(config, folder, blueprint, feeds, about, listeners, initial=initial)
 
 
 def with_trace(config: Config, path: Path) -> Config:

@@ -145,6 +145,10 @@ class Session:
         configuration has it if it is not given. Raises BadInput for a state that is not the
         run's."""
         job, start = self.job, self.start
+        begins = start is None or not start.states
+        if begins and job.initial is not None:
+            lives = start.lives if start else dict.fromkeys(seats(job.config), 0)
+            start = job.initial.snapshot(lives)
         self.assembly = assemble(
             job.config,
             context or job.worker_context,
@@ -155,7 +159,7 @@ class Session:
             terms=terms,
             strikes=strikes or job.due.struck,
         )
-        if start is not None and start.states:
+        if start is not None and not begins:
             self.recorder.write(ResumeRecord(start.progress.committed, start.progress.tick))
         return self.assembly
 
@@ -200,7 +204,9 @@ class Session:
 
 def begin(job: Job, trace: str, records: Sequence[Mapping[str, Any]] = ()) -> None:
     """What stands in a run folder before it trains; ``trace``: the text of its failures,
-    ``records``: what another run recorded on the way to its start."""
+    ``records``: what another run recorded on the way to its start. Raises BadInput, RunFailed."""
+    if job.initial is not None:
+        job.initial.keep(job.folder)
     lines = [dumps(job.config_record()), *map(json.dumps, records)] if records else ()
     folders.begin(job.folder, to_yaml(job.config), trace, lines, versions_of(job.config))
 

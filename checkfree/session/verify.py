@@ -143,7 +143,7 @@ def verify_recording(
 
 
 def _job(run: Recording, folder: Path, comparison: _Comparison) -> Job:
-    job = replace(of_config(run.config, folder, (comparison,)), folder=run.folder)
+    job = of_config(run.config, run.folder, (comparison,))
     check_same(job, run.records)
     return replace(job, folder=folder)
 

@@ -18,7 +18,7 @@ from checkfree.core.formats import SIGNS
 from checkfree.core.records import RECORDS, read
 from checkfree.core.typed import written
 from checkfree.failures import is_trace_file, render_trace
-from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
+from checkfree.messages.control import CHECKPOINT, INIT, RESUME, WEIGHTS
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.folder import CONFIG, PICTURE, SUPERSEDED, TRACE, VERSIONS
 from checkfree.session.due import DueFailures
@@ -26,7 +26,7 @@ from checkfree.session.job import recorded_config
 from checkfree.study.plan import Cell
 
 OURS = (CONFIG, VERSIONS, TRACE, RECORDS, SUPERSEDED, PICTURE, ".lock")
-OUR_FOLDERS = (RESUME, CHECKPOINT, WEIGHTS)
+OUR_FOLDERS = (INIT, RESUME, CHECKPOINT, WEIGHTS)
 
 Records = Sequence[Mapping[str, Any]]
 

@@ -147,6 +147,8 @@ class LeaderProcess:
         self._deadlines = Deadlines()
         self._told: dict[str, Any] = {}
         """Replaced, never changed: the network thread reads it."""
+        self.first_stored = False
+        """The states that the run begins with are in the lead's store, and nowhere else."""
         self.speeds, self._slow = Speeds(), set[Peer]()
         self._relayed = set[frozenset[Peer]]()
 
@@ -610,7 +612,8 @@ class LeaderProcess:
     def _replace(self, seat: Address, life: int, uninitialized: bool, why: str) -> None:
         if self.join_server is not None:
             self.launcher.tell({"vacant": str(seat), "life": life})
-            return self.join_server.candidates.order(seat, life, uninitialized)
+            bare = uninitialized or self.first_stored
+            return self.join_server.candidates.order(seat, life, bare)
         if uninitialized and not self.peer_table.replacing:
             return self._left_empty(seat, why)
         self.launcher.tell({"replace": str(seat), "life": life, "uninitialized": uninitialized})

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from checkfree.config.load import to_tree
-from checkfree.core.config import FailuresConfig
+from checkfree.core.config import FailuresConfig, InitConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address, StateId
 from checkfree.core.records import of_kind, read
@@ -66,7 +66,11 @@ def frame_of(
     """All that the join server has to know, written down so that the next lead has the same."""
     invitation.save(workdir.path / INVITATION)
     model = replace(job.config.model, vocabulary=job.config.model.vocabulary or job.vocabulary)
-    config = replace(job.config, failures=FailuresConfig("none"), model=model)
+    begins = job.config.init.data
+    if begins == "continue" and job.initial is not None:
+        begins = job.initial.about["tokens"]
+    init = InitConfig(data=begins)  # the state to begin with comes from the lead
+    config = replace(job.config, failures=FailuresConfig("none"), model=model, init=init)
     run = {
         "config": to_tree(config),
         "data": json.loads(json.dumps(job.data)),

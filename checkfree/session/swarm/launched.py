@@ -117,6 +117,8 @@ def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir)
             shared.frame = frame_of(invited, job, workdir, incarnation)
         elif resume:
             shared.snapshot = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
+        if shared.snapshot is None and job.initial is not None and invited is None:
+            shared.snapshot = job.initial.snapshot(shared.lives())
         listed = [[str(seat), life] for seat, life in shared.lives().items()]
         told += filter(None, [render_threads()])
         channel.tell({"ready": True, "seats": listed, "told": told, **before})

@@ -45,6 +45,7 @@ class Leading:
         self._leader_process.life, self._leader_process.measured = life, shared.measured
         self._leader_process.grace, self._leader_process.wait = shared.grace, shared.wait
         self._leader_process.relay = shared.relay
+        self._leader_process.first_stored = self._job.initial is not None
         self._leader_process.resumes = self._resumes
         self._leader_process.peer_table.replacing = shared.replacements
 
@@ -81,6 +82,8 @@ class Leading:
         if snapshot is None or records[-1]["kind"] == "resume":
             return
         progress = snapshot.progress
+        if progress == Progress():  # it begins, with another run's state
+            return
         if folders.count_notes(self._job.folder) == progress.notes:
             shadows = tuple(entry[:4] for entry in progress.shadows)
             start = ResumeRecord(progress.committed, progress.tick, shadows)
@@ -136,7 +139,10 @@ class Leading:
         if snapshot is not None:
             progress, absent = snapshot.progress, dict(snapshot.absent)
         present = {seat: lives[seat] for seat in peer_table.present}
-        lead = Lead(Membership(present, lives | absent), strategy, rules, progress)
+        members = Membership(present, lives | absent)
+        if self._shared.frame is not None and self._job.initial is not None:
+            members.empty(present)  # each has its first state still to get
+        lead = Lead(members, strategy, rules, progress)
         peer_table.fill(absent)
         return lead
 

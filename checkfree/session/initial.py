@@ -1,0 +1,270 @@
+"""The state that a run begins with, if that is another run's: found there, cut as this run is, and
+kept in its own folder, so that the other one may go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from checkfree.config.load import to_tree
+from checkfree.core.config import Config, OptimizerConfig
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address
+from checkfree.core.rates import SGD
+from checkfree.core.records import read
+from checkfree.core.typed import written
+from checkfree.lead import Progress
+from checkfree.messages.control import CHECKPOINT, INIT, RESUME, WEIGHTS
+from checkfree.messages.tensors import StageState
+from checkfree.runtime.files import DiskFiles
+from checkfree.runtime.store import Damaged, Store
+from checkfree.session.regroup import Layout, regrouped
+from checkfree.session.snapshot import Snapshot
+
+USER = "user"
+"""How the data are called of runs that train a user's own modules."""
+
+KINDS = {WEIGHTS: "weights", CHECKPOINT: "checkpoint", RESUME: "snapshot"}
+"""How what stands in each area is called; the last that there is of an iteration is taken, for it
+has most in it."""
+
+
+@dataclass(frozen=True)
+class Initial:
+    """A run's first state. ``about`` is what its records say: the ``run`` that it is of and the
+    ``iteration`` there, the ``kind`` of archive with its ``sha256``, how many ``stages`` that run
+    had and the ``tokens`` that it had come to, ``after`` how many iterations of this run's size the
+    training text begins, and whether the ``optimizer``'s moments came along."""
+
+    stages: int
+    """With stage 0: n + 1."""
+    load: Callable[[int], StageState]
+    """Of a stage. Raises BadInput."""
+    about: Mapping[str, Any]
+
+    def keep(self, folder: Path) -> None:
+        """Write it into a run's own folder. Raises BadInput, RunFailed."""
+        states = {stage: self.load(stage) for stage in range(self.stages)}
+        Store(DiskFiles(folder)).shelve(INIT, 0, states, self.about)
+
+    def snapshot(self, lives: Mapping[Address, int]) -> Snapshot:
+        """All that the run is before its first iteration. Raises BadInput."""
+        states = {stage: self.load(stage) for stage in range(self.stages)}
+        return Snapshot(Progress(), lives, states)
+
+
+def kept(folder: Path, stages: int, about: Mapping[str, Any]) -> Initial:
+    """That of a run which has begun; ``about`` is what its records say."""
+    store = Store(DiskFiles(folder))
+
+    def load(stage: int) -> StageState:
+        with _damage_told(folder):
+            return store.load(INIT, 0, stage)
+
+    return Initial(stages, load, about)
+
+
+def taken_over(config: Config, data: Mapping[str, Any], layout: Callable[[int], Layout]) -> Initial:
+    """That of a new run, from the one that ``init`` names. ``data``: what the new one's records say
+    of its own; ``layout``: its model in so many body stages. All of it is read once. Raises
+    BadInput for a run that isn't there or has nothing of that iteration, and for a state that is
+    another model's."""
+    assert config.init.run is not None
+    run, iteration = _parse(config.init.run)
+    began = _began(run)
+    area, shelf, iteration = _chosen(run, iteration)
+    store, told = Store(DiskFiles(run)), f"init={config.init.run}"
+    old = began["config"]
+    if USER not in (data["name"], began["data"].get("name")):
+        _check_model(config, old, told)
+    elif config.init.data == "continue":
+        raise BadInput(
+            f"{told}: init.data=continue counts tokens, and your own batches may have any: have "
+            "batches(iteration, microbatch) begin where it should"
+        )
+    if config.init.data == "continue" and _content(data) != _content(began["data"]):
+        raise BadInput(
+            f"{told}: init.data=continue goes on in the text of that run, and this run has "
+            "another: init.data=start"
+        )
+    moments = _takes_moments(config, old, area, told)
+
+    @lru_cache(maxsize=2)  # a stage of the new cut is made of neighbours in the old one
+    def read_stage(stage: int) -> StageState:
+        with _damage_told(run):
+            if area == WEIGHTS:
+                tensors = store.weights(stage)
+                return StageState(tensors, tensors, {}, iteration)
+            state = store.load(area, shelf, stage)
+        return state if moments else replace(state, moments={})
+
+    try:
+        there, here = layout(int(old["stages"])), layout(config.stages)
+    except BadInput as error:
+        raise BadInput(f"{told}: {error}") from None
+
+    def load(stage: int) -> StageState:
+        try:
+            return regrouped(stage, there, here, read_stage)
+        except BadInput as error:
+            raise BadInput(f"{told}: {error}") from None
+
+    found = [bool(load(stage).moments) for stage in range(config.stages + 1)]
+    if config.init.optimizer and not any(found):
+        raise BadInput(
+            f"{told}: the {KINDS[area]} of iteration {iteration} has no moments of an optimizer: "
+            "init.optimizer=false begins with fresh ones"
+        )
+    with _damage_told(run):
+        digest = store.digest(area, shelf)
+    tokens = _tokens(began, iteration)
+    about = {
+        "run": str(run),
+        "iteration": iteration,
+        "kind": KINDS[area],
+        "sha256": digest,
+        "stages": int(old["stages"]),
+        "tokens": tokens,
+        "after": _iterations(config.init.data, tokens, _tokens_of_one(to_tree(config))),
+        "optimizer": any(found),
+    }
+    return Initial(config.stages + 1, load, about)
+
+
+def first_batch(config: Config, initial: Initial | None) -> int:
+    """The iteration of the training text that a run's first one trains on."""
+    tokens = None if initial is None else initial.about["tokens"]
+    return _iterations(config.init.data, tokens, _tokens_of_one(to_tree(config)))
+
+
+def _iterations(begins: Any, tokens: int | None, each: int) -> int:
+    """After how many of ``each`` so many tokens the text begins, where ``tokens`` were trained on
+    before."""
+    if begins == "start":
+        return 0
+    return -(-int((tokens or 0) if begins == "continue" else begins) // each)
+
+
+def _tokens_of_one(config: Mapping[str, Any]) -> int:
+    """Of an iteration."""
+    return int(config["microbatches"] * config["batch"] * config["model"]["context"])
+
+
+# --- what stands there ---------------------------------------------------------------------------
+
+
+def _parse(word: str) -> tuple[Path, int | None]:
+    """``RUN`` or ``RUN@ITERATION``, of which a folder that is called so is the first."""
+    path = Path(word).expanduser()
+    match = re.fullmatch(r"(.+)@(\d{1,12})", word)
+    if match is None or path.is_dir():
+        return path, None
+    return Path(match[1]).expanduser(), int(match[2])
+
+
+def _began(run: Path) -> Mapping[str, Any]:
+    """The first record of a run. Raises BadInput if there is no run."""
+    try:
+        records = read(run) if run.is_dir() else []
+        if records and records[0]["kind"] == "config" and records[0]["config"]["stages"] > 0:
+            return records[0]
+    except (BadInput, KeyError, TypeError, OSError) as error:
+        raise BadInput(f"init={run}: its records can't be read ({error})") from None
+    raise BadInput(
+        f"init={run} is no run folder: give the out=FOLDER of a run that has trained, or "
+        "FOLDER@ITERATION"
+    )
+
+
+def _chosen(run: Path, iteration: int | None) -> tuple[str, int, int]:
+    """Area, shelf and iteration of the archive to begin from. Raises BadInput, with a list of what
+    stands there, if that is none."""
+    offers = sorted(_offers(run))
+    wanted = max((i for i, *_ in offers), default=None) if iteration is None else iteration
+    of_it = [offer for offer in offers if offer[0] == wanted]
+    if of_it:
+        found, place, shelf = of_it[-1]
+        return list(KINDS)[place], shelf, found
+    listed = ", ".join(f"{i} ({list(KINDS.values())[place]})" for i, place, _ in offers)
+    what = "nothing" if iteration is None else f"no state of iteration {iteration}"
+    mend = f"there are {listed}" if offers else "train it with resume.every=N, which keeps some"
+    raise BadInput(f"init={run}: {what} stands there: {mend}")
+
+
+def _offers(run: Path) -> Collection[tuple[int, int, int]]:
+    """Iteration, place in KINDS and shelf of each archive whose manifest is good."""
+    store, found = Store(DiskFiles(run)), set()
+    for place, area in enumerate(KINDS):
+        for shelf in (0,) if area == WEIGHTS else store.offered(area):
+            try:
+                found.add((int(store.note(area, shelf)["progress"]["committed"]), place, shelf))
+            except (Damaged, KeyError, TypeError, ValueError):
+                continue
+    return found
+
+
+@contextmanager
+def _damage_told(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except Damaged as error:
+        raise BadInput(f"init={run}: {error}; give another ITERATION, as RUN@ITERATION") from None
+
+
+# --- whether it fits -----------------------------------------------------------------------------
+
+_FREE = ("context", "dropout", "vocabulary", "code")
+"""Of a model: what a run may change, or is seen from the weights' shapes."""
+
+
+def _check_model(config: Config, old: Mapping[str, Any], told: str) -> None:
+    now, then = (_spelled_out(m) for m in (vars(config.model), old.get("model", {})))
+    for key, value in now.items():
+        if key not in _FREE and key in then and then[key] != value:
+            raise BadInput(
+                f"{told}: this run has model.{key}={written(value)}, that one had "
+                f"{written(then[key])}: set model.{key}={written(then[key])}"
+            )
+
+
+def _spelled_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    """With the defaults that follow from other values."""
+    full = dict(model)
+    if full.get("kv_heads") is None:
+        full["kv_heads"] = full.get("heads")
+    if full.get("hidden") is None and full.get("width") is not None:
+        full["hidden"] = 4 * full["width"]
+    return full
+
+
+def _content(data: Mapping[str, Any]) -> object:
+    return data.get("content_hash"), data.get("tokenizer")
+
+
+def _takes_moments(config: Config, old: Mapping[str, Any], area: str, told: str) -> bool:
+    """Whether the optimizer's moments come along. Raises BadInput if they are asked for and can't
+    be those of this run's."""
+    then = old.get("optimizer", {}).get("name", OptimizerConfig.name)
+    alike = (then == SGD) == (config.optimizer.name == SGD)  # adam and adamw have the same
+    if config.init.optimizer and not alike:
+        raise BadInput(
+            f"{told}: this run has optimizer.name={config.optimizer.name}, that one had {then}, "
+            "whose moments are others: init.optimizer=false begins with fresh ones"
+        )
+    return alike and area != WEIGHTS and config.init.optimizer is not False
+
+
+def _tokens(began: Mapping[str, Any], iteration: int) -> int | None:
+    """That a run had trained on by then, with those it had been begun after; None: its batches
+    were a user's own."""
+    if began["data"].get("name") == USER:
+        return None
+    old = began["config"]
+    each, begins = _tokens_of_one(old), old.get("init", {}).get("data", "start")
+    before = _iterations(begins, began.get("init", {}).get("tokens"), each)
+    return (before + iteration) * each
