@@ -63,7 +63,7 @@ def test_a_function_tells_its_types_and_its_errors(name: str) -> None:
     assert all(p.annotation is not inspect.Parameter.empty for p in told.parameters.values())
     assert "Raises" in function.__doc__ and "BadInput" in function.__doc__
     after_the_first = list(told.parameters.values())[1:]
-    positional = {"overrides", "allow"} if name == "load" else set()
+    positional = {"overrides", "allow"} if name in ("load", "resume") else set()
     assert all(
         p.kind is inspect.Parameter.KEYWORD_ONLY or p.name in positional for p in after_the_first
     )
