@@ -90,6 +90,10 @@ def replayed(plan: Plan, run: Run) -> Run:
     strategy = Replayed(plan.strategy(), steps)
     again = plan.run(strategy, faults=lambda host: ReplayedFaults(host, steps))
     filled(plan, again)
+    began = run.of_kind("plan")[0].members
+    for seat in [seat for seat in again.lead.members.alive if str(seat) not in began]:
+        again.lead.members.leave(seat)  # nobody sat there when it began
+        del again.runtime.actors[seat]
     again.runtime.run(again.runtime.actors[FAULTS].watch)
     return again
 
