@@ -32,7 +32,8 @@ class Terms:
     background: bool = False
     """Snapshots of ``--resume`` travel while others train, and nobody waits for one."""
     initial: bool = False
-    """The state that the run begins with is in the store: it was another run's."""
+    """The state that the run begins with is in the store, for seats that have it from nowhere
+    else: it was another run's."""
     last_rung: bool = False
     """What the strategy refuses is taken back to the newest snapshot (semantics 7)."""
 

@@ -86,9 +86,12 @@ class RecoveryCoordinator:
         self._tried: list[Tried] = []
         self.unread: RecoveryRecord | None = None
         self.goes_back = lead_state.terms.last_rung
+        self._begun = False
+        """Under an earlier lead."""
 
     def take_over(self, history: History) -> None:
         """Go on where another lead was: what it repaired may still have to be written down."""
+        self._begun = bool(history.members)
         if history.recovery is None:
             return
         told = history.recovery.validation_after is not None
@@ -146,11 +149,10 @@ class RecoveryCoordinator:
         return True
 
     def _begins(self) -> bool:
-        """Nobody has a state yet, and nothing is lost by it: the run begins with one of the
-        store."""
+        """Nobody has had a state yet: all begin with one of the store's."""
         lead_state = self._lead_state
-        nobody = not lead_state.members.alive and lead_state.progress.committed == 0
-        return lead_state.terms.initial and nobody
+        begun = self._begun or lead_state.planned or lead_state.members.alive
+        return lead_state.terms.initial and not begun
 
     def _usable(self, repair: Repair) -> Repair | Refusal:
         """It, unless it is made of what proved no good."""

@@ -34,7 +34,6 @@ def terms_of(config: Config, tokens: int | None) -> Terms:
         resume_every=config.resume.every,
         max_ticks=TICKS_PER_ITERATION * config.iterations,
         tokens=tokens,
-        initial=config.init.run is not None,
     )
 
 

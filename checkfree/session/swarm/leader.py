@@ -125,6 +125,7 @@ class Leading:
             terms_of(self._job.config, self._job.blueprint.tokens),
             background=True,
             last_rung=self._job.config.resume.last_rung,
+            initial=self._job.initial is not None,
         )
         strategy, lives = self._job.worker_context.strategy, peer_table.lives
         if self._leader_process.handoff.started:
