@@ -32,6 +32,9 @@ LONGEST_PATH = 1000
 COMPARE = "compare"
 """The section of a file that only ``checkfree compare`` reads; it is no part of a run."""
 
+COMPARE_TEXTS = ("out", "results", "title")
+"""Keys of it whose values are text."""
+
 INIT = "init"
 
 SHORT = {"recovery": "name", "failures": "scenario", "init": "run"}
@@ -196,7 +199,7 @@ def _as_written(tree: dict[Any, Any], node: yaml.Node | None, prefix: str) -> di
 @cache
 def texts() -> frozenset[str]:
     """The keys whose values are text, whatever that looks like."""
-    return frozenset(_texts(Config, ""))
+    return frozenset((*_texts(Config, ""), *(f"{COMPARE}.{key}" for key in COMPARE_TEXTS)))
 
 
 def _texts(of: Any, prefix: str) -> Iterator[str]:

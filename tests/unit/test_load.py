@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
@@ -13,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import checkfree
-from checkfree.config.load import build, load, merge, parse_words, split, to_tree, to_yaml
+from checkfree.config.load import (
+    COMPARE_TEXTS,
+    build,
+    load,
+    merge,
+    open_source,
+    parse_words,
+    split,
+    to_tree,
+    to_yaml,
+)
 from checkfree.core.config import (
     Config,
     EveryConfig,
@@ -23,6 +33,7 @@ from checkfree.core.config import (
 )
 from checkfree.core.errors import BadInput
 from checkfree.failures import sample
+from checkfree.study.options import Options, make_options
 
 SHIPPED = ["demo", "paper/1.5b", "paper/124m", "paper/500m", "paper/gpt-500m"]
 TINY = {
@@ -449,6 +460,15 @@ def test_and_in_a_file_without_quotes(tmp_path: Path, text: str) -> None:
     (tmp_path / "own.yaml").write_text(f"out: {text}\ndata: {{path: {text}}}\niterations: 012\n")
     config = load(tmp_path / "own.yaml")
     assert (config.out, config.data.path, config.iterations) == (text, text, 10)
+    section = f"compare: {{out: {text}, title: {text}, results: {text}, seeds: 012}}\n"
+    (tmp_path / "own.yaml").write_text(section)
+    options = make_options(open_source(tmp_path / "own.yaml").compare, {})
+    assert (options.out, options.title, options.results, options.seeds) == (text, text, text, 10)
+
+
+def test_every_text_of_a_comparison_is_known_to_be_one() -> None:
+    hints = get_type_hints(Options).items()
+    assert {name for name, hint in hints if hint in (str, str | None)} == {*COMPARE_TEXTS}
 
 
 @pytest.mark.parametrize(
