@@ -55,7 +55,7 @@ def _profile(config: Config) -> Profile | None:
     path, model = config.fleet.profile, config.model
     if path is None:
         return None
-    profile = read_profile(Path(path))
+    profile = read_profile(Path(path).expanduser())
     own = {
         "batch": config.batch,
         "context": model.context,

@@ -51,7 +51,7 @@ class ComparisonRequest:
     @property
     def results(self) -> Path | None:
         """The folder of compact records, if any."""
-        return None if self.options.results is None else Path(self.options.results)
+        return None if self.options.results is None else Path(self.options.results).expanduser()
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _study(request: ComparisonRequest, cells: Sequence[Cell], tree: Mapping[str,
         seeds=options.seeds,
         target=options.target,
         notes=tuple(_notes(options, cells)),
-        results=options.results,
+        results=None if request.results is None else str(request.results),
         config=tree,
     )
 

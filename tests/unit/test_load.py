@@ -33,6 +33,9 @@ from checkfree.core.config import (
 )
 from checkfree.core.errors import BadInput
 from checkfree.failures import sample
+from checkfree.session.due import DueFailures
+from checkfree.session.rehearsal import setting
+from checkfree.study.compare import ComparisonRequest
 from checkfree.study.options import Options, make_options
 
 SHIPPED = ["demo", "paper/1.5b", "paper/124m", "paper/500m", "paper/gpt-500m"]
@@ -485,3 +488,15 @@ def test_what_is_no_text_or_nothing_is_as_before(monkeypatch: pytest.MonkeyPatch
     assert load(None, ["out='runs/a b'"]).out == "runs/a b"
     assert load(None, ["out=~/x"]).out == "/home/somebody/x"
     assert load(None, ["iterations=1_000"]).iterations == 1000
+
+
+def test_home_is_found_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A shell leaves ``~`` as it is behind an equals sign, and so does a file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = make_options({}, {"out": "~/study", "results": "~/kept"})
+    request = ComparisonRequest(open_source(None), (), options, "")
+    assert (request.out, request.results) == (tmp_path / "study", tmp_path / "kept")
+    (tmp_path / "trace.json").write_text('{"failures": [{"iteration": 3, "stage": 2}]}')
+    assert DueFailures(load(None, ["failures=~/trace.json"])).stages == {2}
+    with pytest.raises(BadInput, match=f"{tmp_path}/none.json: cannot be read"):
+        setting(load(None, ["fleet.profile=~/none.json"]))
