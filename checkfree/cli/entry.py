@@ -49,7 +49,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     except RunFailed as error:
         print(f"checkfree: {error}", file=sys.stderr)
         return FAILED
-    except (MemoryError, torch_memory_error()) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else "this machine has too little"
         print(f"checkfree: out of memory: {reason}; lower batch or model sizes", file=sys.stderr)
         return FAILED
@@ -69,10 +71,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def torch_memory_error() -> type[BaseException]:
-    """torch's own, if torch was needed at all."""
-    torch = sys.modules.get("torch")
-    return getattr(torch, "OutOfMemoryError", MemoryError)
+def _is_of_memory(error: Exception) -> bool:
+    """Of Python, of a CUDA device, or of torch on the CPU, which has no class for it."""
+    of_torch = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+    return isinstance(error, (MemoryError, of_torch)) or "DefaultCPUAllocator" in str(error)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from typing import Any
 
 from checkfree.core.config import Config, InitConfig
-from checkfree.core.errors import BadInput, at_least, one_of
+from checkfree.core.errors import BadInput, at_least, one_of, within
 from checkfree.core.formats import WIRE
 from checkfree.core.rates import check_optimizer
 from checkfree.core.typed import written
@@ -21,7 +22,27 @@ from checkfree.recovery.options import check_recovery
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.simulator.fleet import check_fleet
 
-MOST_THREADS = 1024
+MOST = {
+    "iterations": 10_000_000,
+    "stages": 1000,
+    "microbatches": 100_000,
+    "batch": 1_000_000,
+    "replicas": 1000,
+    "threads": 1024,
+}
+"""Above these a value is a slip of the hand. What memory they take is looked at once the model is
+known."""
+MOST_OPS = 1_000_000
+"""Forwards of an iteration: a schedule is made of them, and kept."""
+MOST_OF_MODEL = {
+    "width": 1_000_000,
+    "heads": 100_000,
+    "kv_heads": 100_000,
+    "hidden": 10_000_000,
+    "blocks": 10_000,
+    "context": 100_000_000,
+    "vocabulary": 100_000_000,
+}
 
 
 def check(config: Config) -> None:
@@ -43,7 +64,7 @@ def check(config: Config) -> None:
     if not 0.0 < share < 1.0:
         raise BadInput(f"data.validation_share={share}: expected a share between 0 and 1")
     documents = config.data.documents
-    if documents is not None and documents < 1:
+    if documents is not None and not 1 <= documents <= sys.maxsize:
         raise BadInput(f"data.documents={documents}: expected at least 1, or null for all")
     _init(config.init)
     check_fleet(config.fleet)
@@ -74,16 +95,17 @@ def check(config: Config) -> None:
 
 
 def _counts(config: Config) -> None:
-    at_least("iterations", config.iterations, 1)
-    at_least("stages", config.stages, 1)
-    at_least("microbatches", config.microbatches, 1)
-    at_least("batch", config.batch, 1)
-    at_least("replicas", config.replicas, 1)
-    at_least("threads", config.threads, 1)
-    if config.threads > MOST_THREADS:
-        raise BadInput(f"threads={config.threads}: expected at most {MOST_THREADS}")
+    for key, most in MOST.items():
+        within(key, getattr(config, key), 1, most)
+    ops = config.microbatches * (config.stages + 1)
+    if ops > MOST_OPS:
+        raise BadInput(
+            f"microbatches={config.microbatches} through {config.stages + 1} stages are {ops} "
+            f"forwards an iteration: expected at most {MOST_OPS}; raise batch and lower "
+            "microbatches"
+        )
     at_least("validation.every", config.validation.every, 0)
-    at_least("validation.microbatches", config.validation.microbatches, 1)
+    within("validation.microbatches", config.validation.microbatches, 1, MOST["microbatches"])
     at_least("resume.every", config.resume.every, 0)
     if config.checkpoint.every is not None:
         at_least("checkpoint.every", config.checkpoint.every, 1)
@@ -126,11 +148,9 @@ def recomputed(recompute: Any, stages: int) -> frozenset[int]:
 
 def _model(model: ModelConfig) -> None:
     check_known("model.family", model.family, FAMILIES)
-    for key in ("width", "heads", "blocks", "context"):
-        at_least(f"model.{key}", getattr(model, key), 1)
-    for key in ("kv_heads", "hidden", "vocabulary"):
+    for key, most in MOST_OF_MODEL.items():
         if getattr(model, key) is not None:
-            at_least(f"model.{key}", getattr(model, key), 1)
+            within(f"model.{key}", getattr(model, key), 1, most)
     if not 0.0 <= model.dropout < 1.0 or math.isnan(model.dropout):
         raise BadInput(f"model.dropout={model.dropout}: expected a probability in [0, 1)")
     if model.width % model.heads:

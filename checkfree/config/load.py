@@ -122,6 +122,9 @@ def _options_apart(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     spec = STRATEGIES.get(str(section.get("name", RecoveryConfig.name)))
     ours = {f.name for f in dataclasses.fields(RecoveryConfig) if not f.metadata.get("internal")}
     apart = {*section} - ours if spec is None else {*section} & spec.apart
+    if not isinstance(section.get("options") or {}, Mapping):
+        told = written(section["options"])
+        raise BadInput(f"recovery.options={told}: expected keys, as in recovery.options.by=0.5")
     options = {**(section.get("options") or {}), **{key: section[key] for key in apart}}
     kept = {key: value for key, value in section.items() if key not in apart}
     return {**tree, "recovery": {**kept, **({"options": options} if options else {})}}
@@ -171,21 +174,26 @@ def find(path: str | Path) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        tree = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else None
+        node = yaml.compose(text, yaml.SafeLoader)
+        keys = isinstance(node, yaml.MappingNode)  # OmegaConf asserts it, or makes it one
+        tree = OmegaConf.to_container(OmegaConf.create(text)) if keys else None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: cannot be read: {error}") from None
     except (YAMLError, OmegaConfBaseException, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise BadInput(f"{path}: not YAML: {reason}") from None
     if not isinstance(tree, dict):
-        raise BadInput(f"{path}: expected keys and values, got {type(tree).__name__}")
-    return _as_written(tree, yaml.compose(text, yaml.SafeLoader), "")
+        got = "a list" if isinstance(node, yaml.SequenceNode) else "a value" if node else "nothing"
+        raise BadInput(f"{path}: expected keys and values, got {got}")
+    return _as_written(tree, node, "")
 
 
 def _as_written(tree: dict[Any, Any], node: yaml.Node | None, prefix: str) -> dict[str, Any]:
     """With the values of text keys as they stand in the file: YAML takes 0123 for 83."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else ()
     for key, value in pairs:
+        if not isinstance(key, yaml.ScalarNode):
+            continue  # of which none is ours
         inner, path = tree.get(key.value), f"{prefix}{key.value}"
         if isinstance(inner, dict):
             tree[key.value] = _as_written(inner, value, f"{path}.")
@@ -266,7 +274,7 @@ def _value(key: str, text: str) -> Any:
     try:
         found = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
         return found["value"]  # type: ignore[call-overload, index]
-    except (YAMLError, OmegaConfBaseException, RecursionError):
+    except (YAMLError, OmegaConfBaseException, RecursionError, UnicodeError):
         raise BadInput(f"{key}={text}: the value is not YAML; put quotes around text") from None
 
 

@@ -80,6 +80,7 @@ def _number(value: Any) -> float:
 def _text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise TypeError
+    str(value).encode()  # or it could be written to no file: a UnicodeEncodeError is a ValueError
     return str(value)
 
 

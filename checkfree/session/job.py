@@ -36,6 +36,7 @@ from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import Blueprint, of_family, of_modules
 from checkfree.session.due import DueFailures
 from checkfree.session.initial import USER, Initial, first_batch, kept, taken_over
+from checkfree.session.memory import check_fits
 from checkfree.session.sizes import OWN, named_sizes
 from checkfree.session.terms import scheduler_of
 from checkfree.worker import Batches, WorkerContext
@@ -98,11 +99,15 @@ def any_config(
     return replace(made, out=placed(made.out, "run"))
 
 
-def of_config(config: Config, folder: Path, listeners: Sequence[Listener]) -> Job:
-    """A built-in model on configured data. Raises BadInput, also for a Config made by hand that no
-    run can take."""
+def of_config(
+    config: Config, folder: Path, listeners: Sequence[Listener], *, whole: bool = True
+) -> Job:
+    """A built-in model on configured data. ``whole``: this machine trains all of its stages.
+    Raises BadInput, also for a Config made by hand that no run can take."""
     check(config)
     scheduler_of(config)  # before anything is written
+    if whole:
+        check_fits(config)
     context, batch = config.model.context, config.batch
     data = open_data(config.data, context=context, batch=batch, seed=config.seed)
     blueprint, about = of_family(config, data.vocabulary), data.describe()

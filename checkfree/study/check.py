@@ -14,6 +14,7 @@ from checkfree.failures import CLOCK, is_trace_file
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.due import DueFailures
 from checkfree.session.job import of_config
+from checkfree.session.memory import check_fits
 from checkfree.session.rehearsal import setting, strikes
 from checkfree.study.folders import Records
 from checkfree.study.plan import Cell
@@ -30,9 +31,11 @@ def check_values(cells: Sequence[Cell]) -> None:
                 DueFailures(cell.config)
 
 
-def check_buildable(cells: Sequence[Cell]) -> Mapping[str, Any]:
+def check_buildable(cells: Sequence[Cell], at_once: int) -> Mapping[str, Any]:
     """What the records of these cells will say of their data, after all has been built once that
-    a run is built of. Opens the data, and so fills their cache. Raises BadInput."""
+    a run is built of, and there is memory for so many ``at_once``. Opens the data, and so fills
+    their cache. Raises BadInput."""
+    check_fits(cells[0].config, min(at_once, len(cells)))
     job = of_config(cells[0].config, cells[0].folder, ())
     for cell in _columns(cells):
         with _named(cell):

@@ -141,7 +141,7 @@ def train_missing(request: ComparisonRequest, watcher: Watcher) -> Mapping[str, 
     others. Raises BadInput before anything is trained."""
     tree = base(request.source, request.words)
     cells = _cells(request, tree)
-    _check_data(_standings(cells, request), cells)
+    _check_data(_standings(cells, request), cells, request.options)
     with _alone(request):
         found = _standings(cells, request)
         study = _study(request, cells, tree)
@@ -194,9 +194,10 @@ def _make(folder: Path, option: str) -> None:
         raise BadInput(f"{option}={folder} cannot be written: {reason}; give another") from None
 
 
-def _check_data(found: Mapping[str, CellStanding], cells: Sequence[Cell]) -> None:
+def _check_data(found: Mapping[str, CellStanding], cells: Sequence[Cell], options: Options) -> None:
     rest = [cell for cell in cells if found[cell.place].state is not State.DONE]
-    expected = check.check_buildable(rest) if rest else None
+    room = slots(options.workers, options.devices, cells[0].config)
+    expected = check.check_buildable(rest, len(room)) if rest else None
     check.check_data({place: s.records for place, s in found.items() if s.records}, expected)
 
 

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkfree.config.load import as_section, split
-from checkfree.core.errors import BadInput
+from checkfree.core.errors import BadInput, within
 from checkfree.plugins import known
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.report.study.model import REFERENCE
+
+MOST = 1000
+"""Seeds, and runs at a time."""
 
 LIST = ("strategies", "rates", "devices")
 """Options that may be given as one text with commas."""
@@ -79,10 +82,10 @@ def _percent(rate: Any) -> float:
 
 
 def _check(options: Options) -> None:
-    for key, least in (("seeds", 1), ("workers", 1)):
+    for key in ("seeds", "workers"):
         value = getattr(options, key)
-        if value is not None and value < least:
-            raise BadInput(f"{key}={value}: expected a whole number of at least {least}")
+        if value is not None:
+            within(key, value, 1, MOST)
     if not options.strategies:
         raise BadInput("strategies is empty: name one, as in strategies=checkfree,checkpoint")
     for rate in options.rates:

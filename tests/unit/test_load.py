@@ -390,7 +390,7 @@ def test_values_that_no_run_can_take(words: str, parts: list[str]) -> None:
     ("content", "part"),
     [
         (b"a: [1,\n  b: {", "not YAML"),
-        (b"- 1\n- 2\n", "expected keys and values, got list"),
+        (b"- 1\n- 2\n", "expected keys and values, got a list"),
         (b"", "expected keys and values"),
         (b"\xff\xfe\x00", "cannot be read"),
         (b"1: 3\n", "unknown key 1"),

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from checkfree.config.load import load
 from checkfree.core.config import Config
 from checkfree.models.families import family
+from checkfree.session import memory
+from checkfree.session.memory import available, room_for, seat_bytes
 from checkfree.session.sizes import own_sizes
-from checkfree.session.swarm import memory
-from checkfree.session.swarm.memory import available, room_for, seat_bytes
 
 GiB = 1 << 30
 MEMINFO = f"MemTotal: {16 * GiB // 1024} kB\nMemAvailable: {8 * GiB // 1024} kB\n"

@@ -42,10 +42,10 @@ from checkfree.runtime.swarm.transport.lanes import Lane
 from checkfree.runtime.swarm.transport.network_thread import JoinRequest
 from checkfree.runtime.swarm.transport.streams import Endpoint
 from checkfree.session.job import of_config
+from checkfree.session.memory import FIRST_BYTES
 from checkfree.session.swarm import member
 from checkfree.session.swarm.launched import device_here
 from checkfree.session.swarm.member import NodeOptions, StartAgain, node_of, prepared
-from checkfree.session.swarm.memory import FIRST_BYTES
 from tests.process.command import prepare
 
 SECRET, OTHER = bytes(range(16)), bytes(16)

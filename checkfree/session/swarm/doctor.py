@@ -20,8 +20,8 @@ from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.units import render_bytes
 from checkfree.session.job import of_config
+from checkfree.session.memory import FIRST_BYTES, available, seat_bytes
 from checkfree.session.sizes import own_sizes
-from checkfree.session.swarm.memory import FIRST_BYTES, available, seat_bytes
 from checkfree.session.terms import seats
 
 PACKAGES = ("torch", "numpy", "hivemind", "uvloop", "safetensors")
@@ -94,7 +94,7 @@ def _open_files() -> str:
 
 
 def _data(config: Config) -> str:
-    about = of_config(config, Path(config.out), ()).data
+    about = of_config(config, Path(config.out), (), whole=False).data
     tokens = f"{about['train_tokens']:,} tokens, {about['validation_tokens']:,} for validation"
     return f"{about['name']}, {tokens}"
 

@@ -59,13 +59,14 @@ def be(shared: ForkResources, await_request: Callable[[], SpawnRequest], spare: 
 
 def _fresh(order: Mapping[str, Any]) -> Job:
     config = permitted(any_config(order["config"]), order.get("allow", ()))
-    return of_config(config, Path(order["folder"]), ())
+    return of_config(config, Path(order["folder"]), (), whole="join_server" not in order)
 
 
 def _resumed(order: Mapping[str, Any]) -> Job:
     path = folders.existing(Path(order["folder"]))
     config = permitted(any_config(order["config"]), order.get("allow", ()))
-    job = of_config(with_trace(config, path / folders.TRACE), path, ())
+    config = with_trace(config, path / folders.TRACE)
+    job = of_config(config, path, (), whole="join_server" not in order)
     check_same(job, read(path))
     return job
 

@@ -54,8 +54,8 @@ from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import of_family
 from checkfree.session.job import Feeds, any_config, of_config
+from checkfree.session.memory import available, room_for, seat_bytes
 from checkfree.session.swarm.limits import limits_of
-from checkfree.session.swarm.memory import available, room_for, seat_bytes
 from checkfree.session.swarm.release import PACKAGE, offered, packages_of, release
 from checkfree.session.terms import seats
 from checkfree.worker import StageWorker, WorkerContext
@@ -160,7 +160,7 @@ def prepared(
 def _feeds(config: Config, expected: Mapping[str, Any]) -> Feeds:
     """The run's data, if they are here. Raises BadInput."""
     try:
-        job = of_config(config, Path(), ())
+        job = of_config(config, Path(), (), whole=False)
     except BadInput as error:
         raise BadInput(f"{error} (on this machine: --data-path gives where the data are)") from None
     if json.loads(json.dumps(job.data)) != expected:

@@ -8,8 +8,11 @@ from pathlib import Path, PurePosixPath
 
 from checkfree.config.check import recomputed
 from checkfree.core.config import Config, RecoveryConfig
+from checkfree.core.errors import BadInput
 from checkfree.core.formats import SIGNS
 from checkfree.core.ops import Address
+from checkfree.core.units import render_bytes
+from checkfree.data.tokenizers import open_tokenizer
 from checkfree.pipeline import peak_losses, peak_stash
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.options import SHADOW_FORMATS
@@ -76,6 +79,31 @@ def _held(recovery: RecoveryConfig, sizes: Sizes, stage: int) -> int:
     how = SHADOW_FORMATS[recovery.shadow_format]
     held = SIGNS_HELD * sizes.params[stage] if how == SIGNS else sizes.packed[how][stage]
     return int(held) * (2 if stage == 0 else 1)
+
+
+def least_bytes(config: Config) -> int:
+    """What a run takes in one process at the very least: of every seat weights, gradients and
+    moments, and of one microbatch all that its loss is taken of, with the gradient by it."""
+    sizes = own_sizes(config)
+    states = sum(map(sum, zip(sizes.params, sizes.params, sizes.moments, strict=True)))
+    vocabulary = config.model.vocabulary or open_tokenizer(config.data.tokenizer).vocabulary
+    logits = 4 * config.batch * config.model.context * vocabulary
+    return config.replicas * states + 2 * logits
+
+
+def check_fits(config: Config, at_once: int = 1) -> None:
+    """Raise BadInput if this machine has not the memory for so many of these runs ``at_once``. A
+    CUDA device tells by itself that it is full."""
+    if any(device != "cpu" for device in config.devices):
+        return
+    wanted, free = at_once * least_bytes(config), available()
+    if wanted > free:
+        runs = f" for {at_once} runs at once" if at_once > 1 else ""
+        raise BadInput(
+            f"at least {render_bytes(wanted)} of memory{runs}, and {render_bytes(free)} are "
+            f"available: lower {'--workers, ' if at_once > 1 else ''}batch, model.context or "
+            "model.width, or spread the stages over machines by checkfree swarm"
+        )
 
 
 def room_for(config: Config, available: int) -> int:
