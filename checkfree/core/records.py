@@ -35,13 +35,15 @@ class Record:
 
 @dataclass(frozen=True)
 class ConfigRecord(Record):
-    """First line of a run: all that it takes to run it again."""
+    """First line of a run: all that it takes to run it again. ``text`` has the counts of
+    ``TextCounts``: what was read of the data, skipped, dropped; {} where nobody counted."""
 
     kind = "config"
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     data: Mapping[str, Any]
     parameters: int
+    text: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

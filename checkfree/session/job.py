@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +53,8 @@ class Job:
     """Of the tokenizer, where there is one."""
     devices: tuple[str, ...] = ()
     """Of this machine, if not the configuration's."""
+    text: Mapping[str, Any] = field(default_factory=dict)
+    """What the records say of their text: what was read, skipped, dropped."""
 
     @cached_property
     def due(self) -> DueFailures:
@@ -68,7 +70,11 @@ class Job:
     def config_record(self) -> ConfigRecord:
         """The first record of the run."""
         return ConfigRecord(
-            to_tree(self.config), versions_of(self.config), self.data, self.blueprint.parameters
+            to_tree(self.config),
+            versions_of(self.config),
+            self.data,
+            self.blueprint.parameters,
+            self.text,
         )
 
 
@@ -96,7 +102,16 @@ def of_config(config: Config, folder: Path, listeners: Sequence[Listener]) -> Jo
     data = open_data(config.data, context=context, batch=batch, seed=config.seed)
     feeds: Feeds = {Purpose.TRAIN: data.train, Purpose.VALIDATE: data.validation}
     blueprint = of_family(config, data.vocabulary)
-    return Job(config, folder, blueprint, feeds, data.describe(), listeners, data.vocabulary)
+    return Job(
+        config,
+        folder,
+        blueprint,
+        feeds,
+        data.describe(),
+        listeners,
+        data.vocabulary,
+        text=data.text(),
+    )
 
 
 def of_users(
