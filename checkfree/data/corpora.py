@@ -12,6 +12,7 @@ import stat
 import sysconfig
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -133,16 +134,23 @@ def find_files(
     """Files of a wanted name in ``root`` and the folders below that are entered, sorted.
 
     Nothing hidden, and no ``__pycache__``. ``links``: links to folders are followed. Each folder
-    is entered once, and each file found once, by the first of its names, those without a link to
-    a folder before all others. Raises BadInput for a folder that can't be read.
+    is entered once, none that ``root`` itself lies in, and each file found once, by the first of
+    its names, those without a link to a folder before all others. Raises BadInput for a folder that
+    can't be read.
     """
+    above = set[tuple[int, int]]()
+    for folder in Path(os.path.realpath(root)).parents:
+        with suppress(OSError):  # then no link leads there either
+            above.add(_key(os.stat(folder)))
     near, linked = deque([(root, "", False)]), deque[tuple[Path, str, bool]]()
     entries, skipped, seen = [], [], set[tuple[int, int]]()
     while near or linked:
         folder, prefix, by_link = (near or linked).popleft()
         with reading(folder):
             key = _key(os.stat(folder))
-            names = [] if key in seen else sorted(os.listdir(folder))
+            names = [] if key in seen or key in above else sorted(os.listdir(folder))
+        if key in above:
+            skipped.append(Skipped("link to a folder around it"))
         seen.add(key)
         for name in names:
             if name[0] == "." or name == "__pycache__":

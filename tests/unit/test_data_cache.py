@@ -182,6 +182,17 @@ def test_with_a_progress_it_cannot_read_it_starts_again(tmp_path, content):
     assert same(finished(tmp_path)[0], WHOLE)
 
 
+@pytest.mark.parametrize("side", ["train", "validation"])
+@pytest.mark.parametrize(("field", "by"), [("tokens", -1), ("documents", -1), ("documents", 1)])
+def test_with_a_progress_that_fits_nothing_it_starts_again(tmp_path, side, field, by):
+    killed(tmp_path, 23)
+    progress = json.loads((tmp_path / "progress.json").read_text())
+    progress[side][field] += by
+    (tmp_path / "progress.json").write_text(json.dumps(progress))
+    split, texts = finished(tmp_path)
+    assert same(split, WHOLE) and len(texts) == len(DOCUMENTS)
+
+
 @pytest.mark.parametrize("changed", [DOCUMENTS[1:], DOCUMENTS[:3], [Document(b"new"), *DOCUMENTS]])
 def test_if_the_text_changed_meanwhile_it_starts_again(tmp_path, changed):
     killed(tmp_path, 23)

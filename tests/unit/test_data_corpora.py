@@ -230,11 +230,27 @@ def test_links_in_a_circle_end(tmp_path):
     assert names(text(str(tmp_path / "text"), 0.5)) == ["a.txt", "aside/c.txt", "sub/b.txt"]
 
 
+def test_a_link_to_a_folder_around_it_is_not_followed(tmp_path):
+    fill(tmp_path, {"deep/text/a.txt": "one", "deep/b.txt": "two", "c.txt": "three"})
+    (tmp_path / "deep/text/up").symlink_to("..")
+    (tmp_path / "deep/text/further").symlink_to(tmp_path)
+    corpus = text(str(tmp_path / "deep/text"), 0.5)
+    assert names(corpus) == ["a.txt"]
+    assert skipped(corpus) == {"link to a folder around it": 2}
+
+
 @pytest.mark.parametrize("link", ["a", "z"])
 def test_a_file_has_its_own_name_rather_than_that_of_a_link(tmp_path, link):
     fill(tmp_path, {"m/text.txt": "one"})
     (tmp_path / link).symlink_to("m")
     assert names(text(str(tmp_path), 0.5)) == ["m/text.txt"]
+
+
+def test_a_file_that_a_linked_folder_has_too_keeps_its_name(tmp_path):
+    fill(tmp_path, {"text/m/a.txt": "one", "other/b.txt": "two"})
+    os.link(tmp_path / "text/m/a.txt", tmp_path / "other/a.txt")
+    (tmp_path / "text/first").symlink_to("../other")
+    assert names(text(str(tmp_path / "text"), 0.5)) == ["first/b.txt", "m/a.txt"]
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])

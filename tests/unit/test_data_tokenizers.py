@@ -9,6 +9,7 @@ import pytest
 
 from checkfree.core.errors import BadInput
 from checkfree.core.text_counts import Amount
+from checkfree.data import tokenizers
 from checkfree.data.tokenizers import open_tokenizer
 
 WORDS = {"[UNK]": 0, "to": 1, "be": 2, "or": 3, "not": 4}
@@ -159,6 +160,13 @@ def test_other_text_has_the_tokens_that_it_always_had(tmp_path, kind):
     assert [tokens[:-1].tolist() for tokens in found] == expected
     assert tokenizer.separator == raw.token_to_id("<|endoftext|>")
     assert tokenizer.vocabulary == max(raw.get_vocab().values()) + 1
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_a_file_is_taken_as_it_is_where_that_will_do(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(tokenizers, "_without", None)
+    _, tokenizer = trained(tmp_path, kind)
+    assert tokenizer.encode([PROSE.encode()]).counts.separators == 0
 
 
 def test_a_merge_that_makes_a_special_token_makes_none(tmp_path):
@@ -318,6 +326,18 @@ def test_what_a_normalizer_takes_away_is_counted(tmp_path):
 
     _, tokenizer = trained(tmp_path, "wordpiece", cleaned)
     assert changed(tokenizer, "the \u200btext\0", "of  it\n") == {"dropped": Amount(1, 4)}
+
+
+def test_a_space_that_is_put_before_a_text_is_none_of_it(tmp_path):
+    def spaced(tree):
+        tree["pre_tokenizer"]["add_prefix_space"] = True
+        model = tree["model"]
+        model["merges"] = [pair for pair in model["merges"] if "Ġ" not in "".join(pair)]
+        del model["vocab"]["Ġ"]
+
+    _, tokenizer = trained(tmp_path, "bpe", spaced)
+    assert changed(tokenizer, "thetext") == {}
+    assert changed(tokenizer, "the text") == {"dropped": Amount(1, 1)}
 
 
 def test_a_prefix_for_each_word_hides_no_loss(tmp_path):

@@ -41,8 +41,8 @@ LINE = (
     "12 documents (2.9 KiB) read; skipped 2 binary (2.0 KiB), 1 hidden; 17 B in 3 documents "
     "unknown to the tokenizer; 2 B in 1 document dropped by the tokenizer; 1 B in 1 document "
     "replaced by ?; spellings of special tokens read as text: '<|endoftext|>' 3 times, '</s>' "
-    "once, 'a' once, others 2 times; the separator stands 2 times within documents: their text holds what it is "
-    "written like"
+    "once, 'a' once, others 2 times; the separator stands 2 times within documents: their text "
+    "holds what it is written like"
 )
 ALONE = "no separator between documents (data.separator names a token)"
 
