@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         View,
     )
     from checkfree.core.records import read
-    from checkfree.data.documents import Corpus, Document
+    from checkfree.data.documents import Corpus, Document, Skipped
     from checkfree.failures import Failure
     from checkfree.failures.samplers import Setting
     from checkfree.messages.tensors import StageState
@@ -83,6 +83,7 @@ __all__ = [
     "Schedule",
     "Setting",
     "Simulation",
+    "Skipped",
     "Source",
     "StageState",
     "Strategy",
@@ -125,7 +126,7 @@ _MODULES = {
     "pipeline.routes": "neighbours",
     "failures.samplers": "Setting",
     "failures": "Failure",
-    "data.documents": "Corpus Document",
+    "data.documents": "Corpus Document Skipped",
     "simulator.fleet": "Fleet Link",
 }
 """The modules below ``checkfree`` that the public names are of."""

@@ -26,6 +26,7 @@ from checkfree.core.records import (
     ResumeRecord,
     ValidationRecord,
 )
+from checkfree.core.text_counts import render_text
 from checkfree.core.units import render_bytes, render_seconds, render_utc
 
 EVENTS = 10
@@ -74,6 +75,9 @@ class Display:
     def __call__(self, record: Record) -> None:
         """Take in one record."""
         match record:
+            case ConfigRecord():
+                if line := render_text(record.data, record.text):
+                    self._say(Text(line, style="yellow"))
             case IterationRecord():
                 self._iteration(record)
             case ValidationRecord():

@@ -27,6 +27,10 @@ class DataConfig:
     tokenizer: str = "bytes"
     """``bytes``, or the path of a Hugging Face ``tokenizer.json``."""
 
+    separator: Optional[str] = None
+    """The token of the ``tokenizer.json`` that ends a document, such as ``<|eot_id|>``; None: the
+    one that the file puts after a text, else a usual one that it has."""
+
     text_field: str = "text"
     """The column that holds the text, for ``jsonl``, ``parquet`` and Hugging Face data."""
 

@@ -3,7 +3,6 @@ those that can be. The command line turns them into one line."""
 
 from __future__ import annotations
 
-
 LONGEST = 1000
 """Letters of what is told. What is wrong stands at its beginning, the mend at its end."""
 

@@ -39,7 +39,8 @@ class Record:
 
 @dataclass(frozen=True)
 class ConfigRecord(Record):
-    """First line of a run: all that it takes to run it again."""
+    """First line of a run: all that it takes to run it again. ``text`` has the counts of
+    ``TextCounts``: what was read of the data, skipped, dropped; {} where nobody counted."""
 
     kind = "config"
     config: Mapping[str, Any]
@@ -48,6 +49,7 @@ class ConfigRecord(Record):
     parameters: int
     init: Mapping[str, Any] = field(default_factory=dict, metadata=SPARSE)
     """The run whose state it begins with, see :mod:`checkfree.session.initial`."""
+    text: Mapping[str, Any] = field(default_factory=dict, metadata=SPARSE)
 
 
 @dataclass(frozen=True)

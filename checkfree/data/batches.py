@@ -26,7 +26,7 @@ from torch import Tensor
 from checkfree.core.errors import BadInput
 from checkfree.core.units import derive
 from checkfree.data.tokenizers import Tokens
-from checkfree.data.tokens import Split
+from checkfree.data.tokens import Check, Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,33 +78,46 @@ class Data:
             "documents": None if self.split.documents is None else list(self.split.documents),
         }
 
+    def text(self) -> dict[str, object]:
+        """What a run's records say of the text itself: what was read, skipped, dropped, as
+        ``TextCounts`` has it; {} if nobody counted."""
+        return {} if self.split.counts is None else self.split.counts.plain()
+
     def train(self, iteration: int, microbatch: int) -> Tensor:
         """Training tokens, int64 (batch, context + 1): inputs ``[:, :-1]``, targets ``[:, 1:]``.
 
-        Raises BadInput if a token of a ``bin`` is not below the vocabulary.
+        Raises BadInput if a token is not below the vocabulary, or a file of them is damaged.
         """
         span = self.train_tokens - self.context
         draws = (derive(self.seed, "data", iteration, microbatch, row) for row in range(self.batch))
-        return self._windows(self.split.train, [draw % span for draw in draws])
+        return self._windows(
+            self.split.checks[0], self.split.train, [draw % span for draw in draws]
+        )
 
     def validation(self, iteration: int, microbatch: int) -> Tensor:
         """Validation tokens, int64 (batch, context + 1), the same for every iteration.
 
-        Raises BadInput if a token of a ``bin`` is not below the vocabulary.
+        Raises BadInput if a token is not below the vocabulary, or a file of them is damaged.
         """
         count = (self.validation_tokens - 1) // self.context
         step = _spread(count)
         numbers = range(microbatch * self.batch, (microbatch + 1) * self.batch)
         starts = [number * step % count * self.context for number in numbers]
-        return self._windows(self.split.validation, starts)
+        return self._windows(self.split.checks[1], self.split.validation, starts)
 
-    def _windows(self, tokens: Tokens, starts: Sequence[int]) -> Tensor:
+    def _windows(self, check: Check, tokens: Tokens, starts: Sequence[int]) -> Tensor:
+        for start in starts:
+            check(start, start + self.context + 1)
         rows = [tokens[start : start + self.context + 1] for start in starts]
         windows = np.stack(rows).astype(np.int64)
         if windows.max() >= self.vocabulary:
+            file = getattr(tokens, "filename", f"data.name {self.name}")  # of what is mapped
+            mend = "mend the vocabulary in its sidecar"
+            if self.name != "bin":
+                mend = "delete its folder, and the text is tokenized again"
             raise BadInput(
-                f"data.name {self.name}: token {windows.max()} in the text, expected tokens below "
-                f"the vocabulary of {self.vocabulary}; mend the vocabulary in its sidecar"
+                f"{file}: token {windows.max()} in the text, expected tokens below the vocabulary "
+                f"of {self.vocabulary}; {mend}"
             )
         return torch.from_numpy(windows)
 

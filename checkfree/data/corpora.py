@@ -6,15 +6,20 @@ pieces, cut at line ends, that share its name and so its side.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 import sysconfig
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from checkfree.core.errors import BadInput
-from checkfree.data.documents import Corpus, Document
+from checkfree.data.documents import Corpus, Document, Skipped
+from checkfree.data.reading import kind_of, local_path, look_at, reading
 
 PIECE_BYTES = 8 * 2**20
 LINE_BYTES = 4096
@@ -29,10 +34,34 @@ _STDLIB_SKIPPED_FILES = ("_sysconfigdata_", "sitecustomize", "usercustomize")
 
 @dataclass(frozen=True)
 class File:
-    """A file, and its name relative to the corpus: ``/`` between parts on every system."""
+    """A file as it was found, and its name relative to the corpus: ``/`` between parts on every
+    system."""
 
     name: str
     path: Path
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What there is of a corpus, in the order of its names, and what is left out of it."""
+
+    files: list[File]
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when a file is added, moved, resized or written; no text was read for it."""
+        return "\n".join(
+            f"{os.path.abspath(file.path)} {file.name} {file.size} {file.mtime_ns}"
+            for file in self.files
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(file.size for file in self.files)
 
 
 def stdlib(root: Path | None = None) -> Corpus:
@@ -41,13 +70,13 @@ def stdlib(root: Path | None = None) -> Corpus:
     ``root``: another folder to read as one. Raises BadInput where Python came without sources.
     """
     folder = root or Path(sysconfig.get_path("stdlib"))
-    files = find_files(folder, _is_library, _is_library_folder)
-    if not files:
+    found = find_files(folder, _is_library, _is_library_folder, links=False)
+    if not found.files:
         raise BadInput(
             "data.name stdlib: this Python came without the sources of its standard library, "
             "expected .py files; use data.name text with data.path"
         )
-    return Corpus(fingerprint(files), total_size(files), lambda: _read_library(files))
+    return Corpus(found.fingerprint, found.size, lambda: _read_library(found.files))
 
 
 def text(path: str | None, share: float) -> Corpus:
@@ -56,67 +85,106 @@ def text(path: str | None, share: float) -> Corpus:
     A lone file has nothing to split by, so its last ``share``, from a line end on, is validation.
     Raises BadInput if the path is missing or has no text, and when read, if text is not UTF-8.
     """
-    files = local_files("text", path, ())
-    if files[0].path == Path(path or "").expanduser():
-        return Corpus(
-            fingerprint(files), total_size(files), lambda: _read_lone_file(files[0].path, share)
-        )
-    return Corpus(fingerprint(files), total_size(files), lambda: _read_files(files))
+    found, lone = local_files("text", path, ())
+    identity = found.fingerprint
+    if any(file.size > PIECE_BYTES for file in found.files):
+        identity += "\nequal pieces of a file are kept"  # older tokens may lack them
+    if lone:
+        return Corpus(identity, found.size, lambda: _read_lone_file(found.files[0], share))
+    return Corpus(identity, found.size, lambda: _read_files(found))
 
 
-def local_files(kind: str, path: str | None, suffixes: tuple[str, ...]) -> list[File]:
-    """The file at ``path``, or those below it that end in one of ``suffixes`` (none: all), sorted.
+def local_files(kind: str, path: str | None, suffixes: tuple[str, ...]) -> tuple[Listing, bool]:
+    """The file at ``path``, or those below it that end in one of ``suffixes`` (none: all), sorted;
+    and whether it is that file alone.
 
-    Raises BadInput if there is no path, nothing there, or no such file.
+    Raises BadInput if there is no path, nothing there that can be read, or no such file.
     """
     if not path:
         raise BadInput(f"data.path is not set, expected a file or folder for data.name {kind}")
-    root = Path(path).expanduser()
-    if root.is_file():
-        return [File(root.name, root)]
-    if not root.is_dir():
+    root = local_path("data.path", path)
+    there = look_at(root)
+    if there is None:
+        what = "a link that leads nowhere" if root.is_symlink() else "nothing there"
+        raise BadInput(f"data.path {path}: {what}, expected a file or folder; check the path")
+    if stat.S_ISREG(there.st_mode):
+        return Listing([File(root.name, root, there.st_size, there.st_mtime_ns)]), True
+    if not stat.S_ISDIR(there.st_mode):
         raise BadInput(
-            f"data.path {path}: nothing there, expected a file or folder; check the path"
+            f"data.path {path}: {kind_of(there)}, expected a file or folder, which can be read "
+            "more than once; copy what it gives into a file"
         )
-    files = find_files(root, lambda name: not suffixes or name.endswith(suffixes))
-    if not files:
+    found = find_files(root, lambda name: not suffixes or name.endswith(suffixes))
+    if not found.files:
         wanted = " or ".join(suffixes) or "text"
         raise BadInput(
             f"data.path {path}: no file for data.name {kind} in this folder, expected {wanted} "
             "files; check the path or data.name"
         )
-    return files
+    return found, False
 
 
 def find_files(
-    root: Path, wanted: Callable[[str], bool], entered: Callable[[str], bool] = lambda _: True
-) -> list[File]:
+    root: Path,
+    wanted: Callable[[str], bool],
+    entered: Callable[[str], bool] = lambda _: True,
+    *,
+    links: bool = True,
+) -> Listing:
     """Files of a wanted name in ``root`` and the folders below that are entered, sorted.
 
-    Nothing hidden, and no ``__pycache__``.
+    Nothing hidden, and no ``__pycache__``. ``links``: links to folders are followed. Each folder
+    is entered once, none that ``root`` itself lies in, and each file found once, by the first of
+    its names, those without a link to a folder before all others. Raises BadInput for a folder that
+    can't be read.
     """
-    found = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [f for f in folders if f[0] != "." and f != "__pycache__" and entered(f)]
+    above = set[tuple[int, int]]()
+    for folder in Path(os.path.realpath(root)).parents:
+        with suppress(OSError):  # then no link leads there either
+            above.add(_key(os.stat(folder)))
+    near, linked = deque([(root, "", False)]), deque[tuple[Path, str, bool]]()
+    entries, skipped, seen = [], [], set[tuple[int, int]]()
+    while near or linked:
+        folder, prefix, by_link = (near or linked).popleft()
+        with reading(folder):
+            key = _key(os.stat(folder))
+            names = [] if key in seen or key in above else sorted(os.listdir(folder))
+        if key in above:
+            skipped.append(Skipped("link to a folder around it"))
+        seen.add(key)
         for name in names:
-            path = Path(folder, name)
-            if name[0] != "." and wanted(name) and os.path.isfile(path):
-                found.append(File(path.relative_to(root).as_posix(), path))
-    return sorted(found, key=lambda file: file.name)
+            if name[0] == "." or name == "__pycache__":
+                skipped.append(Skipped("hidden"))
+                continue
+            path = folder / name
+            found = look_at(path)
+            if found is None:
+                if not path.is_symlink():
+                    raise BadInput(f"{path}: was taken away while its folder was listed; try again")
+                skipped.append(Skipped("broken link"))
+            elif stat.S_ISREG(found.st_mode):
+                if wanted(name):
+                    entries.append((by_link, f"{prefix}{name}", path, found))
+                else:
+                    skipped.append(Skipped("of another name", bytes=found.st_size))
+            elif not stat.S_ISDIR(found.st_mode):
+                skipped.append(Skipped("special"))
+            elif entered(name):
+                is_link = path.is_symlink()
+                if links or not is_link:
+                    (linked if is_link else near).append(
+                        (path, f"{prefix}{name}/", by_link or is_link)
+                    )
+    files = dict[tuple[int, int], File]()
+    for _, name, path, found in sorted(entries, key=lambda entry: entry[:2]):
+        file = File(name, path, found.st_size, found.st_mtime_ns)
+        if files.setdefault(_key(found), file) is not file:
+            skipped.append(Skipped("the same file again"))
+    return Listing(sorted(files.values(), key=lambda file: file.name), tuple(skipped))
 
 
-def fingerprint(files: list[File]) -> str:
-    """Changes when a file is added, moved, resized or written; reads no text."""
-    stats = [(file, file.path.stat()) for file in files]
-    return "\n".join(
-        f"{os.path.abspath(file.path)} {file.name} {stat.st_size} {stat.st_mtime_ns}"
-        for file, stat in stats
-    )
-
-
-def total_size(files: list[File]) -> int:
-    """Bytes on disk."""
-    return sum(file.path.stat().st_size for file in files)
+def _key(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def _is_library(name: str) -> bool:
@@ -127,38 +195,54 @@ def _is_library_folder(name: str) -> bool:
     return name not in _STDLIB_SKIPS and not name.startswith("config-")
 
 
-def _read_library(files: list[File]) -> Iterator[Document]:
+def _read_library(files: list[File]) -> Iterator[Document | Skipped]:
+    """Each text once, and no empty one: that much of it is the same in all Pythons."""
+    seen = set[bytes]()
     for file in files:
-        for piece in _pieces(file.path):
-            if _undecodable(piece) is None:
+        for _, piece in _pieces(file, 0, file.size):
+            if _undecodable(piece) is not None:
+                yield Skipped("not UTF-8", bytes=len(piece))
+            elif (digest := hashlib.sha256(piece).digest()) not in seen:
+                seen.add(digest)
                 yield Document(piece, file.name)
 
 
-def _read_files(files: list[File]) -> Iterator[Document]:
-    for file in files:
-        for start, piece in enumerate(_pieces(file.path)):
+def _read_files(found: Listing) -> Iterator[Document | Skipped]:
+    yield from found.skipped
+    for file in found.files:
+        empty = True
+        for start, piece in _pieces(file, 0, file.size):
+            empty = False
             if start == 0 and b"\0" in piece[:8192]:
+                yield Skipped("binary", bytes=file.size)
                 break
-            yield Document(_checked(piece, file.path), file.name)
+            yield Document(_checked(piece, file.path, start), file.name, whole=file.name)
+        if empty:
+            yield Skipped("empty")
 
 
-def _read_lone_file(path: Path, share: float) -> Iterator[Document]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        middle = _cut(file, size - round(size * share))
-    for piece in _pieces(path, 0, middle):
-        yield Document(_checked(piece, path), validation=False)
-    for piece in _pieces(path, middle):
-        yield Document(_checked(piece, path), validation=True)
+def _read_lone_file(file: File, share: float) -> Iterator[Document | Skipped]:
+    with reading(file.path), file.path.open("rb") as opened:
+        middle = _cut(opened, file.size - round(file.size * share))
+    for span, validation in (((0, middle), False), ((middle, file.size), True)):
+        for start, piece in _pieces(file, *span):
+            text = _checked(piece, file.path, start)
+            yield Document(text, validation=validation, whole="")
 
 
-def _pieces(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        end = path.stat().st_size if end is None else end
+def _pieces(file: File, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Pieces of a part of a file as large as it was found, each after the byte it begins at."""
+    with reading(file.path) as place, file.path.open("rb") as opened:
         while start < end:
-            stop = end if end - start <= PIECE_BYTES else min(end, _cut(file, start + PIECE_BYTES))
-            file.seek(start)
-            yield file.read(stop - start)
+            place.at = f"from byte {start} on"
+            stop = end
+            if end - start > PIECE_BYTES:
+                stop = min(end, _cut(opened, start + PIECE_BYTES))
+            opened.seek(start)
+            piece = opened.read(stop - start)
+            if len(piece) < stop - start:
+                raise OSError(f"it ends at byte {start + len(piece)} and had {file.size} before")
+            yield start, piece
             start = stop
 
 
@@ -172,12 +256,12 @@ def _cut(file: BinaryIO, at: int) -> int:
     return at + next((i for i, byte in enumerate(ahead) if byte & 0xC0 != 0x80), len(ahead))
 
 
-def _checked(piece: bytes, path: Path) -> bytes:
+def _checked(piece: bytes, path: Path, start: int) -> bytes:
     bad = _undecodable(piece)
     if bad is not None:
         raise BadInput(
-            f"{path}: byte 0x{piece[bad]:02x} is not UTF-8, expected UTF-8 text; "
-            "convert the file or take it out of data.path"
+            f"{path}: byte 0x{piece[bad]:02x} is not UTF-8 (at byte {start + bad}), expected UTF-8 "
+            "text; convert the file or take it out of data.path"
         )
     return piece
 

@@ -3,7 +3,8 @@
 The side never depends on the run's seed, so runs with different seeds are measured on the same
 validation text. A document with a name (a file) goes by the hash of its name, any other by the hash
 of its text. Either way one text is never on both sides: equal texts without names share a hash, and
-among named documents only the first of several equal texts is kept.
+among named documents only the first of several equal texts is kept. But a text that repeats itself
+is read as it is, whole.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+from checkfree.core.text_counts import REPLACED, Amount, TextCounts
 
 EMPTY_HASH = hashlib.sha256(b"checkfree corpus 1").hexdigest()
 
@@ -24,6 +27,21 @@ class Document:
     """Relative name of its file; None: a row of a table or stream, which has no name of its own."""
     validation: bool | None = None
     """The side, where the corpus itself decides; None: the hash decides."""
+    whole: str | None = None
+    """The text that it is a piece of, if it is: pieces of one text may be equal."""
+    replaced: int = 0
+    """Bytes that stand for what could not be written in UTF-8."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Files or rows that a corpus does not give, in their place among its documents: for the
+    counts in a run's records."""
+
+    reason: str
+    """As it is told after their number: ``hidden``."""
+    documents: int = 1
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,7 @@ class Corpus:
     """Changes when the documents may have; part of the cache's key."""
     size: int | None
     """Bytes on disk; None: unknown, as of a stream."""
-    read: Callable[[], Iterator[Document]]
+    read: Callable[[], Iterator[Document | Skipped]]
 
 
 @dataclass(frozen=True)
@@ -46,20 +64,33 @@ class Placed:
     corpus_hash: str
 
 
-def place(documents: Iterable[Document], share: float) -> Iterator[Placed]:
-    """Documents with their sides, without empty ones and repeated files.
+def place(
+    documents: Iterable[Document | Skipped], share: float, counts: TextCounts | None = None
+) -> Iterator[Placed]:
+    """Documents with their sides, without empty ones and repeated files; all are in ``counts``.
 
     ``share``: expected share of the documents that go to validation, in (0, 1).
     """
-    corpus_hash, seen = EMPTY_HASH, set[bytes]()
+    counts = TextCounts() if counts is None else counts
+    corpus_hash, seen = EMPTY_HASH, dict[bytes, str | None]()
     for document in documents:
-        digest = hashlib.sha256(document.text).digest()
-        by_content = document.name is None and document.validation is None
-        if not document.text or digest in seen:
+        if isinstance(document, Skipped):
+            counts.skip(document.reason, document.documents, document.bytes)
             continue
+        size = len(document.text)
+        if not size:
+            counts.skip("empty", 1, 0)
+            continue
+        digest = hashlib.sha256(document.text).digest()
+        if digest in seen and (document.whole is None or document.whole != seen[digest]):
+            counts.skip("repeated", 1, size)
+            continue
+        by_content = document.name is None and document.validation is None
         if not by_content:  # a stream of any length must not fill the memory with digests
-            seen.add(digest)
+            seen.setdefault(digest, document.whole)
         corpus_hash = _chain(corpus_hash, document, digest)
+        counts.read.add(Amount(1, size))
+        counts.change(REPLACED, document.replaced)
         yield Placed(document.text, _is_validation(document, digest, share), corpus_hash)
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import platform
 from collections.abc import Iterator
-from pathlib import Path
 
 from checkfree.core.config import DataConfig
 from checkfree.core.errors import BadInput
+from checkfree.core.text_counts import TextCounts, render_counts
 from checkfree.data import corpora, stream, tables
 from checkfree.data.batches import Data
 from checkfree.data.cache import cache_folder, cached_split, memory_split
-from checkfree.data.documents import Corpus, Placed, place
+from checkfree.data.documents import Corpus, Document, Placed, Skipped, place
+from checkfree.data.reading import local_path
 from checkfree.data.tokenizers import open_tokenizer
 from checkfree.data.tokens import Split, open_tokens, split_tail
 from checkfree.plugins import not_permitted, packages
@@ -40,7 +41,7 @@ def open_data(
     """
     assert context >= 1 and batch >= 1, (context, batch)
     split = _open_bin(config) if config.name == "bin" else _open_text(config, loader)
-    _check_room(split, context)
+    _check_room(config, split, context)
     source = f"Python {platform.python_version()}" if config.name == "stdlib" else None
     return Data(config.name, split, context, batch, seed, source)
 
@@ -52,21 +53,26 @@ def _open_bin(config: DataConfig) -> Split:
         raise BadInput(
             "data.documents is set, expected null for data.name bin; cut the file instead"
         )
-    path = Path(config.path).expanduser()
+    if config.separator is not None:
+        raise BadInput(
+            "data.separator is set, expected null for data.name bin: its text is tokenized already"
+        )
+    path = local_path("data.path", config.path)
     return split_tail(open_tokens(path), path, config.validation_share)
 
 
 def _open_text(config: DataConfig, loader: stream.Loader | None) -> Split:
     corpus = _corpus(config, loader)
-    tokenizer = open_tokenizer(config.tokenizer)
+    tokenizer = open_tokenizer(config.tokenizer, config.separator)
 
-    def read() -> Iterator[Placed]:
-        placed = place(corpus.read(), config.validation_share)
+    def read(counts: TextCounts) -> Iterator[Placed]:
+        placed = place(_checked(corpus.read(), config.name), config.validation_share, counts)
         return itertools.islice(placed, config.documents)
 
     if corpus.size is not None and corpus.size <= MEMORY_BYTES and config.tokenizer == "bytes":
-        return memory_split(read(), tokenizer)
-    key = (corpus.identity, tokenizer.identity, config.validation_share, config.documents)
+        return memory_split(read, tokenizer)
+    key = [corpus.identity, tokenizer.identity, config.validation_share, config.documents]
+    key += [tokenizer.key] if tokenizer.key else []
     return cached_split(cache_folder(config.cache, config.name, *key), read, tokenizer)
 
 
@@ -82,15 +88,35 @@ def _corpus(config: DataConfig, loader: stream.Loader | None) -> Corpus:
     if config.name == "parquet":
         return tables.parquet(config.path, config.text_field)
     if config.code is not None:
-        made: Corpus = config.code(config)
+        made = config.code(config)
+        if not isinstance(made, Corpus):
+            raise BadInput(f"data.name {config.name}: gave {_a(made)}, expected a Corpus")
         return made
     if packages([config.name]):
         raise not_permitted("data.name", config.name, NAMES)
     raise BadInput(f"data.name {config.name!r} is unknown, expected {', '.join(NAMES)}")
 
 
-def _check_room(split: Split, context: int) -> None:
+def _checked(given: Iterator[Document | Skipped], name: str) -> Iterator[Document | Skipped]:
+    """What a corpus from outside gives is looked at."""
+    for item in given:
+        if not isinstance(item, (Document, Skipped)):
+            raise BadInput(f"data.name {name}: gave {_a(item)}, expected a Document")
+        if isinstance(item, Document) and not isinstance(item.text, bytes):
+            raise BadInput(
+                f"data.name {name}: a Document of {_a(item.text)}, expected bytes of UTF-8 text"
+            )
+        yield item
+
+
+def _a(value: object) -> str:
+    return f"a {type(value).__name__}"
+
+
+def _check_room(config: DataConfig, split: Split, context: int) -> None:
     of = "" if split.documents is None else f" (of {sum(split.documents)} documents)"
+    where = "" if config.path is None else f"data.path {config.path}: "
+    told = render_counts(split.counts) if split.counts is not None else ""
     mends = {
         "training": (split.train, "lower data.validation_share"),
         "validation": (split.validation, "raise data.validation_share"),
@@ -98,6 +124,7 @@ def _check_room(split: Split, context: int) -> None:
     for side, (tokens, mend) in mends.items():
         if len(tokens) <= context:
             raise BadInput(
-                f"the {side} text{of} has {len(tokens)} tokens, expected at least {context + 1} "
-                f"(model.context + 1); give more documents, {mend} or lower model.context"
+                f"{where}the {side} text{of} has {len(tokens)} tokens, expected at least "
+                f"{context + 1} (model.context + 1); give more documents, {mend} or lower "
+                f"model.context{f' ({told})' if told else ''}"
             )

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from checkfree.core.errors import BadInput, RunFailed
-from checkfree.data.documents import Corpus, Document
-from checkfree.data.tables import one_line, optional, row_document
+from checkfree.data.documents import Corpus, Document, Skipped
+from checkfree.data.reading import one_line, optional
+from checkfree.data.tables import row_document
 
 PRESETS: Mapping[str, str] = {
     "tinystories": "roneneldan/TinyStories",
@@ -59,7 +60,9 @@ def _parse(name: str) -> tuple[str, str | None]:
     return "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
 
 
-def _read(source: tuple[str, str | None], field: str, loader: Loader) -> Iterator[Document]:
+def _read(
+    source: tuple[str, str | None], field: str, loader: Loader
+) -> Iterator[Document | Skipped]:
     repository, subset = source
     try:
         rows = iter(loader(repository, subset))
@@ -69,9 +72,7 @@ def _read(source: tuple[str, str | None], field: str, loader: Loader) -> Iterato
             "loading script; check its name and the network, or download it and use data.path"
         ) from error
     for number, row in enumerate(_unbroken(rows, repository), start=1):
-        document = row_document(row, field, f"data set {repository} row {number}")
-        if document:
-            yield document
+        yield row_document(row, field, f"data set {repository} row {number}")
 
 
 def _unbroken(rows: Iterator[Mapping[str, Any]], repository: str) -> Iterator[Mapping[str, Any]]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from checkfree.core.errors import BadInput
-from checkfree.data.corpora import fingerprint, local_files, total_size
-from checkfree.data.documents import Corpus, Document
+from checkfree.data.corpora import Listing, local_files
+from checkfree.data.documents import Corpus, Document, Skipped
+from checkfree.data.reading import one_line, optional, reading
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz")
+LINE_BYTES = 2**30
+"""A longer line is no row: a file that is one JSON value, or a few bytes that unpack to many."""
 PARQUET_ROWS = 1024
+
+Rows = Iterator["Document | Skipped"]
 
 
 def jsonl(path: str | None, field: str) -> Corpus:
@@ -24,31 +28,37 @@ def jsonl(path: str | None, field: str) -> Corpus:
     Raises BadInput if the path is missing, and when read, if a line is malformed or has no text,
     with file and line number.
     """
-    files = local_files("jsonl", path, JSONL_SUFFIXES)
-    return Corpus(
-        f"{field}\n{fingerprint(files)}",
-        total_size(files),
-        lambda: (document for file in files for document in _read_jsonl(file.path, field)),
-    )
+    found, _ = local_files("jsonl", path, JSONL_SUFFIXES)
+    return _table(found, field, lambda file: _read_jsonl(file, field))
 
 
 def parquet(path: str | None, field: str) -> Corpus:
-    """One document per row, its text in column ``field``; nulls are passed.
+    """One document per row, its text in column ``field``; nulls are skipped.
 
-    Raises BadInput if the path or pyarrow is missing, and when read, if a file is not Parquet or
-    has no such column of text.
+    Raises BadInput if the path or pyarrow is missing, and when read, if a file is not Parquet, is
+    damaged or has no such column of text.
     """
-    files = local_files("parquet", path, (".parquet",))
+    found, _ = local_files("parquet", path, (".parquet",))
     reader = optional("pyarrow.parquet", "data.name parquet")
-    return Corpus(
-        f"{field}\n{fingerprint(files)}",
-        total_size(files),
-        lambda: (d for file in files for d in _read_parquet(reader, file.path, field)),
-    )
+    return _table(found, field, lambda file: _read_parquet(reader, file, field))
 
 
-def row_document(row: object, field: str, where: str) -> Document | None:
-    """The text of a row; None where it is null. ``where`` names the row in errors.
+def _table(found: Listing, field: str, rows: Callable[[Path], Rows]) -> Corpus:
+    def read() -> Rows:
+        yield from found.skipped
+        for file in found.files:
+            empty = True
+            for row in rows(file.path):
+                empty = False
+                yield row
+            if empty:
+                yield Skipped("empty")
+
+    return Corpus(f"{field}\n{found.fingerprint}", found.size, read)
+
+
+def row_document(row: object, field: str, where: str) -> Document | Skipped:
+    """The text of a row; skipped where it is null. ``where`` names the row in errors.
 
     Raises BadInput if the row has no such column or it holds no text.
     """
@@ -58,13 +68,17 @@ def row_document(row: object, field: str, where: str) -> Document | None:
         raise missing_column(where, field, list(map(str, row)))
     text = row[field]
     if text is None:
-        return None
+        return Skipped("null")
     if not isinstance(text, str):
         raise BadInput(
             f"{where}: column {field!r} holds {type(text).__name__}, expected text; "
             "set data.text_field to a column of text"
         )
-    return Document(text.encode("utf-8", "replace"))
+    try:
+        return Document(text.encode())
+    except UnicodeEncodeError:  # half a surrogate, which JSON can write
+        halves = sum("\ud800" <= character <= "\udfff" for character in text)
+        return Document(text.encode("utf-8", "replace"), replaced=halves)
 
 
 def missing_column(where: str, field: str, columns: list[str]) -> BadInput:
@@ -75,66 +89,59 @@ def missing_column(where: str, field: str, columns: list[str]) -> BadInput:
     )
 
 
-def optional(module: str, what: str) -> Any:
-    """A module of the extra ``data``. Raises BadInput with the command that installs it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise BadInput(
-            f"{what} needs the package {package}, which is not installed; "
-            "run: pip install 'checkfree[data]'"
-        ) from error
-
-
-def one_line(error: BaseException) -> str:
-    """An error of a library, short enough to stand in one of ours."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _read_jsonl(path: Path, field: str) -> Iterator[Document]:
-    try:
-        with _open(path) as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    document = row_document(
-                        _parse(line, path, number), field, f"{path} line {number}"
-                    )
-                    if document:
-                        yield document
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise BadInput(
-            f"{path}: {one_line(error)}, expected a whole gzip file; download it again"
-        ) from error
+def _read_jsonl(path: Path, field: str) -> Rows:
+    with reading(path) as place, _open(path) as lines:
+        number = 1
+        place.at = "line 1"
+        while line := lines.readline(LINE_BYTES + 1):
+            if len(line) > LINE_BYTES:
+                raise BadInput(
+                    f"{place}: over {LINE_BYTES} bytes, expected one object per line; write each "
+                    "row on a line of its own"
+                )
+            if not line.isspace():
+                yield row_document(_parse(line, str(place)), field, str(place))
+            number += 1
+            place.at = f"line {number}"
 
 
 def _open(path: Path) -> io.BufferedIOBase:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
-def _parse(line: bytes, path: Path, number: int) -> object:
+def _parse(line: bytes, where: str) -> object:
     try:
         parsed: object = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise BadInput(
-            f"{path} line {number}: not JSON ({one_line(error)}), expected one object per line; "
+            f"{where}: not JSON ({one_line(error)}), expected one object per line; "
             "mend or remove the line"
         ) from error
     return parsed
 
 
-def _read_parquet(reader: Any, path: Path, field: str) -> Iterator[Document]:
+def _read_parquet(reader: Any, path: Path, field: str) -> Rows:
+    with reading(path) as place, _open_parquet(reader, path) as file:
+        if field not in file.schema_arrow.names:
+            raise missing_column(str(path), field, list(file.schema_arrow.names))
+        number = 0
+        for group in range(file.num_row_groups):
+            place.at = f"row group {group}"
+            expected = number + file.metadata.row_group(group).num_rows
+            for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=[field]):
+                for text in batch.column(0).to_pylist():
+                    yield row_document({field: text}, field, f"{path} row {number}")
+                    number += 1
+            if number != expected:
+                raise ValueError(f"its rows end at {number}, it says {expected}")
+
+
+def _open_parquet(reader: Any, path: Path) -> Any:
     try:
-        file = reader.ParquetFile(path)
+        return reader.ParquetFile(path, page_checksum_verification=True)
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's
         raise BadInput(
             f"{path}: not a Parquet file ({one_line(error)}), expected one; check data.path"
         ) from error
-    with file:
-        if field not in file.schema_arrow.names:
-            raise missing_column(str(path), field, list(file.schema_arrow.names))
-        for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=[field]):
-            for text in batch.column(0).to_pylist():
-                document = row_document({field: text}, field, str(path))
-                if document:
-                    yield document

@@ -5,6 +5,7 @@
 ``NAME.bin.json``       the sidecar, ``{"dtype": "uint16", "vocabulary": 50257, "tokens": 1000}``;
                         also ``content_hash`` and ``tokenizer`` (text), ``separator`` (a token)
 ``NAME.bin.index``      optional: where each document ends, in tokens; uint64, little-endian
+``NAME.bin.crc32``      optional: a checksum of every 64 KiB of the tokens; uint32, little-endian
 ======================  ==========================================================================
 
 The cache is made of such files, so one of them can also be given as ``data.name bin``.
@@ -16,6 +17,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +27,15 @@ import numpy as np
 import numpy.typing as npt
 
 from checkfree.core.errors import BadInput
-from checkfree.data.tables import one_line
+from checkfree.core.text_counts import TextCounts
+from checkfree.data.reading import existing_file, look_at, one_line, reading
 from checkfree.data.tokenizers import Tokens
 
 DTYPES = ("uint8", "uint16", "uint32")
 INDEX_DTYPE = "<u8"
+CRC_DTYPE = "<u4"
+CRC_BYTES = 2**16
+"""Of tokens, that have a checksum together: few enough to be read for any window in them."""
 SIDECAR_BYTES = 2**20
 
 _TYPES = {
@@ -40,6 +47,11 @@ _TYPES = {
     "separator": int,
 }
 _EXAMPLE = '{"dtype": "uint16", "vocabulary": 50257, "tokens": 1000}'
+
+
+Check = Callable[[int, int], None]
+"""Called with the first and the last but one of the tokens that are about to be used; raises
+BadInput if they are not those that were written."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,11 @@ class TokenFile:
     tokens: Tokens
     ends: npt.NDArray[np.uint64] | None
     """Where each document ends, in tokens; None: not known."""
+    check: Check
+
+
+def unchecked(start: int, stop: int) -> None:
+    """The check of tokens that nobody made checksums of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +93,10 @@ class Split:
     content_hash: str
     tokenizer: str
     separator: int | None
+    counts: TextCounts | None = None
+    """Of the text that it was; None: not known."""
+    checks: tuple[Check, Check] = (unchecked, unchecked)
+    """Of each side."""
 
 
 def sidecar_path(path: Path) -> Path:
@@ -88,24 +109,39 @@ def index_path(path: Path) -> Path:
     return path.with_name(path.name + ".index")
 
 
+def crc_path(path: Path) -> Path:
+    """``x.bin`` -> ``x.bin.crc32``"""
+    return path.with_name(path.name + ".crc32")
+
+
 def open_tokens(path: Path) -> TokenFile:
     """Maps a token file after checking it against its sidecar; reads no token.
 
     Raises BadInput if a file is missing, or any size or field does not fit the others.
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file, expected a .bin of tokens; check data.path")
+    existing_file(path, str(path), "a .bin of tokens; check data.path")
     sidecar = _read_sidecar(sidecar_path(path))
     dtype = np.dtype(sidecar.dtype).newbyteorder("<")
     _check_size(path, sidecar.tokens * dtype.itemsize)
     ends = _open_index(index_path(path), sidecar.tokens)
-    return TokenFile(sidecar, _map(path, dtype), ends)
+    tokens = _map(path, dtype)
+    return TokenFile(sidecar, tokens, ends, _open_check(path, tokens))
 
 
 def write_sidecar(path: Path, sidecar: Sidecar) -> None:
     """Writes ``NAME.bin.json`` whole or not at all."""
     given = {k: v for k, v in dataclasses.asdict(sidecar).items() if v is not None}
     write_json(sidecar_path(path), given)
+
+
+def write_crc(path: Path) -> None:
+    """Writes ``NAME.bin.crc32`` of a whole ``NAME.bin``."""
+    with path.open("rb") as file:
+        sums = [zlib.crc32(block) for block in iter(lambda: file.read(CRC_BYTES), b"")]
+    with crc_path(path).open("wb") as file:
+        file.write(np.array(sums, CRC_DTYPE).tobytes())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: object) -> None:
@@ -141,12 +177,14 @@ def split_tail(file: TokenFile, path: Path, share: float) -> Split:
         content_hash=file.sidecar.content_hash or _hash(path),
         tokenizer=file.sidecar.tokenizer or "unknown",
         separator=file.sidecar.separator,
+        checks=(file.check, lambda start, stop: file.check(cut + start, cut + stop)),
     )
 
 
 def _read_sidecar(path: Path) -> Sidecar:
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file, expected a sidecar like {_EXAMPLE}; write one")
+    found = existing_file(path, str(path), f"a sidecar like {_EXAMPLE}; write one")
+    if found.st_size > SIDECAR_BYTES:
+        raise BadInput(f"{path}: over 1 MiB, expected a sidecar like {_EXAMPLE}; write a new one")
     fields = _read_fields(path)
     for name in ("dtype", "vocabulary", "tokens"):
         if name not in fields:
@@ -161,10 +199,10 @@ def _read_sidecar(path: Path) -> Sidecar:
 
 
 def _read_fields(path: Path) -> dict[str, object]:
-    if path.stat().st_size > SIDECAR_BYTES:
-        raise BadInput(f"{path}: over 1 MiB, expected a sidecar like {_EXAMPLE}; write a new one")
+    with reading(path):
+        content = path.read_bytes()
     try:
-        fields = json.loads(path.read_bytes())
+        fields = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BadInput(
             f"{path}: not JSON ({one_line(error)}), expected {_EXAMPLE}; write a new one"
@@ -184,11 +222,17 @@ def _checked(sidecar: Sidecar, path: Path) -> Sidecar:
             f"{path}: vocabulary {sidecar.vocabulary} and tokens {sidecar.tokens}, expected "
             "vocabulary in [1, 2**32] and no negative count; mend the sidecar"
         )
+    if sidecar.separator is not None and not 0 <= sidecar.separator < sidecar.vocabulary:
+        raise BadInput(
+            f"{path}: separator {sidecar.separator}, expected a token below the vocabulary of "
+            f"{sidecar.vocabulary}; mend the sidecar"
+        )
     return sidecar
 
 
 def _check_size(path: Path, expected: int) -> None:
-    size = path.stat().st_size
+    with reading(path):
+        size = path.stat().st_size
     if size != expected:
         state = "truncated" if size < expected else "longer than its sidecar says"
         raise BadInput(
@@ -198,9 +242,11 @@ def _check_size(path: Path, expected: int) -> None:
 
 
 def _open_index(path: Path, tokens: int) -> npt.NDArray[np.uint64] | None:
-    if not path.is_file():
+    found = look_at(path)
+    if found is None:
         return None
-    _check_size(path, path.stat().st_size // 8 * 8)
+    existing_file(path, str(path), "where documents end; write it again or delete it")
+    _check_size(path, found.st_size // 8 * 8)
     ends = _map(path, np.dtype(INDEX_DTYPE))
     if (int(ends[-1]) if len(ends) else 0) != tokens or not bool(np.all(ends[:-1] <= ends[1:])):
         raise BadInput(
@@ -210,15 +256,41 @@ def _open_index(path: Path, tokens: int) -> npt.NDArray[np.uint64] | None:
     return ends
 
 
+def _open_check(path: Path, tokens: Tokens) -> Check:
+    """Each block is looked at once, before the first of its tokens is used."""
+    if look_at(crc_path(path)) is None:
+        return unchecked
+    existing_file(crc_path(path), str(crc_path(path)), "checksums; delete it")
+    data = tokens.view(np.uint8)
+    _check_size(crc_path(path), -(-len(data) // CRC_BYTES) * np.dtype(CRC_DTYPE).itemsize)
+    sums, seen = _map(crc_path(path), np.dtype(CRC_DTYPE)), set[int]()
+
+    def check(start: int, stop: int) -> None:
+        first, last = (at * tokens.itemsize // CRC_BYTES for at in (start, max(start, stop - 1)))
+        for block in range(first, min(last + 1, len(sums))):
+            if block in seen:
+                continue
+            at = block * CRC_BYTES
+            if zlib.crc32(data[at : at + CRC_BYTES].tobytes()) != sums[block]:
+                raise BadInput(
+                    f"{path}: damaged from byte {at} on, its checksum is another; if it lies in "
+                    "the cache, delete its folder, and the text is tokenized again"
+                )
+            seen.add(block)
+
+    return check
+
+
 def _map(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    if path.stat().st_size == 0:  # nothing can't be mapped
-        return np.zeros(0, dtype)
-    return np.memmap(path, dtype, mode="r")
+    with reading(path):
+        if path.stat().st_size == 0:  # nothing can't be mapped
+            return np.zeros(0, dtype)
+        return np.memmap(path, dtype, mode="r")
 
 
 def _hash(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()

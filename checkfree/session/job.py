@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -61,6 +61,8 @@ class Job:
     """Of this machine, if not the configuration's."""
     initial: Initial | None = None
     """What it begins with, if that is another run's."""
+    text: Mapping[str, Any] = field(default_factory=dict)
+    """What the records say of their text: what was read, skipped, dropped."""
 
     @cached_property
     def due(self) -> DueFailures:
@@ -81,6 +83,7 @@ class Job:
             self.data,
             self.blueprint.parameters,
             {} if self.initial is None else self.initial.about,
+            self.text,
         )
 
 
@@ -117,8 +120,17 @@ def of_config(
         Purpose.TRAIN: lambda iteration, microbatch: data.train(after + iteration, microbatch),
         Purpose.VALIDATE: data.validation,
     }
-    job = Job(config, folder, blueprint, feeds, about, listeners, data.vocabulary)
-    return replace(job, initial=initial)
+    return Job(
+        config,
+        folder,
+        blueprint,
+        feeds,
+        about,
+        listeners,
+        data.vocabulary,
+        initial=initial,
+        text=data.text(),
+    )
 
 
 def _initial(

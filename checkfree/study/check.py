@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 from checkfree.core.config import Config, FailuresConfig
 from checkfree.core.errors import BadInput
 from checkfree.failures import CLOCK, is_trace_file
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.due import DueFailures
-from checkfree.session.job import of_config
+from checkfree.session.job import Job, of_config
 from checkfree.session.memory import check_fits
 from checkfree.session.rehearsal import setting, strikes
 from checkfree.study.folders import Records
@@ -31,18 +30,17 @@ def check_values(cells: Sequence[Cell]) -> None:
                 DueFailures(cell.config)
 
 
-def check_buildable(cells: Sequence[Cell], at_once: int) -> Mapping[str, Any]:
-    """What the records of these cells will say of their data, after all has been built once that
-    a run is built of, and there is memory for so many ``at_once``. Opens the data, and so fills
-    their cache. Raises BadInput."""
+def check_buildable(cells: Sequence[Cell], at_once: int) -> Job:
+    """The first of these cells as a job, whose data are those of all, after all has been built once
+    that a run is built of, and there is memory for so many ``at_once``. Opens the data, and so
+    fills their cache. Raises BadInput."""
     check_fits(cells[0].config, min(at_once, len(cells)))
     job = of_config(cells[0].config, cells[0].folder, ())
     for cell in _columns(cells):
         with _named(cell):
             calm = _calm(cell.config)
             make_worker_context(calm, job.blueprint, job.feeds, DueFailures(calm).stages)
-    data: Mapping[str, Any] = json.loads(json.dumps(job.data))
-    return data
+    return job
 
 
 def _columns(cells: Sequence[Cell]) -> list[Cell]:
@@ -65,9 +63,10 @@ def _calm(config: Config) -> Config:
     return replace(config, failures=FailuresConfig(scenario="none"))
 
 
-def check_data(found: Mapping[str, Records], expected: Mapping[str, Any] | None) -> None:
+def check_data(found: Mapping[str, Records], job: Job | None) -> None:
     """Raise BadInput unless all runs saw the same data. ``found``: records by name of their run;
-    ``expected``: what runs that are yet to come will see, if there are any."""
+    ``job``: one with the data of runs that are yet to come, if there are any."""
+    expected = None if job is None else json.loads(json.dumps(job.data))
     of = {name: records[0]["data"] for name, records in found.items()}
     first, theirs = next(iter(of.items()), ("", None))
     for name, data in of.items():

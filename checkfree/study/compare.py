@@ -13,6 +13,7 @@ from checkfree.config.load import ConfigSource, placed, source_of
 from checkfree.config.parts import running
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, RunFailed
+from checkfree.core.text_counts import render_text
 from checkfree.plugins import packages
 from checkfree.report.study.groups import book
 from checkfree.report.study.model import REFERENCE, Study
@@ -141,13 +142,13 @@ def train_missing(request: ComparisonRequest, watcher: Watcher) -> Mapping[str, 
     others. Raises BadInput before anything is trained."""
     tree = base(request.source, request.words)
     cells = _cells(request, tree)
-    _check_data(_standings(cells, request), cells, request.options)
+    told = _check_data(_standings(cells, request), cells, request.options)
     with _alone(request):
         found = _standings(cells, request)
         study = _study(request, cells, tree)
         for folder in filter(None, (request.out, request.results)):
             write_study(study, folder)
-        for note in study.notes:
+        for note in filter(None, (*study.notes, told)):
             watcher.note(note)
         for cell in cells:
             _keep(request, cell, found[cell.place].records)
@@ -194,11 +195,13 @@ def _make(folder: Path, option: str) -> None:
         raise BadInput(f"{option}={folder} cannot be written: {reason}; give another") from None
 
 
-def _check_data(found: Mapping[str, CellStanding], cells: Sequence[Cell], options: Options) -> None:
+def _check_data(found: Mapping[str, CellStanding], cells: Sequence[Cell], options: Options) -> str:
+    """What there is to tell of the data of the runs that are yet to come."""
     rest = [cell for cell in cells if found[cell.place].state is not State.DONE]
     room = slots(options.workers, options.devices, cells[0].config)
-    expected = check.check_buildable(rest, len(room)) if rest else None
-    check.check_data({place: s.records for place, s in found.items() if s.records}, expected)
+    job = check.check_buildable(rest, len(room)) if rest else None
+    check.check_data({place: s.records for place, s in found.items() if s.records}, job)
+    return "" if job is None else render_text(job.data, job.text)
 
 
 def _notes(options: Options, cells: Sequence[Cell]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -57,6 +58,15 @@ WRONG_LINES = {
     "schedule small.yaml stages=0": ("stages=0", "at least 1"),
     "failures sample small.yaml --ticks 0": ("--ticks", "at least 1"),
     "failures show small.yaml": ("small.yaml", "not JSON", "failures"),
+    # data that show what is wrong with them when they are read
+    "train small.yaml out=run data.name=jsonl data.path=torn.jsonl.gz": (
+        "torn.jsonl.gz line ",
+        "expected a whole gzip file",
+    ),
+    "train small.yaml out=run data.name=jsonl data.path=loop": ("loop", "leads nowhere"),
+    "train small.yaml out=run data.path=binaries": ("binaries", "skipped 2 binary (6 B)"),
+    "train small.yaml out=run data.separator=x": ("data.separator 'x'", "bytes"),
+    "train small.yaml out=run data.tokenizer=binaries": ("binaries: a folder",),
 }
 
 
@@ -65,6 +75,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = prepare(tmp_path_factory.mktemp("inputs"))
     (folder / "broken.yaml").write_text("stages: [4\n")
     (folder / "far.json").write_text(json.dumps({"failures": [{"iteration": 3, "stage": 99}]}))
+    rows = "".join(json.dumps({"text": f"row {number}"}) + "\n" for number in range(99))
+    torn = bytearray(gzip.compress(rows.encode(), mtime=0))
+    torn[len(torn) // 2] ^= 255
+    (folder / "torn.jsonl.gz").write_bytes(torn)
+    (folder / "loop").symlink_to("loop")
+    (folder / "binaries").mkdir()
+    for number in range(2):
+        (folder / "binaries" / f"{number}.png").write_bytes(b"\0\1\2")
     return folder
 
 

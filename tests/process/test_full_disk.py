@@ -84,3 +84,26 @@ def test_full_disk(
     assert Workdir.of(run_folder).processes() == []
     assert of_kind(read(run_folder), "resume")[0]["tick"] == newest
     assert numbers(run_folder) == numbers(undisturbed)
+
+
+def test_full_disk_of_the_cache(folder: Path, disk: SmallDisk) -> None:
+    """It is the cache's, wherever the text lies, and what was tokenized is kept."""
+    pytest.importorskip("tokenizers", reason="a tokenizer.json needs the extra checkfree[data]")
+    words = {word: number for number, word in enumerate(["[UNK]", "stage", "lost", "mean"])}
+    model = {"type": "WordLevel", "vocab": words, "unk_token": "[UNK]"}
+    split = {"type": "Whitespace"}
+    (folder / "words.json").write_text(
+        json.dumps({"version": "1.0", "model": model, "pre_tokenizer": split, "added_tokens": []})
+    )
+    train = ["train", "small.yaml", "iterations=1", "out=run", "data.tokenizer=words.json"]
+    command = [*disk.prefix, *checkfree_command(*train, f"data.cache={disk.path}/cache")]
+    disk.fill(PAGE)
+    line = only_line(finished(start(folder, command), 1))
+    assert "tokenizing into" in line and "No space left" in line and "data.cache" in line
+    assert not (folder / "run").exists()
+
+    disk.clear()
+    told = finished(start(folder, command)).stderr
+    assert "unknown to the tokenizer; no separator between documents" in told
+    text = read(folder / "run")[0]["text"]
+    assert text["read"]["documents"] == 2 and text["changed"]["unknown"]["documents"] == 2

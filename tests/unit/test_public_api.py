@@ -24,7 +24,7 @@ PUBLIC = {
         "Schedule Source StageState Strategy Transfer Upload View average_states neighbours "
         "repair_each"
     ),
-    "other parts from outside": "Corpus DataConfig Document Failure Fleet Link Setting",
+    "other parts from outside": "Corpus DataConfig Document Failure Fleet Link Setting Skipped",
 }
 """Whoever takes a name away breaks somebody's program."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkfree.core.records import of_kind
+from checkfree.core.text_counts import render_text
 from checkfree.report.study.cells import NOTHING, CellLines, Head, Table, TableCell, TableRow
 from checkfree.report.study.groups import Book, Group, config_of, rate_name
 from checkfree.report.study.run_series import RunSeries
@@ -118,6 +119,8 @@ def _facts(run: RunSeries) -> dict[str, str]:
     versions, data = flat(first.get("versions") or {}), flat(first.get("data") or {})
     found = {"Data hash": data.pop("content_hash")} if "content_hash" in data else {}
     found |= {"Data": ", ".join(f"{key} {value}" for key, value in data.items())} if data else {}
+    if text := render_text(first.get("data") or {}, first.get("text") or {}):
+        found["Text"] = text.removeprefix("data: ")
     if versions:
         found["Versions"] = ", ".join(f"{key} {value}" for key, value in versions.items())
     if first.get("parameters"):
