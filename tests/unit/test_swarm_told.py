@@ -12,6 +12,7 @@ import pytest
 from checkfree.cli.swarm.lead import Teller
 from checkfree.cli.swarm.move import _refusal
 from checkfree.runtime.swarm.told import render_waiting, tell
+from tests.peers import id_of
 
 
 def waiting(**changes: Any) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def test_one_that_is_quiet_says_the_join_line_only(capsys: pytest.CaptureFixture
     teller = Teller(lambda: bytes(16), quiet=True)
     teller(waiting())
     teller({"event": "left", "seat": "1.0", "life": 0, "why": ""})
-    teller({"event": "listening", "peer": ["lead", 0, "Qm", ["/ip4/192.0.2.1/tcp/4001"]]})
+    teller({"event": "listening", "peer": ["lead", 0, id_of("lead"), ["/ip4/192.0.2.1/tcp/4001"]]})
     captured = capsys.readouterr()
     assert captured.err == ""
     assert "--token" in captured.out
@@ -62,7 +63,7 @@ def test_one_that_is_quiet_says_the_join_line_only(capsys: pytest.CaptureFixture
 
 def test_where_nobody_is_invited_there_is_no_join_line(capsys: pytest.CaptureFixture[str]) -> None:
     teller = Teller(lambda: bytes(16), quiet=False, invites=False)
-    teller({"event": "listening", "peer": ["lead", 0, "Qm", ["/ip4/192.0.2.1/tcp/4001"]]})
+    teller({"event": "listening", "peer": ["lead", 0, id_of("lead"), ["/ip4/192.0.2.1/tcp/4001"]]})
     teller({"event": "lost", "seat": "1.0", "life": 0, "why": "its process ended (-9)"})
     captured = capsys.readouterr()
     assert captured.out == ""

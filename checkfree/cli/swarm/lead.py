@@ -99,7 +99,7 @@ def _gibibytes(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from checkfree.runtime.swarm.joining.invitation import parse_listen
+    from checkfree.runtime.swarm.transport.addresses import parse_listen
 
     where: dict[str, Any] = {"host": None, "port": None}
     if arguments.listen is not None:
@@ -162,7 +162,8 @@ class Teller:
                 self._say(f"{seat} {TOLD[what]}{f': {why}' if why else ''}")
 
     def _tell_line(self, peer: Any) -> None:
-        from checkfree.runtime.swarm.joining.invitation import Place, best_first, join_line
+        from checkfree.runtime.swarm.joining.invitation import join_line
+        from checkfree.runtime.swarm.transport.addresses import Place, best_first
         from checkfree.runtime.swarm.transport.frames import Peer
 
         found = Peer.from_json(peer)

@@ -30,7 +30,6 @@ from checkfree.runtime.forking import count_cuda_devices, keep_for_forks
 from checkfree.runtime.process import settled
 from checkfree.runtime.swarm.joining.discovery import Discovery
 from checkfree.runtime.swarm.joining.finder import AddressBook, Finder
-from checkfree.runtime.swarm.joining.invitation import Place, best_first, listen_address
 from checkfree.runtime.swarm.joining.join_client import JoinClient, Unreachable
 from checkfree.runtime.swarm.joining.join_server import JoinServerConfig
 from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, JoinTerms
@@ -48,6 +47,7 @@ from checkfree.runtime.swarm.processes.forks import (
 )
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.told import tell
+from checkfree.runtime.swarm.transport.addresses import Place, best_first, listen_address
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.network_thread import NetworkThread, Said
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
@@ -429,6 +429,7 @@ def serve(
     workdir: Workdir, entry: JoinOptions, node: Node, resources: NodeResources, say: Say
 ) -> int:
     """As ``join``, once all is at hand."""
+    _listen(entry.listen, node.room - 1)
     offered(PACKAGE, entry.allow)  # of the code that we run, whatever is installed later
     keep_for_forks()
 
@@ -459,8 +460,14 @@ def _warned(workdir: Workdir, watched: str, say: Say) -> bool:
 
 
 def _listen(address: str, slot: int) -> str:
-    """Each process has a port of its own: the one that was given, and those after it."""
+    """Each process has a port of its own: the one that was given, and those after it. Raises
+    BadInput if there is none."""
     base, _, port = address.rpartition("/")
+    if int(port) + slot >= 1 << 16:
+        raise BadInput(
+            f"port {port} of --listen and those after it are fewer than {slot + 1} seats need: "
+            "give a lower one, or less --seats"
+        )
     return address if port == "0" else f"{base}/{int(port) + slot}"
 
 

@@ -17,7 +17,6 @@ from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2PDaemonError
 from hivemind.utils import MSGPackSerializer
 
-from checkfree.runtime.swarm.joining.invitation import Place
 from checkfree.runtime.swarm.joining.records import (
     TTL,
     BadRecord,
@@ -29,6 +28,7 @@ from checkfree.runtime.swarm.joining.records import (
     subkey,
     verify,
 )
+from checkfree.runtime.swarm.transport.addresses import Place
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 from checkfree.runtime.swarm.transport.streams import Endpoint
@@ -82,7 +82,7 @@ class Discovery:
             with suppress(*_FAILED):
                 connecting = self._endpoint.connect(place.id, place.addresses)
                 await asyncio.wait_for(connecting, FIND_WITHIN)
-                others.append(str(place))
+                others.append(f"/p2p/{place.id}")  # it is connected to, and known by that
         self._node = await DHTNode.create(
             p2p=self._endpoint.p2p,
             initial_peers=others or None,

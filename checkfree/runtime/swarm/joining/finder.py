@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from checkfree.runtime.swarm.joining.discovery import Discovery
-from checkfree.runtime.swarm.joining.invitation import Place
 from checkfree.runtime.swarm.joining.records import TTL
+from checkfree.runtime.swarm.transport.addresses import Place
 from checkfree.runtime.swarm.transport.frames import Peer
 
 MOST = 32

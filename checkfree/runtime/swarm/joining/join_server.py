@@ -43,15 +43,15 @@ from checkfree.runtime.swarm.joining.dialback import (
     ANSWER_WITHIN,
     MOST_CALLERS,
     Dialback,
-    elsewhere,
     look,
     read_dialled,
     told_dial,
 )
 from checkfree.runtime.swarm.joining.discovery import Discovery
-from checkfree.runtime.swarm.joining.invitation import Invitation, Place, Register, listen_address
+from checkfree.runtime.swarm.joining.invitation import Invitation, Register
 from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, JoinTerms
 from checkfree.runtime.swarm.placement.nodes import Node
+from checkfree.runtime.swarm.transport.addresses import Place, elsewhere, listen_address
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 from checkfree.runtime.swarm.transport.network_thread import JoinRequest, NetworkThread, Visitor
 

@@ -29,6 +29,7 @@ from checkfree.messages.control import (
     Rebuild,
     Rollcall,
 )
+from checkfree.runtime.swarm.transport.addresses import readable
 from checkfree.runtime.swarm.transport.frames import (
     ACK,
     ENVELOPE,
@@ -146,7 +147,7 @@ class Endpoint:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where others can call us."""
-        return tuple(str(address) for address in self.p2p._visible_maddrs)
+        return readable(map(str, self.p2p._visible_maddrs))
 
     async def offer(self, name: str, serve: Serve) -> None:
         """Streams of another kind than those of seats."""
