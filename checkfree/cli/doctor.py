@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkfree.cli.arguments import BAD_INPUT, DONE, Commands, takes_config
-from checkfree.cli.swarm.shared import ANYWHERE, as_guest, secret_of
+from checkfree.cli.swarm.shared import ANYWHERE, as_guest, check_machine, secret_of
 from checkfree.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -79,11 +79,21 @@ def _checks(arguments: argparse.Namespace) -> Iterator[Check]:
 
 
 def _daemon() -> str:
+    return _try_daemon(ANYWHERE)
+
+
+def _try_daemon(listen: str) -> str:
+    """As ``swarm join`` starts it. Raises BadInput."""
+    from checkfree.runtime.swarm.transport.addresses import listen_address, parse_listen
+    from checkfree.session.swarm.fork_server import cannot_import
+
+    at = listen_address(*parse_listen(listen))
+    check_machine("join")
     try:
-        from checkfree.runtime.swarm.processes.trial import try_daemon
+        from checkfree.runtime.swarm.joining.trial import try_daemon
     except ImportError as error:
-        raise BadInput(f"{error}: pip install 'checkfree[swarm]'") from None
-    return try_daemon()
+        raise BadInput(cannot_import(error)) from None
+    return try_daemon(at)
 
 
 def _inquire(arguments: argparse.Namespace, secret: bytes) -> str:
@@ -111,7 +121,5 @@ def _entering(
 
 
 def _port(listen: str) -> str:
-    from checkfree.runtime.swarm.processes.trial import try_port
-    from checkfree.runtime.swarm.transport.addresses import parse_listen
-
-    return try_port(*parse_listen(listen))
+    _try_daemon(listen)
+    return f"{listen} can be listened at"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -216,12 +215,6 @@ def test_one_launcher_at_a_time(tmp_path: Path) -> None:
         workdir.clear(keep_logs=False)
     assert not workdir.alive
     assert not (tmp_path / "run").exists()
-
-
-def test_a_long_name_gets_short_sockets(tmp_path: Path) -> None:
-    workdir = Workdir.of(tmp_path / ("long" * 20))
-    assert len(os.fsencode(workdir.control)) < 100
-    assert workdir.sockets != Workdir.of(tmp_path / ("lang" * 20)).sockets
 
 
 # --- tail ----------------------------------------------------------------------------------------

@@ -84,8 +84,13 @@ def check_daemon(path: Path) -> None:
         raise BadInput(
             f"libp2p's daemon is missing ({path}): pip install --force-reinstall hivemind"
         )
+    if os.statvfs(path).f_flag & os.ST_NOEXEC:
+        raise BadInput(
+            f"libp2p's daemon may not be executed: the file system of {path} is mounted noexec; "
+            "install checkfree on one whose programs may run"
+        )
     if not os.access(path, os.X_OK):
-        raise BadInput(f"libp2p's daemon may not be executed: chmod +x {path}")
+        raise BadInput(f"libp2p's daemon may not be executed: chmod +x {shlex.quote(str(path))}")
 
 
 def secret_of(arguments: argparse.Namespace) -> bytes:

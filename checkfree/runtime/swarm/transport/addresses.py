@@ -145,6 +145,12 @@ def listen_address(host: str, port: int) -> str:
     return str(NetworkAddress("ip6" if ":" in host else "ip4", host, port))
 
 
+def render_listen(address: str) -> str:
+    """As ``parse_listen`` reads it."""
+    _, kind, host, _, port = address.split("/")
+    return f"[{host}]:{port}" if kind == "ip6" else f"{host}:{port}"
+
+
 def readable(texts: Iterable[str]) -> tuple[str, ...]:
     """Those that are addresses: whatever else libp2p may call one, others would not take it."""
     found = []

@@ -6,6 +6,7 @@ What comes in is checked before it is believed, or memory is taken for it.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -94,6 +95,18 @@ def host_of(address: Address) -> Address:
 
 def _pair(one: Peer, other: Peer) -> frozenset[tuple[Address, int]]:
     return frozenset(((one.seat, one.life), (other.seat, other.life)))
+
+
+def new_identity(path: Path) -> None:
+    """The key of a libp2p daemon, unless there is one: whole or not at all. Raises OSError."""
+    if path.is_file():
+        return
+    draft = path.with_name(f"{path.name}.draft")
+    try:
+        P2P.generate_identity(str(draft))
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 class Endpoint:
