@@ -173,11 +173,11 @@ class Teller:
         self._line = line
 
     def _tell_missing(self, event: Mapping[str, Any]) -> None:
-        what = render_waiting({**event, "at": event["since"]})
-        again = event["stages"] and event["at"] - self._said_at >= REMIND_EVERY
+        what, now = render_waiting({**event, "seconds": 0}), event["since"] + event["seconds"]
+        again = event["stages"] and now - self._said_at >= REMIND_EVERY
         if what != self._waiting or again:
             self._say(render_waiting(event))
-            self._waiting, self._said_at = what, event["at"]
+            self._waiting, self._said_at = what, now
 
     def _say(self, text: str) -> None:
         if not self._quiet:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"iteration {told['iteration']}, {pace}"
     waiting = told.get("waiting")
     if waiting is not None and waiting["vacant"]:
-        yield render_waiting({**waiting, "at": time.time()})
+        yield render_waiting(waiting)
     dropped = render_dropped(told.get("dropped", {}))
     if dropped:
         yield dropped

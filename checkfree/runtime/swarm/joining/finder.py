@@ -68,6 +68,7 @@ class Finder:
         announcing = asyncio.ensure_future(self._discovery.announce(me))
         try:
             while True:
+                await self._discovery.keep_time(self.likeliest)
                 for member in await self._discovery.members():
                     self._book.put(Place(member.peer.id, member.peer.addresses))
                 await asyncio.sleep(TTL / 3)

@@ -123,7 +123,7 @@ class JoinClient:
                     "token of the same line"
                 )
             if "welcome" not in answer:
-                raise Unreachable("it is a member, and the lead can't be reached")
+                raise Unreachable("a member answers, and the lead has not yet")
             self.welcome = answer["welcome"]
             lead = Peer.from_json(self.welcome["peer"])
             self.finder.met(Place(lead.id, lead.addresses))

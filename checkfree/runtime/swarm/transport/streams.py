@@ -141,6 +141,7 @@ class Endpoint:
             auto_nat=False,
             nat_port_map=False,
             use_relay=False,
+            tls=False,  # Noise alone, which has no certificates that a clock could take for expired
             identity_path=str(identity),
             host_maddrs=[listen],
         )
