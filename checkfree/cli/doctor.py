@@ -6,10 +6,13 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkfree.cli.arguments import BAD_INPUT, DONE, Commands, takes_config
+from checkfree.cli.swarm.shared import ANYWHERE, as_guest, check_machine, secret_of
 from checkfree.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -70,61 +73,53 @@ def _checks(arguments: argparse.Namespace) -> Iterator[Check]:
     if config is not None:
         yield from of_run(config)
     if arguments.join is not None:
-        yield "swarm", lambda: _inquire(arguments)
-        yield "reached from there", lambda: _called_back(arguments)
+        secret = cache(lambda: secret_of(arguments))
+        yield "swarm", lambda: _inquire(arguments, secret())
+        yield "reached from there", lambda: _called_back(arguments, secret())
 
 
 def _daemon() -> str:
+    return _try_daemon(ANYWHERE)
+
+
+def _try_daemon(listen: str) -> str:
+    """As ``swarm join`` starts it. Raises BadInput."""
+    from checkfree.runtime.swarm.transport.addresses import listen_address, parse_listen
+    from checkfree.session.swarm.fork_server import cannot_import
+
+    at = listen_address(*parse_listen(listen))
+    check_machine("join")
     try:
-        from checkfree.runtime.swarm.processes.trial import try_daemon
+        from checkfree.runtime.swarm.joining.trial import try_daemon
     except ImportError as error:
-        raise BadInput(f"{error}: pip install 'checkfree[swarm]'") from None
-    return try_daemon()
+        raise BadInput(cannot_import(error)) from None
+    return try_daemon(at)
 
 
-def _inquire(arguments: argparse.Namespace) -> str:
-    with _entering(arguments) as (workdir, entry):
+def _inquire(arguments: argparse.Namespace, secret: bytes) -> str:
+    with _entering(arguments, secret) as (workdir, entry):
         from checkfree.session.swarm.member import NodeOptions, inquire
 
         return inquire(workdir, entry, NodeOptions(data=arguments.data_path))
 
 
-def _called_back(arguments: argparse.Namespace) -> str:
-    with _entering(arguments) as (workdir, entry):
+def _called_back(arguments: argparse.Namespace, secret: bytes) -> str:
+    with _entering(arguments, secret) as (workdir, entry):
         from checkfree.session.swarm.member import called_back
 
         return called_back(workdir, entry)
 
 
 @contextmanager
-def _entering(arguments: argparse.Namespace) -> Iterator[tuple[Workdir, JoinOptions]]:
+def _entering(
+    arguments: argparse.Namespace, secret: bytes
+) -> Iterator[tuple[Workdir, JoinOptions]]:
     """As ``swarm join`` would. Raises BadInput."""
-    from checkfree.runtime.swarm.joining.invitation import (
-        given_token,
-        listen_address,
-        parse_listen,
-        parse_place,
-    )
-
-    place, secret = parse_place(arguments.join), given_token(arguments.token, arguments.token_file)
-    listen = parse_listen(arguments.listen) if arguments.listen else ("0.0.0.0", 0)
-    try:
-        from checkfree.runtime.swarm.joining.joiner_workdir import joiner_workdir_for
-        from checkfree.session.swarm.member import JoinOptions
-    except ImportError as error:
-        raise BadInput(f"{error}: pip install 'checkfree[swarm]'") from None
-    with joiner_workdir_for(secret) as workdir:
-        allow = tuple(arguments.allow)
-        yield (
-            workdir,
-            JoinOptions(place, secret, listen_address(*listen), ANSWER_WITHIN, allow=allow),
-        )
+    listen = arguments.listen or ANYWHERE
+    with as_guest("join", arguments.join, secret, listen) as (workdir, entry):
+        yield workdir, replace(entry, retry=ANSWER_WITHIN, allow=tuple(arguments.allow))
 
 
 def _port(listen: str) -> str:
-    from checkfree.runtime.swarm.processes.trial import try_port
-
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit():
-        raise BadInput(f"got {listen}, expected HOST:PORT, as in 0.0.0.0:31337")
-    return try_port(host, int(port))
+    _try_daemon(listen)
+    return f"{listen} can be listened at"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from checkfree.core.errors import cannot_write
+from checkfree.core.errors import BadInput, cannot_write
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -32,6 +33,17 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def temporary_folder(prefix: str) -> TemporaryDirectory[str]:
+    """A new one, where this machine has temporary files. Raises BadInput if none can be made."""
+    try:
+        return TemporaryDirectory(prefix=prefix)
+    except OSError as error:
+        raise BadInput(
+            f"no folder takes temporary files ({error}): set TMPDIR to one that has room, and that "
+            "you may write to"
+        ) from None
 
 
 class DiskFiles:

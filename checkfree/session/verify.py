@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from checkfree.config.load import load
@@ -28,6 +27,7 @@ from checkfree.core.records import (
 from checkfree.failures import render_trace
 from checkfree.lead import Progress
 from checkfree.runtime import folder as folders
+from checkfree.runtime.files import temporary_folder
 from checkfree.runtime.replay import Replayed, ReplayedFaults, Step, script
 from checkfree.session.assemble import Assembly, make_worker_context
 from checkfree.session.job import Job, check_same, of_config, versions_of
@@ -122,7 +122,7 @@ def verify_recording(
     """
     with ExitStack() as stack:
         if out is None:
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="checkfree-verify-")))
+            folder = Path(stack.enter_context(temporary_folder("checkfree-verify-")))
         else:
             folder = out
         comparison = _Comparison(run, watch or (lambda: None))

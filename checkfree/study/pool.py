@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from checkfree.core.config import Config
+from checkfree.runtime.files import temporary_folder
 from checkfree.study.fork_server import ForkServer
 
 PATIENCE = 20.0
@@ -49,7 +49,7 @@ class Pool:
         self._slots = slots
         self._running: dict[str, _Running] = {}
         self._server: ForkServer | None = None
-        self._folder = TemporaryDirectory(prefix="checkfree-study-")
+        self._folder = temporary_folder("checkfree-study-")
         self._files = count()
 
     def __enter__(self) -> Pool:

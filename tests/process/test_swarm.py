@@ -20,7 +20,8 @@ from checkfree.cli import main
 from checkfree.config.load import load
 from checkfree.core.records import of_kind, read
 from checkfree.runtime.swarm.processes.control import ask
-from checkfree.runtime.swarm.processes.workdir import Workdir
+from checkfree.runtime.swarm.processes.sockets import _short
+from checkfree.runtime.swarm.processes.workdir import SOCKETS, Workdir
 from tests.process.command import (
     checkfree_command,
     end_of,
@@ -95,7 +96,8 @@ def in_one_process(folder: Path, *words: str) -> Path:
 def assert_nothing_left(folder: Path) -> None:
     workdir = Workdir.of(folder / "run")
     assert workdir.processes() == []
-    assert not workdir.sockets.exists()
+    own = workdir.path / SOCKETS
+    assert not any(path.exists() for path in (own, *_short(own)))
 
 
 def assert_all_marked(pid: int, workdir: Workdir) -> None:

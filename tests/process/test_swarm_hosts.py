@@ -22,10 +22,11 @@ import checkfree
 from checkfree.cli import main
 from checkfree.config.load import load
 from checkfree.core.records import of_kind, read
-from checkfree.runtime.swarm.joining.invitation import Place, Register, best_first
+from checkfree.runtime.swarm.joining.invitation import Register
 from checkfree.runtime.swarm.joining.joiner_workdir import joiner_path
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.workdir import Workdir
+from checkfree.runtime.swarm.transport.addresses import Place, best_first
 from tests.chaos import SOAK
 from tests.process.command import (
     checkfree_command,

@@ -13,7 +13,6 @@ import pytest
 from checkfree.cli import main
 from checkfree.config.load import load
 from checkfree.core.config import Config, DataConfig
-from checkfree.runtime.swarm.processes.trial import try_port
 from checkfree.session.swarm import doctor
 from checkfree.session.swarm.doctor import Finding, look, of_machine, of_run
 from tests.process.command import prepare
@@ -32,7 +31,7 @@ def found(findings: list[Finding], name: str) -> Finding:
 
 def test_a_good_machine_has_nothing_to_mend(config: Config) -> None:
     findings = [*look(of_machine()), *look(of_run(config))]
-    assert [finding.problem for finding in findings] == [""] * 6
+    assert [finding.problem for finding in findings] == [""] * 7
     assert "5 seats" in found(findings, "memory").told
 
 
@@ -42,7 +41,7 @@ def test_one_problem_hides_no_other(config: Config, monkeypatch: pytest.MonkeyPa
     findings = list(look(of_run(broken)))
     assert "missing.txt" in found(findings, "data").problem
     assert "5 seats" in found(findings, "memory").problem
-    assert "out=FOLDER" in found(findings, "disk").problem
+    assert "out=FOLDER" in found(findings, "run folder").problem
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,11 +64,12 @@ def test_a_port_in_use_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("checkfree.cli.doctor._daemon", lambda: "")
-    assert "free" in try_port("127.0.0.1", 0)
+    assert main(["doctor", "--listen=127.0.0.1:0"]) == 0
+    assert "✓ port: 127.0.0.1:0 can be listened at" in capsys.readouterr().out
     with socket.create_server(("127.0.0.1", 0)) as taken:
         place = f"127.0.0.1:{taken.getsockname()[1]}"
         assert main(["doctor", f"--listen={place}"]) == 2
-    assert f"✗ port: {place} can't be listened at" in capsys.readouterr().out
+    assert f"✗ port: can't listen at {place} (" in capsys.readouterr().out
     assert main(["doctor", "--listen=nowhere"]) == 2
     assert "expected HOST:PORT" in capsys.readouterr().out
 

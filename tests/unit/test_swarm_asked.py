@@ -71,13 +71,13 @@ def fleet(*hosts: str) -> list[dict[str, Any]]:
         (
             {"ask": "move", "seat": "1.0", "host": "a"},
             True,
-            {"asked": "1.0", "origin": "b", "life": 4},
+            {"asked": "1.0", "origin": "b", "life": 4, "events": 0},
             [{"move": "1.0", "host": "a"}],
         ),
         (
             {"ask": "move", "seat": "1.0", "host": None},
             True,
-            {"asked": "1.0", "origin": "b", "life": 4},
+            {"asked": "1.0", "origin": "b", "life": 4, "events": 0},
             [{"move": "1.0", "host": None}],
         ),
         ({"ask": "drain", "host": "b"}, True, {"asked": "b"}, [{"drain": "b"}]),

@@ -19,9 +19,10 @@ from checkfree.runtime.swarm.joining.dialback import (
     read_dialled,
     told_dial,
 )
-from checkfree.runtime.swarm.joining.invitation import Place
 from checkfree.runtime.swarm.placement.nodes import Node
+from checkfree.runtime.swarm.transport.addresses import Place
 from checkfree.runtime.swarm.transport.network_thread import JoinRequest, Visitor
+from tests.peers import id_of
 from tests.unit.entrance import GOOD, Entrance, node
 
 BAD = "/ip4/10.0.0.9/tcp/4001"
@@ -50,9 +51,9 @@ def test_whoever_everybody_can_call_is_well() -> None:
 
 
 def test_what_is_said_reads_back_and_rubbish_does_not() -> None:
-    places = [Place("a", (GOOD,)), Place("b", (BAD, GOOD))]
+    places = [Place(id_of("a"), (GOOD,)), Place(id_of("b"), (BAD, GOOD))]
     assert asked_dial(told_dial(places)["dial"]) == places
-    for plain in (None, [1], [["a"]], [["a", "b"]], [["a", [GOOD]]] * 9):
+    for plain in (None, [1], [["a"]], [["a", "b"]], [[id_of("a"), [GOOD]]] * 9):
         with pytest.raises((ValueError, TypeError)):
             asked_dial(plain)
     assert read_dialled({"a": "", "b": 7, "c": "x" * 1000}) == {"a": "", "c": "x" * 200}
@@ -61,7 +62,7 @@ def test_what_is_said_reads_back_and_rubbish_does_not() -> None:
         "no list",
         [GOOD] * 17,
         ["x"],
-        ["/a/b/c/" + "x" * 101],
+        ["/dns4/" + "x." * 200 + "/tcp/1"],
         ["/ip4/300.0.0.1/tcp/1"],
         [1],
     ):

@@ -13,6 +13,7 @@ from checkfree.messages.control import Gone, Leaving
 from checkfree.runtime.swarm.joining.candidates import HEIR, MOST_HEIRS, heir_of, is_heir
 from checkfree.runtime.swarm.transport.frames import FIRST_LANE, Peer, piece_frame
 from checkfree.runtime.swarm.transport.network_thread import JoinRequest
+from tests.peers import id_of
 from tests.unit.entrance import GOOD, Entrance, node
 
 
@@ -80,8 +81,8 @@ def test_one_process_of_a_node_is_tried_and_the_lead_looks_for_the_others() -> N
 def test_another_heir_is_called_at_another_address() -> None:
     """What an owner sends to an heir must not go to one that has died before, at the same seat in
     the same life: the run stood still until somebody killed the owner."""
-    entrance = Entrance()
-    for name in ("a", "b", "c", "first", "second"):
+    entrance, heirs = Entrance(), sorted((id_of("first"), id_of("second")))
+    for name in ("a", "b", "c", *heirs):
         entrance.comes(name)
         if name in "abc":
             seat = entrance.sits(name)
@@ -89,7 +90,7 @@ def test_another_heir_is_called_at_another_address() -> None:
         JoinRequest("leaving", entrance.join_server._visitors["c"], {"seat": str(seat)}), LIVES
     )
     found: list[dict[str, Any]] = []
-    for name in ("first", "second"):
+    for name in heirs:
         (heir,) = [said["heir"] for said in entrance.told[name] if "heir" in said]
         found.append(heir)
         at = Address.parse(heir["at"])
@@ -99,7 +100,7 @@ def test_another_heir_is_called_at_another_address() -> None:
         visitor = entrance.join_server._visitors[name]
         entrance.join_server.visited(JoinRequest("heir", visitor, {"peer": peer.to_json()}), LIVES)
         assert entrance.told["c"][-1] == {"heir": peer.to_json()}
-        if name == "first":
+        if name == heirs[0]:
             entrance.join_server.visited(JoinRequest("left", visitor), LIVES)
             assert Gone(at, 0) in entrance.lead
     assert found[0]["at"] != found[1]["at"]

@@ -21,14 +21,9 @@ from checkfree.runtime.swarm.joining.candidates import Candidate, Candidates
 from checkfree.runtime.swarm.joining.handshake import application, is_proven, refusal, signed
 from checkfree.runtime.swarm.joining.invitation import (
     Invitation,
-    Place,
     Register,
-    best_first,
     given_token,
     join_line,
-    listen_address,
-    parse_listen,
-    parse_place,
     parse_token,
 )
 from checkfree.runtime.swarm.joining.records import (
@@ -42,6 +37,7 @@ from checkfree.runtime.swarm.joining.records import (
     sign,
 )
 from checkfree.runtime.swarm.placement.nodes import Node
+from checkfree.runtime.swarm.transport.addresses import Place, best_first, parse_place
 from checkfree.runtime.swarm.transport.frames import PROTOCOL, Peer
 from checkfree.session.swarm.invitation import unused
 from tests.tiny import MemoryFiles
@@ -147,7 +143,7 @@ def test_a_seat_of_the_fullest_node_and_its_heir() -> None:
     assert late is not None and (late.heir_to, late.seat) == (None, (move.seat, 1))
 
 
-# --- addresses and tokens ------------------------------------------------------------------------
+# --- join lines and tokens -----------------------------------------------------------------------
 
 
 def test_a_join_line_reads_back() -> None:
@@ -155,29 +151,6 @@ def test_a_join_line_reads_back() -> None:
     _, _, _, address, _, token = join_line(place, SECRET).split()
     assert parse_place(address) == Place(ID, ("/ip4/192.0.2.1/tcp/9",))
     assert parse_token(token) == SECRET
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "localhost:1", f"/ip4/1.2.3.4/tcp/0/p2p/{ID}", f"/ip4/1.2.3.4/tcp/70000/p2p/{ID}"),
-        *(f"/ip4/1.2.3.4/tcp/1/p2p/{ID} x", "/ip4/1.2.3.4/tcp/1/p2p/Qm", "/ip4/1.2.3.4/tcp/1"),
-    ],
-)
-def test_an_address_that_is_none(text: str) -> None:
-    with pytest.raises(BadInput, match="copy the whole line"):
-        parse_place(text)
-
-
-@pytest.mark.parametrize("text", ["", "x", "1.2.3.4", "1.2.3.4:x", "1.2.3.4:70000", "name:1"])
-def test_listening_nowhere(text: str) -> None:
-    with pytest.raises(BadInput, match="--listen"):
-        parse_listen(text)
-
-
-def test_listening() -> None:
-    assert listen_address(*parse_listen("192.0.2.1:5")) == "/ip4/192.0.2.1/tcp/5"
-    assert listen_address(*parse_listen("[::]:0")) == "/ip6/::/tcp/0"
 
 
 def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +182,35 @@ def test_an_invitation_and_a_register_are_read_back(tmp_path: Path) -> None:
     for port in (1, 2):
         register.add(Place(ID, (f"/ip4/192.0.2.1/tcp/{port}",)))
     assert register.read() == (Place(ID, ("/ip4/192.0.2.1/tcp/2",)),)
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        *({}, [], {"host": "0.0.0.0", "port": 4001}, {"host": "x", "port": 1, "secret": "00"}),
+        *({"host": h, "port": p, "secret": "00"} for h, p in (("::%a", 1), ("::1", -1), (1, 1))),
+    ],
+)
+def test_a_damaged_invitation_is_none(tmp_path: Path, plain: Any) -> None:
+    (tmp_path / "invitation").write_text(json.dumps(plain))
+    assert Invitation.load(tmp_path / "invitation") is None
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        *(
+            {},
+            [[ID]],
+            [[ID, ["/ip4/300.1.1.1/tcp/1"]]],
+            [[ID[:-1] + "O", ["/ip4/192.0.2.1/tcp/1"]]],
+        ),
+        *([[ID, "/ip4"]], [[1, ["/ip4/192.0.2.1/tcp/1"]]], [[ID, [1]]], 7, None),
+    ],
+)
+def test_a_damaged_register_knows_nobody(tmp_path: Path, plain: Any) -> None:
+    (tmp_path / "members").write_text(json.dumps(plain))
+    assert Register(tmp_path / "members").read() == ()
 
 
 # --- who may come in -----------------------------------------------------------------------------

@@ -12,9 +12,9 @@ pytest.importorskip("hivemind")
 
 from checkfree.runtime.swarm.joining import join_client
 from checkfree.runtime.swarm.joining.finder import AddressBook, Finder
-from checkfree.runtime.swarm.joining.invitation import Place
 from checkfree.runtime.swarm.joining.join_client import JoinClient, Unreachable
 from checkfree.runtime.swarm.placement.nodes import Node
+from checkfree.runtime.swarm.transport.addresses import Place
 
 NODE = Node("n", "h", "", 1, False, False)
 

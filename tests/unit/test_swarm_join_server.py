@@ -46,6 +46,7 @@ from checkfree.session.memory import FIRST_BYTES
 from checkfree.session.swarm import member
 from checkfree.session.swarm.launched import device_here
 from checkfree.session.swarm.member import NodeOptions, StartAgain, node_of, prepared
+from tests.peers import id_of
 from tests.process.command import prepare
 
 SECRET, OTHER = bytes(range(16)), bytes(16)
@@ -115,7 +116,7 @@ def word(change: Mapping[str, Any], secret: bytes = SECRET) -> bytes:
 
 def test_who_belongs_here_is_told_of_the_run_and_listened_to() -> None:
     told, visits, refused = apply(word({}), notice_frame({"ready": True}))
-    assert told[0]["welcome"] == {"config": {}}
+    assert told[0]["welcome"].keys() == {"config", "clock"}
     assert is_proven(SECRET, "lead", "joiner", told[0])
     assert visits == ["ready", "left"]
     assert not refused
@@ -250,7 +251,7 @@ def test_records_that_prove_nothing_are_counted() -> None:
 
 
 def peer(seat: Address, life: int = 0, name: str = "") -> Peer:
-    return Peer(seat, life, name or f"{seat}-{life}", ("/ip4/127.0.0.1/tcp/1",))
+    return Peer(seat, life, id_of(name or f"{seat}-{life}"), ("/ip4/127.0.0.1/tcp/1",))
 
 
 class Ear:
@@ -280,7 +281,7 @@ def greet(
         prepare(endpoint)
         for caller in callers:
             reader = asyncio.StreamReader()
-            reader.feed_data(notice_frame(hello(caller, "us", SECRET)))
+            reader.feed_data(notice_frame(hello(caller, id_of("us"), SECRET)))
             reader.feed_eof()
             info = SimpleNamespace(peer_id=SimpleNamespace(to_base58=lambda c=caller: c.id))
             await endpoint._serve(info, reader, Line())  # type: ignore[arg-type]
@@ -303,7 +304,7 @@ def test_a_lead_with_one_name_has_no_successor_with_another() -> None:
     lead, next_, claims = peer(LEAD, 0, "lead"), peer(LEAD, 1, "lead"), peer(LEAD, 2, "mallory")
 
     def named(endpoint: Endpoint) -> None:
-        endpoint.lead_id = "lead"
+        endpoint.lead_id = id_of("lead")
 
     known, endpoint, _ = greet(named, lead, claims, next_)
     assert known == {LEAD: next_}

@@ -40,8 +40,9 @@ NOTHING: Answer = (404, "")
 
 
 @contextmanager
-def service(play: Play) -> Iterator[str]:
-    """A metadata service that answers (method, path, headers) as ``play`` says."""
+def service(play: Play, ahead: float = 0.0) -> Iterator[str]:
+    """A metadata service that answers (method, path, headers) as ``play`` says, and whose clock is
+    so many seconds ahead."""
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
@@ -53,6 +54,9 @@ def service(play: Play) -> Iterator[str]:
                 self.wfile.write(text.encode())
 
         do_GET = do_PUT = _answer
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return format_datetime(soon(ahead), usegmt=True)
 
         def log_message(self, *words: Any) -> None:
             pass
@@ -113,6 +117,20 @@ def test_aws_says_when_and_its_tokens_grow_old() -> None:
     assert "terminate" in found.why
     assert found.seconds is not None
     assert 80 < found.seconds <= 90
+
+
+@pytest.mark.parametrize("ahead", [-86400, -45, 45, 86400])
+def test_the_times_of_a_service_are_by_its_own_clock(ahead: float) -> None:
+    """Ours may be wrong; it is as if theirs were."""
+    play = AwsPlay()
+    play.action = {"action": "terminate", "time": f"{soon(ahead + 90):%Y-%m-%dT%H:%M:%SZ}"}
+    with service(play, ahead) as base:
+        aws = Aws(base, quiet).look()
+    at = format_datetime(soon(ahead + 20), usegmt=True)
+    with service(azure([preempt("me", at=at)], (200, "me")), ahead) as base:
+        found = Azure(base).look()
+    assert aws is not None and aws.seconds is not None and 80 < aws.seconds <= 91
+    assert found is not None and found.seconds is not None and 10 < found.seconds <= 21
 
 
 def test_a_clock_that_is_wrong_gives_nobody_more_than_is_promised() -> None:

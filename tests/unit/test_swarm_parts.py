@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,14 @@ from checkfree.runtime.swarm.transport.frames import (
     read_notice,
 )
 from checkfree.runtime.tail import Tail
+from tests.peers import id_of
 
 ONE, TWO = Address(1), Address(2)
 SECRET = b"secret"
 
 
 def peer(seat: Address, life: int = 0) -> Peer:
-    return Peer(seat, life, f"{seat}-{life}", ("/ip4/127.0.0.1/tcp/1",))
+    return Peer(seat, life, id_of(f"{seat}-{life}"), ("/ip4/127.0.0.1/tcp/1",))
 
 
 class Office:
@@ -165,8 +165,9 @@ def test_time_that_we_were_away_is_nobodys_silence() -> None:
 
 def test_a_hello_proves_itself_to_one_peer() -> None:
     told = hello(peer(ONE), "me", SECRET)
-    assert check_hello(told, "1.0-0", "me", SECRET) == (peer(ONE), "control")
-    assert check_hello(hello(peer(ONE), "me", SECRET, "data"), "1.0-0", "me", SECRET)[1] == "data"
+    assert check_hello(told, id_of("1.0-0"), "me", SECRET) == (peer(ONE), "control")
+    told = hello(peer(ONE), "me", SECRET, "data")
+    assert check_hello(told, id_of("1.0-0"), "me", SECRET)[1] == "data"
 
 
 @pytest.mark.parametrize(
@@ -187,9 +188,9 @@ def test_a_hello_proves_itself_to_one_peer() -> None:
 def test_a_hello_that_proves_nothing(change: dict[str, Any], sender: str, receiver: str) -> None:
     told = {**hello(peer(ONE), "me", SECRET), **change}
     with pytest.raises(BadFrame):
-        check_hello(told, sender, receiver, SECRET)
+        check_hello(told, id_of(sender), receiver, SECRET)
     with pytest.raises(BadFrame):
-        check_hello(hello(peer(ONE), "me", b"guess"), "1.0-0", "me", SECRET)
+        check_hello(hello(peer(ONE), "me", b"guess"), id_of("1.0-0"), "me", SECRET)
 
 
 @pytest.mark.parametrize("data", [b"", b"[1]", b"{", b"\xff", b"[" * 10000])
@@ -214,12 +215,6 @@ def test_one_launcher_at_a_time(tmp_path: Path) -> None:
         workdir.clear(keep_logs=False)
     assert not workdir.alive
     assert not (tmp_path / "run").exists()
-
-
-def test_a_long_name_gets_short_sockets(tmp_path: Path) -> None:
-    workdir = Workdir.of(tmp_path / ("long" * 20))
-    assert len(os.fsencode(workdir.control)) < 100
-    assert workdir.sockets != Workdir.of(tmp_path / ("lang" * 20)).sockets
 
 
 # --- tail ----------------------------------------------------------------------------------------

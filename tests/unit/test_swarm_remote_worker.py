@@ -17,6 +17,7 @@ from checkfree.runtime.swarm.joining.candidates import HEIR
 from checkfree.runtime.swarm.joining.remote_worker import ExitReason, RemoteWorker, RetainedStates
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.network_thread import Delivered, Said
+from tests.peers import id_of
 
 LEAVE, STALE, ASSIGNMENT = (
     {"leave": True, "ends_at": None},
@@ -40,7 +41,7 @@ def waits(
 
 def test_who_has_lost_the_lead_says_so_to_its_node() -> None:
     """Which may hear from another of its processes that the run has ended."""
-    peer = Peer(Address.parse("lead"), 0, "lead", ("/ip4/127.0.0.1/tcp/1",))
+    peer = Peer(Address.parse("lead"), 0, id_of("lead"), ("/ip4/127.0.0.1/tcp/1",))
     again = {"incarnation": 0, "peer": peer.to_json()}
     network = SimpleNamespace(learn=lambda peer: None)
     join_client = SimpleNamespace(welcome={"incarnation": 0})

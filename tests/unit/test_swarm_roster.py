@@ -13,8 +13,9 @@ if importlib.util.find_spec("hivemind") is None:
 from checkfree.core.ops import Address
 from checkfree.runtime.swarm.presence.roster import Roster
 from checkfree.runtime.swarm.transport.frames import Peer
+from tests.peers import id_of
 
-SITS = Peer(Address(1), 2, "id", ("/ip4/10.0.0.1/tcp/1",))
+SITS = Peer(Address(1), 2, id_of("id"), ("/ip4/10.0.0.1/tcp/1",))
 KNOWN = Roster(
     "run",
     3,

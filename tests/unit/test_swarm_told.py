@@ -12,10 +12,11 @@ import pytest
 from checkfree.cli.swarm.lead import Teller
 from checkfree.cli.swarm.move import _refusal
 from checkfree.runtime.swarm.told import render_waiting, tell
+from tests.peers import id_of
 
 
 def waiting(**changes: Any) -> dict[str, Any]:
-    event = {"event": "waiting", "at": 100.0, "vacant": [], "stages": [], "since": 100.0}
+    event = {"event": "waiting", "vacant": [], "stages": [], "since": 100.0, "seconds": 0.0}
     return {**event, "seats": 5, "spares": 0, "nodes": 2, **changes}
 
 
@@ -25,7 +26,7 @@ def waiting(**changes: Any) -> dict[str, Any]:
         ({}, "every seat is taken"),
         ({"spares": 2}, "every seat is taken; 2 stand by"),
         (
-            {"vacant": ["4.0", "3.0"], "stages": [4], "since": 60.0},
+            {"vacant": ["4.0", "3.0"], "stages": [4], "seconds": 40.0},
             "vacant: 4.0, 3.0; nobody has stage 4: it waits since 40 s; 3 of 5 seats on 2 nodes",
         ),
         ({"vacant": ["4.1"], "nodes": 1}, "vacant: 4.1; 4 of 5 seats on 1 node"),
@@ -38,10 +39,10 @@ def test_for_what_is_waited_and_since_when(changes: dict[str, Any], told: str) -
 def test_a_line_has_its_time_and_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     teller = Teller(lambda: b"", quiet=False)
     teller(waiting())
-    teller(waiting(at=101.0))
-    gap = {"vacant": ["4.0"], "stages": [4], "since": 100.0}
-    for at in (102.0, 103.0, 110.0, 131.0, 140.0):
-        teller(waiting(at=at, **gap))
+    teller(waiting(seconds=1.0))
+    gap = {"vacant": ["4.0"], "stages": [4]}
+    for seconds in (2.0, 3.0, 10.0, 31.0, 40.0):
+        teller(waiting(seconds=seconds, **gap))
     teller({"event": "lost", "seat": "1.0", "life": 0, "why": "silent for 4 s"})
     first, *waits, second = capsys.readouterr().err.splitlines()
     assert [line.partition("waits since ")[2][:4] for line in waits] == ["2 s;", "31 s"]
@@ -54,7 +55,7 @@ def test_one_that_is_quiet_says_the_join_line_only(capsys: pytest.CaptureFixture
     teller = Teller(lambda: bytes(16), quiet=True)
     teller(waiting())
     teller({"event": "left", "seat": "1.0", "life": 0, "why": ""})
-    teller({"event": "listening", "peer": ["lead", 0, "Qm", ["/ip4/192.0.2.1/tcp/4001"]]})
+    teller({"event": "listening", "peer": ["lead", 0, id_of("lead"), ["/ip4/192.0.2.1/tcp/4001"]]})
     captured = capsys.readouterr()
     assert captured.err == ""
     assert "--token" in captured.out
@@ -62,7 +63,7 @@ def test_one_that_is_quiet_says_the_join_line_only(capsys: pytest.CaptureFixture
 
 def test_where_nobody_is_invited_there_is_no_join_line(capsys: pytest.CaptureFixture[str]) -> None:
     teller = Teller(lambda: bytes(16), quiet=False, invites=False)
-    teller({"event": "listening", "peer": ["lead", 0, "Qm", ["/ip4/192.0.2.1/tcp/4001"]]})
+    teller({"event": "listening", "peer": ["lead", 0, id_of("lead"), ["/ip4/192.0.2.1/tcp/4001"]]})
     teller({"event": "lost", "seat": "1.0", "life": 0, "why": "its process ended (-9)"})
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -80,8 +81,8 @@ def test_a_terminal_that_went_away_ends_nothing(monkeypatch: pytest.MonkeyPatch)
 
 def test_only_what_was_said_since_it_was_asked_refuses_a_move() -> None:
     events = [
-        {"at": 1.0, "event": "stays", "seat": "2.0", "life": 0, "why": "nobody of b stands by"},
-        {"at": 3.0, "event": "stays", "seat": "1.0", "life": 0, "why": "another seat"},
+        {"number": 1, "event": "stays", "seat": "2.0", "life": 0, "why": "nobody of b stands by"},
+        {"number": 3, "event": "stays", "seat": "1.0", "life": 0, "why": "another seat"},
     ]
-    assert _refusal({"events": events}, "2.0", 0.5) == "nobody of b stands by"
-    assert _refusal({"events": events}, "2.0", 2.0) == ""
+    assert _refusal({"events": events}, "2.0", 1) == "nobody of b stands by"
+    assert _refusal({"events": events}, "2.0", 2) == ""

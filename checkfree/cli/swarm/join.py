@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from checkfree.cli.arguments import AGAIN, Commands, takes_allow
-from checkfree.cli.swarm.shared import check_machine, seconds
+from checkfree.cli.swarm.shared import ANYWHERE, as_guest, seconds, secret_of
 from checkfree.core.errors import BadInput
-from checkfree.runtime.forking import ONE_THREAD
 from checkfree.runtime.swarm.told import tell
 
 
@@ -51,7 +49,7 @@ def add(actions: Commands) -> None:
     )
     parser.add_argument(
         "--listen",
-        default="0.0.0.0:0",
+        default=ANYWHERE,
         metavar="HOST:PORT",
         help="where the others call (default: every address of this machine, any free port); "
         "further seats have the ports after it",
@@ -83,42 +81,24 @@ def add(actions: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from checkfree.cli.secrecy import hide
-    from checkfree.runtime.swarm.joining.invitation import (
-        TOKEN_VARIABLE,
-        given_token,
-        listen_address,
-        parse_listen,
-        parse_place,
-    )
-    from checkfree.runtime.swarm.joining.joiner_workdir import joiner_workdir_for
     from checkfree.runtime.swarm.joining.notices import checked
 
-    place = parse_place(arguments.address)
     if arguments.notice is not None:
         checked(arguments.notice)
-    secret = given_token(arguments.token, arguments.token_file)
-    listen = listen_address(*parse_listen(arguments.listen))
-    hide(arguments.token)
-    check_machine("join")
-    os.environ.pop(TOKEN_VARIABLE, None)
-    os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
-    os.environ.update(ONE_THREAD)
-    from checkfree.session.swarm.fork_server import cannot_import
-
-    try:
-        from checkfree.session.swarm.member import JoinOptions, NodeOptions, StartAgain, join
-    except ImportError as error:
-        raise BadInput(cannot_import(error)) from None
-
+    host, zone = _name(arguments.host or ""), _name(arguments.zone)
     say = (lambda text: None) if arguments.quiet else tell
-    options = NodeOptions(arguments.seats, data=arguments.data_path, device=arguments.device)
-    host, zone = _name(arguments.host or options.host), _name(arguments.zone)
-    options = replace(options, host=host, zone=zone)
-    with joiner_workdir_for(secret) as workdir:
-        times = arguments.retry, arguments.notice_seconds
-        entry = JoinOptions(
-            place, secret, listen, *times, arguments.notice, tuple(sorted(arguments.allow))
+    secret = secret_of(arguments)
+    with as_guest("join", arguments.address, secret, arguments.listen) as (workdir, entry):
+        from checkfree.session.swarm.member import NodeOptions, StartAgain, join
+
+        options = NodeOptions(arguments.seats, data=arguments.data_path, device=arguments.device)
+        options = replace(options, host=host or options.host, zone=zone)
+        entry = replace(
+            entry,
+            retry=arguments.retry,
+            notice=arguments.notice_seconds,
+            watched=arguments.notice,
+            allow=tuple(sorted(arguments.allow)),
         )
         try:
             return join(workdir, entry, options, say)

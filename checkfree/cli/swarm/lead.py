@@ -99,7 +99,7 @@ def _gibibytes(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from checkfree.runtime.swarm.joining.invitation import parse_listen
+    from checkfree.runtime.swarm.transport.addresses import parse_listen
 
     where: dict[str, Any] = {"host": None, "port": None}
     if arguments.listen is not None:
@@ -162,7 +162,8 @@ class Teller:
                 self._say(f"{seat} {TOLD[what]}{f': {why}' if why else ''}")
 
     def _tell_line(self, peer: Any) -> None:
-        from checkfree.runtime.swarm.joining.invitation import Place, best_first, join_line
+        from checkfree.runtime.swarm.joining.invitation import join_line
+        from checkfree.runtime.swarm.transport.addresses import Place, best_first
         from checkfree.runtime.swarm.transport.frames import Peer
 
         found = Peer.from_json(peer)
@@ -172,11 +173,11 @@ class Teller:
         self._line = line
 
     def _tell_missing(self, event: Mapping[str, Any]) -> None:
-        what = render_waiting({**event, "at": event["since"]})
-        again = event["stages"] and event["at"] - self._said_at >= REMIND_EVERY
+        what, now = render_waiting({**event, "seconds": 0}), event["since"] + event["seconds"]
+        again = event["stages"] and now - self._said_at >= REMIND_EVERY
         if what != self._waiting or again:
             self._say(render_waiting(event))
-            self._waiting, self._said_at = what, event["at"]
+            self._waiting, self._said_at = what, now
 
     def _say(self, text: str) -> None:
         if not self._quiet:

@@ -56,7 +56,7 @@ def _takes_patience(parser: argparse.ArgumentParser) -> None:
 
 
 def _move(arguments: argparse.Namespace) -> int:
-    seat, host, now = arguments.seat, arguments.host, time.time()
+    seat, host = arguments.seat, arguments.host
     asked = question(arguments.folder, {"ask": "move", "seat": seat, "host": host})
     until = time.monotonic() + arguments.within
     while time.monotonic() < until:
@@ -66,7 +66,7 @@ def _move(arguments: argparse.Namespace) -> int:
         if node is not None and now_there["process"] and now_there["life"] > asked["life"]:
             print(f"{seat} moved from {asked['origin']} to {node['host']}")
             return DONE
-        refused = _refusal(status, seat, now)
+        refused = _refusal(status, seat, asked["events"])
         if refused:
             print(f"{seat} stays on {asked['origin']}: {refused}")
             return FAILED
@@ -75,10 +75,10 @@ def _move(arguments: argparse.Namespace) -> int:
     return FAILED
 
 
-def _refusal(status: Mapping[str, Any], seat: str, since: float) -> str:
-    """Why it can't be, as the lead has said since then."""
+def _refusal(status: Mapping[str, Any], seat: str, since: int) -> str:
+    """Why it can't be, as the lead has said since so many events."""
     for event in reversed(status["events"]):
-        if (event["event"], event.get("seat")) == ("stays", seat) and event["at"] >= since:
+        if (event["event"], event.get("seat")) == ("stays", seat) and event["number"] >= since:
             return str(event["why"])
     return ""
 

@@ -7,7 +7,8 @@ import importlib.util
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,17 +25,22 @@ from checkfree.cli.arguments import (
 )
 from checkfree.cli.interrupts import hold_interrupts
 from checkfree.core.errors import BadInput, RunFailed, with_command
+from checkfree.runtime.forking import ONE_THREAD
 from checkfree.runtime.swarm.presence.liveness import PATIENCE
 from checkfree.runtime.swarm.told import tell
 
 if TYPE_CHECKING:
     from checkfree.core.config import Config
+    from checkfree.runtime.swarm.joining.joiner_workdir import JoinerWorkdir
     from checkfree.runtime.swarm.processes.launcher import Launcher
     from checkfree.runtime.swarm.processes.workdir import Workdir
+    from checkfree.session.swarm.member import JoinOptions
 
 FORK_SERVER = "checkfree.session.swarm.fork_server"
 DAEMON = "hivemind_cli/p2pd"
 """In hivemind's folder."""
+ANYWHERE = "0.0.0.0:0"
+"""Every address of this machine, any port."""
 
 
 def takes_run(parser: argparse.ArgumentParser) -> None:
@@ -78,8 +84,52 @@ def check_daemon(path: Path) -> None:
         raise BadInput(
             f"libp2p's daemon is missing ({path}): pip install --force-reinstall hivemind"
         )
+    if os.statvfs(path).f_flag & os.ST_NOEXEC:
+        raise BadInput(
+            f"libp2p's daemon may not be executed: the file system of {path} is mounted noexec; "
+            "install checkfree on one whose programs may run"
+        )
     if not os.access(path, os.X_OK):
-        raise BadInput(f"libp2p's daemon may not be executed: chmod +x {path}")
+        raise BadInput(f"libp2p's daemon may not be executed: chmod +x {shlex.quote(str(path))}")
+
+
+def secret_of(arguments: argparse.Namespace) -> bytes:
+    """The token, which from then on stands neither in our command line nor in the environment of
+    whom we start. Raises BadInput."""
+    from checkfree.cli.secrecy import hide
+    from checkfree.runtime.swarm.joining.invitation import TOKEN_VARIABLE, given_token
+
+    secret = given_token(arguments.token, arguments.token_file)
+    hide(arguments.token)
+    os.environ.pop(TOKEN_VARIABLE, None)
+    return secret
+
+
+@contextmanager
+def as_guest(
+    action: str, address: str, secret: bytes, listen: str = ANYWHERE
+) -> Iterator[tuple[JoinerWorkdir, JoinOptions]]:
+    """Where a process that comes to a run from elsewhere keeps its files, and how it comes in.
+    What it needs is looked at before it is imported. Raises BadInput."""
+    from checkfree.runtime.swarm.transport.addresses import (
+        listen_address,
+        parse_listen,
+        parse_place,
+    )
+
+    place, at = parse_place(address), listen_address(*parse_listen(listen))
+    check_machine(action)
+    os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
+    os.environ.update(ONE_THREAD)
+    from checkfree.session.swarm.fork_server import cannot_import
+
+    try:
+        from checkfree.runtime.swarm.joining.joiner_workdir import joiner_workdir_for
+        from checkfree.session.swarm.member import JoinOptions
+    except ImportError as error:
+        raise BadInput(cannot_import(error)) from None
+    with joiner_workdir_for(secret) as workdir:
+        yield workdir, JoinOptions(place, secret, at)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from checkfree.cli.arguments import DONE, Commands
-from checkfree.cli.swarm.shared import check_machine
+from checkfree.cli.swarm.shared import as_guest, secret_of
 from checkfree.core.errors import BadInput
 from checkfree.runtime.swarm.told import render_waiting
 
@@ -41,6 +39,11 @@ def question(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     from checkfree.runtime.swarm.processes.workdir import Workdir
 
     workdir = Workdir.of(folder)
+    if is_address(str(folder)):
+        raise BadInput(
+            f"got address {folder}, expected the folder of a run, on the machine that leads it; "
+            "by an address it is checkfree swarm status that can be asked"
+        )
     if not workdir.alive:
         swept = workdir.kill_leftovers() if workdir.path.is_dir() else 0
         workdir.clear(keep_logs=True)
@@ -49,31 +52,24 @@ def question(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     return ask(workdir, request)
 
 
+def is_address(text: str) -> bool:
+    """It names a run of another machine, no folder of this one."""
+    from checkfree.runtime.swarm.transport.addresses import looks_like_an_address
+
+    return looks_like_an_address(text) and not Path(text).exists()
+
+
 def _asked_elsewhere(arguments: argparse.Namespace) -> Mapping[str, Any]:
     """Raises BadInput."""
-    from checkfree.cli.secrecy import hide
-    from checkfree.runtime.swarm.joining.invitation import (
-        TOKEN_VARIABLE,
-        given_token,
-        listen_address,
-        parse_place,
-    )
+    secret = secret_of(arguments)
+    with as_guest("status", arguments.run_or_address, secret) as (workdir, entry):
+        from checkfree.session.swarm.member import status
 
-    place = parse_place(arguments.run_or_address)
-    secret = given_token(arguments.token, arguments.token_file)
-    hide(arguments.token)
-    check_machine("status")
-    os.environ.pop(TOKEN_VARIABLE, None)
-    os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
-    from checkfree.runtime.swarm.joining.joiner_workdir import joiner_workdir_for
-    from checkfree.session.swarm.member import JoinOptions, status
-
-    with joiner_workdir_for(secret) as workdir:
-        return status(workdir, JoinOptions(place, secret, listen_address("0.0.0.0", 0)))
+        return status(workdir, entry)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.run_or_address.startswith("/") and "/p2p/" in arguments.run_or_address:
+    if is_address(arguments.run_or_address):
         told = _asked_elsewhere(arguments)
     else:
         told = question(Path(arguments.run_or_address), {"ask": "status"})
@@ -92,7 +88,7 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"iteration {told['iteration']}, {pace}"
     waiting = told.get("waiting")
     if waiting is not None and waiting["vacant"]:
-        yield render_waiting({**waiting, "at": time.time()})
+        yield render_waiting(waiting)
     dropped = render_dropped(told.get("dropped", {}))
     if dropped:
         yield dropped

@@ -44,6 +44,7 @@ from checkfree.runtime.swarm.processes.fork_server import NO_ROOM, full_disk
 from checkfree.runtime.swarm.processes.launcher_client import LauncherClient
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.seat import BROKEN
+from checkfree.runtime.swarm.told import waited
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 from checkfree.runtime.swarm.transport.host import Host
 from checkfree.runtime.swarm.transport.links import Links
@@ -134,7 +135,7 @@ class LeaderProcess:
                 self._returning,
                 self._evict,
                 self._say,
-                lambda: self._told,
+                lambda: {**self._told, "waiting": waited(self._told.get("waiting"))},
             )
             self.join_server.candidates.open = False
         self.grace, self.wait, self.relay = GRACE, Wait(), RELAY

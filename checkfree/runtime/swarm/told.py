@@ -26,13 +26,19 @@ def render_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def waited(event: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """An event of waiting as it is now, at its own machine; None: nothing is waited for."""
+    if event is None:
+        return None
+    return {**event, "seconds": time.monotonic() - event["since"]}
+
+
 def render_waiting(event: Mapping[str, Any]) -> str:
-    """Which seats are vacant, and for what is waited since when."""
+    """Which seats are vacant, and for what is waited how long."""
     vacant, stages, taken = event["vacant"], event["stages"], event["seats"] - len(event["vacant"])
     told = f"vacant: {', '.join(vacant)}" if vacant else "every seat is taken"
     if stages:
-        seconds = event["at"] - event["since"]
-        since = f" since {seconds:.0f} s" if seconds >= 1 else ""
+        since = f" since {event['seconds']:.0f} s" if event["seconds"] >= 1 else ""
         told += f"; nobody has stage {', '.join(map(str, stages))}: it waits{since}"
     if vacant:
         nodes = f"{event['nodes']} node{'s' * (event['nodes'] != 1)}"

@@ -12,13 +12,17 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.units import render_bytes
+from checkfree.runtime.swarm.processes.sockets import clear_sockets, make_sockets
+from checkfree.runtime.swarm.processes.workdir import SOCKETS, Workdir
 from checkfree.session.job import of_config
 from checkfree.session.memory import FIRST_BYTES, available, seat_bytes
 from checkfree.session.sizes import own_sizes
@@ -65,6 +69,7 @@ def of_run(config: Config, here: int | None = None) -> Iterator[Check]:
     count = len(seats(config)) if here is None else here
     yield "data", lambda: _data(config)
     yield "memory", lambda: _memory(config, count)
+    yield "run folder", lambda: _run_folder(config)
     yield "disk", lambda: _disk(config)
 
 
@@ -107,12 +112,40 @@ def _memory(config: Config, count: int) -> str:
     return told
 
 
+def _run_folder(config: Config) -> str:
+    """Where lead and workers would keep what is theirs: made as they make it, and taken away."""
+    workdir = Workdir.of(Path(config.out))
+    if workdir.alive:
+        raise BadInput(f"{workdir.run} is being trained by a swarm: give another out=FOLDER")
+    try:
+        with _for_a_moment(workdir.path):
+            TemporaryFile(dir=workdir.run).close()
+            made = make_sockets(workdir.path / SOCKETS)
+            clear_sockets(workdir.path / SOCKETS)
+    except OSError as error:
+        raise BadInput(
+            f"out={workdir.run} cannot be written: {error.strerror}; give another out=FOLDER"
+        ) from None
+    return f"{workdir.run} can be written; local sockets in {made.parent}"
+
+
+@contextmanager
+def _for_a_moment(folder: Path) -> Iterator[None]:
+    """What is not there of a folder. Raises OSError."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for path in new:
+            with suppress(OSError):
+                path.rmdir()
+
+
 def _disk(config: Config) -> str:
     sizes, folder = own_sizes(config), Path(config.out).absolute()
     while not folder.exists():
         folder = folder.parent
-    if not os.access(folder, os.W_OK):
-        raise BadInput(f"{folder} can't be written: give another out=FOLDER")
     wanted, free = SNAPSHOTS * (sum(sizes.params) + sum(sizes.moments)), shutil.disk_usage(folder)
     told = f"{render_bytes(wanted)} for snapshots, {render_bytes(free.free)} free in {folder}"
     if wanted > free.free:

@@ -24,6 +24,7 @@ from checkfree.runtime.swarm.joining.invitation import TOKEN_BYTES, Invitation
 from checkfree.runtime.swarm.joining.join_server import JoinServerConfig
 from checkfree.runtime.swarm.presence.roster import Roster
 from checkfree.runtime.swarm.processes.workdir import Workdir
+from checkfree.runtime.swarm.transport.addresses import listen_address, render_listen
 from checkfree.session.job import Job
 from checkfree.session.swarm.release import release
 from checkfree.session.terms import seats
@@ -55,7 +56,8 @@ def _checked(invitation: Invitation) -> Invitation:
             return replace(invitation, port=server.getsockname()[1])
     except OSError as error:
         raise BadInput(
-            f"can't listen at {host}:{port} ({os.strerror(error.errno or 0)}): give another "
+            f"can't listen at {render_listen(listen_address(host, port))} "
+            f"({os.strerror(error.errno or 0)}): give another "
             "--listen HOST:PORT, or port 0 for any that is free"
         ) from None
 

@@ -24,13 +24,12 @@ from checkfree.config.parts import permitted
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.ops import Address
-from checkfree.core.units import render_bytes
+from checkfree.core.units import render_bytes, render_seconds
 from checkfree.messages import codec
 from checkfree.runtime.forking import count_cuda_devices, keep_for_forks
 from checkfree.runtime.process import settled
 from checkfree.runtime.swarm.joining.discovery import Discovery
 from checkfree.runtime.swarm.joining.finder import AddressBook, Finder
-from checkfree.runtime.swarm.joining.invitation import Place, best_first, listen_address
 from checkfree.runtime.swarm.joining.join_client import JoinClient, Unreachable
 from checkfree.runtime.swarm.joining.join_server import JoinServerConfig
 from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, JoinTerms
@@ -48,6 +47,7 @@ from checkfree.runtime.swarm.processes.forks import (
 )
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.told import tell
+from checkfree.runtime.swarm.transport.addresses import Place, best_first, listen_address
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.network_thread import NetworkThread, Said
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
@@ -64,6 +64,8 @@ FIRST_WITHIN, AGAIN_WITHIN = 20.0, 600.0
 """Seconds for which the lead's address is tried: at first, and once we were a member."""
 LEAVE_WITHIN = 5.0  # seconds, to leave the DHT
 ASK_AT_MOST = 3  # times
+CLOCKS_APART = 10.0
+"""Seconds that two clocks have to differ by to be told of: as long as an answer may take."""
 UNTIL_KNOWN = codec.Limits(max_message_bytes=1 << 16, max_header_bytes=1 << 15)
 """Nobody has a message for who does not know the run yet."""
 REFUSED = 2
@@ -421,14 +423,29 @@ def join(workdir: Workdir, entry: JoinOptions, options: NodeOptions, say: Say) -
     """Be a node of a run until it ends, or we are told to go. Returns the exit code. Raises
     BadInput or StartAgain."""
     run = _asked(workdir, entry)
+    if told := render_clock(run):
+        say(told)
     resources = prepared(run, options, say, entry.allow)
     return serve(workdir, entry, node_of(run, options, resources, entry.allow), resources, say)
+
+
+def render_clock(run: Mapping[str, Any]) -> str:
+    """How far this machine's clock is from the lead's, if that shows."""
+    there = run.get("clock")
+    if type(there) is not float or abs(ahead := time.time() - there) < CLOCKS_APART:
+        return ""
+    how = "ahead of" if ahead > 0 else "behind"
+    return (
+        f"this machine's clock is {render_seconds(abs(ahead))} {how} the lead's, and so are the "
+        "times of these lines; nothing else goes by it"
+    )
 
 
 def serve(
     workdir: Workdir, entry: JoinOptions, node: Node, resources: NodeResources, say: Say
 ) -> int:
     """As ``join``, once all is at hand."""
+    _listen(entry.listen, node.room - 1)
     offered(PACKAGE, entry.allow)  # of the code that we run, whatever is installed later
     keep_for_forks()
 
@@ -459,8 +476,14 @@ def _warned(workdir: Workdir, watched: str, say: Say) -> bool:
 
 
 def _listen(address: str, slot: int) -> str:
-    """Each process has a port of its own: the one that was given, and those after it."""
+    """Each process has a port of its own: the one that was given, and those after it. Raises
+    BadInput if there is none."""
     base, _, port = address.rpartition("/")
+    if int(port) + slot >= 1 << 16:
+        raise BadInput(
+            f"port {port} of --listen and those after it are fewer than {slot + 1} seats need: "
+            "give a lower one, or less --seats"
+        )
     return address if port == "0" else f"{base}/{int(port) + slot}"
 
 
@@ -516,10 +539,11 @@ def inquire(workdir: Workdir, entry: JoinOptions, options: NodeOptions) -> str:
     BadInput if not."""
     run = Member(workdir, entry, Node("asks", "asks"), None, lambda text: None).inquire()
     told: list[str] = []
+    clock = f"; {found}" if (found := render_clock(run)) else ""
     resources = prepared(run, options, told.append, entry.allow)
     if not resources.reads:
-        return f"its lead answers; this node {told[0]}"
-    return f"its lead answers, and the data are here: {_told(run['data'])}"
+        return f"its lead answers; this node {told[0]}{clock}"
+    return f"its lead answers, and the data are here: {_told(run['data'])}{clock}"
 
 
 def called_back(workdir: Workdir, entry: JoinOptions) -> str:

@@ -9,14 +9,19 @@ the first tensor is waited for.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from checkfree.runtime.swarm.joining.invitation import Place, best_first, socket_of
 from checkfree.runtime.swarm.placement.nodes import Node
+from checkfree.runtime.swarm.transport.addresses import (
+    Place,
+    best_first,
+    elsewhere,
+    parse_address,
+    parse_peer_id,
+)
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM, in_short
 from checkfree.runtime.swarm.transport.streams import Endpoint
 
@@ -36,7 +41,7 @@ async def look(addresses: Sequence[str]) -> str:
     only libp2p understands are taken to be good."""
     why = "it has no address"
     for address in best_first(addresses):
-        at = socket_of(address)
+        at = parse_address(address).socket
         if at is None:
             return ""
         try:
@@ -62,26 +67,13 @@ async def call(endpoint: Endpoint, place: Place) -> str:
     return ""
 
 
-def elsewhere(addresses: Sequence[str]) -> tuple[str, ...]:
-    """Those that mean the same machine wherever they are called from; all, if none does."""
-    found = []
-    for address in addresses:
-        at = socket_of(address)
-        if at is None or not ipaddress.ip_address(at[0]).is_loopback:
-            found.append(address)
-    return tuple(found or addresses)
-
-
 def read_addresses(plain: Any) -> tuple[str, ...]:
     """As an application has them. Raises ValueError."""
     if not isinstance(plain, list) or len(plain) > MOST_ADDRESSES:
         raise ValueError("no list of addresses")
-    if not all(type(text) is str and len(text) <= 100 and text.count("/") >= 4 for text in plain):
-        raise ValueError("an address is a short text of four parts")
-    for at in map(socket_of, plain):
-        if at is not None:
-            ipaddress.ip_address(at[0])
-    return tuple(plain)
+    if not all(type(text) is str for text in plain):
+        raise ValueError("an address is a text")
+    return tuple(str(parse_address(text)) for text in plain)
 
 
 Call = tuple[str, str]
@@ -143,7 +135,7 @@ def asked_dial(plain: Any) -> list[Place]:
     """The places of ``told_dial``. Raises ValueError or TypeError for anything else."""
     if len(plain) > MOST_CALLERS:
         raise ValueError("too many to call")
-    return [Place(str(id), read_addresses(addresses)) for id, addresses in plain]
+    return [Place(parse_peer_id(str(id)), read_addresses(addresses)) for id, addresses in plain]
 
 
 async def dialled(endpoint: Endpoint, places: Sequence[Place]) -> dict[str, Any]:

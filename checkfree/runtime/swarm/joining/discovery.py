@@ -5,7 +5,6 @@ the network thread's loop. For finding alone: who lives and who is lost is never
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2PDaemonError
 from hivemind.utils import MSGPackSerializer
 
-from checkfree.runtime.swarm.joining.invitation import Place
+from checkfree.runtime.swarm.joining.clock import SwarmClock
 from checkfree.runtime.swarm.joining.records import (
     TTL,
     BadRecord,
@@ -29,6 +28,7 @@ from checkfree.runtime.swarm.joining.records import (
     subkey,
     verify,
 )
+from checkfree.runtime.swarm.transport.addresses import Place
 from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 from checkfree.runtime.swarm.transport.streams import Endpoint
@@ -73,6 +73,7 @@ class Discovery:
 
     def __init__(self, endpoint: Endpoint, secret: bytes):
         self._endpoint, self._secret = endpoint, secret
+        self._clock = SwarmClock(endpoint)
         self._node: Any = None
 
     async def join(self, places: Sequence[Place]) -> None:
@@ -82,10 +83,12 @@ class Discovery:
             with suppress(*_FAILED):
                 connecting = self._endpoint.connect(place.id, place.addresses)
                 await asyncio.wait_for(connecting, FIND_WITHIN)
-                others.append(str(place))
+                others.append(place)
+        await self._clock.agree(others)
+        await self._clock.serve()
         self._node = await DHTNode.create(
             p2p=self._endpoint.p2p,
-            initial_peers=others or None,
+            initial_peers=[f"/p2p/{place.id}" for place in others] or None,  # connected by now
             wait_timeout=ANSWER_WITHIN,
             record_validator=_Signed(self._secret, self._endpoint.refused),
             ensure_bootstrap_success=False,
@@ -102,12 +105,16 @@ class Discovery:
     async def announce(self, me: Callable[[], Peer]) -> None:
         """Tell where we are, for as long as we are there."""
         while True:
-            peer, expires = me(), time.time() + TTL
+            peer, expires = me(), self._clock.now() + TTL
             value = sign(MemberRecord(run_key(self._secret), peer, expires), self._secret)
             with suppress(*_FAILED):  # nobody else is there; the next time
                 key, own = run_key(self._secret), subkey(peer.seat, peer.life)
                 await self._node.store(key, value, expires, subkey=own)
             await asyncio.sleep(TTL / 3)
+
+    async def keep_time(self, places: Sequence[Place]) -> None:
+        """See that our time is still that of these: no two clocks run alike."""
+        await self._clock.agree(places)
 
     async def members(self) -> list[MemberRecord]:
         """All records that hold."""
@@ -135,7 +142,7 @@ class Discovery:
         try:
             if type(value) is not bytes:
                 raise BadRecord("malformed")
-            return check(value, self._secret, time.time())
+            return check(value, self._secret, self._clock.now())
         except BadRecord as error:
             _count(self._endpoint.refused, error)
             return None

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from checkfree.runtime.swarm.joining.discovery import Discovery
-from checkfree.runtime.swarm.joining.invitation import Place
 from checkfree.runtime.swarm.joining.records import TTL
+from checkfree.runtime.swarm.transport.addresses import Place
 from checkfree.runtime.swarm.transport.frames import Peer
 
 MOST = 32
@@ -68,6 +68,7 @@ class Finder:
         announcing = asyncio.ensure_future(self._discovery.announce(me))
         try:
             while True:
+                await self._discovery.keep_time(self.likeliest)
                 for member in await self._discovery.members():
                     self._book.put(Place(member.peer.id, member.peer.addresses))
                 await asyncio.sleep(TTL / 3)

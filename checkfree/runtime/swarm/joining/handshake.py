@@ -5,6 +5,7 @@ run's token. Notices over a stream of its own, the *join stream*, for as long as
               "was": seat and life, or null, "brings": seat, life and version of a state, or null,
               "prepared": …, "proof"}
     lead   > {"refused": why}  or  {"welcome": the run, "proof"}  or  {"elsewhere": null, "proof"}
+             "clock" of a welcome: what time it is there, which nothing goes by
     joiner > {"ready": true}                once its data are open
     lead   > {"dial": who, who, …}          to it and to members: call these, and answer with
     both   > {"dialled": who: "" or why not}

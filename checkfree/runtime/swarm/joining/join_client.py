@@ -26,9 +26,9 @@ from checkfree.runtime.swarm.joining.handshake import (
     signed,
     stale_after,
 )
-from checkfree.runtime.swarm.joining.invitation import Place, best_first
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.presence.liveness import beat_every
+from checkfree.runtime.swarm.transport.addresses import Place, best_first
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 from checkfree.runtime.swarm.transport.network_thread import NetworkThread, Said
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM, in_short
@@ -123,7 +123,7 @@ class JoinClient:
                     "token of the same line"
                 )
             if "welcome" not in answer:
-                raise Unreachable("it is a member, and the lead can't be reached")
+                raise Unreachable("a member answers, and the lead has not yet")
             self.welcome = answer["welcome"]
             lead = Peer.from_json(self.welcome["peer"])
             self.finder.met(Place(lead.id, lead.addresses))

@@ -43,15 +43,15 @@ from checkfree.runtime.swarm.joining.dialback import (
     ANSWER_WITHIN,
     MOST_CALLERS,
     Dialback,
-    elsewhere,
     look,
     read_dialled,
     told_dial,
 )
 from checkfree.runtime.swarm.joining.discovery import Discovery
-from checkfree.runtime.swarm.joining.invitation import Invitation, Place, Register, listen_address
+from checkfree.runtime.swarm.joining.invitation import Invitation, Register
 from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, JoinTerms
 from checkfree.runtime.swarm.placement.nodes import Node
+from checkfree.runtime.swarm.transport.addresses import Place, elsewhere, listen_address
 from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 from checkfree.runtime.swarm.transport.network_thread import JoinRequest, NetworkThread, Visitor
 
@@ -441,17 +441,19 @@ class JoinServer:
     # --- what is told ----------------------------------------------------------------------------
 
     def waiting(self, lives: Lives) -> dict[str, Any]:
-        """An event: which seats are vacant, which stages have nobody, and who stands by."""
+        """An event: which seats are vacant, which stages have nobody, for how many "seconds", and
+        who stands by. "since": by the monotonic clock, which this machine's processes share."""
         coming = (who.seat[0] for who in self.candidates.on_the_way.values() if who.seat)
-        taken, now = {seat.stage for seat in (*self._taken(), *coming)}, time.time()
+        taken, now = {seat.stage for seat in (*self._taken(), *coming)}, time.monotonic()
         missing = sorted({seat.stage for seat in lives} - taken)
         self._missing = {stage: self._missing.get(stage, now) for stage in missing}
         return {
-            "at": now,
+            "at": time.time(),
             "event": "waiting",
             "vacant": [str(seat) for seat in sorted(self.candidates.vacant)],
             "stages": missing,
-            "since": min(self._missing.values(), default=now),
+            "since": (since := min(self._missing.values(), default=now)),
+            "seconds": now - since,
             "seats": len(lives),
             "spares": len(self.candidates.standing_by),
             "nodes": len({who.node.id for who in self.candidates.seated.values()}),

@@ -89,7 +89,7 @@ class JoinSessions:
             say(writer, signed(self._terms.secret, ours, id, {"elsewhere": True}))
             return await self._drained(reader, writer)
         visitor, trip = visitor_of(id, notice, self._teller(writer)), RoundTrip()
-        told = {"welcome": dict(welcome())}
+        told = {"welcome": {**welcome(), "clock": time.time()}}
         say(writer, signed(self._terms.secret, ours, id, told))
         beats = asyncio.ensure_future(self._beat(writer, trip))
         try:

@@ -11,12 +11,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from checkfree.runtime.swarm.processes.workdir import Workdir
+from checkfree.core.errors import BadInput
+from checkfree.runtime.swarm.processes.sockets import clear_sockets, make_sockets
+from checkfree.runtime.swarm.processes.workdir import SOCKETS, Workdir
 
 _NUMBERS = count()
 
@@ -34,32 +36,43 @@ class JoinerWorkdir(Workdir):
         """A new one each time: a process has a new name in each of its lives."""
         return self.path / "id" / f"{os.getpid()}-{next(_NUMBERS)}"
 
+    def remove(self) -> None:
+        """Nothing of it stays."""
+        clear_sockets(self.path / SOCKETS)
+        shutil.rmtree(self.path, ignore_errors=True)
+
 
 def _prefix() -> str:
     return f"checkfree-{os.getuid()}-join-"
 
 
 def joiner_path() -> Path:
-    """Of this process."""
+    """Of this process. Raises OSError if there is no folder for temporary files."""
     return Path(tempfile.gettempdir()) / f"{_prefix()}{os.getpid()}"
 
 
 @contextmanager
 def joiner_workdir_for(token: bytes) -> Iterator[JoinerWorkdir]:
-    """A workdir as long as the context lasts. Raises OSError."""
-    workdir = JoinerWorkdir(joiner_path().resolve(), token)
-    with _one_at_a_time():
-        _clear_left()
-        shutil.rmtree(workdir.path, ignore_errors=True)
-        for folder in (workdir.path, workdir.path / "s", workdir.path / "id"):
-            folder.mkdir(mode=0o700)
-        handle = os.open(workdir.path, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
+    """A workdir as long as the context lasts. Raises BadInput if there is no place for it."""
+    with ExitStack() as stack:
+        try:
+            workdir = JoinerWorkdir(joiner_path().resolve(), token)
+            with _one_at_a_time():
+                _clear_left()
+                workdir.remove()
+                stack.callback(workdir.remove)
+                for folder in (workdir.path, workdir.path / "id"):
+                    folder.mkdir(mode=0o700)
+                handle = os.open(workdir.path, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            make_sockets(workdir.path / SOCKETS)
+        except OSError as error:
+            raise BadInput(
+                f"no folder takes our temporary files ({error}): set TMPDIR to one of a local disk "
+                "that has room, and that you may write to"
+            ) from None
         yield workdir
-    finally:
-        os.close(handle)
-        shutil.rmtree(workdir.path, ignore_errors=True)
 
 
 @contextmanager
@@ -79,7 +92,8 @@ def _clear_left() -> None:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                Workdir(path).kill_leftovers()
-                shutil.rmtree(path, ignore_errors=True)
+                left = JoinerWorkdir(path)
+                left.kill_leftovers()
+                left.remove()
             finally:
                 os.close(handle)

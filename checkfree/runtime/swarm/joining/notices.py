@@ -61,27 +61,47 @@ class Watched(Protocol):
 # --- clouds --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a service says, and what time it is there: the times that it tells of are its own."""
+
+    text: str
+    now: float
+
+    def left(self, at: datetime, most: float) -> float:
+        """Seconds until then; nobody gives more than they promise."""
+        return min(most, max(0.0, at.timestamp() - self.now))
+
+
 def asked(
     url: str,
     headers: Mapping[str, str],
     *,
     method: str = "GET",
     within: float = WITHIN,
-) -> str | None:
-    """The answer; None: there is no such thing (404). Raises OSError, of which HTTPError is one.
-    Never by a proxy: metadata are this machine's."""
+) -> Answer | None:
+    """None: there is no such thing (404). Raises OSError, of which HTTPError is one. Never by a
+    proxy: metadata are this machine's."""
     request = urllib.request.Request(url, headers=dict(headers), method=method)
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(request, timeout=within) as answer:
-            text: bytes = answer.read(LARGEST)
+            text, date = answer.read(LARGEST), answer.headers.get("Date")
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return None
         raise
     except http.client.HTTPException as error:
         raise OSError(f"no answer that can be read ({type(error).__name__})") from error
-    return text.decode("utf-8", "replace")
+    return Answer(text.decode("utf-8", "replace"), _now(date))
+
+
+def _now(date: str | None) -> float:
+    """By the service's clock, else by ours."""
+    try:
+        return parsedate_to_datetime(date or "").timestamp()
+    except (TypeError, ValueError):
+        return time.time()
 
 
 class Aws:
@@ -100,15 +120,15 @@ class Aws:
     def look(self) -> Ending | None:
         action = self._asked("meta-data/spot/instance-action")
         if action is not None:
-            told = _object(action)
-            left = _left(_iso(told.get("time")), self.notice)
+            told = _object(action.text)
+            left = action.left(_iso(told.get("time")), self.notice)
             return Ending(f"AWS will {told.get('action', 'end')!s:.20} it", left)
         if not self._recommended and self._asked("meta-data/events/recommendations/rebalance"):
             self._recommended = True
             self._tell("AWS recommends to rebalance: this machine may be reclaimed before others")
         return None
 
-    def _asked(self, path: str) -> str | None:
+    def _asked(self, path: str) -> Answer | None:
         fresh = self._token is None
         try:
             return self._with_token(path)
@@ -118,12 +138,13 @@ class Aws:
         self._token = None  # it is out of date
         return self._with_token(path)
 
-    def _with_token(self, path: str) -> str | None:
+    def _with_token(self, path: str) -> Answer | None:
         if self._token is None:
             wanted = {"X-aws-ec2-metadata-token-ttl-seconds": self._lasts}
-            self._token = asked(f"{self._base}/api/token", wanted, method="PUT")
-            if self._token is None:
+            given = asked(f"{self._base}/api/token", wanted, method="PUT")
+            if given is None:
                 raise ValueError("it gives no token")
+            self._token = given.text
         return asked(f"{self._base}/{path}", {"X-aws-ec2-metadata-token": self._token})
 
 
@@ -143,7 +164,7 @@ class Gcp:
         if self._first:  # a change that was before us is none that we could wait for
             more, within = "", WITHIN
         found = asked(self._url + more, {"Metadata-Flavor": "Google"}, within=within)
-        told = (found or "").strip().upper()
+        told = "" if found is None else found.text.strip().upper()
         if told not in ("TRUE", "FALSE"):
             raise ValueError(f"it says {told!r:.40}")
         self._first = told == "TRUE"
@@ -162,15 +183,17 @@ class Azure:
         self._name: str | None = None
 
     def look(self) -> Ending | None:
-        told = _object(self._asked("scheduledevents?api-version=2020-07-01") or "{}")
+        answer = self._asked("scheduledevents?api-version=2020-07-01")
+        told = {} if answer is None else _object(answer.text)
         self._within = WITHIN
         events = told.get("Events")
         if not isinstance(events, list):
             raise ValueError("it lists no events")
         for event in events:
             ends = isinstance(event, Mapping) and event.get("EventType") in self._ends
-            if ends and self._is_ours(event.get("Resources")):
-                left = _left(_rfc(event.get("NotBefore")), self.notice)
+            if answer and ends and self._is_ours(event.get("Resources")):
+                at = event.get("NotBefore")  # "" of an event that has begun
+                left = answer.left(parsedate_to_datetime(str(at)), self.notice) if at else 0.0
                 return Ending(f"Azure: {event['EventType']}", left)
         return None
 
@@ -179,10 +202,11 @@ class Azure:
         if self._name is None:
             with suppress(OSError):
                 path = "instance/compute/name?api-version=2020-06-01&format=text"
-                self._name = self._asked(path) or ""
+                found = self._asked(path)
+                self._name = "" if found is None else found.text
         return not self._name or not isinstance(resources, list) or self._name in resources
 
-    def _asked(self, path: str) -> str | None:
+    def _asked(self, path: str) -> Answer | None:
         return asked(f"{self._base}/{path}", {"Metadata": "true"}, within=self._within)
 
 
@@ -198,16 +222,6 @@ def _object(text: str) -> dict[str, Any]:
 
 def _iso(text: Any) -> datetime:
     return datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
-
-
-def _rfc(text: Any) -> datetime:
-    """ "" of an event that has begun."""
-    return parsedate_to_datetime(str(text)) if text else datetime.now(timezone.utc)
-
-
-def _left(at: datetime, most: float) -> float:
-    """Seconds until then; our clock may be wrong, and nobody gives more than they promise."""
-    return min(most, max(0.0, at.timestamp() - time.time()))
 
 
 # --- what is on this machine ---------------------------------------------------------------------
@@ -339,22 +353,22 @@ def watch(
 
 
 DEADLINE = "ends-at"
-"""Where a watcher leaves the time (seconds since 1970) at which this machine ends, for those who
-leave."""
+"""Where a watcher leaves the time at which this machine ends, by the monotonic clock that all its
+processes share, for those who leave."""
 
 
 def leave_deadline(folder: Path, seconds: float | None) -> None:
     """Before those who leave are told."""
     if seconds is not None:
         part = folder / f"{DEADLINE}.part"
-        part.write_text(repr(time.time() + seconds), encoding="ascii")
+        part.write_text(repr(time.monotonic() + seconds), encoding="ascii")
         os.replace(part, folder / DEADLINE)
 
 
 def seconds_left(folder: Path, asked: float | None) -> float | None:
     """Until this machine ends; ``asked``: what --notice-seconds says, from now on."""
     try:
-        left = float((folder / DEADLINE).read_text(encoding="ascii")) - time.time()
+        left = float((folder / DEADLINE).read_text(encoding="ascii")) - time.monotonic()
     except (OSError, ValueError):
         return asked
     return max(0.0, left if asked is None else min(left, asked))

@@ -18,7 +18,7 @@ from checkfree.runtime.swarm.transport.frames import BadFrame, Peer
 TTL = 30.0
 """Seconds that a record holds; it is renewed three times as often."""
 LONGEST_TTL = 10 * TTL
-"""Whatever claims to hold longer than that is refused, also if a clock here is wrong."""
+"""Whatever claims to hold longer than that is refused."""
 LARGEST_RECORD = 1 << 13  # bytes
 
 
@@ -32,7 +32,7 @@ class BadRecord(ValueError):
 
 @dataclass(frozen=True)
 class MemberRecord:
-    """Somebody sits at a seat in one life, until ``expires`` (seconds since 1970)."""
+    """Somebody sits at a seat in one life, until ``expires`` (seconds of the ``SwarmClock``)."""
 
     run: str
     peer: Peer

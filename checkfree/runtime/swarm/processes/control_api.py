@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkfree.runtime.swarm.processes.children import LEAD_SEAT, SIGNALS, Child, Children
+from checkfree.runtime.swarm.told import waited
 
 EVENTS = 50
 """The last of them are told to whoever asks for the status."""
@@ -30,6 +31,15 @@ class ControlApi:
     waiting: Mapping[str, Any] | None = None
     """And for what it waits, if for anything."""
     events: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=EVENTS))
+    count: int = 0
+    """Of all events so far; each has its number."""
+
+    def happened(self, event: Mapping[str, Any]) -> None:
+        """One more event."""
+        if event["event"] == "waiting":
+            self.waiting = event
+        self.events.append({**event, "number": self.count})
+        self.count += 1
 
     def answer(self, said: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """None: that is no question."""
@@ -54,7 +64,7 @@ class ControlApi:
             for seat, child in self.children.by_seat.items()
         }
         own = {"processes": members, "launcher": os.getpid(), "events": [*self.events]}
-        own |= {"nodes": self.fleet, "waiting": self.waiting}
+        own |= {"nodes": self.fleet, "waiting": waited(self.waiting)}
         return {**self.status, **own}
 
     def _replace(self, seat: str) -> Mapping[str, Any]:
@@ -74,7 +84,8 @@ class ControlApi:
             return {"refused": f"{seat} is on {host} already"}
         if not self.tell_lead({"move": seat, "host": host}):
             return _no_lead()
-        return {"asked": seat, "origin": origin, "life": self.children.by_seat[seat].life}
+        life = self.children.by_seat[seat].life
+        return {"asked": seat, "origin": origin, "life": life, "events": self.count}
 
     def _drain(self, host: str) -> Mapping[str, Any]:
         """All nodes of a machine."""

@@ -253,9 +253,7 @@ class Launcher:
         return {"found": found, "started": self._started, "struck": self._struck}
 
     def _happened(self, event: Mapping[str, Any]) -> None:
-        if event["event"] == "waiting":
-            self._asked.waiting = event
-        self._asked.events.append(dict(event))
+        self._asked.happened(event)
         self.told(event)
 
     def _spawn(self, seat: str, life: int, **more: Any) -> None:

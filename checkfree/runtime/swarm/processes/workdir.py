@@ -8,7 +8,6 @@ forks, and the libp2p daemons by their identity files. That is how they are foun
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import secrets
 import shutil
@@ -20,8 +19,9 @@ from pathlib import Path
 from checkfree.core.errors import BadInput
 from checkfree.runtime.folder import ROSTER
 from checkfree.runtime.swarm.processes import leftovers
+from checkfree.runtime.swarm.processes.sockets import clear_sockets, find_sockets, make_sockets
 
-LONGEST_SOCKET_FOLDER = 70  # bytes; a socket's whole path has 107
+SOCKETS = "s"
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,8 @@ class Workdir:
 
     @property
     def sockets(self) -> Path:
-        """Here, or under /tmp if that would make a longer name than a socket may have."""
-        own = self.path / "s"
-        if len(os.fsencode(own)) <= LONGEST_SOCKET_FOLDER:
-            return own
-        name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
-        return Path(f"/tmp/checkfree-{os.getuid()}-{name}")
+        """Here, or where a short one had to be made."""
+        return find_sockets(self.path / SOCKETS)
 
     @property
     def control(self) -> Path:
@@ -75,9 +71,11 @@ class Workdir:
             ) from None
 
     def create(self, secret: bytes | None = None) -> None:
-        """Make it, with a new secret if none is given; only its owner may look in."""
+        """Make it, with a new secret if none is given; only its owner may look in. Raises BadInput
+        or OSError."""
         self.path.mkdir(mode=0o700, exist_ok=True)
-        for folder in (self.sockets, self.logs, self.path / "id"):
+        make_sockets(self.path / SOCKETS)
+        for folder in (self.logs, self.path / "id"):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
         handle = os.open(self.path / "secret", os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
@@ -86,7 +84,7 @@ class Workdir:
 
     def clear(self, *, keep_logs: bool) -> None:
         """Nothing runs any more: no socket, key or secret stays."""
-        shutil.rmtree(self.sockets, ignore_errors=True)
+        clear_sockets(self.path / SOCKETS)
         shutil.rmtree(self.path / "id", ignore_errors=True)
         with suppress(OSError):
             (self.path / "secret").unlink()

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkfree.core.ops import Address
+from checkfree.runtime.swarm.transport.addresses import parse_address, parse_peer_id
 
 NOTICE, FIRST_LANE = 2, 16
 ACK = b"\x06"
@@ -57,12 +58,11 @@ class Peer:
         """Raises BadFrame for anything else."""
         try:
             seat, life, name, addresses = plain
-            if type(life) is not int or life < 0 or type(name) is not str:
+            if type(life) is not int or life < 0:
                 raise ValueError
-            if not all(type(address) is str for address in addresses):
-                raise ValueError
-            return cls(Address.parse(seat), life, name, tuple(addresses))
-        except (ValueError, TypeError):
+            every = tuple(str(parse_address(text)) for text in addresses)
+            return cls(Address.parse(seat), life, parse_peer_id(name), every)
+        except (ValueError, TypeError, AttributeError):
             raise BadFrame(f"no peer: {plain!r:.80}") from None
 
 

@@ -34,12 +34,14 @@ class Loop(uvloop.Loop):
     def __init__(self) -> None:
         super().__init__()
         self._open: set[Any] = set()
+        self._children: list[Any] = []
 
     async def subprocess_exec(self, *words: Any, **more: Any) -> Any:
         more["env"] = {**more["env"], "LIBP2P_TCP_REUSEPORT": "false"}
         transport, protocol = await super().subprocess_exec(
             *words, **more, start_new_session=self.apart
         )
+        self._children.append(transport)
         return self.kept(transport), protocol
 
     async def create_connection(self, protocol_factory: Factory, *words: Any, **more: Any) -> Any:
@@ -66,6 +68,12 @@ class Loop(uvloop.Loop):
         tell = protocol.connection_made
         protocol.connection_made = lambda transport: tell(self.kept(transport))
         return protocol
+
+    async def end_children(self) -> None:
+        """Also one that did not start well, and that nobody else knows."""
+        for child in self._children:
+            child.close()
+            await child._wait()
 
     def kept(self, transport: Any) -> Transport:
         """As everybody but libuv sees it."""

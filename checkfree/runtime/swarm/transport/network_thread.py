@@ -18,11 +18,12 @@ from checkfree.messages import codec
 from checkfree.messages.control import Message, Outgoing, Ticket
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.presence.liveness import RoundTrip, beat_every, detect_failures
+from checkfree.runtime.swarm.transport.addresses import render_listen
 from checkfree.runtime.swarm.transport.frames import Notice, Peer
 from checkfree.runtime.swarm.transport.lanes import lane_of
 from checkfree.runtime.swarm.transport.loop import Loop
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
-from checkfree.runtime.swarm.transport.streams import HERE, Endpoint
+from checkfree.runtime.swarm.transport.streams import HERE, Endpoint, new_identity
 
 T = TypeVar("T")
 CLOSE_WITHIN = 2.0  # seconds
@@ -137,6 +138,12 @@ class NetworkThread:
     def open(self, sockets: Path, identity: Path, listen: str = HERE) -> None:
         """Listen. Raises RunFailed if that can't be."""
         try:
+            new_identity(identity)
+        except OSError as error:
+            raise RunFailed(
+                f"cannot write {identity}: {error.strerror or error}; make room there"
+            ) from None
+        try:
             self.wait(self.endpoint.open(sockets, identity, listen))
         except BROKEN_STREAM as error:
             raise RunFailed(_cannot_open(listen, error)) from None
@@ -193,6 +200,7 @@ class NetworkThread:
             await _cancelled(self._tasks)
             await self.endpoint.close()
             await _cancelled(asyncio.all_tasks() - {asyncio.current_task()})
+            await self.loop.end_children()
 
         self.wait(work(), 10.0)
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -260,13 +268,16 @@ class NetworkThread:
 
 def _cannot_open(listen: str, error: Exception) -> str:
     """In one line, with what to do."""
-    told = " ".join(str(error).split())[:200] or type(error).__name__
-    if "p2pd" in told or "failed to start in" in told:
+    told = " ".join(str(error).split())[:300] or type(error).__name__
+    _, listens, why = told.partition("failed to listen on any addresses: ")
+    if listens:
         return (
-            f"libp2p's daemon does not start ({told}): reinstall hivemind and see that its p2pd "
-            "may be executed; checkfree doctor tries it"
+            f"can't listen at {render_listen(listen)} ({why.strip('[]')}): give another --listen "
+            "HOST:PORT, or port 0 for any that is free"
         )
-    return f"can't listen at {listen} ({told}): give another --listen HOST:PORT"
+    if "Failed to start p2pd" in told or "binary" in told:
+        told += "; reinstall hivemind, and see that its p2pd may be executed"
+    return f"libp2p's daemon does not start ({told}): checkfree doctor tries it"
 
 
 def _of_the_daemon(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

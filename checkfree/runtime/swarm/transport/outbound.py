@@ -218,4 +218,6 @@ def in_short(error: BaseException) -> str:
     if isinstance(error, EOFError):
         return "cut short"
     words = " ".join(str(error).split()).rpartition("] ")[2]
+    if "peer id mismatch" in words:
+        return "whoever answers there has another id: the address is of a process that is gone"
     return words[:120].rstrip(")") or type(error).__name__

@@ -6,6 +6,7 @@ What comes in is checked before it is believed, or memory is taken for it.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ from checkfree.messages.control import (
     Rebuild,
     Rollcall,
 )
+from checkfree.runtime.swarm.transport.addresses import readable
 from checkfree.runtime.swarm.transport.frames import (
     ACK,
     ENVELOPE,
@@ -95,6 +97,18 @@ def _pair(one: Peer, other: Peer) -> frozenset[tuple[Address, int]]:
     return frozenset(((one.seat, one.life), (other.seat, other.life)))
 
 
+def new_identity(path: Path) -> None:
+    """The key of a libp2p daemon, unless there is one: whole or not at all. Raises OSError."""
+    if path.is_file():
+        return
+    draft = path.with_name(f"{path.name}.draft")
+    try:
+        P2P.generate_identity(str(draft))
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 class Endpoint:
     """A process' end of all its streams. Everything happens in one event loop."""
 
@@ -127,6 +141,7 @@ class Endpoint:
             auto_nat=False,
             nat_port_map=False,
             use_relay=False,
+            tls=False,  # Noise alone, which has no certificates that a clock could take for expired
             identity_path=str(identity),
             host_maddrs=[listen],
         )
@@ -146,7 +161,7 @@ class Endpoint:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where others can call us."""
-        return tuple(str(address) for address in self.p2p._visible_maddrs)
+        return readable(map(str, self.p2p._visible_maddrs))
 
     async def offer(self, name: str, serve: Serve) -> None:
         """Streams of another kind than those of seats."""
