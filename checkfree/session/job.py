@@ -26,12 +26,13 @@ from checkfree.data import open_data
 from checkfree.failures import CLOCK, is_trace_file
 from checkfree.messages.control import Purpose
 from checkfree.plugins import OUTSIDE, origin, packages
-from checkfree.recovery.registry import STRATEGIES
+from checkfree.recovery.registry import STRATEGIES, spec_of
 from checkfree.runtime.recorder import Listener
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import Blueprint, of_family, of_modules
 from checkfree.session.due import DueFailures
 from checkfree.session.sizes import OWN, named_sizes
+from checkfree.session.tensors import check_range
 from checkfree.session.terms import scheduler_of
 from checkfree.worker import Batches, WorkerContext
 
@@ -121,6 +122,9 @@ def of_users(
             "measured: give fleet.sizes, as in published or paper/500m"
         )
     blueprint = of_modules(stages, config.seed)
+    if spec_of(config.recovery).pushes:
+        for place, module in enumerate(stages):
+            check_range(place, module)
     config = replace(config, stages=len(stages) - 1)
     if validation is None:
         config = replace(config, validation=replace(config.validation, every=0))
