@@ -24,6 +24,9 @@ from checkfree.recovery.strategy import wholly_lost
 Tried = tuple[Rung, str]
 """A rule for a stage, and what was wrong with it or its sources."""
 
+MOST_TOLD = 4
+"""Of what was tried in vain, in a refusal: a rollback fails for all seats at once."""
+
 
 @dataclass
 class PendingRepair:
@@ -72,6 +75,14 @@ class PendingRepair:
             lost_iterations=progress.committed - self.plan.resume_at,
             validation_before=progress.validation,
         )
+
+
+def told(tried: Sequence[Tried]) -> str:
+    """What else was tried, and why it was no good, for the end of a refusal; nothing, if nothing
+    was."""
+    whys = [f"{rung.rule} of stage {rung.stage}: {why}" for rung, why in tried[:MOST_TOLD]]
+    more = f"; and {len(tried) - MOST_TOLD} more" if len(tried) > MOST_TOLD else ""
+    return f" (tried: {'; '.join(whys)}{more})" if whys else ""
 
 
 class RecoveryCoordinator:
@@ -140,7 +151,7 @@ class RecoveryCoordinator:
         if isinstance(repair, Refusal) and self.goes_back:
             repair = self._last_rung()
         if isinstance(repair, Refusal):
-            return Refusal(f"iteration {p.committed}: {repair.reason}")
+            return Refusal(f"iteration {p.committed}: {repair.reason}{told(self._tried)}")
         self._under_way = PendingRepair(repair)
         members.empty(repair.rebuild)
         for seat, recipe in sorted(repair.rebuild.items()):

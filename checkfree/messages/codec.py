@@ -25,6 +25,7 @@ from torch import Tensor
 from checkfree.messages import control, tensors
 from checkfree.messages.control import Message
 from checkfree.messages.limits import (
+    DTYPES,
     Limits,
     Malformed,
     check_keys,
@@ -42,13 +43,7 @@ PREFIX = 16
 
 _MAGIC, _ALIGN = b"ckf", 64
 _PREFIX = struct.Struct("<3sBIQ")
-_NAMES = {
-    name: getattr(torch, name)
-    for name in (
-        *("float64", "float32", "float16", "bfloat16"),
-        *("int64", "int32", "int16", "int8", "uint8", "bool"),
-    )
-}
+_NAMES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 _DTYPES = {dtype: name for name, dtype in _NAMES.items()}
 _DEFAULT = Limits()
 

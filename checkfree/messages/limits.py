@@ -12,6 +12,16 @@ class Malformed(ValueError):
     """Bytes that are no message, or one beyond the limits. One line: what, got, expected."""
 
 
+DTYPES = (
+    *("float64", "float32", "float16", "bfloat16"),
+    *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
+    *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"),
+    "complex64",
+)
+"""Of tensors: what messages can carry, and files of states. Those of a byte or of whole numbers are
+of constants, which never train."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a receiver is ready to take; checked before memory is taken for it."""
@@ -24,9 +34,7 @@ class Limits:
     """Numbers, names and ops in a header: each costs its reader more than it costs the wire."""
     max_tensors: int = 2**14
     max_dims: int = 8
-    dtypes: frozenset[str] = frozenset(
-        ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool")
-    )
+    dtypes: frozenset[str] = frozenset(DTYPES)
 
 
 def check_keys(plain: Any, names: Set[str]) -> None:

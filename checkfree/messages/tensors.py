@@ -64,7 +64,8 @@ class StageState:
     """All that a stage is, after ``version`` committed iterations.
 
     ``moments`` is the optimizer's state, flat, by "parameter/name"; empty: a fresh optimizer.
-    ``buffers`` empty: the stage keeps its own (they never change, semantics 18).
+    ``buffers`` empty: the stage keeps its own (they never change, semantics 18), and so it does
+    with parameters that never train, where ``params`` lacks them.
     The norms are those of the last committed step's reduced gradient, before and after clipping.
     ``packed``: ``params`` are the parts of ``checkfree.messages.quantize`` by "parameter/part",
     written so.

@@ -60,8 +60,9 @@ class CopyPrevious(Strategy):
     def _recipe(self, stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:
         source = None if stage == 0 else _beside(stage, view)
         if source is None or source in refused:
+            state = "is not there" if source is None else "has no good state"
             return Refusal(
-                f"stage {stage} is lost and the stage that recovery=copy would copy is not there: "
+                f"stage {stage} is lost and the stage that recovery=copy would copy {state}: "
                 "recovery=checkpoint or replicas=2 would have helped"
             )
         return Recipe("copy", (source,), self._how.moments)

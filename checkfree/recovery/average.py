@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -53,12 +54,17 @@ def normalised(weights: Sequence[float]) -> tuple[float, ...]:
 
 
 def _mix(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """In fp32 at least, of the smallest type that holds all of theirs: a neighbour may be there as
+    it trains, and another as a shadow."""
+    kept = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    wide = torch.promote_types(kept, torch.float32)
+    tensors = [tensor.to(wide) for tensor in tensors]
     if len(tensors) == 2:  # one pass over memory instead of two
-        return torch.lerp(tensors[0], tensors[1], shares[1])
+        return torch.lerp(tensors[0], tensors[1], shares[1]).to(kept)
     mixed = tensors[0] * shares[0]
     for tensor, share in zip(tensors[1:], shares[1:], strict=True):
         mixed.add_(tensor, alpha=share)
-    return mixed
+    return mixed.to(kept)
 
 
 def gradient_weights(
@@ -69,6 +75,9 @@ def gradient_weights(
     Equal weights where no source has had a gradient, or all of them were zero.
     """
     norms = [s.clipped_norm if after_clipping else s.gradient_norm for s in states]
+    largest = max(norms)
+    if largest > 0 and not 1e-100 < largest < 1e100:  # of fp64: their squares may be inf, or 0
+        norms = [norm / largest for norm in norms]
     weights = [norm**exponent for norm in norms]
     return normalised(weights) if sum(weights) > 0 else normalised([1.0] * len(states))
 
@@ -91,6 +100,8 @@ def average_states(
         s.moments.keys() == states[0].moments.keys() for s in states
     ):
         moments = weighted_average([s.moments for s in states], weights)
+        if any(bool(moment.isnan().any()) for moment in moments.values()):
+            moments = {}  # inf in one of them, and not in another
     before, after = mean_norms(states)
     return StageState(
         params=weighted_average([s.params for s in states], weights),

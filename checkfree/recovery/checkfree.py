@@ -72,8 +72,8 @@ def average_recipe(
         pair.append(Source(holder, side, view.committed))
     if set(pair) & refused:
         return Refusal(
-            f"stage {stage} is lost and a neighbour's weights are not finite: "
-            "lower optimizer.lr, or use recovery=checkpoint"
+            f"stage {stage} is lost and a neighbour's state proved no good: recovery=checkpoint or "
+            "replicas=2 would have helped"
         )
     return replace(recipe, sources=tuple(pair))
 

@@ -98,8 +98,8 @@ def _copy(
     source = Source(holder, partner, view.committed)
     if source in refused:
         return Refusal(
-            f"stage {stage} is lost and its swap partner's weights are not finite: "
-            "lower optimizer.lr, or use recovery=checkpoint"
+            f"stage {stage} is lost and its swap partner's state proved no good: "
+            "recovery=checkpoint or replicas=2 would have helped"
         )
     return Recipe("partner copy", (source,), moments)
 

@@ -38,7 +38,8 @@ def nearest_recipe(
         return Refusal("stage 0 (embedding and head) is like no other stage")
     sources = nearest(stage, view, refused)
     if not sources:
-        return Refusal("no body stage is left to make it of")
+        any_left = nearest(stage, view, frozenset())
+        return Refusal(f"no other body stage {'has a good state' if any_left else 'is left'}")
     return Recipe(rule, sources, moments)
 
 
@@ -56,7 +57,7 @@ def between_recipe(
     if len(pair) < 2:
         return Refusal("a neighbour is lost too")
     if set(pair) & refused:
-        return Refusal("a neighbour's weights are not finite")
+        return Refusal("a neighbour's state proved no good")
     return Recipe(rule, tuple(pair), moments)
 
 

@@ -82,12 +82,18 @@ class Strategy(ABC):
     def rebuild(
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
     ) -> Rebuilding:
-        """The seat's new state, from those of its recipe's sources. Pure tensors."""
+        """The seat's new state, from what trains of its recipe's sources, as real floating point
+        numbers; what comes of it is cast to the stage's types. Pure tensors."""
 
 
 def wholly_lost(lost: Collection[Address], view: View) -> tuple[int, ...]:
     """The stages that have no living replica left."""
     return tuple(sorted({seat.stage for seat in lost} - {seat.stage for seat in view.alive}))
+
+
+def taken_whole(stage: int, states: Mapping[Source, StageState]) -> bool:
+    """They are of the very ``stage``, with all that it was: the first becomes it, as it is."""
+    return bool(states) and all(s.of == stage and not state.packed for s, state in states.items())
 
 
 def repair_each(

@@ -27,7 +27,7 @@ from checkfree.recovery.exact import REPLICA
 from checkfree.recovery.fit.activations import BufferLimits
 from checkfree.recovery.options import CheckpointOptions
 from checkfree.recovery.registry import spec_of
-from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy
+from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, taken_whole
 
 
 def make_strategy(config: RecoveryConfig, checkpoint_every: int | None = None) -> Strategy:
@@ -102,8 +102,7 @@ class ReplicaFirst(Wrapper):
     def rebuild(
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
     ) -> Rebuilding:
-        exact = all(s.of == seat.stage and not states[s].packed for s in states)
-        if states and exact:
+        if taken_whole(seat.stage, states):
             return Rebuilding(next(iter(states.values())), (1.0,))
         return self._inner.rebuild(seat, fresh, states)
 

@@ -32,6 +32,7 @@ from checkfree.session.sizes import recovery_of
 from checkfree.session.snapshot import Snapshot
 from checkfree.session.terms import seats, terms_of
 from checkfree.stage import Conditions, Stage
+from checkfree.stage.learnt import constants_of
 from checkfree.stage.optimizer import make_optimizer
 from checkfree.worker import Batches, Casting, StageWorker, WorkerContext
 
@@ -79,10 +80,19 @@ def assemble(
     terms = terms or terms_of(config, tokens)
     lead = Lead(Membership(start.lives, start.lives), context.strategy, terms, start.progress)
     workers = {seat: StageWorker(seat, life, context) for seat, life in start.lives.items()}
-    runtime = InProcess(
-        {**workers, LEAD: lead, STORE: store, LOG: log},
-        lambda seat, life: StageWorker(seat, life, context, uninitialized=True),
-    )
+    constants = {
+        seat.stage: constants_of(start.states[seat.stage], worker.stage.constants)
+        for seat, worker in workers.items()
+        if start.states
+    }
+
+    def sit_down(seat: Address, life: int) -> StageWorker:
+        worker = StageWorker(seat, life, context, uninitialized=True)
+        if seat.stage in constants:  # the run's, whatever the modules have by now
+            worker.stage.take_constants(constants[seat.stage])
+        return worker
+
+    runtime = InProcess({**workers, LEAD: lead, STORE: store, LOG: log}, sit_down)
     runtime.actors[FAULTS] = Faults(runtime, strikes or DueFailures(config).struck)
     for seat, life in start.absent.items():
         runtime.join(seat, life)
@@ -99,7 +109,9 @@ def restore(worker: StageWorker, start: Snapshot) -> None:
         worker.stage.restore(start.states[stage])
         worker.hold(start.held)
     except ValueError as error:
-        raise BadInput(f"stage {stage} is not the run's: {error}") from None
+        raise BadInput(
+            f"stage {stage} is not the run's: {error}: give the modules that it began with"
+        ) from None
 
 
 def save(assembly: Assembly, store: Store) -> None:

@@ -19,6 +19,7 @@ from checkfree.models.families import FAMILIES, Family, family
 from checkfree.plugins import not_permitted
 from checkfree.session.regroup import Layout
 from checkfree.session.sketch import sketched
+from checkfree.session.tensors import check_tensors
 from checkfree.stage import CPU, seeded
 
 
@@ -65,8 +66,8 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
 
     try:
         with sketched():
-            made.stage(model, 0, config.stages)
-            made.stage(model, 1, config.stages)
+            for stage in (0, 1):
+                check_tensors(stage, made.stage(model, stage, config.stages))
     except ValueError as error:
         raise BadInput(str(error)) from None
     except (RuntimeError, TypeError, OverflowError):
@@ -148,6 +149,7 @@ def check_modules(stages: Sequence[nn.Module]) -> None:
             )
     for place, module in enumerate(stages):
         _check_layers(place, module)
+        check_tensors(place, module)
     _check_nothing_shared(stages)
     first = _shapes(stages[1])
     for place, module in enumerate(stages[2:], 2):
@@ -201,13 +203,14 @@ def _shapes(module: nn.Module) -> list[str]:
 
 def reset(module: nn.Module, stage: int) -> None:
     """Initialise anew by each layer's ``reset_parameters``. Raises BadInput for a layer with
-    parameters and no such method."""
+    parameters that train and no such method; one whose parameters don't stays as it is."""
     for name, layer in module.named_modules():
         own = list(layer.parameters(recurse=False))
+        learns = any(param.requires_grad for param in own)
         anew = getattr(layer, "reset_parameters", None)
-        if callable(anew):
+        if callable(anew) and (learns or not own):
             anew()
-        elif own:
+        elif learns:
             raise BadInput(
                 f"stage {stage}: {name or 'the module'} ({type(layer).__name__}) has parameters "
                 "and no reset_parameters(), so it can't be initialised anew: give it one, or use "

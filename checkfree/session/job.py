@@ -28,7 +28,7 @@ from checkfree.data import open_data
 from checkfree.failures import CLOCK, is_trace_file
 from checkfree.messages.control import Purpose
 from checkfree.plugins import OUTSIDE, origin, packages
-from checkfree.recovery.registry import STRATEGIES
+from checkfree.recovery.registry import STRATEGIES, spec_of
 from checkfree.runtime.files import write_whole
 from checkfree.runtime.folder import CONFIG
 from checkfree.runtime.recorder import Listener
@@ -38,6 +38,7 @@ from checkfree.session.due import DueFailures
 from checkfree.session.initial import USER, Initial, first_batch, kept, taken_over
 from checkfree.session.memory import check_fits
 from checkfree.session.sizes import OWN, named_sizes
+from checkfree.session.tensors import check_range
 from checkfree.session.terms import scheduler_of
 from checkfree.worker import Batches, WorkerContext
 
@@ -167,6 +168,9 @@ def of_users(
             "measured: give fleet.sizes, as in published or paper/500m"
         )
     blueprint = of_modules(stages, config)
+    if spec_of(config.recovery).pushes:
+        for place, module in enumerate(stages):
+            check_range(place, module)
     config = replace(config, stages=len(stages) - 1)
     if validation is None:
         config = replace(config, validation=replace(config.validation, every=0))

@@ -34,9 +34,9 @@ def train(
 
     With ``stages`` your own modules train instead of a built-in model: stage 0 has
     ``embed(batch)`` and ``loss(hidden, batch)`` (a mean), stages 1 … n map hidden to hidden and
-    have parameters of equal names and shapes. Then ``batches(iteration, microbatch)`` gives what
-    stage 0 is fed, and ``validation`` the same for text that is not trained on; both have to be
-    pure, because a microbatch that is tried again must be the same one. The modules passed in
+    have parameters of equal names, shapes and types. Then ``batches(iteration, microbatch)`` gives
+    what stage 0 is fed, and ``validation`` the same for text that is not trained on; both have to
+    be pure, because a microbatch that is tried again must be the same one. The modules passed in
     stay as they are: the trained ones are in ``Run.stages``.
 
     Raises BadInput, RunFailed (a full disk, for example: what was saved stays good) and whatever

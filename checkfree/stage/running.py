@@ -7,18 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from checkfree.core.errors import BadInput
 from checkfree.stage.conditions import Part
+from checkfree.stage.learnt import COMPUTED
 
 
 def check_output(name: str, part: Part, y: Any) -> None:
     """Raise BadInput if ``y`` is not what a ``part`` of the module ``name`` has to return."""
     if not isinstance(y, Tensor):
         raise BadInput(f"{name} returns a {type(y).__name__} for {part.value}: return a Tensor")
-    if not y.is_floating_point():
+    if y.dtype not in COMPUTED:
         raise BadInput(f"{name} returns {y.dtype} for {part.value}: return floating point numbers")
     if part is Part.HEAD and y.ndim:
         raise BadInput(f"loss of {name} has shape {list(y.shape)}, expected (): return a mean")
@@ -28,6 +29,26 @@ def recomputed(run: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """Computed again in the backward, so that nothing inside is kept."""
     result: Tensor = checkpoint(run, *inputs, use_reentrant=False)
     return result
+
+
+def spread(module: nn.Module) -> nn.Module:
+    """``module``, with memory for each of its values: what ``expand`` made can't be written to."""
+    for layer in module.modules():
+        for name, buffer in layer._buffers.items():
+            if buffer is not None and _overlaps(buffer):
+                layer._buffers[name] = buffer.contiguous()
+        for param in layer.parameters(recurse=False):
+            if _overlaps(param):
+                param.data = param.data.contiguous()
+    return module
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Several of its values are one in memory."""
+    if tensor.layout is not torch.strided:
+        return False
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.numel() > 0 and any(size > 1 and step == 0 for size, step in sizes)
 
 
 def owned(y: Tensor) -> Tensor:

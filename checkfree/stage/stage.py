@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from checkfree.core.errors import BadInput
 from checkfree.messages.tensors import StageState
 from checkfree.stage.conditions import Conditions, Part
-from checkfree.stage.running import check_output, owned, recomputed, seeded, to_device
+from checkfree.stage.learnt import COMPUTED
+from checkfree.stage.running import check_output, owned, recomputed, seeded, spread, to_device
+from checkfree.stage.state_fit import strange_moment, unlike
 
 Key = tuple[int, int]
 """(microbatch, hop): what a stash is kept under."""
@@ -23,12 +26,16 @@ class Stage:
     retried microbatch computes must not depend on how often it was tried (semantics 18)."""
 
     def __init__(self, module: nn.Module, conditions: Conditions):
-        self.module = module.to(conditions.device)
+        self.module = spread(module.to(conditions.device))
         self._conditions = conditions
         # Found once: walking all layers at each forward costs more than a small op.
         self._buffered = [layer for layer in module.modules() if layer._buffers]
         self._names = [name for name, _ in module.named_parameters()]
         self._params = [param for _, param in module.named_parameters()]
+        self.constants = frozenset(n for n, p in module.named_parameters() if not p.requires_grad)
+        """Names of the parameters that never train: they are as the stage was made with."""
+        self.dtype = _most_usual(self._params)
+        """What it computes with."""
         persistent = module.state_dict(keep_vars=True)
         self._buffers = {n: b for n, b in module.named_buffers() if n in persistent}
         # torch refuses an optimizer of nothing, and an embedding may have nothing to learn.
@@ -41,9 +48,9 @@ class Stage:
         self.reduced_norm = 0.0
 
     @property
-    def dtype(self) -> torch.dtype:
-        """What it computes with: that of its first parameter."""
-        return self._params[0].dtype if self._params else torch.float32
+    def params(self) -> dict[str, nn.Parameter]:
+        """All, by name."""
+        return dict(zip(self._names, self._params, strict=True))
 
     # --- a microbatch ------------------------------------------------------------------------
 
@@ -194,16 +201,19 @@ class Stage:
 
     @torch.no_grad()
     def restore(self, state: StageState) -> None:
-        """Become ``state``; one without buffers or moments leaves the stage its own buffers and a
-        fresh optimizer. Raises ValueError, changing nothing, if it does not fit."""
-        _check_fit(state, dict(zip(self._names, self._params, strict=True)), self._buffers)
+        """Become ``state``; one without constants, buffers or moments leaves the stage its own, and
+        a fresh optimizer. Raises ValueError, changing nothing, if it does not fit."""
+        params = self.params
+        why = unlike(state.params, params, self.constants)
+        why = why or (unlike(state.buffers, self._buffers) if state.buffers else "")
+        if why := why or strange_moment(state.moments, params):
+            raise ValueError(f"the state does not fit the stage: {why}")
         self.discard()
-        for name, param in zip(self._names, self._params, strict=True):
-            param.copy_(state.params[name])
+        for name, tensor in state.params.items():
+            params[name].copy_(tensor)
         for name, buffer in state.buffers.items():
             self._buffers[name].copy_(buffer)
         self._optimizer.state.clear()
-        params = dict(zip(self._names, self._params, strict=True))
         for key, value in state.moments.items():
             name, moment = key.rsplit("/", 1)
             param = params[name]
@@ -212,36 +222,32 @@ class Stage:
         self.lr_scale, self.version = state.lr_scale, state.version
 
     @torch.no_grad()
+    def take_constants(self, state: StageState) -> None:
+        """Have what never trains as ``state`` has it, which may be no more than that."""
+        params = self.params
+        for name in self.constants:
+            params[name].copy_(state.params[name])
+        for name, buffer in state.buffers.items():
+            self._buffers[name].copy_(buffer)
+
+    @torch.no_grad()
     def destroy(self) -> None:
         """Overwrite every tensor with NaN, in place: lost means lost."""
         self._stash.clear()
         doomed = [*self._params, *(p.grad for p in self._params), *self.module.buffers()]
         doomed += [v for kept in self._optimizer.state.values() for v in kept.values()]
         for tensor in doomed:
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
                 tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
 
 
-def _check_fit(
-    state: StageState, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
-) -> None:
-    """Raise ValueError unless ``state`` has the names and shapes of these."""
-    own, got = _shapes(params), _shapes(state.params)
-    if state.buffers:
-        own, got = own | _shapes(buffers), got | _shapes(state.buffers)
-    strange = []
-    for key, moment in state.moments.items():
-        # A moment is named after its parameter and has its shape, or is a number.
-        name, _, _ = key.rpartition("/")
-        if name not in params or moment.shape not in ((), params[name].shape):
-            strange.append(key)
-    if own != got or strange:
-        odd = sorted(own ^ got)[:4] or sorted(strange)[:4]
-        raise ValueError(f"the state does not fit the stage: {odd} differ")
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> set[tuple[str, tuple[int, ...]]]:
-    return {(name, tuple(tensor.shape)) for name, tensor in tensors.items()}
+def _most_usual(params: Iterable[Tensor]) -> torch.dtype:
+    """The type of most of their numbers, where they are of several."""
+    counts: Counter[torch.dtype] = Counter()
+    for param in params:
+        if param.dtype in COMPUTED:
+            counts[param.dtype] += param.numel()
+    return max(counts, key=counts.__getitem__, default=torch.float32)
 
 
 def _copied(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
 from checkfree.recovery.fit.activations import Ring
 from checkfree.recovery.fit.boundary import Crossed, file_input, file_output
 from checkfree.stage import Part, Stage
+from checkfree.stage.learnt import COMPUTED
 from checkfree.worker.attempt import Attempt
 from checkfree.worker.context import WorkerContext
 from checkfree.worker.inspection import are_gradients
@@ -135,7 +136,7 @@ class Compute:
             found = self._context.casting.read(message, stage.dtype)
         except (ValueError, RuntimeError) as error:
             raise Unfit(str(error)) from error
-        if not found.is_floating_point():
+        if found.dtype not in COMPUTED:
             raise Unfit(f"activations and gradients of {found.dtype}")
         return found
 

@@ -6,67 +6,78 @@ the run some iterations later, and point at nobody. So whoever sent it is named 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from checkfree.core.ops import Source
 from checkfree.messages.tensors import StageState
+from checkfree.recovery.shadow.format import unpack_state
+from checkfree.recovery.strategy import taken_whole
 from checkfree.stage import Stage
+from checkfree.stage.learnt import COMPUTED, in_types_of, without
+from checkfree.stage.state_fit import strange_moment, unlike
 
-MOST_RMS = 1e3
-"""Of one parameter tensor. Weights begin at a root mean square near 0.02 and gains at 1; at this
-size every softmax and every loss is long beyond repair, so no run that still trains has it."""
-
-
-def problems_of(states: Mapping[Source, StageState], stage: Stage) -> dict[Source, str]:
-    """Why each bad state can't be used to rebuild ``stage``; without the good ones."""
-    told = {source: problem_of(state, stage) for source, state in states.items()}
-    return {source: f"the state from {source}: {why}" for source, why in told.items() if why}
+MOST_RMS = 1e6
+"""Of one parameter tensor that a stranger sent, in units of what ours began with, or of 1 where
+that is less. Weights begin at a root mean square near 0.02 and gains at 1, and no training makes
+either a million times as large."""
 
 
-def problem_of(state: StageState, stage: Stage) -> str:
-    """What is wrong with a state for ``stage``: the first thing found, or nothing. One line."""
-    expected = dict(stage.module.named_parameters())
+def problems_of(
+    states: Mapping[Source, StageState], stage: Stage, number: int, *, strangers: bool = True
+) -> dict[Source, str]:
+    """Why each bad state can't be used to rebuild ``stage``, which is ``number``; without the good
+    ones. ``strangers``: see ``problem_of``."""
+    found = {}
+    for source, state in states.items():
+        try:
+            whole = taken_whole(number, {source: state})
+            seen = state if whole else _opened(without(state, stage.constants), stage)
+            why = problem_of(seen, stage, strangers=strangers)
+        except (ValueError, RuntimeError) as error:
+            why = f"it can't be unpacked: {str(error).splitlines()[0]}"
+        if why:
+            found[source] = f"the state from {source}: {why}"
+    return found
+
+
+def problem_of(state: StageState, stage: Stage, *, strangers: bool = True) -> str:
+    """What is wrong with a state for ``stage``: the first thing found, or nothing. One line.
+    ``strangers``: it may be anybody's, so absurdly large numbers are somebody's mistake. In one
+    process they are what has trained."""
+    params, buffers = stage.params, dict(stage.module.named_buffers())
+    learnt = {name: tensor for name, tensor in state.params.items() if name not in stage.constants}
+    fixed = {name: tensor for name, tensor in state.params.items() if name in stage.constants}
     return (
-        _unlike(state.params, expected)
-        or _unlike(state.buffers, dict(stage.module.named_buffers()), some=True)
-        or _strange_moment(state.moments, expected)
-        or _infinite({**state.params, **state.buffers, **state.moments})
-        or _absurd(state.params)
+        unlike(state.params, params, stage.constants)
+        or unlike(state.buffers, buffers, buffers)
+        or strange_moment(state.moments, params)
+        or infinite(learnt)
+        or _otherwise_infinite({**fixed, **state.buffers}, {**params, **buffers})
+        or _no_numbers(state.moments)
+        or (_absurd(learnt, params) if strangers else "")
     )
+
+
+def _opened(state: StageState, stage: Stage) -> StageState:
+    """As the stage would have it. Raises ValueError or RuntimeError for parts of nothing."""
+    if not state.packed:
+        return state
+    made = unpack_state(state)
+    return replace(made, params=in_types_of(stage.params, made.params))
 
 
 def are_gradients(tensors: Mapping[str, Tensor], stage: Stage) -> bool:
     """Of parameters of ``stage``, each of its shape; some may have none."""
-    return not _unlike(tensors, dict(stage.module.named_parameters()), some=True)
+    return not unlike(tensors, stage.params, stage.params)
 
 
-def _unlike(
-    got: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, some: bool = False
-) -> str:
-    """``some``: of what is expected, some may be absent."""
-    odd = got.keys() - expected.keys() if some else got.keys() ^ expected.keys()
-    if odd:
-        name = min(odd)
-        return f"{name} is {'unknown' if name in got else 'absent'}"
-    for name, tensor in got.items():
-        own = expected[name]
-        if tensor.shape != own.shape or tensor.dtype != own.dtype:
-            return f"{name} is {_kind(tensor)}, expected {_kind(own)}"
-    return ""
-
-
-def _strange_moment(moments: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    for key, moment in moments.items():
-        name = key.rpartition("/")[0]
-        if name not in expected or moment.shape not in ((), expected[name].shape):
-            return f"the moment {key} {_kind(moment)} is of no parameter"
-    return ""
-
-
-def _infinite(tensors: Mapping[str, Tensor]) -> str:
+def infinite(tensors: Mapping[str, Tensor]) -> str:
+    """The first that has a NaN or an inf, if any has."""
     for name, tensor in tensors.items():
         if not all_finite(tensor):
             return f"{name} is not finite"
@@ -76,25 +87,51 @@ def _infinite(tensors: Mapping[str, Tensor]) -> str:
 def all_finite(tensor: Tensor) -> bool:
     """No NaN or inf in it. One pass that writes nothing where a norm is finite, as nearly always:
     looking at each number writes and reads as much again several times over."""
-    if tensor.is_floating_point():
+    if tensor.dtype in COMPUTED:
         norm = torch.linalg.vector_norm(tensor.detach(), dtype=_wide(tensor))
         if bool(torch.isfinite(norm)):
             return True
-    return bool(torch.isfinite(tensor).all())  # squares of finite numbers may be inf
+    return bool(_finite(tensor).all())  # squares of finite numbers may be inf
 
 
-def _absurd(params: Mapping[str, Tensor]) -> str:
-    for name, param in params.items():
-        rms = float(torch.linalg.vector_norm(param.detach(), dtype=_wide(param)))
-        rms /= max(1, param.numel()) ** 0.5
-        if not rms <= MOST_RMS:
-            return f"{name} has a root mean square of {rms:.3g}, expected at most {MOST_RMS:g}"
+def _otherwise_infinite(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """A constant may well be infinite, as masks are: where the stage's own is, too."""
+    for name, tensor in tensors.items():
+        if not all_finite(tensor):
+            there = _finite(own[name]).to(tensor.device)
+            if not torch.equal(_finite(tensor), there):
+                return f"{name} is not finite where the stage's own is"
     return ""
 
 
+def _no_numbers(moments: Mapping[str, Tensor]) -> str:
+    """An inf may well be one: the square of a gradient that its type can't hold."""
+    for name, moment in moments.items():
+        if not all_finite(moment) and bool(moment.isnan().any()):
+            return f"{name} is not finite"
+    return ""
+
+
+def _absurd(params: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    for name, param in params.items():
+        most = MOST_RMS * max(1.0, _rms(own[name]))
+        if not (rms := _rms(param)) <= most:
+            return f"{name} has a root mean square of {rms:.3g}, expected at most {most:g}"
+    return ""
+
+
+def _rms(tensor: Tensor) -> float:
+    norm = float(torch.linalg.vector_norm(tensor.detach(), dtype=_wide(tensor)))
+    return norm / math.sqrt(max(1, tensor.numel()))
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    """Where it is; of types of a byte, which torch can't ask."""
+    eight = tensor.is_floating_point() and tensor.dtype not in COMPUTED
+    return torch.isfinite(tensor.detach().float() if eight else tensor.detach())
+
+
 def _wide(tensor: Tensor) -> torch.dtype:
+    if tensor.is_complex():
+        return tensor.dtype
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"

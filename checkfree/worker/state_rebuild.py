@@ -25,12 +25,12 @@ from checkfree.messages.tensors import BoundaryReply, StageState, StateReply, te
 from checkfree.recovery.fit.boundary import pairs_of
 from checkfree.recovery.fit.local_steps import fit_and_judge
 from checkfree.recovery.shadow.ahead import moved_on
-from checkfree.recovery.shadow.format import opened
 from checkfree.recovery.shadow.references import HELD
-from checkfree.recovery.strategy import Rebuilding
+from checkfree.recovery.strategy import Rebuilding, taken_whole
 from checkfree.stage import Stage
+from checkfree.stage.learnt import in_types_of, real, without
 from checkfree.worker.context import WorkerContext
-from checkfree.worker.inspection import all_finite, problems_of
+from checkfree.worker.inspection import infinite, problems_of
 
 
 class StateRebuild:
@@ -85,12 +85,15 @@ class StateRebuild:
             bad = tuple(reply.source for reply in missing)
             return replace(answer, problem=missing[0].problem, bad=bad)
         if wrong := self._problems(states):
-            return replace(answer, problem=next(iter(wrong.values())), bad=tuple(wrong))
+            return replace(answer, problem="; ".join(wrong.values()), bad=tuple(wrong))
+        stage, context = self._address.stage, self._context
+        whole = taken_whole(stage, states)
+        if not whole:  # a rule is given what is learnt alone
+            states = {s: real(without(was, self._stage.constants)) for s, was in states.items()}
         if order.recipe.ahead:
             states, wrong = _moved_on(states, order.recipe.ahead)
             if wrong := wrong or self._problems(states):
-                return replace(answer, problem=next(iter(wrong.values())), bad=tuple(wrong))
-        stage, context = self._address.stage, self._context
+                return replace(answer, problem="; ".join(wrong.values()), bad=tuple(wrong))
         if order.recipe.rule == SNAPSHOT and not states:
             # As the run began: from (seed, "init", stage).
             made = Rebuilding(context.make(stage, stage).snapshot())
@@ -98,9 +101,12 @@ class StateRebuild:
             fresh = partial(context.fresh, stage, order.tick)
             made = context.strategy.rebuild(self._address, fresh, states)
         state = replace(made.state, version=order.resume_at)
-        if not _finite(state):
-            problem = "the rebuilt weights are not finite"
-            return replace(answer, problem=problem, bad=tuple(states))
+        if not whole:
+            state = without(state, self._stage.constants)
+            state = replace(state, params=in_types_of(self._stage.params, state.params))
+            if problem := infinite(state.params):
+                problem = f"of what {order.recipe.rule} makes, {problem}"
+                return replace(answer, problem=problem, bad=tuple(states))
         try:
             self._stage.restore(state)
         except ValueError as error:  # of a strategy from outside, which no other source would mend
@@ -123,7 +129,8 @@ class StateRebuild:
 
     def _problems(self, states: Mapping[Source, StageState]) -> dict[Source, str]:
         """Of those that are no good to become what this seat is."""
-        return problems_of(opened(states, self._address.stage, self._stage.dtype), self._stage)
+        stage, strangers = self._address.stage, self._context.strangers
+        return problems_of(states, self._stage, stage, strangers=strangers)
 
     def _judged(self) -> tuple[dict[str, float], str]:
         """Fitted, if that is asked for: figures, and what is wrong."""
@@ -139,8 +146,10 @@ class StateRebuild:
             figures, problem = fit_and_judge(stage, order.recipe, pairs, context.fit_lr, seed)
         except (ValueError, RuntimeError) as error:
             return {}, f"what its neighbours hold does not fit it: {str(error).splitlines()[0]}"
-        if not problem and order.recipe.fit and not _finite(stage.snapshot(moments=False)):
-            problem = "the fitted weights are not finite"
+        if not problem and order.recipe.fit:
+            learnt = {n: p for n, p in stage.params.items() if n not in stage.constants}
+            if why := infinite(learnt):
+                problem = f"fitted, {why}"
         return figures, problem
 
 
@@ -157,8 +166,3 @@ def _moved_on(
             why = str(error).splitlines()[0]
             wrong[source] = f"the state from {source}: it can't be moved on: {why}"
     return made, wrong
-
-
-def _finite(state: StageState) -> bool:
-    """One NaN or inf anywhere in the weights would end the run later, and point at nobody."""
-    return all(map(all_finite, state.params.values()))

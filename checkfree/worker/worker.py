@@ -55,6 +55,7 @@ from checkfree.recovery.fit.boundary import reply
 from checkfree.recovery.shadow.holder import Shadows
 from checkfree.recovery.shadow.owner import Pushes
 from checkfree.stage import Stage
+from checkfree.stage.learnt import learnable
 from checkfree.worker import holding
 from checkfree.worker.attempt import Attempt, Data
 from checkfree.worker.compute import Compute, Unfit
@@ -183,7 +184,7 @@ class StageWorker:
         if self.pushes:  # nobody steps before this has left
             if self.pushes.shelf is not None:
                 return [(STORE, self._snapshot())]
-            return [self.pushes.push(self.stage.snapshot(moments=False))]
+            return [self.pushes.push(learnable(self.stage.snapshot(moments=False)))]
         if self._inbox:
             return self._handle(self._inbox.popleft())
         if self._attempt is not None and not self._attempt.prepared:
@@ -307,7 +308,7 @@ class StageWorker:
             self.dropped += 1
             return []
         copy = self._compute.copy_of(stage)
-        if problem_of(message.state, copy):
+        if problem_of(message.state, copy, strangers=self._context.strangers):
             self.dropped += 1
             return []
         self._epoch = message.epoch

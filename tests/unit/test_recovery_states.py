@@ -267,6 +267,49 @@ def test_weights_that_are_none_are_refused(weights: tuple[float, ...]) -> None:
         normalised(weights)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "made"),
+    [
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16, torch.float32),
+        (torch.float16, torch.bfloat16, torch.float32),
+        (torch.float64, torch.float32, torch.float64),
+        (torch.complex64, torch.complex64, torch.complex64),
+    ],
+)
+def test_an_average_is_of_the_type_that_holds_both(
+    one: torch.dtype, other: torch.dtype, made: torch.dtype
+) -> None:
+    """A neighbour as it trains, and another as a shadow: two of them, and more."""
+    parts = [torch.tensor([1.0, 6.0]).to(one), torch.tensor([3.0, 2.0]).to(other)]
+    found = weighted_average([{"w": part} for part in parts], (1, 3))["w"]
+    assert found.dtype == made and found.tolist() == [2.5, 3.0]
+    found = weighted_average([{"w": part} for part in (*parts, parts[0])], (1, 2, 1))["w"]
+    assert found.dtype == made and found.tolist() == [2.0, 4.0]
+
+
+def test_small_types_are_averaged_in_a_wider_one() -> None:
+    parts = [torch.full((3,), value, dtype=torch.float16) for value in (6e4, -6e4)]
+    for several in (parts, [*parts, parts[0]]):
+        found = weighted_average([{"w": part} for part in several], [1.0] * len(several))["w"]
+        assert bool(found.isfinite().all())
+
+
+def test_moments_that_have_no_mean_are_made_anew() -> None:
+    """The square of a gradient that one neighbour's type could not hold."""
+    over = replace(BEFORE, moments={**BEFORE.moments, "w/exp_avg": torch.tensor([1.0, torch.inf])})
+    how = Inexact("average")
+    assert average_states([BEFORE, AFTER], (0.5, 0.5), how).moments
+    assert not average_states([over, AFTER], (0.75, 0.25), how).moments
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e200])
+def test_norms_of_any_size_weigh_by_their_ratio(scale: float) -> None:
+    states = [state([1.0], gradient_norm=norm * scale) for norm in (3.0, 1.0)]
+    assert gradient_weights(states, 2.0) == pytest.approx((0.9, 0.1))
+
+
 @given(st.lists(st.floats(0, 1e6), min_size=2, max_size=3), st.sampled_from([1.0, 2.0]))
 def test_gradient_weights_are_shares(norms: list[float], exponent: float) -> None:
     states = [replace(BEFORE, gradient_norm=norm) for norm in norms]

@@ -27,6 +27,7 @@ from checkfree.messages.control import (
     Outgoing,
     StateRequest,
 )
+from checkfree.messages.limits import DTYPES
 from checkfree.messages.tensors import KeepState, StageState, StateReply
 from checkfree.runtime.files import DiskFiles, write_whole
 from checkfree.runtime.store import Damaged, Store, decode_state, encode_state
@@ -87,6 +88,19 @@ def test_a_state_comes_back_bit_for_bit() -> None:
     assert same(decode_state(encode_state(state(4))), state(4))
     empty = StageState({}, {}, {}, version=0)
     assert same(decode_state(encode_state(empty)), empty)
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_so_does_whatever_messages_carry(name: str) -> None:
+    dtype = getattr(torch, name)
+    tensors = {"w": torch.arange(6).view(2, 3).to(dtype), "b": torch.ones(()).to(dtype)}
+    made = decode_state(
+        encode_state(StageState(tensors, {"none": torch.empty(0, dtype=dtype)}, {}, 1))
+    )
+    for group, expected in ((made.params, tensors), (made.buffers, {"none": torch.empty(0)})):
+        for key, tensor in expected.items():
+            assert group[key].dtype == dtype and group[key].shape == tensor.shape
+            assert group[key].flatten().tolist() == tensor.flatten().tolist()
 
 
 def test_so_does_the_way_that_it_was_going() -> None:

@@ -8,16 +8,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from checkfree.core.config import RecoveryConfig
 from checkfree.core.ops import Address, Recipe, Source
 from checkfree.messages.control import Rebuild, Rebuilt, StateRequest
 from checkfree.messages.tensors import StageState, StateReply
+from checkfree.recovery.shadow.format import pack_state
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.stage import Stage
 from checkfree.worker import StageWorker
-from checkfree.worker.inspection import MOST_RMS, all_finite, problem_of
+from checkfree.worker.inspection import MOST_RMS, all_finite, problem_of, problems_of
 from tests import tiny
 from tests.unit import states
 
@@ -97,6 +98,67 @@ def test_the_lead_hears_who_sent_it_and_nothing_is_taken() -> None:
     assert answer.bad == (sources[1],)
     assert answer.problem.startswith("the state from 3.0@5: inner.weight has a root mean square")
     assert states.same(worker.stage.snapshot(), before)
+
+
+def test_large_numbers_are_a_strangers_mistake_or_what_has_trained() -> None:
+    stage = trained()
+    large = changed(stage.snapshot(), lambda bias: bias + 2 * MOST_RMS)
+    assert "expected at most 1e+06" in problem_of(large, stage)
+    assert problem_of(large, stage, strangers=False) == ""
+
+
+def test_what_began_large_may_be_large() -> None:
+    stage = trained()
+    with torch.no_grad():
+        stage.module.inner.bias.fill_(5e3)
+    state = stage.snapshot()
+    assert problem_of(state, stage) == ""
+    assert problem_of(changed(state, lambda bias: bias * 1e5), stage) == ""
+    assert "expected at most 5e+09" in problem_of(changed(state, lambda bias: bias * 1e7), stage)
+
+
+class Masked(tiny.Body):
+    """With constants that are infinite, or no floating point numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = nn.Parameter(torch.tensor([0.0, -torch.inf]), requires_grad=False)
+        self.codes = nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False)
+        self.small = nn.Parameter(torch.ones(2).to(torch.float8_e4m3fn), requires_grad=False)
+        self.register_buffer("kept", torch.tensor([-torch.inf, 0.0]))
+        self.register_buffer("seen", torch.tensor([True, False]))
+
+
+def test_constants_may_be_infinite_where_they_were() -> None:
+    stage = Stage(Masked(), states.conditions())
+    state = stage.snapshot()
+    assert problem_of(state, stage) == ""
+    for group, name in (("params", "mask"), ("buffers", "kept"), ("params", "small")):
+        tensors = dict(getattr(state, group))
+        tensors[name] = torch.full_like(tensors[name].float(), torch.nan).to(tensors[name].dtype)
+        found = problem_of(replace(state, **{group: tensors}), stage)
+        assert found == f"{name} is not finite where the stage's own is"
+    missing = {name: state.params[name] for name in NAMES}
+    assert problem_of(replace(state, params=missing), stage) == ""
+
+
+def test_a_moment_may_be_infinite_and_is_of_its_parameters_type() -> None:
+    stage = trained()
+    state = stage.snapshot()
+    key = "inner.bias/exp_avg_sq"
+    over = {**state.moments, key: state.moments[key] + torch.inf}
+    assert problem_of(replace(state, moments=over), stage) == ""
+    wide = {**state.moments, key: state.moments[key].double()}
+    assert f"the moment {key} float64[4]" in problem_of(replace(state, moments=wide), stage)
+
+
+def test_what_cannot_be_unpacked_says_why() -> None:
+    stage, source = trained(), Source(Address(3), 2, 5)
+    packed = pack_state(stage.snapshot(), "int8_rows")
+    spoilt = {name: part[:1] if "codes" in name else part for name, part in packed.params.items()}
+    (found,) = problems_of({source: replace(packed, params=spoilt)}, stage, 2).values()
+    assert found.startswith("the state from 3.0:2@5: it can't be unpacked: codes")
+    assert not problems_of({source: packed}, stage, 2)
 
 
 def test_numbers_whose_squares_are_infinite_are_finite() -> None:

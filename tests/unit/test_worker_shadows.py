@@ -106,6 +106,19 @@ def same(one: StageState, other: StageState) -> bool:
     return equal and (one.version, one.since) == (other.version, other.since)
 
 
+def test_what_an_older_version_left_there_is_followed_by_a_whole_copy() -> None:
+    """It had what never trains in it: a change can't be of that."""
+    owner, holder = seat(OWNER), seat()
+    hand(holder, push(owner, 1))
+    (state,) = kept(owner).values()
+    more = {**state.params, "table/values": torch.ones(3).bfloat16()}
+    owner.pushes.references.leave(HOLDER, 1, replace(state, params=more))
+    sent = push(owner, 4, 1)
+    assert sent.base is None and sent.state.packed == "int4_rows"
+    assert [type(answer) for answer in hand(holder, sent)] == [Kept]
+    assert push(owner, 8, 4).base == 4
+
+
 def test_a_change_after_a_whole_copy_and_both_have_the_same_bits() -> None:
     owner, holder = seat(OWNER), seat()
     for version, counted in ((3, ()), (8, (3,)), (13, (8,)), (18, (13,))):

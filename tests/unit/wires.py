@@ -16,14 +16,11 @@ from torch import Tensor
 
 from checkfree.core import records
 from checkfree.core.ops import FAULTS, LEAD, LOG, STORE, Address, Kind, Op, Recipe, Source
-from checkfree.messages import codec, control, tensors
+from checkfree.messages import codec, control, limits, tensors
 from checkfree.messages.codec import PREFIX, encode
 from checkfree.messages.control import Message, Prepared, Rebuild, Ticket
 
-DTYPES = (
-    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
-    *(torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool),
-)
+DTYPES = tuple(getattr(torch, name) for name in limits.DTYPES)
 """What a default receiver takes."""
 
 

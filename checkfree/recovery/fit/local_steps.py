@@ -43,7 +43,8 @@ def fit_and_judge(
 def fit(stage: Stage, pairs: Sequence[Pair], steps: int, lr: float, seed: int) -> None:
     """``steps`` steps of Adam, a pair each, in an order drawn from ``seed``."""
     params = [param for param in stage.module.parameters() if param.requires_grad]
-    optimizer = torch.optim.Adam(params, lr=lr)
+    least = max((torch.finfo(param.dtype).tiny for param in params), default=0.0)
+    optimizer = torch.optim.Adam(params, lr=lr, eps=max(1e-8, least))  # fp16 holds no 1e-8
     scale = max(_skipped(pairs), 1e-30)
     generator = torch.Generator().manual_seed(seed)
     places: list[int] = []

@@ -26,6 +26,11 @@ def whole(state: StageState) -> StageState:
     return pack_state(replace(state, params=_in_fp32(state)), WHOLE)
 
 
+def is_base(base: StageState, state: StageState) -> bool:
+    """It has the weights that ``state`` has, so that this can be a change of it."""
+    return parts_of(base).keys() == state.params.keys()
+
+
 def change(state: StageState, base: StageState) -> StageState:
     """The signs of what changed since ``base``, which ``held`` has made; norms and biases whole."""
     before = unpack_state(base).params

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from checkfree.core.ops import Source
 from checkfree.messages.quantize import pack, unpack
 from checkfree.messages.tensors import StageState
 
@@ -37,18 +35,3 @@ def parts_of(state: StageState) -> dict[str, dict[str, Tensor]]:
         name, _, part = key.rpartition("/")
         parts[name][part] = tensor
     return dict(parts)
-
-
-def opened(
-    states: Mapping[Source, StageState], stage: int, dtype: torch.dtype
-) -> dict[Source, StageState]:
-    """What ``stage`` would be made of, to be looked at: all unpacked, other stages' without their
-    buffers, which are their own. One that can't be unpacked has no weights."""
-    found = {}
-    for source, state in states.items():
-        own = state if source.of == stage else replace(state, buffers={})
-        try:
-            found[source] = unpack_state(own, dtype) if own.packed else own
-        except (ValueError, RuntimeError):
-            found[source] = replace(own, params={}, packed="")
-    return found

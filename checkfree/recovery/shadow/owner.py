@@ -48,6 +48,8 @@ class Pushes:
 
     def _signs(self, plan: Begin, keep: Transfer, state: StageState) -> KeepShadow:
         left = self.references.base(keep, plan)
+        if left is not None and not changes.is_base(left.item, state):
+            left = None  # of a snapshot that an older version made, with what never trains
         base = None if left is None else left.item
         sent = changes.whole(state) if base is None else changes.change(state, base)
         self.references.leave(keep.holder, state.version, changes.held(sent, base))

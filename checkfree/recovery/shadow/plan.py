@@ -150,7 +150,7 @@ def shadow_recipe(
     sources = [Source(s.holder, s.stage, s.version) for s in sorted(held, key=_by_version)]
     good = [source for source in sources if source not in refused]
     if not good:
-        return Refusal("its shadow is damaged")
+        return Refusal("its shadow proved no good")
     age = view.committed - good[-1].version
     return Recipe(RULE, (good[-1],), moments=False, ahead=reach * age)
 
