@@ -226,7 +226,6 @@ def _unknown(model: Mapping[str, Any], ids: Mapping[str, int]) -> int | None:
 
 def _leaks(model: Any, ids: Mapping[str, int], names: Sequence[str]) -> list[str]:
     """Of these tokens those that plain text, written like them, would still become."""
-
     found = []
     for name in names:
         with suppress(BadInput), _native(name, "a token"):  # no token for it: it leaks nothing

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from checkfree.core.config import Config, FailuresConfig
 from checkfree.core.errors import BadInput
@@ -63,10 +64,10 @@ def _calm(config: Config) -> Config:
     return replace(config, failures=FailuresConfig(scenario="none"))
 
 
-def check_data(found: Mapping[str, Records], job: Job | None) -> None:
+def check_data(found: Mapping[str, Records], coming: Mapping[str, Any] | None) -> None:
     """Raise BadInput unless all runs saw the same data. ``found``: records by name of their run;
-    ``job``: one with the data of runs that are yet to come, if there are any."""
-    expected = None if job is None else json.loads(json.dumps(job.data))
+    ``coming``: the data of runs that are yet to come, if there are any."""
+    expected = json.loads(json.dumps(coming))  # as records have it
     of = {name: records[0]["data"] for name, records in found.items()}
     first, theirs = next(iter(of.items()), ("", None))
     for name, data in of.items():

@@ -200,7 +200,8 @@ def _check_data(found: Mapping[str, CellStanding], cells: Sequence[Cell], option
     rest = [cell for cell in cells if found[cell.place].state is not State.DONE]
     room = slots(options.workers, options.devices, cells[0].config)
     job = check.check_buildable(rest, len(room)) if rest else None
-    check.check_data({place: s.records for place, s in found.items() if s.records}, job)
+    coming = None if job is None else job.data
+    check.check_data({place: s.records for place, s in found.items() if s.records}, coming)
     return "" if job is None else render_text(job.data, job.text)
 
 
