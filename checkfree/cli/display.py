@@ -78,6 +78,8 @@ class Display:
             case ConfigRecord():
                 if line := render_text(record.data, record.text):
                     self._say(Text(line, style="yellow"))
+                if record.init:
+                    self._event(begins_from(record.init, self._config), "cyan")
             case IterationRecord():
                 self._iteration(record)
             case ValidationRecord():
@@ -90,8 +92,6 @@ class Display:
                 self._members, self._lost = dict(record.members), ()
             case RecoveryRecord():
                 self._event(describe(record), "green")
-            case ConfigRecord() if record.init:
-                self._event(begins_from(record.init, self._config), "cyan")
             case ResumeRecord():
                 self._bar.update(self._task, completed=record.iteration)
                 self._event(f"resumed at iteration {record.iteration}", "cyan")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -10,13 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import checkfree
+from checkfree.cli.display import Display
 from checkfree.config.load import build, load, merge
 from checkfree.core.config import InitConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.records import of_kind
+from checkfree.messages.recorded import read_record
 from tests.contract.small import text
 from tests.tiny import Body, Edge, batches
 
@@ -349,3 +353,21 @@ def test_in_a_comparison(home: Path, tmp_path: Path) -> None:
     ]
     assert len(files) == 2
     assert first == pytest.approx([losses(home / "parent")[8]] * 2, abs=1e-6)
+
+
+def test_a_line_says_so(home: Path, begun: Begun) -> None:
+    run = begun({"run": f"{home / 'parent'}@8", "data": "continue"}, {"stages": 3, "iterations": 1})
+    record, out = read_record(run.records[0]), io.StringIO()
+
+    def said(*words: str) -> str:
+        console = Console(file=out, width=80, highlight=False)
+        Display(load(run.folder / "config.yaml", words), console)(record)
+        return out.getvalue().splitlines()[-1]
+
+    assert said() == (
+        f"begins from {home / 'parent'} at iteration 8 (snapshot): weights and optimizer, "
+        "training text from iteration 8 on; 6 stages cut into 3"
+    )
+    assert said("optimizer.clip_over=stage").endswith(
+        "cut into 3, each of which clips its gradients by itself: other losses than uncut"
+    )

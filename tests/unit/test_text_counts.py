@@ -92,7 +92,7 @@ def shown(record: ConfigRecord, quiet: bool = False, terminal: bool = False) -> 
 
 
 def test_a_display_tells_it_as_the_run_begins() -> None:
-    record = ConfigRecord({}, {}, {"name": "text", "separator": 0}, 1, ALL.plain())
+    record = ConfigRecord({}, {}, {"name": "text", "separator": 0}, 1, text=ALL.plain())
     assert shown(record) == f"data: {LINE}\n"
     assert shown(record, quiet=True) == ""
     assert "others 2 times" in shown(record, terminal=True).replace("\n", "")
@@ -102,9 +102,9 @@ def test_a_display_tells_it_as_the_run_begins() -> None:
 def test_records_without_counts_are_still_read() -> None:
     record = ConfigRecord({}, {}, {"name": "text"}, 1)
     plain = json.loads(dumps(record))
-    del plain["text"]
+    assert "text" not in plain
     assert read_record(plain) == record
-    full = ConfigRecord({}, {}, {"name": "text"}, 1, ALL.plain())
+    full = ConfigRecord({}, {}, {"name": "text"}, 1, text=ALL.plain())
     assert read_record(json.loads(dumps(full))) == full
 
 
