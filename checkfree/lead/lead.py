@@ -304,6 +304,11 @@ class Lead:
         if self._validation_due():
             return self._run(self._iterating.validate)
         if p.committed >= terms.iterations:
+            if p.diverged:
+                return self._fail(
+                    f"the validation loss after iteration {p.committed - 1}, the last, is not "
+                    "finite: lower optimizer.lr or set optimizer.clip"
+                )
             if not self.done:
                 return self._store(self._checkpointing.weights())
             self.phase = Phase.ENDED

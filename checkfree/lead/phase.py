@@ -45,7 +45,7 @@ MOVES: Mapping[tuple[Phase, Phase], str] = MappingProxyType(
         (_P.IDLE, _P.STORING): "a checkpoint, a snapshot or the final weights are due",
         (_P.IDLE, _P.ASKING): "an iteration is due, and this tick's failures are not known",
         (_P.IDLE, _P.RUNNING): "an iteration is due and nobody was struck, or a validation is due",
-        (_P.IDLE, _P.ENDED): "done, stopped, or lost for good: the strategy can't repair this",
+        (_P.IDLE, _P.ENDED): "done, or with no finite loss; stopped; or lost beyond repair",
         (_P.ASKING, _P.IDLE): "the answer is there: nobody was struck, or they are lost now",
         (_P.RUNNING, _P.COMMITTING): "all are prepared: from here on the step is taken by all",
         (_P.RUNNING, _P.IDLE): "validated; or given up, for a loss, a line that broke or a leaver",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,13 @@ class Progress:
     """In a snapshot: those that had arrived, see :mod:`checkfree.recovery.shadow.ledger`."""
     snapshots: tuple[tuple[int, int], ...] = ()
     """Tick and version of each snapshot of ``--resume`` that the run may go back to, ascending."""
+
+    @property
+    def diverged(self) -> bool:
+        """A validation has found that the committed weights have no finite loss; None is what the
+        records make of one."""
+        found = math.nan if self.validation is None else self.validation
+        return self.validated_at == self.tick and not math.isfinite(found)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that :meth:`from_json` makes the same of."""
