@@ -61,6 +61,10 @@ def cannot_write(path: object, error: OSError) -> RunFailed:
     )
 
 
+TOO_FAR = "lower optimizer.lr or set optimizer.clip"
+"""How the reason ends of a run whose loss is no finite number any more."""
+
+
 def with_command(reason: str, command: str) -> str:
     """Why a run ended; if it was for want of room, with the command that goes on."""
     return f"{reason}: {command}" if reason.endswith(_MAKE_ROOM) else reason

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from checkfree.core.errors import TOO_FAR
 from checkfree.core.ops import Address, Mirror, Route, Schedule, Transfer
 from checkfree.core.records import IterationRecord
 from checkfree.lead.progress import Terms
@@ -61,7 +62,7 @@ class Transaction:
         """Of what is not finite. One line."""
         return (
             f"the loss or a gradient of iteration {self.ticket.iteration} is not finite "
-            f"(loss {self.loss()}): lower optimizer.lr or set optimizer.clip"
+            f"(loss {self.loss()}): {TOO_FAR}"
         )
 
     def clip(self, terms: Terms) -> dict[int, float]:

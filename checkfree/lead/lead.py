@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
+from checkfree.core.errors import TOO_FAR
 from checkfree.core.ops import FAULTS, Address, Mirror, Refusal, StateId, Transfer
 from checkfree.core.records import ValidationRecord
 from checkfree.lead.checkpoints import Checkpointing
@@ -307,7 +308,7 @@ class Lead:
             if p.diverged:
                 return self._fail(
                     f"the validation loss after iteration {p.committed - 1}, the last, is not "
-                    "finite: lower optimizer.lr or set optimizer.clip"
+                    f"finite: {TOO_FAR}"
                 )
             if not self.done:
                 return self._store(self._checkpointing.weights())

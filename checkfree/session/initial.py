@@ -4,6 +4,7 @@ kept in its own folder, so that the other one may go."""
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from checkfree.config.load import to_tree
+from checkfree.config.parts import named
 from checkfree.core.config import Config, OptimizerConfig
-from checkfree.core.errors import BadInput
+from checkfree.core.errors import TOO_FAR, BadInput
 from checkfree.core.ops import Address
 from checkfree.core.rates import SGD
 from checkfree.core.records import read
@@ -22,6 +24,7 @@ from checkfree.lead import Progress
 from checkfree.messages.control import CHECKPOINT, INIT, RESUME, WEIGHTS
 from checkfree.messages.tensors import StageState
 from checkfree.runtime.files import DiskFiles
+from checkfree.runtime.folder import CONFIG
 from checkfree.runtime.store import Damaged, Store
 from checkfree.session.regroup import Layout, regrouped
 from checkfree.session.snapshot import Snapshot
@@ -153,6 +156,20 @@ def _iterations(begins: Any, tokens: int | None, each: int) -> int:
 def _tokens_of_one(config: Mapping[str, Any]) -> int:
     """Of an iteration."""
     return int(config["microbatches"] * config["batch"] * config["model"]["context"])
+
+
+def with_way_back(reason: str, folder: Path, config: Config, committed: int) -> str:
+    """Why a run has ended after so many iterations; if its loss is no finite number any more, with
+    the command that begins a new one from before the last step, which has gone too far."""
+    offers = _offers(folder) if reason.endswith(TOO_FAR) else ()
+    there = [iteration for iteration, *_ in offers if iteration < committed]
+    if not there:
+        return reason
+    words = ["checkfree", "train", str(folder / CONFIG), f"init={folder}@{max(there)}"]
+    words += [f"optimizer.lr={config.optimizer.lr / 2:g}", f"out={folder}-anew"]
+    for package in sorted(named(config)):
+        words += ["--allow", package]
+    return f"{reason}; from before it: {shlex.join(words)}"
 
 
 # --- what stands there ---------------------------------------------------------------------------

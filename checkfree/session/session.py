@@ -42,6 +42,7 @@ from checkfree.runtime.process import settled
 from checkfree.runtime.recorder import Listener, Recorder
 from checkfree.runtime.store import Store
 from checkfree.session.assemble import Assembly, assemble
+from checkfree.session.initial import with_way_back
 from checkfree.session.job import Job, check_same, versions_of, write_places
 from checkfree.session.snapshot import Snapshot, newest
 from checkfree.session.terms import seats
@@ -174,7 +175,8 @@ class Session:
                 self.end(status, str(error))
                 draw(self.job.folder)
             raise
-        reason = self.assembly.lead.failure
+        lead, job = self.assembly.lead, self.job
+        reason = with_way_back(lead.failure, job.folder, job.config, lead.progress.committed)
         status = "failed" if reason else "done"
         self.end(status, reason)
         draw(self.job.folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import checkfree
+from checkfree.cli import main
 from checkfree.cli.display import Display
 from checkfree.config.load import build, load, merge
 from checkfree.core.config import InitConfig
@@ -371,3 +373,23 @@ def test_a_line_says_so(home: Path, begun: Begun) -> None:
     assert said("optimizer.clip_over=stage").endswith(
         "cut into 3, each of which clips its gradients by itself: other losses than uncut"
     )
+
+
+# --- after a loss that is no number ---------------------------------------------------------------
+
+
+def test_a_run_that_has_gone_too_far_says_how_to_begin_before_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command is there to be copied, and brings back a run that trains."""
+    monkeypatch.chdir(tmp_path)
+    about = {**CALM, **data(home), "resume": {"every": 2}, "iterations": 8, "stages": 3}
+    wild = {"lr": 1e20, "clip": None}
+    run = checkfree.train(merge({**about, "out": "runs/too far"}, {"optimizer": wild}))
+    assert run.status == "failed"
+    command = run.reason.partition("from before it: ")[2]
+    assert command.startswith("checkfree train 'runs/too far/config.yaml' 'init=runs/too far@0' ")
+    assert run.records[-1]["reason"] == run.reason
+    words = [*shlex.split(command)[1:], "optimizer.lr=1e-3", "--quiet"]
+    assert main(words) == 0
+    assert "8 iterations in runs/too far-anew" in capsys.readouterr().out

@@ -24,6 +24,7 @@ from checkfree.runtime.swarm.faults import RealFaults
 from checkfree.runtime.swarm.leader import LeaderProcess
 from checkfree.runtime.swarm.processes.launcher import LEAD_AGAIN
 from checkfree.runtime.swarm.transport.threaded import ThreadedActor
+from checkfree.session.initial import with_way_back
 from checkfree.session.session import Session, draw
 from checkfree.session.swarm.invitation import unused
 from checkfree.session.swarm.shared import ForkResources
@@ -174,6 +175,8 @@ class Leading:
         the run was when this lead came."""
         leader_process, lead, job = self._leader_process, self._lead, self._job
         reason = reason or leader_process.reason or (lead.failure if lead else "")
+        p = lead.progress if lead else began
+        reason = with_way_back(reason, job.folder, job.config, p.committed)
         stopped = leader_process.stopped or (lead is not None and lead.stopped)
         status = "failed" if reason else "interrupted" if stopped else "done"
         sent = ({}, {}) if self._ending else leader_process.dismiss(status, reason)
