@@ -47,7 +47,9 @@ def test_it_fails_wherever_it_ends(tmp_path: Path, iterations: int) -> None:
     assert len(run.losses) == 1 and not (run.folder / "weights").exists()
     assert run.records[-1]["reason"] == run.reason
     if iterations == 1:
-        assert run.reason.startswith(f"the validation loss after iteration 0, the last, {NOT_FINITE}")
+        assert run.reason.startswith(
+            f"the validation loss after iteration 0, the last, {NOT_FINITE}"
+        )
         assert [v["loss"] is None for v in of_kind(run.records, "validation")] == [False, True]
 
 
