@@ -14,12 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from checkfree.core.config import Config
+from checkfree.core.participants import render_differences
 from checkfree.core.records import (
     ConfigRecord,
     EndRecord,
     FailureRecord,
     IterationRecord,
     PlanRecord,
+    ProcessRecord,
     RebuiltSeat,
     Record,
     RecoveryRecord,
@@ -95,6 +97,9 @@ class Display:
             case ResumeRecord():
                 self._bar.update(self._task, completed=record.iteration)
                 self._event(f"resumed at iteration {record.iteration}", "cyan")
+            case ProcessRecord() if record.differs:
+                who = f"{record.seat} computes" if record.seat else "this process computes"
+                self._event(f"{who} with {render_differences(record.differs)}", "yellow")
             case EndRecord() if record.status != "done":
                 why = f": {record.reason}" if record.reason else ""
                 self._event(f"{record.status} at iteration {record.iteration}{why}", "bold red")

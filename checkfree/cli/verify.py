@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from checkfree.core.records import of_kind
-    from checkfree.session.verify import failed, recording, verify_recording
+    from checkfree.session.verify import equal, failed, recording, verify_recording
 
     run = recording(arguments.run_folder, arguments.allow)
     with Bars(arguments.quiet) as bars:
@@ -33,5 +33,5 @@ def _verify(arguments: argparse.Namespace) -> int:
         outcome = verify_recording(run, arguments.out, watch)
     if outcome.difference:
         raise failed(run, outcome)
-    print(f"{outcome.iterations} iterations, losses equal bit for bit")
+    print(equal(outcome))
     return DONE

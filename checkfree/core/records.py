@@ -180,6 +180,21 @@ class ResumeRecord(Record):
 
 
 @dataclass(frozen=True)
+class ProcessRecord(Record):
+    """A process takes part from this iteration on: the first of a run, one that goes on with it, or
+    a member that takes a ``seat`` ("": all of them, or those of its machine) in that ``life``.
+    ``equipment`` is on what it computes, ``differs`` in what that is not what the first computed on
+    (name, then, now). :mod:`checkfree.core.participants` reads it."""
+
+    kind = "process"
+    iteration: int
+    equipment: Mapping[str, str]
+    seat: str = field(default="", metadata=SPARSE)
+    life: int = field(default=0, metadata=SPARSE)
+    differs: Sequence[tuple[str, str, str]] = field(default=(), metadata=SPARSE)
+
+
+@dataclass(frozen=True)
 class LedgerRecord(Record):
     """What the run computed and took, from its records; and what was sent since ``since_tick``,
     the last resume, by name of message. Snapshots of ``--resume`` are left out (semantics 16).

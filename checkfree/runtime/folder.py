@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from checkfree.core.errors import BadInput
-from checkfree.core.records import LEADS_OWN, RECORDS, of_kind, read
+from checkfree.core.records import LEADS_OWN, RECORDS, ProcessRecord, of_kind, read
 from checkfree.messages.control import WEIGHTS
 from checkfree.runtime.files import write_whole
 
@@ -132,7 +132,7 @@ def reopen(path: Path) -> None:
 
 def rewind(path: Path, notes: int) -> None:
     """Take the records back to the first ``notes`` of the lead's; the rest, which a resumed run
-    makes again, goes to a file beside them."""
+    makes again, goes to a file beside them, and with it who took part in that alone."""
     (path / ROSTER).unlink(missing_ok=True)
     _take_back(path, notes)
 
@@ -143,7 +143,8 @@ def _take_back(path: Path, notes: int) -> None:
     seen = 0
     for record in read(path):
         own = record["kind"] in LEADS_OWN
-        drop = record["kind"] in ("end", "ledger") or (own and seen >= notes)
+        late = seen > notes and record["kind"] == ProcessRecord.kind
+        drop = record["kind"] in ("end", "ledger") or (own and seen >= notes) or late
         (superseded if drop else kept).append(json.dumps(record))
         seen += own
     with open(path / SUPERSEDED, "a", encoding="utf-8") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+from collections.abc import Sequence
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """What has to stand in the environment before numpy is imported, whose libraries start a thread a
@@ -50,6 +51,41 @@ def count_cuda_devices() -> int:
         finally:
             os._exit(count)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def device_names(devices: Sequence[str]) -> tuple[str, ...]:
+    """Of each what it is: cpu, or a GPU's name with its CUDA version. With no trace left in this
+    process: to ask a GPU makes a context, which no fork survives."""
+    import torch
+
+    cpus = all(torch.device(device).type == "cpu" for device in devices)
+    if cpus or count_threads() > 1 or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return tuple(map(_device_name, devices))
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reader)
+            os.write(writer, "\n".join(map(_device_name, devices)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as answer:
+        told = answer.read()
+    os.waitpid(pid, 0)
+    return tuple(told.split("\n")) if told else tuple(devices)
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    where = torch.device(device)
+    if where.type != "cuda" or not torch.cuda.is_available():
+        return where.type
+    try:
+        return f"{torch.cuda.get_device_name(where)}, CUDA {torch.version.cuda}"
+    except (RuntimeError, AssertionError):  # there is no such one: who computes there says so
+        return device
 
 
 def keep_for_forks() -> None:

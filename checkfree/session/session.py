@@ -22,6 +22,7 @@ from torch import nn
 from checkfree.config.load import to_yaml
 from checkfree.core.config import Config
 from checkfree.core.errors import RunFailed, cannot_write
+from checkfree.core.participants import Company
 from checkfree.core.rates import lr_at
 from checkfree.core.records import (
     RECORDS,
@@ -42,6 +43,7 @@ from checkfree.runtime.process import settled
 from checkfree.runtime.recorder import Listener, Recorder
 from checkfree.runtime.store import Store
 from checkfree.session.assemble import Assembly, assemble
+from checkfree.session.equipment import equipment
 from checkfree.session.initial import with_way_back
 from checkfree.session.job import Job, check_same, versions_of, write_places
 from checkfree.session.snapshot import Snapshot, newest
@@ -150,6 +152,7 @@ class Session:
         if begins and job.initial is not None:
             lives = start.lives if start else dict.fromkeys(seats(job.config), 0)
             start = job.initial.snapshot(lives)
+        self.take_part(equipment(job.config, job.devices), start)
         self.assembly = assemble(
             job.config,
             context or job.worker_context,
@@ -163,6 +166,13 @@ class Session:
         if start is not None and not begins:
             self.recorder.write(ResumeRecord(start.progress.committed, start.progress.tick))
         return self.assembly
+
+    def take_part(self, facts: Mapping[str, str], start: Snapshot | None) -> None:
+        """Tell on what this process computes, and in what it differs from the run's first."""
+        since = 0 if start is None else start.progress.committed
+        record = Company(read(self.job.folder)).joined(since, facts)
+        assert record is not None  # it has no seat of its own
+        self.recorder.write(record)
 
     def run(self) -> Run:
         """To its end, with the last records and the picture. Raises RunFailed, and whatever a

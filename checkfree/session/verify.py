@@ -17,6 +17,7 @@ from checkfree.config.load import load
 from checkfree.core.config import Config, FailuresConfig, ResumeConfig
 from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.ops import FAULTS, Address
+from checkfree.core.participants import apart, participants, render_cause
 from checkfree.core.records import (
     IterationRecord,
     Record,
@@ -30,7 +31,8 @@ from checkfree.runtime import folder as folders
 from checkfree.runtime.files import temporary_folder
 from checkfree.runtime.replay import Replayed, ReplayedFaults, Step, script
 from checkfree.session.assemble import Assembly, make_worker_context
-from checkfree.session.job import Job, check_same, of_config, versions_of
+from checkfree.session.equipment import equipment
+from checkfree.session.job import Job, check_same, of_config
 from checkfree.session.session import Session, begin, draw
 from checkfree.session.snapshot import Snapshot
 from checkfree.session.terms import terms_of
@@ -72,6 +74,10 @@ class Outcome:
     """How many were the same, from the first on."""
     difference: str = ""
     """What was not, in words; "": nothing."""
+    cause: str = ""
+    """What that most likely comes from, in words."""
+    apart: tuple[str, ...] = ()
+    """In what those who took part computed on something else than this process, in words."""
 
 
 def recording(run: Path, allow: Collection[str] = ()) -> Recording:
@@ -139,7 +145,10 @@ def verify_recording(
             ends = "" if assembly.lead.done else "the recorded run ends here"
             session.end(status, comparison.difference or ends)
             draw(folder)
-    return Outcome(comparison.iterations, comparison.difference)
+    here, difference = equipment(run.config), comparison.difference
+    cause = render_cause(run.records, here, comparison.at) if difference else ""
+    others = tuple(apart(participants(run.records), here))
+    return Outcome(comparison.iterations, difference, cause, others)
 
 
 def _job(run: Recording, folder: Path, comparison: _Comparison) -> Job:
@@ -185,6 +194,7 @@ class _Comparison:
         self._left, self._done, self._watch = deque(run.losses), run.done, watch
         self.iterations = 0
         self.difference = ""
+        self.at: int | None = None
 
     def __call__(self, record: Record) -> None:
         if not isinstance(record, (IterationRecord, ValidationRecord)):
@@ -204,12 +214,14 @@ class _Comparison:
     def ended(self, reason: str) -> None:
         """Nothing moves any more: it should have made all that the run did."""
         if self._left and not self.difference:
+            self.at = self._left[0][2]
             self.difference = f"{_name(self._left[0])} was recorded; now it ended: {reason}"
 
     def _compare(self, made: Loss) -> None:
         was = self._left.popleft() if self._left else None
         if was == made:
             return
+        self.at = made[2]
         told = "nothing more" if was is None else f"{_name(was)}, loss {was[3]!r},"
         self.difference = f"{told} was recorded; now it is {_name(made)}, loss {made[3]!r}"
         raise _Enough
@@ -233,13 +245,11 @@ def failed(run: Recording, outcome: Outcome) -> RunFailed:
     """The error of a run that was not the same: one line, with what may be the reason."""
     return RunFailed(
         f"{run.folder} after {outcome.iterations} equal iterations: "
-        f"{outcome.difference} ({_reason(run)})"
+        f"{outcome.difference} ({outcome.cause})"
     )
 
 
-def _reason(run: Recording) -> str:
-    then, now = of_kind(run.records, "config")[0]["versions"], versions_of(run.config)
-    other = [
-        f"{name} {was}, here {now.get(name)}" for name, was in then.items() if now.get(name) != was
-    ]
-    return f"it was made with {'; '.join(other)}" if other else "same versions, same kind of CPU"
+def equal(outcome: Outcome) -> str:
+    """The verdict on a run that is the same: one line, with what was not."""
+    though = f", though {'; '.join(outcome.apart)}" if outcome.apart else ""
+    return f"{outcome.iterations} iterations, losses equal bit for bit{though}"

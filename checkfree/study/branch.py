@@ -12,6 +12,7 @@ from typing import Any
 
 from checkfree.config.load import to_tree
 from checkfree.core.errors import BadInput, RunFailed, at_least, cannot_write
+from checkfree.core.participants import apart, participants, render_cause
 from checkfree.core.records import of_kind
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.exact import EXACT
@@ -208,10 +209,13 @@ def _compare(base: BaseRun, uninterrupted: Records) -> tuple[str, ...]:
     differ = first_difference(same, uninterrupted)
     if differ and base.exact:
         raise RunFailed(
-            f"{base.request.run} {differ}: the same run gives other numbers here (other "
-            "versions, machine or threads: see versions.json)"
+            f"{base.request.run} {differ}: the same run gives other numbers here "
+            f"({render_cause(base.records, base.here)})"
         )
-    return (f"On this device the run does not repeat bit for bit: it {differ}.",) if differ else ()
+    notes = [f"On this device the run does not repeat bit for bit: it {differ}."] if differ else []
+    if others := apart(participants(base.records), base.here):
+        notes.append(f"The run was not all trained on what its branches were: {'; '.join(others)}.")
+    return tuple(notes)
 
 
 def readings(records: Records, tick: int, *, lost: bool) -> Readings:

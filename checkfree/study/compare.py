@@ -13,12 +13,14 @@ from checkfree.config.load import ConfigSource, placed, source_of
 from checkfree.config.parts import running
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, RunFailed
+from checkfree.core.participants import apart, participants
 from checkfree.core.text_counts import render_text
 from checkfree.plugins import packages
 from checkfree.report.study.groups import book
 from checkfree.report.study.model import REFERENCE, Study
 from checkfree.report.study.summary import SummaryRow, summarize
 from checkfree.runtime.folder import locked
+from checkfree.session.equipment import equipment
 from checkfree.study import check
 from checkfree.study.compact import write_compact
 from checkfree.study.folders import CellStanding, Records, State, standing
@@ -232,6 +234,13 @@ def _study(request: ComparisonRequest, cells: Sequence[Cell], tree: Mapping[str,
     )
 
 
+def _tell_apart(cells: Sequence[Cell], found: Mapping[str, CellStanding], watcher: Watcher) -> None:
+    """What is trained already, here or elsewhere, was trained on something else than the rest."""
+    known = (who for standing in found.values() for who in participants(standing.records))
+    if others := apart(known, equipment(cells[0].config)):
+        watcher.note(f"of what is trained already, {'; '.join(others)}: bits may differ")
+
+
 def _train(
     request: ComparisonRequest,
     cells: Sequence[Cell],
@@ -243,6 +252,7 @@ def _train(
     work = Work(cells, found, reusable, lambda cell, records: _keep(request, cell, records))
     done = sum(known.state is State.DONE for known in found.values())
     if done < total:
+        _tell_apart(cells, found, watcher)
         room = slots(options.workers, options.devices, cells[0].config)
         watcher.begin(total, done, work.iterations)
         with Pool(room) as pool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from checkfree.core.errors import BadInput
+from checkfree.core.participants import unequal
 from checkfree.core.records import RECORDS
 from checkfree.report.study.model import REFERENCE, Entry, Study
 from checkfree.study.folders import Records, checked_records, crash_path, differences, ended
@@ -137,10 +138,8 @@ def _unequal(entries: Sequence[Entry]) -> list[str]:
     notes = []
     if keys:
         notes.append(f"not all runs have the same {', '.join(sorted(keys))}: they compare little")
-    versions = [entry.records[0]["versions"] for entry in entries]
-    apart = {key for found in versions for key, _, _ in differences(versions[0], found)}
-    if apart:
-        notes.append(f"not all runs were made with the same {', '.join(sorted(apart))}")
+    if apart := unequal(entry.records for entry in entries):
+        notes.append(f"not all was trained with the same {', '.join(apart)}: bits may differ")
     if all(entry.label != REFERENCE for entry in entries):
         notes.append(f"there is no {REFERENCE} among the runs, so gaps to it are not told")
     return notes

@@ -14,6 +14,7 @@ from typing import Any
 from checkfree.config.load import to_tree, to_yaml
 from checkfree.core.config import Config
 from checkfree.core.errors import RunFailed
+from checkfree.core.participants import unequal
 from checkfree.core.records import EndRecord, dumps, of_kind, recoveries
 from checkfree.failures import render_trace
 from checkfree.recovery.registry import spec_of
@@ -74,11 +75,11 @@ def check_same_losses(proof: Cell, trained: Records, reference: Records) -> None
         iteration, loss = step["iteration"], step["loss"]
         if expected.get(iteration) == loss:
             continue
-        then, now = reference[0]["versions"], trained[0]["versions"]
+        apart = unequal((reference, trained))
         cause = (
-            "a bug, or a device that is not deterministic"
-            if then == now
-            else (f"they were trained with other versions or on another machine ({then}, {now})")
+            f"they were not trained with the same {', '.join(apart)}"
+            if apart
+            else "a bug, or a device that is not deterministic"
         )
         raise RunFailed(
             f"{proof}: loss {loss} at iteration {iteration}, {REFERENCE} has "

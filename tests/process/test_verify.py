@@ -130,17 +130,17 @@ def test_another_loss_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     change("iteration", 4, lambda record: record.update(loss=record["loss"] * (1 + 1e-15)))
     told = verified(capsys, expect=1)
     assert told.startswith("checkfree: run after 4 equal iterations: iteration 4, loss ")
-    assert "same versions" in told
+    assert "all that took part had the same versions, kind of CPU and threads" in told
     assert len(told.splitlines()) == 1
 
 
 @pytest.mark.usefixtures("run")
 def test_other_versions_are_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    change("config", 0, lambda record: record["versions"].update(torch="0.1"))
+    change("process", 0, lambda record: record["equipment"].update(torch="0.1"))
     change("validation", 1, lambda record: record.update(loss=None))
     told = verified(capsys, expect=1)
     assert "validation before 2, loss None, was recorded" in told
-    assert "it was made with torch 0.1, here" in told
+    assert "(most likely because torch was 0.1 at first, and is " in told
 
 
 @pytest.mark.usefixtures("run")

@@ -22,6 +22,7 @@ from checkfree.core.records import (
     IterationRecord,
     LedgerRecord,
     PlanRecord,
+    ProcessRecord,
     RebuiltSeat,
     Record,
     RecoveryRecord,
@@ -66,6 +67,7 @@ EVERY: tuple[Record, ...] = (
     FailureRecord(3, 5, 1, ("2.0",), (2,)),
     RecoveryRecord(3, 5, 1, 3, MADE, 10, 0, 2.5, 2.75),
     ResumeRecord(3, 5),
+    ProcessRecord(3, {"cpu": "AVX2"}, "2.0", 1, (("cpu", "AVX512", "AVX2"),)),
     LedgerRecord({"forward": 12}, {"Begin": 3}, {"Begin": 0}, {"iteration": 0.5}),
     EndRecord("done", 3, 5),
 )

@@ -48,6 +48,7 @@ from checkfree.session.swarm.launched import device_here
 from checkfree.session.swarm.member import NodeOptions, StartAgain, node_of, prepared
 from tests.peers import id_of
 from tests.process.command import prepare
+from tests.unit.entrance import Entrance
 
 SECRET, OTHER = bytes(range(16)), bytes(16)
 NODE = Node("n", "host")
@@ -145,6 +146,45 @@ def test_who_does_not_is_told_why_and_the_lead_hears_nothing(said: bytes, why: s
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"\x02" * 40, b"\xff" * 9000])
 def test_rubbish_is_counted_and_not_answered(said: bytes) -> None:
     assert apply(said) == ([], [], {"application": 1})
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        *(None, [], {"cpu": 1}, {"cpu": "x" * 201}, {"cpu": "a\nb"}, {"\x1b": "a"}),
+        {str(number): "a" for number in range(65)},
+    ],
+)
+def test_what_is_no_fact_of_a_machine_is_no_application(facts: Any) -> None:
+    assert apply(word({"equipment": facts})) == ([], [], {"application": 1})
+
+
+def test_an_application_of_the_longest_kind_is_heard() -> None:
+    """It has every address and every fact that one may have, as they are in practice."""
+    many = {f"fact {number}": "x" * 60 for number in range(20)}
+    at = [f"/ip6/2001:db8:1111:2222:3333:4444:5555:{n:x}/tcp/65535" for n in range(1, 17)]
+    named = {f"model.family={number}": "0123456789ab" for number in range(40)}
+    said = word({"equipment": many, "addresses": at, "release": {**named, **RELEASE}})
+    told, visits, refused = apply(said, notice_frame({"ready": True}))
+    assert "welcome" in told[0] and visits == ["ready", "left"] and not refused
+
+
+def test_who_sits_down_is_told_what_sets_it_apart() -> None:
+    entrance = Entrance()
+    met: list[tuple[str, Mapping[str, str]]] = []
+
+    def meet(peer: Peer, facts: Mapping[str, str]) -> list[tuple[str, str, str]]:
+        met.append((peer.id, facts))
+        return [("cpu", "AVX512", facts["cpu"])] if facts["cpu"] != "AVX512" else []
+
+    entrance.join_server._met = meet
+    for name, cpu in (("a", "AVX512"), ("b", "DEFAULT")):
+        visitor = entrance.comes(name)
+        entrance.join_server._visitors[name] = replace(visitor, equipment={"cpu": cpu})
+        entrance.sits(name)
+    assert met == [("a", {"cpu": "AVX512"}), ("b", {"cpu": "DEFAULT"})]
+    assert {"differs": [["cpu", "AVX512", "DEFAULT"]]} in entrance.told["b"]
+    assert not any("differs" in said for said in entrance.told["a"])
 
 
 # --- other data ----------------------------------------------------------------------------------

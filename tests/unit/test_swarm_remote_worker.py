@@ -52,6 +52,20 @@ def test_who_has_lost_the_lead_says_so_to_its_node() -> None:
     assert told == [{"adrift": True}, {"adrift": False}]
 
 
+def test_who_computes_on_something_else_says_so() -> None:
+    said: list[str] = []
+    remote = RemoteWorker(
+        SimpleNamespace(),  # type: ignore[arg-type]
+        SimpleNamespace(welcome={"incarnation": 0}),  # type: ignore[arg-type]
+        RetainedStates(),
+        said.append,
+        lambda told: None,
+    )
+    for plain in ([["cpu", "AVX512", "DEFAULT"]], [["cpu"]], ["cpu"], [1], "cpu"):
+        remote._handle(Said({"differs": plain}))
+    assert said == ["this node computes with cpu DEFAULT (AVX512 at first): bits may differ"]
+
+
 def handed() -> RetainedStates:
     """What an heir was sent."""
     return RetainedStates(handed=(StateId(Address(1), 0, 3), SimpleNamespace()))  # type: ignore[arg-type]

@@ -148,7 +148,8 @@ def test_each_line_has_a_kind_and_the_fields_of_that_kind(run: Run) -> None:
 
 def test_the_order_of_kinds(run: Run) -> None:
     kinds = [record["kind"] for record in run.records]
-    assert kinds[:3] == ["config", "plan", "validation"] and kinds[-2:] == ["ledger", "end"]
+    assert kinds[:4] == ["config", "process", "plan", "validation"]
+    assert kinds[-2:] == ["ledger", "end"]
     assert set(kinds) == KINDS.keys() - {"resume"}
     first, second = (place for place, kind in enumerate(kinds) if kind == "failure")
     assert kinds[first : first + 4] == ["failure", "plan", "validation", "recovery"]

@@ -26,7 +26,7 @@ from checkfree.messages.control import (
 )
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.swarm.joining.candidates import is_heir
-from checkfree.runtime.swarm.joining.join_server import JoinServer, JoinServerConfig
+from checkfree.runtime.swarm.joining.join_server import JoinServer, JoinServerConfig, Met
 from checkfree.runtime.swarm.presence.deadlines import Deadlines
 from checkfree.runtime.swarm.presence.liveness import (
     GRACE,
@@ -112,6 +112,8 @@ class LeaderProcess:
         """Whoever is far is granted more silence than the patience."""
         self.resumes = False
         """The run goes on where another launcher's ended, and its members may have to find us."""
+        self.met: Met = lambda peer, equipment: ()
+        """Told who takes a seat that others may have."""
         self._for_good = False
         """Whoever wants the run to end wants that of all."""
         self.handoff = LeaderHandoff()
@@ -136,6 +138,7 @@ class LeaderProcess:
                 self._evict,
                 self._say,
                 lambda: {**self._told, "waiting": waited(self._told.get("waiting"))},
+                lambda peer, equipment: self.met(peer, equipment),
             )
             self.join_server.candidates.open = False
         self.grace, self.wait, self.relay = GRACE, Wait(), RELAY

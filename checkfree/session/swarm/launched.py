@@ -25,6 +25,7 @@ from checkfree.runtime.swarm.processes.fork_server import Channel, SpawnRequest,
 from checkfree.runtime.swarm.processes.workdir import Workdir
 from checkfree.runtime.swarm.seat import Seat
 from checkfree.runtime.swarm.transport.links import FILE as LINKS
+from checkfree.session.equipment import equipment
 from checkfree.session.job import (
     Job,
     any_config,
@@ -49,7 +50,8 @@ def be(shared: ForkResources, await_request: Callable[[], SpawnRequest], spare: 
         if not spare and await_request()["seat"] == str(LEAD):
             return Leading(shared, int(await_request()["life"])).run()
         if not spare and shared.frame is not None:
-            resources = NodeResources(shared.context, shared.limits, shared.job.config.threads)
+            threads, facts = shared.job.config.threads, shared.equipment
+            resources = NodeResources(shared.context, shared.limits, threads, facts)
             count = len(seats(shared.job.config))
             return join_here(shared.workdir, await_request(), resources, shared.frame, count)
         seat = Seat(shared.workdir, shared.limits)
@@ -102,7 +104,8 @@ def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir)
         workdir.create(invited.secret if invited else None)
         (workdir.path / LINKS).write_text(order.get("links", ""), encoding="ascii")
         patience, measured = float(order["patience"]), bool(order["measured"])
-        shared = ForkResources(job, workdir, patience, measured, limits_of(job.config))
+        facts = equipment(job.config, job.devices)
+        shared = ForkResources(job, workdir, patience, measured, limits_of(job.config), facts)
         shared.replacements = bool(order.get("replacements", True))
         shared.grace, shared.wait = float(order.get("grace", GRACE)), Wait(**order.get("wait", {}))
         shared.relay = int(order.get("relay", RELAY))

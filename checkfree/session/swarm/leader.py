@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from checkfree.core.errors import RunFailed
 from checkfree.core.ops import FAULTS, LEAD, LOG, STORE, Address
+from checkfree.core.participants import Company, Differences, Facts
 from checkfree.core.records import (
     IterationRecord,
     Record,
@@ -23,6 +24,7 @@ from checkfree.runtime.store import Damaged
 from checkfree.runtime.swarm.faults import RealFaults
 from checkfree.runtime.swarm.leader import LeaderProcess
 from checkfree.runtime.swarm.processes.launcher import LEAD_AGAIN
+from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.threaded import ThreadedActor
 from checkfree.session.initial import with_way_back
 from checkfree.session.session import Session, draw
@@ -48,6 +50,7 @@ class Leading:
         self._leader_process.relay = shared.relay
         self._leader_process.first_stored = self._job.initial is not None
         self._leader_process.resumes = self._resumes
+        self._leader_process.met = self._met
         self._leader_process.peer_table.replacing = shared.replacements
 
     def run(self) -> int:
@@ -59,8 +62,11 @@ class Leading:
 
     def _run(self, session: Session) -> int:
         self._session = session
+        if self._shared.frame is None and self._leader_process.life == 0:
+            session.take_part(self._shared.equipment, self._shared.snapshot)
         self._tell_start()
         found, reason = self._history(), ""
+        self._company, self._begins = Company(read(self._job.folder)), found.progress.committed
         if self._resumes and found.members:
             session.recorder.write(ResumeRecord(found.progress.committed, found.progress.tick))
         if ended(read(self._job.folder)):
@@ -75,6 +81,15 @@ class Leading:
         status = self._end(reason, found.progress)
         self._leader_process.close()
         return 0 if status == "done" else 1
+
+    def _met(self, peer: Peer, facts: Facts) -> Differences:
+        """Somebody takes a seat; in what it computes on something else than the run's first."""
+        since = self._begins if self._lead is None else self._lead.progress.committed
+        record = self._company.joined(since, facts, peer.seat, peer.life)
+        if record is None:
+            return ()
+        self._session.recorder.write(record)
+        return record.differs
 
     def _tell_start(self) -> None:
         """From which snapshot it goes on, before the first plan; another lead may have been here

@@ -53,6 +53,7 @@ from checkfree.runtime.swarm.transport.network_thread import NetworkThread, Said
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import of_family
+from checkfree.session.equipment import equipment
 from checkfree.session.job import Feeds, any_config, of_config
 from checkfree.session.memory import available, room_for, seat_bytes
 from checkfree.session.swarm.limits import limits_of
@@ -90,11 +91,13 @@ class StartAgain(Exception):
 
 @dataclass(frozen=True)
 class NodeResources:
-    """What it takes to train a stage of the run. ``reads``: the run's data are here."""
+    """What it takes to train a stage of the run, and on what. ``reads``: the run's data are
+    here."""
 
     context: WorkerContext
     limits: codec.Limits
     threads: int
+    equipment: Mapping[str, str]
     reads: bool = True
 
 
@@ -156,7 +159,8 @@ def prepared(
         feeds, reads = {}, False
     context = replace(make_worker_context(config, blueprint, feeds), strangers=True)
     warm_up(context, config.devices[0])
-    return NodeResources(context, limits_of(config), config.threads, reads)
+    facts = equipment(config)
+    return NodeResources(context, limits_of(config), config.threads, facts, reads)
 
 
 def _feeds(config: Config, expected: Mapping[str, Any]) -> Feeds:
@@ -356,7 +360,8 @@ class Member:
             raise BadInput(str(error)) from None
 
     def _join_client(self, network: NetworkThread, finder: Finder) -> JoinClient:
-        return JoinClient(network, self._entry.secret, self._release, finder, self._node)
+        facts = None if self._resources is None else self._resources.equipment
+        return JoinClient(network, self._entry.secret, self._release, finder, self._node, facts)
 
     def _apply(self, network: NetworkThread, join_client: JoinClient) -> Mapping[str, Any]:
         within = self._entry.retry or (AGAIN_WITHIN if self._known else FIRST_WITHIN)

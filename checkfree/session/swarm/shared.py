@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from checkfree.core.ops import Address
@@ -31,6 +32,8 @@ class ForkResources:
     measured: bool
     """See ``LeaderProcess.measured``."""
     limits: codec.Limits
+    equipment: Mapping[str, str]
+    """Of this machine."""
     snapshot: Snapshot | None = None
     frame: JoinServerConfig | None = None
     resumes: int | None = None

@@ -15,6 +15,7 @@ from checkfree.config.places import placeless
 from checkfree.core.config import Config, FailuresConfig, ResumeConfig
 from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.ops import Address
+from checkfree.core.participants import render_cause
 from checkfree.core.records import RECORDS, of_kind, read
 from checkfree.failures import Failure, make_trace, render_trace
 from checkfree.messages.control import CHECKPOINT, RESUME
@@ -23,6 +24,7 @@ from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.recorder import Listener
 from checkfree.runtime.store import Damaged, Store
 from checkfree.session.assemble import save
+from checkfree.session.equipment import equipment
 from checkfree.session.job import (
     Job,
     check_same,
@@ -76,6 +78,11 @@ class BaseRun:
     def states(self) -> Store:
         """Of the iterations that branches start from, all of them kept."""
         return Store(DiskFiles(self.request.folder / "states"), newest=1_000_000)
+
+    @property
+    def here(self) -> dict[str, str]:
+        """On what this process computes."""
+        return equipment(self.config)
 
     @property
     def exact(self) -> bool:
@@ -212,7 +219,7 @@ def _compare(base: BaseRun, made: Records) -> None:
         if differ is not None:
             raise RunFailed(
                 f"{base.request.run} {differ}: the same run gives other numbers here, so its "
-                "state can't be had back (other versions, machine or threads: see versions.json)"
+                f"state can't be had back ({render_cause(base.records, base.here)})"
             )
 
 

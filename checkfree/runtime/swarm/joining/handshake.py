@@ -3,7 +3,7 @@ run's token. Notices over a stream of its own, the *join stream*, for as long as
 
     joiner > {"apply": …, "protocol", "release", "node": …, "addresses": where it is called,
               "was": seat and life, or null, "brings": seat, life and version of a state, or null,
-              "prepared": …, "proof"}
+              "prepared": …, "equipment": on what it computes, "proof"}
     lead   > {"refused": why}  or  {"welcome": the run, "proof"}  or  {"elsewhere": null, "proof"}
              "clock" of a welcome: what time it is there, which nothing goes by
     joiner > {"ready": true}                once its data are open
@@ -13,6 +13,7 @@ run's token. Notices over a stream of its own, the *join stream*, for as long as
     lead   > {"assignment": seat, life, …}       now, or when it is needed; until then it stands by
     lead   > {"wanted": n}                  its node is to have so many processes
     lead   > {"sits": true} or {"over": …}  to one that was at a seat already
+    lead   > {"differs": [what, …]}         it computes on something else than the run's first
     lead   > {"stale": true}                what it brings is of no use any more
     joiner > {"leaving": seat, "seconds": …} it wants to go, and will be gone by then
     lead   > {"heir": seat, life, at}       to one that stands by: take that one's state
@@ -49,7 +50,7 @@ from checkfree.runtime.swarm.transport.frames import (
 )
 
 JOIN_PROTOCOL = "checkfree-join"
-LARGEST_WORD = 1 << 12
+LARGEST_WORD = 1 << 13
 """Bytes that a stranger may say."""
 STALE_AFTER = 3.0
 """Seconds of silence, at least, after which a join stream counts as cut."""
@@ -99,6 +100,7 @@ def application(
     was: tuple[str, int] | None = None,
     brings: StateId | None = None,
     prepared: Ticket | None = None,
+    equipment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What a joiner says first; see ``Visitor``."""
     return {
@@ -110,6 +112,7 @@ def application(
         "was": was,
         "brings": brings and [str(brings.seat), brings.life, brings.version],
         "prepared": prepared and [prepared.epoch, prepared.iteration],
+        "equipment": equipment or {},
     }
 
 

@@ -51,7 +51,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class JoinClient:
     """``finder`` says where the lead may be, before every round of tries.
     ``was`` is the seat and life that this process has, for a lead that asks; ``brings`` and
-    ``prepared`` are what it has left of an earlier life."""
+    ``prepared`` are what it has left of an earlier life. ``equipment``: on what it computes."""
 
     def __init__(
         self,
@@ -60,9 +60,10 @@ class JoinClient:
         release: Mapping[str, str],
         finder: Finder,
         node: Node,
+        equipment: Mapping[str, str] | None = None,
     ):
         self._network, self._secret, self._release = network, secret, release
-        self.finder, self._node = finder, node
+        self.finder, self._node, self._equipment = finder, node, equipment
         self.was: tuple[str, int] | None = None
         self.brings: StateId | None = None
         self.prepared: Ticket | None = None
@@ -112,7 +113,7 @@ class JoinClient:
                 best_first(endpoint.addresses)[:MOST_ADDRESSES],
                 (self.brings, self.prepared),
             )
-            words = application(self._release, self._node, at, self.was, *exact)
+            words = application(self._release, self._node, at, self.was, *exact, self._equipment)
             say(writer, signed(self._secret, endpoint.id, place.id, words))
             answer = await hear(reader)
             if "refused" in answer:

@@ -17,7 +17,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -62,6 +62,10 @@ Returning = Callable[[StateId, Ticket | None], tuple[StateId, Commit | None] | N
 that step, if it has missed one; None: nothing."""
 
 
+Met = Callable[[Peer, Mapping[str, str]], Sequence[tuple[str, str, str]]]
+"""Who took a seat, and on what it computes: in what that is not what the run began on."""
+
+
 @dataclass(frozen=True)
 class JoinServerConfig:
     """Where the join server is: ``identity`` is the key file that makes our libp2p id the same each
@@ -96,7 +100,8 @@ class Change:
 class JoinServer:
     """``taken`` tells who sits, ``tell`` tells the lead, ``say`` whoever watches. ``evict``: have
     whoever sits at a seat without a state of use, or is on the way there, get up. ``status`` is
-    what is told of the run to whoever asks. In the main thread."""
+    what is told of the run to whoever asks, ``met`` is told who takes a seat. In the main
+    thread."""
 
     def __init__(
         self,
@@ -109,11 +114,12 @@ class JoinServer:
         evict: Callable[[Address], None],
         say: Callable[[str], None],
         status: Callable[[], Mapping[str, Any]] = dict,
+        met: Met = lambda peer, equipment: (),
     ):
         self.frame = frame
         self._network, self._patience, self._taken = network, patience, taken
         self._tell, self._returning, self._evict = tell, returning, evict
-        self._say, self._status = say, status
+        self._say, self._status, self._met = say, status, met
         self._me: Peer | None = None
         self._book = Register(frame.register)
         self._visitors: dict[str, Visitor] = {}
@@ -161,6 +167,10 @@ class JoinServer:
         """Somebody took its seat. The state that it brings along."""
         self.changes.pop(peer.seat, None)
         self._book.add(Place(peer.id, peer.addresses))
+        visitor = self._visitors.get(peer.id)
+        differs = self._met(peer, visitor.equipment) if visitor and visitor.equipment else ()
+        if visitor and differs:
+            visitor.tell({"differs": [*map(list, differs)]})
         found = self.candidates.arrived(peer.id, peer.seat)
         return None if found is None else found.brings
 

@@ -33,6 +33,8 @@ from checkfree.runtime.swarm.transport.network_thread import JoinRequest, Networ
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 
 APPLY_WITHIN = 10.0  # seconds
+MOST_FACTS, LONGEST_FACT = 64, 200
+"""Of what somebody computes on; characters of one."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,20 @@ def visitor_of(id: str, notice: Notice, tell: Callable[[Notice], None]) -> Visit
             prepared = Ticket(_count(epoch), _count(iteration))
         node, brings = Node.from_json(notice.get("node")), state_id(notice.get("brings"))
         addresses = read_addresses(notice.get("addresses"))
-        return Visitor(id, node, tell, addresses, was, brings, prepared)
+        facts = read_facts(notice.get("equipment"))
+        return Visitor(id, node, tell, addresses, was, brings, prepared, facts)
     except (ValueError, TypeError) as error:
         raise BadFrame(f"no application: {error!s:.80}") from None
+
+
+def read_facts(plain: Any) -> dict[str, str]:
+    """On what somebody computes, by name. Raises ValueError for anything else."""
+    if not isinstance(plain, dict) or len(plain) > MOST_FACTS:
+        raise ValueError("no facts of a machine")
+    for text in (*plain, *plain.values()):
+        if type(text) is not str or len(text) > LONGEST_FACT or not text.isprintable():
+            raise ValueError(f"no fact of a machine: {text!r:.40}")
+    return plain
 
 
 def _count(plain: Any) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +67,8 @@ class Visitor:
     """Somebody at the other end of a join stream, at the lead: the id of its process, its node, and
     how to tell it something, from any thread; ``addresses``: where it is called. ``was``: the seat
     and life that it thinks it has.
-    ``brings``: the exact state of a life that is over, and what it was ``prepared`` for."""
+    ``brings``: the exact state of a life that is over, and what it was ``prepared`` for.
+    ``equipment``: on what it computes."""
 
     id: str
     node: Node
@@ -76,6 +77,7 @@ class Visitor:
     was: tuple[Address, int] | None = None
     brings: StateId | None = None
     prepared: Ticket | None = None
+    equipment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
