@@ -1,5 +1,5 @@
-"""A sample of the words of tests/unit/test_config_fuzz.py as real runs: each trains, or ends with one
-line; none with a traceback, and none takes more memory than it may."""
+"""A sample of the words of tests/unit/test_config_fuzz.py as real runs: each trains, or says in one
+line why not; none ends in a traceback, and none takes more memory than it may."""
 
 from __future__ import annotations
 
