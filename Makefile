@@ -8,7 +8,7 @@ CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: help demo swarm-demo test soak lint docs
+.PHONY: help demo swarm-demo test optimized soak lint docs
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -24,6 +24,11 @@ swarm-demo: $(VENV)/.installed-swarm ## Train across processes of which two are 
 test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.installed-test ## Install what tests need and run them
 	$(BIN)/python -m pytest -n 2
+
+optimized: export OMP_NUM_THREADS = 1
+optimized: export PYTHONOPTIMIZE = 1
+optimized: $(VENV)/.installed-test ## The tests, or TESTS, with python -O: nothing of ours is asserted
+	$(BIN)/python -m pytest -n 2 $(TESTS)
 
 soak: export OMP_NUM_THREADS = 1
 soak: $(VENV)/.installed-test ## Hours: chaos a thousand times, fleets that come and go, cut links

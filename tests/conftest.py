@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+# pytest makes statements of its own of what these assert, as of what tests do, so that they are
+# heard with ``PYTHONOPTIMIZE=1`` too, where checkfree's own asserts are not.
+_helpers = {path.stem for path in Path(__file__).parent.iterdir()} - {"conftest", "__init__"}
+pytest.register_assert_rewrite(*sorted(f"tests.{name}" for name in _helpers))
 
 settings.register_profile("patient", deadline=None)  # nothing is asserted of time, load or not
 settings.load_profile("patient")

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterator
 
 from checkfree.core.config import DataConfig
-from checkfree.core.errors import BadInput
+from checkfree.core.errors import BadInput, at_least
 from checkfree.core.text_counts import TextCounts, render_counts
 from checkfree.data import corpora, stream, tables
 from checkfree.data.batches import Data
@@ -39,7 +39,8 @@ def open_data(
     configuration or the text, also where a side has no room for one window of ``context + 1``
     tokens; RunFailed if a stream breaks off or the cache cannot be written.
     """
-    assert context >= 1 and batch >= 1, (context, batch)
+    at_least("model.context", context, 1)
+    at_least("batch", batch, 1)
     split = _open_bin(config) if config.name == "bin" else _open_text(config, loader)
     _check_room(config, split, context)
     source = f"Python {platform.python_version()}" if config.name == "stdlib" else None

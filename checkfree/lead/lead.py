@@ -94,7 +94,8 @@ class Lead:
 
     @phase.setter
     def phase(self, to: Phase) -> None:
-        assert to is self._phase or (self._phase, to) in MOVES, f"{self._phase} to {to}"
+        if to is not self._phase and (self._phase, to) not in MOVES:
+            raise AssertionError(f"{self._phase} to {to}")
         self._phase = to
 
     @property

@@ -38,7 +38,8 @@ class LeadState:
         return out
 
     def send(self, to: Address, message: Message) -> None:
-        assert to != LEAD
+        if to == LEAD:
+            raise AssertionError(f"{message} is to ourselves")
         self.out.append((to, message))
 
     def note(self, record: object) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from checkfree.core.errors import RunFailed
 from checkfree.core.ops import Address, Mirror, StateId, Transfer
 from checkfree.core.records import IterationRecord
 from checkfree.lead.history import History
@@ -101,12 +102,17 @@ class Takeover:
         return max(commits, key=_tick, default=None)
 
     def unwritten(self) -> IterationRecord | None:
-        """The record of a step that was taken and is not written down."""
+        """The record of a step that was taken and is not written down. Raises RunFailed if records
+        lack more than that one."""
         commit = self.decided()
         if commit is None or commit.record is None:
             return None
         tick = self.history.progress.tick
-        assert commit.record.tick <= tick, f"records end at tick {tick}, steps do not"
+        if commit.record.tick > tick:
+            raise RunFailed(
+                f"records.jsonl ends at tick {tick}, and the members have gone on to tick "
+                f"{commit.record.tick + 1}: it was cut short; go on with --resume"
+            )
         return commit.record if commit.record.tick == tick else None
 
     def late(self) -> list[Outgoing]:

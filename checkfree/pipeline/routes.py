@@ -89,21 +89,27 @@ def _swap_ends(route: Route) -> Route:
 
 
 def previous(stage: int, num_body: int) -> int | None:
-    """The body stage before a body stage; None for S1."""
-    assert 1 <= stage <= num_body, f"stage {stage} is not in the body 1 ... {num_body}"
+    """The body stage before a body stage; None for S1. Raises ValueError for any other."""
+    _check_body(stage, num_body)
     return stage - 1 if stage > 1 else None
 
 
 def next(stage: int, num_body: int) -> int | None:
-    """The body stage after a body stage; None for Sn."""
-    assert 1 <= stage <= num_body, f"stage {stage} is not in the body 1 ... {num_body}"
+    """The body stage after a body stage; None for Sn. Raises ValueError for any other."""
+    _check_body(stage, num_body)
     return stage + 1 if stage < num_body else None
 
 
 def neighbours(stage: int, num_body: int) -> tuple[int, ...]:
-    """The body stages beside a body stage, in order: two in the middle, one at an edge."""
+    """The body stages beside a body stage, in order: two in the middle, one at an edge. Raises
+    ValueError for a stage that is none of the body."""
     both = previous(stage, num_body), next(stage, num_body)
     return tuple(beside for beside in both if beside is not None)
+
+
+def _check_body(stage: int, num_body: int) -> None:
+    if not 1 <= stage <= num_body:
+        raise ValueError(f"stage {stage} is not in the body 1 … {num_body}")
 
 
 def swap_partner(stage: int, num_body: int) -> int | None:

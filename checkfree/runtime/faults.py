@@ -28,16 +28,16 @@ class Faults:
     def __init__(self, host: ActorHost, strikes: Strikes):
         self._host, self._strikes = host, strikes
         self._struck: set[int] = set()
-        self._inbox: deque[Message] = deque()
+        self._inbox: deque[Due] = deque()
 
     def deliver(self, message: Message) -> None:
-        self._inbox.append(message)
+        if isinstance(message, Due):
+            self._inbox.append(message)
 
     def advance(self) -> list[Outgoing] | None:
         if not self._inbox:
             return None
         message = self._inbox.popleft()
-        assert isinstance(message, Due)
         seats = [] if message.tick in self._struck else sorted(self._strikes(message.tick))
         if seats:
             self._struck.add(message.tick)

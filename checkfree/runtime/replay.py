@@ -204,7 +204,7 @@ class ReplayedFaults:
         self._kept: dict[int, StageState] = {}
         self._kept_after = -1
         """States of those who are gone since as many losses had been recorded."""
-        self._inbox: deque[Message] = deque()
+        self._inbox: deque[Due] = deque()
         self._made, self._watched = 0, (-1, -1)
         self._wanted = {
             source.version
@@ -215,13 +215,13 @@ class ReplayedFaults:
         }
 
     def deliver(self, message: Message) -> None:
-        self._inbox.append(message)
+        if isinstance(message, Due):
+            self._inbox.append(message)
 
     def advance(self) -> list[Outgoing] | None:
         if not self._inbox:
             return None
         message = self._inbox.popleft()
-        assert isinstance(message, Due)
         if not self._now():
             return [(LEAD, Struck(message.epoch, message.tick))]
         self._strike(message.epoch, message.tick)

@@ -282,7 +282,9 @@ class StageWorker:
         return not self._uninitialized and order.epoch >= self._epoch
 
     def _pushed(self, order: Push) -> KeepState:
-        assert self.stage.version == order.version, f"{self.address} is at {self.stage.version}"
+        if self.stage.version != order.version:
+            at = f"{self.address} is at version {self.stage.version}"
+            raise AssertionError(f"{at}, and asked for {order.version}")
         whole = not order.held_only
         state = self.stage.snapshot() if whole else StageState({}, {}, {}, order.version)
         if order.area == RESUME:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
+from checkfree.core.errors import RunFailed
 from checkfree.core.ops import Address
-from checkfree.lead import History, Takeover, history
-from checkfree.messages.control import Commit, Joined, Lost, Message, Rollcall, Standing
+from checkfree.lead import History, Progress, Takeover, history
+from checkfree.messages.control import (
+    Commit,
+    Joined,
+    Lost,
+    Message,
+    Rollcall,
+    Standing,
+    Ticket,
+)
 from tests.chaos import SOAK
 from tests.chaos.chaos import measured
 from tests.chaos.takeovers import Mutiny, Quitting, Shape, told
@@ -135,6 +145,22 @@ def test_only_those_who_sit_there_are_heard() -> None:
     takeover.deliver(standing(TWO, life=2))
     assert takeover.complete
     assert takeover.epoch() == 6
+
+
+def test_records_that_lack_more_than_a_step_are_told() -> None:
+    """A step that everybody took is written down; of two, the first is lost."""
+    run = SHAPES[1].run()
+    run.runtime.run()
+    record = run.of_kind("iteration")[1]
+    told = replace(standing(ONE), committed=Commit(Ticket(0, record.iteration), {}, record))
+    for tick, fails in ((1, False), (0, True)):
+        progress = Progress(committed=tick, tick=tick)
+        takeover = Takeover(3, History(progress), {ONE: 0}, standings={ONE: told})
+        if fails:
+            with pytest.raises(RunFailed, match=r"records.jsonl ends at tick 0, .* to tick 2"):
+                takeover.unwritten()
+        else:
+            assert takeover.unwritten() == record
 
 
 def test_a_worker_answers_no_earlier_lead() -> None:

@@ -109,6 +109,15 @@ def test_a_few_validation_windows_are_spread_over_the_text():
 # open_data
 
 
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [({"context": 0, "batch": 4}, "model.context=0"), ({"context": 8, "batch": 0}, "batch=0")],
+)
+def test_a_batch_has_something_in_it(sizes, told):
+    with pytest.raises(BadInput, match=told):
+        open_data(DataConfig(), **sizes, seed=0)
+
+
 def test_the_default_needs_nothing_and_has_a_split_without_overlap():
     some = open_data(DataConfig(), context=128, batch=4, seed=0)
     assert some.vocabulary == 256 and some.train(0, 0).shape == (4, 129)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from checkfree.core.errors import RunFailed
 from checkfree.runtime.swarm.processes import leftovers
 from checkfree.runtime.swarm.processes.workdir import Workdir
 
@@ -46,6 +47,17 @@ def test_leftovers_are_swept_and_nobody_else(workdir: Workdir, start: Start) -> 
     assert [process.wait() for process in ours] == [-9, -9]
     assert workdir.processes() == []
     assert [process.poll() for process in others] == [None, None]
+
+
+def test_what_does_not_end_is_named(
+    workdir: Workdir, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for a disk can't be killed: else we would wait for ever."""
+    one = start(str(workdir.path))
+    monkeypatch.setattr(leftovers.os, "kill", lambda pid, signal: None)
+    monkeypatch.setattr(leftovers, "GONE_WITHIN", 0.0)
+    with pytest.raises(RunFailed, match=rf"processes {one.pid} of .* were killed and do not end"):
+        workdir.kill_leftovers()
 
 
 def test_what_one_started_that_was_gone_when_looked_at(

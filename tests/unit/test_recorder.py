@@ -20,7 +20,7 @@ from checkfree.core.records import (
     ValidationRecord,
     read,
 )
-from checkfree.messages.control import Note
+from checkfree.messages.control import Note, Stop
 from checkfree.runtime.recorder import Recorder
 
 STEP = IterationRecord(3, 5, 1, 2.5, {"0": 1.0}, {"0": 1.0}, 12, 4, 3)
@@ -39,6 +39,14 @@ def test_each_note_becomes_a_line_at_once(tmp_path: Path) -> None:
         assert [record["tick"] for record in read(path)] == list(range(number + 1))
     recorder.close()
     recorder.close()
+
+
+def test_what_is_no_note_is_not_written(tmp_path: Path) -> None:
+    """In a swarm, whoever belongs to it may send it anything."""
+    recorder = Recorder(tmp_path / "records.jsonl", halving)
+    recorder.deliver(Stop())
+    recorder.close()
+    assert (tmp_path / "records.jsonl").read_bytes() == b""
 
 
 def test_a_step_gets_its_rate_and_its_time(tmp_path: Path) -> None:

@@ -94,6 +94,9 @@ def test_neighbours_end_at_the_edges_of_the_body():
     assert (previous(1, 4), next(4, 4)) == (None, None)
     assert (previous(4, 4), next(1, 4)) == (3, 2)
     assert neighbours(1, 1) == ()
+    for stage in (0, 5):
+        with pytest.raises(ValueError, match=f"stage {stage} is not in the body 1 … 4"):
+            neighbours(stage, 4)
 
 
 def test_swap_partners_are_the_two_stages_at_either_end():

@@ -212,6 +212,12 @@ def test_the_run_s_data_wherever_they_are(run: dict[str, Any]) -> None:
     assert (resources.threads, resources.reads) == (1, True)
 
 
+def test_a_run_has_a_vocabulary(run: dict[str, Any]) -> None:
+    run["config"]["model"]["vocabulary"] = None
+    with pytest.raises(BadInput, match=r"no model\.vocabulary"):
+        prepared(run, NodeOptions())
+
+
 OTHERS = [("other words " * 500, "the data here are text"), (None, "text.txt")]
 
 

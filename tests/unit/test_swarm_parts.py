@@ -119,6 +119,12 @@ def test_faults_answer_when_all_that_they_struck_are_replaced() -> None:
     assert faults.advance() == [(LEAD, Struck(2, 3))]
 
 
+def test_faults_are_asked_by_what_is_due_alone() -> None:
+    faults = RealFaults(Office().start(), lambda tick, seats: None, lambda tick: (ONE,))
+    faults.deliver(Struck(0, 0))
+    assert faults.advance() is None
+
+
 def test_a_replacement_that_dies_on_its_way_is_waited_for_again() -> None:
     office = Office()
     peer_table = office.start()

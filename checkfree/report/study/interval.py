@@ -45,8 +45,10 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
 
 
 def t_quantile(freedom: int) -> float:
-    """The 0.975 quantile of Student's t, to 0.001: that of a two-sided interval of 95 %."""
-    assert freedom >= 1
+    """The 0.975 quantile of Student's t, to 0.001: that of a two-sided interval of 95 %. Raises
+    ValueError below 1 degree of ``freedom``."""
+    if freedom < 1:
+        raise ValueError(f"{freedom} degrees of freedom: expected at least 1")
     if freedom <= len(_T):
         return _T[freedom - 1]
     z, n = _Z, float(freedom)

@@ -78,15 +78,8 @@ _FILLS = (
     Fill("#D55E00", "-", "---"),
 )
 SECONDS_FILLS = dict(zip(SECONDS, _FILLS, strict=True))
-BYTES_FILLS: Mapping[str, Fill] = {
-    "useful": SECONDS_FILLS["useful"],
-    "redundant": SECONDS_FILLS["redundant"],
-    "checkpoint": SECONDS_FILLS["checkpoint"],
-    "rebuild": SECONDS_FILLS["rebuild"],
-    "replay": SECONDS_FILLS["replay"],
-    "validation": SECONDS_FILLS["bubble"],
-}
-assert tuple(BYTES_FILLS) == BYTES
+_AS_SECONDS = {"validation": "bubble"}  # of which there are no bytes
+BYTES_FILLS = {kind: SECONDS_FILLS[_AS_SECONDS.get(kind, kind)] for kind in BYTES}
 
 INK, GREY, PALE = "#1A1A1A", "#5F6368", "#E6E6E6"
 

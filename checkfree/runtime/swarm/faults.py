@@ -28,18 +28,17 @@ class RealFaults:
     ):
         self._peer_table, self._do, self._strikes = peer_table, strike, strikes
         self._struck = set(struck)
-        self._inbox: deque[Message] = deque()
+        self._inbox: deque[Due] = deque()
         self._due: Due | None = None
         self._lost: tuple[tuple[Address, int], ...] = ()
 
     def deliver(self, message: Message) -> None:
-        self._inbox.append(message)
+        if isinstance(message, Due):
+            self._inbox.append(message)
 
     def advance(self) -> list[Outgoing] | None:
         if self._inbox:
-            message = self._inbox.popleft()
-            assert isinstance(message, Due)
-            self._strike(message)
+            self._strike(self._inbox.popleft())
             return []
         settled, present = self._peer_table.settled, self._peer_table.present
         if self._due is None or not all(settled(seat, life) for seat, life in self._lost):

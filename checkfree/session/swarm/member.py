@@ -148,7 +148,8 @@ def prepared(
     config = replace(config, devices=(_device(config, options.device),))
     if options.data is not None:
         config = replace(config, data=replace(config.data, path=options.data))
-    assert config.model.vocabulary is not None
+    if config.model.vocabulary is None:  # a lead tells what its tokenizer has
+        raise BadInput("the run that the lead sent has no model.vocabulary: is its checkfree ours?")
     blueprint = of_family(config, config.model.vocabulary)
     try:
         feeds, reads = _feeds(config, run["data"]), True

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from checkfree.core.errors import RunFailed
+
 GONE_WITHIN = 10.0  # seconds
 STARTED_WITHIN = 1.0  # seconds
 LOOKS = 2
@@ -24,7 +26,8 @@ PAUSE = 0.005  # seconds between two looks
 
 
 def kill_leftovers(folder: Path) -> int:
-    """SIGKILL all processes of a folder but us, until there are none; returns their number."""
+    """SIGKILL all processes of a folder but us, until there are none; returns their number. Raises
+    RunFailed if some won't end: those that wait for a disk can't be killed."""
     found = looks = 0
     end = time.monotonic() + GONE_WITHIN
     while looks < LOOKS:
@@ -34,7 +37,12 @@ def kill_leftovers(folder: Path) -> int:
         for pid in pids:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        assert time.monotonic() < end, f"processes {pids} of {folder.parent} do not end"
+        if time.monotonic() > end:
+            told = ", ".join(map(str, pids))
+            raise RunFailed(
+                f"processes {told} of {folder.parent} were killed and do not end: see what they "
+                "wait for (ps -o pid,stat,wchan,args), then try again"
+            )
         time.sleep(PAUSE)
     return found
 

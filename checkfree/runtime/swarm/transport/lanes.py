@@ -53,14 +53,13 @@ def lane_of(message: Message) -> Lane:
     match message:
         case Activation() | Gradient() | Share() | KeepGradient():
             return Lane.DATA
-        case KeepShadow() | KeepState(area="resume"):
+        case KeepShadow():
+            return Lane.BACKGROUND
+        case KeepState() if message.area == RESUME:
             return Lane.BACKGROUND
         case KeepState() | StateReply() | BoundaryReply():
             return Lane.STATE
     return Lane.CONTROL
-
-
-assert RESUME == "resume"  # a pattern can't name it
 
 
 @dataclass(frozen=True)
