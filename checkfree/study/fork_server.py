@@ -196,7 +196,9 @@ def _main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     from checkfree.runtime.forking import keep_for_forks
+    from checkfree.session.swarm.release import offered
 
+    offered()  # read once: each run tells what code it is trained by
     keep_for_forks()
     _Server(user).serve()
 

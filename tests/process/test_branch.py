@@ -104,6 +104,20 @@ def test_the_trunk_is_the_run_until_that_lost_a_stage(grown: Branching) -> None:
     assert losses(Path("grown/trunk")) == {i: run[i] for i in range(AT)}
 
 
+def test_a_run_of_another_processor_is_said_to_be_one(grown: Branching, folder: Path) -> None:
+    """Its losses come out the same all the same, or it would be refused."""
+    assert grown.notes == ()
+    shutil.copytree("run", "elsewhere")
+    lines = Path("elsewhere", RECORDS).read_text().splitlines(keepends=True)
+    (place,) = [n for n, line in enumerate(lines) if '"kind": "process"' in line]
+    record = json.loads(lines[place])
+    lines[place] = json.dumps({**record, "equipment": {**record["equipment"], "cpu": "X"}}) + "\n"
+    Path("elsewhere", RECORDS).write_text("".join(lines))
+    found = branch_as(ask("from elsewhere", run="elsewhere", rules=["copy"]), quiet)
+    (note,) = found.notes
+    assert note.startswith("The run was not all trained on what its branches were: cpu was X at ")
+
+
 def test_a_checkpoint_takes_the_run_back(grown: Branching) -> None:
     made = of(grown, "checkpoint(interval=8)")
     assert made.rolled_back == AT % 8

@@ -108,6 +108,22 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert "not all runs have the same model.width: they compare little" in study.notes
 
 
+def test_runs_of_different_processors_are_said_to_be(tmp_path: Path) -> None:
+    """Also one that was begun on one and gone on with on another."""
+    cells = cells_of(tmp_path, ["checkfree"])
+    write_study(study_of(cells), tmp_path)
+    first, *others = cells.values()
+    for cell in others:
+        write_run(cell, records_of(cell))
+    config, *rest = records_of(first)
+    went_on = {"kind": "process", "iteration": 3, "equipment": {"torch": "3", "cpu": "AVX2"}}
+    write_run(first, [config, *rest[:-1], went_on, rest[-1]])
+    note = "not all was trained with the same torch: bits may differ"
+    assert note in gather([tmp_path]).notes
+    write_run(first, records_of(first))
+    assert note not in gather([tmp_path]).notes
+
+
 @pytest.mark.parametrize(
     ("folder", "what"),
     [("missing", "does not exist"), (".", "holds neither study.json nor records.jsonl")],

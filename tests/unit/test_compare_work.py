@@ -14,6 +14,7 @@ from checkfree.cli.compare_display import CompareDisplay, RunProgress
 from checkfree.config.load import load
 from checkfree.core.errors import RunFailed
 from checkfree.core.records import RECORDS
+from checkfree.study.compare import _tell_apart
 from checkfree.study.folders import CellStanding, State, crash_path, standing
 from checkfree.study.plan import Cell
 from checkfree.study.pool import Ended, slots
@@ -249,3 +250,26 @@ def test_standings_are_kept_up_to_date(tmp_path: Path) -> None:
     made.run(FakePool(cells, trains), Watcher())  # type: ignore[arg-type]
     assert heard == list(cells)
     assert {standing.state for standing in found.values()} == {State.DONE}
+
+
+def test_what_was_trained_elsewhere_is_told_before_the_rest_is(tmp_path: Path) -> None:
+    """As with results from another machine."""
+
+    class Notes(Watcher):
+        def __init__(self) -> None:
+            self.told: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.told.append(text)
+
+    cells = cells_of(tmp_path, ["checkfree"])
+    first, *rest = cells.values()
+    found = {cell.place: CellStanding(State.NEW) for cell in cells.values()}
+    watcher = Notes()
+    _tell_apart(list(cells.values()), found, watcher)
+    assert watcher.told == []
+    found[first.place] = CellStanding(State.DONE, records_of(first))
+    _tell_apart(list(cells.values()), found, watcher)
+    (note,) = watcher.told
+    assert note.startswith("of what is trained already, torch was 2 at first, and is ")
+    assert note.endswith(" here: bits may differ") and rest

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -131,6 +132,10 @@ def test_no_daemon(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="reinstall hivemind"):
         check_daemon(daemon)
     daemon.touch(mode=0o600)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_NOEXEC))
+        with pytest.raises(BadInput, match="mounted noexec; install checkfree on one"):
+            check_daemon(daemon)
     if os.access(daemon, os.X_OK):
         pytest.skip("whoever we are may execute anything")
     with pytest.raises(BadInput, match=r"chmod \+x"):

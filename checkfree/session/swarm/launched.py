@@ -97,11 +97,11 @@ def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir)
             job.folder, f"checkfree swarm {'lead' if order.get('join_server') else 'up'}"
         )
     with folders.locked(job.folder):
+        workdir.create(invited.secret if invited else None)
         if resume:
             write_places(job)
         else:
             begin(job, render_trace(job.due.trace))
-        workdir.create(invited.secret if invited else None)
         (workdir.path / LINKS).write_text(order.get("links", ""), encoding="ascii")
         patience, measured = float(order["patience"]), bool(order["measured"])
         facts = equipment(job.config, job.devices)

@@ -74,7 +74,12 @@ class Workdir:
         """Make it, with a new secret if none is given; only its owner may look in. Raises BadInput
         or OSError."""
         self.path.mkdir(mode=0o700, exist_ok=True)
-        make_sockets(self.path / SOCKETS)
+        try:
+            make_sockets(self.path / SOCKETS)
+        except BadInput:
+            with suppress(OSError):
+                self.path.rmdir()  # nothing came of it
+            raise
         for folder in (self.logs, self.path / "id"):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
