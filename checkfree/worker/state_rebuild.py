@@ -86,24 +86,18 @@ class StateRebuild:
             return replace(answer, problem=missing[0].problem, bad=bad)
         if wrong := self._problems(states):
             return replace(answer, problem="; ".join(wrong.values()), bad=tuple(wrong))
-        stage, context = self._address.stage, self._context
-        whole = taken_whole(stage, states)
+        whole = taken_whole(self._address.stage, states)
         if not whole:  # a rule is given what is learnt alone
             states = {s: real(without(was, self._stage.constants)) for s, was in states.items()}
         if order.recipe.ahead:
             states, wrong = _moved_on(states, order.recipe.ahead)
             if wrong := wrong or self._problems(states):
                 return replace(answer, problem="; ".join(wrong.values()), bad=tuple(wrong))
-        if order.recipe.rule == SNAPSHOT and not states:
-            # As the run began: from (seed, "init", stage).
-            made = Rebuilding(context.make(stage, stage).snapshot())
-        else:
-            fresh = partial(context.fresh, stage, order.tick)
-            made = context.strategy.rebuild(self._address, fresh, states)
+        made = self._made(states)
         state = replace(made.state, version=order.resume_at)
         if not whole:
-            state = without(state, self._stage.constants)
-            state = replace(state, params=in_types_of(self._stage.params, state.params))
+            learnt = without(state, self._stage.constants)
+            state = replace(learnt, params=in_types_of(self._stage.params, learnt.params))
             if problem := infinite(state.params):
                 problem = f"of what {order.recipe.rule} makes, {problem}"
                 return replace(answer, problem=problem, bad=tuple(states))
@@ -131,6 +125,15 @@ class StateRebuild:
         """Of those that are no good to become what this seat is."""
         stage, strangers = self._address.stage, self._context.strangers
         return problems_of(states, self._stage, stage, strangers=strangers)
+
+    def _made(self, states: Mapping[Source, StageState]) -> Rebuilding:
+        """What the rule makes of them."""
+        order, context, stage = self._order, self._context, self._address.stage
+        if order.recipe.rule == SNAPSHOT and not states:
+            # As the run began: from (seed, "init", stage).
+            return Rebuilding(context.make(stage, stage).snapshot())
+        fresh = partial(context.fresh, stage, order.tick)
+        return context.strategy.rebuild(self._address, fresh, states)
 
     def _judged(self) -> tuple[dict[str, float], str]:
         """Fitted, if that is asked for: figures, and what is wrong."""
