@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from types import FrameType
 
@@ -28,6 +29,7 @@ def heed_interrupts() -> None:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.unraisablehook = _swallowed
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
@@ -50,9 +52,22 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if _waiting:
         os.write(2, f"{TOLD}\n".encode())
         os._exit(EXIT_CODE)
+    _wait(number)
+
+
+def _wait(number: int) -> None:
     _waiting.append(number)
     signal.signal(signal.SIGALRM, _look_again)
     signal.setitimer(signal.ITIMER_REAL, ASK_AGAIN)
+
+
+def _swallowed(what: sys.UnraisableHookArgs) -> None:
+    """An interrupt that came where Python raises nothing, as in what it calls around a fork, comes
+    again."""
+    if isinstance(what.exc_value, KeyboardInterrupt):
+        _wait(signal.SIGINT)
+    else:
+        sys.__unraisablehook__(what)
 
 
 def _look_again(number: int, frame: FrameType | None) -> None:

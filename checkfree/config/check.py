@@ -118,6 +118,8 @@ def _init(init: InitConfig) -> None:
             f"init.data={written(init.data)}: expected start, continue, or the tokens after which "
             "the training text begins"
         )
+    if init.run == "":
+        raise BadInput("init is empty: give init=RUN or init=RUN@ITERATION, or leave it out")
     given = init.optimizer is not None or init.data == "continue"
     if init.run is None and given:
         key = "optimizer" if init.optimizer is not None else "data"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from checkfree.core.config import FailuresConfig
@@ -35,7 +36,7 @@ def sample(config: FailuresConfig, *, seed: int, stages: int, replicas: int, tic
         return ()
     name = "random" if probability_of(config.scenario) is not None else config.scenario
     if is_trace_file(name):
-        path = Path(config.scenario).expanduser()
+        path = Path(os.path.expanduser(config.scenario))
         if not path.is_file():
             names = ", ".join(("none", *SAMPLERS, *presets()))
             raise BadInput(

@@ -22,6 +22,9 @@ from checkfree.session.sketch import sketched
 from checkfree.session.tensors import check_tensors
 from checkfree.stage import CPU, seeded
 
+HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+"""Where torch keeps those of a parameter."""
+
 
 @dataclass(frozen=True)
 class Blueprint:
@@ -168,17 +171,31 @@ def _check_layers(place: int, module: nn.Module) -> None:
         told = f"stage {place}: {name or 'the module'} ({type(layer).__name__})"
         if any(isinstance(param, UninitializedParameter) for param in layer.parameters(False)):
             raise BadInput(f"{told} has no shapes yet: run a batch through it before it trains")
+        if any(tensor.is_meta for tensor in (*layer.parameters(False), *layer.buffers(False))):
+            raise BadInput(f"{told} has no values (device meta): load them, or layer.to_empty()")
+        learn = [(n, p) for n, p in layer.named_parameters(recurse=False) if p.requires_grad]
+        hooked = [n for n, p in learn if any(getattr(p, kind, None) for kind in HOOKS)]
+        if hooked:
+            raise BadInput(
+                f"{told}: parameter {hooked[0]} has hooks, which no copy of it has, and each seat "
+                "trains a copy: hook the module instead, or freeze it with requires_grad=False"
+            )
         if getattr(layer, "sparse", False) is True:
             raise BadInput(f"{told} has sparse gradients, which are not summed here: sparse=False")
     try:
-        copy.deepcopy(module)
+        copied = copy.deepcopy(module)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(
             f"stage {place} ({type(module).__name__}) can't be copied ({reason}), and each seat "
             "trains a copy: keep what can't be copied out of the module; torch.nn.utils."
-            "parametrizations has weight_norm and spectral_norm that can"
+            "parametrizations has a weight_norm that can"
         ) from error
+    if not all(param.is_leaf for param in copied.parameters()):
+        raise BadInput(
+            f"stage {place} ({type(module).__name__}) has copies whose parameters can't train, as "
+            "torch.jit.script makes them: give the module that it was made of"
+        )
 
 
 def _check_nothing_shared(stages: Sequence[nn.Module]) -> None:

@@ -3,6 +3,7 @@ kept in its own folder, so that the other one may go."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -85,10 +86,10 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: Callable[[int], 
     old = began["config"]
     if USER not in (data["name"], began["data"].get("name")):
         _check_model(config, old, told)
-    elif config.init.data == "continue":
+    elif config.init.data != "start":
         raise BadInput(
-            f"{told}: init.data=continue counts tokens, and your own batches may have any: have "
-            "batches(iteration, microbatch) begin where it should"
+            f"{told}: init.data={config.init.data} counts tokens, and your own batches may have "
+            "any: have batches(iteration, microbatch) begin where it should"
         )
     if config.init.data == "continue" and _content(data) != _content(began["data"]):
         raise BadInput(
@@ -177,11 +178,11 @@ def with_way_back(reason: str, folder: Path, config: Config, committed: int) -> 
 
 def _parse(word: str) -> tuple[Path, int | None]:
     """``RUN`` or ``RUN@ITERATION``, of which a folder that is called so is the first."""
-    path = Path(word).expanduser()
+    path = Path(os.path.expanduser(word))  # which leaves a user whom nobody knows as it is
     match = re.fullmatch(r"(.+)@(\d{1,12})", word)
     if match is None or path.is_dir():
         return path, None
-    return Path(match[1]).expanduser(), int(match[2])
+    return Path(os.path.expanduser(match[1])), int(match[2])
 
 
 def _began(run: Path) -> Mapping[str, Any]:

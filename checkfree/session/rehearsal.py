@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,7 @@ def _profile(config: Config) -> Profile | None:
     path, model = config.fleet.profile, config.model
     if path is None:
         return None
-    profile = read_profile(Path(path).expanduser())
+    profile = read_profile(Path(os.path.expanduser(path)))
     own = {
         "batch": config.batch,
         "context": model.context,

@@ -32,23 +32,20 @@ def recomputed(run: Callable[..., Tensor], *inputs: Any) -> Tensor:
 
 
 def spread(module: nn.Module) -> nn.Module:
-    """``module``, with memory for each of its values: what ``expand`` made can't be written to."""
+    """``module``, with memory for each of its values, in the order in which they are saved: what
+    ``expand`` made can't be written to, and what is transposed or channels-last not saved."""
     for layer in module.modules():
         for name, buffer in layer._buffers.items():
-            if buffer is not None and _overlaps(buffer):
+            if buffer is not None and _is_other(buffer):
                 layer._buffers[name] = buffer.contiguous()
         for param in layer.parameters(recurse=False):
-            if _overlaps(param):
+            if _is_other(param):
                 param.data = param.data.contiguous()
     return module
 
 
-def _overlaps(tensor: Tensor) -> bool:
-    """Several of its values are one in memory."""
-    if tensor.layout is not torch.strided:
-        return False
-    sizes = zip(tensor.shape, tensor.stride(), strict=True)
-    return tensor.numel() > 0 and any(size > 1 and step == 0 for size, step in sizes)
+def _is_other(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_contiguous()
 
 
 def owned(y: Tensor) -> Tensor:

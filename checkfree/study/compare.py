@@ -3,6 +3,7 @@ report."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ class ComparisonRequest:
     @property
     def results(self) -> Path | None:
         """The folder of compact records, if any."""
-        return None if self.options.results is None else Path(self.options.results).expanduser()
+        given = self.options.results
+        return None if given is None else Path(os.path.expanduser(given))
 
 
 @dataclass(frozen=True)

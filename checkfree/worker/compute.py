@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from checkfree.core.errors import BadInput
 from checkfree.core.ops import LEAD, Address, Kind, Op
 from checkfree.core.units import derive
 from checkfree.messages.control import Commit, Outgoing, Prepared
@@ -49,16 +50,20 @@ class Compute:
     # --- ops -------------------------------------------------------------------------------------
 
     def run(self, attempt: Attempt, op: Op) -> list[Outgoing]:
-        """One op whose inputs are here. Raises Unfit for those that are no good; they are gone."""
-        match op.kind:
-            case Kind.FORWARD:
-                return self._forward(attempt, op)
-            case Kind.BACKWARD:
-                return self._backward(attempt, op)
-            case Kind.REDUNDANT:
-                return self._redundant(attempt, op)
-            case Kind.REDUCE:
-                return self._reduce(attempt)
+        """One op whose inputs are here. Raises Unfit for those that are no good; they are gone; and
+        BadInput, which names the stage, for a module that can't be trained."""
+        try:
+            match op.kind:
+                case Kind.FORWARD:
+                    return self._forward(attempt, op)
+                case Kind.BACKWARD:
+                    return self._backward(attempt, op)
+                case Kind.REDUNDANT:
+                    return self._redundant(attempt, op)
+                case Kind.REDUCE:
+                    return self._reduce(attempt)
+        except BadInput as error:
+            raise BadInput(f"stage {self.address.stage}: {error}") from error
 
     def _forward(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         key, part = (op.microbatch, op.hop), attempt.part(op)

@@ -208,6 +208,8 @@ def test_with_the_optimizer_or_without(begun: Begun) -> None:
         ("@8", {"init": {"data": -1}}, r"init.data=-1: expected start, continue"),
         ("nowhere", {}, r"parentnowhere is no run folder: give the out=FOLDER of a run"),
         ({"run": "/dev/null"}, {}, r"init=/dev/null is no run folder"),
+        ({"run": ""}, {}, r"init is empty: give init=RUN"),
+        ({"run": "~nobody-here/x"}, {}, r"init=~nobody-here/x is no run folder"),
         ({"data": "continue"}, {}, r"init.data goes with a run to begin from: give init=RUN"),
         ({"optimizer": True}, {}, r"init.optimizer goes with a run to begin from"),
     ],
@@ -323,6 +325,8 @@ def test_own_modules(tmp_path: Path) -> None:
         train("third", stages(2, 2), run=str(tmp_path / "first"))
     with pytest.raises(BadInput, match=r"init.data=continue counts tokens"):
         train("fourth", stages(2), run=str(tmp_path / "first"), data="continue")
+    with pytest.raises(BadInput, match=r"init.data=500 counts tokens"):
+        train("fifth", stages(2), run=str(tmp_path / "first"), data=500)
 
 
 # --- words ---------------------------------------------------------------------------------------

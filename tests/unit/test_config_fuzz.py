@@ -107,6 +107,9 @@ def one_line(error: BadInput) -> None:
 @example("recovery.options", "1")
 @example("recovery", "checkpoint(interval=1e400)")
 @example("init", "@1")
+@example("fleet.profile", "~0")
+@example("failures", "~0/x.json")
+@example("data.tokenizer", "~0/x.json")
 @example("stages", "9" * 30)
 def test_a_word(key: str, text: str) -> None:
     try:

@@ -85,3 +85,26 @@ def test_before_anything_is_imported(tmp_path: Path, name: str) -> None:
 def test_while_one_program_takes_the_place_of_another(tmp_path: Path) -> None:
     told = python(tmp_path, EXECS)
     assert (told.returncode, told.stderr) == (130, "checkfree: interrupted\n")
+
+
+def test_one_that_python_swallows_comes_again(tmp_path: Path) -> None:
+    """As in what is called around a fork, or when something is thrown away."""
+    script = """
+import os, signal
+from checkfree.cli.interrupts import heed_interrupts
+heed_interrupts()
+class Dies:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+try:
+    dies = Dies()
+    del dies
+    while True:
+        pass
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    ended = python(tmp_path, script)
+    assert (ended.stdout, ended.stderr) == ("interrupted\n", "")

@@ -283,7 +283,35 @@ class OnlyEmbeds(nn.Module):
         return batch
 
 
+def hooked(kind: str) -> nn.Module:
+    body = Body()
+    getattr(body.inner.weight, kind)(lambda what: None)
+    return body
+
+
+def without_values() -> nn.Module:
+    with torch.device("meta"):
+        return Body()
+
+
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made: nn.Module = torch.jit.script(nn.Linear(WIDTH, WIDTH))
+    return made
+
+
 WRONG: dict[str, tuple[Callable[[], Any], list[str]]] = {
+    "hook": (
+        lambda: [Edge(), Body(), hooked("register_hook")],
+        ["stage 2", "inner", "weight has hooks"],
+    ),
+    "hook after": (
+        lambda: [Edge(), hooked("register_post_accumulate_grad_hook")],
+        ["stage 1", "weight has hooks", "requires_grad=False"],
+    ),
+    "meta": (lambda: [Edge(), without_values()], ["stage 1", "inner", "no values", "to_empty"]),
+    "scripted": (lambda: [Edge(), scripted()], ["stage 1", "torch.jit.script"]),
     "no body": (lambda: [Edge()], ["1 stages", "at least one body stage"]),
     "no module": (lambda: [Edge(), Body(), torch.tanh], ["stage 2", "expected a torch.nn.Module"]),
     "no embed": (lambda: [nn.Linear(4, 4), Body()], ["stage 0 (Linear)", "no embed", "loss("]),
@@ -481,3 +509,44 @@ def test_a_run_does_not_go_on_with_others(tmp_path: Path, others: Any, part: str
     train(tmp_path, pipeline())
     with pytest.raises(BadInput, match=part):
         checkfree.resume(tmp_path, stages=others(), batches=TRAIN)
+
+
+class Across(Body):
+    """Its weight is laid out the other way round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner.weight = nn.Parameter(self.inner.weight.detach().clone().t())
+
+
+class Pictures(nn.Module):
+    """A convolution, channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(2, 2, 1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        y: Tensor = self.inner(hidden.view(-1, 2, 2, 1))
+        return hidden + y.reshape(hidden.shape)
+
+
+@pytest.mark.parametrize("body", [Across, Pictures])
+@pytest.mark.parametrize("recovery", ["auto", "checkpoint(interval=1)", "redundant"])
+def test_a_weight_in_another_layout(tmp_path: Path, body: type[nn.Module], recovery: str) -> None:
+    torch.manual_seed(0)
+    stages = [Edge(), *(body() for _ in range(4))]
+    words = {"recovery": recovery, "resume": {"every": 1}, "failures": lose(tmp_path, (2, 2))}
+    run = train(tmp_path / "run", stages, words)
+    assert run.status == "done" and len(of_kind(run.records, "recovery")) == 1
+    again = checkfree.train(
+        {"iterations": 1, "init": {"run": f"{run.folder}@3"}, "out": str(tmp_path / "again")},
+        stages=stages,
+        batches=TRAIN,
+    )
+    assert again.status == "done"
+
+
+def test_what_is_wrong_at_the_first_forward_names_the_stage(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"stage 2: Pair returns a tuple for body"):
+        train(tmp_path, [Edge(), Body(), Pair()])

@@ -526,6 +526,8 @@ def _asked_by_fork(workdir: Workdir, entry: JoinOptions) -> dict[str, Any] | Non
             said = {"missing": str(error)}
         except BadInput as error:
             said = {"bad": str(error)}
+        except KeyboardInterrupt:
+            os._exit(0)  # whoever asked is told, too, or will be
         except BaseException:
             traceback.print_exc()
         finally:
