@@ -13,17 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.commands import ROOT, commands, scaled
+from tests.docs.commands import ROOT, SMALL, commands, scaled
 from tests.process.command import DEADLINE, checkfree_command, environment
 
 ALSO = (
-    ["report", "runs/a", "--out", "page.html"],
-    ["schedule", "demo", "--picture", "order.png"],
     ["doctor"],
     ["--help"],
     ["train", "--help"],
     ["train", "demo", "colour=green"],
-    ["train", "demo", "out=runs/ü"],
+    ["train", "demo", "out=runs/ü", *SMALL],
     ["train", "nowhere.yaml"],
     ["verify", "nowhere"],
 )
