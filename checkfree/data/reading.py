@@ -29,7 +29,7 @@ _GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 @dataclass
-class Place:
+class Position:
     """Where a reader is: a file, and what of it comes next, such as ``line 7``."""
 
     path: Path
@@ -40,12 +40,12 @@ class Place:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Place]:
+def reading(path: Path) -> Iterator[Position]:
     """Raise BadInput for any error in its body, which reads ``path`` and says at what place it is.
 
     In a generator it guards what the generator does, and not what is done with what it gives.
     """
-    place = Place(path)
+    place = Position(path)
     try:
         yield place
     except BadInput:
