@@ -100,6 +100,14 @@ Schedule = Mapping[Address, tuple[Op, ...]]
 """What each worker runs, in order. The order is the contract; timing is not part of it."""
 
 
+@dataclass(frozen=True)
+class Course:
+    """How an iteration ran: the route of each microbatch, and what seats ran of them."""
+
+    routes: tuple[Route, ...]
+    schedule: Schedule
+
+
 class Mirror(NamedTuple):
     """An exact copy of ``owner``'s stage at ``holder``, part of the transaction: it is stepped with
     the owner's gradient, so both have iteration i or neither does (semantics 13)."""
@@ -191,12 +199,22 @@ class Recipe:
     ahead: float = 0.0
 
 
+class Relog(NamedTuple):
+    """What a living seat computes again beside its state, for what it sent then is not logged: from
+    the recipe's source on, to version ``until``."""
+
+    recipe: Recipe
+    until: int
+
+
 @dataclass(frozen=True)
 class Repair:
-    """A plan to make every seat whole again; training goes on at iteration ``resume_at``."""
+    """A plan to make every seat whole again; training goes on at iteration ``resume_at``.
+    ``relogs``: seats that keep what they have, and help others to be replayed."""
 
     rebuild: Mapping[Address, Recipe]
     resume_at: int
+    relogs: Mapping[Address, Relog] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -207,6 +225,27 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Protection:
+    """What lost stages can be replayed from, see ``checkfree.recovery.replay``.
+
+    ``base``: the version that replays begin at, None: there is none. ``copies`` are the exact ones
+    of that version that can be counted on; ``clones`` whose own one it still has. ``stored``: the
+    store has that version of every stage; ``drawn``: it is what the seed makes. ``logs``: since
+    which version a seat's log is whole. ``routes`` are those of each iteration since the base;
+    ``reached``: versions of seats that are being replayed.
+    """
+
+    base: int | None
+    copies: frozenset[Source] = frozenset()
+    clones: frozenset[Address] = frozenset()
+    stored: bool = False
+    drawn: bool = False
+    logs: Mapping[Address, int] = field(default_factory=dict)
+    routes: Mapping[int, tuple[Route, ...]] = field(default_factory=dict)
+    reached: Mapping[Address, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class View:
     """What a strategy may know when it plans: who lives, and what is kept where.
 
@@ -214,7 +253,8 @@ class View:
     ``checkpoints`` the versions that the store offers, ascending; ``repairs`` how many repairs
     this run has made. ``shadows`` are those that can be counted on, ``pushed`` also those on their
     way; ``falling`` is how much the loss falls per iteration, None as long as that isn't known.
-    ``rejected``: what was tried for these losses and proved no good.
+    ``rejected``: what was tried for these losses and proved no good. ``protection``: None where
+    nothing is logged.
     """
 
     alive: frozenset[Address]
@@ -228,6 +268,7 @@ class View:
     pushed: frozenset[Shadow] = frozenset()
     falling: float | None = None
     rejected: frozenset[Rung] = frozenset()
+    protection: Protection | None = None
 
     def living(self, stage: int) -> Address | None:
         """The first living replica of a stage."""

@@ -122,6 +122,9 @@ class IterationRecord(Record):
     tokens: int | None = None
     lr: float | None = None
     seconds: float | None = None
+    digests: Mapping[str, str] = field(default_factory=dict, metadata=SPARSE)
+    """Of each stage, a sum over all that it is after the step, in hex; where that is logged for
+    replays, which have to come out the same."""
 
 
 @dataclass(frozen=True)

@@ -198,6 +198,7 @@ class Departures:
         lead_state.members.leave(seat)
         lead_state.keeping.lose(seat)
         lead_state.shadowing.lose(seat, lead_state.progress.committed)
+        lead_state.replays.lose(seat, lead_state.progress.committed)
         lead_state.advance_epoch()
         lead_state.send(seat, Dismissed(seat, life))
 

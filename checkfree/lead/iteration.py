@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from checkfree.core.errors import TOO_FAR
-from checkfree.core.ops import Address, Mirror, Route, Schedule, Transfer
+from checkfree.core.ops import Address, Course, Mirror, Route, Transfer
 from checkfree.core.records import IterationRecord
 from checkfree.lead.progress import Terms
 from checkfree.lead.state import LeadState
@@ -19,6 +19,7 @@ from checkfree.lead.trend import follow
 from checkfree.messages.control import Abort, Begin, Commit, Prepared, Purpose, Stepped, Ticket
 from checkfree.pipeline import forward_only
 from checkfree.pipeline.routes import in_order
+from checkfree.recovery.replay.book import Passed
 from checkfree.recovery.shadow.ledger import Entry
 
 
@@ -28,22 +29,29 @@ class Transaction:
 
     ticket: Ticket
     members: set[Address]
-    routes: tuple[Route, ...]
+    course: Course
     transfers: tuple[Transfer, ...] = ()
     prepared: dict[Address, Prepared] = field(default_factory=dict)
-    stepped: set[Address] = field(default_factory=set)
+    stepped: dict[Address, Stepped] = field(default_factory=dict)
     outcome: IterationRecord | None = None
     """What will be written down of it, once it is committed."""
     snapshot: tuple[Address, ...] = ()
     """Whose states go to the store then, in the background; none: nobody's."""
     shadows: tuple[Entry, ...] = ()
     """Those that had arrived when it was committed: such a snapshot has them."""
+    wave: tuple[Address, ...] = ()
+    """Who keeps a copy of what comes of it, to be pushed."""
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """Of each microbatch."""
+        return self.course.routes
 
     def all_prepared(self) -> bool:
         return self.members <= self.prepared.keys()
 
     def all_stepped(self) -> bool:
-        return self.members <= self.stepped
+        return self.members <= self.stepped.keys()
 
     def loss(self) -> float:
         """Mean over the microbatches, added in their order: neither delivery nor replicas show."""
@@ -64,6 +72,16 @@ class Transaction:
             f"the loss or a gradient of iteration {self.ticket.iteration} is not finite "
             f"(loss {self.loss()}): {TOO_FAR}"
         )
+
+    def digests(self) -> dict[int, int]:
+        """Of each stage's state after the step, where that is logged."""
+        told = sorted((s.sender.stage, s.digest) for s in self.stepped.values() if s.digest)
+        return dict(told)
+
+    def passed(self, terms: Terms) -> Passed:
+        """What a replay has to know of it, once committed."""
+        logged = {seat: answer.logged for seat, answer in self.prepared.items()}
+        return Passed(self.course, self.clip(terms), logged)
 
     def clip(self, terms: Terms) -> dict[int, float]:
         """What each stage multiplies its gradient by."""
@@ -102,7 +120,7 @@ class Iterating:
     def __init__(self, lead_state: LeadState):
         self._lead_state = lead_state
         self.under_way: Transaction | None = None
-        self._plans: dict[frozenset[Address], tuple[tuple[Route, ...], Schedule]] = {}
+        self._courses: dict[frozenset[Address], Course] = {}
 
     def deliver(self, message: Prepared | Stepped) -> None:
         """What a member answers; of another ticket, it is over."""
@@ -112,7 +130,7 @@ class Iterating:
         if isinstance(message, Prepared):
             attempt.prepared[message.sender] = message
         else:
-            attempt.stepped.add(message.sender)
+            attempt.stepped[message.sender] = message
 
     def lose(self, worker: Address) -> None:
         """Go on without it."""
@@ -123,42 +141,56 @@ class Iterating:
 
     def train(self, snapshot: tuple[Address, ...] = ()) -> None:
         """Begin the next iteration. When it is committed, these put their states aside."""
-        routes, schedule = self._training_plan()
         mirrors, transfers = self._lead_state.due_mirrors(), self._lead_state.due_transfers()
-        self._begin(Purpose.TRAIN, routes, schedule, mirrors, transfers, snapshot)
+        self._begin(Purpose.TRAIN, self._training_course(), mirrors, transfers, snapshot)
 
     def validate(self) -> None:
         """Begin a validation of the committed weights."""
         count = self._lead_state.terms.validation_microbatches
         routes = in_order(sorted(self._lead_state.members.alive), count)
-        self._begin(Purpose.VALIDATE, routes, forward_only(routes))
+        self._begin(Purpose.VALIDATE, Course(routes, forward_only(routes)))
 
-    def _training_plan(self) -> tuple[tuple[Route, ...], Schedule]:
+    def _training_course(self) -> Course:
         lead_state, alive = self._lead_state, frozenset(self._lead_state.members.alive)
-        if alive not in self._plans:
+        if alive not in self._courses:
             routes = lead_state.strategy.routes(
                 in_order(sorted(alive), lead_state.terms.microbatches)
             )
             schedule = lead_state.strategy.ops(lead_state.terms.schedule(routes), routes)
-            self._plans = {alive: (routes, schedule)}
-        return self._plans[alive]
+            self._courses = {alive: Course(routes, schedule)}
+        return self._courses[alive]
 
     def _begin(
         self,
         purpose: Purpose,
-        routes: tuple[Route, ...],
-        schedule: Schedule,
+        course: Course,
         mirrors: tuple[Mirror, ...] = (),
         transfers: tuple[Transfer, ...] = (),
         snapshot: tuple[Address, ...] = (),
     ) -> None:
         lead_state, p = self._lead_state, self._lead_state.progress
         ticket = Ticket(p.epoch, p.committed, purpose)
-        self.under_way = Transaction(ticket, set(schedule), routes, transfers, snapshot=snapshot)
         shadows = tuple(sorted(lead_state.shadowing.counted(p.committed)))
-        shelf = p.tick + 1
-        for member in sorted(schedule):
-            begin = Begin(ticket, routes, schedule, mirrors, transfers, shadows, snapshot, shelf)
+        book, limit = lead_state.replays, lead_state.terms.iterations
+        trains = purpose is Purpose.TRAIN
+        wave = book.wave(p.committed, lead_state.members.alive, limit) if trains else ()
+        members = set(course.schedule)
+        self.under_way = Transaction(
+            ticket, members, course, transfers, snapshot=snapshot, wave=wave
+        )
+        begin = Begin(
+            ticket,
+            course.routes,
+            course.schedule,
+            mirrors,
+            transfers,
+            shadows,
+            snapshot,
+            p.tick + 1,
+            book.logs if trains else None,
+            wave,
+        )
+        for member in sorted(course.schedule):
             lead_state.send(member, begin)
 
     # --- and end ---------------------------------------------------------------------------------
@@ -187,7 +219,13 @@ class Iterating:
         """All have: it is over, and written down."""
         attempt, lead_state, p = self.under_way, self._lead_state, self._lead_state.progress
         assert attempt is not None
-        lead_state.note(attempt.outcome)
+        outcome, digests = attempt.outcome, attempt.digests()
+        assert outcome is not None
+        told = {str(stage): f"{digest:016x}" for stage, digest in digests.items()}
+        lead_state.note(replace(outcome, digests=told) if told else outcome)
+        passed = attempt.passed(lead_state.terms)
+        wave = attempt.members.intersection(attempt.wave)  # whoever was lost has kept nothing
+        lead_state.replays.committed(p.committed, passed, wave, digests)
         trend = follow(p.trend, attempt.loss())
         lead_state.update(committed=p.committed + 1, tick=p.tick + 1, trend=trend)
         self.under_way = None

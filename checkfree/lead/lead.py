@@ -36,6 +36,7 @@ from checkfree.lead.takeover import Takeover
 from checkfree.messages.control import (
     HANDOVER,
     RESUME,
+    WAVE,
     Archived,
     BreakOff,
     Commit,
@@ -50,8 +51,10 @@ from checkfree.messages.control import (
     Outgoing,
     Prepared,
     Purpose,
+    Push,
     Pushed,
     Rebuilt,
+    Replaying,
     Severed,
     Stays,
     Stepped,
@@ -163,6 +166,8 @@ class Lead:
         match message:
             case Prepared() | Stepped():
                 self._iterating.deliver(message)
+            case Kept(_, Transfer(what="state") as transfer, version):
+                self._lead_state.replays.kept(transfer, version)
             case Kept(epoch, Transfer() as transfer, version):
                 self._lead_state.shadowing.kept(Pushed(transfer, version, epoch))
             case Kept(epoch, Mirror() as mirror) if epoch == self.progress.epoch:
@@ -173,7 +178,7 @@ class Lead:
                 self._checkpointing.snapshot(message)
             case Archived() if message.epoch == self.progress.epoch:
                 self._checkpointing.archived(message)
-            case Rebuilt() if message.epoch == self.progress.epoch:
+            case Rebuilt() | Replaying() if message.epoch == self.progress.epoch:
                 self._coordinator.deliver(message)
             case Lost():
                 self._lose(message.worker, message.life, silent=message.silent)
@@ -222,6 +227,7 @@ class Lead:
             self._go_on_without(worker)
 
     def _go_on_without(self, worker: Address) -> None:
+        self._lead_state.replays.lose(worker, self.progress.committed)
         self._iterating.lose(worker)
         self._begin_anew(worker)
 
@@ -231,6 +237,7 @@ class Lead:
         for worker in workers:
             self._lead_state.keeping.lose(worker)
             self._lead_state.shadowing.lose(worker, self.progress.committed + stepping)
+            self._lead_state.replays.unsure(worker, self.progress.committed)
         self._lead_state.advance_epoch()
         self._cleared_at = -1
         if self.phase is Phase.RUNNING:
@@ -319,10 +326,24 @@ class Lead:
             return False
         if self._store(self._checkpointing.due()):
             return True
+        if not self._copied():
+            return False
         if self._cleared_at != p.tick:
             return self._ask()
         self._coordinator.goes_back = terms.last_rung
         return self._run(lambda: self._iterating.train(self._checkpointing.coming()))
+
+    def _copied(self) -> bool:
+        """Order the copies for replays that are missing; False: one that is to count by now has not
+        arrived."""
+        lead_state, p = self._lead_state, self.progress
+        book, alive = lead_state.replays, self.members.alive
+        for transfer, version in book.orders(p.committed, alive):
+            lead_state.send(transfer.owner, Push(p.epoch, transfer, version, WAVE))
+        if book.waiting(p.committed):
+            return False
+        book.settle(p.committed, alive)
+        return True
 
     def _validation_due(self) -> bool:
         """Every so often, at the end, and right after a repair that may have cost something."""

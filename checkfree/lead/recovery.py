@@ -15,9 +15,17 @@ from checkfree.lead.checkpoints import Checkpointing
 from checkfree.lead.departures import Departures
 from checkfree.lead.history import History
 from checkfree.lead.progress import Progress
+from checkfree.lead.replays import again
 from checkfree.lead.state import LeadState
-from checkfree.messages.control import SNAPSHOT, Rebuild, Rebuilt
-from checkfree.recovery.exact import is_exact
+from checkfree.messages.control import (
+    CHECKPOINT,
+    RESUME,
+    SNAPSHOT,
+    Rebuild,
+    Rebuilt,
+    Replaying,
+)
+from checkfree.recovery.exact import REPLAY, is_exact
 from checkfree.recovery.shadow.ledger import renewed
 from checkfree.recovery.strategy import wholly_lost
 
@@ -37,7 +45,10 @@ class PendingRepair:
     answers: dict[Address, Rebuilt] = field(default_factory=dict)
 
     def answered(self) -> bool:
-        return self.answers.keys() >= self.plan.rebuild.keys()
+        """All have; or one that others wait for can't help them."""
+        asked = self.plan.rebuild.keys() | self.plan.relogs.keys()
+        failed = any(self.answers[s].problem for s in self.plan.relogs if s in self.answers)
+        return failed or self.answers.keys() >= asked
 
     def failed(self) -> list[Rebuilt]:
         return [answer for _, answer in sorted(self.answers.items()) if answer.problem]
@@ -55,7 +66,9 @@ class PendingRepair:
         return list(dict.fromkeys((self._rung(a), a.problem) for a in self.failed()))
 
     def _rung(self, answer: Rebuilt) -> Rung:
-        return Rung(answer.sender.stage, self.plan.rebuild[answer.sender].rule)
+        relog = self.plan.relogs.get(answer.sender)
+        recipe = self.plan.rebuild[answer.sender] if relog is None else relog.recipe
+        return Rung(answer.sender.stage, recipe.rule)
 
     def record(self, progress: Progress, tried: Sequence[Tried]) -> RecoveryRecord:
         """What is written down of it. ``progress`` is that before the repair; ``tried`` what
@@ -111,9 +124,11 @@ class RecoveryCoordinator:
         else:
             self.unread = history.recovery
 
-    def deliver(self, message: Rebuilt) -> None:
-        """The answer of a seat that was to be rebuilt."""
-        if self._under_way is not None:
+    def deliver(self, message: Rebuilt | Replaying) -> None:
+        """The answer of a seat that was to be rebuilt, or how far it has come."""
+        if isinstance(message, Replaying):
+            self._lead_state.replays.reached[message.sender] = message.version
+        elif self._under_way is not None:
             self._under_way.answers[message.sender] = message
 
     def note_losses(self) -> None:
@@ -154,10 +169,42 @@ class RecoveryCoordinator:
             return Refusal(f"iteration {p.committed}: {repair.reason}{told(self._tried)}")
         self._under_way = PendingRepair(repair)
         members.empty(repair.rebuild)
+        book = lead_state.replays
+        replayed = {s for s, recipe in repair.rebuild.items() if recipe.rule == REPLAY}
+        book.reached = {s: version for s, version in book.reached.items() if s in replayed}
+        for seat, relog in sorted(repair.relogs.items()):
+            self._order(seat, relog.recipe, repair, relog.until, aside=True)
         for seat, recipe in sorted(repair.rebuild.items()):
-            life = members.lives[seat]
-            lead_state.send(seat, Rebuild(p.epoch, life, recipe, p.tick, repair.resume_at))
+            self._order(seat, recipe, repair, p.committed)
         return True
+
+    def _order(
+        self, seat: Address, recipe: Recipe, repair: Repair, until: int, *, aside: bool = False
+    ) -> None:
+        """``until``: the version that a replay ends with; ``aside``: the seat keeps what it
+        has."""
+        lead_state, p, members = (
+            self._lead_state,
+            self._lead_state.progress,
+            self._lead_state.members,
+        )
+        seats, once_more = lead_state.view().seats, None
+        if recipe.rule == REPLAY:
+            once_more = again(lead_state.replays, seat, recipe, until, seats, aside=aside)
+        life, at = members.lives[seat], repair.resume_at
+        lead_state.send(seat, Rebuild(p.epoch, life, recipe, p.tick, at, once_more))
+
+    def _restart(self, plan: Repair) -> None:
+        """Of what replays begin with, after a repair that was not exact."""
+        lead_state, rules = self._lead_state, {recipe.rule for recipe in plan.rebuild.values()}
+        seats = lead_state.view().seats
+        if rules == {SNAPSHOT}:
+            drawn = plan.resume_at == 0 and not lead_state.terms.initial
+            lead_state.replays.restart(plan.resume_at, seats, "" if drawn else RESUME)
+        elif plan.resume_at in lead_state.progress.checkpoints:
+            lead_state.replays.restart(plan.resume_at, seats, CHECKPOINT)
+        else:
+            lead_state.replays.unknown(plan.resume_at, seats)
 
     def _begins(self) -> bool:
         """Nobody has had a state yet: all begin with one of the store's."""
@@ -226,6 +273,10 @@ class RecoveryCoordinator:
         self._departures.rebuilt(plan)
         lead_state.members.fill(seats)
         lead_state.keeping.replace(seats)
+        if is_exact(plan):
+            lead_state.replays.rebuilt(plan)
+        else:
+            self._restart(plan)
         made_of = {seat: [s.of for s in recipe.sources] for seat, recipe in plan.rebuild.items()}
         lead_state.shadowing.mend(plan.resume_at, renewed(made_of))
         recovery = repairing.record(p, self._tried)

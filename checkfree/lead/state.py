@@ -12,7 +12,8 @@ from checkfree.lead.keeping import Keeping
 from checkfree.lead.membership import Membership
 from checkfree.lead.progress import Progress, Terms
 from checkfree.lead.trend import falling
-from checkfree.messages.control import Commit, Message, Note, Outgoing
+from checkfree.messages.control import RESUME, Commit, Message, Note, Outgoing
+from checkfree.recovery.replay.book import ReplayBook
 from checkfree.recovery.shadow.ledger import Shadowing
 from checkfree.recovery.strategy import Strategy
 
@@ -24,6 +25,8 @@ class LeadState:
         self.members, self.strategy, self.terms = members, strategy, terms
         self.progress = progress
         self.keeping, self.shadowing = Keeping(), Shadowing(progress.shadows)
+        begins = RESUME if progress.committed or terms.initial else ""
+        self.replays = ReplayBook(strategy.replays, progress.committed, members.alive, begins)
         self.rejected: frozenset[Rung] = frozenset()
         """What was tried for the losses of the moment and proved no good."""
         self.commit: Commit | None = None
@@ -94,4 +97,5 @@ class LeadState:
             self.shadowing.pushed(),
             None if self.terms.blind else falling(p.trend),
             self.rejected,
+            self.replays.protection(p.committed, alive),
         )

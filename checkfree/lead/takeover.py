@@ -157,6 +157,7 @@ class Takeover:
         )
         lead_state.keeping.current = self.current(lead_state.strategy)
         lead_state.shadowing = self.shadowing()
+        lead_state.replays.unknown(lead_state.progress.committed, lead_state.members.alive)
         for seat in sorted(self.standings):
             lead_state.send(seat, Abort(epoch))
         return True

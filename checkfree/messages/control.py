@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from checkfree.core.ops import (
     Address,
+    Course,
     Keep,
     Mirror,
     Recipe,
@@ -39,6 +40,8 @@ class Purpose(IntEnum):
 
     VALIDATE = 0
     TRAIN = 1
+    REPLAY = 2
+    """As in training, by a seat that makes up for what it has lost."""
 
 
 class Ticket(NamedTuple):
@@ -65,7 +68,8 @@ class Begin(Message):
     """lead -> worker: run your ops. ``mirrors`` ride in this iteration, ``transfers`` are sent when
     it is committed. ``shadows`` are those that count: others may go.
     ``snapshot``: of these seats the state goes to that shelf of the store, in the background, when
-    this is committed."""
+    this is committed. ``logs``: the version since which what seats sent is kept for replays; None:
+    nothing is. ``wave``: these keep a copy of the state that this makes, to be pushed."""
 
     ticket: Ticket
     routes: tuple[Route, ...]
@@ -75,11 +79,14 @@ class Begin(Message):
     shadows: tuple[Shadow, ...] = ()
     snapshot: tuple[Address, ...] = ()
     shelf: int = 0
+    logs: int | None = None
+    wave: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True)
 class Prepared(Message):
-    """worker -> lead: my ops ran, my gradient is reduced, and so are those of what I mirror."""
+    """worker -> lead: my ops ran, my gradient is reduced, and so are those of what I mirror.
+    ``logged``: bytes that this adds to my log."""
 
     ticket: Ticket
     sender: Address
@@ -87,6 +94,7 @@ class Prepared(Message):
     gradient_norm: float
     forwards: int
     redundant_forwards: int
+    logged: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,10 +111,11 @@ class Commit(Message):
 
 @dataclass(frozen=True)
 class Stepped(Message):
-    """worker -> lead."""
+    """worker -> lead. ``digest``: of the state that this made, while it is logged."""
 
     ticket: Ticket
     sender: Address
+    digest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,8 @@ CHECKPOINT, RESUME, WEIGHTS = "checkpoint", "resume", "weights"
 """Areas of the store: a strategy's, the snapshots of ``--resume``, and the finished run's."""
 HANDOVER = "handover"
 """One more, and the rule by which it is used: what the last one of a stage left for others."""
+WAVE = "wave"
+"""No area of the store: of an exact copy that another seat holds, for replays."""
 INIT = "init"
 """And one that a run never writes to: the state that it begins with, if not with drawn weights."""
 SNAPSHOT = "snapshot"
@@ -190,14 +201,56 @@ class Archived(Message):
 
 
 @dataclass(frozen=True)
+class Again:
+    """What a stage runs once more, from version ``start`` on: of each iteration by which of the
+    ``courses``, which have the ops of its own seats alone, and by what its gradient is multiplied.
+
+    ``seats`` are those that may have sent it something then, and ``clones`` versions to keep a copy
+    of. ``area``: where the store has what it begins with. ``aside``: the seat keeps what it has,
+    for this only makes its log whole. ``digest``: of what has to come out, if that is known.
+    """
+
+    start: int
+    courses: tuple[Course, ...]
+    steps: tuple[tuple[int, float], ...]
+    seats: tuple[Address, ...]
+    clones: tuple[int, ...] = ()
+    area: str = RESUME
+    aside: bool = False
+    digest: int | None = None
+
+
+@dataclass(frozen=True)
 class Rebuild(Message):
-    """lead -> worker: become what the strategy makes of these sources."""
+    """lead -> worker: become what the strategy makes of these sources; and go on from there as
+    ``again`` tells."""
 
     epoch: int
     life: int
     recipe: Recipe
     tick: int
     resume_at: int
+    again: Again | None = None
+
+
+@dataclass(frozen=True)
+class Resend(Message):
+    """A seat that is replayed -> whoever may have sent its stage something in that iteration: once
+    more, please; and if you are still on your way there, as soon as you have it."""
+
+    epoch: int
+    reply_to: Address
+    iteration: int
+
+
+@dataclass(frozen=True)
+class Replaying(Message):
+    """worker -> lead: so far I have come."""
+
+    epoch: int
+    life: int
+    sender: Address
+    version: int
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ BACK = "back"
 REPLICA = "replica"
 REDUNDANT_COPY = "redundant copy"
 EMBEDDING_COPY = "embedding copy"
+REPLAY = "replay"
+"""From an exact copy of an earlier version, and what its neighbours have sent since then."""
 
-EXACT = frozenset((BACK, HANDOVER, REPLICA, REDUNDANT_COPY, EMBEDDING_COPY))
+EXACT = frozenset((BACK, HANDOVER, REPLICA, REPLAY, REDUNDANT_COPY, EMBEDDING_COPY))
 
 
 def is_exact(repair: Repair) -> bool:

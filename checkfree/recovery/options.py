@@ -100,6 +100,29 @@ class AutoOptions(ShadowOptions, FitOptions):
     swap: bool = _R.swap
 
 
+@dataclass(frozen=True)
+class ReplayOptions:
+    """``replay``."""
+
+    log_memory: int | None = None
+    """Bytes that each seat's log of what it sent may have. None: as much as twice ``wave_lag``
+    iterations take."""
+
+    wave_every: int | None = None
+    """Iterations between two waves, in which every stage puts an exact copy of itself on another
+    seat. None: as often as ``log_memory`` asks for."""
+
+    wave_lag: int | None = None
+    """Iterations in which the copies of a wave travel before they count. None: as many as they take
+    within ``wave_budget``."""
+
+    wave_budget: float = 0.08
+    """Share of the bytes of activations and gradients that copies may add to them."""
+
+    copies: int = 1
+    """Seats that hold a copy of each stage: 1 or 2."""
+
+
 MOST_AHEAD = 10.0
 """``recovery.shadow_ahead``: with any more, all restarts go as far as they may."""
 

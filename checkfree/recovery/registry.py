@@ -24,6 +24,7 @@ from checkfree.recovery.options import (
     FitOptions,
     InexactOptions,
     NoOptions,
+    ReplayOptions,
     ShadowOptions,
 )
 
@@ -98,6 +99,7 @@ STRATEGIES: Mapping[str, StrategySpec] = MappingProxyType(
             f"{_RULES}checkfree_plus:made", CheckFreePlusOptions, swaps_always=True
         ),
         "checkpoint": StrategySpec(f"{_RULES}checkpoint:Checkpoint", CheckpointOptions),
+        "replay": StrategySpec(f"{_RULES}replay.rule:replay", ReplayOptions, exact=True),
         "redundant": StrategySpec(f"{_RULES}redundant:Redundant", exact=True, mirrors=True),
         "random": StrategySpec(f"{_RULES}ablations:random", InexactOptions, reinitialises=True),
         "zero": StrategySpec(f"{_RULES}ablations:zero", InexactOptions, reinitialises=True),

@@ -25,6 +25,7 @@ from checkfree.core.ops import (
     View,
 )
 from checkfree.recovery.fit.activations import BufferLimits
+from checkfree.recovery.replay.terms import ReplayTerms
 
 if TYPE_CHECKING:
     from checkfree.messages.tensors import StageState
@@ -71,6 +72,11 @@ class Strategy(ABC):
     def activation_buffer(self) -> BufferLimits:
         """For the last iterations' activations, which each seat holds on to for a rebuild."""
         return BufferLimits()
+
+    @property
+    def replays(self) -> ReplayTerms | None:
+        """How exact copies and logs are kept for replays of lost stages; None: they are not."""
+        return None
 
     @abstractmethod
     def repair(

@@ -27,6 +27,7 @@ from checkfree.recovery.exact import REPLICA
 from checkfree.recovery.fit.activations import BufferLimits
 from checkfree.recovery.options import CheckpointOptions
 from checkfree.recovery.registry import spec_of
+from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, taken_whole
 
 
@@ -64,6 +65,10 @@ class Wrapper(Strategy):
     @property
     def activation_buffer(self) -> BufferLimits:
         return self._inner.activation_buffer
+
+    @property
+    def replays(self) -> ReplayTerms | None:
+        return self._inner.replays
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]

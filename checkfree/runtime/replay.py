@@ -16,6 +16,7 @@ from checkfree.core.ops import (
     LEAD,
     STORE,
     Address,
+    Recipe,
     Refusal,
     Repair,
     Source,
@@ -41,7 +42,8 @@ from checkfree.messages.control import (
 )
 from checkfree.messages.recorded import read_rebuilt
 from checkfree.messages.tensors import StageState
-from checkfree.recovery.exact import BACK
+from checkfree.recovery.exact import BACK, REPLAY
+from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import Wrapper
 from checkfree.runtime.inprocess import InProcess
@@ -173,9 +175,20 @@ def _step(
     left = tuple((seat, life) for seat, life in gone if str(seat) not in failed)
     joined = tuple(sorted((s, life) for s, life in now.items() if was.get(s) != life))
     told = after["rebuilds"].items()
-    rebuilds = {Address.parse(seat): read_rebuilt(made).recipe for seat, made in told}
-    repair = Repair(rebuilds, int(after["iteration"])) if rebuilds else None
+    committed = int(after["iteration"])
+    rebuilds = {
+        seat: _exactly(seat, read_rebuilt(made).recipe, committed)
+        for seat, made in ((Address.parse(name), made) for name, made in told)
+    }
+    repair = Repair(rebuilds, committed) if rebuilds else None
     return Step(made, lost, joined, repair, left, after.get("checkpoint"))
+
+
+def _exactly(seat: Address, recipe: Recipe, committed: int) -> Recipe:
+    """What was replayed is given back: that it was the same, the recorded sums say."""
+    if recipe.rule != REPLAY:
+        return recipe
+    return Recipe(BACK, (Source(seat, seat.stage, committed),))
 
 
 class ReplayedFaults:
@@ -343,6 +356,11 @@ class Replayed(Wrapper):
     def __init__(self, inner: Strategy, steps: Sequence[Step]):
         super().__init__(inner)
         self._repairs = [step.repair for step in steps if step.repair is not None]
+
+    @property
+    def replays(self) -> ReplayTerms | None:
+        """None: a stage that was replayed is given the state that its seat had."""
+        return None
 
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]

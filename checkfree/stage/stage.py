@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from checkfree.core.errors import BadInput
 from checkfree.messages.tensors import StageState
 from checkfree.stage.conditions import Conditions, Part
+from checkfree.stage.digest import digest
 from checkfree.stage.learnt import COMPUTED
 from checkfree.stage.running import check_output, owned, recomputed, seeded, spread, to_device
 from checkfree.stage.state_fit import strange_moment, unlike
@@ -198,6 +199,15 @@ class Stage:
             self.clipped_norm,
             self.lr_scale,
         )
+
+    def digest(self) -> int:
+        """A sum over all that ``snapshot`` copies, see :mod:`checkfree.stage.digest`."""
+        tensors: list[tuple[str, Tensor]] = [*self.params.items(), *self._buffers.items()]
+        for name, param in zip(self._names, self._params, strict=True):
+            kept = self._optimizer.state.get(param, {})
+            tensors += [(f"{name}/{key}", value) for key, value in kept.items()]
+        numbers = (self.version, self.gradient_norm, self.clipped_norm, self.lr_scale)
+        return digest(tensors, numbers)
 
     @torch.no_grad()
     def restore(self, state: StageState) -> None:

@@ -14,6 +14,7 @@ from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
 from checkfree.recovery.fit.activations import BufferLimits, Ring
 from checkfree.recovery.fit.boundary import Crossed
 from checkfree.stage import Key, Part
+from checkfree.worker.log import Sent
 
 Data = Activation | Gradient | Share | KeepGradient
 """Messages that belong to one ticket."""
@@ -36,6 +37,8 @@ class Attempt:
     forwards: int = 0
     redundant_forwards: int = 0
     crossed: Crossed = field(default_factory=lambda: Ring(BufferLimits()))
+    sent: list[Sent] = field(default_factory=list)
+    """What has left for other stages, if that is kept."""
     shared: bool = False
     pushed: bool = False
     prepared: bool = False
@@ -54,7 +57,8 @@ class Attempt:
 
     @property
     def training(self) -> bool:
-        return self.plan.ticket.purpose is Purpose.TRAIN
+        """Gradients are computed: not in a validation."""
+        return self.plan.ticket.purpose is not Purpose.VALIDATE
 
     def route(self, op: Op) -> Route:
         return self.plan.routes[op.microbatch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from checkfree.core.errors import BadInput
 from checkfree.core.ops import LEAD, Address, Kind, Op
 from checkfree.core.units import derive
-from checkfree.messages.control import Commit, Outgoing, Prepared
+from checkfree.messages.control import Commit, Outgoing, Prepared, Purpose
 from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
 from checkfree.recovery.fit.activations import Ring
 from checkfree.recovery.fit.boundary import Crossed, file_input, file_output
@@ -19,6 +20,24 @@ from checkfree.stage.learnt import COMPUTED
 from checkfree.worker.attempt import Attempt
 from checkfree.worker.context import WorkerContext
 from checkfree.worker.inspection import are_gradients
+from checkfree.worker.log import Sent, bytes_of
+
+
+def summed(shares: Mapping[Address, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The gradients of all replicas, by parameter. In address order: float addition doesn't
+    commute, and delivery must not show."""
+    total: dict[str, Tensor] = {}
+    for address in sorted(shares):
+        for name, gradient in shares[address].items():
+            known = total.get(name)
+            total[name] = gradient.clone() if known is None else known + gradient.to(known.device)
+    return total
+
+
+def _logged(attempt: Attempt, to: Address, message: Activation | Gradient) -> Sent:
+    if attempt.plan.logs is not None:
+        attempt.sent.append((to, message))
+    return to, message
 
 
 class Unfit(ValueError):
@@ -80,7 +99,7 @@ class Compute:
             attempt.doubled[following.microbatch, following.hop] = message
         if attempt.training and attempt.crossed.holds:
             file_output(attempt.crossed, attempt.route(op), message)
-        return [(attempt.route(op)[following.hop], message)]
+        return [_logged(attempt, attempt.route(op)[following.hop], message)]
 
     def _through(self, attempt: Attempt, op: Op, x: Tensor | None) -> Tensor:
         """What the stage makes of ``x``. If it can't, and never was given that shape but others,
@@ -110,7 +129,7 @@ class Compute:
             return []
         following = op._replace(hop=op.hop - 1)
         message = self._context.casting.gradient(attempt.ticket, following, dx)
-        return [(attempt.route(op)[following.hop], message)]
+        return [_logged(attempt, attempt.route(op)[following.hop], message)]
 
     def _redundant(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         copy = self.copies[attempt.route(op)[op.hop].stage]
@@ -121,16 +140,9 @@ class Compute:
         return []
 
     def _reduce(self, attempt: Attempt) -> list[Outgoing]:
-        """Sum in address order: float addition doesn't commute, and delivery must not show."""
         if len(attempt.shares) > 1:
-            total: dict[str, Tensor] = {}
-            for address in sorted(attempt.shares):
-                for name, gradient in attempt.shares[address].tensors.items():
-                    known = total.get(name)
-                    total[name] = (
-                        gradient.clone() if known is None else known + gradient.to(known.device)
-                    )
-            self.stage.set_gradients(total)
+            shares = {address: share.tensors for address, share in attempt.shares.items()}
+            self.stage.set_gradients(summed(shares))
         return []
 
     def _read(self, message: Activation | Gradient | None, stage: Stage) -> Tensor | None:
@@ -160,7 +172,8 @@ class Compute:
         if part is Part.HEAD and op.microbatch in attempt.batches:
             return attempt.batches.pop(op.microbatch)
         ticket = attempt.ticket
-        batch = self._context.batches[ticket.purpose](ticket.iteration, op.microbatch)
+        purpose = Purpose.TRAIN if attempt.training else Purpose.VALIDATE
+        batch = self._context.batches[purpose](ticket.iteration, op.microbatch)
         if part is Part.EMBED:
             attempt.batches[op.microbatch] = batch
         return batch
@@ -203,6 +216,7 @@ class Compute:
             self.stage.reduced_norm,
             attempt.forwards,
             attempt.redundant_forwards,
+            bytes_of(attempt.sent),
         )
         return [(LEAD, answer)]
 

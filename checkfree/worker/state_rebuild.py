@@ -22,13 +22,14 @@ from checkfree.messages.control import (
     StateRequest,
 )
 from checkfree.messages.tensors import BoundaryReply, StageState, StateReply, tensor_bytes
+from checkfree.recovery.exact import REPLAY
 from checkfree.recovery.fit.boundary import pairs_of
 from checkfree.recovery.fit.local_steps import fit_and_judge
 from checkfree.recovery.shadow.ahead import moved_on
 from checkfree.recovery.shadow.references import HELD
 from checkfree.recovery.strategy import Rebuilding, taken_whole
-from checkfree.stage import Stage
 from checkfree.stage.learnt import in_types_of, real, without
+from checkfree.worker.compute import Compute
 from checkfree.worker.context import WorkerContext
 from checkfree.worker.inspection import infinite, problems_of
 
@@ -36,16 +37,18 @@ from checkfree.worker.inspection import infinite, problems_of
 class StateRebuild:
     """One rebuild, from its order to the answer."""
 
-    def __init__(self, order: Rebuild, address: Address, stage: Stage, context: WorkerContext):
-        self._order, self._address, self._stage = order, address, stage
+    def __init__(self, order: Rebuild, address: Address, compute: Compute, context: WorkerContext):
+        self.order, self.compute = order, compute
+        self._address, self._stage = address, compute.stage
         self._context = context
         self._states: dict[Source, StateReply] = {}
         self._boundaries: dict[Address, BoundaryReply] = {}
 
     def requests(self) -> list[Outgoing]:
         """To the holders of what it is made of, and of what it is judged by."""
-        order, recipe, to = self._order, self._order.recipe, self._address
+        order, recipe, to = self.order, self.order.recipe, self._address
         area = {HANDOVER: HANDOVER, SNAPSHOT: RESUME}.get(recipe.rule, CHECKPOINT)
+        area = area if order.again is None else order.again.area
         out: list[Outgoing] = [
             (source.holder, StateRequest(order.epoch, to, source, recipe.moments, area))
             for source in recipe.sources
@@ -56,8 +59,8 @@ class StateRebuild:
 
     def deliver(self, message: StateReply | BoundaryReply) -> bool:
         """An answer. False: nobody asked for it."""
-        recipe = self._order.recipe
-        if message.epoch != self._order.epoch:
+        recipe = self.order.recipe
+        if message.epoch != self.order.epoch:
             return False
         match message:
             case StateReply(source=source) if source in recipe.sources:
@@ -70,13 +73,13 @@ class StateRebuild:
 
     def answered(self) -> bool:
         """All whom it asked have."""
-        recipe = self._order.recipe
+        recipe = self.order.recipe
         asked = len(set(recipe.sources)), len(set(recipe.boundary))
         return (len(self._states), len(self._boundaries)) == asked
 
     def finish(self) -> Rebuilt:
         """Make it, and judge it. With a problem, the stage is as it was or worth nothing."""
-        order = self._order
+        order = self.order
         answer = Rebuilt(order.epoch, order.life, self._address)
         replies = [self._states[source] for source in order.recipe.sources]
         states = {reply.source: reply.state for reply in replies if reply.state is not None}
@@ -94,7 +97,8 @@ class StateRebuild:
             if wrong := wrong or self._problems(states):
                 return replace(answer, problem="; ".join(wrong.values()), bad=tuple(wrong))
         made = self._made(states)
-        state = replace(made.state, version=order.resume_at)
+        begins = order.resume_at if order.again is None else order.again.start
+        state = replace(made.state, version=begins)
         if not whole:
             learnt = without(state, self._stage.constants)
             state = replace(learnt, params=in_types_of(self._stage.params, learnt.params))
@@ -128,8 +132,8 @@ class StateRebuild:
 
     def _made(self, states: Mapping[Source, StageState]) -> Rebuilding:
         """What the rule makes of them."""
-        order, context, stage = self._order, self._context, self._address.stage
-        if order.recipe.rule == SNAPSHOT and not states:
+        order, context, stage = self.order, self._context, self._address.stage
+        if order.recipe.rule in (SNAPSHOT, REPLAY) and not states:
             # As the run began: from (seed, "init", stage).
             return Rebuilding(context.make(stage, stage).snapshot())
         fresh = partial(context.fresh, stage, order.tick)
@@ -137,7 +141,7 @@ class StateRebuild:
 
     def _judged(self) -> tuple[dict[str, float], str]:
         """Fitted, if that is asked for: figures, and what is wrong."""
-        order, stage = self._order, self._stage
+        order, stage = self.order, self._stage
         boundaries = [self._boundaries[seat] for seat in order.recipe.boundary]
         read, context = self._context.casting.read, self._context
         seed = derive(context.seed, "fit", self._address.stage, order.tick)

@@ -17,10 +17,22 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from checkfree.core.ops import LEAD, STORE, Address, Kind, Mirror, Op, StateId, Upload
+from checkfree.core.ops import (
+    LEAD,
+    STORE,
+    Address,
+    Kind,
+    Mirror,
+    Op,
+    Source,
+    StateId,
+    Transfer,
+    Upload,
+)
 from checkfree.messages.control import (
     HANDOVER,
     RESUME,
+    WAVE,
     Abort,
     Begin,
     BoundaryRequest,
@@ -30,9 +42,11 @@ from checkfree.messages.control import (
     Kept,
     Message,
     Outgoing,
+    Purpose,
     Push,
     Rebuild,
     Rebuilt,
+    Resend,
     Rollcall,
     Standing,
     StateRequest,
@@ -62,6 +76,8 @@ from checkfree.worker.compute import Compute, Unfit
 from checkfree.worker.context import WorkerContext
 from checkfree.worker.inspection import problem_of
 from checkfree.worker.reorder_buffer import ReorderBuffer
+from checkfree.worker.replayable import Replayable
+from checkfree.worker.stage_replay import StageReplay
 from checkfree.worker.state_rebuild import StateRebuild
 
 
@@ -81,6 +97,8 @@ class StageWorker:
         self._inbox: deque[Message] = deque()
         self._early = ReorderBuffer()
         self._state_rebuild: StateRebuild | None = None
+        self._replay: StageReplay | None = None
+        self.replayable = Replayable(address)
         self.shadows = Shadows()
         self.pushes = Pushes(address)
         self._lead = self._heard = 0
@@ -108,7 +126,9 @@ class StageWorker:
         """What an attempt is at: the op that is next (None: the commit), and who has to send
         something for it first (None: nobody; we ourselves: we are to do as we were told). For
         whoever looks for a stall."""
-        attempt = self._attempt
+        attempt, replay = self._attempt, self._replay
+        if replay is not None and not replay.told:
+            return replay.ticket(replay.version), None, replay.lacks()
         if attempt is None or attempt.prepared:
             told = self._inbox or self.pushes
             return (self._latest, None, self.address) if told else None
@@ -116,7 +136,8 @@ class StageWorker:
 
     def destroy(self) -> None:
         """Overwrite with NaN all that dies with this seat, the copies that it held included."""
-        self._attempt = None
+        self._attempt = self._replay = None
+        self.replayable.destroy()
         self.shadows.destroy()
         self.pushes.destroy()
         if self._brought is not None:
@@ -157,6 +178,9 @@ class StageWorker:
 
     def deliver(self, message: Message) -> None:
         match message:
+            case Activation(ticket) | Gradient(ticket) if ticket.purpose is Purpose.REPLAY:
+                if self._replay is not None:
+                    self._replay.deliver(message)
             case Activation() | Gradient() | Share() | KeepGradient():
                 self._file(message)
             case _:
@@ -190,7 +214,9 @@ class StageWorker:
         if self._attempt is not None and not self._attempt.prepared:
             return self._advance_attempt(self._attempt)
         if self._state_rebuild is not None and self._state_rebuild.answered():
-            return [(LEAD, self._become(self._state_rebuild))]
+            return self._become(self._state_rebuild)
+        if self._replay is not None:
+            return self._advance_replay(self._replay)
         return None
 
     def _advance_attempt(self, attempt: Attempt) -> list[Outgoing] | None:
@@ -219,20 +245,24 @@ class StageWorker:
             case Begin() if self._may_begin(message):
                 self._begin(message)
             case Commit() if self._attempt and message.ticket == self._attempt.ticket:
-                self._compute.commit(self._attempt, message)
-                self.pushes.committed(self._attempt.plan)
-                self._attempt, self._committed = None, message
-                return [(LEAD, Stepped(message.ticket, self.address))]
+                return [(LEAD, self._commit(self._attempt, message))]
             case Abort():
                 self._early.forget(message.epoch)
                 if self._attempt and message.epoch > self._attempt.ticket.epoch:
                     self._leave()
             case Push() if self._may_push(message):
                 return [(message.keep.holder, self._pushed(message))]
+            case KeepState(keep=Transfer(holder=self.address)) if message.area == WAVE:
+                return [(LEAD, self.replayable.hold(message))]
             case KeepState() if message.epoch >= self._epoch:
                 return self._kept(message)
             case KeepShadow():
                 return self._shadowed(message)
+            case Resend() if message.epoch >= self._epoch:
+                replay = self._replay
+                same = replay is not None and replay.order.epoch == message.epoch
+                under_way = {replay.version: replay.sent} if replay is not None and same else {}
+                return self.replayable.resend(message, under_way)
             case BoundaryRequest():
                 return [(message.reply_to, reply(self._compute.crossed, self.address, message))]
             case StateRequest():
@@ -251,17 +281,30 @@ class StageWorker:
                 pass  # of a ticket, epoch or life that is over
         return []
 
+    def _commit(self, attempt: Attempt, order: Commit) -> Stepped:
+        plan = attempt.plan
+        self._compute.commit(attempt, order)
+        self.pushes.committed(plan)
+        self._attempt, self._committed = None, order
+        if plan.logs is not None:
+            self.replayable.log.add(order.ticket.iteration, attempt.sent)
+        if self.address in plan.wave:
+            self.replayable.keep_own(self.stage.snapshot())
+        logged = plan.logs is not None or plan.wave
+        return Stepped(order.ticket, self.address, self.stage.digest() if logged else None)
+
     def _may_begin(self, plan: Begin) -> bool:
         newer = plan.ticket > self._latest and plan.ticket.epoch >= self._epoch
         return newer and not self._uninitialized
 
     def _begin(self, plan: Begin) -> None:
         self._leave()
-        self._brought = None
+        self._brought = self._replay = None
         self._latest, self._epoch = plan.ticket, plan.ticket.epoch
         self._attempt = Attempt(plan, self.address)
         if self._attempt.training:
             self._attempt.crossed = Ring(self._compute.crossed.limits)
+            self.replayable.begin(plan)
             self.shadows.tidy(plan)
             self.pushes.references.tidy(plan)
         for message in self._early.take(plan.ticket):
@@ -279,9 +322,13 @@ class StageWorker:
         have another by now."""
         if order.area == HANDOVER:
             return not self._uninitialized and self.stage.version == order.version
+        if order.area == WAVE:
+            return self.replayable.can_push(order)
         return not self._uninitialized and order.epoch >= self._epoch
 
     def _pushed(self, order: Push) -> KeepState:
+        if order.area == WAVE:
+            return self.replayable.push(order)
         if self.stage.version != order.version:
             at = f"{self.address} is at version {self.stage.version}"
             raise AssertionError(f"{at}, and asked for {order.version}")
@@ -336,8 +383,10 @@ class StageWorker:
         state = None
         if held is not None and held.version == source.version:
             state = held.snapshot(moments=request.moments)
-        elif not own:
-            state = self.shadows.read(source)
+        else:
+            state = self.replayable.read(source)
+            if state is None and not own:
+                state = self.shadows.read(source)
         if self._brought is not None:
             _, brought = self._brought
             if source[1:] == (self.address.stage, brought.version):
@@ -348,19 +397,65 @@ class StageWorker:
 
     def _order(self, order: Rebuild) -> list[Outgoing]:
         self._leave()
-        self._epoch, self._uninitialized = order.epoch, True
+        self._epoch = order.epoch
+        if order.again is not None:
+            return self._order_replay(order)
+        self._replay, self._uninitialized = None, True
+        self.replayable.go_back(order.resume_at)
         self._compute.crossed = Ring(self._compute.crossed.limits)
         self.shadows.roll_back(order.resume_at)
         self.pushes.references.clear()
-        self._state_rebuild = StateRebuild(order, self.address, self.stage, self._context)
+        self._state_rebuild = StateRebuild(order, self.address, self._compute, self._context)
         return self._state_rebuild.requests()
 
-    def _become(self, state_rebuild: StateRebuild) -> Rebuilt:
+    def _become(self, state_rebuild: StateRebuild) -> list[Outgoing]:
         answer, self._state_rebuild = state_rebuild.finish(), None
-        self._uninitialized = bool(answer.problem)
+        replaying = state_rebuild.order.again is not None
+        if not replaying:
+            self._uninitialized = bool(answer.problem)
+        if not answer.problem and replaying:
+            self._replay = self._begun(state_rebuild.order, state_rebuild.compute, answer)
+            return []
         if not answer.problem:
             self.pushes.restarted(state_rebuild.shadow())
-        return answer
+        return [(LEAD, answer)]
+
+    # --- replays ---------------------------------------------------------------------------------
+
+    def _order_replay(self, order: Rebuild) -> list[Outgoing]:
+        """Begin with what is ordered; if that is what the seat has reached, it goes on."""
+        again, (source, *_) = order.again, (*order.recipe.sources, None)
+        assert again is not None
+        compute, before = self._compute, self._replay
+        self._replay = None
+        if again.aside:  # our own state stays what it is
+            compute = Compute(self.address, self._context)
+        else:
+            self._uninitialized = True
+            self._compute.crossed = Ring(self._compute.crossed.limits)
+            self.pushes.references.clear()
+        reached = Source(self.address, self.address.stage, again.start)
+        if before is not None and source == reached and not again.aside:
+            self._replay = self._begun(order, before.compute, before.answer)
+            return []
+        self._state_rebuild = StateRebuild(order, self.address, compute, self._context)
+        return self._state_rebuild.requests()
+
+    def _begun(self, order: Rebuild, compute: Compute, answer: Rebuilt) -> StageReplay:
+        """From the version that ``compute`` has; ``answer`` is what the lead hears in the end."""
+        now = replace(answer, epoch=order.epoch, life=order.life)
+        return StageReplay(order, compute, self.replayable, now)
+
+    def _advance_replay(self, replay: StageReplay) -> list[Outgoing] | None:
+        if not replay.done:
+            return replay.advance()
+        if replay.told:  # kept as long as the lead may have others replayed
+            return None
+        answer = replay.finish()
+        if not replay.aside:
+            self._uninitialized = bool(answer.problem)
+            self.pushes.restarted(None)
+        return [(LEAD, answer)]
 
     @property
     def standing(self) -> Standing:

@@ -1,0 +1,295 @@
+"""What the lead knows of waves and logs, and when the next wave is due.
+
+A wave is ordered with a commit, and its copies travel while others train. It counts ``lag``
+iterations later: the lead waits for what is missing then, never before. So what a replay may begin
+with depends on what was committed and who was lost when, never on which message came first. Until
+then the wave before it is kept, and so is what was sent since that one::
+
+    version    480          490       493
+    base       480 ─────────────────> 490
+    wave                    490 ····> counts
+    logs since 480 ─────────────────> 490
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from checkfree.core.ops import Address, Course, Protection, Repair, Source, Transfer
+from checkfree.recovery.exact import REPLAY
+from checkfree.recovery.replay.plan import holders
+from checkfree.recovery.replay.terms import ReplayTerms
+
+STATE = "state"
+
+
+@dataclass
+class _Copy:
+    """One that is on its way, or has arrived; it counts from that iteration on."""
+
+    owner: Address
+    counts_at: int
+    arrived: bool = False
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A committed iteration: how it ran, what each stage's gradient was multiplied by, and the
+    bytes that each seat logged."""
+
+    course: Course
+    clip: Mapping[int, float]
+    logged: Mapping[Address, int]
+
+
+class ReplayBook:
+    """Of one run; without ``terms`` nothing is kept. It begins at a version that the store has in
+    its area ``stored``; "": the seed makes it."""
+
+    def __init__(
+        self,
+        terms: ReplayTerms | None,
+        version: int,
+        seats: Iterable[Address],
+        stored: str = "",
+    ):
+        self._terms = terms
+        self._base: int | None = version
+        self.stored, self._drawn = stored, not stored
+        self._pending: int | None = None
+        self._counts_at = 0
+        self._copies: dict[Source, _Copy] = {}
+        self._clones: dict[int, set[Address]] = {}
+        self._logs = dict.fromkeys(seats, version)
+        self.passed: dict[int, Passed] = {}
+        self.digests: dict[int, tuple[int, int]] = {}
+        """Of each stage the last that is known, and the version that it is of."""
+        self.reached: dict[Address, int] = {}
+        """Versions of those that are being replayed."""
+
+    @property
+    def on(self) -> bool:
+        return self._terms is not None
+
+    @property
+    def base(self) -> int | None:
+        """The version that replays begin at."""
+        return self._base if self.on else None
+
+    @property
+    def logs(self) -> int | None:
+        """The version since which seats keep what they sent."""
+        return self.base if self.base is not None else self._pending
+
+    @property
+    def clones(self) -> tuple[int, ...]:
+        """Versions of which owners keep a copy of their own."""
+        return tuple(sorted(self._clones))
+
+    # --- waves -----------------------------------------------------------------------------------
+
+    def wave(self, committed: int, alive: Collection[Address], limit: int) -> tuple[Address, ...]:
+        """Whose state is put aside with the commit to come, if a wave is due then, and there are
+        iterations left of ``limit``."""
+        busy = self._terms is None or self._pending is not None or committed + 1 >= limit
+        if busy or not self._due(committed, alive):
+            return ()
+        firsts: dict[int, Address] = {}
+        for seat in sorted(alive, reverse=True):
+            firsts[seat.stage] = seat
+        return tuple(firsts[stage] for stage in sorted(firsts))
+
+    def _due(self, committed: int, alive: Collection[Address]) -> bool:
+        terms = self._terms
+        assert terms is not None
+        if self._base is None or self.stored or self._unprotected(alive):
+            return True
+        if terms.every is not None:
+            return committed + 1 - self._base >= terms.every
+        if terms.log_memory is not None:
+            return self._fullest() + (terms.lag + 1) * self._most() > terms.log_memory
+        return committed + 1 - self._base >= terms.lag
+
+    def _unprotected(self, alive: Collection[Address]) -> bool:
+        """A stage has no copy of the base on another's seat, and can't send one."""
+        if self._drawn or self._base is None:
+            return False
+        held = {copy.of for copy in self._copies if copy.version == self._base}
+        own = {seat.stage for seat in self._clones.get(self._base, ()) if seat in alive}
+        return bool({seat.stage for seat in alive} - held - own)
+
+    def _fullest(self) -> int:
+        """Bytes of the largest log."""
+        since = self.logs or 0
+        total: dict[Address, int] = {}
+        for iteration, passed in self.passed.items():
+            for seat, count in passed.logged.items():
+                if iteration >= max(since, self._logs.get(seat, since)):
+                    total[seat] = total.get(seat, 0) + count
+        return max(total.values(), default=0)
+
+    def _most(self) -> int:
+        """Bytes that an iteration adds to it at most."""
+        newest = self.passed.get(max(self.passed, default=-1))
+        return max(newest.logged.values(), default=0) if newest else 0
+
+    def orders(self, committed: int, alive: Collection[Address]) -> list[tuple[Transfer, int]]:
+        """Copies that are missing, of the base and of the wave on its way, with their version."""
+        if self._terms is None:
+            return []
+        found = []
+        for version, owners in sorted(self._clones.items()):
+            for owner in sorted(owners & set(alive)):
+                having = [
+                    copy.holder
+                    for copy in self._copies
+                    if copy.of == owner.stage and copy.version == version
+                ]
+                for holder in holders(owner.stage, alive, self._terms.copies, having):
+                    late = version != self._pending
+                    at = committed + self._terms.lag if late else self._counts_at
+                    copy = _Copy(owner, at)
+                    self._copies[Source(holder, owner.stage, version)] = copy
+                    found.append((Transfer(owner, holder, "state"), version))
+        return found
+
+    def kept(self, transfer: Transfer, version: int) -> None:
+        """The holder has it."""
+        copy = self._copies.get(Source(transfer.holder, transfer.owner.stage, version))
+        if copy is not None and copy.owner == transfer.owner:
+            copy.arrived = True
+
+    def waiting(self, committed: int) -> bool:
+        """A copy that is to count by now has not arrived."""
+        return any(
+            not copy.arrived and copy.counts_at <= committed for copy in self._copies.values()
+        )
+
+    def settle(self, committed: int, alive: Collection[Address]) -> None:
+        """Before the next iteration begins: the wave on its way counts if it is due and whole; and
+        logs that have no room for one more iteration are begun anew."""
+        if self._terms is None:
+            return
+        if self._pending is not None and committed >= self._counts_at:
+            pending, self._pending = self._pending, None
+            held = {copy.of for copy in self._copies if copy.version == pending}
+            if held >= {seat.stage for seat in alive}:
+                self._base, self.stored, self._drawn = pending, "", False
+            else:
+                self._forget_version(pending)
+            self._trim()
+        memory = self._terms.log_memory
+        if memory is not None and self._fullest() + self._most() > memory:
+            if self._base is None:  # nor does it help to begin at the wave
+                self._pending = None
+            self._base, self.stored, self._drawn = None, "", False
+            self._trim()
+
+    def _trim(self) -> None:
+        """What is older than all that counts, or may, is of no use."""
+        since = self.logs
+        if since is None:
+            self._copies, self._clones, self.passed = {}, {}, {}
+            return
+        self._copies = {c: how for c, how in self._copies.items() if c.version >= since}
+        self._clones = {v: owners for v, owners in self._clones.items() if v >= since}
+        self.passed = {i: passed for i, passed in self.passed.items() if i >= since}
+
+    def _forget_version(self, version: int) -> None:
+        self._copies = {c: how for c, how in self._copies.items() if c.version != version}
+        self._clones.pop(version, None)
+
+    # --- what happens to the run -----------------------------------------------------------------
+
+    def committed(
+        self,
+        iteration: int,
+        passed: Passed,
+        wave: Collection[Address],
+        digests: Mapping[int, int],
+    ) -> None:
+        """All have stepped; ``wave``: those that put their state aside; ``digests``: of stages."""
+        if self._terms is None:
+            return
+        if wave:
+            self._pending = iteration + 1
+            self._counts_at = iteration + 1 + self._terms.lag
+            self._clones[iteration + 1] = set(wave)
+        if self.logs is not None and iteration >= self.logs:
+            self.passed[iteration] = passed
+        self.digests |= {stage: (iteration + 1, digest) for stage, digest in digests.items()}
+
+    def lose(self, seat: Address, committed: int) -> None:
+        """With all that it held and had sent, but for what others have of it for certain."""
+        self.unsure(seat, committed)
+        self._copies = {c: how for c, how in self._copies.items() if c.holder != seat}
+        for owners in self._clones.values():
+            owners.discard(seat)
+        self._logs.pop(seat, None)
+        self.reached.pop(seat, None)
+
+    def unsure(self, seat: Address, committed: int) -> None:
+        """What it has pushed of late may never arrive."""
+        self._copies = {
+            copy: how
+            for copy, how in self._copies.items()
+            if how.owner != seat or how.counts_at <= committed
+        }
+
+    def rebuilt(self, repair: Repair) -> None:
+        """An exact repair is over. Whoever was replayed has passed by all versions that are kept,
+        and has a log since the base, as has whoever has computed it again."""
+        self.reached = {}
+        if self._terms is None:
+            return
+        for seat, recipe in repair.rebuild.items():
+            self._logs[seat] = repair.resume_at
+            if recipe.rule == REPLAY and self._base is not None:
+                self._has_log(seat, self._base)
+                for owners in self._clones.values():
+                    owners.add(seat)
+        for seat in repair.relogs:
+            if self._base is not None:
+                self._has_log(seat, self._base)
+
+    def _has_log(self, seat: Address, since: int) -> None:
+        """Of what all seats of its stage sent."""
+        self._logs[seat] = since
+        for iteration, passed in self.passed.items():
+            count = sum(n for other, n in passed.logged.items() if other.stage == seat.stage)
+            logged = {**passed.logged, seat: count}
+            self.passed[iteration] = Passed(passed.course, passed.clip, logged)
+
+    def restart(self, version: int, seats: Iterable[Address], stored: str) -> None:
+        """All have gone back to a version that the store has in that area; "": the seed makes
+        it."""
+        self._base, self.stored, self._drawn = version, stored, not stored
+        self._pending, self.digests, self.reached = None, {}, {}
+        self._copies, self._clones, self.passed = {}, {}, {}
+        self._logs = dict.fromkeys(seats, version)
+
+    def unknown(self, committed: int, seats: Iterable[Address]) -> None:
+        """Another lead knew: protection begins with the next wave."""
+        self.restart(committed, seats, "")
+        self._base, self._drawn = None, False
+
+    def protection(self, committed: int, alive: Collection[Address]) -> Protection | None:
+        """What a strategy may know."""
+        if self._terms is None:
+            return None
+        base = self._base
+        return Protection(
+            base,
+            frozenset(
+                copy
+                for copy, how in self._copies.items()
+                if copy.version == base and how.counts_at <= committed and copy.holder in alive
+            ),
+            frozenset(self._clones.get(-1 if base is None else base, ())) & frozenset(alive),
+            bool(self.stored),
+            self._drawn,
+            {seat: since for seat, since in self._logs.items() if seat in alive},
+            {iteration: passed.course.routes for iteration, passed in self.passed.items()},
+            dict(self.reached),
+        )

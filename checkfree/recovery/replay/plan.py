@@ -1,0 +1,201 @@
+"""Which seats compute what again when stages are lost: pure, and the same for every runtime.
+
+One rule: of each iteration since the base, whoever has not got there yet computes it, and whoever
+is ahead sends again from its log what it sent then. A living seat whose log lacks it computes it
+again as well, beside the state that it keeps::
+
+    version        480 (base)                    497 (committed)
+    stage 1        log ─────────────────────────────>  sends again
+    stage 2 lost   copy > 480 > 481 > …         > 497  computes
+    stage 3        moved at 490: log ─ ─ ─ ─490────>   computes 480 … 489 aside, sends the rest
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+from checkfree.core.ops import (
+    STORE,
+    Address,
+    Protection,
+    Recipe,
+    Refusal,
+    Relog,
+    Repair,
+    Route,
+    Rung,
+    Source,
+    View,
+)
+from checkfree.recovery.exact import REPLAY
+from checkfree.recovery.strategy import wholly_lost
+
+
+class _Start(NamedTuple):
+    """Of a stage: the seat that computes, from what, and up to which version."""
+
+    seat: Address
+    recipe: Recipe
+    begins: int
+    until: int
+
+
+def holders(
+    stage: int, seats: Collection[Address], copies: int, having: Collection[Address] = ()
+) -> tuple[Address, ...]:
+    """Where copies of a stage stand, beside those that have one: a living seat each of other
+    stages, beginning half the pipeline away, so that adjacent stages are not lost with them."""
+    by_stage: dict[int, Address] = {}
+    for seat in sorted(seats, reverse=True):
+        by_stage[seat.stage] = seat
+    count = 1 + max(by_stage, default=0)
+    taken = {seat.stage for seat in having} | {stage}
+    ring = ((stage + count // 2 + step) % count for step in range(count))
+    free = [by_stage[other] for other in ring if other in by_stage and other not in taken]
+    return tuple(free[: max(0, copies - len(having))])
+
+
+def survives(lost: Collection[Address], view: View) -> bool:
+    """Whether these seats, lost together, would come back exactly."""
+    alive = view.alive - frozenset(lost)
+    return not isinstance(_starts(lost, _without(view, alive), frozenset()), Refusal)
+
+
+def replays(
+    lost: Collection[Address], view: View, refused: Collection[Source] = frozenset()
+) -> Repair | Refusal:
+    """One seat of every stage that is wholly lost is replayed; its twins copy it then."""
+    starts = _starts(lost, view, refused)
+    if isinstance(starts, Refusal):
+        return starts
+    gone = set(wholly_lost(lost, view))
+    rebuild = {start.seat: start.recipe for stage, start in starts.items() if stage in gone}
+    relogs = {
+        start.seat: Relog(start.recipe, start.until)
+        for stage, start in sorted(starts.items())
+        if stage not in gone
+    }
+    return Repair(dict(sorted(rebuild.items())), view.committed, relogs)
+
+
+def _without(view: View, alive: frozenset[Address]) -> View:
+    """As if nobody else lived."""
+    was = view.protection
+    if was is None:
+        return replace(view, alive=alive)
+    left = replace(
+        was,
+        copies=frozenset(copy for copy in was.copies if copy.holder in alive),
+        clones=was.clones & alive,
+        logs={seat: since for seat, since in was.logs.items() if seat in alive},
+        reached={},
+    )
+    return replace(view, alive=alive, protection=left)
+
+
+def _starts(
+    lost: Collection[Address], view: View, refused: Collection[Source]
+) -> dict[int, _Start] | Refusal:
+    """By stage: all that has to compute, so that nobody waits for what nobody has."""
+    have = view.protection
+    gone = wholly_lost(lost, view)
+    if have is None or have.base is None:
+        return Refusal(
+            f"stage {gone[0]} is lost before a copy of every stage was on another's seat: "
+            "replicas=2 would have helped, or a smaller recovery.wave_every"
+        )
+    found: dict[int, _Start] = {}
+    wanted = dict.fromkeys(gone, view.committed)
+    while wanted:
+        stage, until = wanted.popitem()
+        start = _start(stage, sorted(lost), view, refused, until)
+        if isinstance(start, Refusal):
+            return start
+        found[stage] = start
+        for other, end in _lacking(found, have, view.alive).items():
+            if other not in found or found[other].until < end:
+                wanted[other] = max(end, wanted.get(other, 0))
+    return found
+
+
+def _start(
+    stage: int,
+    lost: Sequence[Address],
+    view: View,
+    refused: Collection[Source],
+    until: int,
+) -> _Start | Refusal:
+    have = view.protection
+    assert have is not None and have.base is not None
+    if Rung(stage, REPLAY) in view.rejected:
+        return Refusal(
+            f"stage {stage} is lost, and its replay did not come out as it was: whoever computes "
+            "it is to be as those who did before, see checkfree doctor; recovery=checkpoint or "
+            "replicas=2 would have helped"
+        )
+    own = [seat for seat in lost if seat.stage == stage]
+    on_its_way = [seat for seat in own if seat in have.reached]
+    if on_its_way:
+        seat = max(on_its_way, key=lambda seat: (have.reached[seat], seat))
+        at = have.reached[seat]
+        return _Start(seat, Recipe(REPLAY, (Source(seat, stage, at),)), at, until)
+    living = view.living(stage)
+    seat = own[0] if living is None else living
+    source = _base(stage, have, refused)
+    if isinstance(source, Refusal):
+        return source
+    return _Start(seat, Recipe(REPLAY, source), have.base, until)
+
+
+def _base(
+    stage: int, have: Protection, refused: Collection[Source]
+) -> tuple[Source, ...] | Refusal:
+    """What a stage begins with: an own copy, one that another seat holds, the store's, or what the
+    seed makes, which needs no source."""
+    assert have.base is not None
+    own = [Source(seat, stage, have.base) for seat in sorted(have.clones) if seat.stage == stage]
+    held = sorted(copy for copy in have.copies if copy.of == stage)
+    stored = [Source(STORE, stage, have.base)] if have.stored else []
+    for source in (*own, *held, *stored):
+        if source not in refused:
+            return (source,)
+    if have.drawn:
+        return ()
+    return Refusal(
+        f"stage {stage} is lost, and with it whoever held its copy of version {have.base}: "
+        "recovery.copies=2, recovery=checkpoint or replicas=2 would have helped"
+    )
+
+
+def _lacking(
+    found: Mapping[int, _Start], have: Protection, alive: Collection[Address]
+) -> dict[int, int]:
+    """Stages that nobody has what they sent of, up to which version, as far as ``found`` needs
+    it."""
+    lacking: dict[int, int] = {}
+    for stage, start in found.items():
+        for iteration in range(start.begins, start.until):
+            for seat in senders(have.routes[iteration], stage):
+                computed = found.get(seat.stage)
+                if computed is not None and iteration < computed.until:
+                    continue  # on its way there, or past it with its log since the base
+                if seat not in alive or have.logs.get(seat, iteration + 1) > iteration:
+                    lacking[seat.stage] = max(iteration + 1, lacking.get(seat.stage, 0))
+    return lacking
+
+
+@lru_cache(maxsize=4096)
+def senders(routes: tuple[Route, ...], stage: int) -> frozenset[Address]:
+    """The seats that a stage gets activations and gradients from."""
+    return frozenset(_beside(routes, stage))
+
+
+def _beside(routes: Iterable[Route], stage: int) -> Iterator[Address]:
+    for route in routes:
+        for hop, seat in enumerate(route):
+            if seat.stage == stage:
+                yield from route[max(0, hop - 1) : hop]
+                yield from route[hop + 1 : hop + 2]

@@ -1,0 +1,17 @@
+"""How much is kept for replays, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ReplayTerms:
+    """``lag``: iterations from the commit that a wave is of until it counts, in which its copies
+    travel. ``every``: iterations between two waves, None: as ``log_memory`` asks for, the bytes
+    that a seat's log may have; if that is None too, as often as waves count."""
+
+    lag: int = 2
+    every: int | None = None
+    log_memory: int | None = None
+    copies: int = 1

@@ -1,0 +1,55 @@
+"""What a seat has sent, kept until no replay can need it: activations and gradients of committed
+iterations, as they left it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from checkfree.core.ops import Address
+from checkfree.messages.control import Ticket
+from checkfree.messages.tensors import Activation, Gradient, tensor_bytes
+
+Sent = tuple[Address, Activation | Gradient]
+"""To whom, and what. Shared with whoever received it in the same process: never written to."""
+
+
+class SentLog:
+    """By iteration; each is whole or not there."""
+
+    def __init__(self) -> None:
+        self._sent: dict[int, tuple[Sent, ...]] = {}
+
+    def add(self, iteration: int, sent: Sequence[Sent]) -> None:
+        """It is committed."""
+        self._sent[iteration] = tuple(sent)
+
+    def trim(self, since: int | None) -> None:
+        """Nothing older is needed; None: nothing at all."""
+        kept = self._sent.items() if since is not None else ()
+        self._sent = {i: sent for i, sent in kept if since is not None and i >= since}
+
+    def cut(self, until: int) -> None:
+        """The run goes back: what is newer is of another course."""
+        self._sent = {i: sent for i, sent in self._sent.items() if i < until}
+
+    def of(self, iteration: int) -> tuple[Sent, ...] | None:
+        """What was sent then, if that is still here."""
+        return self._sent.get(iteration)
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors."""
+        return sum(bytes_of(sent) for sent in self._sent.values())
+
+
+def bytes_of(sent: Sequence[Sent]) -> int:
+    """Of the tensors of what was sent."""
+    return sum(tensor_bytes(message) for _, message in sent)
+
+
+def again(
+    sent: Sequence[Sent], to: Address, ticket: Ticket
+) -> list[tuple[Address, Activation | Gradient]]:
+    """What of it went to a stage, for the seat that stands there now."""
+    return [(to, replace(what, ticket=ticket)) for seat, what in sent if seat.stage == to.stage]

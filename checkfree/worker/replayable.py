@@ -1,0 +1,103 @@
+"""What a seat keeps so that stages can be replayed: its log, copies of its own versions, and those
+that it holds for others; and who waits for what it sends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from checkfree.core.ops import Address, Source, Transfer
+from checkfree.messages.control import WAVE, Begin, Kept, Outgoing, Purpose, Push, Resend, Ticket
+from checkfree.messages.tensors import KeepState, StageState
+from checkfree.worker.log import Sent, SentLog, again
+
+
+class Replayable:
+    """Of one seat. Nothing in it is ever written to."""
+
+    def __init__(self, seat: Address):
+        self._seat = seat
+        self.log = SentLog()
+        self._own: dict[int, StageState] = {}
+        self._held: dict[tuple[int, int], StageState] = {}
+        self._waiting: dict[tuple[int, int], set[Address]] = {}
+        """By epoch and iteration, who has asked for what is not sent yet."""
+
+    # --- copies ----------------------------------------------------------------------------------
+
+    def keep_own(self, state: StageState) -> None:
+        """A version of the seat's own stage."""
+        self._own[state.version] = state
+
+    def can_push(self, order: Push) -> bool:
+        """It has that version, in whatever epoch it is asked."""
+        return order.version in self._own
+
+    def push(self, order: Push) -> KeepState:
+        """To another seat."""
+        state = self._own[order.version]
+        return KeepState(order.epoch, order.keep, WAVE, 0, state)
+
+    def hold(self, message: KeepState) -> Kept:
+        """For another stage, in whatever epoch it comes: it is named by its version. The copy
+        shares no memory with the message, which in one process is its owner's."""
+        assert isinstance(message.keep, Transfer)
+        state = message.state
+        self._held[message.keep.owner.stage, state.version] = _copied(state)
+        return Kept(message.epoch, message.keep, state.version)
+
+    def read(self, source: Source) -> StageState | None:
+        """A copy that is held, of the seat's own stage or another; it shares its memory, for
+        whoever asks takes it over by copying."""
+        if source.of == self._seat.stage:
+            return self._own.get(source.version)
+        return self._held.get((source.of, source.version))
+
+    # --- the log ---------------------------------------------------------------------------------
+
+    def begin(self, plan: Begin) -> None:
+        """Before an iteration: what is older than all that counts, or may, can go."""
+        self.log.trim(plan.logs)
+        self._waiting = {}
+        if plan.logs is None:
+            self._own, self._held = {}, {}
+            return
+        since = plan.logs
+        self._own = {v: state for v, state in self._own.items() if v >= since}
+        self._held = {at: state for at, state in self._held.items() if at[1] >= since}
+
+    def go_back(self, version: int) -> None:
+        """What is newer is of another course."""
+        self.log.cut(version)
+        self._own = {v: state for v, state in self._own.items() if v <= version}
+        self._held = {at: state for at, state in self._held.items() if at[1] <= version}
+
+    def resend(self, request: Resend, under_way: Mapping[int, Sequence[Sent]]) -> list[Outgoing]:
+        """What was sent then to the stage of whoever asks; of an iteration that is ``under_way``
+        once more what there is of it, and the rest as it comes."""
+        ticket = Ticket(request.epoch, request.iteration, Purpose.REPLAY)
+        sent = self.log.of(request.iteration)
+        if sent is None:
+            place = request.epoch, request.iteration
+            self._waiting.setdefault(place, set()).add(request.reply_to)
+            sent = tuple(under_way.get(request.iteration, ()))
+        return [*again(sent, request.reply_to, ticket)]
+
+    def sent_again(self, ticket: Ticket, sent: Sequence[Sent]) -> list[Outgoing]:
+        """What a replay has just made, for all who wait for it."""
+        waiting = self._waiting.get((ticket.epoch, ticket.iteration), ())
+        return [out for seat in sorted(waiting) for out in again(sent, seat, ticket)]
+
+    def destroy(self) -> None:
+        """Lost means lost. What was sent is others' memory, too: it is merely let go."""
+        for state in (*self._own.values(), *self._held.values()):
+            state.destroy()
+        self.log.trim(None)
+
+
+def _copied(state: StageState) -> StageState:
+    params, buffers, moments = (
+        {name: tensor.clone() for name, tensor in group.items()}
+        for group in (state.params, state.buffers, state.moments)
+    )
+    return replace(state, params=params, buffers=buffers, moments=moments, held={}, heading={})

@@ -1,0 +1,204 @@
+"""A stage that runs iterations once more, by itself: with the inputs and gradients that its
+neighbours sent then, it makes the very steps that it made.
+
+It asks for the messages of two iterations at a time, of every seat that may have sent some. Whoever
+has them in its log sends them at once; who is on its way there itself, as it gets there. So stages
+that were lost together meet again, wherever each began.
+
+Where the stage had replicas, it runs the ops of all of them, each in its own order, and sums their
+gradients as they did.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from functools import cached_property
+
+from torch import Tensor
+
+from checkfree.core.ops import LEAD, Address, Course, Kind
+from checkfree.messages.control import (
+    Begin,
+    Outgoing,
+    Purpose,
+    Rebuild,
+    Rebuilt,
+    Replaying,
+    Resend,
+    Ticket,
+)
+from checkfree.messages.tensors import Activation, Gradient, tensor_bytes
+from checkfree.recovery.replay.plan import senders
+from checkfree.worker.attempt import Attempt
+from checkfree.worker.compute import Compute, Unfit, summed
+from checkfree.worker.log import Sent
+from checkfree.worker.replayable import Replayable
+
+WINDOW = 2
+"""Iterations whose messages are asked for and not used up: one that runs, and the next, so that the
+line is busy while the seat computes."""
+
+Crossing = Activation | Gradient
+
+
+class StageReplay:
+    """From the version that the stage of ``compute`` has to the end of the order. What it sends is
+    added to the log of ``kept``, and goes to whoever waits for it there. ``answer``: what the lead
+    hears in the end."""
+
+    def __init__(self, order: Rebuild, compute: Compute, kept: Replayable, answer: Rebuilt):
+        assert order.again is not None
+        self.order, self._again = order, order.again
+        self.compute, self._kept, self.answer = compute, kept, answer
+        self._attempts: dict[Address, Attempt] = {}
+        self._gradients: dict[Address, dict[str, Tensor]] = {}
+        self._current: Address | None = None
+        self._early: dict[int, list[Crossing]] = {}
+        self._asked = self.version
+        self.sent: list[Sent] = []
+        """What it has sent of the iteration that it runs."""
+        self.bytes = 0
+        """Of what it was sent."""
+        self.dropped = 0
+        self.told = False
+        """The lead has its answer."""
+        self._keep_copy()
+        self._begin()
+
+    @property
+    def version(self) -> int:
+        """What it has reached."""
+        return self.compute.stage.version
+
+    @property
+    def aside(self) -> bool:
+        """Its outcome is no state: only the log."""
+        return self._again.aside
+
+    @cached_property
+    def until(self) -> int:
+        """The version that it ends with."""
+        return self._again.start + len(self._again.steps)
+
+    @property
+    def done(self) -> bool:
+        return self.version >= self.until
+
+    def ticket(self, iteration: int) -> Ticket:
+        """Of messages for it."""
+        return Ticket(self.order.epoch, iteration, Purpose.REPLAY)
+
+    # --- messages in -----------------------------------------------------------------------------
+
+    def deliver(self, message: Crossing) -> None:
+        """Of another order, or an iteration that is over or was not asked for: dropped."""
+        ticket = message.ticket
+        if ticket != self.ticket(ticket.iteration):
+            self.dropped += 1
+        elif ticket.iteration == self.version and self._attempts:
+            self.bytes += tensor_bytes(message)
+            self._file(message)
+        elif self.version < ticket.iteration < self._asked:
+            self.bytes += tensor_bytes(message)
+            self._early.setdefault(ticket.iteration, []).append(message)
+
+    def _file(self, message: Crossing) -> None:
+        """For the replica whose op it was; more than one seat may have sent it."""
+        for attempt in self._attempts.values():
+            if attempt.expects(message):
+                attempt.file(message)
+
+    # --- messages out ----------------------------------------------------------------------------
+
+    def advance(self) -> list[Outgoing] | None:
+        """Ask for more, run one op, or step; None: only a message can help."""
+        if self._asked < min(self.until, self.version + WINDOW):
+            return self._ask()
+        for old, attempt in self._attempts.items():
+            if attempt.todo and attempt.ready(attempt.todo[0]):
+                return self._run(old, attempt)
+        if self._attempts and not any(attempt.todo for attempt in self._attempts.values()):
+            return self._step()
+        return None
+
+    def lacks(self) -> Address | None:
+        """Who was to send what comes next, for whoever looks for a stall."""
+        return next((attempt.lacks() for attempt in self._attempts.values() if attempt.todo), None)
+
+    def _ask(self) -> list[Outgoing]:
+        iteration, self._asked = self._asked, self._asked + 1
+        own = self.compute.address
+        stages = {seat.stage for seat in senders(self._course(iteration).routes, own.stage)}
+        request = Resend(self.order.epoch, own, iteration)
+        return [(seat, request) for seat in self._again.seats if seat.stage in stages]
+
+    def _course(self, iteration: int) -> Course:
+        which, _ = self._again.steps[iteration - self._again.start]
+        return self._again.courses[which]
+
+    def _begin(self) -> None:
+        """The next iteration, if there is one."""
+        self._attempts, self._gradients, self._current, self.sent = {}, {}, None, []
+        if self.done:
+            return
+        course, iteration = self._course(self.version), self.version
+        plan = Begin(self.ticket(iteration), course.routes, course.schedule, logs=0)
+        for old in sorted(course.schedule):
+            attempt = Attempt(plan, old)
+            attempt.todo = deque(op for op in attempt.todo if op.kind is not Kind.REDUCE)
+            self._attempts[old] = attempt
+        for message in self._early.pop(iteration, ()):
+            self._file(message)
+
+    def _run(self, old: Address, attempt: Attempt) -> list[Outgoing]:
+        if old != self._current:
+            self._change_to(old)
+        op = attempt.todo.popleft()
+        try:
+            self.compute.run(attempt, op)
+        except Unfit:  # if no other comes, this stalls, and who owes it is known
+            attempt.todo.appendleft(op)
+            self.dropped += 1
+            return []
+        made, attempt.sent = attempt.sent, []
+        self.sent += made
+        return self._kept.sent_again(attempt.ticket, made)
+
+    def _change_to(self, old: Address) -> None:
+        """Gradients add up for each replica by itself."""
+        stage = self.compute.stage
+        if self._current is not None:
+            self._gradients[self._current] = stage.gradients()
+        stage.set_gradients(self._gradients.get(old, {}))
+        self._current = old
+
+    def _step(self) -> list[Outgoing]:
+        stage, iteration = self.compute.stage, self.version
+        if self._current is not None:
+            self._gradients[self._current] = stage.gradients()
+        if len(self._attempts) > 1:
+            shares = {old: self._gradients.get(old, {}) for old in self._attempts}
+            stage.set_gradients(summed(shares))
+        stage.reduced()
+        _, clip = self._again.steps[iteration - self._again.start]
+        self._kept.log.add(iteration, self.sent)
+        stage.step(iteration, clip)
+        self._keep_copy()
+        self._begin()
+        told = Replaying(self.order.epoch, self.order.life, self.compute.address, self.version)
+        return [] if self.aside else [(LEAD, told)]
+
+    def _keep_copy(self) -> None:
+        if self.version in self._again.clones and not self.aside:
+            self._kept.keep_own(self.compute.stage.snapshot())
+
+    def finish(self) -> Rebuilt:
+        """What the lead hears: it came out as it was, or not."""
+        self.told = True
+        answer = replace(self.answer, bytes=self.answer.bytes + self.bytes)
+        expected, found = self._again.digest, self.compute.stage.digest()
+        if expected is None or found == expected:
+            return answer
+        why = f"what came out is not what was lost (sums {found:016x} and {expected:016x})"
+        return replace(answer, problem=why, rejected=True)
