@@ -104,23 +104,11 @@ class AutoOptions(ShadowOptions, FitOptions):
 class ReplayOptions:
     """``replay``."""
 
-    log_memory: int | None = None
-    """Bytes that each seat's log of what it sent may have. None: as much as twice ``wave_lag``
-    iterations take."""
-
-    wave_every: int | None = None
-    """Iterations between two waves, in which every stage puts an exact copy of itself on another
-    seat. None: as often as ``log_memory`` asks for."""
-
-    wave_lag: int | None = None
-    """Iterations in which the copies of a wave travel before they count. None: as many as they take
-    within ``wave_budget``."""
-
-    wave_budget: float = 0.08
-    """Share of the bytes of activations and gradients that copies may add to them."""
-
-    copies: int = 1
-    """Seats that hold a copy of each stage: 1 or 2."""
+    log_memory: int | None = _R.log_memory
+    wave_every: int | None = _R.wave_every
+    wave_lag: int | None = _R.wave_lag
+    wave_budget: float = _R.wave_budget
+    copies: int = _R.copies
 
 
 MOST_AHEAD = 10.0
@@ -141,9 +129,25 @@ def check_recovery(config: RecoveryConfig) -> None:
         raise BadInput(f"recovery.interval={config.interval}: expected at least 1 iteration")
     if config.lr_scale is not None and not 0.0 < config.lr_scale < float("inf"):
         raise BadInput(f"recovery.lr_scale={config.lr_scale}: expected a positive factor")
+    _check_replay(config)
     half_life = config.lr_scale_half_life
     if half_life is not None and not half_life > 0:
         raise BadInput(f"recovery.lr_scale_half_life={half_life}: expected a positive number")
+
+
+def _check_replay(config: RecoveryConfig) -> None:
+    for key in ("log_memory", "wave_every", "wave_lag"):
+        value = getattr(config, key)
+        if value is not None and value < 1:
+            what = "bytes" if key == "log_memory" else "iterations"
+            raise BadInput(f"recovery.{key}={value}: expected {what}, 1 or more, or null")
+    if not 0 < config.wave_budget < float("inf"):
+        raise BadInput(
+            f"recovery.wave_budget={config.wave_budget}: expected a share of the activations' and "
+            "gradients' bytes above 0, as in 0.08"
+        )
+    if config.copies not in (1, 2):
+        raise BadInput(f"recovery.copies={config.copies}: expected 1 or 2")
 
 
 def _check_ladder(config: RecoveryConfig) -> None:

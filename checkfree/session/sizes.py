@@ -97,14 +97,40 @@ def _moments(optimizer: OptimizerConfig, params: int, counters: int) -> int:
 
 def recovery_of(config: Config) -> RecoveryConfig:
     """With ``shadow_every: auto`` kept within its budget of bytes: of signs those of changes, for
-    whole copies are few. Raises BadInput."""
+    whole copies are few; and with the iterations that copies for replays travel. Raises
+    BadInput."""
     recovery = config.recovery
+    if "wave_lag" in spec_of(recovery).options:
+        return _replayed(config, recovery)
     if not spec_of(recovery).pushes or recovery.shadow_every != AUTO:
         return recovery
     sizes, hops = own_sizes(config), config.microbatches * (config.stages + 1)
     budget = recovery.shadow_budget * hops * (sizes.activation + sizes.gradient)
     least = math.ceil(sum(sizes.packed[SHADOW_FORMATS[recovery.shadow_format]]) / budget)
     return replace(recovery, shadow_least=max(recovery.shadow_least, least))
+
+
+def _replayed(config: Config, recovery: RecoveryConfig) -> RecoveryConfig:
+    """Copies have the iterations that they need within their budget, and one more; and a log has
+    room for those between two waves and until the second one counts."""
+    if recovery.copies > config.stages:
+        raise BadInput(
+            f"recovery.copies={recovery.copies} of each stage take as many others, and there are "
+            f"{config.stages}: recovery.copies={config.stages}, or more stages"
+        )
+    sizes = own_sizes(config)
+    both = sizes.activation + sizes.gradient
+    largest = max(sizes.state(stage, moments=True) for stage in range(config.stages + 1))
+    budget = recovery.wave_budget * config.microbatches * both
+    lag = recovery.wave_lag or math.ceil(largest / budget) + 1
+    least = (lag + 2) * math.ceil(config.microbatches / config.replicas) * both
+    if recovery.log_memory is not None and recovery.log_memory < least:
+        raise BadInput(
+            f"recovery.log_memory={recovery.log_memory}: a copy counts {lag} iterations after it "
+            f"was made, and logs have to reach back behind it: at least {least} bytes, or a "
+            "smaller recovery.wave_lag"
+        )
+    return replace(recovery, wave_lag=lag)
 
 
 def _read_and_written(stage: nn.Module) -> int:

@@ -42,6 +42,7 @@ from checkfree.recovery.strategy import Strategy
 from checkfree.simulator.failure_schedule import FailureSchedule
 from checkfree.simulator.fleet import Fleet
 from checkfree.simulator.iteration import NetworkLines, Price, message_bytes, price_iteration
+from checkfree.simulator.replays import logged, received, replay_seconds, resent
 from checkfree.simulator.sizes import ComputePace, Sizes
 from checkfree.simulator.workers import SimulatedWorkers, counts, losses
 
@@ -206,6 +207,7 @@ class _Host:
             elif kind is Push and Archive not in groups:
                 orders = [(order, order.keep) for _, order in group]
                 self._push([(o, keep) for o, keep in orders if isinstance(keep, Mirror)])
+                self._push_copies([o for o, keep in orders if isinstance(keep, Transfer)])
 
     def _due(self, due: Due) -> None:
         seats = self._strikes.before(due.tick, self._ledger.now)
@@ -263,11 +265,17 @@ class _Host:
         key = id(begin.schedule)
         if key not in self._counts:
             made = counts(begin.schedule)
-            self._counts[key] = begin, {w: (losses(begin, w), *made[w]) for w in workers}
+            sent = logged(begin.schedule, begin.routes, self._setting.sizes)
+            self._counts[key] = (
+                begin,
+                {w: (losses(begin, w), *made[w], sent[w]) for w in workers},
+            )
         answers = self._counts[key][1]
         for worker in workers:
-            zeros, forwards, redundant = answers[worker]
-            self._inbox.append(Prepared(begin.ticket, worker, zeros, 1.0, forwards, redundant))
+            zeros, forwards, redundant, count = answers[worker]
+            count *= begin.logs is not None
+            answer = Prepared(begin.ticket, worker, zeros, 1.0, forwards, redundant, count)
+            self._inbox.append(answer)
 
     def _commit(self, workers: Sequence[Address], commit: Commit) -> None:
         assert self._begun is not None
@@ -299,6 +307,16 @@ class _Host:
         self._ledger.spend(kind, max(arrivals, default=0.0))
         self._workers.note_peak()
 
+    def _push_copies(self, orders: Sequence[Push]) -> None:
+        """Of a wave: they travel beside the next iterations, after all else, and it counts when
+        they have had the time for it, so nobody waits for them."""
+        for order in orders:
+            count = self._workers.push_copy(order).bytes(self._setting.sizes)
+            self._ledger.send("redundant", "KeepState", count)
+            assert isinstance(order.keep, Transfer)
+            self._inbox.append(Kept(order.epoch, order.keep, order.version))
+        self._workers.note_peak()
+
     def _archive(self, order: Archive) -> None:
         """A checkpoint; the finished weights are nobody's cost."""
         offered = self._workers.archive(order)
@@ -328,12 +346,19 @@ class _Host:
         held = [(to, seat, n) for to, (sent, _) in crossed.items() for seat, n in sent.items()]
         made = [(seat, self._workers.rebuilt(seat, order)) for seat, order in orders]
         self._workers.own |= dict(made)
+        replayed = [(seat, order) for seat, order in orders if order.again is not None]
+        forwards, backwards = resent(replayed, self._setting.sizes)
+        self._ledger.send("rebuild", "Activation", forwards)
+        self._ledger.send("rebuild", "Gradient", backwards)
         self._ledger.send("rebuild", "StateReply", sum(count for _, _, count in replies))
         self._ledger.send("rebuild", "BoundaryReply", sum(count for _, _, count in held))
         seconds = _rebuild_seconds([*replies, *held], self._setting.fleet)
+        s = self._setting
+        seconds += replay_seconds(replayed, s.fleet, s.sizes, s.pace)
         self._ledger.spend("rebuild", seconds + self._fit_seconds(orders))
         for seat, order in orders:
-            moved = sum(count for to, _, count in (*replies, *held) if to == seat)
+            moved = sum(count for to, by, count in (*replies, *held) if to == seat != by)
+            moved += 0 if order.again is None else received(seat, order, self._setting.sizes)
             answer = Rebuilt(order.epoch, order.life, seat, (), moved)
             if order.recipe.fit and not crossed[seat][1]:
                 answer = replace(answer, problem="nothing to fit it to is held", rejected=True)

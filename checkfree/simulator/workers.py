@@ -57,6 +57,8 @@ class SimulatedWorkers:
     own: dict[Address, Held] = field(default_factory=dict)
     copies: dict[tuple[Address, int], Held] = field(default_factory=dict)
     shadows: dict[Shadow, Held] = field(default_factory=dict)
+    waves: dict[Source, Held] = field(default_factory=dict)
+    """Exact copies for replays."""
     references: dict[Address, References[None]] = field(default_factory=dict)
     """What each owner has left at the holders of its shadows."""
     rings: dict[Address, Ring[int]] = field(default_factory=dict)
@@ -83,6 +85,7 @@ class SimulatedWorkers:
         self.rings[seat] = Ring(self.limits)
         self.references[seat].clear()
         self.shadows = {s: held for s, held in self.shadows.items() if s.holder != seat}
+        self.waves = {copy: held for copy, held in self.waves.items() if copy.holder != seat}
         self.copies = {key: held for key, held in self.copies.items() if key[0] != seat}
 
     def step(self, seats: Collection[Address], mirrors: Collection[Mirror]) -> None:
@@ -130,6 +133,8 @@ class SimulatedWorkers:
         """As ``checkfree.recovery.shadow.holder`` does, and their owners."""
         for references in self.references.values():
             references.tidy(begin)
+        since = begin.ticket.iteration if begin.logs is None else begin.logs
+        self.waves = {copy: held for copy, held in self.waves.items() if copy.version >= since}
         late, counted = begin.ticket.iteration - 1, set(begin.shadows)
         self.shadows = {
             s: held for s, held in self.shadows.items() if s in counted or s.version >= late
@@ -157,6 +162,12 @@ class SimulatedWorkers:
             self.copies[order.keep.holder, held.stage] = held
         return held
 
+    def push_copy(self, order: Push) -> Held:
+        """An exact copy for replays, as it was when its iteration was committed."""
+        stage, held = order.keep.owner.stage, Held(order.keep.owner.stage, order.version > 0)
+        self.waves[Source(order.keep.holder, stage, order.version)] = held
+        return held
+
     def archive(self, order: Archive) -> tuple[int, ...]:
         """File the owners' states; returns what the store offers then."""
         if order.area != CHECKPOINT:
@@ -170,6 +181,8 @@ class SimulatedWorkers:
         """What a rebuild reads."""
         if source.holder == STORE:
             return self.shelves[source.version][source.of]
+        if source in self.waves:
+            return self.waves[source]
         if source.holder.stage == source.of:
             return self.own[source.holder]
         shadow = Shadow(source.of, source.holder, source.version)
@@ -180,6 +193,10 @@ class SimulatedWorkers:
     def rebuilt(self, seat: Address, order: Rebuild) -> Held:
         """What the seat becomes: exact if all it is made of is of its own stage."""
         sources = order.recipe.sources
+        if order.again is not None:
+            if order.again.aside:
+                return self.own[seat]
+            return Held(seat.stage, order.again.start + len(order.again.steps) > 0)
         found = [self.source(source) for source in sources]
         self.rings[seat] = Ring(self.limits)
         self.references[seat].clear()
@@ -200,7 +217,7 @@ class SimulatedWorkers:
 
     def note_peak(self) -> None:
         """How much is held now, if it is more than ever."""
-        lent = (*self.copies.values(), *self.shadows.values())
+        lent = (*self.copies.values(), *self.shadows.values(), *self.waves.values())
         peers = sum(held.bytes(self.sizes) for held in lent)
         shelved = (held for shelf in self.shelves.values() for held in shelf.values())
         self.peak_peers = max(self.peak_peers, peers)

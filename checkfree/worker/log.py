@@ -33,9 +33,9 @@ class SentLog:
         """The run goes back: what is newer is of another course."""
         self._sent = {i: sent for i, sent in self._sent.items() if i < until}
 
-    def of(self, iteration: int) -> tuple[Sent, ...] | None:
-        """What was sent then, if that is still here."""
-        return self._sent.get(iteration)
+    def of(self, iteration: int) -> tuple[Sent, ...]:
+        """What was sent then; nothing, if that is not here."""
+        return self._sent.get(iteration, ())
 
     @property
     def bytes(self) -> int:

@@ -74,13 +74,12 @@ class Replayable:
 
     def resend(self, request: Resend, under_way: Mapping[int, Sequence[Sent]]) -> list[Outgoing]:
         """What was sent then to the stage of whoever asks; of an iteration that is ``under_way``
-        once more what there is of it, and the rest as it comes."""
+        once more what there is of it. And the rest as it comes: a log may be whole for this seat
+        and yet lack what a replica sent, which it is about to compute."""
         ticket = Ticket(request.epoch, request.iteration, Purpose.REPLAY)
-        sent = self.log.of(request.iteration)
-        if sent is None:
-            place = request.epoch, request.iteration
-            self._waiting.setdefault(place, set()).add(request.reply_to)
-            sent = tuple(under_way.get(request.iteration, ()))
+        place = request.epoch, request.iteration
+        self._waiting.setdefault(place, set()).add(request.reply_to)
+        sent = (*self.log.of(request.iteration), *under_way.get(request.iteration, ()))
         return [*again(sent, request.reply_to, ticket)]
 
     def sent_again(self, ticket: Ticket, sent: Sequence[Sent]) -> list[Outgoing]:
