@@ -6,10 +6,10 @@ decided and not yet written down is told by whoever took it (see ``takeover``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from checkfree.core.ops import Address
 from checkfree.core.records import LEADS_OWN, RecoveryRecord
@@ -34,6 +34,17 @@ class Planned:
     renewed: frozenset[int]
 
 
+class Ran(NamedTuple):
+    """An iteration: who took part, and what each stage's gradient was multiplied by."""
+
+    members: frozenset[Address]
+    clip: Mapping[int, float]
+
+
+MOST_PASSED = 10_000
+"""Iterations that a lead remembers for replays: nobody waits for more than so many."""
+
+
 @dataclass(frozen=True)
 class History:
     """A run as far as it is written down."""
@@ -51,6 +62,10 @@ class History:
     """That of the last plan, if it is not written down yet."""
     exact: bool = False
     """That repair gave back what was lost: no validation has to tell its cost."""
+    passed: Mapping[int, Ran] = field(default_factory=dict)
+    """The last iterations that replays may run once more."""
+    digests: Mapping[int, int] = field(default_factory=dict)
+    """Of each stage after the last step."""
 
 
 def history(
@@ -62,17 +77,28 @@ def history(
     the tick at which it was made, and of the tick of each snapshot its version. Raises KeyError,
     TypeError or ValueError for other records."""
     found, rollbacks = History(), list[tuple[int, int]]()
+    passed: dict[int, Ran] = {}
     for record in records:
         if record["kind"] == "plan" and record["rebuilds"]:
             rollbacks.append((record["tick"], record["iteration"]))
         found = _after(found, record)
+        if record["kind"] == "iteration":
+            passed[record["iteration"]] = ran(found.members, record["clip"])
+            passed.pop(record["iteration"] - MOST_PASSED, None)
 
     def good(made: int, version: int) -> bool:
         return all(tick < made or to >= version for tick, to in rollbacks)
 
     there = tuple(v for v, made in sorted(checkpoints.items()) if good(made, v))
     back = tuple((made, v) for made, v in sorted(snapshots.items()) if good(made, v))
-    return replace(found, progress=replace(found.progress, checkpoints=there, snapshots=back))
+    p = replace(found.progress, checkpoints=there, snapshots=back)
+    last = {i: ran for i, ran in sorted(passed.items()) if i < p.committed}
+    return replace(found, progress=p, passed=last)
+
+
+def ran(members: Iterable[Address], clip: Mapping[str, float]) -> Ran:
+    """As records name stages."""
+    return Ran(frozenset(members), {int(stage): factor for stage, factor in clip.items()})
 
 
 def _after(before: History, record: Plain) -> History:
@@ -89,7 +115,9 @@ def _after(before: History, record: Plain) -> History:
             now = replace(
                 p, committed=record["iteration"] + 1, tick=record["tick"] + 1, trend=trend
             )
-            return replace(before, progress=now, plans=())
+            logged = record.get("digests", {})
+            digests = {int(stage): int(digest, 16) for stage, digest in logged.items()}
+            return replace(before, progress=now, plans=(), digests=digests)
         case "validation":
             recovery = before.recovery
             if recovery is not None and record["after_repair"]:

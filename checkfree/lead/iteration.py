@@ -7,7 +7,7 @@ the way to a commit is left out of it; what was decided is finished.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from checkfree.core.errors import TOO_FAR
@@ -21,6 +21,7 @@ from checkfree.pipeline import forward_only
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.replay.book import Passed
 from checkfree.recovery.shadow.ledger import Entry
+from checkfree.recovery.strategy import Strategy
 
 
 @dataclass
@@ -114,6 +115,12 @@ def clip_factors(norms: Mapping[int, float], clip: float | None, over: str) -> d
     return {stage: min(1.0, clip / (norm + 1e-6)) for stage, norm in norms.items()}
 
 
+def course_of(strategy: Strategy, terms: Terms, alive: Collection[Address]) -> Course:
+    """How these train an iteration."""
+    routes = strategy.routes(in_order(sorted(alive), terms.microbatches))
+    return Course(routes, strategy.ops(terms.schedule(routes), routes))
+
+
 class Iterating:
     """``under_way``: the transaction, if there is one."""
 
@@ -153,11 +160,7 @@ class Iterating:
     def _training_course(self) -> Course:
         lead_state, alive = self._lead_state, frozenset(self._lead_state.members.alive)
         if alive not in self._courses:
-            routes = lead_state.strategy.routes(
-                in_order(sorted(alive), lead_state.terms.microbatches)
-            )
-            schedule = lead_state.strategy.ops(lead_state.terms.schedule(routes), routes)
-            self._courses = {alive: Course(routes, schedule)}
+            self._courses = {alive: course_of(lead_state.strategy, lead_state.terms, alive)}
         return self._courses[alive]
 
     def _begin(

@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from checkfree.core.errors import RunFailed
-from checkfree.core.ops import Address, Mirror, StateId, Transfer
+from checkfree.core.ops import Address, Course, Mirror, StateId, Transfer
 from checkfree.core.records import IterationRecord
-from checkfree.lead.history import History
+from checkfree.lead.history import History, ran
+from checkfree.lead.iteration import course_of
 from checkfree.lead.membership import Membership
 from checkfree.lead.state import LeadState
 from checkfree.lead.trend import follow
 from checkfree.messages.control import (
+    RESUME,
     Abort,
     Commit,
     Gone,
@@ -34,6 +36,7 @@ from checkfree.messages.control import (
     Rollcall,
     Standing,
 )
+from checkfree.recovery.replay.book import Passed, ReplayBook
 from checkfree.recovery.shadow.ledger import Shadowing
 from checkfree.recovery.strategy import Strategy
 
@@ -139,7 +142,14 @@ class Takeover:
             epoch=max(p.epoch, record.epoch),
             trend=follow(p.trend, record.loss),
         )
-        self.history = replace(self.history, progress=now, plans=())
+        once_more = ran(self.history.members, record.clip)
+        self.history = replace(
+            self.history,
+            progress=now,
+            plans=(),
+            passed={**self.history.passed, record.iteration: once_more},
+            digests={},
+        )
 
     def settle(self, lead_state: LeadState) -> bool:
         """Call all, finish the step that was decided if there is one, and leave the run on the
@@ -157,7 +167,7 @@ class Takeover:
         )
         lead_state.keeping.current = self.current(lead_state.strategy)
         lead_state.shadowing = self.shadowing()
-        lead_state.replays.unknown(lead_state.progress.committed, lead_state.members.alive)
+        lead_state.replays = self.replays(lead_state)
         for seat in sorted(self.standings):
             lead_state.send(seat, Abort(epoch))
         return True
@@ -198,6 +208,36 @@ class Takeover:
             if self.present.get(seat) != life:
                 made.lose(seat, self.history.progress.committed)
         return made
+
+    def replays(self, lead_state: LeadState) -> ReplayBook:
+        """What there is to replay from, as those tell who have it. The wave on its way is given up;
+        what is held of the one before it has arrived."""
+        strategy, committed = lead_state.strategy, self.history.progress.committed
+        told = {
+            seat: standing.replayable
+            for seat, standing in sorted(self.standings.items())
+            if standing.replayable is not None
+        }
+        alive = {seat: has for seat, has in told.items() if seat in lead_state.members.alive}
+        since = max((has.since for has in alive.values() if has.since is not None), default=None)
+        book = ReplayBook(strategy.replays, committed, alive)
+        if since is None and not committed and not lead_state.terms.initial:
+            return book  # nobody has begun
+        passed = range(committed if since is None else since, committed)
+        if since is None or any(iteration not in self.history.passed for iteration in passed):
+            book.unknown(committed, alive)
+            return book
+        courses: dict[frozenset[Address], Course] = {}
+        for iteration in passed:
+            members, clip = self.history.passed[iteration]
+            if members not in courses:
+                courses[members] = course_of(strategy, lead_state.terms, members)
+            book.passed[iteration] = Passed(courses[members], clip, {})
+        book.digests = {stage: (committed, d) for stage, d in self.history.digests.items()}
+        drawn = since == 0 and not lead_state.terms.initial
+        at_store = since in dict(self.history.progress.snapshots).values()
+        book.take_over(since, told, alive, drawn=drawn, stored=RESUME if at_store else "")
+        return book
 
     def current(self, strategy: Strategy) -> set[Mirror]:
         """Of the exact copies that the planned members were to hold, those that are of the

@@ -422,6 +422,18 @@ class Copy(NamedTuple):
     since: int
 
 
+class ForReplays(NamedTuple):
+    """What a seat has that stages can be replayed from: its log is whole since ``log``, and needed
+    since ``since``; ``own`` are versions that it has a copy of, ``copies`` stages and versions of
+    others. ``reached``: it is being replayed, and has come so far."""
+
+    log: int
+    since: int | None = None
+    own: tuple[int, ...] = ()
+    copies: tuple[tuple[int, int], ...] = ()
+    reached: int | None = None
+
+
 @dataclass(frozen=True)
 class Rollcall(Message):
     """lead -> worker: say how you stand. ``lead`` is its life: nobody answers an earlier one than
@@ -448,3 +460,4 @@ class Standing(Message):
     prepared: Ticket | None = None
     copies: tuple[Copy, ...] = ()
     shadows: tuple[Pushed, ...] = ()
+    replayable: ForReplays | None = None

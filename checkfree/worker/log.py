@@ -33,6 +33,13 @@ class SentLog:
         """The run goes back: what is newer is of another course."""
         self._sent = {i: sent for i, sent in self._sent.items() if i < until}
 
+    def whole_since(self, version: int) -> int:
+        """The version from which on all is here that was sent up to ``version``."""
+        since = version
+        while since - 1 in self._sent:
+            since -= 1
+        return since
+
     def of(self, iteration: int) -> tuple[Sent, ...]:
         """What was sent then; nothing, if that is not here."""
         return self._sent.get(iteration, ())

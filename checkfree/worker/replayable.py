@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from checkfree.core.ops import Address, Source, Transfer
-from checkfree.messages.control import WAVE, Begin, Kept, Outgoing, Purpose, Push, Resend, Ticket
+from checkfree.messages.control import (
+    WAVE,
+    Begin,
+    ForReplays,
+    Kept,
+    Outgoing,
+    Purpose,
+    Push,
+    Resend,
+    Ticket,
+)
 from checkfree.messages.tensors import KeepState, StageState
 from checkfree.worker.log import Sent, SentLog, again
 
@@ -20,6 +30,7 @@ class Replayable:
         self.log = SentLog()
         self._own: dict[int, StageState] = {}
         self._held: dict[tuple[int, int], StageState] = {}
+        self._since: int | None = None
         self._waiting: dict[tuple[int, int], set[Address]] = {}
         """By epoch and iteration, who has asked for what is not sent yet."""
 
@@ -58,7 +69,7 @@ class Replayable:
     def begin(self, plan: Begin) -> None:
         """Before an iteration: what is older than all that counts, or may, can go."""
         self.log.trim(plan.logs)
-        self._waiting = {}
+        self._since, self._waiting = plan.logs, {}
         if plan.logs is None:
             self._own, self._held = {}, {}
             return
@@ -86,6 +97,12 @@ class Replayable:
         """What a replay has just made, for all who wait for it."""
         waiting = self._waiting.get((ticket.epoch, ticket.iteration), ())
         return [out for seat in sorted(waiting) for out in again(sent, seat, ticket)]
+
+    def standing(self, version: int, reached: int | None) -> ForReplays:
+        """For a new lead, with the stage at ``version``."""
+        held = tuple(sorted(self._held))
+        log = self.log.whole_since(version)
+        return ForReplays(log, self._since, tuple(sorted(self._own)), held, reached)
 
     def destroy(self) -> None:
         """Lost means lost. What was sent is others' memory, too: it is merely let go."""

@@ -462,6 +462,8 @@ class StageWorker:
         """How we stand, for a new lead."""
         attempt = self._attempt
         prepared = attempt is not None and attempt.prepared and attempt.training
+        replay = self._replay
+        reached = replay.version if replay is not None and not replay.aside else None
         return Standing(
             self._lead,
             self.address,
@@ -476,4 +478,5 @@ class StageWorker:
                 for stage, copy in sorted(self.copies.items())
             ),
             self.shadows.standing(),
+            self.replayable.standing(self.stage.version, reached),
         )

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from checkfree.core.ops import Address, Course, Protection, Repair, Source, Transfer
+from checkfree.messages.control import ForReplays
 from checkfree.recovery.exact import REPLAY
 from checkfree.recovery.replay.plan import holders
 from checkfree.recovery.replay.terms import ReplayTerms
@@ -273,6 +274,32 @@ class ReplayBook:
         """Another lead knew: protection begins with the next wave."""
         self.restart(committed, seats, "")
         self._base, self._drawn = None, False
+
+    def take_over(
+        self,
+        since: int,
+        told: Mapping[Address, ForReplays],
+        alive: Collection[Address],
+        *,
+        drawn: bool,
+        stored: str,
+    ) -> None:
+        """What others tell, as another lead had it; ``since``: the version that it kept logs
+        from. A stage that has no copy of that is unprotected before the next wave."""
+        self._base, self.stored, self._drawn = since, stored, drawn
+        self._logs = {seat: told[seat].log for seat in alive}
+        self._clones = {}
+        for seat, has in told.items():
+            for version in has.own:
+                if version == since:
+                    self._clones.setdefault(version, set()).add(seat)
+            for stage, version in has.copies:
+                if version == since:
+                    owner = Address(stage)
+                    self._copies[Source(seat, stage, version)] = _Copy(owner, 0, arrived=True)
+            whole = has.log <= since  # it may have begun with a wave that nobody told others of
+            if has.reached is not None and seat not in alive and whole:
+                self.reached[seat] = has.reached
 
     def protection(self, committed: int, alive: Collection[Address]) -> Protection | None:
         """What a strategy may know."""
