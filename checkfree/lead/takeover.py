@@ -221,6 +221,8 @@ class Takeover:
         alive = {seat: has for seat, has in told.items() if seat in lead_state.members.alive}
         since = max((has.since for has in alive.values() if has.since is not None), default=None)
         book = ReplayBook(strategy.replays, committed, alive)
+        if strategy.replays is None:
+            return book
         if since is None and not committed and not lead_state.terms.initial:
             return book  # nobody has begun
         passed = range(committed if since is None else since, committed)
@@ -232,7 +234,12 @@ class Takeover:
             members, clip = self.history.passed[iteration]
             if members not in courses:
                 courses[members] = course_of(strategy, lead_state.terms, members)
-            book.passed[iteration] = Passed(courses[members], clip, {})
+            mean = {
+                seat: has.bytes // (committed - has.log)
+                for seat, has in alive.items()
+                if has.log <= iteration
+            }
+            book.passed[iteration] = Passed(courses[members], clip, mean)
         book.digests = {stage: (committed, d) for stage, d in self.history.digests.items()}
         drawn = since == 0 and not lead_state.terms.initial
         at_store = since in dict(self.history.progress.snapshots).values()

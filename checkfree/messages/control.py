@@ -423,8 +423,8 @@ class Copy(NamedTuple):
 
 
 class ForReplays(NamedTuple):
-    """What a seat has that stages can be replayed from: its log is whole since ``log``, and needed
-    since ``since``; ``own`` are versions that it has a copy of, ``copies`` stages and versions of
+    """What a seat has that stages can be replayed from: its log is whole since ``log``, has so many
+    ``bytes``, and is needed since ``since``; ``own`` are versions that it has a copy of, ``copies`` stages and versions of
     others. ``reached``: it is being replayed, and has come so far."""
 
     log: int
@@ -432,6 +432,7 @@ class ForReplays(NamedTuple):
     own: tuple[int, ...] = ()
     copies: tuple[tuple[int, int], ...] = ()
     reached: int | None = None
+    bytes: int = 0
 
 
 @dataclass(frozen=True)

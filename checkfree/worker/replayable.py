@@ -102,7 +102,8 @@ class Replayable:
         """For a new lead, with the stage at ``version``."""
         held = tuple(sorted(self._held))
         log = self.log.whole_since(version)
-        return ForReplays(log, self._since, tuple(sorted(self._own)), held, reached)
+        own = tuple(sorted(self._own))
+        return ForReplays(log, self._since, own, held, reached, self.log.bytes)
 
     def destroy(self) -> None:
         """Lost means lost. What was sent is others' memory, too: it is merely let go."""

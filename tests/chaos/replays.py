@@ -1,0 +1,256 @@
+"""Runs that lose stages, and what holds them against the run that lost nothing: after every replay,
+and at the end.
+
+Everything is counted, so that a test can say that it has seen what it is about: waves that counted,
+losses while one travels and while a replay runs, owner and holder at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from checkfree.core.ops import LEAD, Address, Refusal, Repair, Source, View
+from checkfree.lead import Phase
+from checkfree.messages.control import Leaving, Message, Rebuilt
+from checkfree.messages.tensors import KeepState, StageState
+from checkfree.pipeline import gpipe, one_f_one_b
+from checkfree.recovery.exact import REPLAY
+from checkfree.recovery.replay.plan import survives
+from checkfree.recovery.replay.rule import LogAndReplay
+from checkfree.recovery.replay.terms import ReplayTerms
+from checkfree.recovery.strategy import Strategy
+from checkfree.recovery.wrappers import ReplicaFirst
+from checkfree.worker import StageWorker
+from tests.chaos import SOAK
+from tests.tiny import Run, make
+
+MICROBATCHES, ITERATIONS = 3, 60 if SOAK else 24
+SENT = 2 * MICROBATCHES * 3 * 4 * 4
+"""Bytes that a seat logs in an iteration: three samples of four numbers, there and back."""
+
+
+def digest(state: StageState) -> str:
+    """SHA-256 of weights, moments and buffers, bit for bit."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(state.tensors()):
+        found.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    numbers = (state.version, state.gradient_norm, state.clipped_norm, state.lr_scale)
+    return found.hexdigest() + repr(numbers)
+
+
+class Foretelling(LogAndReplay):
+    """Notes of losses what ``survives`` had said of them, and whether they are made good."""
+
+    def __init__(self, terms: ReplayTerms):
+        super().__init__(terms)
+        self.expected: tuple[frozenset[Address], bool] | None = None
+        self.foretold: list[tuple[bool, bool]] = []
+
+    def foretell(self, lost: Collection[Address], view: View) -> None:
+        """Before they are lost."""
+        self.expected = frozenset(lost), survives(lost, view)
+
+    def repair(
+        self, lost: frozenset[Address], view: View, refused: frozenset[Source]
+    ) -> Repair | Refusal:
+        made = super().repair(lost, view, refused)
+        if self.expected is not None and self.expected[0] == lost:
+            self.foretold.append((self.expected[1], isinstance(made, Repair)))
+        self.expected = None
+        return made
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Of one run, all of it from one seed."""
+
+    seed: int
+    stages: int
+    replicas: int
+    terms: ReplayTerms
+    schedule: int
+
+    @classmethod
+    def of(cls, seed: int, replicas: int = 1) -> Terms:
+        rng = random.Random(seed)
+        lag = rng.choice((1, 2, 2, 3))
+        every, memory = rng.choice(
+            ((None, None), (None, rng.randrange(lag + 2, 13) * SENT), (rng.randrange(1, 5), None))
+        )
+        terms = ReplayTerms(lag, every, memory, copies=rng.choice((1, 1, 2)))
+        return cls(seed, rng.choice((1, 2, 3, 3, 4, 4, 5)), replicas, terms, rng.randrange(2))
+
+    def run(self, strategy: Strategy, **more: Any) -> Run:
+        terms = {
+            "iterations": ITERATIONS,
+            "microbatches": MICROBATCHES,
+            "schedule": (gpipe, one_f_one_b)[self.schedule],
+            "validation_every": 7,
+            "validate_after_repair": True,
+            "clip_over": ("stage", "global")[self.schedule],
+            "clip": 0.3,
+            "max_ticks": 60,
+        }
+        sizes = {"stages": self.stages, "replicas": self.replicas}
+        return make(strategy, terms=terms, seed=self.stages, **sizes, **more)
+
+
+@lru_cache(maxsize=64)
+def undisturbed(stages: int, schedule: int) -> Mapping[tuple[int, int], str]:
+    """Of a run that loses nothing, the digest of each stage after each iteration."""
+    found: dict[tuple[int, int], str] = {}
+    run = Terms(0, stages, 1, ReplayTerms(), schedule).run(
+        ReplicaFirst(LogAndReplay(ReplayTerms()))
+    )
+
+    def watch(to: Address, message: Message) -> None:
+        for seat, actor in run.runtime.actors.items():
+            if isinstance(actor, StageWorker):
+                version = actor.stage.version
+                if (seat.stage, version) not in found:
+                    found[seat.stage, version] = digest(actor.stage.snapshot())
+
+    run.runtime.run(watch)
+    assert run.lead.done
+    return found
+
+
+KINDS = (*["anywhere"] * 3, *["travels"] * 3, *["replays"] * 3, "pair", "leaves", "leaves")
+
+
+@dataclass
+class Losing:
+    """A run that loses seats: ``anywhere``, while a wave ``travels``, while somebody ``replays``,
+    an owner with whoever holds its copy (``pair``), or of its own will (``leaves``)."""
+
+    terms: Terms
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.terms.seed + 1)
+        self.strategy = Foretelling(self.terms.terms)
+        self.run = self.terms.run(ReplicaFirst(self.strategy), pick=self.rng.randrange)
+        count = self.rng.randrange(2, 7)
+        self.plan = [(self.rng.choice(KINDS), self.rng.randrange(1, 500)) for _ in range(count)]
+        self.plan.insert(0, ("anywhere", self.rng.randrange(250, 500)))  # a wave counts first
+        self.absent: list[tuple[Address, int, int]] = []
+        self.base = 0
+
+    def play(self) -> Run:
+        runtime = self.run.runtime
+        runtime.run(self._after)
+        while self.absent and not (self.run.lead.done or self.run.lead.failure):
+            self._return(self.absent.pop(0))
+            runtime.run(self._after)
+        return self.run
+
+    @property
+    def book(self) -> Any:
+        return self.run.lead._lead_state.replays
+
+    def _after(self, to: Address, message: Message) -> None:
+        runtime = self.run.runtime
+        if to == LEAD and isinstance(message, Rebuilt):
+            self._compare(message)
+        if self.book.base is not None and self.book.base > self.base:
+            self.base = self.book.base
+            self.seen["waves counted"] += 1
+        for entry in [entry for entry in self.absent if entry[2] <= runtime.delivered]:
+            self.absent.remove(entry)
+            self._return(entry)
+        for seat, worker in self._workers().items():
+            if worker.dismissed:
+                self.seen["left"] += 1
+                self._gone([seat])
+        if self.plan and self.run.lead.phase is not Phase.ENDED:
+            kind, left = self.plan[0]
+            if kind not in ("travels", "replays") or self._is_time(kind):
+                self.plan[0] = (kind, left - 1)
+                if left <= 1 or (kind in ("travels", "replays") and left % 7 == 0):
+                    self.plan.pop(0)
+                    self._lose(kind)
+
+    def _is_time(self, kind: str) -> bool:
+        if kind == "replays":
+            replaying = [w for w in self._workers().values() if w._replay is not None]
+            return self.run.lead.phase is Phase.REBUILDING and bool(replaying)
+        return any(isinstance(message, KeepState) for _, message in self.run.runtime._pending)
+
+    def _lose(self, kind: str) -> None:
+        workers = self._workers()
+        seats = sorted(workers)
+        if not seats:
+            return
+        seat = self.rng.choice(seats)
+        if kind == "leaves":
+            self.run.runtime.post(LEAD, Leaving(seat, workers[seat].life))
+            return
+        self.seen[f"lost: {kind}"] += 1
+        both = {seat}
+        if kind == "pair":
+            held = [
+                (at, w)
+                for at, w in workers.items()
+                for s, _ in w.replayable._held
+                if s == seat.stage
+            ]
+            both |= {self.rng.choice(held)[0]} if held else set()
+            self.seen["owner and holder"] += len(both) == 2
+        self._gone(sorted(both))
+
+    def _gone(self, seats: Collection[Address]) -> None:
+        lead = self.run.lead
+        if self.terms.replicas == 1 and lead.phase is Phase.RUNNING and not self.absent:
+            self.strategy.foretell(seats, lead._lead_state.view())
+        for seat in seats:
+            life = self.run.runtime.kill(seat)
+            late = self.run.runtime.delivered + self.rng.choice((0, 0, 5, 30, 300))
+            self.absent.append((seat, life + 1, late))
+
+    def _return(self, entry: tuple[Address, int, int]) -> None:
+        self.run.runtime.join(entry[0], entry[1])
+
+    def _workers(self) -> dict[Address, StageWorker]:
+        actors = self.run.runtime.actors.items()
+        return {seat: actor for seat, actor in actors if isinstance(actor, StageWorker)}
+
+    def _compare(self, answer: Rebuilt) -> None:
+        """Right after: it is what it was, to the last bit."""
+        worker = self._workers().get(answer.sender)
+        if worker is None or worker.life != answer.life or worker._replay is None:
+            return
+        if answer.problem or worker._replay.aside or worker._replay.order.epoch != answer.epoch:
+            return
+        self.seen["replays"] += 1
+        self.seen["replays from a wave"] += bool(worker._replay.order.recipe.sources)
+        if self.terms.replicas == 1:
+            expected = undisturbed(self.terms.stages, self.terms.schedule)
+            version = worker.stage.version
+            assert digest(worker.stage.snapshot()) == expected[answer.sender.stage, version]
+
+    def check_end(self) -> None:
+        """Done, and the same; or refused, where that was foretold."""
+        run, terms = self.run, self.terms
+        assert run.lead.done or run.lead.failure, f"{terms}: stalls while {run.lead.phase}"
+        assert all(said == made for said, made in self.strategy.foretold), terms
+        self.seen["foretold: lost"] += sum(not said for said, _ in self.strategy.foretold)
+        self.seen["foretold: saved"] += sum(said for said, _ in self.strategy.foretold)
+        self.seen["done"] += run.lead.done
+        self.seen["runs with 5 waves"] += self.seen["waves counted"] >= 5
+        if not run.lead.done:
+            assert "lost" in run.lead.failure
+            return
+        rules = {m.recipe.rule for r in run.of_kind("recovery") for m in r.rebuilds.values()}
+        assert rules <= {REPLAY, "replica", "handover", "back"}, terms
+        if terms.replicas > 1:
+            return
+        expected = undisturbed(terms.stages, terms.schedule)
+        for seat, state in run.states().items():
+            stage = int(seat.split(".")[0])
+            assert digest(state) == expected[stage, ITERATIONS], (terms, seat)
