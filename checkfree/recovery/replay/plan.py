@@ -110,7 +110,8 @@ def _starts(
     found: dict[int, _Start] = {}
     wanted = dict.fromkeys(gone, view.committed)
     while wanted:
-        stage, until = wanted.popitem()
+        stage = min(wanted)
+        until = wanted.pop(stage)
         start = _start(stage, sorted(lost), view, refused, until)
         if isinstance(start, Refusal):
             return start

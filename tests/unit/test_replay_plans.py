@@ -1,0 +1,204 @@
+"""Who computes what again, and where copies stand: pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from checkfree.core.ops import (
+    STORE,
+    Address,
+    Protection,
+    Recipe,
+    Refusal,
+    Repair,
+    Rung,
+    Source,
+    View,
+)
+from checkfree.pipeline.routes import in_order
+from checkfree.recovery.exact import REPLAY
+from checkfree.recovery.replay.plan import holders, replays, senders, survives
+
+A = Address
+BASE, COMMITTED = 4, 9
+
+
+def protected(stages: int = 5, **changes: object) -> View:
+    """All of 0 … ``stages`` live, and each holds the copy of the one half the pipeline before."""
+    seats = frozenset(A(stage) for stage in range(stages + 1))
+    copies = {
+        Source(holder, stage, BASE)
+        for stage in range(stages + 1)
+        for holder in holders(stage, seats, 1)
+    }
+    routes = in_order(seats, 3)
+    have = Protection(
+        BASE,
+        frozenset(copies),
+        logs=dict.fromkeys(seats, BASE),
+        routes=dict.fromkeys(range(BASE, COMMITTED), routes),
+    )
+    return View(seats, stages + 1, COMMITTED, seats=seats, protection=replace(have, **changes))  # type: ignore[arg-type]
+
+
+def without(view: View, *lost: Address) -> View:
+    """As the lead tells of it when these are lost."""
+    alive, have = view.alive - set(lost), view.protection
+    assert have is not None
+    left = replace(
+        have,
+        copies=frozenset(copy for copy in have.copies if copy.holder in alive),
+        clones=have.clones & alive,
+        logs={seat: since for seat, since in have.logs.items() if seat in alive},
+    )
+    return replace(view, alive=alive, protection=left)
+
+
+def planned(view: View, *lost: Address) -> Repair:
+    made = replays(frozenset(lost), without(view, *lost))
+    assert isinstance(made, Repair), made
+    return made
+
+
+def refused(view: View, *lost: Address) -> str:
+    made = replays(frozenset(lost), without(view, *lost))
+    assert isinstance(made, Refusal), made
+    return made.reason
+
+
+def test_a_copy_stands_half_the_pipeline_away() -> None:
+    seats = [A(stage) for stage in range(6)]
+    assert holders(2, seats, 1) == (A(5),)
+    assert holders(4, seats, 1) == (A(1),)
+    assert holders(2, seats, 2) == (A(5), A(0))
+    assert holders(2, seats, 2, having=[A(5)]) == (A(0),)
+    assert holders(0, [A(0), A(1)], 2) == (A(1),)
+
+
+@given(st.integers(1, 8), st.integers(1, 3), st.integers(1, 2))
+def test_holders_are_others(stages: int, replicas: int, copies: int) -> None:
+    seats = [A(s, r) for s in range(stages + 1) for r in range(replicas)]
+    for stage in range(stages + 1):
+        found = holders(stage, seats, copies)
+        assert len(found) == min(copies, stages)
+        assert len({seat.stage for seat in found} | {stage}) == len(found) + 1
+
+
+def test_one_stage_begins_with_its_copy() -> None:
+    made = planned(protected(), A(2))
+    assert made.rebuild == {A(2): Recipe(REPLAY, (Source(A(5), 2, BASE),))}
+    assert made.resume_at == COMMITTED and not made.relogs
+
+
+def test_adjacent_stages_and_the_ends() -> None:
+    for lost in ((A(1), A(2)), (A(0), A(1)), (A(0), A(5)), (A(2), A(3), A(4))):
+        view = protected()
+        if survives(lost, view):
+            made = planned(view, *lost)
+            assert made.rebuild.keys() == set(lost) and not made.relogs
+
+
+def test_an_owner_with_its_holder_is_refused_and_named() -> None:
+    assert "stage 2 is lost, and with it whoever held its copy" in refused(protected(), A(2), A(5))
+    assert "recovery.copies=2" in refused(protected(), A(2), A(5))
+
+
+def test_without_a_base_there_is_no_replay() -> None:
+    assert "before a copy of every stage" in refused(protected(base=None), A(2))
+
+
+def test_the_store_and_the_seed_need_no_holder() -> None:
+    stored = planned(protected(copies=frozenset(), stored=True), A(2))
+    assert stored.rebuild[A(2)].sources == (Source(STORE, 2, BASE),)
+    drawn = planned(protected(copies=frozenset(), drawn=True), A(2))
+    assert drawn.rebuild[A(2)].sources == ()
+
+
+def test_a_neighbour_whose_log_begins_later_computes_what_it_lacks() -> None:
+    view = protected()
+    assert view.protection is not None
+    logs = {**view.protection.logs, A(3): 7}
+    made = planned(protected(logs=logs), A(2))
+    assert made.rebuild.keys() == {A(2)}
+    (relog,) = made.relogs.values()
+    assert made.relogs.keys() == {A(3)}
+    assert relog.until == 7  # from there on its log is whole
+    assert relog.recipe == Recipe(REPLAY, (Source(A(0), 3, BASE),))
+
+
+def test_what_one_lacks_others_may_need_too() -> None:
+    """Stage 3 lacks four iterations, and needs stage 4 for them, which lacks two."""
+    logs = {A(stage): BASE for stage in range(6)} | {A(3): 8, A(4): 6}
+    made = planned(protected(logs=logs), A(2))
+    assert {seat: relog.until for seat, relog in made.relogs.items()} == {A(3): 8, A(4): 6}
+
+
+def test_a_log_that_nobody_can_make_whole_refuses() -> None:
+    logs = {A(stage): BASE for stage in range(6)} | {A(3): 8}
+    copies = frozenset({Source(A(5), 2, BASE)})
+    assert "stage 3 is lost" in refused(protected(logs=logs, copies=copies), A(2))
+
+
+def test_a_seat_goes_on_from_where_it_has_come() -> None:
+    view = protected(reached={A(2): 6})
+    made = planned(view, A(2), A(3))
+    assert made.rebuild[A(2)].sources == (Source(A(2), 2, 6),)
+    assert made.rebuild[A(3)].sources == (Source(A(0), 3, BASE),)
+
+
+def test_what_proved_no_good_is_not_taken_again() -> None:
+    view = without(protected(), A(2))
+    copy = Source(A(5), 2, BASE)
+    assert isinstance(replays({A(2)}, view, {copy}), Refusal)
+    tried = replace(view, rejected=frozenset({Rung(2, REPLAY)}))
+    made = replays({A(2)}, tried)
+    assert isinstance(made, Refusal) and "did not come out as it was" in made.reason
+
+
+def test_a_lost_replica_of_a_neighbour_is_computed_by_its_twin() -> None:
+    seats = frozenset(A(s, r) for s in range(4) for r in range(2))
+    routes = in_order(seats, 4)
+    copies = {Source(h, s, BASE) for s in range(4) for h in holders(s, seats, 1)}
+    have = Protection(
+        BASE,
+        frozenset(copies),
+        logs=dict.fromkeys(seats, BASE),
+        routes=dict.fromkeys(range(BASE, COMMITTED), routes),
+    )
+    view = View(seats, 4, COMMITTED, seats=seats, protection=have)
+    made = planned(view, A(1, 0), A(1, 1), A(2, 1))
+    assert made.rebuild.keys() == {A(1, 0)}  # its twin copies it then
+    assert made.relogs.keys() == {A(2, 0)}
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_senders_are_the_neighbours_on_routes(stage: int) -> None:
+    routes = in_order([A(s) for s in range(4)], 2)
+    expected = {A((stage - 1) % 4), A((stage + 1) % 4)}
+    assert senders(routes, stage) == expected
+
+
+@given(st.integers(2, 6), st.sets(st.integers(0, 6), min_size=1, max_size=4), st.booleans())
+def test_survives_says_what_replays_does(stages: int, lost: set[int], two: bool) -> None:
+    """Both ways, and only the lost are rebuilt."""
+    view = protected(stages)
+    assert view.protection is not None
+    if two:
+        copies = frozenset(
+            Source(h, s, BASE) for s in range(stages + 1) for h in holders(s, view.alive, 2)
+        )
+        view = replace(view, protection=replace(view.protection, copies=copies))
+    gone = frozenset(A(stage) for stage in lost if stage <= stages)
+    if not gone:
+        return
+    made = replays(gone, without(view, *gone))
+    assert survives(gone, view) is isinstance(made, Repair)
+    if isinstance(made, Repair):
+        assert made.rebuild.keys() == gone
+    held = view.protection.copies
+    safe = all(any(c.of == s.stage and c.holder not in gone for c in held) for s in gone)
+    assert isinstance(made, Repair) is safe
