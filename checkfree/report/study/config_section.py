@@ -53,10 +53,12 @@ def differences(book: Book) -> Table | None:
     keys = differing([config for _, config in told])
     if not keys:
         return None
-    rows = (
-        TableRow(_title(book, group), tuple(_value(group, config, key, book) for key in keys))
-        for group, config in told
-    )
+    rows = []
+    for group, config in told:
+        rate = "" if book.rates == (None,) or group.is_reference else rate_name(group.rate)
+        odd = "failures.stages" if group.label in book.may_fail else None
+        cells = (TableCell(config.get(key, NOTHING), bad=key == odd, text=True) for key in keys)
+        rows.append(TableRow(Head(group.label, (rate,)), tuple(cells)))
     name = "Where the configurations differ"
     return Table(("Strategy", *keys), tuple(rows), name, frozenset(keys))
 
@@ -71,16 +73,6 @@ def configurations(book: Book) -> list[Configuration]:
 def _told(book: Book) -> list[tuple[Group, dict[str, str]]]:
     told = [(group, flat(config_of(group.runs[0].entry))) for group in book.groups]
     return [(group, config) for group, config in told if config]
-
-
-def _title(book: Book, group: Group) -> Head:
-    rate = "" if book.rates == (None,) or group.is_reference else rate_name(group.rate)
-    return Head(group.label, (rate,))
-
-
-def _value(group: Group, config: Mapping[str, str], key: str, book: Book) -> TableCell:
-    odd = key == "failures.stages" and group.label in book.may_fail
-    return TableCell(config.get(key, NOTHING), bad=odd, text=True)
 
 
 def _whole(

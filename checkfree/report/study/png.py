@@ -177,7 +177,10 @@ def draw_ledger(book: Book, path: Path) -> None:
     )
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    names = [_bar_name(group.label, group.rate) for group in groups]
+    names = [
+        group.label.replace("$", r"\$") + ("" if group.rate is None else f", {group.rate:g} %")
+        for group in groups
+    ]
     starts = [0.0] * len(groups)
     for kind in SECONDS:
         hours = [spent(group, "seconds").get(kind, 0.0) / 3600 for group in groups]
@@ -197,11 +200,6 @@ def draw_ledger(book: Book, path: Path) -> None:
     axes.invert_yaxis()
     _finish_ledger(figure, axes, bool(groups))
     figure.savefig(path, format="png", metadata={"Software": None})
-
-
-def _bar_name(label: str, rate: float | None) -> str:
-    name = label.replace("$", r"\$")
-    return name if rate is None else f"{name}, {rate:g} %"
 
 
 def _finish_ledger(figure: Figure, axes: Axes, any_bar: bool) -> None:
