@@ -17,7 +17,7 @@ Spans = Mapping[tuple[Address, Op], tuple[float, float]]
 """When each op of each worker begins and ends, in seconds."""
 
 # Okabe and Ito's hues, which stay apart for every kind of colour vision, and in grey.
-_LOOKS = {
+_STYLES = {
     Kind.FORWARD: ("forward", "#56B4E9"),
     Kind.BACKWARD: ("backward", "#E69F00"),
     Kind.REDUNDANT: ("redundant forward", "#CC79A7"),
@@ -75,7 +75,7 @@ def _draw_boxes(
     # Around boxes of a pixel or two, white lines would be all there is to see.
     line: dict[str, Any] = {"linewidth": 0.0} if fine else {"linewidth": 0.6, "edgecolor": _LINE}
     for (row, kind, hatched), ranges in boxes.items():
-        style = {"facecolor": _LOOKS[kind][1], **line} | ({"hatch": _HATCH} if hatched else {})
+        style = {"facecolor": _STYLES[kind][1], **line} | ({"hatch": _HATCH} if hatched else {})
         axes.broken_barh(ranges, (row - _BOX / 2, _BOX), **style)
 
 
@@ -92,7 +92,7 @@ def _write_numbers(
             continue
         if (stop - start) * inches_per_second >= _INCHES_PER_DIGIT * (len(text) + 0.6):
             # Plain ground beneath a number that stands on hatching.
-            ground = {"facecolor": _LOOKS[op.kind][1], "linewidth": 0, "pad": 0.6}
+            ground = {"facecolor": _STYLES[op.kind][1], "linewidth": 0, "pad": 0.6}
             axes.text(
                 (start + stop) / 2,
                 rows[worker],
@@ -121,7 +121,7 @@ def _label(axes: Axes, rows: Mapping[Address, int], end: float) -> None:
 def _draw_legend(figure: Figure, kinds: Iterable[Kind], swapped: Collection[int]) -> None:
     present = set(kinds)
     handles = [
-        Patch(facecolor=hue, label=name) for k, (name, hue) in _LOOKS.items() if k in present
+        Patch(facecolor=hue, label=name) for k, (name, hue) in _STYLES.items() if k in present
     ]
     handles.append(Patch(facecolor=_IDLE, edgecolor="#CCCCCC", linewidth=0.6, label="idle"))
     if swapped:

@@ -117,7 +117,7 @@ def secret_of(arguments: argparse.Namespace) -> bytes:
 
 
 @contextmanager
-def as_guest(
+def as_joiner(
     action: str, address: str, secret: bytes, listen: str = ANYWHERE
 ) -> Iterator[tuple[JoinerWorkdir, JoinOptions]]:
     """Where a process that comes to a run from elsewhere keeps its files, and how it comes in.
