@@ -96,12 +96,15 @@ def versions(book: Book) -> Table | None:
     for run in runs:
         for key, value in _facts(run).items():
             facts.setdefault(key, {}).setdefault(value, []).append(run)
-    rows = (
-        TableRow(Head(key), (CellLines(_shared(values, len(runs))),))
-        for key, values in facts.items()
-    )
     if not facts:
         return None
+    rows = []
+    for key, values in facts.items():
+        counts = {value: len(of) for value, of in values.items()}
+        lines = (
+            (v, f"{n} of {len(runs)} runs" if n < len(runs) else "") for v, n in counts.items()
+        )
+        rows.append(TableRow(Head(key), (CellLines(tuple(lines)),)))
     return Table(("What", "Value"), tuple(rows), "Versions and data", frozenset(["Value"]))
 
 
@@ -121,9 +124,3 @@ def _facts(run: RunSeries) -> dict[str, str]:
         found["Fleet"] = run.entry.priced.fleet
         found["Nodes"] = str(run.entry.priced.nodes)
     return found
-
-
-def _shared(values: Mapping[str, Sequence[RunSeries]], count: int) -> tuple[tuple[str, str], ...]:
-    if len(values) == 1 and len(next(iter(values.values()))) == count:
-        return tuple((value, "") for value in values)
-    return tuple((value, f"{len(runs)} of {count} runs") for value, runs in values.items())

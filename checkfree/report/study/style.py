@@ -48,14 +48,12 @@ _REFERENCE = Style("#000000", "solid", "cross", (), "P")
 
 def styles_of(labels: Sequence[str]) -> Mapping[str, Style]:
     """A style for each label; the reference is black and solid. Repeats after 42 labels."""
-    others = [label for label in labels if label != REFERENCE]
-    return {REFERENCE: _REFERENCE} | {label: _style(i) for i, label in enumerate(others)}
-
-
-def _style(place: int) -> Style:
-    dash, strokes = _DASHES[place % len(_DASHES)]
-    marker, symbol = _MARKERS[place % len(_MARKERS)]
-    return Style(_COLORS[place % len(_COLORS)], dash, marker, strokes, symbol)
+    found = {REFERENCE: _REFERENCE}
+    for place, label in enumerate(label for label in labels if label != REFERENCE):
+        dash, strokes = _DASHES[place % len(_DASHES)]
+        marker, symbol = _MARKERS[place % len(_MARKERS)]
+        found[label] = Style(_COLORS[place % len(_COLORS)], dash, marker, strokes, symbol)
+    return found
 
 
 @dataclass(frozen=True)

@@ -558,8 +558,12 @@ class LeaderProcess:
                 self.cut_off, self.reason = True, self.reason or "the launcher is gone"
             case {"found": _, "started": _, "struck": _}:
                 self.handoff.told = said
-            case {"replace": seat}:
-                self._wanted(Address.parse(seat))
+            case {"replace": plain}:
+                seat, lives = Address.parse(plain), self.peer_table.lives
+                vacant = seat in lives and seat not in self.peer_table.present
+                if vacant and not self.peer_table.replacing:  # else somebody comes by itself
+                    replace = {"replace": plain, "life": lives[seat], "uninitialized": True}
+                    self.launcher.tell(replace)
             case {"apart": [one, other], "why": str(why)}:
                 self._apart(Peer.from_json(one), Peer.from_json(other), why)
             case {"move": plain, "host": host}:
@@ -633,12 +637,6 @@ class LeaderProcess:
                 f"nobody is left at stage {seat.stage} ({why}) and --no-replacements sends nobody: "
                 f"go on with checkfree swarm up --resume {shlex.quote(str(self._workdir.run))}"
             )
-
-    def _wanted(self, seat: Address) -> None:
-        """Somebody asks for a replacement after all."""
-        lives, replacing = self.peer_table.lives, self.peer_table.replacing
-        if seat in lives and seat not in self.peer_table.present and not replacing:
-            self.launcher.tell({"replace": str(seat), "life": lives[seat], "uninitialized": True})
 
     # --- seats that change hands -----------------------------------------------------------------
 
