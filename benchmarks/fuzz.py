@@ -1,6 +1,6 @@
 """A worker of a living swarm under 100,000 malformed messages: is training disturbed?
 
-    python benchmarks/fuzz.py [messages]
+    python benchmarks/fuzz.py [--messages 100000]
 
 Starts a small swarm, then a process that talks rubbish to worker 2.0, with the run's secret and, a
 tenth on top, without (``tests/process/stranger.py``). Prints how long that took, what was dropped,
@@ -11,6 +11,7 @@ the libraries of the swarm.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -41,7 +42,9 @@ STILL = 3.0  # seconds, in which several pulses come
 
 def main() -> int:
     """Returns 0 if training was undisturbed."""
-    messages = int(sys.argv[1]) if len(sys.argv) > 1 else MESSAGES
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--messages", type=int, default=MESSAGES)
+    messages = parser.parse_args().messages
     folder = Path(tempfile.mkdtemp(prefix="checkfree-fuzz-"))
     run = folder / "run"
     options = (f"out={run}", "iterations=1000000", "--quiet", "--patience=60")

@@ -9,6 +9,7 @@ context per token for attention; recomputation does no useful work and doesn't c
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 
@@ -68,8 +69,11 @@ def report(name: str, words: list[str]) -> str:
 
 
 def main() -> int:
-    words = [word for word in sys.argv[1:] if "=" in word]
-    names = [word for word in sys.argv[1:] if "=" not in word] or ["demo", "paper/124m"]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("given", nargs="*", metavar="NAME|key=value", help="configurations, words")
+    given = parser.parse_args().given
+    words = [word for word in given if "=" in word]
+    names = [word for word in given if "=" not in word] or ["demo", "paper/124m"]
     try:
         for name in names:
             print(report(name, words))

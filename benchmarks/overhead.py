@@ -1,6 +1,6 @@
 """Seconds per iteration of the in-process pipeline over a plain PyTorch loop; to be ≤ 1.03.
 
-    python benchmarks/overhead.py [iterations]
+    python benchmarks/overhead.py [--iterations 40] [key=value …]
 
 Same model (the demo's), same batches, same optimizer and clipping, one thread. The figure is the
 median of the ratios of neighbours, an iteration of one and the next of the other.
@@ -8,8 +8,8 @@ median of the ratios of neighbours, an iteration of one and the next of the othe
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 from pathlib import Path
 
 from beside import NOTHING_ELSE, measure
@@ -22,10 +22,13 @@ WARM_UP = 3
 
 
 def main() -> None:
-    iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 40
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("words", nargs="*", metavar="key=value", help="of the configuration")
+    given = parser.parse_args()
     for schedule in ("1f1b", "gpipe"):
-        words = [*NOTHING_ELSE, f"schedule={schedule}", f"iterations={iterations}"]
-        job = of_config(load("demo", words), Path(), ())
+        words = [*NOTHING_ELSE, f"schedule={schedule}", f"iterations={given.iterations}"]
+        job = of_config(load("demo", [*words, *given.words]), Path(), ())
         ours, plain = measure(job.config, job.blueprint, job.feeds[Purpose.TRAIN])
         ratios = [a / b for a, b in zip(ours, plain, strict=True)][WARM_UP:]
         low, middle, high = statistics.quantiles(ratios, n=4)

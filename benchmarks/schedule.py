@@ -1,10 +1,11 @@
 """How long making and checking a schedule takes, and how that grows. Run from the repository root:
 
-python benchmarks/schedule.py
+python benchmarks/schedule.py [--sizes 4]
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,11 @@ COSTS = Costs()
 
 def main() -> None:
     """Prints one row for each schedule and size; growth is that of the seconds per op."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--sizes", type=int, default=len(SIZES), help="how many, the smallest first"
+    )
+    sizes = SIZES[: parser.parse_args().sizes]
     print(
         "body stages x microbatches   schedule       make s   check s   us/op  growth  span  stash"
     )
@@ -27,7 +33,7 @@ def main() -> None:
         ("1f1b swapped", one_f_one_b, swapped),
     ):
         before = None
-        for num_body, num_microbatches in SIZES:
+        for num_body, num_microbatches in sizes:
             seats = [Address(stage) for stage in range(num_body + 1)]
             routes = route(in_order(seats, num_microbatches))
             made, make_s = timed(lambda: make(routes))  # noqa: B023 (called at once)

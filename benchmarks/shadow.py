@@ -1,6 +1,7 @@
 """Seconds per iteration with shadows over without, when nothing fails; to be ≤ 1.01.
 
     python benchmarks/shadow.py [--iterations 240] [--swarm ROUNDS [--only-swarm]] [strategy …]
+        [key=value …]
 
 The demo twice in one process, in turn, iteration by iteration, on one thread: so a machine that
 slows down slows both. One stage pushes at a time, so neighbours are compared over blocks in which
@@ -15,6 +16,7 @@ swarm alone: its iterations that push over those that don't, as far as they are 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import tempfile
 import threading
@@ -90,8 +92,8 @@ def _train(job: Job, turns: Turns, place: int) -> None:
     turns.end(place)
 
 
-def in_one_process(strategy: str, iterations: int) -> None:
-    words = [*NOTHING_ELSE, f"iterations={iterations}"]
+def in_one_process(strategy: str, iterations: int, more: list[str]) -> None:
+    words = [*NOTHING_ELSE, f"iterations={iterations}", *more]
     jobs = [
         of_config(load("demo", [*words, f"recovery={name}"]), Path(), ())
         for name in ("none", strategy)
@@ -104,11 +106,12 @@ def in_one_process(strategy: str, iterations: int) -> None:
     tell(strategy, both[1], both[0], [a / b for a, b in zip(ours, plain, strict=True)])
 
 
-def in_a_swarm(strategy: str, iterations: int, rounds: int) -> None:
+def in_a_swarm(strategy: str, iterations: int, rounds: int, more: list[str]) -> None:
     medians: dict[str, list[float]] = {"none": [], strategy: []}
     for number in range(rounds):
         for name in sorted(medians, reverse=number % 2 == 1):
             words = [*NOTHING_ELSE, *MODEL, f"iterations={10 * iterations}", f"recovery={name}"]
+            words += more
             with tempfile.TemporaryDirectory() as folder, living(Path(folder), words) as swarm:
                 swarm.advance(iterations)
             medians[name].append(statistics.median(swarm.iterations))
@@ -145,16 +148,17 @@ def tell(what: str, ours: list[float], plain: list[float], ratios: list[float]) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("strategies", nargs="*", default=STRATEGIES)
-    parser.add_argument("--iterations", type=int, default=4 * BLOCK)
+    parser.add_argument("given", nargs="*", metavar="STRATEGY|key=value")
+    parser.add_argument("--iterations", type=int, default=4 * BLOCK, help="90 at least")
     parser.add_argument("--swarm", metavar="ROUNDS", type=int, default=0)
     parser.add_argument("--only-swarm", action="store_true")
     given = parser.parse_args()
-    for strategy in given.strategies:
+    words = [word for word in given.given if re.match(r"[\w.]+=", word)]
+    for strategy in [word for word in given.given if word not in words] or STRATEGIES:
         if not given.only_swarm:
-            in_one_process(strategy, given.iterations)
+            in_one_process(strategy, given.iterations, words)
         if given.swarm:
-            in_a_swarm(strategy, given.iterations, given.swarm)
+            in_a_swarm(strategy, given.iterations, given.swarm, words)
 
 
 if __name__ == "__main__":

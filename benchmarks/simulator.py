@@ -1,6 +1,7 @@
 """Simulated seconds of an in-process iteration over real ones, once profiled; to be within 15 %.
 
-    python benchmarks/simulator.py [iterations]
+    python benchmarks/simulator.py [--rounds 3] [--iterations 10] [--simulated 20000]
+        [key=value …]
 
 Profiles the demo, trains it on one thread under several strategies with no failures, and prices
 each run from the profile on the fleet ``thread``; in rounds, because a machine that others use
@@ -12,10 +13,10 @@ and without; to be 1,000.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,10 +30,8 @@ from checkfree.session.profile import profile
 from checkfree.session.train import train
 
 WARM_UP = 3
-ROUNDS = 3
 NOTHING_ELSE = ["failures=none", "validation.every=0", "resume.every=0"]
 STRATEGIES = ("none", "checkfree_plus", "redundant")
-SIMULATED = 20_000
 SPEEDS = (
     ["failures=none", "recovery=checkfree_plus"],
     ["failures.probability=0.002", "recovery=random"],
@@ -41,23 +40,31 @@ SPEEDS = (
 
 
 def main() -> None:
-    iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 30
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--iterations", type=int, default=10, help="of a run in each of them")
+    parser.add_argument("--simulated", type=int, default=20_000, help="iterations")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="of the trained runs")
+    given = parser.parse_args()
     ratios: dict[str, list[float]] = {strategy: [] for strategy in STRATEGIES}
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(ROUNDS):
-            for strategy, ratio in one_round(Path(folder), number, iterations // ROUNDS):
+        for number in range(given.rounds):
+            for strategy, ratio in one_round(Path(folder), number, given.iterations, given.words):
                 ratios[strategy].append(ratio)
     print("simulated over real seconds of an iteration, median of rounds (lowest … highest)")
     for strategy, found in ratios.items():
         middle, low, high = statistics.median(found), min(found), max(found)
         print(f"{strategy:>15} {middle:.3f} ({low:.3f} … {high:.3f})")
     for words in SPEEDS:
-        print(f"{speed(words):,.0f} simulated iterations per second at 8 × 8, {' '.join(words)}")
+        made = speed(words, given.simulated)
+        print(f"{made:,.0f} simulated iterations per second at 8 × 8, {' '.join(words)}")
 
 
-def one_round(folder: Path, number: int, iterations: int) -> Iterator[tuple[str, float]]:
+def one_round(
+    folder: Path, number: int, iterations: int, more: list[str]
+) -> Iterator[tuple[str, float]]:
     """Strategies and their ratios, each from a run right after a profile."""
-    words = [*NOTHING_ELSE, f"iterations={WARM_UP + iterations}"]
+    words = [*NOTHING_ELSE, f"iterations={WARM_UP + iterations}", *more]
     file = folder / "profile.json"
     config = load("demo", [*words, f"out={folder}"])
     file.write_text(json.dumps(profile(config, iterations, silent, time.process_time)))
@@ -86,9 +93,9 @@ def simulated_seconds(config: Config) -> float:
     return priced.ends[-1] / len(priced.ends)
 
 
-def speed(words: list[str]) -> float:
+def speed(words: list[str], iterations: int) -> float:
     """Simulated iterations per second, the making of the simulation included."""
-    size = ["stages=8", "microbatches=8", "model.blocks=8", f"iterations={SIMULATED}"]
+    size = ["stages=8", "microbatches=8", "model.blocks=8", f"iterations={iterations}"]
     config = load("demo", [*size, *words, "validation.every=0"])
     start = time.process_time()
     priced = price(config)

@@ -85,7 +85,10 @@ class Display:
             case IterationRecord():
                 self._iteration(record)
             case ValidationRecord():
-                self._validation(record)
+                self._figures["validation"] = f"{record.loss:.4f}"
+                if self._live is None and not record.after_repair:
+                    figures = "  ".join(f"{name} {value}" for name, value in self._figures.items())
+                    self._say(Text(f"iteration {record.iteration:>6}  {figures}"))
             case FailureRecord():
                 self._lost = tuple(record.stages)
                 seats = ", ".join(record.seats)
@@ -114,12 +117,6 @@ class Display:
             now = record.tokens / record.seconds
             self._speed = now if self._speed is None else 0.9 * self._speed + 0.1 * now
             self._figures["tokens/s"] = f"{self._speed:,.0f}"
-
-    def _validation(self, record: ValidationRecord) -> None:
-        self._figures["validation"] = f"{record.loss:.4f}"
-        if self._live is None and not record.after_repair:
-            figures = "  ".join(f"{name} {value}" for name, value in self._figures.items())
-            self._say(Text(f"iteration {record.iteration:>6}  {figures}"))
 
     def _event(self, text: str, style: str) -> None:
         text = f"{render_utc(time.time())} {text}" if self._timed else text

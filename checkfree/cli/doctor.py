@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkfree.cli.arguments import BAD_INPUT, DONE, Commands, takes_config
-from checkfree.cli.swarm.shared import ANYWHERE, as_guest, check_machine, secret_of
+from checkfree.cli.swarm.shared import ANYWHERE, as_joiner, check_machine, secret_of
 from checkfree.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _entering(
 ) -> Iterator[tuple[Workdir, JoinOptions]]:
     """As ``swarm join`` would. Raises BadInput."""
     listen = arguments.listen or ANYWHERE
-    with as_guest("join", arguments.join, secret, listen) as (workdir, entry):
+    with as_joiner("join", arguments.join, secret, listen) as (workdir, entry):
         yield workdir, replace(entry, retry=ANSWER_WITHIN, allow=tuple(arguments.allow))
 
 

@@ -50,7 +50,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         print(f"checkfree: {error}", file=sys.stderr)
         return FAILED
     except (MemoryError, RuntimeError) as error:
-        if not _is_of_memory(error):
+        # Of Python, of a CUDA device, or of torch on the CPU, which has no class for it.
+        of_torch = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+        if not (isinstance(error, (MemoryError, of_torch)) or "DefaultCPUAllocator" in str(error)):
             raise
         reason = str(error).splitlines()[0] if str(error) else "this machine has too little"
         print(f"checkfree: out of memory: {reason}; lower batch or model sizes", file=sys.stderr)
@@ -69,12 +71,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         arguments.words = [*arguments.words, *rest]
     return arguments
-
-
-def _is_of_memory(error: Exception) -> bool:
-    """Of Python, of a CUDA device, or of torch on the CPU, which has no class for it."""
-    of_torch = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
-    return isinstance(error, (MemoryError, of_torch)) or "DefaultCPUAllocator" in str(error)
 
 
 def make_parser() -> argparse.ArgumentParser:

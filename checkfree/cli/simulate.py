@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from checkfree.cli.arguments import DONE, Commands, takes_config
-from checkfree.core.cost import SECONDS, Priced
+from checkfree.core.cost import SECONDS
 from checkfree.core.errors import BadInput
 from checkfree.core.units import render_bytes, render_seconds
 
@@ -87,26 +87,17 @@ def _cells(row: Simulation) -> list[str]:
     sent = mean(sum(run.bytes.values()) / max(1, len(run.ends)) for run in runs)
     held = max(sum(run.stored.values()) for run in runs)
     costs = [run.cost for run in runs if run.cost is not None]
+    shares = [row.share(kind) for kind in SECONDS]
+    early = [run for run in runs if run.reason]
     return [
         row.label + rate,
         f"{row.failures:.1f}",
         f"{row.seconds_per_iteration:.2f}",
         f"{mean(run.total for run in runs) / 3600:.2f}",
-        *(_percent(row.share(kind)) for kind in SECONDS),
+        *(f"{share:.1%}" if share else "–" for share in shares),
         render_seconds(mean(recoveries)) if recoveries else "–",
         render_bytes(sent),
         render_bytes(held),
         *([f"{mean(costs):.2f}"] if costs else []),
-        _ended(runs),
+        f"{len(early)} of {len(runs)}; first: {early[0].reason}" if early else "",
     ]
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if share else "–"
-
-
-def _ended(runs: Sequence[Priced]) -> str:
-    early = [run for run in runs if run.reason]
-    if not early:
-        return ""
-    return f"{len(early)} of {len(runs)}; first: {early[0].reason}"

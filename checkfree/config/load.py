@@ -341,15 +341,11 @@ def _check_keys(tree: Mapping[str, Any], of: Any, prefix: str) -> None:
             close = difflib.get_close_matches(str(key), fields, n=1)
             hint = f"did you mean {prefix}{close[0]}?" if close else f"keys: {', '.join(fields)}"
             raise BadInput(f"unknown key {prefix}{key}: {hint}")
-        section = _section(fields[key])
-        if section is None:
+        make = fields[key].default_factory
+        section = make() if callable(make) else None
+        if not dataclasses.is_dataclass(section):
             continue
         if not isinstance(value, Mapping):
             inner = dataclasses.fields(section)[0].name
             raise BadInput(f"{prefix}{key}={written(value)}: expected keys, as in {key}.{inner}=…")
         _check_keys(value, section, f"{prefix}{key}.")
-
-
-def _section(field: dataclasses.Field[Any]) -> Any:
-    made = field.default_factory() if callable(field.default_factory) else None
-    return type(made) if dataclasses.is_dataclass(made) else None

@@ -8,7 +8,7 @@ alone, and not of all that it computed on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -126,7 +126,11 @@ def apart(known: Iterable[Participant], here: Facts) -> list[str]:
     for who in known:
         for name, then, _ in differences(who.facts, here):
             found.setdefault(name, {}).setdefault(then, who)
-    return list(_told(found, here))
+    words = []
+    for name in sorted(found, key=_likelihood):
+        was = " and ".join(f"{then} {who}" for then, who in found[name].items())
+        words.append(f"{name} was {was}, and is {here[name]} here")
+    return words
 
 
 def render_cause(records: Records, here: Facts, until: int | None = None) -> str:
@@ -147,9 +151,3 @@ def unequal(runs: Iterable[Records]) -> list[str]:
         for name, value in who.facts.items():
             found.setdefault(name, set()).add(value)
     return sorted(name for name, values in found.items() if len(values) > 1)
-
-
-def _told(found: Mapping[str, Mapping[str, Participant]], here: Facts) -> Iterator[str]:
-    for name in sorted(found, key=_likelihood):
-        was = " and ".join(f"{then} {who}" for then, who in found[name].items())
-        yield f"{name} was {was}, and is {here[name]} here"

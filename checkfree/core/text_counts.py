@@ -112,8 +112,12 @@ def _whole(plain: object) -> int:
 def render_counts(counts: TextCounts) -> str:
     """What is not zero, in one line; "" if all was read as it is."""
     told = []
-    if counts.skipped:
-        told.append(f"skipped {', '.join(map(_skipped, counts.skipped.items()))}")
+    skipped = [
+        f"{amount.documents} {reason}{f' ({render_bytes(amount.bytes)})' if amount.bytes else ''}"
+        for reason, amount in counts.skipped.items()
+    ]
+    if skipped:
+        told.append(f"skipped {', '.join(skipped)}")
     for how, amount in counts.changed.items():
         told.append(
             f"{render_bytes(amount.bytes)} in {_documents(amount.documents)} "
@@ -148,12 +152,6 @@ def render_text(data: Mapping[str, Any], text: Mapping[str, Any]) -> str:
         alone = "no separator between documents (data.separator names a token)"
         told = f"{told}; {alone}" if told else alone
     return f"data: {told}" if told else ""
-
-
-def _skipped(entry: tuple[str, Amount]) -> str:
-    reason, amount = entry
-    size = f" ({render_bytes(amount.bytes)})" if amount.bytes else ""
-    return f"{amount.documents} {reason}{size}"
 
 
 def _documents(count: int) -> str:

@@ -202,16 +202,16 @@ def _list_schedule(routes: Sequence[Route], costs: Costs, rule: _Rule) -> dict[A
     workers = sorted({worker for route in routes for worker in route})
     numbers = {worker: number for number, worker in enumerate(workers)}
     by_route = {route: _steps(route, costs, rule, numbers) for route in set(routes)}
-    desks = [_WorkerQueue(rule) for _ in workers]
+    queues = [_WorkerQueue(rule) for _ in workers]
     ways = [by_route[route] for route in routes]
     for route, way in zip(routes, ways, strict=True):
         for step in way:
-            desks[step.worker].expect(step, len(route))
-    _simulate(ways, desks)
-    return {worker: lead_state.ops for worker, lead_state in zip(workers, desks, strict=True)}
+            queues[step.worker].expect(step, len(route))
+    _simulate(ways, queues)
+    return {worker: queue.ops for worker, queue in zip(workers, queues, strict=True)}
 
 
-def _simulate(ways: Sequence[Sequence[_Step]], desks: Sequence[_WorkerQueue]) -> None:
+def _simulate(ways: Sequence[Sequence[_Step]], queues: Sequence[_WorkerQueue]) -> None:
     """Runs every step. An event is a microbatch m that arrives (m) or a worker w set free (~w)."""
     ahead = [iter(way) for way in ways]
     at = [next(steps) for steps in ahead]
@@ -223,16 +223,16 @@ def _simulate(ways: Sequence[Sequence[_Step]], desks: Sequence[_WorkerQueue]) ->
             worker = at[event].worker if event >= 0 else ~event
             touched.add(worker)
             if event >= 0:
-                desks[worker].file(event, at[event])
+                queues[worker].file(event, at[event])
             else:
-                desks[worker].busy = False
+                queues[worker].busy = False
         for worker in sorted(touched):
-            lead_state = desks[worker]
-            microbatch = None if lead_state.busy else lead_state.choose()
+            queue = queues[worker]
+            microbatch = None if queue.busy else queue.choose()
             if microbatch is None:
                 continue
             step = at[microbatch]
-            lead_state.start(microbatch, step)
+            queue.start(microbatch, step)
             heappush(events, (now + step.ticks, ~worker))
             following = next(ahead[microbatch], None)
             if following is not None:

@@ -132,7 +132,11 @@ def _remark(branch: Branch, reasons: Mapping[str, int]) -> str:
 def render(found: Branching) -> str:
     """The table, and what its figures mean, as text."""
     heads = ["stage", "rule", *(f"+{steps}" for steps in found.gaps), "rebuilt by"]
-    table = [heads, *(_cells(row) for row in rows(found))]
+    table = [heads]
+    for row in rows(found):
+        rule = f"{row.rule} (mean of {row.count})" if row.count > 1 else row.rule
+        pairs = zip(row.gaps, row.spread, strict=True)
+        table.append([str(row.stage), rule, *(_figure(*pair) for pair in pairs), row.remark])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         f"Gap of the validation loss (nats per token) to the uninterrupted run; stages lost at "
@@ -141,12 +145,6 @@ def render(found: Branching) -> str:
     ]
     lines += [_aligned(cells, widths) for cells in table]
     return "\n".join([*lines, "", *_legend(found)]) + "\n"
-
-
-def _cells(row: BranchRow) -> list[str]:
-    pairs = zip(row.gaps, row.spread, strict=True)
-    rule = f"{row.rule} (mean of {row.count})" if row.count > 1 else row.rule
-    return [str(row.stage), rule, *(_figure(*pair) for pair in pairs), row.remark]
 
 
 def _figure(gap: float | None, spread: float | None) -> str:

@@ -29,9 +29,9 @@ def draw_branches(found: Branching, path: str | Path) -> None:
     figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="tight")
     FigureCanvasAgg(figure)
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
-    looks = _looks(found)
+    styles = _styles(found)
     for axes, stage in zip(panels.flat, stages, strict=False):
-        _panel(axes, found, stage, looks)
+        _panel(axes, found, stage, styles)
     for axes in panels.flat[len(stages) :]:
         axes.set_visible(False)
     for axes in panels[:, 0]:
@@ -39,7 +39,7 @@ def draw_branches(found: Branching, path: str | Path) -> None:
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
-def _looks(found: Branching) -> dict[str, tuple[str, str, str]]:
+def _styles(found: Branching) -> dict[str, tuple[str, str, str]]:
     """Colour, mark and dash of each rule: told apart without colour too."""
     rules = dict.fromkeys(branch.rule for branch in found.branches)
     dashes = (STYLES[place // len(COLOURS) % len(STYLES)] for place in range(len(rules)))
@@ -47,7 +47,7 @@ def _looks(found: Branching) -> dict[str, tuple[str, str, str]]:
 
 
 def _panel(
-    axes: Axes, found: Branching, stage: int, looks: dict[str, tuple[str, str, str]]
+    axes: Axes, found: Branching, stage: int, styles: dict[str, tuple[str, str, str]]
 ) -> None:
     if found.noise is not None:
         band = 2 * found.noise * 2**0.5
@@ -55,7 +55,7 @@ def _panel(
     axes.axhline(0, color=GREY, linewidth=0.8)
     seen: set[str] = set()
     for branch in (b for b in found.branches if b.stage == stage):
-        _line(axes, found, branch, looks[branch.rule], named=branch.rule not in seen)
+        _line(axes, found, branch, styles[branch.rule], named=branch.rule not in seen)
         seen.add(branch.rule)
     axes.set_title(f"stage {stage} lost at iteration {found.at}", loc="left", fontsize=11)
     axes.set_xlabel("steps after the loss")
@@ -66,7 +66,7 @@ def _panel(
 
 
 def _line(
-    axes: Axes, found: Branching, branch: Branch, look: tuple[str, str, str], *, named: bool
+    axes: Axes, found: Branching, branch: Branch, style: tuple[str, str, str], *, named: bool
 ) -> None:
     pairs = [
         (steps, gap)
@@ -77,7 +77,7 @@ def _line(
     if not pairs:
         axes.plot([], [], color="none", label=f"{branch.rule}: refused" if named else None)
         return
-    colour, mark, dash = look
+    colour, mark, dash = style
     axes.plot(
         *zip(*pairs, strict=True),
         color=colour,

@@ -17,7 +17,7 @@ Spans = Mapping[tuple[Address, Op], tuple[float, float]]
 """When each op of each worker begins and ends, in seconds."""
 
 # Okabe and Ito's hues, which stay apart for every kind of colour vision, and in grey.
-_LOOKS = {
+_STYLES = {
     Kind.FORWARD: ("forward", "#56B4E9"),
     Kind.BACKWARD: ("backward", "#E69F00"),
     Kind.REDUNDANT: ("redundant forward", "#CC79A7"),
@@ -39,7 +39,9 @@ def draw_timeline(spans: Spans, path: str | PathLike[str], swapped: Collection[i
     """
     rows = {worker: row for row, worker in enumerate(sorted({worker for worker, _ in spans}))}
     end = max((end for _, end in spans.values()), default=0.0) or 1.0
-    width, height = _size(spans, rows, end)
+    # Inches, such that a middling box holds a number of two digits.
+    width = min(max(1 + _INCHES_PER_OP * end / _middling(spans), 6.0), _WIDEST)
+    height = min(1.1 + _INCHES_PER_ROW * len(rows), _TALLEST)
     figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
     axes = figure.add_subplot()
     for row in rows.values():
@@ -56,12 +58,6 @@ def draw_timeline(spans: Spans, path: str | PathLike[str], swapped: Collection[i
     figure.savefig(path)
 
 
-def _size(spans: Spans, rows: Collection[Address], end: float) -> tuple[float, float]:
-    """Inches, such that a middling box holds a number of two digits."""
-    width = 1 + _INCHES_PER_OP * end / _middling(spans)
-    return min(max(width, 6.0), _WIDEST), min(1.1 + _INCHES_PER_ROW * len(rows), _TALLEST)
-
-
 def _middling(spans: Spans) -> float:
     """The median length of what takes time, in seconds."""
     return median([stop - start for start, stop in spans.values() if stop > start] or [1.0])
@@ -76,14 +72,11 @@ def _draw_boxes(
         if stop > start:
             look = rows[worker], op.kind, op.microbatch in swapped
             boxes.setdefault(look, []).append((start, stop - start))
-    for (row, kind, hatched), ranges in boxes.items():
-        axes.broken_barh(ranges, (row - _BOX / 2, _BOX), **_style(kind, hatched, fine))
-
-
-def _style(kind: Kind, hatched: bool, fine: bool) -> dict[str, Any]:
     # Around boxes of a pixel or two, white lines would be all there is to see.
-    line = {"linewidth": 0.0} if fine else {"linewidth": 0.6, "edgecolor": _LINE}
-    return {"facecolor": _LOOKS[kind][1], **line} | ({"hatch": _HATCH} if hatched else {})
+    line: dict[str, Any] = {"linewidth": 0.0} if fine else {"linewidth": 0.6, "edgecolor": _LINE}
+    for (row, kind, hatched), ranges in boxes.items():
+        style = {"facecolor": _STYLES[kind][1], **line} | ({"hatch": _HATCH} if hatched else {})
+        axes.broken_barh(ranges, (row - _BOX / 2, _BOX), **style)
 
 
 def _write_numbers(
@@ -99,7 +92,7 @@ def _write_numbers(
             continue
         if (stop - start) * inches_per_second >= _INCHES_PER_DIGIT * (len(text) + 0.6):
             # Plain ground beneath a number that stands on hatching.
-            ground = {"facecolor": _LOOKS[op.kind][1], "linewidth": 0, "pad": 0.6}
+            ground = {"facecolor": _STYLES[op.kind][1], "linewidth": 0, "pad": 0.6}
             axes.text(
                 (start + stop) / 2,
                 rows[worker],
@@ -128,7 +121,7 @@ def _label(axes: Axes, rows: Mapping[Address, int], end: float) -> None:
 def _draw_legend(figure: Figure, kinds: Iterable[Kind], swapped: Collection[int]) -> None:
     present = set(kinds)
     handles = [
-        Patch(facecolor=hue, label=name) for k, (name, hue) in _LOOKS.items() if k in present
+        Patch(facecolor=hue, label=name) for k, (name, hue) in _STYLES.items() if k in present
     ]
     handles.append(Patch(facecolor=_IDLE, edgecolor="#CCCCCC", linewidth=0.6, label="idle"))
     if swapped:

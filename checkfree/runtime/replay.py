@@ -287,7 +287,10 @@ class ReplayedFaults:
         while self._steps and self._steps[0].after <= self._made:
             if self._steps[0].resumed is None:
                 return True
-            self._resume(self._steps.popleft().resumed or ())
+            self._lead.resumed(self._steps.popleft().resumed or ())
+            for actor in self._host.actors.values():
+                if isinstance(actor, StageWorker):
+                    actor.resumed()
         return False
 
     def _between_repairs(self) -> bool:
@@ -295,12 +298,6 @@ class ReplayedFaults:
         if not self._lead.members.uninitialized or not self._now():
             return False
         return self._lead.progress.repairs == self._repaired[-len(self._steps)]
-
-    def _resume(self, shadows: tuple[tuple[str, str, str, int], ...]) -> None:
-        self._lead.resumed(shadows)
-        for actor in self._host.actors.values():
-            if isinstance(actor, StageWorker):
-                actor.resumed()
 
     def _strike(self, epoch: int, tick: int) -> None:
         """All at once: the lead is told before it hears of each."""

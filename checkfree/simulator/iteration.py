@@ -83,28 +83,29 @@ def price_iteration(
     sent = message_bytes(routes, schedule, mirrors, transfers, sizes)
     if fleet.serial:
         return replace(_one_after_another(routes, schedule, mirrors, pace), bytes=sent)
-    desks, lines = {worker: _WorkerClock() for worker in schedule}, NetworkLines(fleet)
+    clocks, lines = {worker: _WorkerClock() for worker in schedule}, NetworkLines(fleet)
     arrivals = (
         lines.send(0.0, t.owner, t.holder, sizes.packed[t.what][t.owner.stage]) for t in transfers
     )
     shadowed = max(arrivals, default=0.0)  # the shadows leave at once
-    for worker, desk in desks.items():  # Begin
-        desk.wait(fleet.link(LEADS_PLACE, worker).latency, 0.0)
-    _run(routes, schedule, desks, lines, sizes, pace)
-    _reduce(desks, lines, sizes)
-    _keep(mirrors, desks, lines, sizes)
-    total = _commit(mirrors, desks, fleet, pace)
-    for desk in desks.values():
-        desk.work(max(0.0, shadowed - total), "redundant")
-    kinds = sorted({kind for desk in desks.values() for kind in desk.spent})
-    means = {kind: sum(desk.spent[kind] for desk in desks.values()) / len(desks) for kind in kinds}
+    for worker, clock in clocks.items():  # Begin
+        clock.wait(fleet.link(LEADS_PLACE, worker).latency, 0.0)
+    _run(routes, schedule, clocks, lines, sizes, pace)
+    _reduce(clocks, lines, sizes)
+    _keep(mirrors, clocks, lines, sizes)
+    total = _commit(mirrors, clocks, fleet, pace)
+    for clock in clocks.values():
+        clock.work(max(0.0, shadowed - total), "redundant")
+    kinds = sorted({kind for clock in clocks.values() for kind in clock.spent})
+    spent = {kind: sum(clock.spent[kind] for clock in clocks.values()) for kind in kinds}
+    means = {kind: seconds / len(clocks) for kind, seconds in spent.items()}
     return Price(max(total, shadowed), means, sent)
 
 
 def _run(
     routes: Sequence[Route],
     schedule: Schedule,
-    desks: dict[Address, _WorkerClock],
+    clocks: dict[Address, _WorkerClock],
     lines: NetworkLines,
     sizes: Sizes,
     pace: ComputePace,
@@ -114,15 +115,15 @@ def _run(
     for worker, op in in_turn(schedule, {m: len(route) - 1 for m, route in enumerate(routes)}):
         if op.kind is Kind.REDUCE:
             continue
-        desk, route = desks[worker], routes[op.microbatch]
+        clock, route = clocks[worker], routes[op.microbatch]
         ready, here = come.pop(op, (0.0, 0.0))
-        desk.wait(here, ready)
-        desk.work(pace.seconds(op, route), "redundant" if op.kind is Kind.REDUNDANT else "useful")
+        clock.wait(here, ready)
+        clock.work(pace.seconds(op, route), "redundant" if op.kind is Kind.REDUNDANT else "useful")
         following = _following(op, route)
         if following is not None:
             count = sizes.activation if op.kind is Kind.FORWARD else sizes.gradient
-            arrival = lines.send(desk.free, worker, route[following.hop], count)
-            come[following] = desk.free, arrival
+            arrival = lines.send(clock.free, worker, route[following.hop], count)
+            come[following] = clock.free, arrival
 
 
 def _following(op: Op, route: Route) -> Op | None:
@@ -134,47 +135,50 @@ def _following(op: Op, route: Route) -> Op | None:
     return None
 
 
-def _reduce(desks: dict[Address, _WorkerClock], lines: NetworkLines, sizes: Sizes) -> None:
+def _reduce(clocks: dict[Address, _WorkerClock], lines: NetworkLines, sizes: Sizes) -> None:
     """Each replica sends its gradients to all others of its stage."""
-    done = {worker: desk.free for worker, desk in desks.items()}
-    for worker, desk in desks.items():
+    done = {worker: clock.free for worker, clock in clocks.items()}
+    for worker, clock in clocks.items():
         twins = [twin for twin in done if twin.stage == worker.stage and twin != worker]
         count = sizes.params[worker.stage]
         for arrival, ready in sorted(
             (lines.send(done[twin], twin, worker, count), done[twin]) for twin in twins
         ):
-            desk.wait(arrival, ready)
+            clock.wait(arrival, ready)
 
 
 def _keep(
-    mirrors: Sequence[Mirror], desks: dict[Address, _WorkerClock], lines: NetworkLines, sizes: Sizes
+    mirrors: Sequence[Mirror],
+    clocks: dict[Address, _WorkerClock],
+    lines: NetworkLines,
+    sizes: Sizes,
 ) -> None:
     """Reduced gradients to who holds an exact copy; waiting for them is the copies' cost."""
-    done = {worker: desk.free for worker, desk in desks.items()}
+    done = {worker: clock.free for worker, clock in clocks.items()}
     for keep in mirrors:
         count = sizes.params[keep.owner.stage]
         arrival = lines.send(done[keep.owner], keep.owner, keep.holder, count)
-        desk = desks[keep.holder]
-        desk.work(max(0.0, arrival - max(desk.free, done[keep.owner])), "redundant")
-        desk.wait(arrival, arrival)
+        clock = clocks[keep.holder]
+        clock.work(max(0.0, arrival - max(clock.free, done[keep.owner])), "redundant")
+        clock.wait(arrival, arrival)
 
 
 def _commit(
-    mirrors: Sequence[Mirror], desks: dict[Address, _WorkerClock], fleet: Fleet, pace: ComputePace
+    mirrors: Sequence[Mirror], clocks: dict[Address, _WorkerClock], fleet: Fleet, pace: ComputePace
 ) -> float:
     """All prepared, everybody steps, all have stepped. Returns when the lead knows."""
-    away = {worker: fleet.link(worker, LEADS_PLACE).latency for worker in desks}
-    last = max(desk.free for desk in desks.values())
-    decided = max(desk.free + away[worker] for worker, desk in desks.items())
-    for worker, desk in desks.items():
-        desk.wait(decided + away[worker], last)
-        desk.work(pace.step(worker))
+    away = {worker: fleet.link(worker, LEADS_PLACE).latency for worker in clocks}
+    last = max(clock.free for clock in clocks.values())
+    decided = max(clock.free + away[worker] for worker, clock in clocks.items())
+    for worker, clock in clocks.items():
+        clock.wait(decided + away[worker], last)
+        clock.work(pace.step(worker))
     for keep in mirrors:
-        desks[keep.holder].work(pace.step(keep.owner), "redundant")
-    last = max(desk.free for desk in desks.values())
-    end = max(desk.free + away[worker] for worker, desk in desks.items())
-    for desk in desks.values():
-        desk.wait(end, last)
+        clocks[keep.holder].work(pace.step(keep.owner), "redundant")
+    last = max(clock.free for clock in clocks.values())
+    end = max(clock.free + away[worker] for worker, clock in clocks.items())
+    for clock in clocks.values():
+        clock.wait(end, last)
     return end
 
 
@@ -185,16 +189,16 @@ def _one_after_another(
     pace: ComputePace,
 ) -> Price:
     """One thread: nothing overlaps, nobody waits."""
-    desk = _WorkerClock()
+    clock = _WorkerClock()
     for op in (op for ops in schedule.values() for op in ops if op.kind is not Kind.REDUCE):
         kind = "redundant" if op.kind is Kind.REDUNDANT else "useful"
-        desk.work(pace.seconds(op, routes[op.microbatch]), kind)
+        clock.work(pace.seconds(op, routes[op.microbatch]), kind)
     for worker in schedule:
-        desk.work(pace.step(worker))
+        clock.work(pace.step(worker))
     for keep in mirrors:
-        desk.work(pace.step(keep.owner), "redundant")
-    desk.work(pace.overhead)
-    return Price(desk.free, dict(desk.spent), {})
+        clock.work(pace.step(keep.owner), "redundant")
+    clock.work(pace.overhead)
+    return Price(clock.free, dict(clock.spent), {})
 
 
 def message_bytes(

@@ -1,4 +1,4 @@
-"""A run without tensors: the real lead, phantom workers, and a clock that only moves for a reason.
+"""A run without tensors: the real lead, and a clock that only moves for a reason.
 
 What it decides (routes, schedules, keeps, repairs, rollbacks, refusals) is what training decides,
 because the same code decides it. What it takes is priced per distinct iteration, once.

@@ -217,8 +217,8 @@ class SimulatedWorkers:
 
     def note_peak(self) -> None:
         """How much is held now, if it is more than ever."""
-        lent = (*self.copies.values(), *self.shadows.values(), *self.waves.values())
-        peers = sum(held.bytes(self.sizes) for held in lent)
+        for_peers = (*self.copies.values(), *self.shadows.values(), *self.waves.values())
+        peers = sum(held.bytes(self.sizes) for held in for_peers)
         shelved = (held for shelf in self.shelves.values() for held in shelf.values())
         self.peak_peers = max(self.peak_peers, peers)
         self.peak_store = max(self.peak_store, sum(held.bytes(self.sizes) for held in shelved))

@@ -1,13 +1,14 @@
 """What does a restart from a shadow cost, and which part of it? Age, bits, moments, or a fit.
 
     python experiments/catching_up/measure.py experiments/catching_up/results
-        [--seed 0] [--late 1] [--only 'nothing lost;int4 every 30']
+        [--seed 0] [--late 1] [--only 'nothing lost;int4 every 30'] [--iterations 400]
 
 A plain loop over the stages of a pipeline, without messages: the same model, data and optimizer as
 experiments/every_stage_fails, but nothing is lost before iteration 150, so that the chance of the
 first steps, which moves a whole run by 0.1 nats, is the same for all. From then on each stage is
 lost with 2 % an iteration: 38 losses, the same for every way to restart. ``--late`` scales the
 learning rate of all stages from then on: a way that helps only where that is too low is none.
+``--iterations``: fewer are over sooner, and lose stages from three eighths of them on.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from checkfree.messages.quantize import pack, unpack
 from checkfree.models.families import family
 from checkfree.recovery.shadow.ahead import FARTHEST
 
-FIRST, RATE, LAG = 150, 0.02, 2
+RATE, LAG = 0.02, 2
 WARMUP, LEAST = 20, 0.05
 READ = 20
 
@@ -91,11 +92,11 @@ WAYS: dict[str, Way | None] = {
 }
 
 
-def configured(seed: int) -> Config:
+def configured(seed: int, iterations: int) -> Config:
     model = {"width": 64, "heads": 4, "hidden": 176, "blocks": 12, "context": 128}
     return build(
         {
-            "iterations": 400,
+            "iterations": iterations,
             "stages": 6,
             "microbatches": 4,
             "batch": 2,
@@ -106,13 +107,18 @@ def configured(seed: int) -> Config:
     )
 
 
+def first(config: Config) -> int:
+    """The iteration from which on stages are lost: 150 of 400."""
+    return config.iterations * 3 // 8
+
+
 def losses(config: Config) -> dict[int, list[int]]:
     """Stages by iteration."""
     draw = random.Random(1000 + config.seed)
     found: defaultdict[int, list[int]] = defaultdict(list)
     for iteration in range(1, config.iterations):
         for stage in range(config.stages + 1):
-            if draw.random() < RATE and iteration >= FIRST:
+            if draw.random() < RATE and iteration >= first(config):
                 found[iteration].append(stage)
     return found
 
@@ -172,7 +178,7 @@ class Pipeline:
             optimizer.zero_grad()
 
     def _scale(self, number: int, iteration: int) -> float:
-        scale = self.late if iteration >= FIRST else 1.0
+        scale = self.late if iteration >= first(self.config) else 1.0
         if number not in self.restarted:
             return scale
         faster, half = self.way.faster
@@ -250,10 +256,9 @@ class Pipeline:
         optimizer.zero_grad()
 
 
-def run(way: Way | None, seed: int, late: float) -> list[float]:
+def run(way: Way | None, config: Config, late: float) -> list[float]:
     """Validation losses, every ``READ`` iterations."""
-    config = configured(seed)
-    data = open_data(config.data, context=128, batch=2, seed=seed)
+    data = open_data(config.data, context=128, batch=2, seed=config.seed)
     pipeline, lost, read = Pipeline(config, way, late), losses(config) if way else {}, []
     for iteration in range(config.iterations):
         for stage in lost.get(iteration, ()):
@@ -273,16 +278,19 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--late", type=float, default=1.0)
+    parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--only", metavar="WAY;WAY", help="semicolons between them")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    config = configured(given.seed, given.iterations)
+    short = "" if given.iterations == 400 else f"-of-{given.iterations}"
     given.results.mkdir(parents=True, exist_ok=True)
     for name in given.only.split(";") if given.only else WAYS:
         late = "" if given.late == 1 else f"-late-{given.late:g}"
         plain = name.replace(" ", "_").replace(",", "")
-        file = given.results / f"{plain}-seed-{given.seed}{late}.json"
+        file = given.results / f"{plain}-seed-{given.seed}{late}{short}.json"
         if not file.exists():
-            read = run(WAYS[name], given.seed, given.late)
+            read = run(WAYS[name], config, given.late)
             file.write_text(json.dumps({"way": name, "every": READ, "losses": read}) + "\n")
         print(f"{name:40} {json.loads(file.read_text())['losses'][-1]:.4f}", flush=True)
 

@@ -21,7 +21,7 @@ from checkfree.runtime.store import Store
 from checkfree.worker import StageWorker
 from tests.tiny import Run, make
 
-HEADQUARTERS = (LEAD, LOG, STORE, FAULTS)
+IN_LEADER_PROCESS = (LEAD, LOG, STORE, FAULTS)
 """What lives in the lead's process, and dies with it."""
 
 
@@ -125,7 +125,7 @@ class Mutiny:
         runtime._pending = deque(
             (to, message)
             for to, message in runtime._pending
-            if to not in HEADQUARTERS and (self.sent or type(message).__name__ not in of_lead)
+            if to not in IN_LEADER_PROCESS and (self.sent or type(message).__name__ not in of_lead)
         )
 
     def _faults(self) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
+import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,12 +35,12 @@ SHORT = {
 """Commands, and what some of their options are instead."""
 
 
-def commands(page: Path) -> list[list[str]]:
-    """The lines of shell blocks that call checkfree, without that word and their comments."""
+def commands(page: Path, program: str = "checkfree") -> list[list[str]]:
+    """The lines of shell blocks that call the program, without that word and their comments."""
     blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     joined = [block.replace("\\\n", " ") for block in blocks]
     lines = [shlex.split(line, comments=True) for block in joined for line in block.splitlines()]
-    return [line[1:] for line in lines if line[:1] == ["checkfree"]]
+    return [line[1:] for line in lines if line[:1] == [program]]
 
 
 def files(page: Path) -> list[tuple[str, str]]:
@@ -72,6 +75,19 @@ def run_as_shown(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> l
     for words in found:
         assert main(scaled(words)) == 0, words
     return found
+
+
+def run_script(script: Path, words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``python script words`` does it, but in this process, which has imported most."""
+    monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])
+    monkeypatch.setattr(sys, "argv", [str(script), *words])
+    for beside in script.parent.glob("*.py"):  # what it imports of there goes with the test
+        monkeypatch.setitem(sys.modules, beside.stem, None)
+        del sys.modules[beside.stem]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, end.code
 
 
 def targets(page: Path) -> list[str]:

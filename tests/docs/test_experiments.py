@@ -1,19 +1,26 @@
 """The commands on the pages of the experiments: every record that is committed still counts as
-done, so comparing again trains nothing, and makes the report."""
+done, so comparing again trains nothing, and makes the report. Scripts also train, in small."""
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 from checkfree.cli import main
 from checkfree.cli.entry import parse
-from tests.docs.commands import ROOT, commands
+from checkfree.config.load import load
+from tests.docs.commands import ROOT, SMALL, commands, run_script
 
-PAGES = [page for page in sorted((ROOT / "experiments").glob("*/README.md")) if commands(page)]
+EVERY = sorted((ROOT / "experiments").glob("*/README.md"))
+PAGES = [page for page in EVERY if commands(page)]
+SCRIPTS = {page.parent.name: commands(page, "python") for page in EVERY if commands(page, "python")}
+"""By experiment, the lines of its page that start a script, without ``python``."""
 
 
 def ids(page: Path) -> str:
@@ -42,3 +49,103 @@ def test_they_are_all_looked_at() -> None:
     told = {page.parent.name for page in PAGES if any("--results" in w for w in commands(page))}
     studies = (ROOT / "experiments").glob("*/results/study.json")
     assert told == {study.parts[-3] for study in studies}
+
+
+def test_a_page_is_made_from_results_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As experiments/README.md has it; here of one run, for a whole study takes ten seconds."""
+    results, kept = ROOT / "experiments" / "checkpoint_intervals" / "results", tmp_path / "results"
+    (kept / "no_failure").mkdir(parents=True)
+    for file in ("study.json", "no_failure/seed-0.jsonl.gz"):
+        shutil.copy(results / file, kept / file)
+    monkeypatch.chdir(tmp_path)  # where the other runs aren't found
+    assert main(["report", "results", "--out", "page"]) == 0
+    assert "no_failure  none      1 " in capsys.readouterr().out
+    assert (tmp_path / "page" / "report.html").is_file()
+
+
+# --- scripts -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of all that they are made with and of what was found, in the current folder."""
+    skip = shutil.ignore_patterns("__pycache__", "*.png")
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments", ignore=skip)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the processes that a script starts
+    return tmp_path / "experiments"
+
+
+def test_all_scripts_are_looked_at() -> None:
+    assert SCRIPTS.keys() == {"catching_up", "rungs", "shapes", "swap_similarity"}
+
+
+@pytest.mark.parametrize("name", ["catching_up", "rungs", "shapes"])
+def test_a_script_trains_nothing_again(
+    name: str, experiments: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As shown. All that it makes of what is committed comes out as that was committed."""
+    results = experiments / name / "results"
+    found = {path.name: path.read_bytes() for path in results.iterdir()}
+    (results / "table.csv").unlink(missing_ok=True)
+    for script, *words in SCRIPTS[name]:
+        run_script(Path(script), words, monkeypatch)
+    assert not Path("runs").exists()
+    assert {path.name: path.read_bytes() for path in results.iterdir()} == found
+
+
+@pytest.mark.parametrize("name", ["rungs", "shapes"])
+def test_what_a_study_would_train_is_a_configuration(name: str, experiments: Path) -> None:
+    study = yaml.safe_load((experiments / name / "study.yaml").read_text())
+    for own in study["trunks"].values():
+        config = load(experiments / name / "config.yaml", (own or {}).get("words", "").split())
+        assert max({**study, **(own or {})}["at"]) < config.iterations
+
+
+def test_branches_are_trained_and_tabled(
+    experiments: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In small, and one of each. What is there then is not trained again."""
+    ((script, study, runs, *_),) = SCRIPTS["rungs"]
+    shutil.rmtree(experiments / "rungs" / "results")
+    small = {"at": [2], "stages": "3", "gaps": "0,2", "rules": ["zero", "uniform"]}
+    small |= {"words": " ".join(SMALL)}
+    Path(study).write_text(yaml.safe_dump({**small, "trunks": {"tiny": None}}))
+    run_script(Path(script), [study, runs, "--seeds", "1"], monkeypatch)
+    table = (experiments / "rungs" / "results" / "table.csv").read_text()
+    rows = list(csv.DictReader(table.splitlines()))
+    assert [(row["rule"], row["steps"]) for row in rows] == [
+        (rule, steps) for steps in ("0", "2") for rule in ("zero", "uniform")
+    ]
+    assert all(float(row["gap"]) for row in rows) and not list(Path(runs).iterdir())
+    shutil.rmtree(runs)
+    run_script(Path(script), [study, runs, "--seeds", "1"], monkeypatch)
+    assert (experiments / "rungs" / "results" / "table.csv").read_text() == table
+
+
+def test_catching_up_in_few_iterations(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages are lost at two of them, in the second half."""
+    (script, _, *words) = SCRIPTS["catching_up"][0]
+    few = ["few", *words, "--iterations", "21", "--only", "1-bit deltas every 10, moved on"]
+    run_script(Path(script), few, monkeypatch)
+    (file,) = Path("few").iterdir()
+    assert file.name.endswith("-of-21.json")
+    (loss,) = json.loads(file.read_text())["losses"]
+    assert 3 < loss < 5.6, "of 256 bytes, after 20 iterations"
+
+
+def test_how_alike_stages_are(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the runs that its page compares first, but small, and without those that are not read."""
+    (compare,), ((script, runs, results),) = (
+        commands(ROOT / "experiments" / "swap_similarity" / "README.md"),
+        SCRIPTS["swap_similarity"],
+    )
+    read = "--strategies=no_failure,checkfree_plus(failures=none)"
+    assert main([*compare, read, "--seeds=1", *SMALL]) == 0
+    (experiments / "swap_similarity" / "results" / "cosines.csv").unlink()
+    run_script(Path(script), [runs, results], monkeypatch)
+    rows = list(csv.DictReader((Path(results) / "cosines.csv").read_text().splitlines()))
+    assert {row["trained"] for row in rows} == {"in order", "ends swapped"} and len(rows) == 10
+    assert all(-1 <= float(row["cosine"]) <= 1 for row in rows)

@@ -180,15 +180,6 @@ def test_every_public_name_is_shown_and_has_a_text() -> None:
         assert python_names.text_of(name) if is_type else inspect.getdoc(found), name
 
 
-def test_what_contributing_has_one_type_is_there() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets, scripts = re.findall(r"^    make (\w+)", text, re.M), re.findall(r"\w+/\w+\.py", text)
-    assert {"test", "lint", "docs", "soak"} <= set(targets) and len(scripts) > 10
-    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
-    assert not [script for script in scripts if not (ROOT / script).is_file()]
-
-
 def test_pages_of_the_repository_keep_their_links() -> None:
     for file, page in repository.pages().items():
         text = repository.rendered(file, page)

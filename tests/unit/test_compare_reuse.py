@@ -99,7 +99,7 @@ def test_another_machine_is_said_to_be_one(cells: dict[str, Cell]) -> None:
 # --- what is reused ------------------------------------------------------------------------------
 
 
-def test_a_borrowed_run_has_the_reference_s_losses_and_its_own_failures(
+def test_a_reused_run_has_the_reference_s_losses_and_its_own_failures(
     cells: dict[str, Cell],
 ) -> None:
     run = reused_run_of(cells)

@@ -3,8 +3,10 @@ line that says why not and what would have helped."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -29,7 +31,7 @@ from checkfree.pipeline import gpipe, one_f_one_b
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.recovery.strategy import Strategy
-from checkfree.recovery.wrappers import make_strategy
+from checkfree.recovery.wrappers import Wrapper, make_strategy
 
 N, NOW = 6, 7
 """Body stages, and the iteration that is committed when something is lost."""
@@ -345,3 +347,21 @@ def test_values_that_no_strategy_takes_are_refused(change: dict[str, Any], messa
     with pytest.raises(BadInput, match=message) as refused:
         check(Config(recovery=RecoveryConfig(**change)))
     assert "\n" not in str(refused.value)
+
+
+# --- wrappers ------------------------------------------------------------------------------------
+
+PROTOCOL = sorted(name for name in vars(Strategy) if not name.startswith("_"))
+
+
+@pytest.mark.parametrize("name", PROTOCOL)
+def test_a_wrapper_passes_on_all_that_a_strategy_is_asked(name: str) -> None:
+    """Else what the protocol says by itself would count for a strategy that says otherwise."""
+    asked, inner = inspect.getattr_static(Strategy, name), Mock(spec=Strategy)
+    wrapper = Wrapper(inner)
+    if isinstance(asked, property):
+        assert getattr(wrapper, name) is getattr(inner, name)
+        return
+    given = [object() for _ in list(inspect.signature(asked).parameters)[1:]]
+    assert getattr(wrapper, name)(*given) is getattr(inner, name).return_value
+    getattr(inner, name).assert_called_once_with(*given)

@@ -24,10 +24,10 @@ from checkfree.report.study.groups import book
 from checkfree.report.study.interval import estimate, reading_noise, t_quantile
 from checkfree.report.study.model import Entry, Study
 from checkfree.report.study.page import page_data
-from checkfree.report.study.recovery_stats import cures
+from checkfree.report.study.recovery_stats import recovery_stats
 from checkfree.report.study.run_series import AXES, run_of
 from checkfree.report.study.seed_means import POINTS, gap_curve, kept, mean_curve
-from checkfree.report.study.style import looks
+from checkfree.report.study.style import styles_of
 from checkfree.report.study.summary import SummaryRow, summarize
 from checkfree.report.study.tables import extra_sent, interval, sent_per_iteration
 from checkfree.report.study.traces import numbers, wrapped
@@ -210,8 +210,8 @@ def test_a_reading_right_after_a_repair_is_no_point_of_the_curve() -> None:
 def test_what_is_unknown_has_no_axis() -> None:
     plain = run_of(entry("checkfree", trained([9.0, 3.0])))
     assert set(plain.validation.clocks) == {"tokens", "seconds"}
-    lent = run_of(entry("redundant", trained([9.0, 3.0]), priced=priced(range(2)), reused="x"))
-    assert set(lent.validation.clocks) == {"tokens", "hours"}
+    reused = run_of(entry("redundant", trained([9.0, 3.0]), priced=priced(range(2)), reused="x"))
+    assert set(reused.validation.clocks) == {"tokens", "hours"}
     bare = {"kind": "validation", "iteration": 0, "tick": 0, "loss": None}
     assert not run_of(entry("checkfree", [bare])).validation.clocks
 
@@ -244,12 +244,12 @@ def test_recoveries_count_those_that_never_came_back_as_last() -> None:
         entry("checkfree", lossy(3.1, 2.9), 1, priced=priced(range(6), repairs=[34.0])),
         entry("checkfree", lossy(3.3, 3.2), 2),
     ]
-    (cure,) = cures(book(study(*entries)))
-    assert cure.jump is not None and cure.jump.mean == pytest.approx(0.3) and cure.jump.n == 3
-    assert (cure.back, cure.returned, cure.measured, cure.lost) == (2, 2, 3, 3)
-    assert cure.seconds is not None and cure.seconds.mean == 32.0
-    assert cure.rules == {"weighted average": 3}
-    (never,) = cures(book(study(entries[2])))
+    (stats,) = recovery_stats(book(study(*entries)))
+    assert stats.jump is not None and stats.jump.mean == pytest.approx(0.3) and stats.jump.n == 3
+    assert (stats.back, stats.returned, stats.measured, stats.lost) == (2, 2, 3, 3)
+    assert stats.seconds is not None and stats.seconds.mean == 32.0
+    assert stats.rules == {"weighted average": 3}
+    (never,) = recovery_stats(book(study(entries[2])))
     assert never.back is None and never.returned == 0
 
 
@@ -308,8 +308,8 @@ def test_plotly_knows_every_word_of_the_plots() -> None:
 
 
 def test_strategies_look_different() -> None:
-    found = looks([f"strategy {place}" for place in range(42)])
-    assert len({(look.color, look.dash) for look in found.values()}) == 43
+    found = styles_of([f"strategy {place}" for place in range(42)])
+    assert len({(style.color, style.dash) for style in found.values()}) == 43
 
 
 @given(st.integers(0, 5000))

@@ -76,7 +76,7 @@ class Line:
 
 
 class LeadState:
-    """What a reception has of its network thread."""
+    """What a join server has of its network thread."""
 
     def __init__(self) -> None:
         self.endpoint = SimpleNamespace(id="lead", refused=Counter())

@@ -37,7 +37,7 @@ def evicted(members: Membership, sits: Peer) -> list[Peer]:
 
 
 @pytest.mark.parametrize("heard", ["nothing", "lost", "joined", "filled"])
-def test_who_has_just_sat_down_gets_up_as_who_is_known_to_be_hollow(heard: str) -> None:
+def test_who_has_just_sat_down_gets_up_as_who_is_known_to_be_uninitialized(heard: str) -> None:
     """The lead hears of it a moment later than the network thread."""
     members, sits = Membership(SEATS), Peer(SEAT, 1, "id", ())
     if heard != "nothing":

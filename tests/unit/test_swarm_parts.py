@@ -36,8 +36,8 @@ def peer(seat: Address, life: int = 0) -> Peer:
     return Peer(seat, life, id_of(f"{seat}-{life}"), ("/ip4/127.0.0.1/tcp/1",))
 
 
-class Office:
-    """An peer table of two seats, and all that it said."""
+class TwoSeats:
+    """A peer table of two seats, and all that it said."""
 
     def __init__(self) -> None:
         self.told: list[Message] = []
@@ -62,29 +62,29 @@ class Office:
 
 
 def test_a_loss_is_told_once_and_replaced() -> None:
-    office = Office()
-    peer_table = office.start()
+    two = TwoSeats()
+    peer_table = two.start()
     assert peer_table.gone(ONE, 0, "its stream ended")
     assert not peer_table.gone(ONE, 0, "it was silent")
-    assert office.told == [Lost(ONE, 0)]
-    assert office.ordered == [(ONE, 1, True)]
+    assert two.told == [Lost(ONE, 0)]
+    assert two.ordered == [(ONE, 1, True)]
     peer_table.arrived(peer(ONE, 0))  # the dead do not come back
     assert not peer_table.complete
     peer_table.arrived(peer(ONE, 1))
-    assert office.told[1:] == [Joined(ONE, 1)]
-    known = [Peer.from_json(plain) for plain in office.announced[-1]["peers"]]
+    assert two.told[1:] == [Joined(ONE, 1)]
+    known = [Peer.from_json(plain) for plain in two.announced[-1]["peers"]]
     assert set(known) == {peer(ONE, 1), peer(TWO)}
 
 
-def test_who_dies_before_the_start_is_replaced_by_one_that_is_not_hollow() -> None:
-    office = Office()
-    office.peer_table.gone(ONE, 0, "")
-    assert (office.told, office.ordered) == ([], [(ONE, 1, False)])
+def test_who_dies_before_the_start_is_replaced_by_one_that_is_initialized() -> None:
+    two = TwoSeats()
+    two.peer_table.gone(ONE, 0, "")
+    assert (two.told, two.ordered) == ([], [(ONE, 1, False)])
 
 
 def test_a_seat_that_nobody_reaches_is_hopeless() -> None:
-    office = Office()
-    peer_table = office.start()
+    two = TwoSeats()
+    peer_table = two.start()
     for life in range(1 + NO_SHOWS):
         peer_table.gone(ONE, life, "")
         assert peer_table.hopeless() is None
@@ -96,8 +96,8 @@ def test_a_seat_that_nobody_reaches_is_hopeless() -> None:
 
 
 def test_faults_answer_when_all_that_they_struck_are_replaced() -> None:
-    office, killed = Office(), []
-    peer_table = office.start()
+    two, killed = TwoSeats(), []
+    peer_table = two.start()
     faults = RealFaults(
         peer_table,
         lambda tick, seats: killed.append((tick, *seats)),
@@ -120,14 +120,14 @@ def test_faults_answer_when_all_that_they_struck_are_replaced() -> None:
 
 
 def test_faults_are_asked_by_what_is_due_alone() -> None:
-    faults = RealFaults(Office().start(), lambda tick, seats: None, lambda tick: (ONE,))
+    faults = RealFaults(TwoSeats().start(), lambda tick, seats: None, lambda tick: (ONE,))
     faults.deliver(Struck(0, 0))
     assert faults.advance() is None
 
 
 def test_a_replacement_that_dies_on_its_way_is_waited_for_again() -> None:
-    office = Office()
-    peer_table = office.start()
+    two = TwoSeats()
+    peer_table = two.start()
     faults = RealFaults(peer_table, lambda tick, seats: None, lambda tick: (ONE,))
     faults.deliver(Due(0, 0))
     faults.advance()

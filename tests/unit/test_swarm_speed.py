@@ -15,10 +15,10 @@ from checkfree.runtime.swarm.presence.speed import (
     TIMES,
     WINDOW,
     WORTH,
+    Direction,
     Life,
     SeatTiming,
     Speeds,
-    Way,
 )
 
 SEATS = tuple(Address(stage) for stage in range(5))
@@ -116,7 +116,7 @@ def crossed(
     speeds, found = Speeds(), list[SeatTiming]()
     for iteration in range(count):
         busy: dict[Life, float] = {(seat, 0): (iteration + 1) * 0.1 for seat in where}
-        ways: dict[Way, float] = {}
+        ways: dict[Direction, float] = {}
         for seat in where:
             for other in (Address((seat.stage + step) % len(where)) for step in (1, -1)):
                 if where[seat] != where[other]:

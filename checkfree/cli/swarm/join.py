@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkfree.cli.arguments import AGAIN, Commands, takes_allow
-from checkfree.cli.swarm.shared import ANYWHERE, as_guest, seconds, secret_of
+from checkfree.cli.swarm.shared import ANYWHERE, as_joiner, seconds, secret_of
 from checkfree.core.errors import BadInput
 from checkfree.runtime.swarm.told import tell
 
@@ -88,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
     host, zone = _name(arguments.host or ""), _name(arguments.zone)
     say = (lambda text: None) if arguments.quiet else tell
     secret = secret_of(arguments)
-    with as_guest("join", arguments.address, secret, arguments.listen) as (workdir, entry):
+    with as_joiner("join", arguments.address, secret, arguments.listen) as (workdir, entry):
         from checkfree.session.swarm.member import NodeOptions, StartAgain, join
 
         options = NodeOptions(arguments.seats, data=arguments.data_path, device=arguments.device)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from checkfree.cli.arguments import DONE, Commands
-from checkfree.cli.swarm.shared import launch, run_of, takes_run
+from checkfree.cli.swarm.shared import launch, number, run_of, takes_run
 from checkfree.runtime.swarm.presence.liveness import GRACE, RELAY
 from checkfree.runtime.swarm.told import render_waiting, tell
 
@@ -52,7 +52,7 @@ def add(actions: Commands) -> None:
     )
     parser.add_argument(
         "--grace",
-        type=_grace,
+        type=number(0, 3600, "seconds"),
         default=GRACE,
         metavar="SECONDS",
         help="that a node which fell silent gets to come back with its states before anything "
@@ -60,8 +60,8 @@ def add(actions: Commands) -> None:
     )
     parser.add_argument(
         "--relay",
-        type=_gibibytes,
-        default=RELAY,
+        type=number(0, 1 << 20, "GiB"),
+        default=RELAY >> 30,
         metavar="GIB",
         help="that the lead passes on for two nodes that can't reach each other, until one of them "
         f"has another seat (default {RELAY >> 30})",
@@ -84,20 +84,6 @@ def _wait(text: str) -> dict[str, float]:
     )
 
 
-def _grace(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"got {text}, expected 0 to 3600 seconds")
-    return value
-
-
-def _gibibytes(text: str) -> int:
-    value = float(text)
-    if not 0 <= value <= 1 << 20:
-        raise argparse.ArgumentTypeError(f"got {text}, expected 0 to {1 << 20} GiB")
-    return int(value * (1 << 30))
-
-
 def _run(arguments: argparse.Namespace) -> int:
     from checkfree.runtime.swarm.transport.addresses import parse_listen
 
@@ -111,7 +97,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.seats:
         workers.append(local_node(arguments.seats, reserve=True))
     more = {"spares": 0, "workers": workers, "join_server": where}
-    more |= {"wait": arguments.wait, "grace": arguments.grace, "relay": arguments.relay}
+    relay = int(arguments.relay * (1 << 30))
+    more |= {"wait": arguments.wait, "grace": arguments.grace, "relay": relay}
     return launch(arguments, run, "lead", more, Teller.of(arguments.quiet))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import shlex
 import sys
@@ -59,12 +60,22 @@ def takes_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, help=argparse.SUPPRESS)
 
 
-def seconds(text: str) -> float:
-    """A number of them."""
-    value = float(text)
-    if not 0.1 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"got {text}, expected 0.1 to 3600 seconds")
-    return value
+def number(least: float, most: float, unit: str) -> Callable[[str], float]:
+    """An option's type: a number from ``least`` to ``most``, which are in ``unit``."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"got {text}, expected {least} to {most} {unit}")
+        return value
+
+    return read
+
+
+seconds = number(0.1, 3600, "seconds")
 
 
 def check_machine(action: str) -> None:
@@ -106,7 +117,7 @@ def secret_of(arguments: argparse.Namespace) -> bytes:
 
 
 @contextmanager
-def as_guest(
+def as_joiner(
     action: str, address: str, secret: bytes, listen: str = ANYWHERE
 ) -> Iterator[tuple[JoinerWorkdir, JoinOptions]]:
     """Where a process that comes to a run from elsewhere keeps its files, and how it comes in.

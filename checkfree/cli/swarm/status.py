@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from checkfree.cli.arguments import DONE, Commands
-from checkfree.cli.swarm.shared import as_guest, secret_of
+from checkfree.cli.swarm.shared import as_joiner, secret_of
 from checkfree.core.errors import BadInput
 from checkfree.runtime.swarm.told import render_waiting
 
@@ -59,18 +59,13 @@ def is_address(text: str) -> bool:
     return looks_like_an_address(text) and not Path(text).exists()
 
 
-def _asked_elsewhere(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    """Raises BadInput."""
-    secret = secret_of(arguments)
-    with as_guest("status", arguments.run_or_address, secret) as (workdir, entry):
-        from checkfree.session.swarm.member import status
-
-        return status(workdir, entry)
-
-
 def _run(arguments: argparse.Namespace) -> int:
     if is_address(arguments.run_or_address):
-        told = _asked_elsewhere(arguments)
+        secret = secret_of(arguments)
+        with as_joiner("status", arguments.run_or_address, secret) as (workdir, entry):
+            from checkfree.session.swarm.member import status
+
+            told = status(workdir, entry)
     else:
         told = question(Path(arguments.run_or_address), {"ask": "status"})
     if arguments.json:

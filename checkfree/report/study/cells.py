@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from checkfree.report.study.style import Look
+from checkfree.report.study.style import Style
 
 NOTHING = "–"
 
 
 @dataclass(frozen=True)
 class Head:
-    """The first column's cell: a name, with the ``look`` of a strategy, and smaller ``below`` it
+    """The first column's cell: a name, with the ``style`` of a strategy, and smaller ``below`` it
     what to know about it. What is empty is left out."""
 
     label: str
     below: tuple[str, ...] = ()
-    look: Look | None = None
+    style: Style | None = None
 
 
 @dataclass(frozen=True)

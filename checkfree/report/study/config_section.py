@@ -53,10 +53,12 @@ def differences(book: Book) -> Table | None:
     keys = differing([config for _, config in told])
     if not keys:
         return None
-    rows = (
-        TableRow(_title(book, group), tuple(_value(group, config, key, book) for key in keys))
-        for group, config in told
-    )
+    rows = []
+    for group, config in told:
+        rate = "" if book.rates == (None,) or group.is_reference else rate_name(group.rate)
+        odd = "failures.stages" if group.label in book.may_fail else None
+        cells = (TableCell(config.get(key, NOTHING), bad=key == odd, text=True) for key in keys)
+        rows.append(TableRow(Head(group.label, (rate,)), tuple(cells)))
     name = "Where the configurations differ"
     return Table(("Strategy", *keys), tuple(rows), name, frozenset(keys))
 
@@ -71,16 +73,6 @@ def configurations(book: Book) -> list[Configuration]:
 def _told(book: Book) -> list[tuple[Group, dict[str, str]]]:
     told = [(group, flat(config_of(group.runs[0].entry))) for group in book.groups]
     return [(group, config) for group, config in told if config]
-
-
-def _title(book: Book, group: Group) -> Head:
-    rate = "" if book.rates == (None,) or group.is_reference else rate_name(group.rate)
-    return Head(group.label, (rate,))
-
-
-def _value(group: Group, config: Mapping[str, str], key: str, book: Book) -> TableCell:
-    odd = key == "failures.stages" and group.label in book.may_fail
-    return TableCell(config.get(key, NOTHING), bad=odd, text=True)
 
 
 def _whole(
@@ -104,12 +96,15 @@ def versions(book: Book) -> Table | None:
     for run in runs:
         for key, value in _facts(run).items():
             facts.setdefault(key, {}).setdefault(value, []).append(run)
-    rows = (
-        TableRow(Head(key), (CellLines(_shared(values, len(runs))),))
-        for key, values in facts.items()
-    )
     if not facts:
         return None
+    rows = []
+    for key, values in facts.items():
+        counts = {value: len(of) for value, of in values.items()}
+        lines = (
+            (v, f"{n} of {len(runs)} runs" if n < len(runs) else "") for v, n in counts.items()
+        )
+        rows.append(TableRow(Head(key), (CellLines(tuple(lines)),)))
     return Table(("What", "Value"), tuple(rows), "Versions and data", frozenset(["Value"]))
 
 
@@ -129,9 +124,3 @@ def _facts(run: RunSeries) -> dict[str, str]:
         found["Fleet"] = run.entry.priced.fleet
         found["Nodes"] = str(run.entry.priced.nodes)
     return found
-
-
-def _shared(values: Mapping[str, Sequence[RunSeries]], count: int) -> tuple[tuple[str, str], ...]:
-    if len(values) == 1 and len(next(iter(values.values()))) == count:
-        return tuple((value, "") for value in values)
-    return tuple((value, f"{len(runs)} of {count} runs") for value, runs in values.items())

@@ -18,7 +18,7 @@ from checkfree.report.study.failure_timeline import legend, panels
 from checkfree.report.study.groups import Book, rate_name
 from checkfree.report.study.model import REFERENCE
 from checkfree.report.study.run_series import AXES, missed
-from checkfree.report.study.style import BYTES_FILLS, SECONDS_FILLS, Fill, looks
+from checkfree.report.study.style import BYTES_FILLS, SECONDS_FILLS, Fill, styles_of
 from checkfree.report.study.summary import Summary
 from checkfree.report.study.tables import headline, recoveries, runs, storage
 
@@ -34,7 +34,7 @@ _AXIS_NAMES = {
 
 def page(book: Book, summary: Summary) -> str:
     """The whole file."""
-    every, styles = [run for group in book.groups for run in group.runs], looks(book.labels)
+    every, styles = [run for group in book.groups for run in group.runs], styles_of(book.labels)
     notes = [*book.study.notes]
     if not book.references:
         notes.append(f"There is no run of {REFERENCE}, so no differences to it are told.")
@@ -50,7 +50,7 @@ def page(book: Book, summary: Summary) -> str:
         rates=[(place, rate_name(rate)) for place, rate in enumerate(book.rates)],
         several=any(len(group.runs) > 1 for group in book.groups),
         chips=[
-            {"label": label, "look": styles[label], "name": book.name(label)}
+            {"label": label, "style": styles[label], "name": book.name(label)}
             for label in book.labels
         ],
         seeds=[(seed, seed) for seed in sorted({p["keys"]["seed"] for p in panels(book)})],

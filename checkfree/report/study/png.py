@@ -20,7 +20,7 @@ from checkfree.report.study.bars import spent
 from checkfree.report.study.groups import Book, rate_name
 from checkfree.report.study.model import REFERENCE
 from checkfree.report.study.seed_means import Curve, gap_curve, mean_curve, seed_line
-from checkfree.report.study.style import GREY, INK, PALE, SECONDS_FILLS, Look, looks
+from checkfree.report.study.style import GREY, INK, PALE, SECONDS_FILLS, Style, styles_of
 
 _WIDTH, _HEIGHT, _DOTS = 5.2, 3.7, 150  # inches of a panel, dots per inch
 _MARKED = 40
@@ -69,22 +69,22 @@ def _panels(book: Book, path: Path, draw: Drawer, title: str, with_reference: bo
 
 
 def _losses(book: Book, rate: float | None, axes: Axes) -> list[Curve]:
-    styles, drawn = looks(book.labels), []
+    styles, drawn = styles_of(book.labels), []
     for group in book.at(rate):
-        look = styles[group.label]
+        style = styles[group.label]
         curve = mean_curve(group, "validation", "iterations")
         if curve is not None:
-            drawn.append(_line(axes, curve, look))
+            drawn.append(_line(axes, curve, style))
         for run in group.lost:
             x, y = seed_line(run, "validation", "iterations") or (np.empty(0), np.empty(0))
-            axes.plot(x, y, color=look.color, linewidth=0.8, alpha=0.5)
-            axes.plot(x[-1:], y[-1:], color=look.color, marker="X", markersize=8, zorder=5)
+            axes.plot(x, y, color=style.color, linewidth=0.8, alpha=0.5)
+            axes.plot(x[-1:], y[-1:], color=style.color, marker="X", markersize=8, zorder=5)
             drawn.append(Curve(x, y, np.zeros(len(x)), 1))
     return drawn
 
 
 def _gaps(book: Book, rate: float | None, axes: Axes) -> list[Curve]:
-    styles = looks(book.labels)
+    styles = styles_of(book.labels)
     axes.axhline(0, color=INK, linewidth=1)
     return [
         _line(axes, curve, styles[group.label])
@@ -93,23 +93,23 @@ def _gaps(book: Book, rate: float | None, axes: Axes) -> list[Curve]:
     ]
 
 
-def _line(axes: Axes, curve: Curve, look: Look) -> Curve:
+def _line(axes: Axes, curve: Curve, style: Style) -> Curve:
     low, high = curve.y - curve.half, curve.y + curve.half
     axes.plot(
         curve.x,
         curve.y,
-        color=look.color,
-        linestyle=_dash(look),
+        color=style.color,
+        linestyle=_dash(style),
         linewidth=1.7,
-        marker=look.symbol if len(curve.x) <= _MARKED else None,
+        marker=style.symbol if len(curve.x) <= _MARKED else None,
         markersize=4,
     )
-    axes.fill_between(curve.x, low, high, color=look.color, alpha=0.15, linewidth=0)
+    axes.fill_between(curve.x, low, high, color=style.color, alpha=0.15, linewidth=0)
     return curve
 
 
-def _dash(look: Look) -> Any:
-    return (0, tuple(length / 2 for length in look.strokes)) if look.strokes else "solid"
+def _dash(style: Style) -> Any:
+    return (0, tuple(length / 2 for length in style.strokes)) if style.strokes else "solid"
 
 
 def _view(curves: Sequence[Curve]) -> tuple[float, float] | None:
@@ -140,7 +140,7 @@ def _plain(axes: Axes) -> None:
 
 def _legend(figure: Figure, book: Book, with_reference: bool) -> None:
     shown = [label for label in book.labels if with_reference or label != REFERENCE]
-    styles = looks(book.labels)
+    styles = styles_of(book.labels)
     handles = [
         Line2D(
             [],
@@ -177,7 +177,10 @@ def draw_ledger(book: Book, path: Path) -> None:
     )
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    names = [_bar_name(group.label, group.rate) for group in groups]
+    names = [
+        group.label.replace("$", r"\$") + ("" if group.rate is None else f", {group.rate:g} %")
+        for group in groups
+    ]
     starts = [0.0] * len(groups)
     for kind in SECONDS:
         hours = [spent(group, "seconds").get(kind, 0.0) / 3600 for group in groups]
@@ -197,11 +200,6 @@ def draw_ledger(book: Book, path: Path) -> None:
     axes.invert_yaxis()
     _finish_ledger(figure, axes, bool(groups))
     figure.savefig(path, format="png", metadata={"Software": None})
-
-
-def _bar_name(label: str, rate: float | None) -> str:
-    name = label.replace("$", r"\$")
-    return name if rate is None else f"{name}, {rate:g} %"
 
 
 def _finish_ledger(figure: Figure, axes: Axes, any_bar: bool) -> None:

@@ -16,7 +16,7 @@ from checkfree.report.study.summary import lost_stages
 
 
 @dataclass(frozen=True)
-class Cure:
+class RecoveryStats:
     """What losses did to one strategy at one rate."""
 
     group: Group
@@ -34,12 +34,12 @@ class Cure:
     rules: Mapping[str, int]
 
 
-def cures(book: Book) -> tuple[Cure, ...]:
+def recovery_stats(book: Book) -> tuple[RecoveryStats, ...]:
     """A row for each group that repaired anything, or could not."""
-    return tuple(_cure(group) for group in book.groups if not group.is_reference)
+    return tuple(_stats_of(group) for group in book.groups if not group.is_reference)
 
 
-def _cure(group: Group) -> Cure:
+def _stats_of(group: Group) -> RecoveryStats:
     table = [line for run in group.runs for line in recoveries_of(run)]
     jumps = [
         line["after"] - line["before"]
@@ -54,7 +54,7 @@ def _cure(group: Group) -> Cure:
             rules[rule] = rules.get(rule, 0) + 1
     priced = [run.entry.priced for run in group.runs]
     seconds = [s for p in priced if p is not None for s in p.recoveries]
-    return Cure(
+    return RecoveryStats(
         group,
         sum(lost_stages(run) for run in group.runs),
         estimate(jumps),

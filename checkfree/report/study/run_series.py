@@ -112,7 +112,7 @@ def _track(records: Mapping[int, Record], clocks: Mapping[str, Floats]) -> Track
         ticks.astype(np.float64),
         _floats(finite(record.get("iteration")) for record in records.values()),
         _floats(finite(record.get("loss")) for record in records.values()),
-        {axis: _at(clock, ticks) for axis, clock in clocks.items()},
+        {axis: np.append(c, np.nan)[np.minimum(ticks, len(c))] for axis, c in clocks.items()},
     )
 
 
@@ -145,11 +145,6 @@ def _per_tick(records: Any, key: str, steps: Mapping[int, Record]) -> Floats:
 
 def _passed(each: Floats) -> Floats:
     return np.concatenate(([0.0], np.cumsum(each)))
-
-
-def _at(clock: Floats, ticks: NDArray[np.int64]) -> Floats:
-    known = ticks < len(clock)
-    return np.where(known, clock[np.where(known, ticks, 0)], np.nan)
 
 
 def _floats(values: Any) -> Floats:

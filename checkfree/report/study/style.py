@@ -13,7 +13,7 @@ from checkfree.report.study.model import REFERENCE
 
 
 @dataclass(frozen=True)
-class Look:
+class Style:
     """``dash`` and ``marker`` are plotly's words; the others matplotlib's and SVG's."""
 
     color: str
@@ -43,19 +43,17 @@ _MARKERS = (
     ("pentagon", "p"),
     ("star", "*"),
 )
-_REFERENCE = Look("#000000", "solid", "cross", (), "P")
+_REFERENCE = Style("#000000", "solid", "cross", (), "P")
 
 
-def looks(labels: Sequence[str]) -> Mapping[str, Look]:
-    """A look for each label; the reference is black and solid. Repeats after 42 labels."""
-    others = [label for label in labels if label != REFERENCE]
-    return {REFERENCE: _REFERENCE} | {label: _look(i) for i, label in enumerate(others)}
-
-
-def _look(place: int) -> Look:
-    dash, strokes = _DASHES[place % len(_DASHES)]
-    marker, symbol = _MARKERS[place % len(_MARKERS)]
-    return Look(_COLORS[place % len(_COLORS)], dash, marker, strokes, symbol)
+def styles_of(labels: Sequence[str]) -> Mapping[str, Style]:
+    """A style for each label; the reference is black and solid. Repeats after 42 labels."""
+    found = {REFERENCE: _REFERENCE}
+    for place, label in enumerate(label for label in labels if label != REFERENCE):
+        dash, strokes = _DASHES[place % len(_DASHES)]
+        marker, symbol = _MARKERS[place % len(_MARKERS)]
+        found[label] = Style(_COLORS[place % len(_COLORS)], dash, marker, strokes, symbol)
+    return found
 
 
 @dataclass(frozen=True)

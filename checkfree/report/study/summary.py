@@ -161,7 +161,7 @@ def lost_stages(run: RunSeries) -> int:
 
 
 def repaired(run: RunSeries) -> int:
-    """Repairs made; those of a curve that another run lent are its price's."""
+    """Repairs made; those of a reused curve are its price's."""
     made = len(of_kind(run.entry.records, "recovery"))
     priced = run.entry.priced
     return max(made, len(priced.recoveries)) if priced is not None and run.entry.reused else made

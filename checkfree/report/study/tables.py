@@ -12,9 +12,9 @@ from checkfree.report.study.bars import spent
 from checkfree.report.study.cells import NOTHING, Divider, Endings, Head, Table, TableCell, TableRow
 from checkfree.report.study.groups import Book, Group, rate_name
 from checkfree.report.study.interval import Estimate, estimate
-from checkfree.report.study.recovery_stats import Cure, cures
+from checkfree.report.study.recovery_stats import RecoveryStats, recovery_stats
 from checkfree.report.study.run_series import RunSeries
-from checkfree.report.study.style import Look, looks
+from checkfree.report.study.style import Style, styles_of
 from checkfree.report.study.summary import Summary, SummaryRow, mean, reach
 
 
@@ -23,26 +23,26 @@ class Names:
     """How strategies are named in the first column."""
 
     book: Book
-    looks: Mapping[str, Look]
+    styles: Mapping[str, Style]
 
     def of(self, group: Group) -> Head:
-        """With its look, whose stages may fail if not the usual ones, and whose curve it is."""
+        """With its style, whose stages may fail if not the usual ones, and whose curve it is."""
         label = group.label
         fails = self.book.may_fail.get(label)
-        lent = [run for run in group.runs if run.entry.reused]
+        reused = [run for run in group.runs if run.entry.reused]
         below = (
             f"only {fails} may fail" if fails else "",
             *(
                 f"seed {run.entry.seed}: curve of {run.entry.reused}; identical by construction"
-                for run in lent[:1]
+                for run in reused[:1]
             ),
-            f"and {len(lent) - 1} more seeds so" if len(lent) > 1 else "",
+            f"and {len(reused) - 1} more seeds so" if len(reused) > 1 else "",
         )
-        return Head(label, below, self.looks[label])
+        return Head(label, below, self.styles[label])
 
 
 def names(book: Book) -> Names:
-    return Names(book, looks(book.labels))
+    return Names(book, styles_of(book.labels))
 
 
 HEADLINE = (
@@ -235,30 +235,30 @@ CURED = (
 def recoveries(book: Book) -> Table:
     """What losses did to each strategy."""
     name = names(book)
-    found = {(cure.group.label, cure.group.rate): cure for cure in cures(book)}
-    groups = [cure.group for cure in found.values()]
+    found = {(stats.group.label, stats.group.rate): stats for stats in recovery_stats(book)}
+    groups = [stats.group for stats in found.values()]
 
     def one(group: Group) -> Iterable[TableRow]:
-        yield TableRow(name.of(group), _cured(found[group.label, group.rate]))
+        yield TableRow(name.of(group), _recovery_cells(found[group.label, group.rate]))
 
     rows = tuple(_by_rate(book, one, groups))
     return Table(CURED, rows, "Recoveries", frozenset(CURED[-1:]))
 
 
-def _cured(cure: Cure) -> tuple[TableCell, ...]:
-    rules = ", ".join(f"{rule} {count}" for rule, count in sorted(cure.rules.items()))
-    jump = f"{cure.jump.n} repairs measured" if cure.jump else ""
-    seconds = cure.seconds
+def _recovery_cells(stats: RecoveryStats) -> tuple[TableCell, ...]:
+    rules = ", ".join(f"{rule} {count}" for rule, count in sorted(stats.rules.items()))
+    jump = f"{stats.jump.n} repairs measured" if stats.jump else ""
+    seconds = stats.seconds
     took = render_seconds(seconds.mean) if seconds else NOTHING
     return (
-        TableCell(str(cure.lost)),
-        TableCell(interval(cure.jump, signed=True), (jump,)),
+        TableCell(str(stats.lost)),
+        TableCell(interval(stats.jump, signed=True), (jump,)),
         TableCell(
-            number(cure.back, "{:g}")
-            if cure.returned or not cure.measured
+            number(stats.back, "{:g}")
+            if stats.returned or not stats.measured
             else "not within the run"
         ),
-        TableCell(f"{cure.returned} of {cure.measured}" if cure.measured else NOTHING),
+        TableCell(f"{stats.returned} of {stats.measured}" if stats.measured else NOTHING),
         TableCell(took, (f"{seconds.n} repairs" if seconds else "",)),
         TableCell(rules or NOTHING, text=True),
     )

@@ -14,7 +14,7 @@ import numpy as np
 from checkfree.report.study.groups import Book, Group
 from checkfree.report.study.run_series import AXES, Floats, RunSeries
 from checkfree.report.study.seed_means import Curve, gap_curve, mean_curve, seed_line, thin
-from checkfree.report.study.style import GREY, INK, PALE, Look, faint, looks
+from checkfree.report.study.style import GREY, INK, PALE, Style, faint, styles_of
 
 Trace = dict[str, Any]
 
@@ -35,7 +35,7 @@ def curves(book: Book) -> list[Trace]:
     A trace's ``keys`` are ``rate`` (its place among the rates), ``axis``, ``kind``, ``label`` and
     ``part``: ``mean``, ``band``, ``seed`` or ``end`` (a run that could not be saved).
     """
-    styles = looks(book.labels)
+    styles = styles_of(book.labels)
     found = []
     for place, rate in enumerate(book.rates):
         for group in book.at(rate):
@@ -46,19 +46,19 @@ def curves(book: Book) -> list[Trace]:
     return found
 
 
-def _group(book: Book, group: Group, keys: Mapping[str, Any], look: Look) -> list[Trace]:
+def _group(book: Book, group: Group, keys: Mapping[str, Any], style: Style) -> list[Trace]:
     axis, kind, name = keys["axis"], keys["kind"], plain(book.name(group.label))
     mean = mean_curve(group, kind, axis)
     seeds = [(run, line) for run in group.runs if (line := seed_line(run, kind, axis)) is not None]
-    found = [] if mean is None else _mean(mean, name, look, keys)
+    found = [] if mean is None else _mean(mean, name, style, keys)
     if len(group.runs) > 1 or mean is None:
-        found += [_seed(run, line, name, look, keys) for run, line in seeds if len(line[0])]
-    found += [_end(run, line, name, look, keys) for run, line in seeds if not run.saved]
+        found += [_seed(run, line, name, style, keys) for run, line in seeds if len(line[0])]
+    found += [_end(run, line, name, style, keys) for run, line in seeds if not run.saved]
     return found
 
 
 def _mean(
-    curve: Curve, name: str, look: Look, keys: Mapping[str, Any], sign: str = ""
+    curve: Curve, name: str, style: Style, keys: Mapping[str, Any], sign: str = ""
 ) -> list[Trace]:
     """The line and, for several seeds, the band about it."""
     held = np.isfinite(curve.half)
@@ -72,15 +72,15 @@ def _mean(
         "y": numbers(curve.y),
         "text": spread,
         "hovertemplate": f"%{{y:{sign}.4f}}%{{text}} <i>{seeds}</i>",
-        "line": {"color": look.color, "width": 2, "dash": look.dash},
-        "marker": {"symbol": look.marker, "size": 6, "color": look.color},
+        "line": {"color": style.color, "width": 2, "dash": style.dash},
+        "marker": {"symbol": style.marker, "size": 6, "color": style.color},
     }
     if not held.any():
         return [_keyed(line, keys, "mean")]
-    return [_band(curve, held, look, keys), _keyed(line, keys, "mean")]
+    return [_band(curve, held, style, keys), _keyed(line, keys, "mean")]
 
 
-def _band(curve: Curve, held: Any, look: Look, keys: Mapping[str, Any]) -> Trace:
+def _band(curve: Curve, held: Any, style: Style, keys: Mapping[str, Any]) -> Trace:
     x, y, half = curve.x[held], curve.y[held], curve.half[held]
     band = {
         "type": "scatter",
@@ -88,7 +88,7 @@ def _band(curve: Curve, held: Any, look: Look, keys: Mapping[str, Any]) -> Trace
         "x": numbers(np.concatenate((x, x[::-1]))),
         "y": numbers(np.concatenate((y + half, (y - half)[::-1]))),
         "fill": "toself",
-        "fillcolor": faint(look.color, 0.14),
+        "fillcolor": faint(style.color, 0.14),
         "line": {"width": 0},
         "hoverinfo": "skip",
     }
@@ -96,7 +96,7 @@ def _band(curve: Curve, held: Any, look: Look, keys: Mapping[str, Any]) -> Trace
 
 
 def _seed(
-    run: RunSeries, line: tuple[Floats, Floats], name: str, look: Look, keys: Mapping[str, Any]
+    run: RunSeries, line: tuple[Floats, Floats], name: str, style: Style, keys: Mapping[str, Any]
 ) -> Trace:
     x, y = thin(*line, _SEED_POINTS)
     trace = {
@@ -106,13 +106,13 @@ def _seed(
         "x": numbers(x),
         "y": numbers(y),
         "hovertemplate": "%{y:.4f}",
-        "line": {"color": faint(look.color, 0.55), "width": 1, "dash": look.dash},
+        "line": {"color": faint(style.color, 0.55), "width": 1, "dash": style.dash},
     }
     return _keyed(trace, keys, "seed")
 
 
 def _end(
-    run: RunSeries, line: tuple[Floats, Floats], name: str, look: Look, keys: Mapping[str, Any]
+    run: RunSeries, line: tuple[Floats, Floats], name: str, style: Style, keys: Mapping[str, Any]
 ) -> Trace:
     """A cross where the run's last reading stands."""
     x, y = line[0][-1:], line[1][-1:]
@@ -123,7 +123,7 @@ def _end(
         "x": numbers(x),
         "y": numbers(y),
         "hovertemplate": f"ended at {run.end}<br>{wrapped(run.reason)}",
-        "marker": {"symbol": "x", "size": 10, "color": look.color, "line": _EDGE},
+        "marker": {"symbol": "x", "size": 10, "color": style.color, "line": _EDGE},
     }
     return _keyed(trace, keys, "end")
 
@@ -133,7 +133,7 @@ _EDGE = {"color": "white", "width": 1}
 
 def gaps(book: Book) -> list[Trace]:
     """Paired differences of validation loss to the reference, keyed by ``rate`` and ``label``."""
-    styles = looks(book.labels)
+    styles = styles_of(book.labels)
     found = []
     for place, rate in enumerate(book.rates):
         for group in book.at(rate):

@@ -38,7 +38,7 @@ from checkfree.runtime.swarm.presence.liveness import (
 from checkfree.runtime.swarm.presence.peer_table import PeerTable
 from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent, seconds_of
 from checkfree.runtime.swarm.presence.roster import LeaderHandoff, Roster
-from checkfree.runtime.swarm.presence.speed import Life, Speeds, Way
+from checkfree.runtime.swarm.presence.speed import Direction, Life, Speeds
 from checkfree.runtime.swarm.presence.stall import Watch
 from checkfree.runtime.swarm.processes.fork_server import NO_ROOM, full_disk
 from checkfree.runtime.swarm.processes.launcher_client import LauncherClient
@@ -59,7 +59,7 @@ from checkfree.runtime.swarm.transport.network_thread import (
 )
 from checkfree.runtime.swarm.transport.streams import HERE
 
-FAREWELL_WITHIN = 3.0
+LEAVE_WITHIN = 3.0
 """Seconds that workers get to say what they sent, once a run ended."""
 ARRIVE_WITHIN = 60.0
 """Seconds that a replacement gets to open its streams."""
@@ -247,9 +247,9 @@ class LeaderProcess:
         if self.join_server is not None:
             self.join_server.close(notice)
         if pauses:
-            self._network.flush(FAREWELL_WITHIN)
-        late = time.monotonic() + FAREWELL_WITHIN
-        self._later(FAREWELL_WITHIN, Order({}))  # so that the host sees how late it is
+            self._network.flush(LEAVE_WITHIN)
+        late = time.monotonic() + LEAVE_WITHIN
+        self._later(LEAVE_WITHIN, Order({}))  # so that the host sees how late it is
         self.peer_table.present.clear()  # nobody is lost any more
         self.peer_table.lives.clear()
         self.host.actors.clear()
@@ -272,15 +272,16 @@ class LeaderProcess:
         """An iteration was committed: who holds the others up, if anybody does?"""
         self.watch.pace.measured(seconds)
         self._committed_at = time.monotonic()
-        present, busy, ways = self.peer_table.present, dict[Life, float](), dict[Way, float]()
+        present = self.peer_table.present
+        busy, crossed = dict[Life, float](), dict[Direction, float]()
         for seat, peer in present.items():
             computed, to = seconds_of(self._network.pulses.get(peer, {}), present)
             if computed is not None:
                 busy[seat, peer.life] = computed
-            ways |= {((seat, peer.life), other): seconds for other, seconds in to.items()}
+            crossed |= {((seat, peer.life), other): seconds for other, seconds in to.items()}
         nodes = {} if self.join_server is None else self.join_server.candidates.placed()
         by = {seat: node for seat, node in nodes.items() if node is not None}
-        found = self.speeds.measured(iteration, self._committed_at, busy, ways, by)
+        found = self.speeds.measured(iteration, self._committed_at, busy, crossed, by)
         for measured in found:
             peer = self.peer_table.present[measured.seat]
             if measured.slow and peer not in self._slow:
@@ -557,8 +558,12 @@ class LeaderProcess:
                 self.cut_off, self.reason = True, self.reason or "the launcher is gone"
             case {"found": _, "started": _, "struck": _}:
                 self.handoff.told = said
-            case {"replace": seat}:
-                self._wanted(Address.parse(seat))
+            case {"replace": plain}:
+                seat, lives = Address.parse(plain), self.peer_table.lives
+                vacant = seat in lives and seat not in self.peer_table.present
+                if vacant and not self.peer_table.replacing:  # else somebody comes by itself
+                    replace = {"replace": plain, "life": lives[seat], "uninitialized": True}
+                    self.launcher.tell(replace)
             case {"apart": [one, other], "why": str(why)}:
                 self._apart(Peer.from_json(one), Peer.from_json(other), why)
             case {"move": plain, "host": host}:
@@ -632,12 +637,6 @@ class LeaderProcess:
                 f"nobody is left at stage {seat.stage} ({why}) and --no-replacements sends nobody: "
                 f"go on with checkfree swarm up --resume {shlex.quote(str(self._workdir.run))}"
             )
-
-    def _wanted(self, seat: Address) -> None:
-        """Somebody asks for a replacement after all."""
-        lives, replacing = self.peer_table.lives, self.peer_table.replacing
-        if seat in lives and seat not in self.peer_table.present and not replacing:
-            self.launcher.tell({"replace": str(seat), "life": lives[seat], "uninitialized": True})
 
     # --- seats that change hands -----------------------------------------------------------------
 

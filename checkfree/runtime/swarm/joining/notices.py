@@ -121,7 +121,8 @@ class Aws:
         action = self._asked("meta-data/spot/instance-action")
         if action is not None:
             told = _object(action.text)
-            left = action.left(_iso(told.get("time")), self.notice)
+            end = datetime.strptime(str(told.get("time")), "%Y-%m-%dT%H:%M:%SZ")
+            left = action.left(end.replace(tzinfo=timezone.utc), self.notice)
             return Ending(f"AWS will {told.get('action', 'end')!s:.20} it", left)
         if not self._recommended and self._asked("meta-data/events/recommendations/rebalance"):
             self._recommended = True
@@ -218,10 +219,6 @@ def _object(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"it says {text!r:.40}")
     return found
-
-
-def _iso(text: Any) -> datetime:
-    return datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
 
 
 # --- what is on this machine ---------------------------------------------------------------------

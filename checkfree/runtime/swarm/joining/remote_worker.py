@@ -272,17 +272,13 @@ class RemoteWorker:
             case {"wanted": int()}:
                 self._report(notice)
             case {"differs": list(plain)}:
-                self._say_differs(plain)
+                if all(isinstance(fact, list) and len(fact) == 3 for fact in plain):
+                    self._say(f"this node computes with {render_differences(plain)}"[:400])
             case {"called": dict(found)}:
                 self._say_called(found)
             case {"leave": _}:
                 self.drained = self.drained or "drained" in notice
                 self._network.start(self._ask_to_leave(notice.get("ends_at")))
-
-    def _say_differs(self, plain: list[Any]) -> None:
-        """On what this node computes, if that is not what the run began on."""
-        if all(isinstance(fact, list) and len(fact) == 3 for fact in plain):
-            self._say(f"this node computes with {render_differences(plain)}"[:400])
 
     def _say_called(self, found: Mapping[str, Any]) -> None:
         if found.get("why"):

@@ -13,7 +13,7 @@ worth it.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -82,7 +82,8 @@ def _fill(
     moves, now, left = list[Move](), dict(seats), Counter(standing)
     waiting = {seat for seat, node in now.items() if node is None}
     while waiting:
-        seat = _neediest(now, waiting)
+        replicas = Counter(seat.stage for seat, node in now.items() if node is not None)
+        seat = min(waiting, key=lambda seat: (replicas[seat.stage], seat))  # the neediest stage's
         waiting.remove(seat)
         move = _filled(site, now, left, seat)
         if move is not None:
@@ -115,10 +116,10 @@ def judged(site: Site, seats: Seats) -> Cost:
     return (
         sum(not has[stage] for stage in range(stages)),
         sum(not site.nodes[node].reads for node in has[0]),
-        sum(_cut_off(site.apart, one, other) for one, other in pairs),
+        sum(frozenset((a, b)) in site.apart for one, other in pairs for a in one for b in other),
         _waited(site, load),
         sum(site.nodes[node].reserve for nodes in has.values() for node in nodes),
-        sum(_together(nodes, host) for nodes in has.values()),
+        sum(host[a] == host[b] for nodes in has.values() for a, b in combinations(nodes, 2)),
         sum(_all_on_one(one, other, host) for one, other in pairs),
         sum(_all_on_one(one, other, zone) for one, other in pairs),
         busy[0] if busy else 0.0,
@@ -140,23 +141,9 @@ def _waited(site: Site, load: Mapping[str, int]) -> float:
     return waited
 
 
-def _cut_off(apart: Collection[frozenset[str]], one: list[str], other: list[str]) -> int:
-    return sum(frozenset((a, b)) in apart for a in one for b in other)
-
-
-def _together(nodes: list[str], place: Mapping[str, str]) -> int:
-    return sum(place[a] == place[b] for a, b in combinations(nodes, 2))
-
-
 def _all_on_one(one: list[str], other: list[str], place: Mapping[str, str]) -> int:
     """Both stages are lost with one place."""
     return len({place[node] for node in (*one, *other)}) == 1 if one and other else 0
-
-
-def _neediest(seats: Seats, vacant: Collection[Address]) -> Address:
-    """Of a stage with the fewest replicas."""
-    replicas = Counter(seat.stage for seat, node in seats.items() if node is not None)
-    return min(vacant, key=lambda seat: (replicas[seat.stage], seat))
 
 
 def _filled(site: Site, seats: Seats, left: Mapping[str, int], seat: Address) -> Move | None:

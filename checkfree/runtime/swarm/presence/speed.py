@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 from checkfree.core.ops import Address
 
 Life = tuple[Address, int]
-Way = tuple[Life, Address]
+Direction = tuple[Life, Address]
 """From whom, and where to."""
 Key = TypeVar("Key", bound=Hashable)
 
@@ -83,7 +83,7 @@ class Speeds:
 
     def __init__(self) -> None:
         self.lines: dict[str, float] = {}
-        self._busy, self._ways = PerIteration[Life](), PerIteration[Way]()
+        self._busy, self._ways = PerIteration[Life](), PerIteration[Direction]()
         self._waited: dict[tuple[Life, bool], float] = {}
         self._first: dict[int, float] = {}
         """Of each life of stage 0, what it took."""
@@ -97,7 +97,7 @@ class Speeds:
         iteration: int,
         now: float,
         busy: Mapping[Life, float],
-        ways: Mapping[Way, float] | None = None,
+        ways: Mapping[Direction, float] | None = None,
         nodes: Mapping[Address, str] | None = None,
     ) -> list[SeatTiming]:
         """Seconds for which lives have computed, and have taken the ways from them, so far, as the
@@ -157,7 +157,7 @@ class Speeds:
         return median_low(body) if len(body) > 1 else None
 
 
-def _lines(ways: Mapping[Way, float], nodes: Mapping[Address, str]) -> dict[str, float]:
+def _lines(ways: Mapping[Direction, float], nodes: Mapping[Address, str]) -> dict[str, float]:
     """For how long each node's line is taken: as long as the best of those to others is, in the
     direction that takes longer. Of nodes that talk to two others or more."""
     taken: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -168,7 +168,7 @@ def _lines(ways: Mapping[Way, float], nodes: Mapping[Address, str]) -> dict[str,
 
 
 def _between(
-    ways: Mapping[Way, float], nodes: Mapping[Address, str]
+    ways: Mapping[Direction, float], nodes: Mapping[Address, str]
 ) -> Iterator[tuple[str, str, float]]:
     """From which node to which other; seats of one node share its line."""
     total: defaultdict[tuple[str, str], float] = defaultdict(float)

@@ -179,7 +179,7 @@ class Launcher:
             self._lead_died(child, code)
         elif child.seat.startswith(WORKER):
             if code != 0:  # else the run is over, or the node was drained
-                self._bear_again(child)
+                self._spawn_again(child)
         else:
             self._tell_lead({"gone": child.seat, "life": child.life, "code": code})
 
@@ -217,16 +217,16 @@ class Launcher:
         """Others may join: seats are theirs, and local workers take them as any."""
         return bool(self.order.get("join_server"))
 
-    def _bear_node(self, number: int, life: int) -> None:
+    def _spawn_node(self, number: int, life: int) -> None:
         """A node of this machine."""
         self._spawn(f"{WORKER}{number}", life, node=self.order["workers"][number])
 
-    def _bear_again(self, child: Child) -> None:
+    def _spawn_again(self, child: Child) -> None:
         """A local worker; not at once, it may have died of something that lasts."""
 
         def spawn() -> None:
             if not self._ended.is_set():
-                self._bear_node(int(child.seat.removeprefix(WORKER)), child.life + 1)
+                self._spawn_node(int(child.seat.removeprefix(WORKER)), child.life + 1)
 
         asyncio.get_running_loop().call_later(BREATH, spawn)
 
@@ -245,7 +245,7 @@ class Launcher:
             for seat, life in () if seats else self._seats:
                 self.children.put(Child(seat, life, alive=False))
             for number in range(len(self.order["workers"])):
-                self._bear_node(number, 0)
+                self._spawn_node(number, 0)
         elif not seats:
             for seat, life in self._seats:
                 self._spawn(seat, life, uninitialized=False)

@@ -178,12 +178,12 @@ def elsewhere(addresses: Iterable[str]) -> tuple[str, ...]:
     """Those that mean the same machine wherever they are called from; all, if none does."""
     every = tuple(addresses)
     sockets = {text: parse_address(text).socket for text in every}
-    found = [t for t, at in sockets.items() if at is None or not _is_loopback(at[0])]
+    found = [
+        text
+        for text, at in sockets.items()
+        if at is None or not ipaddress.ip_address(at[0]).is_loopback
+    ]
     return tuple(found or every)
-
-
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host).is_loopback
 
 
 # --- part by part --------------------------------------------------------------------------------
