@@ -50,14 +50,6 @@ def open_data(
 def _open_bin(config: DataConfig) -> Split:
     if not config.path:
         raise BadInput("data.path is not set, expected a .bin of tokens for data.name bin")
-    if config.documents is not None:
-        raise BadInput(
-            "data.documents is set, expected null for data.name bin; cut the file instead"
-        )
-    if config.separator is not None:
-        raise BadInput(
-            "data.separator is set, expected null for data.name bin: its text is tokenized already"
-        )
     path = local_path("data.path", config.path)
     return split_tail(open_tokens(path), path, config.validation_share)
 
