@@ -107,8 +107,12 @@ def local_files(kind: str, path: str | None, suffixes: tuple[str, ...]) -> tuple
     root = local_path("data.path", path)
     there = look_at(root)
     if there is None:
-        what = "a link that leads nowhere" if root.is_symlink() else "nothing there"
-        raise BadInput(f"data.path {path}: {what}, expected a file or folder; check the path")
+        what, mend = "nothing there", "check the path"
+        if root.is_symlink():
+            what = "a link that leads nowhere"
+        elif "://" in path:
+            what, mend = "an address", "download what is there, and give its path"
+        raise BadInput(f"data.path {path}: {what}, expected a file or folder; {mend}")
     if stat.S_ISREG(there.st_mode):
         return Listing([File(root.name, root, there.st_size, there.st_mtime_ns)]), True
     if not stat.S_ISDIR(there.st_mode):
@@ -236,6 +240,7 @@ def _read_lone_file(file: File, share: float) -> Iterator[Document | Skipped]:
         middle = _cut(opened, file.size - round(file.size * share))
     if not file.size:
         yield Skipped("empty")
+        return
     for span, validation in (((0, middle), False), ((middle, file.size), True)):
         for start, piece in _pieces(file, *span):
             text = _checked(piece, file.path, start)

@@ -94,9 +94,11 @@ class Dropped:
 
     def _count_closely(self, text: str) -> int:
         sizes = np.array([len(c.encode()) for c in text], np.int64)
-        taken = self._taken[self._codes(text)]
+        codes = self._codes(text)
+        taken = self._taken[codes]
         lost = np.where(taken < sizes, taken, 0)
         solid = np.array([not _is_white(c) for c in text], bool)
+        solid &= (self._left[codes] > 0) | (self._lost(codes) > 0)  # not what becomes a space
         twin, absent = self._twin
         encoding = twin.encode(text, add_special_tokens=False)
         starts, ends = np.array(encoding.offsets, np.int64).reshape(-1, 2).T
@@ -138,11 +140,15 @@ class Dropped:
 
     def _held(self, text: str) -> str:
         """What normalizer and pre-tokenizer leave."""
-        if self._normalizer is not None:
-            text = self._normalizer.normalize_str(text)
+        text = self._normal(text)
         if self._splitter is not None:
             text = "".join(piece for piece, _ in self._splitter.pre_tokenize_str(text))
         return text
+
+    def _normal(self, text: str) -> str:
+        """What the normalizer alone leaves."""
+        normal: str = text if self._normalizer is None else self._normalizer.normalize_str(text)
+        return normal
 
     def _size(self, text: str) -> int:
         if self._of_bytes:
@@ -169,7 +175,8 @@ class Dropped:
         if character not in (" ", *_SPACES):  # then one was put before it
             held = held.removeprefix("Ġ").removeprefix("▁")
         if not held:
-            self._taken[code] = 0 if _is_white(character) else size
+            normal = self._normal(character) or character
+            self._taken[code] = 0 if all(map(_is_white, normal)) else size
             return
         self._taken[code] = size - len(self._bare(character).encode())
         missing = sum(known is not None and symbol not in known for symbol in held)
@@ -178,9 +185,7 @@ class Dropped:
     def _bare(self, character: str) -> str:
         """Without those of its accents that the normalizer strips."""
         parts = unicodedata.normalize("NFD", character)
-        if len(parts) == 1 or self._normalizer is None:
-            return character
-        kept = unicodedata.normalize("NFD", self._normalizer.normalize_str(character))
+        kept = unicodedata.normalize("NFD", self._normal(character))
         stays = [part for part in parts if not unicodedata.combining(part) or part in kept]
         return (
             unicodedata.normalize("NFC", "".join(stays)) if len(stays) < len(parts) else character

@@ -21,6 +21,8 @@ JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz")
 LINE_BYTES = 2**30
 """A longer line is no row: a file that is one JSON value, or a few bytes that unpack to many."""
 PARQUET_ROWS = 1024
+PARQUET_BYTES = 64 * 2**20
+"""Rows are read together up to as many, and up to so many bytes."""
 
 Rows = Iterator["Document | Skipped"]
 
@@ -105,7 +107,7 @@ def _read_jsonl(path: Path, field: str) -> Rows:
 
 
 def _open(path: Path) -> io.BufferedIOBase:
-    if path.suffix != ".gz":
+    if path.suffix.lower() != ".gz":
         return path.open("rb")
     found = _begins_as(path, f"rename it to {path.stem}")
     if found is not None and found is not GZIP:
@@ -130,6 +132,9 @@ def _parse(line: bytes, place: Position, first: bool) -> object:
     if len(line) > LINE_BYTES:
         what, mend = f"over {LINE_BYTES} bytes", "write each row on a line of its own"
         raise _no_row(line, place, first, what, mend)
+    if not line.strip(b"\0\r\n"):  # json takes them for UTF-32
+        what, mend = "nothing but zeros, as a crash leaves them", "remove the line"
+        raise _no_row(line, place, first, what, mend)
     try:
         parsed: object = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -150,7 +155,7 @@ def _no_row(line: bytes, place: Position, first: bool, what: str, mend: str) -> 
 
 def _recognise_lines(line: bytes, path: Path) -> Recognised | None:
     found, text = recognise(line), line.strip()
-    if found is GZIP and path.suffix != ".gz":
+    if found is GZIP and path.suffix.lower() != ".gz":
         return Recognised(GZIP.what, f"rename it to {path.name}.gz")
     if found is not None:
         return found
@@ -170,8 +175,11 @@ def _read_parquet(reader: Any, path: Path, field: str) -> Rows:
         number = 0
         for group in range(file.num_row_groups):
             place.at = f"row group {group}"
-            expected = number + file.metadata.row_group(group).num_rows
-            for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=[field]):
+            about = file.metadata.row_group(group)
+            expected = number + about.num_rows
+            fitting = PARQUET_BYTES * about.num_rows // max(1, about.total_byte_size)
+            rows = min(PARQUET_ROWS, max(1, fitting))
+            for batch in file.iter_batches(rows, row_groups=[group], columns=[field]):
                 for text in batch.column(0).to_pylist():
                     yield row_document({field: text}, field, f"{path} row {number}")
                     number += 1

@@ -11,6 +11,7 @@ text, and counted. So is what a tokenizer has no token for.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections import Counter
@@ -29,6 +30,7 @@ from checkfree.core.errors import BadInput
 from checkfree.core.text_counts import DROPPED, UNKNOWN, TextCounts
 from checkfree.data.dropped import Dropped, Span
 from checkfree.data.reading import existing_file, local_path, one_line, optional, reading
+from checkfree.data.recognise import recognise
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -113,7 +115,10 @@ def _from_file(path: Path, named: str | None) -> Tokenizer:
     library = optional("tokenizers", "a tokenizer.json")
     with reading(path):
         content = path.read_bytes()
-    model, tree = _parse(library, content, where)
+    other = recognise(content)
+    if other is not None:
+        raise BadInput(f"{where}: {other.what}, expected a tokenizer.json; {other.mend}")
+    model, tree = _parse(library, content.removeprefix(codecs.BOM_UTF8), where)
     ids: dict[str, int] = model.get_vocab(with_added_tokens=True)
     if not ids:
         raise BadInput(f"{where}: its vocabulary is empty; take a trained tokenizer")
@@ -304,7 +309,9 @@ class _Encoder:
                 (at,) = np.nonzero(said[place] == self._unknown)
                 unknown[place] = _spans(encoding, at.tolist())
                 counts.change(UNKNOWN, _bytes_of(string, unknown[place]))
-        for size in self._dropped.of(strings, said, unknown):
+        with _native(f"{self._where}: can't normalize", "expected a whole tokenizer; take another"):
+            dropped = self._dropped.of(strings, said, unknown)
+        for size in dropped:
             counts.change(DROPPED, size)
         for pattern in self._spellings:
             spelled = Counter(name for text in texts for name in pattern.findall(text))

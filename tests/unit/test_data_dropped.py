@@ -121,6 +121,11 @@ CASES: dict[str, tuple[list[str], int, Callable[[], dict[str, Any]]]] = {
             "normalizer": N.Sequence([N.Strip(), N.Replace(library.Regex(r"\s+"), " ")]),
         },
     ),
+    "what becomes a space": (
+        ["the\ufefffox \ufeff"],
+        0,
+        lambda: {"normalizer": N.Sequence([N.Nmt(), N.Replace("zz", "")])},
+    ),
     "a space that is put before": (
         ["fox the"],
         0,

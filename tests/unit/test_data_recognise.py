@@ -4,6 +4,7 @@ mend; and a corpus of which nothing is left."""
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import json
 import lzma
@@ -20,7 +21,8 @@ from checkfree.data import open_data, tables
 from checkfree.data.corpora import text
 from checkfree.data.documents import Document, place
 from checkfree.data.recognise import wide_encoding
-from checkfree.data.tables import jsonl
+from checkfree.data.tables import jsonl, parquet
+from checkfree.data.tokenizers import open_tokenizer
 
 ROWS = "".join(json.dumps({"text": f"row {number}"}) + "\n" for number in range(200))
 WIDE = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
@@ -257,3 +259,81 @@ def test_what_could_always_be_read_still_is(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "two"}\r\n{"text": "three"}\r')
     found = [d.text for d in jsonl(str(tmp_path), "text").read() if isinstance(d, Document)]
     assert found == [b"one", b"two", b"three"]
+
+
+# What else has come up
+
+
+def test_a_gzip_file_in_capitals_is_one(tmp_path: Path) -> None:
+    (tmp_path / "A.JSONL.GZ").write_bytes(PACKED["gzip"])
+    assert len(list(jsonl(str(tmp_path / "A.JSONL.GZ"), "text").read())) == 200
+
+
+def test_the_zeros_that_a_crash_leaves_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(ROWS.encode() + b"\0" * 99)
+    message = refusal(DataConfig("jsonl", str(tmp_path)))
+    assert "a.jsonl line 201: nothing but zeros" in message and "remove the line" in message
+
+
+@pytest.mark.parametrize("name", ["text", "jsonl", "parquet"])
+def test_an_address_is_no_path(name: str) -> None:
+    pytest.importorskip("pyarrow", reason="Parquet needs the extra checkfree[data]")
+    message = refusal(DataConfig(name, "https://example.org/texts"))
+    assert says(message, "an address, expected a file or folder; * download what is there")
+
+
+def test_a_file_of_no_size_gives_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of /proc, which have text in them all the same."""
+    (tmp_path / "a.txt").write_text("")
+    corpus = text(str(tmp_path / "a.txt"), 0.3)
+    (tmp_path / "a.txt").write_text("now it has\nsome text\n")
+    assert [type(item).__name__ for item in corpus.read()] == ["Skipped"]
+
+
+def test_large_rows_of_parquet_are_read_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs the extra checkfree[data]")
+    files = pytest.importorskip("pyarrow.parquet")
+    rows = [f"{number} " + os.urandom(500).hex() for number in range(100)]
+    files.write_table(pyarrow.table({"text": rows}), tmp_path / "a.parquet", row_group_size=40)
+    sizes = []
+    whole = files.ParquetFile.iter_batches
+
+    def iter_batches(self: object, size: int, **words: object) -> object:
+        sizes.append(size)
+        return whole(self, size, **words)
+
+    monkeypatch.setattr(files.ParquetFile, "iter_batches", iter_batches)
+
+    def read() -> list[str]:
+        corpus = parquet(str(tmp_path), "text")
+        return [d.text.decode() for d in corpus.read() if isinstance(d, Document)]
+
+    assert read() == rows
+    monkeypatch.setattr(tables, "PARQUET_BYTES", 10_000)
+    assert read() == rows
+    assert sizes[:3] == [1024] * 3 and max(sizes[3:]) < 12
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (PACKED["gzip"], "gzip data, expected a tokenizer.json"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS, * git lfs pull"),
+        ('{"model": {}}'.encode("utf-16"), "UTF-16 text, * iconv"),
+    ],
+)
+def test_a_tokenizer_that_is_something_else(tmp_path: Path, content: bytes, told: str) -> None:
+    pytest.importorskip("tokenizers", reason="needs the extra checkfree[data]")
+    (tmp_path / "t.json").write_bytes(content)
+    with pytest.raises(BadInput) as caught:
+        open_tokenizer(str(tmp_path / "t.json"))
+    assert says(str(caught.value), f"t.json: {told}")
+
+
+def test_a_tokenizer_behind_a_mark_of_utf_8(tmp_path: Path) -> None:
+    library = pytest.importorskip("tokenizers", reason="needs the extra checkfree[data]")
+    raw = library.Tokenizer(library.models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    (tmp_path / "t.json").write_bytes(codecs.BOM_UTF8 + raw.to_str().encode())
+    assert open_tokenizer(str(tmp_path / "t.json")).vocabulary == 2
