@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from checkfree.config.load import load
+    from checkfree.config.load import load, load_saved
     from checkfree.config.places import moved
     from checkfree.runtime import folder as folders
 
@@ -42,7 +42,7 @@ def _train(arguments: argparse.Namespace) -> int:
         if folders.finished(path):
             print(f"{path} is done: nothing to resume")
             return DONE
-        config = moved(load(path / folders.CONFIG, allow=arguments.allow), words)
+        config = moved(load_saved(path / folders.CONFIG, arguments.allow), words)
         return _go(arguments, path, config, words)
     if arguments.config is None:
         raise BadInput("give a CONFIG, as in: checkfree train configs/demo.yaml; or --resume RUN")

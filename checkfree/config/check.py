@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from typing import Any
 
-from checkfree.core.config import Config, InitConfig
+from checkfree.core.config import Config, DataConfig, InitConfig
 from checkfree.core.errors import BadInput, at_least, one_of, within
 from checkfree.core.formats import WIRE
 from checkfree.core.rates import check_optimizer
@@ -43,6 +45,21 @@ MOST_OF_MODEL = {
     "context": 100_000_000,
     "vocabulary": 100_000_000,
 }
+
+_TOKENIZED = {"tokenizer", "separator", "documents"}
+_COLUMN = {"text_field", *_TOKENIZED}
+DATA_KEYS: Mapping[str, Collection[str]] = {
+    "stdlib": _TOKENIZED,
+    "text": {"path", *_TOKENIZED},
+    "jsonl": {"path", *_COLUMN},
+    "parquet": {"path", *_COLUMN},
+    "bin": {"path"},
+    "tinystories": _COLUMN,
+    "openwebtext": _COLUMN,
+    "hf:OWNER/NAME": _COLUMN,
+}
+"""By data.name, the keys of ``data`` that not all of them read, and it does. A corpus from outside
+may read any."""
 
 
 def check(config: Config) -> None:
@@ -92,6 +109,25 @@ def check(config: Config) -> None:
             f"recovery.shadow_every={every}: expected at least {config.stages + 1} iterations, one "
             f"for each of the stages 0 … {config.stages}, so that no two push at once"
         )
+
+
+def check_data_keys(data: DataConfig, keys: Collection[str] | None = None) -> None:
+    """Raise BadInput for the first of ``keys`` (None: all) that is not as by default and that
+    ``data.name`` has no use for: whoever gives it means other data. A run that goes on may have one
+    of an older version, which took it."""
+    read = DATA_KEYS.get("hf:OWNER/NAME" if data.name.startswith("hf:") else data.name)
+    if read is None:
+        return
+    for field in fields(data):
+        name, value = field.name, getattr(data, field.name)
+        readers = [reader for reader, known in DATA_KEYS.items() if name in known]
+        given = value != field.default and (keys is None or name in keys)
+        if given and readers and name not in read:
+            raise BadInput(
+                f"data.{name}={written(value)}: data.name {data.name} has no use for it, only "
+                f"{', '.join(readers)}; set data.name to one of these, or leave it out: "
+                f"data.{name}={written(field.default)}"
+            )
 
 
 def _counts(config: Config) -> None:

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from checkfree.config.check import check
+from checkfree.config.check import check, check_data_keys
 from checkfree.config.parts import permitted
 from checkfree.core.config import Config, InitConfig, RecoveryConfig
 from checkfree.core.errors import BadInput
@@ -57,9 +57,21 @@ def load(
     """The configuration of a file (None: all defaults) with ``key=value`` words on top.
 
     ``allow``: top packages of parts from outside that it may name, beside those that the words
-    name. Raises BadInput for a missing or malformed file, an unknown key, a wrong type, or a
-    value that no run can take.
+    name. Raises BadInput for a missing or malformed file, an unknown key, a wrong type, a value
+    that no run can take, or a key that the data don't read.
     """
+    config = _load(path, overrides, allow)
+    check_data_keys(config.data)
+    return config
+
+
+def load_saved(path: Path, allow: Collection[str] = ()) -> Config:
+    """The configuration that a run wrote into its folder. Raises BadInput, but not for a key that
+    its data don't read: older versions took them."""
+    return _load(path, (), allow)
+
+
+def _load(path: str | Path | None, overrides: Sequence[str], allow: Collection[str]) -> Config:
     source = open_source(path)
     config = build(over(source.tree, expand(parse_words(overrides))))
     config = permitted(config, {*allow, *packages(overrides)})

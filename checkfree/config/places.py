@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from checkfree.config.check import check_data_keys
 from checkfree.config.load import build, expand, flat, over, parse_words, to_tree
 from checkfree.config.parts import permitted, running
 from checkfree.core.config import Config
@@ -23,7 +24,8 @@ PLACES = (*WHERE, "threads")
 
 def moved(config: Config, words: Sequence[str]) -> Config:
     """The configuration of a run that goes on with ``key=value`` words, which name PLACES only.
-    Raises BadInput for any other key, and for a value that no run can take."""
+    Raises BadInput for any other key, for a value that no run can take, and for a key that its data
+    don't read."""
     tree = parse_words(words)
     for key, value in flat(tree):
         if key == "out" or key.startswith("out."):
@@ -37,7 +39,9 @@ def moved(config: Config, words: Sequence[str]) -> Config:
                 f"anything else it is another run: checkfree train RUN/config.yaml init=RUN {key}=…"
                 " out=NEW begins one from its state"
             )
-    return permitted(build(over(to_tree(config), expand(tree))), running(config))
+    found = permitted(build(over(to_tree(config), expand(tree))), running(config))
+    check_data_keys(found.data, tree.get("data", {}))
+    return found
 
 
 def moves(config: Config, was: Config, keys: Collection[str] = WHERE) -> list[str]:

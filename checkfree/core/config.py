@@ -94,8 +94,8 @@ class RecoveryConfig:
     name: str = "auto"
     """``auto``, ``replay``, ``shadow``, ``fit``, ``none``, ``checkfree``, ``checkfree_plus``,
     ``checkpoint``, ``redundant``, ``random``, ``zero``, ``copy`` or ``uniform``; one that an
-    installed package offers; or one of your own, as ``my_rules:Momentum``. A living replica is always copied
-    first."""
+    installed package offers; or one of your own, as ``my_rules:Momentum``. A living replica is
+    always copied first."""
 
     options: Any = None
     """Of a strategy from outside of checkfree: what it is made with, by name. May also stand

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from checkfree.core.errors import BadInput
-from checkfree.data.documents import Corpus, Document, Skipped
+from checkfree.core.text_counts import TextCounts
+from checkfree.data.documents import Corpus, Document, Skipped, mend_for
 from checkfree.data.reading import kind_of, local_path, look_at, reading
+from checkfree.data.recognise import HEAD_BYTES, recognise, wide_encoding
 
 PIECE_BYTES = 8 * 2**20
 LINE_BYTES = 4096
@@ -105,8 +107,12 @@ def local_files(kind: str, path: str | None, suffixes: tuple[str, ...]) -> tuple
     root = local_path("data.path", path)
     there = look_at(root)
     if there is None:
-        what = "a link that leads nowhere" if root.is_symlink() else "nothing there"
-        raise BadInput(f"data.path {path}: {what}, expected a file or folder; check the path")
+        what, mend = "nothing there", "check the path"
+        if root.is_symlink():
+            what = "a link that leads nowhere"
+        elif "://" in path:
+            what, mend = "an address", "download what is there, and give its path"
+        raise BadInput(f"data.path {path}: {what}, expected a file or folder; {mend}")
     if stat.S_ISREG(there.st_mode):
         return Listing([File(root.name, root, there.st_size, there.st_mtime_ns)]), True
     if not stat.S_ISDIR(there.st_mode):
@@ -116,10 +122,12 @@ def local_files(kind: str, path: str | None, suffixes: tuple[str, ...]) -> tuple
         )
     found = find_files(root, lambda name: not suffixes or name.endswith(suffixes))
     if not found.files:
-        wanted = " or ".join(suffixes) or "text"
+        wanted, counts = " or ".join(suffixes) or "text", TextCounts()
+        for left_out in found.skipped:
+            counts.skip(left_out.reason, left_out.documents, left_out.bytes)
         raise BadInput(
             f"data.path {path}: no file for data.name {kind} in this folder, expected {wanted} "
-            "files; check the path or data.name"
+            f"files; {mend_for(counts, 'check the path or data.name')}"
         )
     return found, False
 
@@ -214,7 +222,9 @@ def _read_files(found: Listing) -> Iterator[Document | Skipped]:
         for start, piece in _pieces(file, 0, file.size):
             empty = False
             if start == 0 and b"\0" in piece[:8192]:
-                yield Skipped("binary", bytes=file.size)
+                encoding = wide_encoding(piece[:HEAD_BYTES])
+                what = "binary" if encoding is None else f"{encoding[:6]} text"
+                yield Skipped(what, bytes=file.size)
                 break
             yield Document(_checked(piece, file.path, start), file.name, whole=file.name)
         if empty:
@@ -223,7 +233,14 @@ def _read_files(found: Listing) -> Iterator[Document | Skipped]:
 
 def _read_lone_file(file: File, share: float) -> Iterator[Document | Skipped]:
     with reading(file.path), file.path.open("rb") as opened:
+        encoding = wide_encoding(opened.read(HEAD_BYTES))
+        if encoding is not None:  # its ASCII would pass for UTF-8 with zeros
+            opened.seek(0)
+            raise _not_utf8(file.path, opened.read(HEAD_BYTES), "")
         middle = _cut(opened, file.size - round(file.size * share))
+    if not file.size:
+        yield Skipped("empty")
+        return
     for span, validation in (((0, middle), False), ((middle, file.size), True)):
         for start, piece in _pieces(file, *span):
             text = _checked(piece, file.path, start)
@@ -259,11 +276,21 @@ def _cut(file: BinaryIO, at: int) -> int:
 def _checked(piece: bytes, path: Path, start: int) -> bytes:
     bad = _undecodable(piece)
     if bad is not None:
-        raise BadInput(
-            f"{path}: byte 0x{piece[bad]:02x} is not UTF-8 (at byte {start + bad}), expected UTF-8 "
-            "text; convert the file or take it out of data.path"
-        )
+        where = f"byte 0x{piece[bad]:02x} is not UTF-8 (at byte {start + bad})"
+        raise _not_utf8(path, b"" if start else piece, where)
     return piece
+
+
+def _not_utf8(path: Path, head: bytes, bad: str) -> BadInput:
+    """The error for a file that begins so, and is no UTF-8 by a ``bad`` byte."""
+    found = recognise(head)
+    if found is None:
+        return BadInput(
+            f"{path}: {bad}, expected UTF-8 text; convert the file or take it out of data.path"
+        )
+    return BadInput(
+        f"{path}: {found.what}, expected UTF-8 text; {found.mend}, or take it out of data.path"
+    )
 
 
 def _undecodable(piece: bytes) -> int | None:

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from checkfree.core.text_counts import REPLACED, Amount, TextCounts
+from checkfree.core.text_counts import REPLACED, Amount, TextCounts, render_counts
 
 EMPTY_HASH = hashlib.sha256(b"checkfree corpus 1").hexdigest()
 
@@ -42,6 +42,29 @@ class Skipped:
     """As it is told after their number: ``hidden``."""
     documents: int = 1
     bytes: int = 0
+
+
+MENDS = {
+    "hidden": "rename them, or give the folder that they lie in",
+    "binary": "give files of text, or another data.name",
+    "UTF-16 text": "convert them: iconv -f UTF-16 -t UTF-8 OLD > NEW",
+    "UTF-32 text": "convert them: iconv -f UTF-32 -t UTF-8 OLD > NEW",
+    "empty": "give documents with text in them",
+    "null": "set data.text_field to a column that has text",
+    "of another name": "rename or unpack them, or give another data.name",
+    "broken link": "mend the links, or give the folder that they led to",
+    "special": "copy what they give into files",
+    "link to a folder around it": "give the folder that has the files",
+}
+"""By the reason for which documents are skipped: what helps where they are most of all."""
+
+
+def mend_for(counts: TextCounts, otherwise: str) -> str:
+    """What helps where all is skipped, and why it is: by the commonest reason, if there is any."""
+    if not counts.skipped:
+        return otherwise
+    reason = max(counts.skipped, key=lambda name: counts.skipped[name].documents)
+    return f"{MENDS.get(reason, otherwise)} ({render_counts(counts)})"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from checkfree.core.text_counts import TextCounts, render_counts
 from checkfree.data import corpora, stream, tables
 from checkfree.data.batches import Data
 from checkfree.data.cache import cache_folder, cached_split, memory_split
-from checkfree.data.documents import Corpus, Document, Placed, Skipped, place
+from checkfree.data.documents import Corpus, Document, Placed, Skipped, mend_for, place
 from checkfree.data.reading import local_path
 from checkfree.data.tokenizers import open_tokenizer
 from checkfree.data.tokens import Split, open_tokens, split_tail
@@ -50,14 +50,6 @@ def open_data(
 def _open_bin(config: DataConfig) -> Split:
     if not config.path:
         raise BadInput("data.path is not set, expected a .bin of tokens for data.name bin")
-    if config.documents is not None:
-        raise BadInput(
-            "data.documents is set, expected null for data.name bin; cut the file instead"
-        )
-    if config.separator is not None:
-        raise BadInput(
-            "data.separator is set, expected null for data.name bin: its text is tokenized already"
-        )
     path = local_path("data.path", config.path)
     return split_tail(open_tokens(path), path, config.validation_share)
 
@@ -117,7 +109,12 @@ def _a(value: object) -> str:
 def _check_room(config: DataConfig, split: Split, context: int) -> None:
     of = "" if split.documents is None else f" (of {sum(split.documents)} documents)"
     where = "" if config.path is None else f"data.path {config.path}: "
-    told = render_counts(split.counts) if split.counts is not None else ""
+    counts = split.counts
+    if counts is not None and not counts.read.documents:
+        raise BadInput(
+            f"{where}no document to train on, expected text; {mend_for(counts, 'give some')}"
+        )
+    told = render_counts(counts) if counts is not None else ""
     mends = {
         "training": (split.train, "lower data.validation_share"),
         "validation": (split.validation, "raise data.validation_share"),

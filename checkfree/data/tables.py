@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from checkfree.core.errors import BadInput
 from checkfree.data.corpora import Listing, local_files
 from checkfree.data.documents import Corpus, Document, Skipped
-from checkfree.data.reading import one_line, optional, reading
+from checkfree.data.reading import Position, one_line, optional, reading
+from checkfree.data.recognise import GZIP, HEAD_BYTES, Recognised, recognise
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz")
 LINE_BYTES = 2**30
 """A longer line is no row: a file that is one JSON value, or a few bytes that unpack to many."""
 PARQUET_ROWS = 1024
+PARQUET_BYTES = 64 * 2**20
+"""Rows are read together up to as many, and up to so many bytes."""
 
 Rows = Iterator["Document | Skipped"]
 
@@ -91,33 +96,76 @@ def missing_column(where: str, field: str, columns: list[str]) -> BadInput:
 
 def _read_jsonl(path: Path, field: str) -> Rows:
     with reading(path) as place, _open(path) as lines:
-        number = 1
+        number, first = 1, True
         place.at = "line 1"
         while line := lines.readline(LINE_BYTES + 1):
-            if len(line) > LINE_BYTES:
-                raise BadInput(
-                    f"{place}: over {LINE_BYTES} bytes, expected one object per line; write each "
-                    "row on a line of its own"
-                )
             if not line.isspace():
-                yield row_document(_parse(line, str(place)), field, str(place))
+                yield row_document(_parse(line, place, first), field, str(place))
+                first = False
             number += 1
             place.at = f"line {number}"
 
 
 def _open(path: Path) -> io.BufferedIOBase:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    if path.suffix.lower() != ".gz":
+        return path.open("rb")
+    found = _begins_as(path, f"rename it to {path.stem}")
+    if found is not None and found is not GZIP:
+        raise BadInput(f"{path}: {found.what}, expected a whole gzip file; {found.mend}")
+    return gzip.open(path, "rb")
 
 
-def _parse(line: bytes, where: str) -> object:
+def _begins_as(path: Path, mend: str) -> Recognised | None:
+    """What a file is by its first bytes; ``mend``: where that is plain text."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    found = recognise(head)
+    if found is None and head:
+        with suppress(UnicodeDecodeError):
+            codecs.getincrementaldecoder("utf-8")().decode(head)
+            return Recognised("plain text", mend)
+    return found
+
+
+def _parse(line: bytes, place: Position, first: bool) -> object:
+    """The value of a line, the ``first`` of its file or not."""
+    if len(line) > LINE_BYTES:
+        what, mend = f"over {LINE_BYTES} bytes", "write each row on a line of its own"
+        raise _no_row(line, place, first, what, mend)
+    if not line.strip(b"\0\r\n"):  # json takes them for UTF-32
+        what, mend = "nothing but zeros, as a crash leaves them", "remove the line"
+        raise _no_row(line, place, first, what, mend)
     try:
         parsed: object = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BadInput(
-            f"{where}: not JSON ({one_line(error)}), expected one object per line; "
-            "mend or remove the line"
-        ) from error
+        what, mend = f"not JSON ({one_line(error)})", "mend or remove the line"
+        raise _no_row(line, place, first, what, mend) from error
+    if first and isinstance(parsed, list):
+        raise _no_row(line, place, first, "a list", "mend or remove the line")
     return parsed
+
+
+def _no_row(line: bytes, place: Position, first: bool, what: str, mend: str) -> BadInput:
+    """The error for such a line. Where not even the first is a row, the file is something else."""
+    found = _recognise_lines(line, place.path) if first else None
+    if found is not None:
+        return BadInput(f"{place.path}: {found.what}, expected one object per line; {found.mend}")
+    return BadInput(f"{place}: {what}, expected one object per line; {mend}")
+
+
+def _recognise_lines(line: bytes, path: Path) -> Recognised | None:
+    found, text = recognise(line), line.strip()
+    if found is GZIP and path.suffix.lower() != ".gz":
+        return Recognised(GZIP.what, f"rename it to {path.name}.gz")
+    if found is not None:
+        return found
+    if text.startswith(b"["):
+        return Recognised("one JSON array", "write its rows apart: jq -c '.[]' OLD > NEW")
+    if b"\r" in text:
+        return Recognised("lines that end in CR alone", "convert it: tr '\\r' '\\n' < OLD > NEW")
+    if text.startswith(b"{") and text.endswith((b"{", b"[", b",")):
+        return Recognised("JSON over several lines", "write rows on one each: jq -c . OLD > NEW")
+    return None
 
 
 def _read_parquet(reader: Any, path: Path, field: str) -> Rows:
@@ -127,8 +175,11 @@ def _read_parquet(reader: Any, path: Path, field: str) -> Rows:
         number = 0
         for group in range(file.num_row_groups):
             place.at = f"row group {group}"
-            expected = number + file.metadata.row_group(group).num_rows
-            for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=[field]):
+            about = file.metadata.row_group(group)
+            expected = number + about.num_rows
+            fitting = PARQUET_BYTES * about.num_rows // max(1, about.total_byte_size)
+            rows = min(PARQUET_ROWS, max(1, fitting))
+            for batch in file.iter_batches(rows, row_groups=[group], columns=[field]):
                 for text in batch.column(0).to_pylist():
                     yield row_document({field: text}, field, f"{path} row {number}")
                     number += 1
@@ -142,6 +193,8 @@ def _open_parquet(reader: Any, path: Path) -> Any:
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's
-        raise BadInput(
-            f"{path}: not a Parquet file ({one_line(error)}), expected one; check data.path"
-        ) from error
+        what, mend = f"not a Parquet file ({one_line(error)})", "check data.path"
+        found = _begins_as(path, "give another data.name, as jsonl or text")
+        if found is not None and found.what not in what:  # one that is damaged begins as one
+            what, mend = found.what, found.mend
+        raise BadInput(f"{path}: {what}, expected a Parquet file; {mend}") from error

@@ -11,6 +11,7 @@ text, and counted. So is what a tokenizer has no token for.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections import Counter
@@ -27,7 +28,9 @@ import numpy.typing as npt
 
 from checkfree.core.errors import BadInput
 from checkfree.core.text_counts import DROPPED, UNKNOWN, TextCounts
+from checkfree.data.dropped import Dropped, Span
 from checkfree.data.reading import existing_file, local_path, one_line, optional, reading
+from checkfree.data.recognise import recognise
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -45,8 +48,6 @@ SEPARATORS = (
 FILE_BYTES = 2**30
 VOCABULARY = 2**18
 """Above it, a vocabulary with more holes than tokens is no vocabulary but a damaged number."""
-_CHARACTERS = 0x110000  # of Unicode
-_SPACES = " Ġ▁"  # as byte-level and as sentencepiece tokenizers write them
 _HIDDEN = "\ufdd0{}\ufdd1"  # noncharacters, which no text holds
 
 
@@ -114,7 +115,10 @@ def _from_file(path: Path, named: str | None) -> Tokenizer:
     library = optional("tokenizers", "a tokenizer.json")
     with reading(path):
         content = path.read_bytes()
-    model, tree = _parse(library, content, where)
+    other = recognise(content)
+    if other is not None:
+        raise BadInput(f"{where}: {other.what}, expected a tokenizer.json; {other.mend}")
+    model, tree = _parse(library, content.removeprefix(codecs.BOM_UTF8), where)
     ids: dict[str, int] = model.get_vocab(with_added_tokens=True)
     if not ids:
         raise BadInput(f"{where}: its vocabulary is empty; take a trained tokenizer")
@@ -137,7 +141,7 @@ def _from_file(path: Path, named: str | None) -> Tokenizer:
     encoder = _Encoder(
         where,
         model,
-        tree,
+        Dropped(library, model, tree, ids),
         dtype=np.dtype(_smallest_dtype(vocabulary)),
         separator=None if separator is None else ids[separator],
         unknown=unknown,
@@ -279,31 +283,35 @@ class _Encoder:
         self,
         where: str,
         model: Any,
-        tree: Mapping[str, Any],
+        dropped: Dropped,
         *,
         dtype: np.dtype[Any],
         separator: int | None,
         unknown: int | None,
         spellings: Sequence[re.Pattern[bytes]],
     ):
-        self._where, self._model, self._dtype = where, model, dtype
+        self._where, self._model, self._dropped, self._dtype = where, model, dropped, dtype
         self.separator, self._unknown, self._spellings = separator, unknown, spellings
-        self._dropped = _Dropped(model, tree)
 
     def __call__(self, texts: Sequence[bytes]) -> Encoded:
         """As ``Tokenizer.encode``."""
         strings = [self._decoded(text) for text in texts]
         encodings = self._encodings(strings)
-        end = [] if self.separator is None else [self.separator]
-        tokens: list[Tokens] = [np.array(found.ids + end, self._dtype) for found in encodings]
+        said: list[Tokens] = [np.array(found.ids, self._dtype) for found in encodings]
+        end = np.array([] if self.separator is None else [self.separator], self._dtype)
+        tokens: list[Tokens] = [np.concatenate([found, end]) for found in said]
         counts, whole = TextCounts(), np.concatenate([np.zeros(0, self._dtype), *tokens])
-        if end:
+        if len(end):
             counts.separators = int(np.count_nonzero(whole == self.separator)) - len(tokens)
+        unknown: list[list[Span]] = [[] for _ in said]
         if self._unknown is not None and (whole == self._unknown).any():
-            for string, encoding, found in zip(strings, encodings, tokens, strict=True):
-                (at,) = np.nonzero(found[: len(found) - len(end)] == self._unknown)
-                counts.change(UNKNOWN, _bytes_of(string, encoding, at.tolist()))
-        for size in self._dropped.of(strings):
+            for place, (string, encoding) in enumerate(zip(strings, encodings, strict=True)):
+                (at,) = np.nonzero(said[place] == self._unknown)
+                unknown[place] = _spans(encoding, at.tolist())
+                counts.change(UNKNOWN, _bytes_of(string, unknown[place]))
+        with _native(f"{self._where}: can't normalize", "expected a whole tokenizer; take another"):
+            dropped = self._dropped.of(strings, said, unknown)
+        for size in dropped:
             counts.change(DROPPED, size)
         for pattern in self._spellings:
             spelled = Counter(name for text in texts for name in pattern.findall(text))
@@ -331,64 +339,15 @@ class _Encoder:
         return found
 
 
-def _bytes_of(text: str, encoding: Any, at: Sequence[int]) -> int:
-    """Bytes of the text that these tokens stand for."""
+def _spans(encoding: Any, at: Sequence[int]) -> list[Span]:
+    """The parts of its text that these tokens stand for."""
     if 4 * len(at) > len(encoding):
         offsets = encoding.offsets
-        spans = [offsets[number] for number in at]
-    else:
-        spans = [encoding.token_to_chars(number) or (0, 0) for number in at]
+        return [offsets[number] for number in at]
+    return [encoding.token_to_chars(number) or (0, 0) for number in at]
+
+
+def _bytes_of(text: str, spans: Sequence[Span]) -> int:
     if text.isascii():
         return sum(end - start for start, end in spans)
     return sum(len(text[start:end].encode()) for start, end in spans)
-
-
-class _Dropped:
-    """Bytes of texts that become no token at all. A character is looked at by itself, the first
-    time that it is met: normalizers and pre-tokenizers take some away, and a BPE without unknown
-    token drops those that it has no symbol for, or single bytes of them."""
-
-    def __init__(self, model: Any, tree: Mapping[str, Any]):
-        self._normalizer, self._splitter = model.normalizer, model.pre_tokenizer
-        described = tree["model"]
-        self._symbols = None
-        drops = described.get("unk_token") is None and not described.get("byte_fallback")
-        if type(model.model).__name__ == "BPE" and drops:
-            before = described.get("continuing_subword_prefix") or ""
-            after = described.get("end_of_word_suffix") or ""
-            names = described["vocab"]
-            self._symbols = {name.removeprefix(before).removesuffix(after) for name in names}
-            self._symbols |= {*names}
-        self._of_bytes = '"ByteLevel"' in json.dumps(
-            [tree.get("pre_tokenizer"), tree.get("normalizer")]
-        )
-        self._known = np.zeros(_CHARACTERS, bool)
-        self._lost = np.zeros(_CHARACTERS, np.uint8)
-
-    def of(self, texts: Sequence[str]) -> list[int]:
-        """Of each of these texts."""
-        if not self._lose("".join(texts)):
-            return []
-        return list(map(self._lose, texts))
-
-    def _lose(self, text: str) -> int:
-        codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-        for code in np.unique(codes[~self._known[codes]]):
-            self._known[code], self._lost[code] = True, self._bytes_lost(chr(code))
-        return int(self._lost[codes].sum(dtype=np.int64))
-
-    def _bytes_lost(self, character: str) -> int:
-        size = len(character.encode())
-        held = character
-        if self._normalizer is not None:
-            held = self._normalizer.normalize_str(held)
-        if self._splitter is not None:
-            held = "".join(piece for piece, _ in self._splitter.pre_tokenize_str(held))
-        if character not in _SPACES:  # then one was put before it
-            held = held.removeprefix("Ġ").removeprefix("▁")
-        if not held:
-            return 0 if character.isspace() else size
-        if self._symbols is None:
-            return 0
-        missing = sum(symbol not in self._symbols for symbol in held)
-        return min(missing, size) if self._of_bytes else size * bool(missing)

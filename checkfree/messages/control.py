@@ -424,8 +424,8 @@ class Copy(NamedTuple):
 
 class ForReplays(NamedTuple):
     """What a seat has that stages can be replayed from: its log is whole since ``log``, has so many
-    ``bytes``, and is needed since ``since``; ``own`` are versions that it has a copy of, ``copies`` stages and versions of
-    others. ``reached``: it is being replayed, and has come so far."""
+    ``bytes``, and is needed since ``since``; ``own`` are versions that it has a copy of, ``copies``
+    stages and versions of others. ``reached``: it is being replayed, and has come so far."""
 
     log: int
     since: int | None = None

@@ -16,7 +16,7 @@ from torch import nn
 
 from checkfree.config.check import check
 from checkfree.config.load import build as build_config
-from checkfree.config.load import flat, load, placed, to_tree, to_yaml
+from checkfree.config.load import flat, load, load_saved, placed, to_tree, to_yaml
 from checkfree.config.parts import origins, permitted, running
 from checkfree.config.places import PLACES, moved, moves
 from checkfree.core.config import Config, RecoveryConfig
@@ -216,7 +216,7 @@ def write_places(job: Job) -> None:
     """Have the configuration in a run's folder say where it has its data now, and on what it
     computes: so whoever goes on next need not."""
     file = job.folder / CONFIG
-    was = load(file, allow=running(job.config))
+    was = load_saved(file, running(job.config))
     now = moved(was, moves(job.config, was, PLACES))
     if now != was:
         write_whole(file, to_yaml(now).encode())

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from checkfree.config.load import load
+from checkfree.config.check import check_data_keys
+from checkfree.config.load import load_saved
 from checkfree.config.parts import named, permitted
 from checkfree.config.places import moved
 from checkfree.core.config import Config
@@ -43,6 +44,7 @@ def train(
     a user's module raises. A run that its strategy could not save returns with status "failed".
     """
     made = any_config(config, None if stages is None else max(1, len(stages) - 1))
+    check_data_keys(made.data)
     if not isinstance(config, Config):  # which says by itself whose code may run
         made = permitted(made, named(made))
     job = _job(made, Path(made.out), stages, batches, validation, listeners)
@@ -70,7 +72,7 @@ def resume(
     data hold has to be the same; bits may differ on another device or with other threads. Raises
     BadInput, RunFailed."""
     path = folders.existing(Path(folder))
-    config = moved(load(path / folders.CONFIG, allow=allow), overrides)
+    config = moved(load_saved(path / folders.CONFIG, allow), overrides)
     job = _job(
         with_trace(config, path / folders.TRACE), path, stages, batches, validation, listeners
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkfree.config.load import load
+from checkfree.config.load import load_saved
 from checkfree.core.config import Config, FailuresConfig, ResumeConfig
 from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.ops import FAULTS, Address
@@ -97,7 +97,7 @@ def recording(run: Path, allow: Collection[str] = ()) -> Recording:
         raise BadInput(
             f"{path} has a plan that can't be read ({error!r}): verify a run with whole records"
         ) from None
-    return Recording(path, load(path / folders.CONFIG, allow=allow), records, lives, steps)
+    return Recording(path, load_saved(path / folders.CONFIG, allow), records, lives, steps)
 
 
 def verify(

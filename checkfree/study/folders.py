@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from checkfree.config.load import load, to_tree
+from checkfree.config.load import load_saved, to_tree
 from checkfree.config.places import WHERE
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
@@ -101,7 +101,7 @@ def _half(cell: Cell) -> CellStanding:
     """A run that was killed before its first snapshot begins anew, see :func:`clear`."""
     folder = cell.folder
     if (folder / CONFIG).exists():
-        check_same(cell.config, to_tree(load(folder / CONFIG)), folder)
+        check_same(cell.config, to_tree(load_saved(folder / CONFIG)), folder)
     return CellStanding(State.NEW)
 
 

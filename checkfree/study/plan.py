@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from checkfree.config.check import check_data_keys
 from checkfree.config.load import ConfigSource, build, expand, over, parse_words
 from checkfree.config.parts import permitted
 from checkfree.core.config import Config
@@ -136,7 +137,9 @@ def _config(tree: Mapping[str, Any], label: str, above: Mapping[str, Any]) -> Co
     if has_no_failures(above):
         tree = {key: value for key, value in tree.items() if key != "failures"}
     try:
-        return build(over(tree, above))
+        config = build(over(tree, above))
+        check_data_keys(config.data)
+        return config
     except BadInput as error:
         if not above or label == REFERENCE:
             raise

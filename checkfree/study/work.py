@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from checkfree.config.load import load, to_yaml
+from checkfree.config.load import load_saved, to_yaml
 from checkfree.config.parts import running
 from checkfree.config.places import moves
 from checkfree.core.errors import BadInput, cannot_write
@@ -75,7 +75,7 @@ class Work:
 
     def _start(self, cell: Cell, pool: Pool, watcher: Watcher) -> None:
         if self._found[cell.place].state is State.STOPPED:
-            was = load(cell.folder / CONFIG, allow=running(cell.config))
+            was = load_saved(cell.folder / CONFIG, running(cell.config))
             words = ["train", "--resume", str(cell.folder), *moves(cell.config, was), "--quiet"]
         else:
             clear(cell.folder)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,6 +45,15 @@ class Unfit(ValueError):
     """What came from another seat is nothing to compute with: as good as if it had not come."""
 
 
+@contextmanager
+def _named(stage: int) -> Iterator[None]:
+    """Have a refusal of what its module does name the stage."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"stage {stage}: {error}") from error
+
+
 class Compute:
     """A worker's own ``stage``, and by stage the exact ``copies`` that it holds for others."""
 
@@ -70,19 +80,16 @@ class Compute:
 
     def run(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         """One op whose inputs are here. Raises Unfit for those that are no good; they are gone; and
-        BadInput, which names the stage, for a module that can't be trained."""
-        try:
-            match op.kind:
-                case Kind.FORWARD:
-                    return self._forward(attempt, op)
-                case Kind.BACKWARD:
-                    return self._backward(attempt, op)
-                case Kind.REDUNDANT:
-                    return self._redundant(attempt, op)
-                case Kind.REDUCE:
-                    return self._reduce(attempt)
-        except BadInput as error:
-            raise BadInput(f"stage {self.address.stage}: {error}") from error
+        BadInput for a module that can't be trained, with its stage, and for data."""
+        match op.kind:
+            case Kind.FORWARD:
+                return self._forward(attempt, op)
+            case Kind.BACKWARD:
+                return self._backward(attempt, op)
+            case Kind.REDUNDANT:
+                return self._redundant(attempt, op)
+            case Kind.REDUCE:
+                return self._reduce(attempt)
 
     def _forward(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         key, part = (op.microbatch, op.hop), attempt.part(op)
@@ -106,9 +113,10 @@ class Compute:
         whoever sent it is to blame, where that may be a stranger."""
         part, batch, seed = attempt.part(op), self._batch(attempt, op), self._seed(attempt, op)
         try:
-            if not attempt.training:
-                return self.stage.evaluate(part, x, batch, seed)
-            y = self.stage.forward((op.microbatch, op.hop), part, x, batch, seed)
+            with _named(self.address.stage):
+                if not attempt.training:
+                    return self.stage.evaluate(part, x, batch, seed)
+                y = self.stage.forward((op.microbatch, op.hop), part, x, batch, seed)
         except RuntimeError as error:
             known = x is None or not self._shapes or x.shape in self._shapes
             if known or not self._context.strangers:
@@ -132,10 +140,12 @@ class Compute:
         return [_logged(attempt, attempt.route(op)[following.hop], message)]
 
     def _redundant(self, attempt: Attempt, op: Op) -> list[Outgoing]:
-        copy = self.copies[attempt.route(op)[op.hop].stage]
+        stage = attempt.route(op)[op.hop].stage
+        copy = self.copies[stage]
         x = self._read(attempt.doubled.pop((op.microbatch, op.hop)), copy)
         batch, seed = self._batch(attempt, op), self._seed(attempt, op)
-        copy.redundant_forward(attempt.part(op), x, batch, seed)
+        with _named(stage):
+            copy.redundant_forward(attempt.part(op), x, batch, seed)
         attempt.redundant_forwards += 1
         return []
 

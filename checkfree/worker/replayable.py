@@ -46,23 +46,22 @@ class Replayable:
 
     def push(self, order: Push) -> KeepState:
         """To another seat."""
-        state = self._own[order.version]
+        state = _copied(self._own[order.version])
         return KeepState(order.epoch, order.keep, WAVE, 0, state)
 
     def hold(self, message: KeepState) -> Kept:
-        """For another stage, in whatever epoch it comes: it is named by its version. The copy
-        shares no memory with the message, which in one process is its owner's."""
+        """For another stage, in whatever epoch it comes: it is named by its version."""
         assert isinstance(message.keep, Transfer)
         state = message.state
-        self._held[message.keep.owner.stage, state.version] = _copied(state)
+        self._held[message.keep.owner.stage, state.version] = state
         return Kept(message.epoch, message.keep, state.version)
 
     def read(self, source: Source) -> StageState | None:
-        """A copy that is held, of the seat's own stage or another; it shares its memory, for
-        whoever asks takes it over by copying."""
-        if source.of == self._seat.stage:
-            return self._own.get(source.version)
-        return self._held.get((source.of, source.version))
+        """A copy of what is held, of the seat's own stage or another."""
+        own = source.of == self._seat.stage
+        place = source.of, source.version
+        found = self._own.get(source.version) if own else self._held.get(place)
+        return None if found is None else _copied(found)
 
     # --- the log ---------------------------------------------------------------------------------
 
@@ -113,6 +112,7 @@ class Replayable:
 
 
 def _copied(state: StageState) -> StageState:
+    """What is sent shares no memory with what dies with the seat."""
     params, buffers, moments = (
         {name: tensor.clone() for name, tensor in group.items()}
         for group in (state.params, state.buffers, state.moments)

@@ -11,7 +11,6 @@ import checkfree
 from checkfree.cli import main
 from checkfree.config.load import build, load
 from checkfree.config.places import PLACES, moved, moves
-from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from tests.contract.small import TREE, small, text
 
@@ -143,11 +142,12 @@ def test_branches_of_a_run_whose_data_moved(cut: tuple[checkfree.Run, Path]) -> 
 
 @pytest.mark.parametrize("path", ["a b/c  d", "null", "'a", '"a', "0123", "~/x", "#1"])
 def test_words_take_a_run_to_any_place(path: str) -> None:
-    data = {"path": path, "cache": path, "tokenizer": path}
+    was = build({"data": {"name": "text"}})
+    data = {"name": "text", "path": path, "cache": path, "tokenizer": path}
     config = build({"data": data, "threads": 3, "devices": ["cpu", "cuda:1"]})
-    words = moves(config, Config(), PLACES)
+    words = moves(config, was, PLACES)
     assert len(words) == len(PLACES)
-    assert moved(Config(), words) == config
+    assert moved(was, words) == config
 
 
 def test_a_study_whose_data_moved_is_the_same_study(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ WRONG_WORDS = {
     # what takes torch to find out
     "stages=8": ("stages is 8", "model.blocks 4", "1, 2, 4"),
     "data.path=missing.txt": ("missing.txt", "expected a file"),
+    "data.name=stdlib": ("data.path=text.txt", "data.name stdlib has no use", "data.path=null"),
     "failures=missing.json": ("missing.json", "no such file"),
     "failures=far.json": ("stage 99", "0 … 4", "set stages"),
     "optimizer.lr=-1": ("optimizer.lr=-1", "0"),

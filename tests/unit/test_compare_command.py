@@ -17,7 +17,7 @@ WRONG = {
     # what was given: what the line has to say
     "compare small.yaml --strategies chekfree": (
         "chekfree",
-        "no_failure, auto, shadow, fit, none, checkfree, checkfree_plus, checkpoint, replay, redundant",
+        "no_failure, auto, shadow, fit, none, checkfree, checkfree_plus, checkpoint, replay",
     ),
     "compare small.yaml --strategies checkfree,checkfree": ("checkfree twice",),
     "compare small.yaml --strategies 'checkpoint(interval=0)'": (

@@ -523,8 +523,3 @@ def test_a_cache_that_can_be_nowhere_ends_in_one_line(tmp_path, monkeypatch, pat
     with pytest.raises((BadInput, RunFailed), match=r"data\.cache") as caught:
         opened(dataclasses.replace(config(tmp_path), cache=path))
     assert "\n" not in str(caught.value)
-
-
-def test_a_bin_has_no_separator_to_name(tmp_path):
-    with pytest.raises(BadInput, match=r"data\.separator is set, expected null"):
-        opened(DataConfig("bin", "x.bin", separator="</s>"))

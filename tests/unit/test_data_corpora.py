@@ -562,7 +562,9 @@ def test_nulls_are_counted(tmp_path):
 
 def test_what_is_not_parquet_is_refused(tmp_path):
     fill(tmp_path, {"a.parquet": "text"})
-    assert "a.parquet: not a Parquet file" in refusal(lambda: parquet(str(tmp_path), "text"))
+    assert "a.parquet: plain text, expected a Parquet file" in refusal(
+        lambda: parquet(str(tmp_path), "text")
+    )
 
 
 def test_without_pyarrow_the_error_names_the_command(tmp_path, monkeypatch):

@@ -3,8 +3,11 @@ or refused in one line that names the file."""
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import gzip
 import json
+import lzma
 import random
 import shutil
 from collections import Counter
@@ -55,11 +58,27 @@ def renumbered(draw: random.Random, content: bytearray) -> None:
     content[at : at + 1] = draw.choice([b"0", b"7", b"99999999", b"-1", b"", b"2.5"])
 
 
+def rewritten(draw: random.Random, content: bytearray) -> None:
+    """As another program would have it: packed, in another encoding, with other line ends, …"""
+    was = bytes(content)
+    content[:] = draw.choice(
+        [
+            gzip.compress(was, mtime=0),
+            bz2.compress(was),
+            lzma.compress(was),
+            was.decode("latin-1").encode(draw.choice(["utf-16", "utf-16-be", "utf-32-le"])),
+            was.replace(b"\n", b"\r"),
+            b"[" + was.replace(b"\n", b",\n") + b"]",
+            was.replace(b"\n", b"\n" + codecs.BOM_UTF8, 3),
+        ]
+    )
+
+
 def emptied(draw: random.Random, content: bytearray) -> None:
     content.clear()
 
 
-WAYS = (flipped, flipped, cut_off, longer, overwritten, renumbered)
+WAYS = (flipped, flipped, cut_off, longer, overwritten, renumbered, rewritten)
 
 
 def damaged(content: bytes, seed: int) -> bytes:

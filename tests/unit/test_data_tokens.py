@@ -122,8 +122,7 @@ def test_a_token_beyond_the_vocabulary_is_refused_when_met(tmp_path):
         data.validation(0, 0)
 
 
-def test_what_a_bin_has_no_use_for_is_refused(tmp_path):
+def test_a_bin_that_is_not_there_is_refused(tmp_path):
     assert "x.bin: no such file" in refusal(tmp_path / "x.bin")
-    assert "data.documents is set" in refusal(write_bin(tmp_path / "x.bin"), documents=3)
     with pytest.raises(BadInput, match=r"data\.path is not set"):
         open_data(DataConfig("bin"), context=8, batch=2, seed=0)

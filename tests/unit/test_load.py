@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -11,12 +12,15 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 import checkfree
+from checkfree.config.check import DATA_KEYS, check_data_keys
 from checkfree.config.load import (
     COMPARE_TEXTS,
     build,
     load,
+    load_saved,
     merge,
     open_source,
     parse_words,
@@ -24,19 +28,23 @@ from checkfree.config.load import (
     to_tree,
     to_yaml,
 )
+from checkfree.config.places import moved
 from checkfree.core.config import (
     Config,
+    DataConfig,
     EveryConfig,
     FailuresConfig,
     OptimizerConfig,
     RecoveryConfig,
 )
 from checkfree.core.errors import BadInput
+from checkfree.data.opening import NAMES
 from checkfree.failures import sample
 from checkfree.session.due import DueFailures
 from checkfree.session.rehearsal import setting
 from checkfree.study.compare import ComparisonRequest
 from checkfree.study.options import Options, make_options
+from checkfree.study.simulation import simulate
 
 SHIPPED = ["demo", "paper/1.5b", "paper/124m", "paper/500m", "paper/gpt-500m"]
 TINY = {
@@ -452,7 +460,7 @@ def test_refused_before_anything_is_trained(
 )
 def test_text_keys_keep_their_text(tmp_path: Path, text: str) -> None:
     """On the command line and in a file, and when the run's own configuration is read again."""
-    config = load(None, [f"out={text}", f"data.path={text}"])
+    config = load(None, [f"out={text}", "data.name=text", f"data.path={text}"])
     assert (config.out, config.data.path) == (text, text)
     (tmp_path / "again.yaml").write_text(to_yaml(config))
     assert load(tmp_path / "again.yaml") == config
@@ -460,7 +468,8 @@ def test_text_keys_keep_their_text(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0123", "20261128_1530", "1e3", "yes", "12:30:00"])
 def test_and_in_a_file_without_quotes(tmp_path: Path, text: str) -> None:
-    (tmp_path / "own.yaml").write_text(f"out: {text}\ndata: {{path: {text}}}\niterations: 012\n")
+    data = f"data: {{name: text, path: {text}}}"
+    (tmp_path / "own.yaml").write_text(f"out: {text}\n{data}\niterations: 012\n")
     config = load(tmp_path / "own.yaml")
     assert (config.out, config.data.path, config.iterations) == (text, text, 10)
     section = f"compare: {{out: {text}, title: {text}, results: {text}, seeds: 012}}\n"
@@ -500,3 +509,62 @@ def test_home_is_found_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert DueFailures(load(None, ["failures=~/trace.json"])).stages == {2}
     with pytest.raises(BadInput, match=f"{tmp_path}/none.json: cannot be read"):
         setting(load(None, ["fleet.profile=~/none.json"]))
+
+
+# --- keys that data don't read -------------------------------------------------------------------
+
+UNREAD = {
+    "data.path=texts": "only text, jsonl, parquet, bin",
+    "data.text_field=body": "only jsonl, parquet, tinystories",
+    "data.name=tinystories data.path=texts": "data.path=texts: data.name tinystories has no use",
+    "data.name=hf:a/b/c data.path=texts": "data.path=texts: data.name hf:a/b/c has no use",
+    "data.name=text data.path=a data.text_field=body": "or leave it out: data.text_field=text",
+    "data.name=bin data.path=a data.documents=3": "or leave it out: data.documents=null",
+    "data.name=bin data.path=a data.separator=x": "or leave it out: data.separator=null",
+    "data.name=bin data.path=a data.tokenizer=t.json": "or leave it out: data.tokenizer=bytes",
+}
+
+
+@pytest.mark.parametrize("words", UNREAD)
+def test_a_key_that_the_data_do_not_read(tmp_path: Path, words: str) -> None:
+    """On the command line, in a file, in mappings, in a comparison, and where no training is."""
+    told = [refusal(None, *words.split())]
+    tree = parse_words(words.split())
+    (tmp_path / "own.yaml").write_text(OmegaConf.to_yaml(tree))
+    told.append(refusal(tmp_path / "own.yaml"))
+    for call in (checkfree.train, partial(checkfree.compare, out=tmp_path / "run"), simulate):
+        with pytest.raises(BadInput) as caught:
+            call({**tree, "out": str(tmp_path / "run")})
+        told.append(str(caught.value))
+    assert len({*told}) == 1 and "\n" not in told[0] and UNREAD[words] in told[0], told
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_key_of_data_is_one_that_some_read_or_all() -> None:
+    names = {f.name for f in dataclasses.fields(DataConfig)}
+    apart = {name for keys in DATA_KEYS.values() for name in keys}
+    assert names - apart == {"name", "validation_share", "cache", "code"}
+    assert {*DATA_KEYS} == {*NAMES}
+
+
+@pytest.mark.parametrize("name", ["verses", "my_texts:verses"])
+def test_a_corpus_from_outside_may_read_any(name: str) -> None:
+    check_data_keys(DataConfig(name, path="x", text_field="body", separator="y", documents=3))
+
+
+def test_a_saved_configuration_of_an_older_version_may_have_one(tmp_path: Path) -> None:
+    """It says all that it was, with a default for what nobody gave."""
+    saved = tmp_path / "config.yaml"
+    saved.write_text(to_yaml(load(None)))
+    assert load(saved).data == DataConfig()
+    saved.write_text(to_yaml(Config(data=DataConfig(path="texts", text_field="body"))))
+    assert load_saved(saved).data == DataConfig(path="texts", text_field="body")
+    assert "data.path=texts" in refusal(saved)
+
+
+def test_a_run_that_goes_on_is_given_only_what_its_data_read() -> None:
+    old = Config(data=DataConfig(path="texts"))
+    assert moved(old, ["data.cache=there"]).data.path == "texts"
+    assert moved(old, ["data.path=null"]).data.path is None
+    with pytest.raises(BadInput, match=r"^data.path=other: data.name stdlib has no use for it"):
+        moved(old, ["data.path=other"])

@@ -379,6 +379,21 @@ def test_modules_that_cannot_train(tmp_path: Path, what: str) -> None:
     assert "\n" not in line and all(part in line for part in parts), line
 
 
+def test_a_module_is_refused_with_its_stage(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"^stage 2: Detached returns for body"):
+        train(tmp_path / "run", [Edge(), Body(), Detached()], {"recovery": {"name": "none"}})
+
+
+@pytest.mark.parametrize("feed", ["batches", "validation"])
+def test_what_is_wrong_with_data_is_no_fault_of_a_stage(tmp_path: Path, feed: str) -> None:
+    def damaged(iteration: int, microbatch: int) -> Tensor:
+        raise BadInput("texts.bin: damaged from byte 0 on")
+
+    words = {"validation": {"every": 2}}
+    with pytest.raises(BadInput, match=r"^texts.bin: damaged from byte 0 on$"):
+        train(tmp_path / "run", pipeline(), words, **{feed: damaged})
+
+
 @pytest.mark.parametrize("recovery", ["random", "zero"])
 def test_what_cannot_be_initialised_anew_is_refused_at_once(tmp_path: Path, recovery: str) -> None:
     stages = [Edge(), *(NoReset() for _ in range(3))]

@@ -143,6 +143,7 @@ def train(
 
 
 SURVIVED = {
+    "replay": "single, neighbours, edges, stage 0",
     "auto": "single, neighbours, edges, stage 0",
     "shadow": "single, edges, stage 0",
     "shadow(int8)": "single, edges, stage 0",

@@ -52,8 +52,9 @@ def tensors_in(thing: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
 
 def dying(worker: StageWorker) -> list[Tensor]:
     """What must be overwritten: the worker's stage, the copies and shadows that it holds, and what
-    it knows of those that others hold."""
-    return list(tensors_in([worker.stage, worker.copies, worker.shadows, worker.pushes]))
+    it knows of those that others hold. What it had sent is theirs, too."""
+    exact = worker.replayable._own
+    return list(tensors_in([worker.stage, worker.copies, worker.shadows, worker.pushes, exact]))
 
 
 def is_gone(tensor: Tensor) -> bool:
@@ -84,6 +85,7 @@ class Grave:
                 name = type(message).__name__
                 assert not any(share_memory(tensor, dead) for dead in doomed), f"{name} {seat}"
         self.buried += doomed
+        self.buried += tensors_in(worker.replayable._held)  # each came in a message of its own
         return self.runtime.kill(seat)
 
     def join(self, seat: Address, life: int) -> None:
@@ -128,6 +130,7 @@ LOSSES: dict[str, dict[int, Collection[str]]] = {
     "checkfree": {2: ["2.0", "2.1"], 3: ["3.0", "2.1"], 4: ["2.0", "2.1"]},
     "checkfree_plus": {2: ["0.0", "0.1", "3.0", "3.1"], 3: ["1.0", "1.1"]},
     "checkpoint": {2: ["2.0", "2.1"], 3: ["0.0", "0.1", "2.0", "2.1", "3.0"]},
+    "replay": {4: ["2.0", "2.1"], 7: ["3.0", "3.1", "4.0", "4.1"], 8: ["0.0", "0.1", "2.1"]},
     "redundant": {2: ["2.0", "2.1", "4.0"], 3: ["0.0", "0.1"]},
     "random": {2: ["2.0", "2.1", "0.0", "0.1"]},
     "zero": {2: ["2.0", "2.1", "3.0", "3.1"]},

@@ -154,7 +154,7 @@ class SwarmRun:
 
 def run_of(arguments: argparse.Namespace, action: str) -> SwarmRun | None:
     """The run of the command line; None: it is done already. Raises BadInput."""
-    from checkfree.config.load import load
+    from checkfree.config.load import load, load_saved
     from checkfree.config.places import moved
     from checkfree.runtime import folder as folders
 
@@ -171,7 +171,7 @@ def run_of(arguments: argparse.Namespace, action: str) -> SwarmRun | None:
     if folders.finished(path):
         print(f"{path} is done: nothing to resume")
         return None
-    config = moved(load(path / folders.CONFIG, allow=arguments.allow), words)
+    config = moved(load_saved(path / folders.CONFIG, arguments.allow), words)
     return SwarmRun(path, config, True)
 
 

@@ -130,7 +130,8 @@ def _start(
     until: int,
 ) -> _Start | Refusal:
     have = view.protection
-    assert have is not None and have.base is not None
+    assert have is not None
+    assert have.base is not None
     if Rung(stage, REPLAY) in view.rejected:
         return Refusal(
             f"stage {stage} is lost, and its replay did not come out as it was: whoever computes "

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from checkfree.config.check import check_data_keys
 from checkfree.config.parts import permitted
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, RunFailed
@@ -148,6 +149,7 @@ def prepared(
     config = replace(config, devices=(_device(config, options.device),))
     if options.data is not None:
         config = replace(config, data=replace(config.data, path=options.data))
+        check_data_keys(config.data, {"path"})
     if config.model.vocabulary is None:  # a lead tells what its tokenizer has
         raise BadInput("the run that the lead sent has no model.vocabulary: is its checkfree ours?")
     blueprint = of_family(config, config.model.vocabulary)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkfree.config.load import load, to_tree
+from checkfree.config.load import load_saved, to_tree
 from checkfree.config.places import placeless
 from checkfree.core.config import Config, FailuresConfig, ResumeConfig
 from checkfree.core.errors import BadInput, RunFailed
@@ -97,7 +97,7 @@ def survey(request: BranchRequest) -> BaseRun:
     began = of_kind(records, "config")
     if began and began[0]["data"].get("name") == "user":
         raise BadInput(f"{path} trained modules of your own, which a command has not got")
-    config = with_trace(load(path / folders.CONFIG, allow=request.allow), path / folders.TRACE)
+    config = with_trace(load_saved(path / folders.CONFIG, request.allow), path / folders.TRACE)
     tick = _tick(request, config, records)
     job = of_config(config, path, ())
     check_same(job, records)
