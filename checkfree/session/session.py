@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ from checkfree.session.equipment import equipment
 from checkfree.session.initial import with_way_back
 from checkfree.session.job import Job, check_same, versions_of, write_places
 from checkfree.session.snapshot import Snapshot, newest
-from checkfree.session.terms import seats
+from checkfree.session.terms import seats, terms_of
 from checkfree.worker import WorkerContext
 
 
@@ -153,14 +153,14 @@ class Session:
             lives = start.lives if start else dict.fromkeys(seats(job.config), 0)
             start = job.initial.snapshot(lives)
         self.take_part(equipment(job.config, job.devices), start)
+        terms = terms or terms_of(job.config, job.blueprint.tokens)
         self.assembly = assemble(
             job.config,
             context or job.worker_context,
             self.store,
             self.recorder,
             start,
-            tokens=job.blueprint.tokens,
-            terms=terms,
+            terms=replace(terms, initial=job.initial is not None),
             strikes=strikes or job.due.struck,
         )
         if start is not None and not begins:

@@ -96,6 +96,16 @@ CASES = {
     "auto, swapped": Case(
         {"recovery": {"name": "auto", "swap": True}, "replicas": 2}, ((1, 2), (3, 0)), False
     ),
+    "replay": Case({"recovery": {"name": "replay"}}, ((2, 3), (4, 1), (5, 0), (5, 1)), True),
+    "replay, from a wave, with replicas": Case(
+        {
+            "recovery": {"name": "replay", "wave_lag": 1, "wave_every": 2},
+            "replicas": 2,
+            "iterations": 8,
+        },
+        ((3, 2, 0), (4, 2), (6, 3), (6, 4), (7, 0)),
+        True,
+    ),
     "random": Case({"recovery": {"name": "random"}}, ((2, 2), (4, 0)), False),
     "zero": Case({"recovery": {"name": "zero"}}, ((2, 2), (4, 4)), False),
     "copy": Case({"recovery": {"name": "copy"}}, ((2, 1), (4, 4)), False),
@@ -255,7 +265,7 @@ def test_an_exact_recovery_leaves_no_trace(
     """With rollback too: an iteration that is trained again has the loss that it had."""
     struck, spared = trained(name), trained(name, spared=True)
     ticks = [record["tick"] for record in struck.records if record["kind"] == "failure"]
-    assert ticks == [tick for tick, *_ in CASES[name].losses]
+    assert ticks == sorted({tick for tick, *_ in CASES[name].losses})
     assert losses_by_iteration(struck) == losses_by_iteration(spared)
     assert same_weights(struck, spared)
 

@@ -52,6 +52,13 @@ RUNS: dict[str, dict[str, Any]] = {
         "failures": {**EVERYWHERE, "scenario": "nodes", "seats_per_node": 1, "probability": 0.1},
         "checkpoint": {"every": 5},
     },
+    "replay": {"recovery": "replay(wave_lag=2)", "failures": EVERYWHERE},
+    "replay, replicas, little memory, net below": {
+        "replicas": 2,
+        "recovery": "replay(wave_lag=1,wave_every=3,log_memory=4096,copies=2)",
+        "failures": {**EVERYWHERE, "scenario": "nodes", "seats_per_node": 1, "probability": 0.1},
+        "checkpoint": {"every": 5},
+    },
     "fit": {"recovery": "fit", "failures": {**EVERYWHERE, "stages": "body"}},
     "auto": {"recovery": "auto(shadow_every=6)", "failures": EVERYWHERE},
     "momentum, replicas": {
@@ -118,6 +125,7 @@ MEASURED = {
     "validation_after",
     "seconds",
     "tokens",
+    "digests",
     "lr",
 }
 

@@ -1,0 +1,144 @@
+"""Stages that are replayed come back to the last bit, whatever the run is configured to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import checkfree
+from checkfree.core.records import of_kind
+from checkfree.session import session
+from tests.contract.small import small, text, trace
+
+LOSSES = ((2, 0), (5, 2), (5, 3), (8, 1), (9, 4))
+"""Stage 0, two beside each other, and each end: most of them from a wave."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "as usual": {},
+    "fill and drain": {"schedule": "gpipe"},
+    "8 bits there, 16 back": {"wire": {"activations": "int8", "gradients": "bf16"}},
+    "16 bits there, 8 back": {"wire": {"activations": "fp16", "gradients": "int8"}},
+    "one clip for all": {"optimizer": {"clip": 0.05, "clip_over": "global"}},
+    "one clip each": {"optimizer": {"clip": 0.05}},
+    "dropout": {"model": {"dropout": 0.2}},
+    "dropout, recomputed": {"model": {"dropout": 0.2}, "recompute": [1, 3]},
+    "tied": {"model": {"tied": True}},
+    "gpt": {"model": {"family": "gpt"}},
+    "cosine": {"optimizer": {"schedule": "cosine", "warmup": 3, "min_lr": 0.1}},
+    "weight decay": {"optimizer": {"name": "adamw", "weight_decay": 0.1}},
+    "sgd": {"optimizer": {"name": "sgd", "momentum": 0.0, "lr": 0.05}},
+    "momentum": {"optimizer": {"name": "sgd", "lr": 0.05}},
+    "more stages than microbatches": {"microbatches": 2},
+    "one microbatch": {"microbatches": 1},
+    "validated in between": {"validation": {"every": 1, "microbatches": 1}},
+    "bf16": {"precision": "bf16"},
+    "fp64": {"precision": "fp64"},
+    "two copies": {"recovery": {"copies": 2}},
+    "rare waves": {"recovery": {"wave_every": 7}},
+    "a net below": {"checkpoint": {"every": 3}},
+}
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures take longer than the runs."""
+    monkeypatch.setattr(session, "draw", lambda folder: folder)
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_comes_back_is_what_was_lost(name: str, tmp_path: Path) -> None:
+    shared = text(tmp_path / "text")
+    lossy = {"failures": {"scenario": trace(tmp_path / "lost.json", *LOSSES)}}
+    base = {"iterations": 11, "recovery": {"name": "replay", "wave_lag": 1}}
+
+    def train(out: str, failures: dict[str, Any]) -> checkfree.Run:
+        return checkfree.train(small(tmp_path / out, base, shared, OPTIONS[name], failures))
+
+    plain, run = train("plain", {}), train("lossy", lossy)
+    assert run.status == plain.status == "done", run.reason
+    assert run.losses == plain.losses
+    digests = [r["digests"] for r in of_kind(run.records, "iteration")]
+    assert digests == [r["digests"] for r in of_kind(plain.records, "iteration")]
+    assert len(digests[-1]) == run.config.stages + 1
+    made = [how for r in of_kind(run.records, "recovery") for how in r["rebuilds"].values()]
+    assert len(made) == len(LOSSES)
+    assert {how["rule"] for how in made} == {"replay"}
+    assert sum(bool(how["sources"]) for how in made) >= 2
+    if name != "validated in between":
+        assert not [r for r in of_kind(run.records, "validation") if r["after_repair"]]
+    for one, other in zip(run.stages, plain.stages, strict=True):
+        pairs = zip(one.parameters(), other.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_few_stages(stages: int, tmp_path: Path) -> None:
+    shared = text(tmp_path / "text")
+    losses = [(3, 1), (6, 0)]
+    sizes = {"stages": stages, "model": {"blocks": 4}}
+    base = {"iterations": 8, "recovery": {"name": "replay", "wave_lag": 1}, **sizes}
+    runs = [
+        checkfree.train(small(tmp_path / out, base, shared, failures))
+        for out, failures in (
+            ("plain", {}),
+            ("lossy", {"failures": {"scenario": trace(tmp_path / "lost.json", *losses)}}),
+        )
+    ]
+    assert runs[0].losses == runs[1].losses
+    assert len(of_kind(runs[1].records, "recovery")) == 2
+
+
+def test_it_goes_on_from_a_snapshot(tmp_path: Path) -> None:
+    """What is lost before the first wave of a resumed run begins with that snapshot."""
+    shared = text(tmp_path / "text")
+    base = {
+        "iterations": 12,
+        "resume": {"every": 3},
+        "recovery": {"name": "replay", "wave_lag": 3},
+    }
+    plain = checkfree.train(small(tmp_path / "plain", base, shared))
+    lost = trace(tmp_path / "lost.json", (7, 2), (7, 3), (8, 0))
+    config = small(tmp_path / "run", base, shared, {"failures": {"scenario": lost}})
+
+    class Stop(Exception):
+        pass
+
+    def stop(record: Any) -> None:
+        if record.kind == "iteration" and record.iteration == 6:
+            raise Stop
+
+    with pytest.raises(Stop):
+        checkfree.train(config, listeners=[stop])
+    run = checkfree.resume(tmp_path / "run")
+    assert run.status == "done", run.reason
+    assert run.losses[-6:] == plain.losses[-6:]
+    sources = [
+        source
+        for r in of_kind(run.records, "recovery")
+        for how in r["rebuilds"].values()
+        for source in how["sources"]
+    ]
+    assert any(source["holder"] == "store" for source in sources), sources
+    for one, other in zip(run.stages, plain.stages, strict=True):
+        pairs = zip(one.parameters(), other.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_run_that_began_with_anothers_state(tmp_path: Path) -> None:
+    """Version 0 is not what the seed makes then."""
+    shared = text(tmp_path / "text")
+    checkfree.train(small(tmp_path / "parent", {"iterations": 3}, shared))
+    base = {
+        "iterations": 5,
+        "init": {"run": str(tmp_path / "parent")},
+        "recovery": {"name": "replay", "wave_lag": 4},
+    }
+    plain = checkfree.train(small(tmp_path / "plain", base, shared))
+    lost = {"failures": {"scenario": trace(tmp_path / "lost.json", (1, 2), (2, 0), (2, 1))}}
+    run = checkfree.train(small(tmp_path / "run", base, shared, lost))
+    assert run.status == "done", run.reason
+    assert run.losses == plain.losses
