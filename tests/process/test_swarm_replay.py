@@ -1,0 +1,73 @@
+"""Stages of a swarm that are killed come back with the bits that they had."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from checkfree.core.records import of_kind, read
+from tests.process.command import end_of, finished, numbers, run
+from tests.process.test_swarm import (
+    PATIENT,
+    assert_nothing_left,
+    begin,
+    in_one_process,
+    kill,
+    replays,
+    swarm,
+    trains,
+    up,
+)
+
+__all__ = ["swarm"]
+
+REPLAY = ("recovery=replay(wave_lag=2,wave_every=3)", "validation.every=4", "resume.every=0")
+
+
+def rules(folder: Path) -> list[str]:
+    recoveries = of_kind(read(folder), "recovery")
+    return [how["rule"] for made in recoveries for how in made["rebuilds"].values()]
+
+
+def test_the_numbers_of_a_run_that_lost_nothing(
+    swarm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the trace: from the seed, from a wave, adjacent stages, and the ends, all by SIGKILL."""
+    ticks = [(1, 2), (6, 0), (9, 2), (9, 3), (13, 4), (16, 1)]
+    entries = [{"iteration": tick, "stage": stage} for tick, stage in ticks]
+    (swarm / "losses.json").write_text(json.dumps({"failures": entries}))
+    words = ("iterations=18", *REPLAY, "wire.activations=int8")
+    run(swarm, *up("failures=losses.json", *words, PATIENT))
+    assert end_of(swarm / "run")["status"] == "done"
+    assert rules(swarm / "run") == ["replay"] * len(ticks)
+    alone = in_one_process(swarm, *words)
+    one, other = numbers(swarm / "run"), numbers(alone)
+    assert one["weights"] == other["weights"]
+    digests = [
+        [record["digests"] for record in of_kind(read(folder), "iteration")]
+        for folder in (swarm / "run", alone)
+    ]
+    assert digests[0] == digests[1]
+    assert_nothing_left(swarm)
+    replays(swarm, capsys)
+
+
+def test_lead_and_stages_killed_from_outside(
+    swarm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At any moment; two seats at once, a seat with the lead, and one while another is replayed."""
+    words = ("iterations=60", *REPLAY, "recovery.copies=2")
+    process = begin(swarm, *up(*words, "--chaos", "--link=latency=5ms", PATIENT), tick=4)
+    for victims in (("2.0",), ("lead",), ("0.0", "1.0"), ("3.0", "lead"), ("4.0",), ("1.0", "2.0")):
+        for victim in victims:
+            kill(swarm, process, victim)
+        trains(swarm, process, 2)
+    finished(process, 0)
+    assert set(rules(swarm / "run")) <= {"replay", "back"}
+    assert rules(swarm / "run").count("replay") >= 6
+    alone = in_one_process(swarm, *words)
+    assert numbers(swarm / "run")["weights"] == numbers(alone)["weights"]
+    assert_nothing_left(swarm)
+    replays(swarm, capsys)
