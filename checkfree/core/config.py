@@ -170,23 +170,24 @@ class RecoveryConfig:
     stand in for each other."""
 
     log_memory: Optional[int] = None
-    """replay: bytes that each seat's log of what it sent may take. The fuller it is by then, the
-    sooner the next *wave* comes, in which every stage puts an exact copy of itself on another's
-    seat, and logs begin anew. None: what about twice ``wave_lag`` iterations take."""
+    """replay, auto: bytes that each seat's log of what it sent may take. The fuller it is by then,
+    the sooner the next *wave* comes, in which every stage puts an exact copy of itself on another's
+    seat, and logs begin anew. None: for ``replay`` what about twice ``wave_lag`` iterations take;
+    ``auto`` replays nothing then."""
 
     wave_every: Optional[int] = None
-    """replay: iterations between two waves; None: as ``log_memory`` asks for."""
+    """replay, auto: iterations between two waves; None: as ``log_memory`` asks for."""
 
     wave_lag: Optional[int] = None
-    """replay: iterations in which the copies of a wave travel, beside all else, before they count.
-    None: as many as they need within ``wave_budget``; 2 for modules of your own."""
+    """replay, auto: iterations in which the copies of a wave travel, beside all else, before they
+    count. None: as many as they need within ``wave_budget``; 2 for modules of your own."""
 
     wave_budget: float = 0.08
-    """replay: bytes of copies, as a share of those of activations and gradients between two stages
-    in the meantime."""
+    """replay, auto: bytes of copies, as a share of those of activations and gradients between two
+    stages in the meantime."""
 
     copies: int = 1
-    """replay: other seats that hold a copy of each stage, 1 or 2. With 2, any two stages lost
+    """replay, auto: other seats that hold a copy of each stage, 1 or 2. With 2, any two stages lost
     together come back, whoever held their copies."""
 
 

@@ -232,7 +232,8 @@ class Protection:
     of that version that can be counted on; ``clones`` whose own one it still has. ``stored``: the
     store has that version of every stage; ``drawn``: it is what the seed makes. ``logs``: since
     which version a seat's log is whole. ``routes`` are those of each iteration since the base;
-    ``reached``: versions of seats that are being replayed.
+    ``reached``: versions of seats that are being replayed. ``since``: the versions at which stages
+    were last made of something else than what they were: no replay goes past that.
     """
 
     base: int | None
@@ -243,6 +244,7 @@ class Protection:
     logs: Mapping[Address, int] = field(default_factory=dict)
     routes: Mapping[int, tuple[Route, ...]] = field(default_factory=dict)
     reached: Mapping[Address, int] = field(default_factory=dict)
+    since: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class History:
     """That repair gave back what was lost: no validation has to tell its cost."""
     passed: Mapping[int, Ran] = field(default_factory=dict)
     """The last iterations that replays may run once more."""
+    anew: Mapping[int, int] = field(default_factory=dict)
+    """The versions at which stages were last made inexactly, while others stayed as they were."""
     digests: Mapping[int, int] = field(default_factory=dict)
     """Of each stage after the last step."""
 
@@ -140,21 +142,24 @@ def _planned(before: History, record: Plain) -> History:
     members = {Address.parse(seat): int(life) for seat, life in record["members"].items()}
     now = replace(p, committed=record["iteration"], tick=record["tick"])
     gone = frozenset(s for s, life in before.members.items() if members.get(s) != life)
-    made_of = {
-        Address.parse(seat): [source.of for source in made.recipe.sources]
-        for seat, made in rebuilds.items()
-    }
-    plan = Planned(gone, p.committed, now.committed, renewed(made_of))
+    recipes = {Address.parse(seat): made.recipe for seat, made in rebuilds.items()}
+    plan = Planned(gone, p.committed, now.committed, renewed(recipes))
     plans = (*before.plans, plan)
     planned = replace(before, progress=now, members=members, plans=plans, noted=frozenset())
     if not rebuilds:
         return planned
     seats = {Address.parse(seat) for seat in rebuilds}
+    inexact = {
+        Address.parse(seat).stage: now.committed
+        for seat, made in rebuilds.items()
+        if made.recipe.rule not in EXACT
+    }
     return replace(
         planned,
         progress=replace(now, repairs=now.repairs + 1),
         rebuilt={**before.rebuilt, **dict.fromkeys(seats, int(record["epoch"]))},
         exact=all(made.recipe.rule in EXACT for made in rebuilds.values()),
+        anew={} if now.committed < p.committed else {**before.anew, **inexact},
         recovery=RecoveryRecord(
             iteration=p.committed,
             tick=record["tick"],

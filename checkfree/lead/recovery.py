@@ -195,7 +195,7 @@ class RecoveryCoordinator:
         lead_state.send(seat, Rebuild(p.epoch, life, recipe, p.tick, at, once_more))
 
     def _restart(self, plan: Repair) -> None:
-        """Of what replays begin with, after a repair that was not exact."""
+        """Of what replays begin with, when all have gone back to what the store has."""
         lead_state, rules = self._lead_state, {recipe.rule for recipe in plan.rebuild.values()}
         seats = lead_state.view().seats
         if rules == {SNAPSHOT}:
@@ -273,12 +273,12 @@ class RecoveryCoordinator:
         self._departures.rebuilt(plan)
         lead_state.members.fill(seats)
         lead_state.keeping.replace(seats)
-        if is_exact(plan):
-            lead_state.replays.rebuilt(plan)
-        else:
+        at_store = all(s.holder == STORE for r in plan.rebuild.values() for s in r.sources)
+        if plan.resume_at < p.committed or (at_store and not is_exact(plan)):
             self._restart(plan)
-        made_of = {seat: [s.of for s in recipe.sources] for seat, recipe in plan.rebuild.items()}
-        lead_state.shadowing.mend(plan.resume_at, renewed(made_of))
+        else:
+            lead_state.replays.rebuilt(plan)
+        lead_state.shadowing.mend(plan.resume_at, renewed(plan.rebuild))
         recovery = repairing.record(p, self._tried)
         kept = tuple(version for version in p.checkpoints if version <= plan.resume_at)
         lead_state.update(committed=plan.resume_at, checkpoints=kept, repairs=p.repairs + 1)

@@ -243,7 +243,8 @@ class Takeover:
         book.digests = {stage: (committed, d) for stage, d in self.history.digests.items()}
         drawn = since == 0 and not lead_state.terms.initial
         at_store = since in dict(self.history.progress.snapshots).values()
-        book.take_over(since, told, alive, drawn=drawn, stored=RESUME if at_store else "")
+        stored = RESUME if at_store else ""
+        book.take_over(since, told, alive, self.history.anew, drawn=drawn, stored=stored)
         return book
 
     def current(self, strategy: Strategy) -> set[Mirror]:

@@ -4,6 +4,7 @@
 rung                    needs
 ======================  ================================================================
 (a replica)             a living twin: always tried first, see ``wrappers.py``
+replay                  ``log_memory``, a copy, and whoever has sent the stage something since then
 shadow                  its holder
 partner copy            swap training, and the partner
 fitted average          the seats before and after it, with what they hold; a body stage
@@ -53,8 +54,16 @@ from checkfree.recovery.options import (
     ShadowOptions,
     WeightedOptions,
 )
+from checkfree.recovery.replay.plan import replays_of_some
+from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.recovery.shadow.plan import RULE, Pushing, restart, shadow_recipe
-from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
+from checkfree.recovery.strategy import (
+    Fresh,
+    Rebuilding,
+    Strategy,
+    repair_each,
+    taken_whole,
+)
 
 FITTED, PARTNER = "fitted average", "partner copy"
 
@@ -81,6 +90,8 @@ class Rules:
     checked: bool = False
     share: float | None = None
     """Of the microbatches that run swapped; None: none do."""
+    replaying: ReplayTerms | None = None
+    """How logs and copies are kept for replays; None: they are not."""
 
 
 class Ladder(Strategy):
@@ -102,6 +113,8 @@ class Ladder(Strategy):
         return routes if share is None else swapped(routes, share)
 
     def shadows(self, view: View) -> tuple[Transfer, ...]:
+        """Also while all could be replayed: a stage that is lost with the holder of its copy has
+        its shadow left, and that is to be no older than usual."""
         pushing = self._rules.pushing
         return () if pushing is None else pushing.transfers(view)
 
@@ -109,6 +122,10 @@ class Ladder(Strategy):
         pushing, fitting = self._rules.pushing, self._rules.fitting
         before = at if fitting is None else at - fitting.reaches_back(microbatches)
         return before if pushing is None else pushing.warmup_start(stage, num_stages, at, before)
+
+    @property
+    def replays(self) -> ReplayTerms | None:
+        return self._rules.replaying
 
     @property
     def activation_buffer(self) -> BufferLimits:
@@ -123,12 +140,18 @@ class Ladder(Strategy):
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
     ) -> Repair | Refusal:
+        if self.replays is not None:
+            exact = replays_of_some(lost, view, refused)
+            if isinstance(exact, Repair):
+                return exact  # what is left is rebuilt then, with these beside it
         return repair_each(lost, view, lambda stage: self._best(stage, view, refused))
 
     def rebuild(
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]
     ) -> Rebuilding:
         rules = self._rules
+        if taken_whole(seat.stage, states):
+            return Rebuilding(next(iter(states.values())), (1.0,))
         if all(source.of == seat.stage for source in states):
             return restart(next(iter(states.values())), rules.how.lr_scale)
         return interpolate(seat.stage, states, rules.how, rules.exponent)
@@ -214,6 +237,7 @@ def auto(options: AutoOptions) -> Ladder:
         fitting=Fitting.of(options),
         checked=True,
         share=options.share if options.swap else None,
+        replaying=None if options.log_memory is None else ReplayTerms.of(options),
     )
     return Ladder((RULE, PARTNER, FITTED, NEAREST), rules)
 

@@ -93,22 +93,22 @@ class FitOptions(WeightedOptions):
 
 
 @dataclass(frozen=True)
-class AutoOptions(ShadowOptions, FitOptions):
-    """``auto``: those of all its rungs."""
-
-    share: float = _R.share
-    swap: bool = _R.swap
-
-
-@dataclass(frozen=True)
 class ReplayOptions:
-    """``replay``."""
+    """``replay``, and ``auto`` where ``log_memory`` is given."""
 
     log_memory: int | None = _R.log_memory
     wave_every: int | None = _R.wave_every
     wave_lag: int | None = _R.wave_lag
     wave_budget: float = _R.wave_budget
     copies: int = _R.copies
+
+
+@dataclass(frozen=True)
+class AutoOptions(ShadowOptions, FitOptions, ReplayOptions):
+    """``auto``: those of all its rungs."""
+
+    share: float = _R.share
+    swap: bool = _R.swap
 
 
 MOST_AHEAD = 10.0

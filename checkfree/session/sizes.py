@@ -99,9 +99,9 @@ def recovery_of(config: Config) -> RecoveryConfig:
     """With ``shadow_every: auto`` kept within its budget of bytes: of signs those of changes, for
     whole copies are few; and with the iterations that copies for replays travel. Raises
     BadInput."""
-    recovery = config.recovery
-    if "wave_lag" in spec_of(recovery).options:
-        return _replayed(config, recovery)
+    recovery, spec = config.recovery, spec_of(config.recovery)
+    if "wave_lag" in spec.options and (spec.exact or recovery.log_memory is not None):
+        recovery = _replayed(config, recovery)
     if not spec_of(recovery).pushes or recovery.shadow_every != AUTO:
         return recovery
     sizes, hops = own_sizes(config), config.microbatches * (config.stages + 1)

@@ -20,7 +20,9 @@ from checkfree.lead import Phase
 from checkfree.messages.control import Leaving, Message, Rebuilt
 from checkfree.messages.tensors import KeepState, StageState
 from checkfree.pipeline import gpipe, one_f_one_b
+from checkfree.recovery.auto import Ladder, auto
 from checkfree.recovery.exact import REPLAY
+from checkfree.recovery.options import AutoOptions
 from checkfree.recovery.replay.plan import survives
 from checkfree.recovery.replay.rule import LogAndReplay
 from checkfree.recovery.replay.terms import ReplayTerms
@@ -131,16 +133,30 @@ class Losing:
 
     terms: Terms
     seen: Counter[str] = field(default_factory=Counter)
+    ladder: bool = False
+    """Under ``auto``, which rebuilds what can't be replayed."""
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.terms.seed + 1)
-        self.strategy = Foretelling(self.terms.terms)
+        self.strategy = self._ladder() if self.ladder else Foretelling(self.terms.terms)
         self.run = self.terms.run(ReplicaFirst(self.strategy), pick=self.rng.randrange)
         count = self.rng.randrange(2, 7)
         self.plan = [(self.rng.choice(KINDS), self.rng.randrange(1, 500)) for _ in range(count)]
         self.plan.insert(0, ("anywhere", self.rng.randrange(250, 500)))  # a wave counts first
         self.absent: list[tuple[Address, int, int]] = []
         self.base = 0
+
+    def _ladder(self) -> Ladder:
+        own = self.terms.terms
+        return auto(
+            AutoOptions(
+                log_memory=own.log_memory or 12 * SENT,
+                wave_every=own.every,
+                wave_lag=own.lag,
+                shadow_every=6,
+                fit_steps=4,
+            )
+        )
 
     def play(self) -> Run:
         runtime = self.run.runtime
@@ -206,7 +222,11 @@ class Losing:
 
     def _gone(self, seats: Collection[Address]) -> None:
         lead = self.run.lead
-        if self.terms.replicas == 1 and lead.phase is Phase.RUNNING and not self.absent:
+        if (
+            isinstance(self.strategy, Foretelling)
+            and lead.phase is Phase.RUNNING
+            and not self.absent
+        ):
             self.strategy.foretell(seats, lead._lead_state.view())
         for seat in seats:
             life = self.run.runtime.kill(seat)
@@ -229,7 +249,7 @@ class Losing:
             return
         self.seen["replays"] += 1
         self.seen["replays from a wave"] += bool(worker._replay.order.recipe.sources)
-        if self.terms.replicas == 1:
+        if self.terms.replicas == 1 and not self.ladder:
             expected = undisturbed(self.terms.stages, self.terms.schedule)
             version = worker.stage.version
             assert digest(worker.stage.snapshot()) == expected[answer.sender.stage, version]
@@ -238,6 +258,7 @@ class Losing:
         """Done, and the same; or refused, where that was foretold."""
         run, terms = self.run, self.terms
         assert run.lead.done or run.lead.failure, f"{terms}: stalls while {run.lead.phase}"
+        assert isinstance(self.strategy, Foretelling)
         assert all(said == made for said, made in self.strategy.foretold), terms
         self.seen["foretold: lost"] += sum(not said for said, _ in self.strategy.foretold)
         self.seen["foretold: saved"] += sum(said for said, _ in self.strategy.foretold)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
 from checkfree.core.ops import FAULTS
+from checkfree.recovery.exact import REPLAY
 from checkfree.runtime.replay import Replayed, ReplayedFaults, script
 from tests.chaos import SOAK
 from tests.chaos.chaos import measured
@@ -34,6 +36,33 @@ def test_every_bit_comes_back(chunk: int) -> None:
     assert seen["left"], seen
     assert seen["runs with 5 waves"] >= (0.9 * CHUNK if SOAK else 1), seen
     assert seen["foretold: lost"] and seen["foretold: saved"], seen
+
+
+LADDERS = 200 if SOAK else 16
+
+
+def test_a_ladder_replays_what_it_can() -> None:
+    """And rebuilds the rest from what is left, with those that were replayed beside it: the plans
+    give the same run, so each stage went on from the very state that they tell."""
+    torch.set_num_threads(1)
+    rules: Counter[str] = Counter()
+    for seed in range(LADDERS):
+        terms = Terms.of(seed)
+        losing = Losing(replace(terms, stages=max(3, terms.stages)), ladder=True)
+        run = losing.play()
+        assert run.lead.done or run.lead.failure, f"{seed}: stalls while {run.lead.phase}"
+        made = [m for r in run.of_kind("recovery") for m in r.rebuilds.values()]
+        rules += Counter(m.recipe.rule for m in made)
+        assert not any(rule == REPLAY for m in made for rule, _ in m.rejected), seed
+        steps = script(told(run))
+        again = losing.terms.run(
+            Replayed(losing.strategy, steps), faults=lambda host, s=steps: ReplayedFaults(host, s)
+        )
+        again.runtime.run(again.runtime.actors[FAULTS].watch)
+        recorded = measured(run)
+        assert measured(again)[: len(recorded)] == recorded, seed
+    assert rules[REPLAY] >= LADDERS, rules
+    assert rules.keys() & {"shadow", "fitted average", "average"}, rules
 
 
 @pytest.mark.parametrize("seed", range(100 if SOAK else 12))

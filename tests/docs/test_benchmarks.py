@@ -26,6 +26,7 @@ SMALLEST = {
     "gpu.py": ("demo", "devices=[cpu]", "precision=fp32", "iterations=5", *MODEL),
     "overhead.py": ("--iterations=5", *MODEL),
     "rebuild.py": ("--rounds=1", "--width=32"),
+    "replay.py": ("--pairs=2", "--iterations=8", "--replays=2", *MODEL),
     "schedule.py": ("--sizes=1",),
     "shadow.py": ("--iterations=90", "shadow", *MODEL[2:], "stages=1", "model.blocks=1"),
     "simulator.py": ("--rounds=1", "--iterations=3", "--simulated=50", *MODEL),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from checkfree.core.ops import Address, Course, Protection, Repair, Source, Transfer
 from checkfree.messages.control import ForReplays
-from checkfree.recovery.exact import REPLAY
+from checkfree.recovery.exact import EXACT, REPLAY
 from checkfree.recovery.replay.plan import holders
 from checkfree.recovery.replay.terms import ReplayTerms
 
@@ -68,6 +68,8 @@ class ReplayBook:
         """Of each stage the last that is known, and the version that it is of."""
         self.reached: dict[Address, int] = {}
         """Versions of those that are being replayed."""
+        self._since: dict[int, int] = {}
+        """Of stages that were made inexactly, at which version."""
 
     @property
     def on(self) -> bool:
@@ -114,11 +116,12 @@ class ReplayBook:
 
     def _unprotected(self, alive: Collection[Address]) -> bool:
         """A stage has no copy of the base on another's seat, and can't send one."""
-        if self._drawn or self._base is None:
+        if self._base is None or (self._drawn and not self._since):
             return False
         held = {copy.of for copy in self._copies if copy.version == self._base}
         own = {seat.stage for seat in self._clones.get(self._base, ()) if seat in alive}
-        return bool({seat.stage for seat in alive} - held - own)
+        anew = {stage for stage, since in self._since.items() if since > self._base}
+        return bool({seat.stage for seat in alive} - ((held | own) - anew))
 
     def _fullest(self) -> int:
         """Bytes of the largest log."""
@@ -177,6 +180,7 @@ class ReplayBook:
             held = {copy.of for copy in self._copies if copy.version == pending}
             if held >= {seat.stage for seat in alive}:
                 self._base, self.stored, self._drawn = pending, "", False
+                self._since = {stage: at for stage, at in self._since.items() if at > pending}
             else:
                 self._forget_version(pending)
             self._trim()
@@ -239,13 +243,17 @@ class ReplayBook:
         }
 
     def rebuilt(self, repair: Repair) -> None:
-        """An exact repair is over. Whoever was replayed has passed by all versions that are kept,
-        and has a log since the base, as has whoever has computed it again."""
+        """A repair is over, and nobody has gone back. Whoever was replayed has passed by all
+        versions that are kept, and has a log since the base, as has whoever has computed it
+        again."""
         self.reached = {}
         if self._terms is None:
             return
         for seat, recipe in repair.rebuild.items():
             self._logs[seat] = repair.resume_at
+            if recipe.rule not in EXACT:
+                self._since[seat.stage] = repair.resume_at
+                self.digests.pop(seat.stage, None)
             if recipe.rule == REPLAY and self._base is not None:
                 self._has_log(seat, self._base)
                 for owners in self._clones.values():
@@ -266,7 +274,7 @@ class ReplayBook:
         """All have gone back to a version that the store has in that area; "": the seed makes
         it."""
         self._base, self.stored, self._drawn = version, stored, not stored
-        self._pending, self.digests, self.reached = None, {}, {}
+        self._pending, self.digests, self.reached, self._since = None, {}, {}, {}
         self._copies, self._clones, self.passed = {}, {}, {}
         self._logs = dict.fromkeys(seats, version)
 
@@ -280,13 +288,16 @@ class ReplayBook:
         since: int,
         told: Mapping[Address, ForReplays],
         alive: Collection[Address],
+        anew: Mapping[int, int],
         *,
         drawn: bool,
         stored: str,
     ) -> None:
-        """What others tell, as another lead had it; ``since``: the version that it kept logs
-        from. A stage that has no copy of that is unprotected before the next wave."""
+        """What others tell, as another lead had it; ``since``: the version that it kept logs from;
+        ``anew``: those at which stages were last made inexactly. A stage that has no copy of that
+        is unprotected before the next wave."""
         self._base, self.stored, self._drawn = since, stored, drawn
+        self._since = {stage: at for stage, at in anew.items() if at > since}
         self._logs = {seat: told[seat].log for seat in alive}
         self._clones = {}
         for seat, has in told.items():
@@ -319,4 +330,5 @@ class ReplayBook:
             {seat: since for seat, since in self._logs.items() if seat in alive},
             {iteration: passed.course.routes for iteration, passed in self.passed.items()},
             dict(self.reached),
+            dict(self._since),
         )

@@ -60,18 +60,38 @@ def holders(
 
 def survives(lost: Collection[Address], view: View) -> bool:
     """Whether these seats, lost together, would come back exactly."""
-    alive = view.alive - frozenset(lost)
-    return not isinstance(_starts(lost, _without(view, alive), frozenset()), Refusal)
+    left = _without(view, view.alive - frozenset(lost))
+    return not isinstance(_starts(wholly_lost(lost, left), lost, left, frozenset()), Refusal)
+
+
+def unprotected(view: View) -> tuple[int, ...]:
+    """The stages that would not come back exactly if they were lost, each by itself."""
+    stages = range(view.num_stages)
+    seats = {n: [seat for seat in view.alive if seat.stage == n] for n in stages}
+    return tuple(stage for stage in stages if not survives(seats[stage], view))
 
 
 def replays(
     lost: Collection[Address], view: View, refused: Collection[Source] = frozenset()
 ) -> Repair | Refusal:
     """One seat of every stage that is wholly lost is replayed; its twins copy it then."""
-    starts = _starts(lost, view, refused)
-    if isinstance(starts, Refusal):
-        return starts
-    gone = set(wholly_lost(lost, view))
+    gone = wholly_lost(lost, view)
+    starts = _starts(gone, lost, view, refused)
+    return starts if isinstance(starts, Refusal) else _planned(starts, gone, view)
+
+
+def replays_of_some(
+    lost: Collection[Address], view: View, refused: Collection[Source]
+) -> Repair | Refusal:
+    """As ``replays``, of as many stages as can be."""
+    gone = wholly_lost(lost, view)
+    whys = {stage: _starts([stage], lost, view, refused) for stage in gone}
+    can = [stage for stage, starts in whys.items() if not isinstance(starts, Refusal)]
+    starts = _starts(can or gone, lost, view, refused)
+    return starts if isinstance(starts, Refusal) else _planned(starts, gone, view)
+
+
+def _planned(starts: Mapping[int, _Start], gone: Collection[int], view: View) -> Repair:
     rebuild = {start.seat: start.recipe for stage, start in starts.items() if stage in gone}
     relogs = {
         start.seat: Relog(start.recipe, start.until)
@@ -97,11 +117,11 @@ def _without(view: View, alive: frozenset[Address]) -> View:
 
 
 def _starts(
-    lost: Collection[Address], view: View, refused: Collection[Source]
+    gone: Sequence[int], lost: Collection[Address], view: View, refused: Collection[Source]
 ) -> dict[int, _Start] | Refusal:
-    """By stage: all that has to compute, so that nobody waits for what nobody has."""
+    """By stage: all that has to compute for those that are ``gone``, so that nobody waits for what
+    nobody has."""
     have = view.protection
-    gone = wholly_lost(lost, view)
     if have is None or have.base is None:
         return Refusal(
             f"stage {gone[0]} is lost before a copy of every stage was on another's seat: "
@@ -141,11 +161,17 @@ def _start(
     own = [seat for seat in lost if seat.stage == stage]
     on_its_way = [seat for seat in own if seat in have.reached]
     if on_its_way:
-        seat = max(on_its_way, key=lambda seat: (have.reached[seat], seat))
-        at = have.reached[seat]
-        return _Start(seat, Recipe(REPLAY, (Source(seat, stage, at),)), at, until)
-    living = view.living(stage)
-    seat = own[0] if living is None else living
+        furthest = max(on_its_way, key=lambda seat: (have.reached[seat], seat))
+        at = have.reached[furthest]
+        return _Start(furthest, Recipe(REPLAY, (Source(furthest, stage, at),)), at, until)
+    if until > have.since.get(stage, 0) > have.base:
+        return Refusal(
+            f"stage {stage} was made anew after {have.since[stage]} iterations, and no copy of it "
+            "since then counts yet"
+        )
+    seat = own[0] if own else view.living(stage)
+    if seat is None:
+        return Refusal(f"stage {stage} has nobody")
     source = _base(stage, have, refused)
     if isinstance(source, Refusal):
         return source

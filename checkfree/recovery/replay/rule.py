@@ -36,11 +36,4 @@ class LogAndReplay(Strategy):
 
 def replay(options: ReplayOptions) -> LogAndReplay:
     """As configured."""
-    return LogAndReplay(
-        ReplayTerms(
-            lag=options.wave_lag or ReplayTerms.lag,
-            every=options.wave_every,
-            log_memory=options.log_memory,
-            copies=options.copies,
-        )
-    )
+    return LogAndReplay(ReplayTerms.of(options))

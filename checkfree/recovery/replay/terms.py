@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from checkfree.recovery.options import ReplayOptions
+
 
 @dataclass(frozen=True)
 class ReplayTerms:
@@ -15,3 +17,9 @@ class ReplayTerms:
     every: int | None = None
     log_memory: int | None = None
     copies: int = 1
+
+    @classmethod
+    def of(cls, options: ReplayOptions) -> ReplayTerms:
+        """As configured."""
+        lag = options.wave_lag or cls.lag
+        return cls(lag, options.wave_every, options.log_memory, options.copies)

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast, get_args, get_type_hints
 
-from checkfree.core.ops import Address, Shadow, Transfer
+from checkfree.core.ops import Address, Recipe, Shadow, Transfer
 from checkfree.messages.control import Pushed
+from checkfree.recovery.exact import EXACT
 
 COUNTS_AFTER = 2
 """Iterations."""
@@ -135,6 +136,10 @@ class Shadowing:
             del self._book[push], self._epochs[push]
 
 
-def renewed(made_of: Mapping[Address, Collection[int]]) -> frozenset[int]:
-    """Of the seats that a repair makes of these stages, those made of others than their own."""
-    return frozenset(seat.stage for seat, stages in made_of.items() if seat.stage not in stages)
+def renewed(rebuild: Mapping[Address, Recipe]) -> frozenset[int]:
+    """The stages that a repair makes of something else than a state of their own."""
+    return frozenset(
+        seat.stage
+        for seat, recipe in rebuild.items()
+        if recipe.rule not in EXACT and seat.stage not in {source.of for source in recipe.sources}
+    )
