@@ -18,7 +18,7 @@ from checkfree.config.parts import named
 from checkfree.core.config import Config, OptimizerConfig
 from checkfree.core.errors import TOO_FAR, BadInput
 from checkfree.core.ops import Address
-from checkfree.core.rates import SGD
+from checkfree.core.rates import SGD, lower_lr
 from checkfree.core.records import read
 from checkfree.core.typed import written
 from checkfree.lead import Progress
@@ -167,7 +167,7 @@ def with_way_back(reason: str, folder: Path, config: Config, committed: int) -> 
     if not there:
         return reason
     words = ["checkfree", "train", str(folder / CONFIG), f"init={folder}@{max(there)}"]
-    words += [f"optimizer.lr={config.optimizer.lr / 2:g}", f"out={folder}-anew"]
+    words += [f"optimizer.lr={lower_lr(config.optimizer):g}", f"out={folder}-anew"]
     for package in sorted(named(config)):
         words += ["--allow", package]
     return f"{reason}; from before it: {shlex.join(words)}"

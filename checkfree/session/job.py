@@ -161,7 +161,6 @@ def of_users(
             raise BadInput(
                 f"got {got} for {name}: stages=[…] needs {name}=FUNCTION of (iteration, microbatch)"
             )
-    assert batches is not None
     if config.failures.scenario == CLOCK and named_sizes(config.fleet) == OWN:
         raise BadInput(
             "failures.scenario clock needs to know what stages weigh, and your own modules are not "
@@ -176,7 +175,15 @@ def of_users(
         config = replace(config, validation=replace(config.validation, every=0))
     check(config)
     scheduler_of(config)
-    feeds: Feeds = {Purpose.TRAIN: batches, Purpose.VALIDATE: validation or batches}
+    assert batches is not None
+    train: Batches = batches
+    last = config.iterations - 1
+    feeds: Feeds = {
+        Purpose.TRAIN: train,
+        # What is validated after the last iteration, as after a repair, has no batches of its own.
+        Purpose.VALIDATE: validation
+        or (lambda iteration, microbatch: train(min(iteration, last), microbatch)),
+    }
     about = {"name": USER}
     initial = _initial(config, folder, blueprint, about)
     return Job(config, folder, blueprint, feeds, about, listeners, initial=initial)

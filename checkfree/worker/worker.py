@@ -27,6 +27,7 @@ from checkfree.messages.control import (
     Commit,
     Copy,
     Dismissed,
+    Doubtful,
     Kept,
     Message,
     Outgoing,
@@ -60,7 +61,7 @@ from checkfree.worker import holding
 from checkfree.worker.attempt import Attempt, Data
 from checkfree.worker.compute import Compute, Unfit
 from checkfree.worker.context import WorkerContext
-from checkfree.worker.inspection import problem_of
+from checkfree.worker.inspection import may_be_too_far, problem_of
 from checkfree.worker.reorder_buffer import ReorderBuffer
 from checkfree.worker.state_rebuild import StateRebuild
 
@@ -228,6 +229,8 @@ class StageWorker:
                 if self._attempt and message.epoch > self._attempt.ticket.epoch:
                     self._leave()
             case Push() if self._may_push(message):
+                if message.doubted and may_be_too_far(self.stage):
+                    return [(LEAD, Doubtful(message.epoch, self.address))]
                 return [(message.keep.holder, self._pushed(message))]
             case KeepState() if message.epoch >= self._epoch:
                 return self._kept(message)
