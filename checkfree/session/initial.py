@@ -140,6 +140,17 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: Callable[[int], 
     return Initial(config.stages + 1, load, about)
 
 
+def digest_of(word: str) -> str | None:
+    """The SHA-256 of the state that ``init.run=word`` names, wherever it lies now; None: there is
+    none."""
+    try:
+        run, iteration = _parse(word)
+        area, shelf, _ = _chosen(run, iteration)
+        return Store(DiskFiles(run)).digest(area, shelf)
+    except (BadInput, Damaged, OSError):
+        return None
+
+
 def first_batch(config: Config, initial: Initial | None) -> int:
     """The iteration of the training text that a run's first one trains on."""
     tokens = None if initial is None else initial.about["tokens"]
