@@ -52,6 +52,13 @@ def words_of_resume(arguments: argparse.Namespace) -> list[str]:
     return [word for word in given if word is not None]
 
 
+def how_to_go_on(path: Path, again: str) -> str:
+    """Behind "interrupted": how, if the run has begun."""
+    from checkfree.runtime.folder import begun
+
+    return f"; go on: {again}" if begun(path) else ""
+
+
 def takes_allow(parser: argparse.ArgumentParser) -> None:
     """Whose code a configuration, or a run, may name: what this command line itself names needs no
     leave."""

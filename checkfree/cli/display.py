@@ -103,9 +103,8 @@ class Display:
             case ProcessRecord() if record.differs:
                 who = f"{record.seat} computes" if record.seat else "this process computes"
                 self._event(f"{who} with {render_differences(record.differs)}", "yellow")
-            case EndRecord() if record.status != "done":
-                why = f": {record.reason}" if record.reason else ""
-                self._event(f"{record.status} at iteration {record.iteration}{why}", "bold red")
+            case EndRecord() if record.status != "done":  # why, the command's last line tells
+                self._event(f"{record.status} at iteration {record.iteration}", "bold red")
         if self._live is not None:
             self._live.update(self._panel())
 

@@ -14,6 +14,7 @@ from checkfree.cli.arguments import (
     FAILED,
     INTERRUPTED,
     Commands,
+    how_to_go_on,
     takes_config,
     takes_resume,
     words_of_resume,
@@ -57,6 +58,7 @@ def _go(
     from checkfree.cli.display import Display
     from checkfree.config.parts import named
     from checkfree.core.config import Config
+    from checkfree.runtime.folder import begun
     from checkfree.session.train import resume, train
 
     assert isinstance(config, Config)
@@ -73,10 +75,10 @@ def _go(
                 else resume(path, going_on, listeners=[display], allow=arguments.allow)
             )
     except KeyboardInterrupt:
-        print(f"checkfree: interrupted; go on: {again}", file=sys.stderr)
+        print(f"checkfree: interrupted{how_to_go_on(path, again)}", file=sys.stderr)
         return INTERRUPTED
     except RunFailed as error:
-        raise RunFailed(with_command(str(error), again)) from None
+        raise RunFailed(with_command(str(error), again if begun(path) else "")) from None
     if run.status != "done":
         print(f"checkfree: the run ended: {run.reason}", file=sys.stderr)
         return FAILED

@@ -21,6 +21,10 @@ hold is compared by their hashes."""
 PLACES = (*WHERE, "threads")
 """Other threads may add in another order (semantics 17): that is warned of."""
 
+INIT_RUN = "init.run"
+"""Where the state lay that a run began with. It has its own copy of it, and that is compared by its
+hash, too."""
+
 
 def moved(config: Config, words: Sequence[str]) -> Config:
     """The configuration of a run that goes on with ``key=value`` words, which name PLACES only.
@@ -59,10 +63,10 @@ def _word(value: Any) -> str:
 
 
 def placeless(tree: Mapping[str, Any], *others: str) -> dict[str, Any]:
-    """A configuration as plain data, flat, without the keys of WHERE, and without the keys and
-    sections ``others``."""
+    """A configuration as plain data, flat, without what is compared by its hash, and without the
+    keys and sections ``others``."""
     return {
         key: value
         for key, value in flat(tree)
-        if key not in WHERE and key.partition(".")[0] not in others
+        if key not in (*WHERE, INIT_RUN) and key.partition(".")[0] not in others
     }

@@ -285,7 +285,7 @@ class ValidationConfig:
     """When the loss on unseen text is measured."""
 
     every: int = 20
-    """Iterations between validations; 0: never."""
+    """Iterations between validations; 0: never, but for last weights that may have gone too far."""
 
     microbatches: int = 8
     """Microbatches in one validation pass; always the same ones."""

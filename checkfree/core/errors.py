@@ -51,6 +51,7 @@ def within(key: str, value: int, least: int, most: int) -> None:
 
 
 _MAKE_ROOM = "make room, then go on"
+_ROOM_FIRST = "make room, then begin again"
 
 
 def cannot_write(path: object, error: OSError) -> RunFailed:
@@ -66,5 +67,8 @@ TOO_FAR = "lower optimizer.lr or set optimizer.clip"
 
 
 def with_command(reason: str, command: str) -> str:
-    """Why a run ended; if it was for want of room, with the command that goes on."""
-    return f"{reason}: {command}" if reason.endswith(_MAKE_ROOM) else reason
+    """Why a run ended; if it was for want of room, with the command that goes on; "": it has not
+    begun, so there is none."""
+    if not reason.endswith(_MAKE_ROOM):
+        return reason
+    return f"{reason}: {command}" if command else f"{reason.removesuffix(_MAKE_ROOM)}{_ROOM_FIRST}"

@@ -24,6 +24,8 @@ Differences = Sequence[tuple[str, str, str]]
 
 LIKELIEST = ("devices", "cpu", "threads", "processor", "math", "torch", "code", "numpy", "python")
 """What other bits most likely come from, the likeliest first; then all else."""
+RULE = "strategy's code"
+"""The fact that runs of a comparison have each of their own."""
 PROCESS = ProcessRecord.kind
 
 
@@ -150,4 +152,4 @@ def unequal(runs: Iterable[Records]) -> list[str]:
     for who in (who for records in runs for who in participants(records)):
         for name, value in who.facts.items():
             found.setdefault(name, set()).add(value)
-    return sorted(name for name, values in found.items() if len(values) > 1)
+    return sorted(name for name, values in found.items() if len(values) > 1 and name != RULE)

@@ -9,6 +9,8 @@ from checkfree.core.errors import BadInput, one_of
 
 SGD = "sgd"
 OPTIMIZERS = ("adam", "adamw", SGD)
+USUAL_LR = {SGD: 1.0, "adam": 0.1, "adamw": 0.1}
+"""The largest rates that anything is trained with: half of more is still too much."""
 LR_SCHEDULES = ("constant", "cosine", "wsd")
 
 
@@ -28,6 +30,11 @@ def lr_at(config: OptimizerConfig, iteration: int, iterations: int) -> float:
         if left < decay:
             return config.lr * (config.min_lr + (1 - config.min_lr) * left / decay)
     return config.lr
+
+
+def lower_lr(config: OptimizerConfig) -> float:
+    """What to try where ``config.lr`` was too much: half of it; the default, if it is absurd."""
+    return config.lr / 2 if config.lr <= USUAL_LR[config.name] else OptimizerConfig.lr
 
 
 def check_optimizer(config: OptimizerConfig) -> None:

@@ -50,9 +50,11 @@ class Checkpointing:
         return self._ordered(lead_state.keeping.refresh(lead_state.due_mirrors(), p))
 
     def weights(self) -> bool:
-        """Order the trained weights stored."""
-        members, committed = self._lead_state.members, self._lead_state.progress.committed
-        return self._archive(WEIGHTS, committed, first_seats(members.alive))
+        """Order the trained weights stored. If no validation has seen them, whoever has some that
+        may have gone too far says so instead."""
+        members, p = self._lead_state.members, self._lead_state.progress
+        doubted = p.validated_at != p.tick
+        return self._archive(WEIGHTS, p.committed, first_seats(members.alive), doubted=doubted)
 
     def archived(self, message: Archived) -> None:
         """The store has it."""
@@ -137,12 +139,16 @@ class Checkpointing:
             holding = set(alive)
         return tuple(sorted({*first_seats(alive), *(holding & alive)}))
 
-    def _archive(self, area: str, shelf: int, seats: tuple[Address, ...]) -> bool:
+    def _archive(
+        self, area: str, shelf: int, seats: tuple[Address, ...], *, doubted: bool = False
+    ) -> bool:
         lead_state = self._lead_state
         archive = self._order(area, shelf, seats, lead_state.shadowing.entries())
         whole = not lead_state.terms.background
         return self._ordered(
-            lead_state.keeping.archive(archive, lead_state.progress.committed, whole=whole)
+            lead_state.keeping.archive(
+                archive, lead_state.progress.committed, whole=whole, doubted=doubted
+            )
         )
 
     def _order(

@@ -55,14 +55,17 @@ class Keeping:
         epoch, version = progress.epoch, progress.committed
         return [(keep.owner, Push(epoch, keep, version)) for keep in missing]
 
-    def archive(self, archive: Archive, version: int, *, whole: bool = True) -> list[Outgoing]:
+    def archive(
+        self, archive: Archive, version: int, *, whole: bool = True, doubted: bool = False
+    ) -> list[Outgoing]:
         """Orders to put its seats' states on a shelf of the store; of replicas the first one's, and
-        of the others only what they hold for other stages. ``whole``: see ``Push``."""
+        of the others only what they hold for other stages. ``whole``, ``doubted``: see ``Push``."""
         self._awaited.add(archive.area)
         firsts = first_seats(archive.seats)
         orders: list[Outgoing] = [(STORE, archive)]
         for seat in archive.seats:
             place = archive.area, archive.shelf
-            push = Push(archive.epoch, Upload(seat), version, *place, seat not in firsts, whole)
+            beside = seat not in firsts
+            push = Push(archive.epoch, Upload(seat), version, *place, beside, whole, doubted)
             orders.append((seat, push))
         return orders

@@ -40,6 +40,7 @@ from checkfree.messages.control import (
     Archived,
     BreakOff,
     Commit,
+    Doubtful,
     Due,
     Gone,
     HandedOn,
@@ -87,7 +88,7 @@ class Lead:
         self.failure, self.stopped = "", False
         self._stopping = False
         self._phase = Phase.IDLE if takeover is None else Phase.ROLLCALL
-        self._cleared_at = -1
+        self._cleared_at = self._doubted_at = -1
         self._takeover = takeover
 
     @property
@@ -178,6 +179,8 @@ class Lead:
                 self._checkpointing.snapshot(message)
             case Archived() if message.epoch == self.progress.epoch:
                 self._checkpointing.archived(message)
+            case Doubtful() if message.epoch == self.progress.epoch:
+                self._doubt()
             case Rebuilt() | Replaying() if message.epoch == self.progress.epoch:
                 self._coordinator.deliver(message)
             case Lost():
@@ -219,6 +222,16 @@ class Lead:
             self.phase = Phase.IDLE
             if not (message.lost or message.joined or message.left):
                 self._cleared_at = message.tick
+
+    def _doubt(self) -> None:
+        """The last weights are validated before they are stored, unless they have been."""
+        p = self.progress
+        over = p.committed >= self._lead_state.terms.iterations
+        if self.phase is Phase.STORING and over and p.validated_at != p.tick:
+            self._doubted_at = p.tick
+            self._checkpointing.give_up()
+            self._lead_state.advance_epoch()
+            self.phase = Phase.IDLE
 
     def _lose(self, worker: Address, life: int, *, silent: bool = False) -> None:
         brought = self.members.brings.get(worker)
@@ -346,13 +359,14 @@ class Lead:
         return True
 
     def _validation_due(self) -> bool:
-        """Every so often, at the end, and right after a repair that may have cost something."""
+        """Every so often, at the end, right after a repair that may have cost something, and of
+        last weights that may have gone too far."""
         p, terms = self.progress, self._lead_state.terms
         if self._coordinator.unread is not None:
             return True
         every = terms.validation_every
         regular = every and (p.committed % every == 0 or p.committed >= terms.iterations)
-        return bool(regular) and p.validated_at != p.tick
+        return bool(regular or self._doubted_at == p.tick) and p.validated_at != p.tick
 
     def _wind_up(self) -> bool:
         """A snapshot of what is committed, unless somebody is missing, or there is one."""

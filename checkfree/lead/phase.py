@@ -51,7 +51,7 @@ MOVES: Mapping[tuple[Phase, Phase], str] = MappingProxyType(
         (_P.RUNNING, _P.IDLE): "validated; or given up, for a loss, a line that broke or a leaver",
         (_P.RUNNING, _P.ENDED): "a loss or a gradient is not finite",
         (_P.COMMITTING, _P.IDLE): "all have stepped: one more iteration is committed",
-        (_P.STORING, _P.IDLE): "it is stored; or given up, for a loss",
+        (_P.STORING, _P.IDLE): "it is stored; or given up, for a loss, or weights in doubt",
         (_P.HANDING_ON, _P.IDLE): "it is handed on; or given up, for a loss",
         (_P.REBUILDING, _P.IDLE): "all are rebuilt; or planned anew, for a loss or who has joined",
         (_P.REBUILDING, _P.ENDED): "no rule that is left can rebuild a stage",

@@ -145,7 +145,8 @@ class Push(Message):
     """lead -> owner: send your state of ``version`` to the holder. If that is the store, it goes
     to the ``area`` and ``shelf`` of an Archive. ``held_only``: a replica sends the state, and you
     only what you hold for other stages. ``whole``: in a snapshot, activations that only a fit would
-    read too. What is handed on is named by its version, so that no epoch outdates it."""
+    read too. ``doubted``: say that it is ``Doubtful`` instead, if it is. What is handed on is named
+    by its version, so that no epoch outdates it."""
 
     epoch: int
     keep: Keep
@@ -154,6 +155,16 @@ class Push(Message):
     shelf: int = 0
     held_only: bool = False
     whole: bool = True
+    doubted: bool = False
+
+
+@dataclass(frozen=True)
+class Doubtful(Message):
+    """worker -> lead: I was to send the run's last weights, and mine may have gone too far. Nobody
+    has validated them yet."""
+
+    epoch: int
+    sender: Address
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 from checkfree.core.ops import Address, Recipe, Source
@@ -19,12 +20,25 @@ _KINDS = {cls.kind: cls for cls in RECORDS}
 
 
 def read_record(plain: Mapping[str, Any]) -> Record:
-    """One line of ``records.jsonl`` that this version wrote."""
-    fields_of = {name: value for name, value in plain.items() if name != "kind"}
+    """One line of ``records.jsonl`` that this version wrote; a loss that was no number is one again
+    that is none."""
+    kind, floats = _KINDS[plain["kind"]], _floats_of(plain["kind"])
+    fields_of = {
+        name: math.nan if value is None and name in floats else value
+        for name, value in plain.items()
+        if name != "kind"
+    }
     if "rebuilds" in plain:
         made = plain["rebuilds"].items()
         fields_of["rebuilds"] = {seat: read_rebuilt(how) for seat, how in made}
-    return _KINDS[plain["kind"]](**fields_of)
+    return kind(**fields_of)
+
+
+@cache
+def _floats_of(kind: str) -> frozenset[str]:
+    """Fields of such a record that have a number always."""
+    hints = typing.get_type_hints(_KINDS[kind])
+    return frozenset(name for name, hint in hints.items() if hint is float)
 
 
 def read_rebuilt(plain: Mapping[str, Any]) -> RebuiltSeat:

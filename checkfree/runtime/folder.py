@@ -55,18 +55,30 @@ def begin(
 ) -> None:
     """Write what stands in a run folder from the start: texts of its configuration and failures,
     lines that are recorded already, and the versions of what trains it, if anything does. The
-    records come last: a folder that has them can be resumed."""
-    path.mkdir(parents=True, exist_ok=True)
-    if versions is not None:
-        write_json(path / VERSIONS, versions)
-    write_whole(path / TRACE, trace.encode())
-    write_whole(path / CONFIG, config.encode())
-    write_whole(path / RECORDS, "".join(f"{line}\n" for line in records).encode())
+    records come last: a folder that has them can be resumed. One that could not get all of it has
+    what it had before, so that a run may begin there once it can. Raises RunFailed."""
+    files = [path / name for name in (VERSIONS, TRACE, CONFIG, RECORDS)]
+    new = [file for file in files if not file.exists()]
+    try:
+        if versions is not None:
+            write_json(path / VERSIONS, versions)
+        write_whole(path / TRACE, trace.encode())
+        write_whole(path / CONFIG, config.encode())
+        write_whole(path / RECORDS, "".join(f"{line}\n" for line in records).encode())
+    except BaseException:
+        for file in new:
+            file.unlink(missing_ok=True)
+        raise
+
+
+def begun(path: Path) -> bool:
+    """A run that can be gone on with has this folder."""
+    return all(_is_file(path / name) for name in (RECORDS, CONFIG))
 
 
 def existing(path: Path) -> Path:
     """The folder of a run to resume. Raises BadInput if it is none, or its records are damaged."""
-    if not all(_is_file(path / name) for name in (RECORDS, CONFIG)):
+    if not begun(path):
         raise BadInput(
             f"{path} is no run folder ({CONFIG} and {RECORDS} expected): give the out=FOLDER of "
             "the run that you want to go on"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """What has to stand in the environment before numpy is imported, whose libraries start a thread a
@@ -61,19 +61,27 @@ def device_names(devices: Sequence[str]) -> tuple[str, ...]:
     cpus = all(torch.device(device).type == "cpu" for device in devices)
     if cpus or count_threads() > 1 or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return tuple(map(_device_name, devices))
+    told = ask_fork(lambda: "\n".join(map(_device_name, devices)))
+    return tuple(told.split("\n")) if told else tuple(devices)
+
+
+def ask_fork(answer: Callable[[], str]) -> str:
+    """What ``answer`` says, in a fork of this process that leaves no trace here; nothing, if it
+    dies of it."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             os.close(reader)
-            os.write(writer, "\n".join(map(_device_name, devices)).encode())
+            with open(writer, "w", encoding="utf-8", errors="replace") as told:
+                told.write(answer())
         finally:
             os._exit(0)
     os.close(writer)
-    with open(reader, encoding="utf-8") as answer:
-        told = answer.read()
+    with open(reader, encoding="utf-8") as told:
+        found = told.read()
     os.waitpid(pid, 0)
-    return tuple(told.split("\n")) if told else tuple(devices)
+    return found
 
 
 def _device_name(device: str) -> str:

@@ -41,6 +41,8 @@ class Blueprint:
     """Tokens per iteration, where they can be known beforehand."""
     layout: Callable[[int], Layout]
     """Of the model in so many body stages. Raises BadInput if it can't be cut so."""
+    untried: tuple[int, ...] = ()
+    """Body stages that show whether the model trains, if it is none of ours."""
 
 
 def family_of(model: ModelConfig) -> Family:
@@ -104,6 +106,7 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
         parameters=made.parameters_of(model),
         tokens=config.microbatches * config.batch * model.context,
         layout=layout,
+        untried=() if model.family in FAMILIES else (1,),
     )
 
 
@@ -133,6 +136,7 @@ def of_modules(stages: Sequence[nn.Module], config: Config) -> Blueprint:
         parameters=sum(p.numel() for module in stages for p in module.parameters()),
         tokens=None,
         layout=layout,
+        untried=tuple(range(1, len(stages))),
     )
 
 

@@ -6,16 +6,17 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from checkfree.core.config import Config
+from checkfree.core.participants import RULE
 from checkfree.runtime.forking import device_names
 from checkfree.session.job import versions_of
-from checkfree.session.swarm.release import release
+from checkfree.session.swarm.release import of_strategy, release
 
 FLAGS = (
     *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE"),
@@ -31,9 +32,12 @@ def equipment(config: Config, devices: Sequence[str] = ()) -> dict[str, str]:
     """Facts of a process that trains this configuration, by name: of its ``devices``, if those are
     not the configuration's. Forks share them, but for what a fork sets itself."""
     named = dict.fromkeys(device_names(devices or config.devices))
+    versions, code = versions_of(config), release(config)
+    rule = of_strategy(config.recovery.name)
     return {
-        **versions_of(config),
-        "code": _code(config),
+        **versions,
+        "code": _digits({k: v for k, v in code.items() if k != rule and k not in versions}),
+        RULE: _digits({rule: code.get(rule, "")}),
         "system": platform.system(),
         "processor": _processor(),
         "threads": str(config.threads),
@@ -42,10 +46,9 @@ def equipment(config: Config, devices: Sequence[str] = ()) -> dict[str, str]:
     }
 
 
-def _code(config: Config) -> str:
-    """Twelve digits of what of ours trains this run."""
-    told = repr(sorted(release(config).items())).encode()
-    return hashlib.sha256(told).hexdigest()[:12]
+def _digits(code: Mapping[str, str]) -> str:
+    """Twelve, of what of ours trains a run."""
+    return hashlib.sha256(repr(sorted(code.items())).encode()).hexdigest()[:12]
 
 
 @cache

@@ -18,7 +18,7 @@ from checkfree.config.parts import named
 from checkfree.core.config import Config, OptimizerConfig
 from checkfree.core.errors import TOO_FAR, BadInput
 from checkfree.core.ops import Address
-from checkfree.core.rates import SGD
+from checkfree.core.rates import SGD, lower_lr
 from checkfree.core.records import read
 from checkfree.core.typed import written
 from checkfree.lead import Progress
@@ -140,6 +140,17 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: Callable[[int], 
     return Initial(config.stages + 1, load, about)
 
 
+def digest_of(word: str) -> str | None:
+    """The SHA-256 of the state that ``init.run=word`` names, wherever it lies now; None: there is
+    none."""
+    try:
+        run, iteration = _parse(word)
+        area, shelf, _ = _chosen(run, iteration)
+        return Store(DiskFiles(run)).digest(area, shelf)
+    except (BadInput, Damaged, OSError):
+        return None
+
+
 def first_batch(config: Config, initial: Initial | None) -> int:
     """The iteration of the training text that a run's first one trains on."""
     tokens = None if initial is None else initial.about["tokens"]
@@ -167,7 +178,7 @@ def with_way_back(reason: str, folder: Path, config: Config, committed: int) -> 
     if not there:
         return reason
     words = ["checkfree", "train", str(folder / CONFIG), f"init={folder}@{max(there)}"]
-    words += [f"optimizer.lr={config.optimizer.lr / 2:g}", f"out={folder}-anew"]
+    words += [f"optimizer.lr={lower_lr(config.optimizer):g}", f"out={folder}-anew"]
     for package in sorted(named(config)):
         words += ["--allow", package]
     return f"{reason}; from before it: {shlex.join(words)}"

@@ -18,7 +18,7 @@ from checkfree.config.check import check
 from checkfree.config.load import build as build_config
 from checkfree.config.load import flat, load, load_saved, placed, to_tree, to_yaml
 from checkfree.config.parts import origins, permitted, running
-from checkfree.config.places import PLACES, moved, moves
+from checkfree.config.places import INIT_RUN, PLACES, moved, moves
 from checkfree.core.config import Config, RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import SIGNS
@@ -35,7 +35,7 @@ from checkfree.runtime.recorder import Listener
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import Blueprint, of_family, of_modules
 from checkfree.session.due import DueFailures
-from checkfree.session.initial import USER, Initial, first_batch, kept, taken_over
+from checkfree.session.initial import USER, Initial, digest_of, first_batch, kept, taken_over
 from checkfree.session.memory import check_fits
 from checkfree.session.sizes import OWN, named_sizes
 from checkfree.session.tensors import check_range
@@ -161,7 +161,6 @@ def of_users(
             raise BadInput(
                 f"got {got} for {name}: stages=[…] needs {name}=FUNCTION of (iteration, microbatch)"
             )
-    assert batches is not None
     if config.failures.scenario == CLOCK and named_sizes(config.fleet) == OWN:
         raise BadInput(
             "failures.scenario clock needs to know what stages weigh, and your own modules are not "
@@ -176,7 +175,15 @@ def of_users(
         config = replace(config, validation=replace(config.validation, every=0))
     check(config)
     scheduler_of(config)
-    feeds: Feeds = {Purpose.TRAIN: batches, Purpose.VALIDATE: validation or batches}
+    assert batches is not None
+    train: Batches = batches
+    last = config.iterations - 1
+    feeds: Feeds = {
+        Purpose.TRAIN: train,
+        # What is validated after the last iteration, as after a repair, has no batches of its own.
+        Purpose.VALIDATE: validation
+        or (lambda iteration, microbatch: train(min(iteration, last), microbatch)),
+    }
     about = {"name": USER}
     initial = _initial(config, folder, blueprint, about)
     return Job(config, folder, blueprint, feeds, about, listeners, initial=initial)
@@ -191,8 +198,8 @@ def with_trace(config: Config, path: Path) -> Config:
 
 def check_same(job: Job, records: Sequence[Mapping[str, Any]]) -> None:
     """Raise BadInput if a run would go on with another configuration or other data than it began
-    with: it would not be the run that it was. Where its data lie, and on what it computes, may be
-    others."""
+    with: it would not be the run that it was. Where its data lie, where the state lay that it began
+    with, and on what it computes, may be others."""
     if not records:
         return  # stopped before its first record
     if records[0]["kind"] != "config":
@@ -202,6 +209,8 @@ def check_same(job: Job, records: Sequence[Mapping[str, Any]]) -> None:
     for key in {**now, **began}:
         value, was = now.get(key), began.get(key)
         free = key in ("out", *PLACES) or key.startswith("failures.")
+        if not free and was != value and key == INIT_RUN:
+            free = value is not None and digest_of(value) == then.get("init", {}).get("sha256")
         if not free and was != value:
             told = f"config.yaml has {key}={written(value)}, the run began with {written(was)}"
             raise BadInput(f"{told}: put it back")

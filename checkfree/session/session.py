@@ -48,6 +48,7 @@ from checkfree.session.initial import with_way_back
 from checkfree.session.job import Job, check_same, versions_of, write_places
 from checkfree.session.snapshot import Snapshot, newest
 from checkfree.session.terms import seats, terms_of
+from checkfree.session.trial import try_out
 from checkfree.worker import WorkerContext
 
 
@@ -106,6 +107,7 @@ class Session:
         """In a new folder, which nobody else trains in meanwhile. Raises BadInput before anything
         is written."""
         job.worker_context  # noqa: B018 (what can't be built is refused)
+        try_out(job)
         trace = render_trace(job.due.trace)
         folders.create(job.folder)
         with folders.locked(job.folder):
@@ -120,6 +122,7 @@ class Session:
         another configuration or other data."""
         check_same(job, read(job.folder))
         job.worker_context  # noqa: B018 (refused before the folder is locked)
+        try_out(job)
         with folders.locked(job.folder):
             start = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
             write_places(job)

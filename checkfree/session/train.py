@@ -38,7 +38,8 @@ def train(
     have parameters of equal names, shapes and types. Then ``batches(iteration, microbatch)`` gives
     what stage 0 is fed, and ``validation`` the same for text that is not trained on; both have to
     be pure, because a microbatch that is tried again must be the same one. The modules passed in
-    stay as they are: the trained ones are in ``Run.stages``.
+    stay as they are: the trained ones are in ``Run.stages``. Before anything is written the first
+    microbatch goes through copies of them.
 
     Raises BadInput, RunFailed (a full disk, for example: what was saved stays good) and whatever
     a user's module raises. A run that its strategy could not save returns with status "failed".

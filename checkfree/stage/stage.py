@@ -23,8 +23,9 @@ Key = tuple[int, int]
 
 
 class Stage:
-    """A module that trains by microbatches. Raises BadInput if forward changes a buffer: what a
-    retried microbatch computes must not depend on how often it was tried (semantics 18)."""
+    """A module that trains by microbatches. Raises BadInput if forward changes a buffer or a
+    parameter: what a retried microbatch computes must not depend on how often it was tried
+    (semantics 18)."""
 
     def __init__(self, module: nn.Module, conditions: Conditions):
         self.module = spread(module.to(conditions.device))
@@ -66,10 +67,7 @@ class Stage:
             entry = x = x.detach().to(self._conditions.device).requires_grad_()
         y = self._compute(part, x, batch, seed)
         if entry is not None and not y.requires_grad:
-            raise BadInput(
-                f"{type(self.module).__name__} returns for {part.value} what has no gradient by "
-                "its input: it detaches, or computes without gradients, so nothing before it learns"
-            )
+            raise BadInput(_no_gradient_of(self.module))
         self._stash[key] = (entry, y)
         return owned(y.detach())
 
@@ -96,12 +94,15 @@ class Stage:
 
     def backward(self, key: Key, dy: Tensor | None, scale: float = 1.0) -> Tensor | None:
         """Add to the gradients. ``dy``: gradient by this part's output; None at the loss, whose
-        gradient is ``scale``. Returns the gradient by the part's input, None for EMBED."""
+        gradient is ``scale``. Returns the gradient by the part's input, None for EMBED. Raises
+        BadInput if there is none: nothing before it would learn."""
         entry, y = self._stash.pop(key)
         if dy is None:
             dy = torch.full_like(y, scale)
         if entry is not None or y.requires_grad:  # a frozen embedding has nothing to learn
             y.backward(dy.to(y.device, y.dtype))  # type: ignore[no-untyped-call]
+        if entry is not None and entry.grad is None:
+            raise BadInput(_no_gradient_of(self.module))
         return None if entry is None else entry.grad
 
     def shape_of(self, key: Key) -> torch.Size:
@@ -113,16 +114,12 @@ class Stage:
         run, inputs = self._call(part, x, batch)
         if self._conditions.recompute and torch.is_grad_enabled():
             inputs, run = (run, *inputs), recomputed
-        before = self._buffer_versions()
+        before = self._versions()
         casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
         with seeded(seed, device), casting:
             y: Tensor = run(*inputs)
-        if before != self._buffer_versions():
-            raise BadInput(
-                f"forward of {type(self.module).__name__} changes one of its buffers "
-                f"({', '.join(n for n, _ in self.module.named_buffers())}); a microbatch that is "
-                "retried would train on other numbers: use a layer without running statistics"
-            )
+        if before != (after := self._versions()):
+            raise BadInput(self._changed(before, after))
         check_output(type(self.module).__name__, part, y)
         return y
 
@@ -137,10 +134,21 @@ class Stage:
         batch = to_device(batch, self._conditions.device)
         return (module.embed, (batch,)) if part is Part.EMBED else (module.loss, (x, batch))
 
-    def _buffer_versions(self) -> list[tuple[int, int]]:
-        """What changes when a buffer is written to or replaced."""
+    def _versions(self) -> list[tuple[int, int]]:
+        """What changes when a parameter or buffer is written to, or a buffer replaced."""
         found = (b for layer in self._buffered for b in layer._buffers.values() if b is not None)
-        return [(id(buffer), buffer._version) for buffer in found]
+        return [(id(tensor), tensor._version) for tensor in (*self._params, *found)]
+
+    def _changed(self, before: list[tuple[int, int]], after: list[tuple[int, int]]) -> str:
+        changed = {which for which, _ in {*before} ^ {*after}}
+        weights = [n for n, p in zip(self._names, self._params, strict=True) if id(p) in changed]
+        what, without = ("parameters", "max_norm") if weights else ("buffers", "running statistics")
+        names = weights or [name for name, _ in self.module.named_buffers()]  # not all are counted
+        return (
+            f"forward of {type(self.module).__name__} changes some of its {what} "
+            f"({', '.join(names)}); a microbatch that is retried would train on other numbers: use "
+            f"a layer without {without}"
+        )
 
     # --- a step --------------------------------------------------------------------------------
 
@@ -249,6 +257,13 @@ class Stage:
         for tensor in doomed:
             if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
                 tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
+
+
+def _no_gradient_of(module: nn.Module) -> str:
+    return (
+        f"{type(module).__name__} returns what has no gradient by its input: it detaches, or "
+        "computes without gradients, so nothing before it learns"
+    )
 
 
 def _most_usual(params: Iterable[Tensor]) -> torch.dtype:

@@ -31,6 +31,7 @@ from checkfree.study.branching.base_run import (
     Watch,
     as_base,
     first_difference,
+    first_state,
     states_at,
 )
 from checkfree.study.branching.branch_run import BranchRun, grow, grown
@@ -156,12 +157,14 @@ def _claim(base: BaseRun) -> None:
     request = base.request
     config = {k: v for k, v in to_tree(base.config).items() if k not in ("out", "failures")}
     mine = {"at": request.at, "config": config, "data": dict(base.job.data)}
+    if base.job.initial is not None:
+        mine["init"] = first_state(base.job)
     path = request.folder / "origin.json"
     if not path.is_file():
         return folders.write_json(path, mine)
     try:
         was = json.loads(path.read_bytes())
-        same = {**was, "config": as_base(recorded_config(was["config"]))}
+        same = {**mine, **was, "config": as_base(recorded_config(was["config"]))}
     except (ValueError, TypeError, KeyError, AttributeError):
         same = {}
     if same != json.loads(json.dumps({**mine, "config": as_base(config)})):

@@ -16,6 +16,7 @@ from checkfree.session.due import DueFailures
 from checkfree.session.job import Job, of_config
 from checkfree.session.memory import check_fits
 from checkfree.session.rehearsal import setting, strikes
+from checkfree.session.trial import try_out
 from checkfree.study.folders import Records
 from checkfree.study.plan import Cell
 
@@ -37,6 +38,7 @@ def check_buildable(cells: Sequence[Cell], at_once: int) -> Job:
     fills their cache. Raises BadInput."""
     check_fits(cells[0].config, min(at_once, len(cells)))
     job = of_config(cells[0].config, cells[0].folder, ())
+    try_out(job)
     for cell in _columns(cells):
         with _named(cell):
             calm = _calm(cell.config)

@@ -14,7 +14,7 @@ from checkfree.config.load import ConfigSource, placed, source_of
 from checkfree.config.parts import running
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, RunFailed
-from checkfree.core.participants import apart, participants
+from checkfree.core.participants import RULE, apart, participants
 from checkfree.core.text_counts import render_text
 from checkfree.plugins import packages
 from checkfree.report.study.groups import book
@@ -239,7 +239,8 @@ def _study(request: ComparisonRequest, cells: Sequence[Cell], tree: Mapping[str,
 def _tell_apart(cells: Sequence[Cell], found: Mapping[str, CellStanding], watcher: Watcher) -> None:
     """What is trained already, here or elsewhere, was trained on something else than the rest."""
     known = (who for standing in found.values() for who in participants(standing.records))
-    if others := apart(known, equipment(cells[0].config)):
+    here = {name: fact for name, fact in equipment(cells[0].config).items() if name != RULE}
+    if others := apart(known, here):
         watcher.note(f"of what is trained already, {'; '.join(others)}: bits may differ")
 
 

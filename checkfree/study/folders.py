@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from checkfree.config.load import load_saved, to_tree
-from checkfree.config.places import WHERE
+from checkfree.config.places import INIT_RUN, WHERE
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import SIGNS
@@ -20,8 +20,11 @@ from checkfree.core.typed import written
 from checkfree.failures import is_trace_file, render_trace
 from checkfree.messages.control import CHECKPOINT, INIT, RESUME, WEIGHTS
 from checkfree.recovery.registry import STRATEGIES
+from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.folder import CONFIG, PICTURE, SUPERSEDED, TRACE, VERSIONS
+from checkfree.runtime.store import Damaged, Store
 from checkfree.session.due import DueFailures
+from checkfree.session.initial import digest_of
 from checkfree.session.job import recorded_config
 from checkfree.study.plan import Cell
 
@@ -66,7 +69,7 @@ def _standing(cell: Cell, results: Path | None) -> CellStanding:
         path = compact_path(results, cell)
         if path.exists():
             records = checked_records(path)
-            check_same(cell.config, _config_of(path, records), path)
+            _check_same(cell.config, _config_of(path, records), records[0].get("init", {}), path)
             return CellStanding(State.DONE, records)
     return found
 
@@ -88,7 +91,7 @@ def _of_folder(cell: Cell) -> CellStanding:
     records = checked_records(folder)
     if not records or not (folder / CONFIG).exists():
         return _half(cell)
-    check_same(cell.config, _config_of(folder, records), folder)
+    _check_same(cell.config, _config_of(folder, records), records[0].get("init", {}), folder)
     _check_trace(cell)
     if ended(records) in ("done", "failed") and not crash_path(folder).exists():
         return CellStanding(State.DONE, records)
@@ -101,7 +104,7 @@ def _half(cell: Cell) -> CellStanding:
     """A run that was killed before its first snapshot begins anew, see :func:`clear`."""
     folder = cell.folder
     if (folder / CONFIG).exists():
-        check_same(cell.config, to_tree(load_saved(folder / CONFIG)), folder)
+        _check_same(cell.config, to_tree(load_saved(folder / CONFIG)), _kept_init(folder), folder)
     return CellStanding(State.NEW)
 
 
@@ -145,15 +148,34 @@ def _config_of(path: Path, records: Records) -> Mapping[str, Any]:
     return recorded_config(first["config"])
 
 
-def check_same(config: Config, found: Mapping[str, Any], where: Path) -> None:
+_MEND = "give another --out, or remove it to train it anew"
+
+
+def _check_same(
+    config: Config, found: Mapping[str, Any], init: Mapping[str, Any], where: Path
+) -> None:
     """Raise BadInput, naming the key, unless ``found`` is ``config`` in all that a run's numbers
-    depend on."""
+    depend on. ``init``: what the run tells of the state that it began with."""
+    began, run = init.get("sha256"), config.init.run
+    now = digest_of(run) if run is not None and began is not None else None
+    if now is not None and now != began:
+        raise BadInput(
+            f"{where} was trained from another state than init.run={written(run)} is now: {_MEND}"
+        )
     for key, wanted, was in differences(json.loads(json.dumps(to_tree(config))), found):
-        if not _is_free(key, config):
+        if not (_is_free(key, config) or (key == INIT_RUN and now is not None)):
             raise BadInput(
                 f"{where} was trained with {key}={written(was)}, this comparison has "
-                f"{key}={written(wanted)}: give another --out, or remove it to train it anew"
+                f"{key}={written(wanted)}: {_MEND}"
             )
+
+
+def _kept_init(folder: Path) -> Mapping[str, Any]:
+    """What stands beside the state that a run began with; nothing, if that is not whole."""
+    try:
+        return Store(DiskFiles(folder)).note(INIT, 0)
+    except Damaged:
+        return {}
 
 
 def _is_free(key: str, config: Config) -> bool:

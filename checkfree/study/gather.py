@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from checkfree.config.places import INIT_RUN, WHERE
 from checkfree.core.errors import BadInput
 from checkfree.core.participants import unequal
 from checkfree.core.records import RECORDS
@@ -127,8 +128,12 @@ def _merged(parts: Sequence[Gathered]) -> tuple[Entry, ...]:
 
 
 def _is_same(one: Entry, other: Entry) -> bool:
-    configs = one.records[0]["config"], other.records[0]["config"]
-    return all(key in _APART or key.startswith("fleet.") for key, _, _ in differences(*configs))
+    first, second = one.records[0], other.records[0]
+    alike = all(
+        key in (*_APART, *WHERE, INIT_RUN) or key.startswith("fleet.")
+        for key, _, _ in differences(first["config"], second["config"])
+    )
+    return alike and _content(first) == _content(second)
 
 
 def _unequal(entries: Sequence[Entry]) -> list[str]:
@@ -148,7 +153,14 @@ def _unequal(entries: Sequence[Entry]) -> list[str]:
 def _shared(entry: Entry) -> Mapping[str, Any]:
     record = entry.records[0]
     config = {k: v for k, v in record["config"].items() if k in SHARED and k not in _APART}
-    return {**config, "data": {**config["data"], "content": record["data"]}}
+    data = {key: config["data"][key] for key in config["data"] if f"data.{key}" not in WHERE}
+    content, init = _content(record)
+    return {**config, "data": {**data, "content": content}, "init": init}
+
+
+def _content(record: Mapping[str, Any]) -> tuple[object, object]:
+    """By its hashes, what a run read and what it began with."""
+    return record["data"], record.get("init", {}).get("sha256")
 
 
 def priced(study: Study, prices: Prices) -> Study:

@@ -27,6 +27,17 @@ that is less. Weights begin at a root mean square near 0.02 and gains at 1, and 
 either a million times as large."""
 
 
+USUAL_RMS = 1e3
+"""Of one parameter tensor of a run that goes well. Beyond that a forward may come to numbers that
+no type holds."""
+
+
+def may_be_too_far(stage: Stage) -> bool:
+    """What ``stage`` has learnt is not finite, or so large that a forward has to tell."""
+    learnt = (param for name, param in stage.params.items() if name not in stage.constants)
+    return not all(_rms(param) <= USUAL_RMS for param in learnt)
+
+
 def problems_of(
     states: Mapping[Source, StageState], stage: Stage, number: int, *, strangers: bool = True
 ) -> dict[Source, str]:

@@ -39,6 +39,7 @@ from checkfree.messages.control import (
     Commit,
     Copy,
     Dismissed,
+    Doubtful,
     Kept,
     Message,
     Outgoing,
@@ -74,7 +75,7 @@ from checkfree.worker import holding
 from checkfree.worker.attempt import Attempt, Data
 from checkfree.worker.compute import Compute, Unfit
 from checkfree.worker.context import WorkerContext
-from checkfree.worker.inspection import problem_of
+from checkfree.worker.inspection import may_be_too_far, problem_of
 from checkfree.worker.reorder_buffer import ReorderBuffer
 from checkfree.worker.replayable import Replayable
 from checkfree.worker.stage_replay import StageReplay
@@ -251,6 +252,8 @@ class StageWorker:
                 if self._attempt and message.epoch > self._attempt.ticket.epoch:
                     self._leave()
             case Push() if self._may_push(message):
+                if message.doubted and may_be_too_far(self.stage):
+                    return [(LEAD, Doubtful(message.epoch, self.address))]
                 return [(message.keep.holder, self._pushed(message))]
             case KeepState(keep=Transfer(holder=self.address)) if message.area == WAVE:
                 return [(LEAD, self.replayable.hold(message))]

@@ -397,3 +397,74 @@ def test_a_run_that_has_gone_too_far_says_how_to_begin_before_it(
     words = [*shlex.split(command)[1:], "optimizer.lr=1e-3", "--quiet"]
     assert main(words) == 0
     assert "8 iterations in runs/too far-anew" in capsys.readouterr().out
+
+
+# --- where it lies is no identity -----------------------------------------------------------------
+
+
+@pytest.fixture
+def moving(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the parent, in a folder to run in."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(home / "parent", tmp_path / "parent")
+    return tmp_path / "parent"
+
+
+def compared(home: Path, parent: object, iterations: int = 2, **more: Any) -> checkfree.Comparison:
+    tree = {**CALM, **data(home), "iterations": iterations, "init": {"run": str(parent)}}
+    tree["seed"] = 1  # and so other data than its parent's
+    return checkfree.compare(tree, strategies=["checkfree"], out="compared", workers=1, **more)
+
+
+@pytest.mark.parametrize("results", [None, "results"])
+def test_a_comparison_whose_parent_has_moved(
+    home: Path, moving: Path, tmp_path: Path, results: str | None
+) -> None:
+    compared(home, moving, results=results)
+    folder = tmp_path / "compared"
+    if results is not None:  # nothing else is left
+        shutil.rmtree(folder / "runs")
+    cells = {path: path.read_bytes() for path in folder.rglob("records.jsonl")}
+    assert len(cells) == (2 if results is None else 0)
+    moved = moving.rename(tmp_path / "elsewhere")
+    for word in (moved, f"{moved}@12", "elsewhere"):
+        compared(home, word, results=results)
+    assert cells == {path: path.read_bytes() for path in folder.rglob("records.jsonl")}
+    compared(home, moving, results=results)  # which is gone, and not needed
+    with pytest.raises(BadInput, match=r"was trained from another state than init\.run"):
+        compared(home, f"{moved}@4", results=results)
+    shutil.rmtree(moved)
+    with pytest.raises(BadInput, match=r"was trained with init\.run"):
+        compared(home, moved, results=results)
+
+
+def test_another_run_in_its_place_is_another_state(home: Path, moving: Path) -> None:
+    compared(home, moving)
+    shutil.rmtree(moving)
+    checkfree.train({**CALM, **data(home), "seed": 3, "iterations": 12, "out": str(moving)})
+    with pytest.raises(BadInput, match=r"was trained from another state than init\.run"):
+        compared(home, moving)
+
+
+def test_a_run_whose_parent_has_moved_goes_on(
+    home: Path, moving: Path, begun: Begun, tmp_path: Path
+) -> None:
+    run = begun({"run": str(moving)}, {"iterations": 4, "resume": {"every": 2}})
+    config = run.folder / "config.yaml"
+    shutil.rmtree(run.folder / "weights")
+
+    def named(word: Path | str) -> None:
+        tree = load(config)
+        config.write_text(config.read_text().replace(str(tree.init.run), str(word)))
+
+    asked: dict[str, Any] = {"at": 2, "stages": [2], "rules": ["checkfree"], "gaps": [0, 1]}
+    first = checkfree.branch(run.folder, **asked)
+    trained = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("branches/*/records.jsonl")}
+    named(moving.rename(tmp_path / "elsewhere"))
+    assert losses(checkfree.resume(run.folder)) == losses(run)
+    assert checkfree.branch(run.folder, **asked) == first and trained
+    assert trained == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("branches/*/records.jsonl")}
+    for word in (f"{tmp_path}/elsewhere@4", f"{tmp_path}/nowhere"):
+        named(word)
+        with pytest.raises(BadInput, match=r"config.yaml has init.run=.*put it back"):
+            checkfree.resume(run.folder)

@@ -93,6 +93,7 @@ def test_who_comes_by_a_member_may_have_any_clock(clocks: Clocks) -> None:
         clocks.comes_by(address, name)
         how = "ahead of" if ahead > 0 else "behind"
         assert f"{how} the lead's, and so are the times" in clocks.said(name)
+        assert clocks.said(name).count("no answer yet") == 1  # then the lead is known
     told = run(clocks.folder, "swarm", "status", address, "--token", token).stdout
     assert "iteration " in told
     assert clocks.lost() == []

@@ -99,3 +99,54 @@ def test_a_node_runs_it_only_if_its_own_command_line_says_so(fleet: Fleet) -> No
         ended(node, 0)
     assert end_of(fleet.run)["status"] == "done"
     run(fleet.folder, "verify", "run", "--quiet", "--allow", "mine")
+
+
+FAMILIES = '''
+from torch import nn
+from checkfree.models import llama
+
+class Normed:
+    """Running statistics at the end of each body stage."""
+
+    def stage(self, config, i, stages):
+        made = llama.stage(config, i, stages)
+        return nn.Sequential(made, Statistics(config.width)) if i else made
+
+    def parameters_of(self, config):
+        return llama.parameters_of(config)
+
+class Statistics(nn.BatchNorm1d):
+    def forward(self, hidden):
+        return super().forward(hidden.transpose(1, 2)).transpose(1, 2)
+
+class Broken(Normed):
+    def stage(self, config, i, stages):
+        return nn.Linear(1, 1) if i else super().stage(config, i, stages)
+
+normed, broken = Normed(), Broken()
+'''
+
+
+@pytest.fixture
+def families(folder: Path) -> Path:
+    """A folder to run in, with families that can't be trained."""
+    (folder / "families.py").write_text(FAMILIES)
+    return folder
+
+
+WAYS = ("train out=run", "compare --out=run", "swarm up out=run", "swarm lead out=run")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_family_that_cannot_train_is_refused_at_once(families: Path, way: str) -> None:
+    *command, out = way.split()
+    refused = run(families, *command, "small.yaml", out, "model.family=families:normed", expect=2)
+    assert "stage 1: forward of Sequential changes some of its buffers" in refused.stderr
+    assert refused.stderr.count("\n") == 1 and not (families / "run").exists()
+
+
+def test_what_a_family_raises_is_told_in_a_swarm(families: Path) -> None:
+    words = ("small.yaml", "out=run", "model.family=families:broken")
+    told = run(families, "swarm", "up", *words, expect=2).stderr
+    assert "model.family=families:broken raises RuntimeError: mat1 and mat2 shapes" in told
+    assert not (families / "run").exists()

@@ -207,3 +207,15 @@ def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
         patch.chdir(fleet.folder)
         assert main(["verify", "run", "--quiet"]) == 0
     assert "equal bit for bit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("way", ["up", "up --nodes=2"])
+def test_a_last_step_that_goes_too_far(folder: Path, way: str) -> None:
+    """No validation is asked for, and what is stored has a loss all the same, or is not stored."""
+    for rate, code in (("1e30", 1), ("1e-3", 0)):
+        words = (*SMALL, "iterations=1", "optimizer.warmup=0", f"optimizer.lr={rate}")
+        out = folder / rate
+        told = run(folder, "swarm", *way.split(), "small.yaml", *words, f"out={out}", expect=code)
+        assert "Traceback" not in told.stderr and (out / "weights").exists() is (code == 0)
+        assert told.stderr.count("is not finite: lower optimizer.lr") == code
+        assert len(of_kind(read(out), "validation")) == code

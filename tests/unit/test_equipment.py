@@ -8,11 +8,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from checkfree.core.config import Config
+from checkfree.core.participants import RULE, unequal
 from checkfree.runtime.forking import device_names
 from checkfree.session import equipment as module
 from checkfree.session.equipment import FLAGS, equipment
@@ -40,11 +42,18 @@ def test_nothing_tells_whose_machine_it_is() -> None:
     assert not any(name and len(name) > 3 and name in text for name in own)
 
 
+def told(facts: dict[str, str]) -> list[dict[str, Any]]:
+    """The records of a run that computed on these."""
+    return [{"kind": "process", "iteration": 0, "equipment": facts}]
+
+
 def test_other_threads_another_strategy_other_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     usual, config = equipment(Config()), Config()
     assert equipment(replace(config, threads=2))["threads"] == "2"
     other = replace(config, recovery=replace(config.recovery, name="shadow"))
-    assert equipment(other)["code"] != usual["code"]
+    assert equipment(other)["code"] == usual["code"] and equipment(other)[RULE] != usual[RULE]
+    assert unequal([told(usual), told(equipment(other))]) == []  # as each of a comparison has
+    assert unequal([told(usual), told({**usual, "code": "another"})]) == ["code"]
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     assert equipment(config)["math"] == "MKL_CBWR=COMPATIBLE"
     monkeypatch.delenv("MKL_CBWR")

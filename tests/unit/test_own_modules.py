@@ -166,6 +166,7 @@ def test_validation_sees_its_own_batches_and_changes_nothing(tmp_path: Path) -> 
     run = train(tmp_path / "1", pipeline(), words, validation=held_out)
     passes = of_kind(run.records, "validation")
     assert [record["iteration"] for record in passes] == [0, 2, 4]
+    assert seen.pop(0) == 0  # which is tried before it begins
     assert sorted(seen) == sorted([0, 1, 2] * 3)
     without = train(tmp_path / "2", pipeline(), words)
     assert without.losses == run.losses
@@ -273,6 +274,30 @@ class Detached(Body):
         return y
 
 
+class Deaf(Body):
+    def forward(self, hidden: Tensor) -> Tensor:
+        y: Tensor = super().forward(hidden.detach())
+        return y
+
+
+def spectral() -> nn.Module:
+    return nn.utils.parametrizations.spectral_norm(nn.Linear(WIDTH, WIDTH))
+
+
+def spectral_of_old() -> nn.Module:
+    return nn.utils.spectral_norm(nn.Linear(WIDTH, WIDTH))
+
+
+class Scaling(Edge):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, WIDTH, max_norm=0.1)
+
+    def embed(self, batch: Tensor) -> Tensor:
+        y: Tensor = self.table(torch.zeros(len(batch), dtype=torch.long))
+        return y
+
+
 class Counted(Edge):
     def loss(self, hidden: Tensor, batch: Tensor) -> Tensor:
         return (hidden > 0).float().mean()
@@ -360,13 +385,29 @@ WRONG: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "a body that detaches": (
         lambda: [Edge(), Detached(), Detached()],
-        ["Detached returns for body what has no gradient"],
+        ["stage 1: Detached returns what has no gradient"],
     ),
     "a loss without gradient": (
         lambda: [Counted(), Body(), Body()],
-        ["Counted returns for head what has no gradient"],
+        ["stage 0: Counted returns what has no gradient"],
     ),
-    "two outputs": (lambda: [Edge(), Pair(), Pair()], ["Pair", "tuple", "Tensor"]),
+    "a body that detaches its input": (
+        lambda: [Edge(), Body(), Deaf()],
+        ["stage 2: Deaf returns what has no gradient by its input"],
+    ),
+    "two outputs": (lambda: [Edge(), Pair(), Pair()], ["stage 1: Pair", "tuple", "Tensor"]),
+    "spectral norm": (
+        lambda: [Edge(), spectral(), spectral()],
+        ["stage 1: forward of ParametrizedLinear changes some of its buffers", "_u"],
+    ),
+    "spectral norm of old": (
+        lambda: [Edge(), spectral_of_old(), spectral_of_old()],
+        ["stage 1: forward of Linear changes some of its buffers", "weight_u"],
+    ),
+    "an embedding that scales itself": (
+        lambda: [Scaling(), Body(), Body()],
+        ["stage 0: forward of Scaling changes some of its parameters", "table.weight", "max_norm"],
+    ),
 }
 
 
@@ -377,6 +418,33 @@ def test_modules_that_cannot_train(tmp_path: Path, what: str) -> None:
         train(tmp_path / "run", stages(), {"recovery": {"name": "none"}})
     line = str(caught.value)
     assert "\n" not in line and all(part in line for part in parts), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_they_do_not_go_on_with_another_run_either(tmp_path: Path) -> None:
+    """What was begun stays as it was."""
+    words = {"recovery": {"name": "none"}}
+    run = train(tmp_path / "run", [Edge(), nn.Linear(WIDTH, WIDTH)], words)
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    with pytest.raises(BadInput, match="changes some of its buffers"):
+        checkfree.resume(run.folder, stages=[Edge(), spectral_of_old()], batches=TRAIN)
+    assert before == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_wrong_with_the_validation_too(tmp_path: Path) -> None:
+    def other(iteration: int, microbatch: int) -> Tensor:
+        return TRAIN(iteration, microbatch)[:, :-1]
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        train(tmp_path / "run", pipeline(), validation=other)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BadInput, match="Normed"):
+        train(tmp_path, [Edge(), Normed(), Normed()], {"recovery": {"name": "none"}})
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_a_module_is_refused_with_its_stage(tmp_path: Path) -> None:
@@ -454,6 +522,7 @@ def test_what_a_module_raises_comes_through(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError, match="mine"):
         train(tmp_path / "run", [Edge(), Broken(), Broken()])
+    assert not (tmp_path / "run").exists()
 
 
 # --- going on ------------------------------------------------------------------------------------

@@ -344,8 +344,7 @@ def test_a_refusal_says_what_was_found(tmp_path: Path) -> None:
             self.spare = nn.Parameter(torch.zeros(2))
 
         def forward(self, hidden: Tensor) -> Tensor:
-            with torch.no_grad():
-                self.spare.fill_(torch.nan)
+            self.spare.data.fill_(torch.nan)  # which is not counted as a change
             return super().forward(hidden)
 
     trace = tmp_path / "lost.json"

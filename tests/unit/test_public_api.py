@@ -166,3 +166,8 @@ def test_simulate(here: Path) -> None:
     assert checkfree.simulate(TINY)[0].runs[0].nodes == 4
     with pytest.raises(checkfree.BadInput):
         checkfree.simulate({"stages": "many"})
+
+
+def test_strategies_that_are_compared_differ_in_their_own_code_alone(here: Path) -> None:
+    found = checkfree.compare(with_changes(), strategies=["copy", "checkpoint"], out="alike")
+    assert not [note for note in found.study.notes if "bits may differ" in note]

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from checkfree.core.errors import BadInput
+from checkfree.cli import main
+from checkfree.core.errors import BadInput, RunFailed, cannot_write
 from checkfree.core.records import RECORDS
-from checkfree.runtime.folder import CONFIG, create
+from checkfree.runtime import folder as folders
+from checkfree.runtime.files import write_whole
+from checkfree.runtime.folder import CONFIG, TRACE, VERSIONS, begin, begun, create
 
 
 def test_a_new_one_is_empty(tmp_path: Path) -> None:
@@ -33,3 +36,66 @@ def test_what_is_no_place_for_one(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=r"cannot be written: .*; give another") as caught:
             create(path)
         assert "\n" not in str(caught.value)
+
+
+NAMES = (VERSIONS, TRACE, CONFIG, RECORDS)
+
+
+def full_at(name: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes no more when it comes to this file."""
+
+    def write(path: Path, data: bytes) -> None:
+        if path.name == name:
+            raise error
+        write_whole(path, data)
+
+    monkeypatch.setattr(folders, "write_whole", write)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("error", [RunFailed("full"), KeyboardInterrupt()])
+def test_one_that_could_not_be_begun_is_as_it_was(
+    tmp_path: Path, name: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes").write_text("mine")
+    full_at(name, error, monkeypatch)
+    with pytest.raises(type(error)):
+        begin(create(tmp_path), "config", "trace", versions={"torch": "2"})
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"] and not begun(tmp_path)
+    monkeypatch.undo()
+    begin(create(tmp_path), "config", "trace", versions={"torch": "2"})
+    assert begun(tmp_path) and sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        (*NAMES, "notes")
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_there_before_it_stays(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for own in (VERSIONS, TRACE):
+        (tmp_path / own).write_text("mine")
+    full_at(name, RunFailed("full"), monkeypatch)
+    with pytest.raises(RunFailed):
+        begin(create(tmp_path), "config", "trace", versions={"torch": "2"})
+    assert {path.name for path in tmp_path.iterdir()} == {VERSIONS, TRACE}
+
+
+def test_nothing_is_gone_on_with_that_has_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command says to begin again; and so it does, once there is room."""
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 50)
+    model = ("model.width=8", "model.heads=2", "model.hidden=8", "model.blocks=4")
+    sizes = ("iterations=1", "stages=4", "microbatches=2", "batch=1", "model.context=8", *model)
+    text = ("data.name=text", f"data.path={tmp_path / 'text.txt'}")
+    command = ["train", "demo", *sizes, *text, f"out={tmp_path / 'run'}", "--quiet"]
+    full = OSError(28, "No space left on device")
+    full_at(CONFIG, cannot_write("x", full), monkeypatch)
+    assert main(command) == 1
+    assert capsys.readouterr().err.endswith(": make room, then begin again\n")
+    full_at(CONFIG, KeyboardInterrupt(), monkeypatch)
+    assert main(command) == 130
+    assert capsys.readouterr().err == "checkfree: interrupted\n"
+    monkeypatch.undo()
+    assert main(command) == 0

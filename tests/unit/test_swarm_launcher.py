@@ -93,7 +93,8 @@ def test_a_lead_that_could_not_write_why_it_ended_has_told(workdir: Workdir) -> 
     assert end(workdir) == ("failed", 5, 7, made.reason)
     told = with_command(made.reason, "checkfree swarm up --resume run")
     assert told.endswith("make room, then go on: checkfree swarm up --resume run")
-    assert with_command("lost", "x") == "lost"
+    assert with_command("lost", "x") == with_command("lost", "") == "lost"
+    assert with_command(made.reason, "").endswith(": make room, then begin again")
 
 
 def test_a_lead_that_finds_no_room_to_begin(workdir: Workdir) -> None:

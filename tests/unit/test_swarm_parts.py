@@ -145,7 +145,12 @@ def test_a_replacement_that_dies_on_its_way_is_waited_for_again() -> None:
 def test_two_that_end_one_after_the_other_are_waited_for_within_what_one_loss_may_cost() -> None:
     assert 2 * wait_for_return(1.5, 0.0) <= 1.5
     assert wait_for_return(1.5, 0.6) == pytest.approx(1.35)  # a way of a tenth of a second
-    assert wait_for_return(60.0, 0.0) == RETURN
+    assert wait_for_return(4.0, 0.0) == wait_for_return(20.0, 0.0) == RETURN
+
+
+def test_who_is_far_or_slow_is_waited_for_longer() -> None:
+    assert wait_for_return(1.5, 6.0) == pytest.approx(6.75)  # a round trip of a second, not cut off
+    assert wait_for_return(60.0, 0.0) == pytest.approx(6.0)  # machines that stall for seconds
 
 
 def test_silence_is_noticed() -> None:

@@ -20,6 +20,7 @@ from checkfree.cli.arguments import (
     DONE,
     FAILED,
     INTERRUPTED,
+    how_to_go_on,
     takes_config,
     takes_resume,
     words_of_resume,
@@ -200,6 +201,7 @@ def launch(
     from checkfree.config.parts import named as from_outside
     from checkfree.config.parts import running
     from checkfree.messages.recorded import read_record
+    from checkfree.runtime.folder import begun
     from checkfree.runtime.swarm.processes.fork_server_client import fork_server_command
     from checkfree.runtime.swarm.processes.launcher import Launcher
     from checkfree.runtime.swarm.processes.workdir import Workdir
@@ -234,10 +236,10 @@ def launch(
         try:
             died = see_through(launcher, workdir)
         except KeyboardInterrupt:
-            print(f"checkfree: interrupted{_going_on(run.path, again)}", file=sys.stderr)
+            print(f"checkfree: interrupted{how_to_go_on(run.path, again)}", file=sys.stderr)
             return INTERRUPTED
         except RunFailed as error:
-            raise RunFailed(with_command(str(error), again)) from None
+            raise RunFailed(with_command(str(error), again if begun(run.path) else "")) from None
         finally:
             workdir.clear(keep_logs=True)
     return _result(workdir, run.path, died, again, stopped=launcher.stopped)
@@ -261,12 +263,6 @@ def see_through(launcher: Launcher, workdir: Workdir) -> str:
     return reason
 
 
-def _going_on(path: Path, again: str) -> str:
-    """How, if a run has begun."""
-    begun = all((path / name).is_file() for name in ("config.yaml", "records.jsonl"))
-    return f"; go on: {again}" if begun else ""
-
-
 def _telling_deadlines(arguments: argparse.Namespace, told: Told) -> Told:
     """Say once, as soon as the run has begun, what deadlines hold."""
     from checkfree.runtime.swarm.presence.liveness import beat_every
@@ -286,14 +282,15 @@ def _telling_deadlines(arguments: argparse.Namespace, told: Told) -> Told:
 def _result(workdir: Workdir, path: Path, died: str, again: str, *, stopped: bool) -> int:
     """``died`` is what to say if the records don't tell how the run ended."""
     from checkfree.core.records import RECORDS, of_kind, read
+    from checkfree.runtime.folder import begun
 
     records = read(path) if (path / RECORDS).is_file() else []
     end, steps = records[-1] if records else {}, of_kind(records, "iteration")
     if stopped and end.get("status") == "interrupted":
-        print(f"stopped after {end['iteration']} iterations{_going_on(path, again)}")
+        print(f"stopped after {end['iteration']} iterations{how_to_go_on(path, again)}")
         return DONE
     if end.get("status") != "done":
-        reason = with_command(end.get("reason", died), again)
+        reason = with_command(end.get("reason", died), again if begun(path) else "")
         print(f"checkfree: the run ended: {reason}", file=sys.stderr)
         return FAILED
     workdir.clear(keep_logs=False)

@@ -42,6 +42,7 @@ from checkfree.session.swarm.limits import limits_of
 from checkfree.session.swarm.member import NodeResources, join_here, warm_up
 from checkfree.session.swarm.shared import ForkResources
 from checkfree.session.terms import seats
+from checkfree.session.trial import try_out_in_fork
 
 
 def be(shared: ForkResources, await_request: Callable[[], SpawnRequest], spare: bool) -> int:
@@ -88,6 +89,7 @@ def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir)
     if order.get("join_server"):
         job = replace(job, devices=(device_here(job.config),))
     warm_up(job.worker_context, (job.devices or job.config.devices)[0])
+    try_out_in_fork(job)
     told: list[str] = []
     invited = (
         invitation_of(workdir, order["join_server"], told) if order.get("join_server") else None

@@ -110,7 +110,8 @@ class JoinOptions:
     """How a run is found and entered. ``listen`` is where others reach us, ``retry`` the seconds
     for which a lead is looked for (None: the defaults). ``notice``: seconds that we have from a
     SIGTERM on; ``watched``: who tells of our machine's end, as ``--notice`` says. ``allow``: top
-    packages that a strategy of the run's own may be of."""
+    packages that a strategy of the run's own may be of. ``lead``: who answered when we asked, by
+    way of ``place``, if that is a member's."""
 
     place: Place
     secret: bytes
@@ -119,6 +120,7 @@ class JoinOptions:
     notice: float | None = None
     watched: str | None = None
     allow: tuple[str, ...] = ()
+    lead: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,8 @@ class Member:
         self._seated = False
         self._remote: RemoteWorker | None = None
         self._book = AddressBook(entry.place)
+        if entry.lead is not None:
+            self._book.put_first(entry.lead)
         self._retained = RetainedStates()
         self._known = False
         self.why = ""
@@ -434,6 +438,8 @@ def join(workdir: Workdir, entry: JoinOptions, options: NodeOptions, say: Say) -
     if told := render_clock(run):
         say(told)
     resources = prepared(run, options, say, entry.allow)
+    lead = Peer.from_json(run["peer"])
+    entry = replace(entry, lead=Place(lead.id, lead.addresses))
     return serve(workdir, entry, node_of(run, options, resources, entry.allow), resources, say)
 
 

@@ -33,7 +33,7 @@ PACKAGE = Path(__file__).parents[2]
 
 def release(config: Config) -> dict[str, str]:
     """Our version, and digests of the code that trains this run."""
-    named = {"checkfree", "code", _strategy(config.recovery.name), _model(config.model.family)}
+    named = {"checkfree", "code", of_strategy(config.recovery.name), _model(config.model.family)}
     outside = tuple(sorted(packages(origins(config))))
     named |= {_package(top) for top in outside}
     return {key: value for key, value in offered(PACKAGE, outside).items() if key in named}
@@ -46,7 +46,7 @@ def offered(package: Path = PACKAGE, allow: tuple[str, ...] = ()) -> Mapping[str
     found = {"checkfree": versions()["checkfree"], "code": digest(package, WORKER, MAKERS)}
     for name, spec in STRATEGIES.items():
         within = spec.module.partition(".")[2]  # its name within our package
-        found[_strategy(name)] = digest(package, (within,))
+        found[of_strategy(name)] = digest(package, (within,))
     for name in FAMILIES:
         found[_model(name)] = digest(package, (f"models.{name}",))
     found |= {_package(top): origin(top) for top in {*allow, *packages(offers())}}
@@ -62,7 +62,8 @@ def _package(top: str) -> str:
     return f"{OUTSIDE}{top}"
 
 
-def _strategy(name: str) -> str:
+def of_strategy(name: str) -> str:
+    """The key of what a strategy is made of."""
     return f"recovery.name={name}"
 
 

@@ -166,12 +166,20 @@ def begun_as(job: Job) -> Records | None:
     except ValueError:
         return None
     began = of_kind(records, "config")
-    was = recorded_config(began[0]["config"]) if began else {}
+    if not began or began[0].get("init", {}).get("sha256") != first_state(job):
+        return None
+    was = recorded_config(began[0]["config"])
     return records if as_base(was) == as_base(to_tree(job.config)) else None
 
 
+def first_state(job: Job) -> str | None:
+    """The SHA-256 of the state that a run began with; None: it drew its weights."""
+    return None if job.initial is None else str(job.initial.about["sha256"])
+
+
 def as_base(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration says but for where data lie, and for the paths of its own folder."""
+    """What a configuration says but for where data and a first state lie, and for the paths of its
+    own folder."""
     return placeless(config, "out", "failures")
 
 

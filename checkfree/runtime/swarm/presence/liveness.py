@@ -19,7 +19,10 @@ GRACE = 15.0
 """Seconds that whoever fell silent gets to come back with its state before anything inexact stands
 in for it. A line that was cut for eight is found to be whole within four more."""
 RETURN = 2.0
-"""Seconds, at most, that whoever's streams ended gets for the same (see ``wait_for_return``)."""
+"""Seconds that whoever's streams ended gets for the same at most, unless the patience is large (see
+``wait_for_return``)."""
+LOADED = 0.1
+"""Of a patience that is large because machines are slow, the share that counts there."""
 RELAY = 8 << 30
 """Bytes that the lead passes on for a pair that can't reach each other."""
 TRIPS = 6.0
@@ -39,9 +42,9 @@ def beat_every(patience: float) -> float:
 def wait_for_return(patience: float, granted: float) -> float:
     """Seconds for whoever's streams ended. A connection may have been reset, or its libp2p daemon
     have died: then it is back in 0.6 s on a near machine, and for the dead it is what they cost.
-    Half of the patience leaves room for two of them, one after the other, in what a loss may cost;
-    ``granted``: for the way to it, which is made anew in as many round trips."""
-    return min(RETURN, patience / 2 + granted)
+    Half of the patience leaves room for two of them, one after the other, in what a loss may cost.
+    ``granted``: for the way to it, which is made anew in as many round trips, however far it is."""
+    return max(min(RETURN, patience / 2), LOADED * patience) + granted
 
 
 class RoundTrip:

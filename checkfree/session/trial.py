@@ -1,0 +1,107 @@
+"""Whether modules that are not ours can train: one microbatch goes through copies of them, before a
+run begins. That forward changes a buffer, or where a gradient ends, shows in no other way.
+
+One body stage is there at a time, so that this takes no memory that the run would not.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Kind, Op
+from checkfree.core.units import derive
+from checkfree.messages.control import Purpose, Ticket
+from checkfree.runtime.forking import ask_fork
+from checkfree.runtime.process import settled
+from checkfree.session.job import Job
+from checkfree.stage import Part, Stage
+
+TICKET = Ticket(0, 0)
+"""Of the microbatch that is tried: the run's first."""
+
+
+def try_out(job: Job) -> None:
+    """Raise BadInput, naming the stage, for a module that can't be trained, and whatever a module
+    or a batch of the user's raises. Ours can: they are not tried."""
+    if not job.blueprint.untried:
+        return
+    with settled(job.config.threads):
+        _Trial(job, Purpose.TRAIN).run()
+        if job.config.validation.every:
+            _Trial(job, Purpose.VALIDATE).run()
+
+
+def try_out_in_fork(job: Job) -> None:
+    """The same where processes are still to be forked, which threads of autograd or a CUDA context
+    would not survive. What a module raises is a BadInput here, its traceback on standard error."""
+    if not job.blueprint.untried:
+        return
+
+    def tried() -> str:
+        try:
+            try_out(job)
+        except BadInput as error:
+            return str(error)
+        except Exception as error:
+            traceback.print_exc()
+            return f"model.family={job.config.model.family} raises {type(error).__name__}: {error}"
+        return ""
+
+    if told := ask_fork(tried):
+        raise BadInput(told)
+
+
+class _Trial:
+    """The first microbatch of a purpose: of a training with its backward and a step."""
+
+    def __init__(self, job: Job, purpose: Purpose):
+        self._context, self._bodies = job.worker_context, job.blueprint.untried
+        self._trains = purpose is Purpose.TRAIN
+        self._batch = self._context.batches[purpose](TICKET.iteration, 0)
+
+    def run(self) -> None:
+        edge = self._context.make(0, 0)
+        embedded = y = self._forward(edge, 0, Part.EMBED, 0, None)
+        for hop, number in enumerate(self._bodies, 1):
+            stage = self._context.make(number, number)
+            y = self._forward(stage, number, Part.BODY, hop, y)
+            if self._trains:
+                with _named(number):
+                    stage.backward((0, hop), torch.zeros_like(y))
+                    _step(stage)
+        last = len(self._bodies) + 1
+        self._forward(edge, 0, Part.HEAD, last, y)
+        if self._trains:
+            with _named(0):
+                edge.backward((0, last), None)
+                edge.backward((0, 0), torch.zeros_like(embedded))
+                _step(edge)
+
+    def _forward(self, stage: Stage, number: int, part: Part, hop: int, x: Tensor | None) -> Tensor:
+        casting, op = self._context.casting, Op(Kind.FORWARD, 0, hop)
+        seed = derive(self._context.seed, "forward", TICKET.iteration, 0, hop)
+        with _named(number):
+            if x is not None:
+                x = casting.read(casting.activation(TICKET, op, x), stage.dtype)
+            if self._trains:
+                return stage.forward((0, hop), part, x, self._batch, seed)
+            return stage.evaluate(part, x, self._batch, seed)
+
+
+def _step(stage: Stage) -> None:
+    stage.reduced()
+    stage.step(TICKET.iteration, 1.0)
+
+
+@contextmanager
+def _named(number: int) -> Iterator[None]:
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"stage {number}: {error}") from error
