@@ -2,10 +2,10 @@
 
     python benchmarks/replay.py [--pairs 30] [--iterations 40] [--replays 20] [key=value …]
 
-The demo's model in one process, one thread: runs with ``recovery=replay`` and with ``recovery=none`` in turn: CPU
-and wall seconds, as the ratio of their medians with a 95 % bootstrap interval (to be ≤ 1.02), with
-a wave every eighth of a run. Then a stage is lost again and again: a replayed iteration over what
-the seat took for its own forwards, backwards and step (to be ≤ 1.1).
+The demo's model in one process on one thread, with ``recovery=replay`` and with ``recovery=none``
+in turn: CPU and wall seconds, as the ratio of their medians with a 95 % bootstrap interval (to be
+≤ 1.02), with a wave every eighth of a run. Then a stage is lost again and again: a replayed
+iteration over what the seat took for its own forwards, backwards and step (to be ≤ 1.1).
 """
 
 from __future__ import annotations
