@@ -59,6 +59,12 @@ RUNS: dict[str, dict[str, Any]] = {
         "failures": {**EVERYWHERE, "scenario": "nodes", "seats_per_node": 1, "probability": 0.1},
         "checkpoint": {"every": 5},
     },
+    "auto, replays": {
+        "iterations": 24,
+        "recovery": "auto(shadow_every=5,log_memory=16384,wave_lag=1,wave_every=2)",
+        "failures": {**EVERYWHERE, "probability": 0.12},
+        "checkpoint": {"every": 7},
+    },
     "fit": {"recovery": "fit", "failures": {**EVERYWHERE, "stages": "body"}},
     "auto": {"recovery": "auto(shadow_every=6)", "failures": EVERYWHERE},
     "momentum, replicas": {

@@ -448,7 +448,7 @@ def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
 
 
 def test_a_module_is_refused_with_its_stage(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"^stage 2: Detached returns for body"):
+    with pytest.raises(BadInput, match=r"^stage 2: Detached returns what has no gradient"):
         train(tmp_path / "run", [Edge(), Body(), Detached()], {"recovery": {"name": "none"}})
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkfree.core.ops import Address, Shadow, Transfer, View
+from checkfree.core.ops import Address, Recipe, Shadow, Source, Transfer, View
 from checkfree.lead.trend import SLOW, falling, follow
 from checkfree.messages.control import Kept
 from checkfree.recovery.shadow.ledger import COUNTS_AFTER, Shadowing, renewed
@@ -203,11 +203,11 @@ def test_a_lost_holder_takes_all_that_it_held() -> None:
 
 def test_a_rollback_forgets_what_is_newer() -> None:
     made = book(4, 10)
-    made.mend(6, renewed({Address(1): [1]}))
+    made.mend(6, renewed({Address(1): Recipe("shadow", (Source(Address(2), 1, 4),))}))
     assert {s.version for s in made.pushed()} == {4}
 
 
 def test_a_stage_made_of_something_else_has_no_shadow() -> None:
     made = book(4, 10)
-    made.mend(20, renewed({Address(1): [3]}))
+    made.mend(20, renewed({Address(1): Recipe("average", (Source(Address(3), 3, 20),))}))
     assert made.pushed() == frozenset()

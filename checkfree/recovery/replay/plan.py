@@ -169,7 +169,7 @@ def _start(
             f"stage {stage} was made anew after {have.since[stage]} iterations, and no copy of it "
             "since then counts yet"
         )
-    seat = own[0] if own else view.living(stage)
+    seat = view.living(stage) or next(iter(own), None)
     if seat is None:
         return Refusal(f"stage {stage} has nobody")
     source = _base(stage, have, refused)
