@@ -30,6 +30,7 @@ from checkfree.core.records import (
 )
 from checkfree.core.text_counts import render_text
 from checkfree.core.units import render_bytes, render_seconds, render_utc
+from checkfree.recovery.exact import REPLAY
 
 EVENTS = 10
 
@@ -163,7 +164,8 @@ def describe(record: RecoveryRecord) -> str:
         text = f"all stages back to iteration {record.resume_at}"
         text += f", {record.lost_iterations} iterations to train again"
     else:
-        text = "; ".join(f"{seat} {_recipe(made)}" for seat, made in record.rebuilds.items())
+        made = record.rebuilds.items()
+        text = "; ".join(f"{seat} {_recipe(how, record.iteration)}" for seat, how in made)
     cost = f" ({render_bytes(record.bytes)}, {render_seconds(record.seconds or 0.0)})"
     losses = ""
     if record.validation_after is not None:
@@ -172,8 +174,12 @@ def describe(record: RecoveryRecord) -> str:
     return f"tick {record.tick}: {text}{cost}{losses}"
 
 
-def _recipe(made: RebuiltSeat) -> str:
+def _recipe(made: RebuiltSeat, committed: int) -> str:
     sources = made.recipe.sources
+    if made.recipe.rule == REPLAY:
+        begins = sources[0].version if sources else 0
+        held = f", from the copy of {sources[0].holder}" if sources else ""
+        return f"replay of {committed - begins} iterations, {begins} … {committed}{held}"
     weights: Sequence[float | None] = made.weights or [None] * len(sources)
     named = [
         f"{source.holder} ({weight:.2f})"
