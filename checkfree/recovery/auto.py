@@ -121,8 +121,6 @@ class Ladder(Strategy):
     def warmup_start(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
         pushing, fitting = self._rules.pushing, self._rules.fitting
         before = at if fitting is None else at - fitting.reaches_back(microbatches)
-        if self.replays is not None:
-            before = min(before, self.replays.warmup_start(at))
         return before if pushing is None else pushing.warmup_start(stage, num_stages, at, before)
 
     @property

@@ -24,7 +24,7 @@ from tests.process.command import losses, prepare
 
 AT = 20
 OWN = {"iteration": 7, "stage": 3}
-RULES = ("redundant", "checkfree", "checkpoint(interval=8)", "random", "copy")
+RULES = ("redundant", "replay", "checkfree", "checkpoint(interval=8)", "random", "copy")
 
 
 def train(name: str, *failures: dict[str, int], words: Sequence[str] = ()) -> Path:
@@ -78,8 +78,9 @@ def of(found: Branching, rule: str) -> Branch:
 # --- what branches are ---------------------------------------------------------------------------
 
 
-def test_an_exact_rule_costs_nothing(grown: Branching) -> None:
-    exact = of(grown, "redundant")
+@pytest.mark.parametrize("rule", ["redundant", "replay"])
+def test_an_exact_rule_costs_nothing(grown: Branching, rule: str) -> None:
+    exact = of(grown, rule)
     assert sorted(exact.readings) == list(range(0, 11, 2))
     assert {exact.gap(steps, grown.trunk) for steps in exact.readings} == {0.0}
 

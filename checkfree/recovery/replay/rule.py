@@ -22,9 +22,6 @@ class LogAndReplay(Strategy):
     def replays(self) -> ReplayTerms:
         return self._terms
 
-    def warmup_start(self, stage: int, num_stages: int, at: int, microbatches: int) -> int:
-        return self._terms.warmup_start(at)
-
     def repair(
         self, lost: frozenset[Address], view: View, refused: frozenset[Source]
     ) -> Repair | Refusal:

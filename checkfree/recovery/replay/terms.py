@@ -18,10 +18,6 @@ class ReplayTerms:
     log_memory: int | None = None
     copies: int = 1
 
-    def warmup_start(self, at: int) -> int:
-        """The iteration to begin at for a wave to count by ``at``: the first is ordered at once."""
-        return max(0, at - self.lag - 2)
-
     @classmethod
     def of(cls, options: ReplayOptions) -> ReplayTerms:
         """As configured."""

@@ -10,7 +10,7 @@ from checkfree.core.config import Config, EveryConfig, FailuresConfig, ResumeCon
 from checkfree.core.records import of_kind, read
 from checkfree.core.units import derive
 from checkfree.failures import Failure, render_trace
-from checkfree.messages.control import CHECKPOINT
+from checkfree.messages.control import CHECKPOINT, RESUME
 from checkfree.recovery.none import NoRecovery
 from checkfree.runtime import folder as folders
 from checkfree.session.blueprint import Blueprint, of_family
@@ -71,14 +71,19 @@ def _grow(base: BaseRun, run: BranchRun, job: Job, watch: Watch) -> None:
     job = replace(job, listeners=(watch(run.label, base.stop - since),))
     lost = {seat for seat in seats(job.config) if run.rule and seat.stage == run.stage}
     rule = NoRecovery() if run.rule is None else run.rule.strategy
-    with Session.open(job, _start(base, run)) as session:
+    start = _start(base, run)
+    with Session.open(job, start) as session:
+        if start.states and rule.replays is not None:  # what its first replays begin with
+            note = {"progress": start.progress.to_json()}
+            session.store.shelve(RESUME, start.progress.tick, start.states, note)
         assembly = session.assemble(
             on_routes_of(base.config, job.worker_context, rule),
             terms=replace(terms_of(job.config, job.blueprint.tokens), iterations=base.stop),
             strikes=lambda tick: lost if tick == base.tick else (),
         )
         assembly.run()
-        session.store.keep_only(CHECKPOINT, ())
+        for area in (CHECKPOINT, RESUME):
+            session.store.keep_only(area, ())
         reason = assembly.lead.failure
         session.end("failed" if reason else "done", reason)
 
