@@ -63,6 +63,7 @@ from checkfree.messages.control import (
     Struck,
     Ticket,
 )
+from checkfree.recovery.replay.plan import unprotected
 from checkfree.recovery.strategy import Strategy
 
 
@@ -122,6 +123,12 @@ class Lead:
     def progress(self) -> Progress:
         """How far the run has come."""
         return self._lead_state.progress
+
+    def unprotected(self) -> tuple[int, ...] | None:
+        """The stages that could not be replayed if they were lost now, each by itself; None: the
+        strategy replays none."""
+        view = self._lead_state.view()
+        return None if view.protection is None else unprotected(view)
 
     def inherit(self, states: Mapping[int, Handed]) -> None:
         """What those who left an earlier lead had handed on, and nobody has used."""

@@ -16,6 +16,7 @@ from tests.process.test_swarm import (
     in_one_process,
     kill,
     replays,
+    status,
     swarm,
     trains,
     up,
@@ -60,6 +61,7 @@ def test_lead_and_stages_killed_from_outside(
     """At any moment; two seats at once, a seat with the lead, and one while another is replayed."""
     words = ("iterations=60", *REPLAY, "recovery.copies=2")
     process = begin(swarm, *up(*words, "--chaos", "--link=latency=5ms", PATIENT), tick=4)
+    assert status(swarm)["unprotected"] == []
     for victims in (("2.0",), ("lead",), ("0.0", "1.0"), ("3.0", "lead"), ("4.0",), ("1.0", "2.0")):
         for victim in victims:
             kill(swarm, process, victim)

@@ -29,3 +29,10 @@ def test_nodes_with_their_seats_and_lines() -> None:
         "cellar: no seat of at most 3 (reserve); 1 stand by",
         "     0.0  computes 0.125 s",
     ]
+
+
+def test_what_a_loss_would_cost_where_stages_are_replayed() -> None:
+    assert "any stage that is lost now is replayed" in next(_lines({"unprotected": []}))
+    assert next(_lines({"unprotected": [2]})) == "stage 2 could not be replayed now"
+    assert next(_lines({"unprotected": [0, 3]})) == "stages 0, 3 could not be replayed now"
+    assert list(_lines({"unprotected": None})) == []

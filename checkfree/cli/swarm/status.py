@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,8 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
     if "iteration" in told:
         pace = f"loss {told['loss']:.4f}, {told['seconds']:.2f} s each"
         yield f"iteration {told['iteration']}, {pace}"
+    if told.get("unprotected") is not None:
+        yield _protection(told["unprotected"])
     waiting = told.get("waiting")
     if waiting is not None and waiting["vacant"]:
         yield render_waiting(waiting)
@@ -96,6 +98,14 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield _node(node, told.get("lines", {}).get(node["id"]))
     if "processes" not in told:
         yield from (f"{seat:>8}  computes {seconds:.3g} s" for seat, seconds in busy.items())
+
+
+def _protection(unprotected: Sequence[int]) -> str:
+    """What a loss would cost, where stages are replayed."""
+    if not unprotected:
+        return "any stage that is lost now is replayed, to the last bit"
+    stages = "stage" if len(unprotected) == 1 else "stages"
+    return f"{stages} {', '.join(map(str, unprotected))} could not be replayed now"
 
 
 def _node(node: Mapping[str, Any], line: float | None) -> str:

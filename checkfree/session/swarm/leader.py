@@ -210,5 +210,11 @@ class Leading:
         states = {str(seat): "trains" for seat in lead.members.alive}
         states |= {str(seat): "joins" for seat in lead.members.uninitialized}
         self._leader_process.timed(record.iteration, record.seconds or 0.0)
-        told = {"iteration": record.iteration, "loss": record.loss, "seconds": record.seconds}
-        self._leader_process.tell_status({**told, "seats": states})
+        told = {
+            "iteration": record.iteration,
+            "loss": record.loss,
+            "seconds": record.seconds,
+            "seats": states,
+            "unprotected": lead.unprotected(),
+        }
+        self._leader_process.tell_status(told)
