@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from checkfree.config.check import recomputed
-from checkfree.core.config import Config, RecoveryConfig
+from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import SIGNS
 from checkfree.core.ops import Address
@@ -17,7 +18,7 @@ from checkfree.pipeline import peak_losses, peak_stash
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.registry import spec_of
-from checkfree.session.sizes import own_sizes
+from checkfree.session.sizes import own_sizes, recovery_of, replays
 from checkfree.session.terms import scheduler_of
 from checkfree.simulator.sizes import Sizes
 
@@ -42,7 +43,7 @@ def seat_bytes(config: Config) -> int:
     stashed between forward and backward, what it holds for others, and its processes."""
     sizes, stashed = own_sizes(config), _stashed(config)
     largest = max(
-        2 * params + moments + buffers + stashed[stage] + _held(config.recovery, sizes, stage)
+        2 * params + moments + buffers + stashed[stage] + _held(config, sizes, stage)
         for stage, (params, moments, buffers) in enumerate(
             zip(sizes.params, sizes.moments, sizes.buffers, strict=True)
         )
@@ -68,17 +69,32 @@ def _stashed(config: Config) -> list[int]:
     ]
 
 
-def _held(recovery: RecoveryConfig, sizes: Sizes, stage: int) -> int:
+def _held(config: Config, sizes: Sizes, stage: int) -> int:
     """Bytes of what a seat keeps for the sake of recovery. A stage that it mirrors is as large as
     its own; stage 0 holds, and is held, twice."""
-    spec = spec_of(recovery)
+    recovery, spec = config.recovery, spec_of(config.recovery)
     if spec.mirrors:
         return sizes.state(stage, moments=True)
+    held = _replayable(config, sizes, stage)
     if not spec.pushes:
-        return 0
+        return held
     how = SHADOW_FORMATS[recovery.shadow_format]
-    held = SIGNS_HELD * sizes.params[stage] if how == SIGNS else sizes.packed[how][stage]
-    return int(held) * (2 if stage == 0 else 1)
+    shadow = SIGNS_HELD * sizes.params[stage] if how == SIGNS else sizes.packed[how][stage]
+    return held + int(shadow) * (2 if stage == 0 else 1)
+
+
+def _replayable(config: Config, sizes: Sizes, stage: int) -> int:
+    """Bytes of the log, the seat's own copies and those that it holds, while a wave is on its way:
+    each twice."""
+    recovery = recovery_of(config)
+    if recovery.wave_lag is None or not replays(recovery):
+        return 0
+    microbatches = math.ceil(config.microbatches / config.replicas)
+    each = microbatches * (sizes.activation + sizes.gradient)
+    since = (recovery.wave_every or recovery.wave_lag) + recovery.wave_lag
+    log = since * each if recovery.log_memory is None else recovery.log_memory
+    log = min(log, config.iterations * each)
+    return log + 2 * (1 + recovery.copies) * sizes.state(stage, moments=True)
 
 
 def least_bytes(config: Config) -> int:
@@ -86,6 +102,7 @@ def least_bytes(config: Config) -> int:
     moments, and of one microbatch all that its loss is taken of, with the gradient by it."""
     sizes = own_sizes(config)
     states = sum(map(sum, zip(sizes.params, sizes.params, sizes.moments, strict=True)))
+    states += sum(_replayable(config, sizes, stage) for stage in range(config.stages + 1))
     vocabulary = config.model.vocabulary or open_tokenizer(config.data.tokenizer).vocabulary
     logits = 4 * config.batch * config.model.context * vocabulary
     return config.replicas * states + 2 * logits
@@ -101,7 +118,8 @@ def check_fits(config: Config, at_once: int = 1) -> None:
         runs = f" for {at_once} runs at once" if at_once > 1 else ""
         raise BadInput(
             f"at least {render_bytes(wanted)} of memory{runs}, and {render_bytes(free)} are "
-            f"available: lower {'--workers, ' if at_once > 1 else ''}batch, model.context or "
+            f"available: lower {'--workers, ' if at_once > 1 else ''}"
+            f"{'recovery.log_memory, ' if replays(config.recovery) else ''}batch, model.context or "
             "model.width, or spread the stages over machines by checkfree swarm"
         )
 

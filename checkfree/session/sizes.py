@@ -99,8 +99,8 @@ def recovery_of(config: Config) -> RecoveryConfig:
     """With ``shadow_every: auto`` kept within its budget of bytes: of signs those of changes, for
     whole copies are few; and with the iterations that copies for replays travel. Raises
     BadInput."""
-    recovery, spec = config.recovery, spec_of(config.recovery)
-    if "wave_lag" in spec.options and (spec.exact or recovery.log_memory is not None):
+    recovery = config.recovery
+    if replays(recovery):
         recovery = _replayed(config, recovery)
     if not spec_of(recovery).pushes or recovery.shadow_every != AUTO:
         return recovery
@@ -108,6 +108,12 @@ def recovery_of(config: Config) -> RecoveryConfig:
     budget = recovery.shadow_budget * hops * (sizes.activation + sizes.gradient)
     least = math.ceil(sum(sizes.packed[SHADOW_FORMATS[recovery.shadow_format]]) / budget)
     return replace(recovery, shadow_least=max(recovery.shadow_least, least))
+
+
+def replays(recovery: RecoveryConfig) -> bool:
+    """Logs and copies are kept, so that lost stages can be replayed."""
+    spec = spec_of(recovery)
+    return "wave_lag" in spec.options and (spec.exact or recovery.log_memory is not None)
 
 
 def _replayed(config: Config, recovery: RecoveryConfig) -> RecoveryConfig:

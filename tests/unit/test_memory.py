@@ -14,7 +14,7 @@ from checkfree.config.load import load
 from checkfree.core.config import Config
 from checkfree.models.families import family
 from checkfree.session import memory
-from checkfree.session.memory import available, room_for, seat_bytes
+from checkfree.session.memory import available, least_bytes, room_for, seat_bytes
 from checkfree.session.sizes import own_sizes
 
 GiB = 1 << 30
@@ -127,3 +127,17 @@ def test_a_little_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "seat_bytes", lambda config: GiB)
     assert room_for(config, 4 * GiB) == 3
     assert room_for(config, GiB // 4) == 0
+
+
+def test_what_replays_keep_is_counted() -> None:
+    """Logs, own copies and held ones; no more of a log than the run has iterations."""
+    plain, on = (load("demo", [f"recovery={name}"]) for name in ("none", "replay"))
+    two = load("demo", ["recovery=replay", "recovery.copies=2"])
+    sizes = own_sizes(on)
+    states = sum(sizes.state(stage, moments=True) for stage in range(on.stages + 1))
+    assert least_bytes(on) - least_bytes(plain) > 4 * states
+    assert least_bytes(two) - least_bytes(on) == 2 * states
+    endless = load("demo", ["recovery=replay", f"recovery.log_memory={2**60}", "iterations=3"])
+    assert least_bytes(endless) < 2 * least_bytes(on)
+    with_log = load("demo", [f"recovery=auto(log_memory={2**28})"])
+    assert least_bytes(with_log) > least_bytes(load("demo", ["recovery=auto"]))
