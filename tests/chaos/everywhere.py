@@ -23,8 +23,9 @@ Kill = tuple[int, Collection[Address]]
 
 @dataclass
 class Everywhere:
-    """A run that loses seats as told, others come at once; ``terms`` say what it keeps. ``said``:
-    before each kill, whether ``survives`` promised that all would come back."""
+    """A run that loses seats as told, others come at once; ``terms`` say what it keeps. After an
+    odd number of deliveries the lead hears of it before all else. ``said``: before each kill,
+    whether ``survives`` promised that all would come back."""
 
     terms: ReplayTerms
     kills: tuple[Kill, ...] = ()
@@ -52,10 +53,14 @@ class Everywhere:
             return
         _, seats = self._left.pop(0)
         lost = {*seats, *lead.members.uninitialized}
-        self.said.append(survives(lost, lead._lead_state.view()))
+        at_once = runtime.delivered % 2 == 1
+        still = at_once or len(lost) == 1 or lead.phase is Phase.REBUILDING  # no wave counts first
+        self.said.append(still and survives(lost, lead._lead_state.view()))
         lives = {seat: runtime.kill(seat) for seat in sorted(seats)}
         for seat, life in lives.items():
             runtime.join(seat, life + 1)
+        if at_once:
+            runtime._pending.rotate(2 * len(lives))
 
     def outcome(self, expected: Mapping[str, object]) -> str:
         """``same``, or ``refused`` where nothing else was promised; else what is wrong."""
