@@ -89,7 +89,7 @@ def test_killed_anywhere(kept: ReplayTerms) -> None:
         end = run.outcome(expected)
         assert end in ("same", "refused"), (case, end)
         ends[end] += 1
-    assert ends["same"] >= (0.9 if SOAK else 0.7) * ends.total(), ends
+    assert ends["same"] >= (0.85 if SOAK else 0.7) * ends.total(), ends
 
 
 def _replaying(kept: ReplayTerms, at: int, seat: Address) -> Sequence[int]:
