@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from checkfree.core.ops import STORE, Address
 from checkfree.lead.history import History
@@ -158,11 +159,13 @@ class Checkpointing:
             self._lead_state.members,
             replace(self._lead_state.progress, shadows=shadows),
         )
-        note = {
+        note: dict[str, Any] = {
             "progress": progress.to_json(),
             "lives": dict(members.names()),
             "absent": dict(members.absent()),
         }
+        if self._lead_state.replays.stored:
+            note["base"] = [self._lead_state.replays.stored, self._lead_state.replays.base]
         return Archive(progress.epoch, area, shelf, seats, progress.checkpoints, note)
 
     def _ordered(self, orders: list[Outgoing]) -> bool:

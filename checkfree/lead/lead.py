@@ -174,8 +174,8 @@ class Lead:
         match message:
             case Prepared() | Stepped():
                 self._iterating.deliver(message)
-            case Kept(_, Transfer(what="state") as transfer, version):
-                self._lead_state.replays.kept(transfer, version)
+            case Kept(epoch, Transfer(what="state") as transfer, version):
+                self._lead_state.replays.kept(transfer, version, epoch)
             case Kept(epoch, Transfer() as transfer, version):
                 self._lead_state.shadowing.kept(Pushed(transfer, version, epoch))
             case Kept(epoch, Mirror() as mirror) if epoch == self.progress.epoch:
@@ -358,7 +358,7 @@ class Lead:
         arrived."""
         lead_state, p = self._lead_state, self.progress
         book, alive = lead_state.replays, self.members.alive
-        for transfer, version in book.orders(p.committed, alive):
+        for transfer, version in book.orders(p.committed, alive, p.epoch):
             lead_state.send(transfer.owner, Push(p.epoch, transfer, version, WAVE))
         if book.waiting(p.committed):
             return False

@@ -65,7 +65,7 @@ class Takeover:
             case Standing() if message.lead == self.life:
                 if self.present.get(message.sender) == message.life:
                     self.standings[message.sender] = message
-            case Kept(epoch, Transfer() as transfer, version):
+            case Kept(epoch, Transfer() as transfer, version) if transfer.what != "state":
                 self._arrived.add(Pushed(transfer, version, epoch))
             case Leaving():
                 self.leaving.append(message)

@@ -84,7 +84,8 @@ class _Order:
 
 
 class Store:
-    """Keeps the newest ``newest`` checkpoints and snapshots, and those that a snapshot needs."""
+    """Keeps the newest ``newest`` checkpoints and snapshots, those that a snapshot needs, and what
+    replays begin with."""
 
     def __init__(self, files: Files, newest: int = 3):
         self._files, self._newest = files, newest
@@ -94,6 +95,8 @@ class Store:
         self._early: dict[_Key, list[KeepState]] = {}
         self._snapshot: _Key = (-1, RESUME, -1)
         """The newest that was ordered."""
+        self._base: tuple[str, int] | None = None
+        """Area and version of what replays begin with, if that is here."""
 
     def deliver(self, message: Message) -> None:
         self._inbox.append(message)
@@ -120,6 +123,9 @@ class Store:
             return []
         if archive.area == RESUME:
             self._snapshot = key
+        if archive.area in (CHECKPOINT, RESUME):
+            area, version = archive.note.get("base", ("", 0))
+            self._base = (area, version) if area else None
         if archive.area not in BESIDE:
             self._epoch = archive.epoch
         for old in [old for old in self._orders if self._overtaken(old)]:
@@ -215,6 +221,10 @@ class Store:
         if area == CHECKPOINT:
             for snapshot in self.offered(RESUME):
                 keep |= self._checkpoints_of(snapshot)
+        if self._base is not None and self._base[0] == area:
+            with suppress(Damaged):
+                version = self._base[1]
+                keep.add(self._snapshot_of(version) if area == RESUME else version)
         self.keep_only(area, keep)
 
     def _checkpoints_of(self, snapshot: int) -> set[int]:

@@ -31,8 +31,9 @@ class Replayable:
         self._own: dict[int, StageState] = {}
         self._held: dict[tuple[int, int], StageState] = {}
         self._since: int | None = None
-        self._waiting: dict[tuple[int, int], set[Address]] = {}
-        """By epoch and iteration, who has asked for what is not sent yet."""
+        self._waiting: dict[int, dict[Address, int]] = {}
+        """By iteration, who has asked for what is not sent yet, and in which epoch. Whoever makes
+        it may still be in another: it is the same."""
 
     # --- copies ----------------------------------------------------------------------------------
 
@@ -87,15 +88,18 @@ class Replayable:
         once more what there is of it. And the rest as it comes: a log may be whole for this seat
         and yet lack what a replica sent, which it is about to compute."""
         ticket = Ticket(request.epoch, request.iteration, Purpose.REPLAY)
-        place = request.epoch, request.iteration
-        self._waiting.setdefault(place, set()).add(request.reply_to)
+        waiting = self._waiting.setdefault(request.iteration, {})
+        waiting[request.reply_to] = max(request.epoch, waiting.get(request.reply_to, -1))
         sent = (*self.log.of(request.iteration), *under_way.get(request.iteration, ()))
         return [*again(sent, request.reply_to, ticket)]
 
-    def sent_again(self, ticket: Ticket, sent: Sequence[Sent]) -> list[Outgoing]:
+    def sent_again(self, iteration: int, sent: Sequence[Sent]) -> list[Outgoing]:
         """What a replay has just made, for all who wait for it."""
-        waiting = self._waiting.get((ticket.epoch, ticket.iteration), ())
-        return [out for seat in sorted(waiting) for out in again(sent, seat, ticket)]
+        return [
+            out
+            for seat, epoch in sorted(self._waiting.get(iteration, {}).items())
+            for out in again(sent, seat, Ticket(epoch, iteration, Purpose.REPLAY))
+        ]
 
     def standing(self, version: int, reached: int | None) -> ForReplays:
         """For a new lead, with the stage at ``version``."""

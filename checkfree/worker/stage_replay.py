@@ -163,7 +163,7 @@ class StageReplay:
             return []
         made, attempt.sent = attempt.sent, []
         self.sent += made
-        return self._kept.sent_again(attempt.ticket, made)
+        return self._kept.sent_again(attempt.ticket.iteration, made)
 
     def _change_to(self, old: Address) -> None:
         """Gradients add up for each replica by itself."""

@@ -263,8 +263,7 @@ class StageWorker:
                 return self._shadowed(message)
             case Resend() if message.epoch >= self._epoch:
                 replay = self._replay
-                same = replay is not None and replay.order.epoch == message.epoch
-                under_way = {replay.version: replay.sent} if replay is not None and same else {}
+                under_way = {} if replay is None else {replay.version: replay.sent}
                 return self.replayable.resend(message, under_way)
             case BoundaryRequest():
                 return [(message.reply_to, reply(self._compute.crossed, self.address, message))]

@@ -2,14 +2,15 @@
 and at the end.
 
 Everything is counted, so that a test can say that it has seen what it is about: waves that counted,
-losses while one travels and while a replay runs, owner and holder at once.
+losses while one travels and while a replay runs, owner and holder at once, changes of lead. In half
+of the runs some kinds of messages are slow: what usually comes first comes last.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +18,7 @@ from typing import Any
 
 from checkfree.core.ops import LEAD, Address, Refusal, Repair, Source, View
 from checkfree.lead import Phase
-from checkfree.messages.control import Leaving, Message, Rebuilt
+from checkfree.messages.control import Leaving, Message, Rebuilt, Resend, Severed
 from checkfree.messages.tensors import KeepState, StageState
 from checkfree.pipeline import gpipe, one_f_one_b
 from checkfree.recovery.auto import Ladder, auto
@@ -28,8 +29,11 @@ from checkfree.recovery.replay.rule import LogAndReplay
 from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import ReplicaFirst
+from checkfree.runtime.faults import Faults
 from checkfree.worker import StageWorker
 from tests.chaos import SOAK
+from tests.chaos.takeovers import OF_LEAD, succeed
+from tests.chaos.test_severed import BETWEEN as ALWAYS
 from tests.tiny import Run, make
 
 MICROBATCHES, ITERATIONS = 3, 60 if SOAK else 24
@@ -123,13 +127,26 @@ def undisturbed(stages: int, schedule: int) -> Mapping[tuple[int, int], str]:
     return found
 
 
-KINDS = (*["anywhere"] * 3, *["travels"] * 3, *["replays"] * 3, "pair", "leaves", "leaves")
+BETWEEN = (*ALWAYS, Resend)
+"""What workers say to each other."""
+
+KINDS = (
+    *(*["anywhere"] * 3, *["travels"] * 3, *["replays"] * 3, *["waits"] * 2, "pair"),
+    *("leaves", "leaves", "lead", "lead replays", "severed", "severed"),
+)
+TIMED = ("travels", "replays", "waits", "lead replays", "severed")
+SLOW = (
+    *("Push", "KeepState", "Kept", "Rebuild", "Resend", "Replaying", "Rebuilt", "StateRequest"),
+    *("StateReply", "Activation", "Gradient", "Begin", "Commit", "Joined"),
+)
+"""Messages, by the names of their types."""
 
 
 @dataclass
 class Losing:
-    """A run that loses seats: ``anywhere``, while a wave ``travels``, while somebody ``replays``,
-    an owner with whoever holds its copy (``pair``), or of its own will (``leaves``)."""
+    """A run that loses seats: ``anywhere``, while a wave ``travels`` or the lead ``waits`` for it,
+    while somebody ``replays``, an owner with whoever holds its copy (``pair``), or of its own will
+    (``leaves``); or its ``lead``. ``severed`` are two that lose what they said to each other."""
 
     terms: Terms
     seen: Counter[str] = field(default_factory=Counter)
@@ -139,7 +156,10 @@ class Losing:
     def __post_init__(self) -> None:
         self.rng = random.Random(self.terms.seed + 1)
         self.strategy = self._ladder() if self.ladder else Foretelling(self.terms.terms)
-        self.run = self.terms.run(ReplicaFirst(self.strategy), pick=self.rng.randrange)
+        self.run = self.terms.run(ReplicaFirst(self.strategy), pick=self._pick)
+        self.slow = set(self.rng.sample(SLOW, self.rng.choice((0, 0, 1, 2))))
+        self.slow_to = self.rng.choice((None, *sorted(self.run.lead.members.alive)))
+        self.leads = 0
         count = self.rng.randrange(2, 7)
         self.plan = [(self.rng.choice(KINDS), self.rng.randrange(1, 500)) for _ in range(count)]
         self.plan.insert(0, ("anywhere", self.rng.randrange(250, 500)))  # a wave counts first
@@ -166,6 +186,18 @@ class Losing:
             runtime.run(self._after)
         return self.run
 
+    def _pick(self, count: int) -> int:
+        """Any, but one that is slow seldom; so are copies that the lead is to wait for."""
+        waits = self.plan[:1] and self.plan[0][0] == "waits"
+        for _ in range(20 if waits else 6):
+            place = self.rng.randrange(count)
+            to, message = self.run.runtime._pending[place]
+            if waits and isinstance(message, KeepState):
+                continue
+            if type(message).__name__ not in self.slow or self.slow_to not in (None, to):
+                break
+        return place
+
     @property
     def book(self) -> Any:
         return self.run.lead._lead_state.replays
@@ -186,14 +218,19 @@ class Losing:
                 self._gone([seat])
         if self.plan and self.run.lead.phase is not Phase.ENDED:
             kind, left = self.plan[0]
-            if kind not in ("travels", "replays") or self._is_time(kind):
+            if kind not in TIMED or self._is_time(kind):
                 self.plan[0] = (kind, left - 1)
-                if left <= 1 or (kind in ("travels", "replays") and left % 7 == 0):
+                if left <= 1 or (kind in TIMED and left % 7 == 0) or kind == "waits":
                     self.plan.pop(0)
                     self._lose(kind)
 
     def _is_time(self, kind: str) -> bool:
-        if kind == "replays":
+        if kind == "waits":
+            waits = self.book.waiting(self.run.lead.progress.committed)
+            return waits and self.run.lead.phase is Phase.IDLE
+        if kind == "severed":
+            return self._is_time("travels") or self._is_time("replays")
+        if kind in ("replays", "lead replays"):
             replaying = [w for w in self._workers().values() if w._replay is not None]
             return self.run.lead.phase is Phase.REBUILDING and bool(replaying)
         return any(isinstance(message, KeepState) for _, message in self.run.runtime._pending)
@@ -207,7 +244,13 @@ class Losing:
         if kind == "leaves":
             self.run.runtime.post(LEAD, Leaving(seat, workers[seat].life))
             return
+        if kind == "severed":
+            self._sever(seat, self.rng.choice(seats))
+            return
         self.seen[f"lost: {kind}"] += 1
+        if kind in ("lead", "lead replays"):
+            self._change_lead()
+            return
         both = {seat}
         if kind == "pair":
             held = [
@@ -219,6 +262,29 @@ class Losing:
             both |= {self.rng.choice(held)[0]} if held else set()
             self.seen["owner and holder"] += len(both) == 2
         self._gone(sorted(both))
+
+    def _sever(self, one: Address, other: Address) -> None:
+        """Nothing of what any worker says to them comes through, until the lead is told."""
+        pending, cut = self.run.runtime._pending, (one, other)
+        kept = deque((to, m) for to, m in pending if to not in cut or not isinstance(m, BETWEEN))
+        self.seen["severed"] += len(kept) < len(pending)
+        self.run.runtime._pending = kept
+        self.run.runtime.post(LEAD, Severed(one, other))
+
+    def _change_lead(self) -> None:
+        """What it had said arrives first, or not at all."""
+        runtime, sent = self.run.runtime, self.rng.random() < 0.5
+        said = [out for out in runtime._pending if type(out[1]).__name__ in OF_LEAD]
+        for to, message in said if sent else ():
+            runtime._pending.remove((to, message))
+            if to in runtime.actors:
+                runtime.actors[to].deliver(message)
+                runtime._exhaust(to)
+        self.leads += 1
+        if isinstance(self.strategy, Foretelling):
+            self.strategy.expected = None
+        faults = Faults(runtime, lambda tick: ())
+        succeed(self.run, self.leads, sent=sent, faults=faults)
 
     def _gone(self, seats: Collection[Address]) -> None:
         lead = self.run.lead

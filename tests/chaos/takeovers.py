@@ -24,6 +24,9 @@ from tests.tiny import Run, make
 IN_LEADER_PROCESS = (LEAD, LOG, STORE, FAULTS)
 """What lives in the lead's process, and dies with it."""
 
+OF_LEAD = {"Begin", "Commit", "Abort", "Push", "Rebuild", "Rollcall"}
+"""What only a lead says."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -59,6 +62,57 @@ class Shape:
         return make(strategy, terms=terms, strikes=self.strikes, **sizes, **more)
 
 
+def succeed(
+    run: Run, life: int, *, sent: bool, faults: Any, seats: Collection[Address] = ()
+) -> None:
+    """The lead's process is lost, and these seats with it; another of that ``life`` takes over.
+    ``sent``: what it had said by then arrives; else nothing of it."""
+    runtime = run.runtime
+    _drop(run, sent)
+    for seat in seats:
+        runtime.actors[seat] = runtime._spawn(seat, runtime.kill(seat) + 1)  # its replacement
+    runtime._pending = deque(p for p in runtime._pending if p[0] != LEAD)
+    run.store = runtime.actors[STORE] = Store(run.files)
+    runtime.actors[FAULTS] = faults
+    run.lead = runtime.actors[LEAD] = _lead(run, life)
+    runtime._exhaust(LEAD)
+
+
+def _drop(run: Run, sent: bool) -> None:
+    """Of what is under way: all to the lead's process, and what the lead has not sent yet."""
+    runtime = run.runtime
+    if sent:
+        for to, message in runtime._pending:
+            if to == LOG:
+                runtime.actors[LOG].deliver(message)
+    runtime._pending = deque(
+        (to, message)
+        for to, message in runtime._pending
+        if to not in IN_LEADER_PROCESS and (sent or type(message).__name__ not in OF_LEAD)
+    )
+
+
+def _lead(run: Run, life: int) -> Lead:
+    old = run.lead._lead_state
+    records = [json.loads(dumps(record)) for record in run.log.records]
+    made = {
+        version: run.store.note(CHECKPOINT, version)["progress"]["tick"]
+        for version in run.store.offered(CHECKPOINT)
+    }
+    snapshots = {
+        tick: run.store.note(RESUME, tick)["progress"]["committed"]
+        for tick in run.store.offered(RESUME)
+    }
+    told = history(records, made, snapshots)
+    present = {
+        seat: actor.life
+        for seat, actor in run.runtime.actors.items()
+        if isinstance(actor, StageWorker)
+    }
+    takeover = Takeover(life, told, present)
+    return Lead(takeover.members(), old.strategy, old.terms, told.progress, takeover)
+
+
 @dataclass
 class Mutiny:
     """Kills the lead after so many deliveries each time. ``sent``: what it had said by then
@@ -75,7 +129,7 @@ class Mutiny:
         self.run = self.shape.run()
         self.left = deque(self.kills)
         self.lives = dict.fromkeys(self.run.lead.members.alive, 0)
-        self._faults()
+        self.run.runtime.actors[FAULTS] = self._faults()
 
     def play(self) -> Run:
         self.run.runtime.run(self._delivered)
@@ -101,60 +155,14 @@ class Mutiny:
     def _kill(self) -> None:
         if self.run.lead.done or self.run.lead.failure:
             return
-        run, runtime = self.run, self.run.runtime
-        self._drop()
-        for seat in self.seats:
-            life = runtime.kill(seat) + 1
-            runtime.actors[seat] = runtime._spawn(seat, life)  # its replacement
-        self.seats = ()
-        runtime._pending = deque(p for p in runtime._pending if p[0] != LEAD)
         self.lead_life += 1
-        run.store = runtime.actors[STORE] = Store(run.files)
-        self._faults()
-        run.lead = runtime.actors[LEAD] = self._lead()
-        runtime._exhaust(LEAD)
+        succeed(self.run, self.lead_life, sent=self.sent, faults=self._faults(), seats=self.seats)
+        self.seats = ()
 
-    def _drop(self) -> None:
-        """Of what is under way: all to the lead's process, and what the lead has not sent yet."""
-        runtime = self.run.runtime
-        if self.sent:
-            for to, message in runtime._pending:
-                if to == LOG:
-                    runtime.actors[LOG].deliver(message)
-        of_lead = {"Begin", "Commit", "Abort", "Push", "Rebuild", "Rollcall"}
-        runtime._pending = deque(
-            (to, message)
-            for to, message in runtime._pending
-            if to not in IN_LEADER_PROCESS and (self.sent or type(message).__name__ not in of_lead)
-        )
-
-    def _faults(self) -> None:
+    def _faults(self) -> Faults:
         faults = Faults(self.run.runtime, self.shape.strikes)
         faults._struck = self.struck  # whoever kills remembers
-        self.run.runtime.actors[FAULTS] = faults
-
-    def _lead(self) -> Lead:
-        run, old = self.run, self.run.lead
-        records = [json.loads(dumps(record)) for record in run.log.records]
-        made = {
-            version: run.store.note(CHECKPOINT, version)["progress"]["tick"]
-            for version in run.store.offered(CHECKPOINT)
-        }
-        snapshots = {
-            tick: run.store.note(RESUME, tick)["progress"]["committed"]
-            for tick in run.store.offered(RESUME)
-        }
-        told = history(records, made, snapshots)
-        present = {
-            seat: actor.life
-            for seat, actor in run.runtime.actors.items()
-            if isinstance(actor, StageWorker)
-        }
-        takeover = Takeover(self.lead_life, told, present)
-        lead_state = old._lead_state
-        return Lead(
-            takeover.members(), lead_state.strategy, lead_state.terms, told.progress, takeover
-        )
+        return faults
 
 
 @dataclass

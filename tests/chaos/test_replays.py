@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
 
-from checkfree.core.ops import FAULTS
+from checkfree.core.ops import FAULTS, Address
 from checkfree.recovery.exact import REPLAY
+from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.runtime.replay import Replayed, ReplayedFaults, script
 from tests.chaos import SOAK
 from tests.chaos.chaos import measured
+from tests.chaos.everywhere import SEATS, Everywhere, Kill, finished
 from tests.chaos.replays import Losing, Terms
 from tests.chaos.takeovers import told
 
@@ -33,7 +38,8 @@ def test_every_bit_comes_back(chunk: int) -> None:
     assert seen["replays"] >= CHUNK, seen
     assert seen["replays from a wave"] >= (0.8 if SOAK else 0.6) * seen["replays"], seen
     assert seen["lost: travels"] and seen["lost: replays"] and seen["owner and holder"], seen
-    assert seen["left"], seen
+    assert seen["left"] and seen["lost: lead"] and seen["lost: lead replays"], seen
+    assert seen["lost: waits"] and seen["severed"], seen
     assert seen["runs with 5 waves"] >= (0.9 * CHUNK if SOAK else 1), seen
     assert seen["foretold: lost"] and seen["foretold: saved"], seen
 
@@ -78,3 +84,45 @@ def test_with_replicas_the_plans_give_the_same_run(seed: int) -> None:
     again.runtime.run(again.runtime.actors[FAULTS].watch)
     recorded = measured(run)
     assert measured(again)[: len(recorded)] == recorded
+
+
+KEPT = (
+    ReplayTerms(lag=1),
+    ReplayTerms(lag=2, every=2),
+    ReplayTerms(lag=1, log_memory=3 * 2 * 2 * 3 * 4 * 4),  # of three iterations
+    ReplayTerms(lag=2, every=1, copies=2),
+)
+
+
+@pytest.mark.parametrize("kept", KEPT, ids=["often", "by count", "by memory", "two copies"])
+def test_killed_anywhere(kept: ReplayTerms) -> None:
+    """Each seat at each delivery, two at every tenth, and another at each while one is replayed:
+    the same bits, or a refusal where nothing was promised."""
+    torch.set_num_threads(1)
+    plain = Everywhere(kept)
+    expected, count = finished(plain.play()), plain.run.runtime.delivered
+    pairs = list(combinations(SEATS, 2))
+    kills: list[tuple[Kill, ...]] = [((at, (seat,)),) for at in range(1, count) for seat in SEATS]
+    kills += [((at, pair),) for at in range(1, count, 10) for pair in pairs]
+    kills += [
+        ((at, (first,)), (then, (second,)))
+        for at in (count // 2, 3 * count // 4)
+        for first in SEATS
+        for then in _replaying(kept, at, first)
+        for second in SEATS
+    ]
+    ends: Counter[str] = Counter()
+    for case in kills if SOAK else random.Random(repr(kept)).sample(kills, 24):
+        run = Everywhere(kept, case)
+        run.play()
+        end = run.outcome(expected)
+        assert end in ("same", "refused"), (case, end)
+        ends[end] += 1
+    assert ends["same"] >= (0.85 if SOAK else 0.7) * ends.total(), ends
+
+
+def _replaying(kept: ReplayTerms, at: int, seat: Address) -> Sequence[int]:
+    """Deliveries while that seat is replayed, which is lost after so many."""
+    run = Everywhere(kept, ((at, (seat,)),))
+    run.play()
+    return run.replaying

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from checkfree.core.errors import RunFailed
-from checkfree.core.ops import Address
+from checkfree.core.ops import Address, Transfer
 from checkfree.lead import History, Progress, Takeover, history
 from checkfree.messages.control import (
     Commit,
     Joined,
+    Kept,
     Lost,
     Message,
     Rollcall,
@@ -170,6 +171,14 @@ def test_a_worker_answers_no_earlier_lead() -> None:
         worker.deliver(Rollcall(lead))
         (answer,) = worker.advance() or [None]
         assert (answer is not None) == answers
+
+
+def test_a_copy_for_replays_is_no_shadow() -> None:
+    """It arrives while nobody leads, and before anybody has stepped."""
+    takeover = Takeover(3, History(), {ONE: 0, TWO: 0})
+    for what in ("state", "int8"):
+        takeover.deliver(Kept(5, Transfer(ONE, TWO, what), 4))
+    assert [push.keep.what for push in takeover.shadowing().pushes()] == ["int8"]
 
 
 def test_nothing_written_is_a_beginning() -> None:

@@ -142,3 +142,49 @@ def test_a_run_that_began_with_anothers_state(tmp_path: Path) -> None:
     run = checkfree.train(small(tmp_path / "run", base, shared, lost))
     assert run.status == "done", run.reason
     assert run.losses == plain.losses
+
+
+def test_the_snapshot_that_replays_begin_with_is_kept(tmp_path: Path) -> None:
+    """Newer ones push it out before the first wave counts, else."""
+    shared = text(tmp_path / "text")
+    base = {
+        "iterations": 14,
+        "resume": {"every": 1},
+        "recovery": {"name": "replay", "wave_lag": 5},
+    }
+    plain = checkfree.train(small(tmp_path / "plain", base, shared))
+    lost = trace(tmp_path / "lost.json", (9, 2), (10, 0))
+    config = small(tmp_path / "run", base, shared, {"failures": {"scenario": lost}})
+
+    class Stop(Exception):
+        pass
+
+    def stop(record: Any) -> None:
+        if record.kind == "iteration" and record.iteration == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        checkfree.train(config, listeners=[stop])
+    run = checkfree.resume(tmp_path / "run")
+    assert run.status == "done", run.reason
+    assert run.losses == plain.losses[-len(run.losses) :]
+    made = [how for r in of_kind(run.records, "recovery") for how in r["rebuilds"].values()]
+    assert [how["sources"][0]["holder"] for how in made] == ["store", "store"]
+
+
+def test_the_checkpoint_that_replays_begin_with_is_kept(tmp_path: Path) -> None:
+    """All went back to it; what is lost soon after is replayed from it."""
+    shared = text(tmp_path / "text")
+    base = {
+        "iterations": 14,
+        "checkpoint": {"every": 1},
+        "recovery": {"name": "replay", "wave_lag": 4},
+    }
+    plain = checkfree.train(small(tmp_path / "plain", base, shared))
+    all_at_once = [(9, stage) for stage in range(5)]
+    lost = trace(tmp_path / "lost.json", *all_at_once, (12, 2))
+    run = checkfree.train(small(tmp_path / "run", base, shared, {"failures": {"scenario": lost}}))
+    assert run.status == "done", run.reason
+    assert run.losses == plain.losses
+    made = [how["rule"] for r in of_kind(run.records, "recovery") for how in r["rebuilds"].values()]
+    assert made == ["checkpoint"] * 5 + ["replay"]

@@ -27,10 +27,12 @@ STATE = "state"
 
 @dataclass
 class _Copy:
-    """One that is on its way, or has arrived; it counts from that iteration on."""
+    """One that is on its way, or has arrived; it counts from that iteration on. ``epoch``: in which
+    it was ordered last."""
 
     owner: Address
     counts_at: int
+    epoch: int = -1
     arrived: bool = False
 
 
@@ -111,7 +113,8 @@ class ReplayBook:
         if terms.every is not None:
             return committed + 1 - self._base >= terms.every
         if terms.log_memory is not None:
-            return self._fullest() + (terms.lag + 1) * self._most() > terms.log_memory
+            # Ordered with the next iteration, it counts after ``lag`` more: else one too many.
+            return self._fullest() + (terms.lag + 2) * self._most() > terms.log_memory
         return committed + 1 - self._base >= terms.lag
 
     def _unprotected(self, alive: Collection[Address]) -> bool:
@@ -138,8 +141,11 @@ class ReplayBook:
         newest = self.passed.get(max(self.passed, default=-1))
         return max(newest.logged.values(), default=0) if newest else 0
 
-    def orders(self, committed: int, alive: Collection[Address]) -> list[tuple[Transfer, int]]:
-        """Copies that are missing, of the base and of the wave on its way, with their version."""
+    def orders(
+        self, committed: int, alive: Collection[Address], epoch: int = -1
+    ) -> list[tuple[Transfer, int]]:
+        """Copies that are missing, of the base and of the wave on its way, with their version; to
+        be sent in that epoch."""
         if self._terms is None:
             return []
         found = []
@@ -153,15 +159,16 @@ class ReplayBook:
                 for holder in holders(owner.stage, alive, self._terms.copies, having):
                     late = version != self._pending
                     at = committed + self._terms.lag if late else self._counts_at
-                    copy = _Copy(owner, at)
+                    copy = _Copy(owner, at, epoch)
                     self._copies[Source(holder, owner.stage, version)] = copy
                     found.append((Transfer(owner, holder, "state"), version))
         return found
 
-    def kept(self, transfer: Transfer, version: int) -> None:
-        """The holder has it."""
+    def kept(self, transfer: Transfer, version: int, epoch: int = -1) -> None:
+        """The holder has it, which was sent in that epoch: an earlier life of it may have had it,
+        too."""
         copy = self._copies.get(Source(transfer.holder, transfer.owner.stage, version))
-        if copy is not None and copy.owner == transfer.owner:
+        if copy is not None and (copy.owner, copy.epoch) == (transfer.owner, epoch):
             copy.arrived = True
 
     def waiting(self, committed: int) -> bool:
@@ -235,11 +242,12 @@ class ReplayBook:
         self.reached.pop(seat, None)
 
     def unsure(self, seat: Address, committed: int) -> None:
-        """What it has pushed of late may never arrive."""
+        """What it has pushed or was sent of late may never arrive: all that is not known to be
+        there, and what does not count yet."""
         self._copies = {
             copy: how
             for copy, how in self._copies.items()
-            if how.owner != seat or how.counts_at <= committed
+            if seat not in (how.owner, copy.holder) or (how.arrived and how.counts_at <= committed)
         }
 
     def rebuilt(self, repair: Repair) -> None:
@@ -307,7 +315,8 @@ class ReplayBook:
             for stage, version in has.copies:
                 if version == since:
                     owner = Address(stage)
-                    self._copies[Source(seat, stage, version)] = _Copy(owner, 0, arrived=True)
+                    copy = _Copy(owner, 0, arrived=True)
+                    self._copies[Source(seat, stage, version)] = copy
             whole = has.log <= since  # it may have begun with a wave that nobody told others of
             if has.reached is not None and seat not in alive and whole:
                 self.reached[seat] = has.reached
@@ -322,7 +331,10 @@ class ReplayBook:
             frozenset(
                 copy
                 for copy, how in self._copies.items()
-                if copy.version == base and how.counts_at <= committed and copy.holder in alive
+                if copy.version == base
+                and how.arrived
+                and how.counts_at <= committed
+                and copy.holder in alive
             ),
             frozenset(self._clones.get(-1 if base is None else base, ())) & frozenset(alive),
             bool(self.stored),

@@ -1,0 +1,103 @@
+"""What the lead counts on: copies that are known to be there, and logs that have room."""
+
+from __future__ import annotations
+
+from checkfree.core.ops import Address, Course, Source, Transfer
+from checkfree.recovery.replay.book import Passed, ReplayBook
+from checkfree.recovery.replay.terms import ReplayTerms
+
+SEATS = [Address(stage) for stage in range(4)]
+ONE, THREE = SEATS[1], SEATS[3]
+PUSH = Transfer(ONE, THREE, "state")
+BYTES = 100
+"""That each seat logs in an iteration."""
+
+
+def train(book: ReplayBook, iteration: int) -> None:
+    """As the lead does it; copies are ordered and don't arrive."""
+    wave = book.wave(iteration, SEATS, 1000)
+    passed = Passed(Course((), {}), {}, dict.fromkeys(SEATS, BYTES))
+    book.committed(iteration, passed, wave, {})
+    book.orders(iteration + 1, SEATS, 0)
+
+
+def waiting(lag: int = 1) -> ReplayBook:
+    """For the copies of a wave that was ordered in epoch 0."""
+    book = ReplayBook(ReplayTerms(lag), 0, SEATS)
+    at = 0
+    while not book.waiting(at):
+        train(book, at)
+        at += 1
+    return book
+
+
+def ordered(book: ReplayBook, committed: int, epoch: int) -> set[Transfer]:
+    return {transfer for transfer, _ in book.orders(committed, SEATS, epoch)}
+
+
+def test_what_a_lost_owner_was_to_send_is_not_waited_for() -> None:
+    book = waiting()
+    (at,) = book.clones
+    for copy, how in list(book._copies.items()):
+        if how.owner != ONE:
+            book.kept(Transfer(how.owner, copy.holder, "state"), copy.version, how.epoch)
+    assert book.waiting(at + 1)
+    book.lose(ONE, at + 1)
+    assert not book.waiting(at + 1)
+
+
+def test_what_two_lost_between_them_is_ordered_again() -> None:
+    """However late: the lead waits for it by then."""
+    for seat in (ONE, THREE):
+        book = waiting()
+        (at,) = book.clones
+        book.unsure(seat, at + 1)
+        assert PUSH in ordered(book, at + 1, 1)
+
+
+def test_an_earlier_life_of_the_holder_may_have_had_it() -> None:
+    book = waiting()
+    (at,) = book.clones
+    book.lose(THREE, at)
+    assert PUSH in ordered(book, at, 1)
+    book.kept(PUSH, at, 0)  # what it said before it was lost
+    copy = Source(THREE, ONE.stage, at)
+    assert not book._copies[copy].arrived
+    book.kept(PUSH, at, 1)
+    assert book._copies[copy].arrived
+
+
+def test_only_copies_that_are_there_can_be_counted_on() -> None:
+    """A loss while an iteration is committed is repaired before the lead waits for any."""
+    book = ReplayBook(ReplayTerms(1, every=50), 0, SEATS)
+    at = 0
+    while book.base == 0:
+        train(book, at)
+        for copy, how in list(book._copies.items()):
+            book.kept(Transfer(how.owner, copy.holder, "state"), copy.version, how.epoch)
+        at += 1
+        book.settle(at, SEATS)
+    book.lose(THREE, at)
+    book.orders(at, SEATS, 1)
+    seen = book.protection(at + 1, SEATS)
+    assert seen is not None
+    assert {copy.of for copy in seen.copies} == {0, 2, 3}
+    book.kept(PUSH, book.base or 0, 1)
+    seen = book.protection(at + 1, SEATS)
+    assert seen is not None
+    assert {copy.of for copy in seen.copies} == {0, 1, 2, 3}
+
+
+def test_logs_are_full_when_a_wave_counts_and_never_before() -> None:
+    """Room for 2·lag + 1 iterations is enough: all are protected all the time, and use it up."""
+    for lag in (1, 2, 3):
+        for room in range(2 * lag + 1, 2 * lag + 6):
+            book, most = ReplayBook(ReplayTerms(lag, None, room * BYTES), 0, SEATS), 0
+            for at in range(60):
+                book.settle(at, SEATS)
+                assert book.base is not None, (lag, room, at)
+                train(book, at)
+                for copy, how in list(book._copies.items()):
+                    book.kept(Transfer(how.owner, copy.holder, "state"), copy.version, how.epoch)
+                most = max(most, book._fullest())
+            assert most == room * BYTES, (lag, room)
