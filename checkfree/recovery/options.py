@@ -7,6 +7,7 @@ records have them, and what they mean is told there; a new one's fields may stan
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +112,9 @@ class AutoOptions(ShadowOptions, FitOptions, ReplayOptions):
     swap: bool = _R.swap
 
 
+MOST_LAG = 10_000
+"""Iterations between two waves, or until one counts: nobody waits for the replay of more."""
+
 MOST_AHEAD = 10.0
 """``recovery.shadow_ahead``: with any more, all restarts go as far as they may."""
 
@@ -137,10 +141,10 @@ def check_recovery(config: RecoveryConfig) -> None:
 
 def _check_replay(config: RecoveryConfig) -> None:
     for key in ("log_memory", "wave_every", "wave_lag"):
-        value = getattr(config, key)
-        if value is not None and value < 1:
+        value, most = getattr(config, key), sys.maxsize if key == "log_memory" else MOST_LAG
+        if value is not None and not 1 <= value <= most:
             what = "bytes" if key == "log_memory" else "iterations"
-            raise BadInput(f"recovery.{key}={value}: expected {what}, 1 or more, or null")
+            raise BadInput(f"recovery.{key}={value}: expected {what}, 1 to {most}, or null")
     if not 0 < config.wave_budget < float("inf"):
         raise BadInput(
             f"recovery.wave_budget={config.wave_budget}: expected a share of the activations' and "

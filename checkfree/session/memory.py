@@ -91,7 +91,7 @@ def _replayable(config: Config, sizes: Sizes, stage: int) -> int:
         return 0
     microbatches = math.ceil(config.microbatches / config.replicas)
     each = microbatches * (sizes.activation + sizes.gradient)
-    since = (recovery.wave_every or recovery.wave_lag) + recovery.wave_lag
+    since = (recovery.wave_every or recovery.wave_lag + 1) + recovery.wave_lag
     log = since * each if recovery.log_memory is None else recovery.log_memory
     log = min(log, config.iterations * each)
     return log + 2 * (1 + recovery.copies) * sizes.state(stage, moments=True)

@@ -129,12 +129,14 @@ def _replayed(config: Config, recovery: RecoveryConfig) -> RecoveryConfig:
     largest = max(sizes.state(stage, moments=True) for stage in range(config.stages + 1))
     budget = recovery.wave_budget * config.microbatches * both
     lag = recovery.wave_lag or math.ceil(largest / budget) + 1
-    least = (lag + 2) * math.ceil(config.microbatches / config.replicas) * both
+    reach = lag + (recovery.wave_every or lag + 1)  # from one wave until the next one counts
+    least = reach * math.ceil(config.microbatches / config.replicas) * both
     if recovery.log_memory is not None and recovery.log_memory < least:
+        keys = "recovery.wave_lag" + (" or recovery.wave_every" if recovery.wave_every else "")
         raise BadInput(
-            f"recovery.log_memory={recovery.log_memory}: a copy counts {lag} iterations after it "
-            f"was made, and logs have to reach back behind it: at least {least} bytes, or a "
-            "smaller recovery.wave_lag"
+            f"recovery.log_memory={recovery.log_memory}: logs have to reach back over {reach} "
+            f"iterations, until the copies of a wave count: at least {least} bytes, or a smaller "
+            f"{keys}"
         )
     return replace(recovery, wave_lag=lag)
 

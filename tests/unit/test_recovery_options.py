@@ -12,6 +12,7 @@ from checkfree.core.config import RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.recovery.registry import STRATEGIES, StrategySpec, spec_of
 from checkfree.recovery.strategy import Strategy
+from checkfree.session.sizes import recovery_of
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -77,3 +78,35 @@ def test_each_option_is_some_strategy_s() -> None:
 def test_what_no_run_can_take_is_refused_as_it_is_loaded(word: str, why: str) -> None:
     with pytest.raises(BadInput, match=why):
         load(None, [word])
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("recovery.copies=3", "expected 1 or 2"),
+        ("recovery.copies=0", "expected 1 or 2"),
+        ("recovery.wave_every=0", "expected iterations, 1 to"),
+        ("recovery.wave_lag=-1", "expected iterations, 1 to"),
+        ("recovery.wave_lag=99999999999999999999", "expected iterations, 1 to"),
+        ("recovery.log_memory=0", "expected bytes, 1 to"),
+        ("recovery.wave_budget=0", "expected a share"),
+        ("recovery.wave_budget=nan", "expected a share"),
+        ("recovery.wave_lag=two", "expected a whole number"),
+    ],
+)
+def test_what_replays_are_told_is_looked_at(word: str, told: str) -> None:
+    with pytest.raises(BadInput, match=told) as error:
+        load("demo", ["recovery=replay", word])
+    assert word.partition("=")[0] in str(error.value)
+
+
+def test_a_log_that_reaches_back_over_no_wave_is_refused() -> None:
+    """With what would do, for ``auto`` too."""
+    for name in ("replay", "auto"):
+        config = load("demo", [f"recovery={name}", "recovery.log_memory=1000"])
+        with pytest.raises(BadInput, match=r"at least \d+ bytes, or a smaller recovery\.wave_lag"):
+            recovery_of(config)
+    two = load("demo", ["recovery=replay", "recovery.copies=2", "stages=1", "model.blocks=6"])
+    with pytest.raises(BadInput, match=r"recovery\.copies=1, or more stages"):
+        recovery_of(two)
+    assert recovery_of(load("demo", ["recovery=auto"])).wave_lag is None
