@@ -4,7 +4,7 @@
 
 The demo's model in one process on one thread, with ``recovery=replay`` and with ``recovery=none``
 in turn: CPU and wall seconds, as the ratio of their medians with a 95 % bootstrap interval (to be
-≤ 1.02), with a wave every eighth of a run. Then a stage is lost again and again: a replayed
+≤ 1.02), with two waves in each run. Then a stage is lost again and again: a replayed
 iteration over what the seat took for its own forwards, backwards and step (to be ≤ 1.1).
 """
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--replays", type=int, default=20)
     parser.add_argument("words", nargs="*", metavar="key=value", help="of the configuration")
     given = parser.parse_args()
-    waves = max(1, given.iterations // 8)
+    waves = max(1, given.iterations // 3)
     words = [*NOTHING_ELSE, f"iterations={given.iterations}", *given.words]
     on = [*words, "recovery=replay", f"recovery.wave_every={waves}", "recovery.wave_lag=2"]
     with settled(1), tempfile.TemporaryDirectory() as folder:
