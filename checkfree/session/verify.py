@@ -29,7 +29,7 @@ from checkfree.failures import render_trace
 from checkfree.lead import Progress
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import temporary_folder
-from checkfree.runtime.replay import Replayed, ReplayedFaults, Step, script
+from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, Step, script
 from checkfree.session.assemble import Assembly, make_worker_context
 from checkfree.session.equipment import equipment
 from checkfree.session.job import Job, check_same, of_config
@@ -163,14 +163,14 @@ def _assembled(run: Recording, session: Session) -> Assembly:
     quiet = replace(run.config, failures=FailuresConfig("none"), resume=ResumeConfig(0))
     context = make_worker_context(quiet, job.blueprint, job.feeds)
     return session.assemble(
-        replace(context, strategy=Replayed(context.strategy, run.steps)),
+        replace(context, strategy=RecordedRepairs(context.strategy, run.steps)),
         terms=terms_of(quiet, job.blueprint.tokens),
         strikes=lambda tick: (),
     )
 
 
 def _train(run: Recording, assembly: Assembly, comparison: _Comparison) -> None:
-    faults = ReplayedFaults(assembly.runtime, run.steps)
+    faults = RecordedFaults(assembly.runtime, run.steps)
     assembly.runtime.actors[FAULTS] = faults
     try:
         comparison.begin()

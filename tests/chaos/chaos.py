@@ -16,7 +16,7 @@ from checkfree.messages.control import Message
 from checkfree.pipeline import gpipe, one_f_one_b
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
-from checkfree.runtime.replay import Replayed, ReplayedFaults, script
+from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, script
 from checkfree.worker import StageWorker
 from tests.tiny import Run, make
 
@@ -125,7 +125,7 @@ def replay(plan: Plan, run: Run) -> Run:
     plain = [json.loads(dumps(record)) for record in run.log.records]
     steps = script(plain)
     again = plan.run(
-        Replayed(plan.strategy(), steps), faults=lambda host: ReplayedFaults(host, steps)
+        RecordedRepairs(plan.strategy(), steps), faults=lambda host: RecordedFaults(host, steps)
     )
     again.runtime.run(again.runtime.actors[FAULTS].watch)
     return again

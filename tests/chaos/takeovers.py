@@ -16,7 +16,7 @@ from checkfree.messages.control import CHECKPOINT, RESUME, Leaving, Message, Rol
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.faults import Faults
-from checkfree.runtime.replay import Replayed, ReplayedFaults, script
+from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, script
 from checkfree.runtime.store import Store
 from checkfree.worker import StageWorker
 from tests.tiny import Run, make
@@ -139,8 +139,8 @@ class Mutiny:
         """From its plans, with one lead throughout."""
         steps = script(told(self.run))
         again = self.shape.run(
-            strategy=Replayed(self.shape.strategy(), steps),
-            faults=lambda host: ReplayedFaults(host, steps),
+            strategy=RecordedRepairs(self.shape.strategy(), steps),
+            faults=lambda host: RecordedFaults(host, steps),
         )
         again.runtime.run(again.runtime.actors[FAULTS].watch)
         return again

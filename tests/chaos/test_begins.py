@@ -14,7 +14,7 @@ from checkfree.core.ops import FAULTS
 from checkfree.core.records import dumps
 from checkfree.messages.control import INIT
 from checkfree.messages.tensors import StageState
-from checkfree.runtime.replay import Replayed, ReplayedFaults, script
+from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, script
 from checkfree.worker import StageWorker
 from tests.chaos.chaos import Chaos, Plan, measured
 from tests.chaos.test_last_rung import TERMS, last
@@ -87,8 +87,8 @@ def test_every_run_begins_with_it_ends_and_equals_its_replay(chunk: int) -> None
 def replayed(plan: Plan, run: Run) -> Run:
     """From its plans, begun as one process begins."""
     steps = script([json.loads(dumps(record)) for record in run.log.records])
-    strategy = Replayed(plan.strategy(), steps)
-    again = plan.run(strategy, faults=lambda host: ReplayedFaults(host, steps))
+    strategy = RecordedRepairs(plan.strategy(), steps)
+    again = plan.run(strategy, faults=lambda host: RecordedFaults(host, steps))
     filled(plan, again)
     began = run.of_kind("plan")[0].members
     for seat in [seat for seat in again.lead.members.alive if str(seat) not in began]:

@@ -14,7 +14,7 @@ import torch
 from checkfree.core.ops import FAULTS, Address
 from checkfree.recovery.exact import REPLAY
 from checkfree.recovery.replay.terms import ReplayTerms
-from checkfree.runtime.replay import Replayed, ReplayedFaults, script
+from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, script
 from tests.chaos import SOAK
 from tests.chaos.chaos import measured
 from tests.chaos.everywhere import SEATS, Everywhere, Kill, finished
@@ -62,7 +62,8 @@ def test_a_ladder_replays_what_it_can() -> None:
         assert not any(rule == REPLAY for m in made for rule, _ in m.rejected), seed
         steps = script(told(run))
         again = losing.terms.run(
-            Replayed(losing.strategy, steps), faults=lambda host, s=steps: ReplayedFaults(host, s)
+            RecordedRepairs(losing.strategy, steps),
+            faults=lambda host, s=steps: RecordedFaults(host, s),
         )
         again.runtime.run(again.runtime.actors[FAULTS].watch)
         recorded = measured(run)
@@ -79,7 +80,7 @@ def test_with_replicas_the_plans_give_the_same_run(seed: int) -> None:
     losing.check_end()
     steps = script(told(run))
     again = terms.run(
-        Replayed(losing.strategy, steps), faults=lambda host: ReplayedFaults(host, steps)
+        RecordedRepairs(losing.strategy, steps), faults=lambda host: RecordedFaults(host, steps)
     )
     again.runtime.run(again.runtime.actors[FAULTS].watch)
     recorded = measured(run)

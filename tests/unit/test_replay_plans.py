@@ -21,7 +21,14 @@ from checkfree.core.ops import (
 )
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.exact import REPLAY
-from checkfree.recovery.replay.plan import holders, replays, senders, survives
+from checkfree.recovery.replay.plan import (
+    holders,
+    replays,
+    replays_of_some,
+    senders,
+    survives,
+    unprotected,
+)
 
 A = Address
 BASE, COMMITTED = 4, 9
@@ -109,6 +116,36 @@ def test_an_owner_with_its_holder_is_refused_and_named() -> None:
 
 def test_without_a_base_there_is_no_replay() -> None:
     assert "before a copy of every stage" in refused(protected(base=None), A(2))
+    assert not survives({A(2)}, protected(base=None))
+    assert survives((), protected(base=None))
+
+
+def test_which_stages_could_not_be_replayed() -> None:
+    assert unprotected(protected()) == ()
+    assert unprotected(protected(base=None)) == (0, 1, 2, 3, 4, 5)
+    assert unprotected(protected(copies=frozenset({Source(A(5), 2, BASE)}))) == (0, 1, 3, 4, 5)
+    assert unprotected(protected(since={2: BASE + 1})) == (2,)
+
+
+def test_as_many_as_can_be_are_replayed() -> None:
+    wide, lost = protected(8), {A(4), A(8)}  # 8 held the copy of 4, and 3 has that of 8
+    assert isinstance(replays(lost, without(wide, *lost)), Refusal)
+    made = replays_of_some(lost, without(wide, *lost), frozenset())
+    assert isinstance(made, Repair)
+    assert made.rebuild == {A(8): Recipe(REPLAY, (Source(A(3), 8, BASE),))}
+    beside = {A(3), A(4), A(8)}  # 3 needs what 4 sent, and 4 is gone with its copy
+    made = replays_of_some(beside, without(wide, *beside), frozenset())
+    assert isinstance(made, Refusal)
+
+
+def test_what_was_made_anew_is_not_replayed_past_that() -> None:
+    """But what it sent before, it can make once more for others."""
+    assert "was made anew after 6 iterations" in refused(protected(since={2: 6}), A(2))
+    logs = {A(stage): BASE for stage in range(6)} | {A(3): 6}
+    made = planned(protected(since={3: 6}, logs=logs), A(2))
+    assert made.relogs[A(3)].until == 6
+    late = {**logs, A(3): 8}
+    assert "stage 3 was made anew" in refused(protected(since={3: 6}, logs=late), A(2))
 
 
 def test_the_store_and_the_seed_need_no_holder() -> None:

@@ -22,8 +22,6 @@ from checkfree.recovery.exact import EXACT, REPLAY
 from checkfree.recovery.replay.plan import holders
 from checkfree.recovery.replay.terms import ReplayTerms
 
-STATE = "state"
-
 
 @dataclass
 class _Copy:

@@ -122,6 +122,8 @@ def _starts(
     """By stage: all that has to compute for those that are ``gone``, so that nobody waits for what
     nobody has."""
     have = view.protection
+    if not gone:
+        return {}
     if have is None or have.base is None:
         return Refusal(
             f"stage {gone[0]} is lost before a copy of every stage was on another's seat: "

@@ -10,8 +10,7 @@ import pytest
 from checkfree.core.ops import LEAD, STORE, Address, StateId
 from checkfree.messages.control import HANDOVER
 from checkfree.recovery.exact import BACK
-from checkfree.runtime import replay
-from checkfree.runtime.replay import ReplayedFaults, script
+from checkfree.runtime.recorded import RecordedFaults, script
 
 ONE, TWO = Address(0), Address(1)
 STEP = {"kind": "iteration"}
@@ -60,7 +59,7 @@ def test_whoever_comes_back_while_others_are_repaired_has_its_state(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two repairs, one at once after the other: nobody is struck before the second."""
-    monkeypatch.setattr(replay, "StageWorker", Had)
+    monkeypatch.setattr("checkfree.runtime.recorded.StageWorker", Had)
 
     def back(seat: str) -> dict[str, Any]:
         source = {"holder": seat, "stage": int(seat[0]), "version": 1}
@@ -81,7 +80,7 @@ def test_whoever_comes_back_while_others_are_repaired_has_its_state(
     host = SimpleNamespace(
         actors=actors, post=lambda *said: None, kill=lambda seat: None, join=join
     )
-    faults = ReplayedFaults(host, steps)  # type: ignore[arg-type]
+    faults = RecordedFaults(host, steps)  # type: ignore[arg-type]
     faults._strike(1, 1)
     assert {seat: had.brought for seat, had in came.items()} == {
         ONE: [(StateId(ONE, 0, 1), "state of 0.0")],

@@ -191,7 +191,7 @@ def _exactly(seat: Address, recipe: Recipe, committed: int) -> Recipe:
     return Recipe(BACK, (Source(seat, seat.stage, committed),))
 
 
-class ReplayedFaults:
+class RecordedFaults:
     """Strikes as recorded: after as many losses as then, and before whatever would make another.
 
     ``watch`` has to see each delivery of a runtime that delivers in order.
@@ -347,7 +347,7 @@ class ReplayedFaults:
         return worker
 
 
-class Replayed(Wrapper):
+class RecordedRepairs(Wrapper):
     """A strategy whose repairs are those that a run recorded."""
 
     def __init__(self, inner: Strategy, steps: Sequence[Step]):
