@@ -74,7 +74,7 @@ def succeed(
     runtime._pending = deque(p for p in runtime._pending if p[0] != LEAD)
     run.store = runtime.actors[STORE] = Store(run.files)
     runtime.actors[FAULTS] = faults
-    run.lead = runtime.actors[LEAD] = _lead(run, life)
+    run.lead = runtime.actors[LEAD] = next_lead(run, life)
     runtime._exhaust(LEAD)
 
 
@@ -92,7 +92,8 @@ def _drop(run: Run, sent: bool) -> None:
     )
 
 
-def _lead(run: Run, life: int) -> Lead:
+def next_lead(run: Run, life: int) -> Lead:
+    """One that takes over what is written down and who is present."""
     old = run.lead._lead_state
     records = [json.loads(dumps(record)) for record in run.log.records]
     made = {

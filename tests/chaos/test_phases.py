@@ -18,7 +18,7 @@ from checkfree.messages.tensors import StageState
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 from checkfree.recovery.wrappers import make_strategy
 from tests.chaos.chaos import Chaos, Plan
-from tests.chaos.takeovers import Mutiny, Shape
+from tests.chaos.takeovers import Mutiny, Shape, next_lead
 from tests.chaos.test_leaving import Leavers
 from tests.tiny import make
 
@@ -95,7 +95,7 @@ def test_every_move_is_in_the_table_and_happens(seen: Moves) -> None:
     shape = Shape("checkpoint")
     mutiny = Mutiny(shape, [20], sent=True)
     mutiny.play()
-    interrupted = mutiny._lead()
+    interrupted = next_lead(mutiny.run, mutiny.lead_life)
     interrupted.deliver(Stop())
     assert interrupted.phase is Phase.ENDED and interrupted.stopped
     diverged()
