@@ -34,6 +34,11 @@ from checkfree.recovery.exact import REPLAY
 
 EVENTS = 10
 
+NO_MEMORY = (
+    "this machine has not the memory for logs and copies: nothing is replayed, lost stages are "
+    "restarted from shadows (recovery.log_memory=0)"
+)
+
 
 class Display:
     """A listener of records. Use as a context: the panel is gone, its last state printed, after.
@@ -81,6 +86,8 @@ class Display:
             case ConfigRecord():
                 if line := render_text(record.data, record.text):
                     self._say(Text(line, style="yellow"))
+                if record.config["recovery"].get("log_memory") != self._config.recovery.log_memory:
+                    self._say(Text(NO_MEMORY, style="yellow"))
                 if record.init:
                     self._event(begins_from(record.init, self._config), "cyan")
             case IterationRecord():

@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -22,9 +22,11 @@ from checkfree.config.check import check, check_data_keys
 from checkfree.config.parts import permitted
 from checkfree.core.config import Config, InitConfig, RecoveryConfig
 from checkfree.core.errors import BadInput
+from checkfree.core.formats import SIGNS
 from checkfree.core.typed import as_config, written
 from checkfree.failures import SAMPLERS, presets
 from checkfree.plugins import known, packages
+from checkfree.recovery.options import AUTO
 from checkfree.recovery.registry import STRATEGIES
 
 LONGEST_PATH = 1000
@@ -60,7 +62,7 @@ def load(
     name. Raises BadInput for a missing or malformed file, an unknown key, a wrong type, a value
     that no run can take, or a key that the data don't read.
     """
-    config = _load(path, overrides, allow)
+    config = _made(open_source(path), overrides, allow)
     check_data_keys(config.data)
     return config
 
@@ -68,14 +70,34 @@ def load(
 def load_saved(path: Path, allow: Collection[str] = ()) -> Config:
     """The configuration that a run wrote into its folder. Raises BadInput, but not for a key that
     its data don't read: older versions took them."""
-    return _load(path, (), allow)
-
-
-def _load(path: str | Path | None, overrides: Sequence[str], allow: Collection[str]) -> Config:
     source = open_source(path)
+    return _made(replace(source, tree=as_recorded(source.tree)), (), allow)
+
+
+def _made(source: ConfigSource, overrides: Sequence[str], allow: Collection[str]) -> Config:
     config = build(over(source.tree, expand(parse_words(overrides))))
     config = permitted(config, {*allow, *packages(overrides)})
-    return dataclasses.replace(config, out=placed(config.out, source.name))
+    return replace(config, out=placed(config.out, source.name))
+
+
+def as_recorded(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A configuration that a run has kept, with what keys meant that it lacks: mostly their
+    defaults, but older versions moved no shadow on, and their ``auto`` replayed nothing."""
+    recovery = tree.get("recovery")
+    if not isinstance(recovery, Mapping):
+        return tree
+    name = str(recovery.get("name"))
+    meant: dict[str, Any] = {}
+    if name in STRATEGIES and "shadow_ahead" in STRATEGIES[name].options:
+        signs = recovery.get("shadow_format") == SIGNS
+        meant["shadow_ahead"] = 0.0 if signs else RecoveryConfig.shadow_ahead
+    meant["log_memory"] = 0 if name == AUTO else RecoveryConfig.log_memory
+    return {**tree, "recovery": {**meant, **_without_null(recovery)}}
+
+
+def _without_null(recovery: Mapping[str, Any]) -> dict[str, Any]:
+    """The section without ``log_memory: null``, the default of a version before it was ``auto``."""
+    return {k: v for k, v in recovery.items() if k != "log_memory" or v is not None}
 
 
 def open_source(path: str | Path | None) -> ConfigSource:
@@ -138,7 +160,7 @@ def _options_apart(tree: Mapping[str, Any]) -> Mapping[str, Any]:
         told = written(section["options"])
         raise BadInput(f"recovery.options={told}: expected keys, as in recovery.options.by=0.5")
     options = {**(section.get("options") or {}), **{key: section[key] for key in apart}}
-    kept = {key: value for key, value in section.items() if key not in apart}
+    kept = {key: value for key, value in _without_null(section).items() if key not in apart}
     return {**tree, "recovery": {**kept, **({"options": options} if options else {})}}
 
 

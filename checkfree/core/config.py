@@ -169,11 +169,11 @@ class RecoveryConfig:
     """auto: train a ``share`` of the microbatches with swapped ends, so that swap partners can
     stand in for each other."""
 
-    log_memory: Optional[int] = None
+    log_memory: Any = "auto"
     """replay, auto: bytes that each seat's log of what it sent may take. The fuller it is by then,
     the sooner the next *wave* comes, in which every stage puts an exact copy of itself on another's
-    seat, and logs begin anew. None: for ``replay`` what about twice ``wave_lag`` iterations take;
-    ``auto`` replays nothing then."""
+    seat, and logs begin anew. ``auto``: what about twice ``wave_lag`` iterations take. With 0, the
+    strategy ``auto`` replays nothing, which it also does if this machine has not the memory."""
 
     wave_every: Optional[int] = None
     """replay, auto: iterations between two waves; None: as ``log_memory`` asks for."""

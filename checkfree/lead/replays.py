@@ -43,4 +43,5 @@ def again(
         book.stored or RESUME,
         aside,
         digest if version == until and not aside else None,
+        book.logged(seat.stage, seats) if aside else {},
     )

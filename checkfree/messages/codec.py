@@ -37,7 +37,7 @@ from checkfree.messages.wire import FIELDS, Form, Named, tagged
 
 __all__ = ["PREFIX", "VERSION", "Limits", "Malformed", "buffer", "decode", "encode", "measure"]
 
-VERSION = 6
+VERSION = 7
 PREFIX = 16
 """Bytes that tell the size of the message that they begin."""
 

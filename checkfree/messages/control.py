@@ -218,7 +218,9 @@ class Again:
 
     ``seats`` are those that may have sent it something then, and ``clones`` versions to keep a copy
     of. ``area``: where the store has what it begins with. ``aside``: the seat keeps what it has,
-    for this only makes its log whole. ``digest``: of what has to come out, if that is known.
+    for this only makes its log whole; ``logged`` are those of its stage that have what they sent in
+    their own since these versions, itself too. ``digest``: of what has to come out, if that is
+    known.
     """
 
     start: int
@@ -229,6 +231,7 @@ class Again:
     area: str = RESUME
     aside: bool = False
     digest: int | None = None
+    logged: Mapping[Address, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

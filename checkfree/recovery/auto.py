@@ -4,7 +4,7 @@
 rung                    needs
 ======================  ================================================================
 (a replica)             a living twin: always tried first, see ``wrappers.py``
-replay                  ``log_memory``, a copy, and whoever has sent the stage something since then
+replay                  an exact copy, and whoever has sent the stage something since then
 shadow                  its holder
 partner copy            swap training, and the partner
 fitted average          the seats before and after it, with what they hold; a body stage
@@ -237,7 +237,7 @@ def auto(options: AutoOptions) -> Ladder:
         fitting=Fitting.of(options),
         checked=True,
         share=options.share if options.swap else None,
-        replaying=None if options.log_memory is None else ReplayTerms.of(options),
+        replaying=None if options.log_memory == 0 else ReplayTerms.of(options),
     )
     return Ladder((RULE, PARTNER, FITTED, NEAREST), rules)
 

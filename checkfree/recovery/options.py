@@ -14,6 +14,7 @@ from typing import Any
 from checkfree.core.config import RecoveryConfig
 from checkfree.core.errors import BadInput, one_of
 from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS
+from checkfree.core.typed import written
 from checkfree.pipeline.routes import check_share
 
 SHADOW_FORMATS = {
@@ -26,6 +27,7 @@ SHADOW_FORMATS = {
 """``recovery.shadow_format``, and how that is written."""
 
 AUTO = "auto"
+"""The strategy; and of a key, that its value is found."""
 
 _R = RecoveryConfig
 
@@ -95,9 +97,9 @@ class FitOptions(WeightedOptions):
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """``replay``, and ``auto`` where ``log_memory`` is given."""
+    """``replay``, and ``auto`` unless ``log_memory`` is 0."""
 
-    log_memory: int | None = _R.log_memory
+    log_memory: Any = _R.log_memory
     wave_every: int | None = _R.wave_every
     wave_lag: int | None = _R.wave_lag
     wave_budget: float = _R.wave_budget
@@ -140,11 +142,17 @@ def check_recovery(config: RecoveryConfig) -> None:
 
 
 def _check_replay(config: RecoveryConfig) -> None:
-    for key in ("log_memory", "wave_every", "wave_lag"):
-        value, most = getattr(config, key), sys.maxsize if key == "log_memory" else MOST_LAG
-        if value is not None and not 1 <= value <= most:
-            what = "bytes" if key == "log_memory" else "iterations"
-            raise BadInput(f"recovery.{key}={value}: expected {what}, 1 to {most}, or null")
+    log, least = config.log_memory, 1 if config.name == "replay" else 0
+    if log != AUTO and not (type(log) is int and least <= log <= sys.maxsize):
+        off = "; 0: nothing is replayed" if least == 0 else ""
+        raise BadInput(
+            f"recovery.log_memory={written(log)}: expected auto, or bytes from {least} to "
+            f"{sys.maxsize}{off}"
+        )
+    for key in ("wave_every", "wave_lag"):
+        value = getattr(config, key)
+        if value is not None and not 1 <= value <= MOST_LAG:
+            raise BadInput(f"recovery.{key}={value}: expected iterations, 1 to {MOST_LAG}, or null")
     if not 0 < config.wave_budget < float("inf"):
         raise BadInput(
             f"recovery.wave_budget={config.wave_budget}: expected a share of the activations' and "

@@ -15,20 +15,19 @@ import torch
 from torch import nn
 
 from checkfree.config.check import check
+from checkfree.config.load import as_recorded, flat, load, load_saved, placed, to_tree, to_yaml
 from checkfree.config.load import build as build_config
-from checkfree.config.load import flat, load, load_saved, placed, to_tree, to_yaml
 from checkfree.config.parts import origins, permitted, running
 from checkfree.config.places import INIT_RUN, PLACES, moved, moves
-from checkfree.core.config import Config, RecoveryConfig
+from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
-from checkfree.core.formats import SIGNS
 from checkfree.core.records import RECORDS, ConfigRecord, read
 from checkfree.core.typed import written
 from checkfree.data import open_data
 from checkfree.failures import CLOCK, is_trace_file
 from checkfree.messages.control import Purpose
 from checkfree.plugins import OUTSIDE, origin, packages
-from checkfree.recovery.registry import STRATEGIES, spec_of
+from checkfree.recovery.registry import spec_of
 from checkfree.runtime.files import write_whole
 from checkfree.runtime.folder import CONFIG
 from checkfree.runtime.recorder import Listener
@@ -232,16 +231,10 @@ def write_places(job: Job) -> None:
 
 
 def recorded_config(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A run's configuration as its records have it. One of an older version lacks keys, and means
-    their defaults; but it moved no shadow on."""
-    recovery = tree.get("recovery")
-    name = recovery.get("name") if isinstance(recovery, Mapping) else None
-    spec = STRATEGIES.get(str(name))
-    if isinstance(recovery, Mapping) and spec is not None and "shadow_ahead" in spec.options:
-        was = 0.0 if recovery.get("shadow_format") == SIGNS else RecoveryConfig.shadow_ahead
-        tree = {**tree, "recovery": {"shadow_ahead": was, **recovery}}
+    """A run's configuration as its records have it, with the keys that they lack; as it is, if no
+    version of ours can have written it."""
     try:
-        return to_tree(build_config(tree))
+        return to_tree(build_config(as_recorded(tree)))
     except BadInput:
         return tree
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from checkfree.config.check import recomputed
@@ -16,7 +17,7 @@ from checkfree.core.units import render_bytes
 from checkfree.data.tokenizers import open_tokenizer
 from checkfree.pipeline import peak_losses, peak_stash
 from checkfree.pipeline.routes import in_order
-from checkfree.recovery.options import SHADOW_FORMATS
+from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import spec_of
 from checkfree.session.sizes import own_sizes, recovery_of, replays
 from checkfree.session.terms import scheduler_of
@@ -92,7 +93,7 @@ def _replayable(config: Config, sizes: Sizes, stage: int) -> int:
     microbatches = math.ceil(config.microbatches / config.replicas)
     each = microbatches * (sizes.activation + sizes.gradient)
     since = (recovery.wave_every or recovery.wave_lag + 1) + recovery.wave_lag
-    log = since * each if recovery.log_memory is None else recovery.log_memory
+    log = since * each if recovery.log_memory == AUTO else recovery.log_memory
     log = min(log, config.iterations * each)
     return log + 2 * (1 + recovery.copies) * sizes.state(stage, moments=True)
 
@@ -109,9 +110,8 @@ def least_bytes(config: Config) -> int:
 
 
 def check_fits(config: Config, at_once: int = 1) -> None:
-    """Raise BadInput if this machine has not the memory for so many of these runs ``at_once``. A
-    CUDA device tells by itself that it is full."""
-    if any(device != "cpu" for device in config.devices):
+    """Raise BadInput if this machine has not the memory for so many of these runs ``at_once``."""
+    if not _on_cpu(config):
         return
     wanted, free = at_once * least_bytes(config), available()
     if wanted > free:
@@ -119,9 +119,31 @@ def check_fits(config: Config, at_once: int = 1) -> None:
         raise BadInput(
             f"at least {render_bytes(wanted)} of memory{runs}, and {render_bytes(free)} are "
             f"available: lower {'--workers, ' if at_once > 1 else ''}"
-            f"{'recovery.log_memory, ' if replays(config.recovery) else ''}batch, model.context or "
-            "model.width, or spread the stages over machines by checkfree swarm"
+            f"{_of_replays(config)}batch, model.context or model.width, or spread the stages over "
+            "machines by checkfree swarm"
         )
+
+
+def _of_replays(config: Config) -> str:
+    if not replays(config.recovery):
+        return ""
+    return "recovery.log_memory, " if spec_of(config.recovery).exact else "recovery.log_memory=0, "
+
+
+def within_memory(config: Config) -> Config:
+    """The configuration of a new run; one of ``auto`` without logs and copies for replays, if it
+    finds by itself how much they take and this machine has the memory only without them."""
+    recovery = config.recovery
+    found = spec_of(recovery).exact or recovery.log_memory != AUTO or not replays(recovery)
+    if found or not _on_cpu(config):
+        return config
+    without = replace(config, recovery=replace(recovery, log_memory=0))
+    return without if least_bytes(config) > available() >= least_bytes(without) else config
+
+
+def _on_cpu(config: Config) -> bool:
+    """A CUDA device tells by itself that it is full."""
+    return all(device == "cpu" for device in config.devices)
 
 
 def room_for(config: Config, available: int) -> int:

@@ -112,8 +112,7 @@ def recovery_of(config: Config) -> RecoveryConfig:
 
 def replays(recovery: RecoveryConfig) -> bool:
     """Logs and copies are kept, so that lost stages can be replayed."""
-    spec = spec_of(recovery)
-    return "wave_lag" in spec.options and (spec.exact or recovery.log_memory is not None)
+    return "wave_lag" in spec_of(recovery).options and recovery.log_memory != 0
 
 
 def _replayed(config: Config, recovery: RecoveryConfig) -> RecoveryConfig:
@@ -131,7 +130,7 @@ def _replayed(config: Config, recovery: RecoveryConfig) -> RecoveryConfig:
     lag = recovery.wave_lag or math.ceil(largest / budget) + 1
     reach = lag + (recovery.wave_every or lag + 1)  # from one wave until the next one counts
     least = reach * math.ceil(config.microbatches / config.replicas) * both
-    if recovery.log_memory is not None and recovery.log_memory < least:
+    if recovery.log_memory != AUTO and recovery.log_memory < least:
         keys = "recovery.wave_lag" + (" or recovery.wave_every" if recovery.wave_every else "")
         raise BadInput(
             f"recovery.log_memory={recovery.log_memory}: logs have to reach back over {reach} "

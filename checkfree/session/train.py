@@ -17,6 +17,7 @@ from checkfree.core.errors import BadInput
 from checkfree.runtime import folder as folders
 from checkfree.runtime.recorder import Listener
 from checkfree.session.job import Job, any_config, of_config, of_users, with_trace
+from checkfree.session.memory import within_memory
 from checkfree.session.session import Run, Session
 from checkfree.worker import Batches
 
@@ -48,6 +49,8 @@ def train(
     check_data_keys(made.data)
     if not isinstance(config, Config):  # which says by itself whose code may run
         made = permitted(made, named(made))
+    if stages is None:
+        made = within_memory(made)
     job = _job(made, Path(made.out), stages, batches, validation, listeners)
     with Session.create(job) as session:
         session.assemble()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from checkfree.core.records import RECORDS, read
 from checkfree.core.typed import written
 from checkfree.failures import is_trace_file, render_trace
 from checkfree.messages.control import CHECKPOINT, INIT, RESUME, WEIGHTS
+from checkfree.recovery.options import ReplayOptions
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.folder import CONFIG, PICTURE, SUPERSEDED, TRACE, VERSIONS
@@ -148,6 +149,8 @@ def _config_of(path: Path, records: Records) -> Mapping[str, Any]:
     return recorded_config(first["config"])
 
 
+_LOGS = frozenset(field.name for field in fields(ReplayOptions))
+
 _MEND = "give another --out, or remove it to train it anew"
 
 
@@ -184,9 +187,10 @@ def _is_free(key: str, config: Config) -> bool:
         return config.failures.scenario != "clock" or key == "fleet.price"
     if key == "recovery.shadow_ahead" and config.recovery.shadow_format != SIGNS:
         return True
-    if key.startswith(("recovery.shadow_", "recovery.fit_")):
+    option = key.removeprefix("recovery.")
+    if key.startswith(("recovery.shadow_", "recovery.fit_")) or (option != key and option in _LOGS):
         spec = STRATEGIES.get(config.recovery.name)
-        return spec is None or key.removeprefix("recovery.") not in spec.options
+        return spec is None or option not in spec.options
     return key in ("out", *WHERE)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from checkfree.config.load import as_recorded
 from checkfree.config.places import INIT_RUN, WHERE
 from checkfree.core.errors import BadInput
 from checkfree.core.participants import unequal
@@ -131,7 +132,7 @@ def _is_same(one: Entry, other: Entry) -> bool:
     first, second = one.records[0], other.records[0]
     alike = all(
         key in (*_APART, *WHERE, INIT_RUN) or key.startswith("fleet.")
-        for key, _, _ in differences(first["config"], second["config"])
+        for key, _, _ in differences(as_recorded(first["config"]), as_recorded(second["config"]))
     )
     return alike and _content(first) == _content(second)
 

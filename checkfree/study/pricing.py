@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from checkfree.config.load import build, plain
+from checkfree.config.load import as_recorded, build, plain
 from checkfree.config.parts import origins, permitted
 from checkfree.core.config import Config, FleetConfig
 from checkfree.core.cost import Priced
@@ -40,7 +40,7 @@ class Prices:
 
     def of(self, records: Records) -> Priced:
         """The price of a run. Raises BadInput for one that can't be priced."""
-        config = permitted(build(records[0]["config"]), self.allow)
+        config = permitted(build(as_recorded(records[0]["config"])), self.allow)
         asked = self._asked(config)
         path = self.memory / f"{_key(records, config, asked)}.json"
         try:

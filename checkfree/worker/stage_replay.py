@@ -162,8 +162,15 @@ class StageReplay:
             self.dropped += 1
             return []
         made, attempt.sent = attempt.sent, []
+        iteration = attempt.ticket.iteration
+        if self._is_logged(old, iteration):
+            return []  # whoever waits for it has it from there
         self.sent += made
-        return self._kept.sent_again(attempt.ticket.iteration, made)
+        return self._kept.sent_again(iteration, made)
+
+    def _is_logged(self, old: Address, iteration: int) -> bool:
+        """A seat of its stage has what it sent then in its own log."""
+        return iteration >= self._again.logged.get(old, iteration + 1)
 
     def _change_to(self, old: Address) -> None:
         """Gradients add up for each replica by itself."""
@@ -182,7 +189,10 @@ class StageReplay:
             stage.set_gradients(summed(shares))
         stage.reduced()
         _, clip = self._again.steps[iteration - self._again.start]
-        self._kept.log.add(iteration, self.sent)
+        own = (
+            self._kept.log.of(iteration) if self._is_logged(self.compute.address, iteration) else ()
+        )
+        self._kept.log.add(iteration, (*own, *self.sent))
         stage.step(iteration, clip)
         self._keep_copy()
         self._begin()

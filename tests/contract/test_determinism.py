@@ -91,10 +91,17 @@ CASES = {
     ),
     "fit": Case({"recovery": {"name": "fit"}}, ((2, 2), (4, 4)), False),
     "auto": Case(
-        {"recovery": {"name": "auto", "shadow_every": 5}}, ((2, 3), (4, 1), (5, 2), (5, 3)), False
+        {"recovery": {"name": "auto", "shadow_every": 5, "log_memory": 0}},
+        ((2, 3), (4, 1), (5, 2), (5, 3)),
+        False,
     ),
     "auto, swapped": Case(
-        {"recovery": {"name": "auto", "swap": True}, "replicas": 2}, ((1, 2), (3, 0)), False
+        {"recovery": {"name": "auto", "swap": True, "log_memory": 0}, "replicas": 2},
+        ((1, 2), (3, 0)),
+        False,
+    ),
+    "auto, replays": Case(
+        {"recovery": {"name": "auto", "shadow_every": 5}}, ((2, 3), (4, 1), (5, 2), (5, 3)), True
     ),
     "replay": Case({"recovery": {"name": "replay"}}, ((2, 3), (4, 1), (5, 0), (5, 1)), True),
     "replay, from a wave, with replicas": Case(

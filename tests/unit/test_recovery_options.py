@@ -88,7 +88,9 @@ def test_what_no_run_can_take_is_refused_as_it_is_loaded(word: str, why: str) ->
         ("recovery.wave_every=0", "expected iterations, 1 to"),
         ("recovery.wave_lag=-1", "expected iterations, 1 to"),
         ("recovery.wave_lag=99999999999999999999", "expected iterations, 1 to"),
-        ("recovery.log_memory=0", "expected bytes, 1 to"),
+        ("recovery.log_memory=0", "expected auto, or bytes from 1 to"),
+        ("recovery.log_memory=some", "expected auto, or bytes"),
+        ("recovery.log_memory=1.5", "expected auto, or bytes"),
         ("recovery.wave_budget=0", "expected a share"),
         ("recovery.wave_budget=nan", "expected a share"),
         ("recovery.wave_lag=two", "expected a whole number"),
@@ -109,4 +111,5 @@ def test_a_log_that_reaches_back_over_no_wave_is_refused() -> None:
     two = load("demo", ["recovery=replay", "recovery.copies=2", "stages=1", "model.blocks=6"])
     with pytest.raises(BadInput, match=r"recovery\.copies=1, or more stages"):
         recovery_of(two)
-    assert recovery_of(load("demo", ["recovery=auto"])).wave_lag is None
+    assert recovery_of(load("demo", ["recovery=auto(log_memory=0)"])).wave_lag is None
+    assert recovery_of(load("demo", ["recovery=auto"])).wave_lag == 23

@@ -261,18 +261,28 @@ class ReplayBook:
                 self._since[seat.stage] = repair.resume_at
                 self.digests.pop(seat.stage, None)
             if recipe.rule == REPLAY and self._base is not None:
-                self._has_log(seat, self._base)
+                self._has_log(seat, self._base, {})
                 for owners in self._clones.values():
                     owners.add(seat)
         for seat in repair.relogs:
             if self._base is not None:
-                self._has_log(seat, self._base)
+                self._has_log(seat, self._base, self.logged(seat.stage, self._logs))
 
-    def _has_log(self, seat: Address, since: int) -> None:
-        """Of what all seats of its stage sent."""
+    def logged(self, stage: int, seats: Collection[Address]) -> dict[Address, int]:
+        """Which of these seats have what they sent for a stage, since which version."""
+        found = {s: since for s, since in self._logs.items() if s in seats}
+        return {s: since for s, since in sorted(found.items()) if s.stage == stage}
+
+    def _has_log(self, seat: Address, since: int, logged: Mapping[Address, int]) -> None:
+        """Of what all seats of its stage sent, but for what others of them have ``logged``."""
         self._logs[seat] = since
         for iteration, passed in self.passed.items():
-            count = sum(n for other, n in passed.logged.items() if other.stage == seat.stage)
+            count = sum(
+                n
+                for other, n in passed.logged.items()
+                if other.stage == seat.stage
+                and (other == seat or iteration < logged.get(other, iteration + 1))
+            )
             logged = {**passed.logged, seat: count}
             self.passed[iteration] = Passed(passed.course, passed.clip, logged)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from checkfree.recovery.options import ReplayOptions
+from checkfree.recovery.options import AUTO, ReplayOptions
 
 
 @dataclass(frozen=True)
@@ -21,5 +21,5 @@ class ReplayTerms:
     @classmethod
     def of(cls, options: ReplayOptions) -> ReplayTerms:
         """As configured."""
-        lag = options.wave_lag or cls.lag
-        return cls(lag, options.wave_every, options.log_memory, options.copies)
+        lag, log = options.wave_lag or cls.lag, options.log_memory
+        return cls(lag, options.wave_every, None if log == AUTO else log, options.copies)

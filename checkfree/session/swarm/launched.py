@@ -34,6 +34,7 @@ from checkfree.session.job import (
     with_trace,
     write_places,
 )
+from checkfree.session.memory import within_memory
 from checkfree.session.session import begin
 from checkfree.session.snapshot import newest
 from checkfree.session.swarm.invitation import frame_of, invitation_of, roster_of
@@ -61,8 +62,12 @@ def be(shared: ForkResources, await_request: Callable[[], SpawnRequest], spare: 
 
 
 def _fresh(order: Mapping[str, Any]) -> Job:
-    config = permitted(any_config(order["config"]), order.get("allow", ()))
-    return of_config(config, Path(order["folder"]), (), whole="join_server" not in order)
+    config, whole = (
+        permitted(any_config(order["config"]), order.get("allow", ())),
+        "join_server" not in order,
+    )
+    config = within_memory(config) if whole else config
+    return of_config(config, Path(order["folder"]), (), whole=whole)
 
 
 def _resumed(order: Mapping[str, Any]) -> Job:
