@@ -23,7 +23,7 @@ from fleet import Fleet, fleet, prepare
 from living import DEADLINE
 
 from checkfree.core.records import of_kind, read
-from checkfree.recovery.exact import EXACT
+from checkfree.recovery.rungs import EXACT
 
 sys.path.append(os.fspath(Path(__file__).parents[1]))
 from tests.process.hosts import network

@@ -26,7 +26,7 @@ from fleet import Fleet, Node, fleet, prepare
 from living import DEADLINE
 
 from checkfree.core.records import of_kind, read
-from checkfree.recovery.exact import EXACT
+from checkfree.recovery.rungs import EXACT
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.workdir import Workdir
 

@@ -30,7 +30,7 @@ from checkfree.core.records import (
 )
 from checkfree.core.text_counts import render_text
 from checkfree.core.units import render_bytes, render_seconds, render_utc
-from checkfree.recovery.exact import REPLAY
+from checkfree.recovery.rungs import REPLAY
 
 EVENTS = 10
 
@@ -86,7 +86,8 @@ class Display:
             case ConfigRecord():
                 if line := render_text(record.data, record.text):
                     self._say(Text(line, style="yellow"))
-                if record.config["recovery"].get("log_memory") != self._config.recovery.log_memory:
+                began = record.config.get("recovery", {}).get("log_memory")
+                if began == 0 != self._config.recovery.log_memory:
                     self._say(Text(NO_MEMORY, style="yellow"))
                 if record.init:
                     self._event(begins_from(record.init, self._config), "cyan")

@@ -190,6 +190,11 @@ class RecoveryConfig:
     """replay, auto: other seats that hold a copy of each stage, 1 or 2. With 2, any two stages lost
     together come back, whoever held their copies."""
 
+    most_rollback: int = 0
+    """auto: iterations that all may go back to the last copies of all stages, if what is lost can't
+    be replayed to the same bits though its copy is there. 0: older copies of what is lost alone
+    are taken instead."""
+
 
 @dataclass(frozen=True)
 class FailuresConfig:

@@ -30,7 +30,7 @@ from checkfree.messages.control import (
     Push,
     Withdraw,
 )
-from checkfree.recovery.exact import BACK, is_exact
+from checkfree.recovery.rungs import BACK, is_exact
 
 Place = Address | int
 """Where a state was handed on to: an heir, or a shelf of the store."""

@@ -16,7 +16,7 @@ from checkfree.core.records import LEADS_OWN, RecoveryRecord
 from checkfree.lead.progress import Progress
 from checkfree.lead.trend import follow
 from checkfree.messages.recorded import read_rebuilt
-from checkfree.recovery.exact import EXACT
+from checkfree.recovery.rungs import EXACT
 from checkfree.recovery.shadow.ledger import renewed
 
 Plain = Mapping[str, Any]

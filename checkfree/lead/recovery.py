@@ -25,7 +25,7 @@ from checkfree.messages.control import (
     Rebuilt,
     Replaying,
 )
-from checkfree.recovery.exact import REPLAY, is_exact
+from checkfree.recovery.rungs import REPLAY, WAVE, is_exact
 from checkfree.recovery.shadow.ledger import renewed
 from checkfree.recovery.strategy import wholly_lost
 
@@ -198,7 +198,9 @@ class RecoveryCoordinator:
         """Of what replays begin with, when all have gone back to what the store has."""
         lead_state, rules = self._lead_state, {recipe.rule for recipe in plan.rebuild.values()}
         seats = lead_state.view().seats
-        if rules == {SNAPSHOT}:
+        if rules == {WAVE}:
+            lead_state.replays.go_back(seats)
+        elif rules == {SNAPSHOT}:
             drawn = plan.resume_at == 0 and not lead_state.terms.initial
             lead_state.replays.restart(plan.resume_at, seats, "" if drawn else RESUME)
         elif plan.resume_at in lead_state.progress.checkpoints:

@@ -1,19 +1,8 @@
 """A ladder: per lost stage the best rule that is possible, checked before it counts.
 
-======================  ================================================================
-rung                    needs
-======================  ================================================================
-(a replica)             a living twin: always tried first, see ``wrappers.py``
-replay                  an exact copy, and whoever has sent the stage something since then
-shadow                  its holder
-partner copy            swap training, and the partner
-fitted average          the seats before and after it, with what they hold; a body stage
-average                 one living body stage
-(a checkpoint)          ``checkpoint.every``, see ``wrappers.py``
-======================  ================================================================
-
-``shadow`` and ``fit`` are shorter ladders of the same rungs. A rung that was tried for these losses
-and proved no good is in ``View.rejected``, and is passed over.
+Its rungs stand in ``rungs.py``, in their order. ``shadow`` and ``fit`` are shorter ladders of the
+same rungs. A rung that was tried for these losses and proved no good is in ``View.rejected``, and
+is passed over.
 """
 
 from __future__ import annotations
@@ -38,11 +27,9 @@ from checkfree.core.ops import (
 from checkfree.messages.tensors import StageState
 from checkfree.pipeline.routes import swap_partner, swapped
 from checkfree.recovery.average import Inexact
-from checkfree.recovery.checkfree import RULE as WEIGHTED
 from checkfree.recovery.fit.activations import BufferLimits
 from checkfree.recovery.fit.plan import Fitting, witnesses
 from checkfree.recovery.interpolate import (
-    NEAREST,
     between_recipe,
     interpolate,
     nearest_recipe,
@@ -54,9 +41,10 @@ from checkfree.recovery.options import (
     ShadowOptions,
     WeightedOptions,
 )
-from checkfree.recovery.replay.plan import replays_of_some
+from checkfree.recovery.replay.plan import back_to_wave, replays_of_some
 from checkfree.recovery.replay.terms import ReplayTerms
-from checkfree.recovery.shadow.plan import RULE, Pushing, restart, shadow_recipe
+from checkfree.recovery.rungs import FITTED, NEAREST, PARTNER, SHADOW, WEIGHTED
+from checkfree.recovery.shadow.plan import Pushing, restart, shadow_recipe
 from checkfree.recovery.strategy import (
     Fresh,
     Rebuilding,
@@ -65,12 +53,10 @@ from checkfree.recovery.strategy import (
     taken_whole,
 )
 
-FITTED, PARTNER = "fitted average", "partner copy"
-
 PROBES = 2
 """Inputs and outputs that a rung is checked on if it isn't fitted to more of them."""
 
-WORST = {RULE: 1.0, PARTNER: 2.0}
+WORST = {SHADOW: 1.0, PARTNER: 2.0}
 """Error on them that is accepted, over that of leaving the stage out. A fit must not be worse than
 what it began with. What comes last is taken if it is finite: there is nothing better."""
 
@@ -92,6 +78,8 @@ class Rules:
     """Of the microbatches that run swapped; None: none do."""
     replaying: ReplayTerms | None = None
     """How logs and copies are kept for replays; None: they are not."""
+    most_rollback: int = 0
+    """Iterations that all may go back instead, to the last copies."""
 
 
 class Ladder(Strategy):
@@ -100,7 +88,7 @@ class Ladder(Strategy):
     def __init__(self, rungs: Sequence[str], rules: Rules):
         self._rungs, self._rules = tuple(rungs), rules
         made: dict[str, RungOf] = {
-            RULE: self._shadow,
+            SHADOW: self._shadow,
             PARTNER: self._partner,
             FITTED: self._fitted,
             NEAREST: self._nearest,
@@ -144,6 +132,8 @@ class Ladder(Strategy):
             exact = replays_of_some(lost, view, refused)
             if isinstance(exact, Repair):
                 return exact  # what is left is rebuilt then, with these beside it
+            if isinstance(back := back_to_wave(view, self._rules.most_rollback, refused), Repair):
+                return back
         return repair_each(lost, view, lambda stage: self._best(stage, view, refused))
 
     def rebuild(
@@ -220,7 +210,7 @@ class Ladder(Strategy):
 def shadow(options: ShadowOptions) -> Ladder:
     """Shadows, then the average of the neighbours."""
     rules = replace(_rules(options), pushing=Pushing.of(options), reach=_reach(options))
-    return Ladder((RULE, WEIGHTED), rules)
+    return Ladder((SHADOW, WEIGHTED), rules)
 
 
 def fit(options: FitOptions) -> Ladder:
@@ -238,8 +228,9 @@ def auto(options: AutoOptions) -> Ladder:
         checked=True,
         share=options.share if options.swap else None,
         replaying=None if options.log_memory == 0 else ReplayTerms.of(options),
+        most_rollback=options.most_rollback,
     )
-    return Ladder((RULE, PARTNER, FITTED, NEAREST), rules)
+    return Ladder((SHADOW, PARTNER, FITTED, NEAREST), rules)
 
 
 def _rules(options: WeightedOptions) -> Rules:

@@ -10,9 +10,8 @@ from checkfree.messages.tensors import StageState
 from checkfree.pipeline.routes import neighbours
 from checkfree.recovery.average import Inexact, average_states, gradient_weights
 from checkfree.recovery.options import CheckFreeOptions
+from checkfree.recovery.rungs import WEIGHTED
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
-
-RULE = "weighted average"
 
 PAPER_LR_SCALE = 1.1
 """Learning rate of a rebuilt stage over the schedule's (arXiv 2506.15461)."""
@@ -34,7 +33,7 @@ class CheckFree(Strategy):
 
     def recipe(self, stage: int, view: View, refused: frozenset[Source]) -> Recipe | Refusal:
         """For one lost stage, or why there is none."""
-        return average_recipe(Recipe(RULE, (), self._how.moments), stage, view, refused)
+        return average_recipe(Recipe(WEIGHTED, (), self._how.moments), stage, view, refused)
 
     def rebuild(
         self, seat: Address, fresh: Fresh, states: Mapping[Source, StageState]

@@ -21,8 +21,8 @@ from checkfree.pipeline.routes import neighbours, swap_partner, swapped
 from checkfree.recovery.average import Inexact, average_states
 from checkfree.recovery.checkfree import PAPER_LR_SCALE, CheckFree
 from checkfree.recovery.checkfree import made as checkfree
-from checkfree.recovery.exact import EMBEDDING_COPY
 from checkfree.recovery.options import CheckFreePlusOptions
+from checkfree.recovery.rungs import EMBEDDING_COPY
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 
 

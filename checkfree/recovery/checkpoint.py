@@ -15,6 +15,7 @@ from checkfree.core.ops import (
     Upload,
     View,
 )
+from checkfree.messages.control import CHECKPOINT
 from checkfree.messages.tensors import StageState
 from checkfree.recovery.options import CheckpointOptions
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, wholly_lost
@@ -52,7 +53,7 @@ class Checkpoint(Strategy):
         version = max(good)
         return Repair(
             {
-                seat: Recipe("checkpoint", (Source(STORE, seat.stage, version),))
+                seat: Recipe(CHECKPOINT, (Source(STORE, seat.stage, version),))
                 for seat in sorted(view.seats)
             },
             version,

@@ -11,8 +11,6 @@ from checkfree.recovery.average import Inexact, average_states, gradient_weights
 from checkfree.recovery.shadow.format import unpack_state
 from checkfree.recovery.strategy import Rebuilding
 
-NEAREST = "average"
-
 
 def nearest(stage: int, view: View, refused: frozenset[Source]) -> tuple[Source, ...]:
     """The nearest body stage on each side of one that lives; where none does, the nearest that

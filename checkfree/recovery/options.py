@@ -112,6 +112,7 @@ class AutoOptions(ShadowOptions, FitOptions, ReplayOptions):
 
     share: float = _R.share
     swap: bool = _R.swap
+    most_rollback: int = _R.most_rollback
 
 
 MOST_LAG = 10_000
@@ -148,6 +149,10 @@ def _check_replay(config: RecoveryConfig) -> None:
         raise BadInput(
             f"recovery.log_memory={written(log)}: expected auto, or bytes from {least} to "
             f"{sys.maxsize}{off}"
+        )
+    if not 0 <= config.most_rollback <= MOST_LAG:
+        raise BadInput(
+            f"recovery.most_rollback={config.most_rollback}: expected iterations, 0 to {MOST_LAG}"
         )
     for key in ("wave_every", "wave_lag"):
         value = getattr(config, key)

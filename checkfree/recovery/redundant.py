@@ -21,7 +21,7 @@ from checkfree.core.ops import (
     View,
 )
 from checkfree.messages.tensors import StageState
-from checkfree.recovery.exact import REDUNDANT_COPY
+from checkfree.recovery.rungs import REDUNDANT_COPY
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
 
 

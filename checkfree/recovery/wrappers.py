@@ -23,11 +23,11 @@ from checkfree.core.ops import (
 )
 from checkfree.messages.tensors import StageState
 from checkfree.recovery.checkpoint import Checkpoint
-from checkfree.recovery.exact import REPLICA
 from checkfree.recovery.fit.activations import BufferLimits
 from checkfree.recovery.options import CheckpointOptions
 from checkfree.recovery.registry import spec_of
 from checkfree.recovery.replay.terms import ReplayTerms
+from checkfree.recovery.rungs import REPLICA
 from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, taken_whole
 
 

@@ -42,8 +42,8 @@ from checkfree.messages.control import (
 )
 from checkfree.messages.recorded import read_rebuilt
 from checkfree.messages.tensors import StageState
-from checkfree.recovery.exact import BACK, REPLAY
 from checkfree.recovery.replay.terms import ReplayTerms
+from checkfree.recovery.rungs import BACK, REPLAY, WAVE
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import Wrapper
 from checkfree.runtime.inprocess import InProcess
@@ -185,7 +185,11 @@ def _step(
 
 
 def _exactly(seat: Address, recipe: Recipe, committed: int) -> Recipe:
-    """What was replayed is given back: that it was the same, the recorded sums say."""
+    """What was replayed is given back: that it was the same, the recorded sums say. There are no
+    waves here: what went back to one has it from the store."""
+    if recipe.rule == WAVE:
+        stored = (Source(STORE, seat.stage, source.version) for source in recipe.sources)
+        return Recipe(SNAPSHOT, tuple(stored))
     if recipe.rule != REPLAY:
         return recipe
     return Recipe(BACK, (Source(seat, seat.stage, committed),))

@@ -15,7 +15,7 @@ from checkfree.core.errors import BadInput, RunFailed, at_least, cannot_write
 from checkfree.core.participants import apart, participants, render_cause
 from checkfree.core.records import of_kind
 from checkfree.pipeline.routes import in_order
-from checkfree.recovery.exact import EXACT
+from checkfree.recovery.rungs import EXACT
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.branches import Branch, Branching, Readings, render, to_csv
 from checkfree.report.branches import to_tree as branching_tree

@@ -22,9 +22,9 @@ from checkfree.messages.control import (
     StateRequest,
 )
 from checkfree.messages.tensors import BoundaryReply, StageState, StateReply, tensor_bytes
-from checkfree.recovery.exact import REPLAY
 from checkfree.recovery.fit.boundary import pairs_of
 from checkfree.recovery.fit.local_steps import fit_and_judge
+from checkfree.recovery.rungs import REPLAY, WAVE
 from checkfree.recovery.shadow.ahead import moved_on
 from checkfree.recovery.shadow.references import HELD
 from checkfree.recovery.strategy import Rebuilding, taken_whole
@@ -133,7 +133,7 @@ class StateRebuild:
     def _made(self, states: Mapping[Source, StageState]) -> Rebuilding:
         """What the rule makes of them."""
         order, context, stage = self.order, self._context, self._address.stage
-        if order.recipe.rule in (SNAPSHOT, REPLAY) and not states:
+        if order.recipe.rule in (SNAPSHOT, REPLAY, WAVE) and not states:
             # As the run began: from (seed, "init", stage).
             return Rebuilding(context.make(stage, stage).snapshot())
         fresh = partial(context.fresh, stage, order.tick)

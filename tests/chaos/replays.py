@@ -22,11 +22,11 @@ from checkfree.messages.control import Leaving, Message, Rebuilt, Resend, Severe
 from checkfree.messages.tensors import KeepState, StageState
 from checkfree.pipeline import gpipe, one_f_one_b
 from checkfree.recovery.auto import Ladder, auto
-from checkfree.recovery.exact import REPLAY
 from checkfree.recovery.options import AutoOptions
 from checkfree.recovery.replay.plan import survives
 from checkfree.recovery.replay.rule import LogAndReplay
 from checkfree.recovery.replay.terms import ReplayTerms
+from checkfree.recovery.rungs import REPLAY
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import ReplicaFirst
 from checkfree.runtime.faults import Faults

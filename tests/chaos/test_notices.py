@@ -10,7 +10,7 @@ import torch
 from checkfree.core.ops import Address
 from checkfree.lead import Phase
 from checkfree.messages.control import Message
-from checkfree.recovery.exact import EXACT
+from checkfree.recovery.rungs import EXACT
 from tests.chaos import SOAK
 from tests.chaos.chaos import SHAPES, Plan, measured, replay
 from tests.chaos.notices import Notices

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from checkfree.core.ops import FAULTS, Address
-from checkfree.recovery.exact import REPLAY
 from checkfree.recovery.replay.terms import ReplayTerms
+from checkfree.recovery.rungs import REPLAY
 from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, script
 from tests.chaos import SOAK
 from tests.chaos.chaos import measured

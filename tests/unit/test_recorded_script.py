@@ -9,7 +9,7 @@ import pytest
 
 from checkfree.core.ops import LEAD, STORE, Address, StateId
 from checkfree.messages.control import HANDOVER
-from checkfree.recovery.exact import BACK
+from checkfree.recovery.rungs import BACK
 from checkfree.runtime.recorded import RecordedFaults, script
 
 ONE, TWO = Address(0), Address(1)

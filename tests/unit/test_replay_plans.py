@@ -20,7 +20,6 @@ from checkfree.core.ops import (
     View,
 )
 from checkfree.pipeline.routes import in_order
-from checkfree.recovery.exact import REPLAY
 from checkfree.recovery.replay.plan import (
     holders,
     replays,
@@ -29,6 +28,7 @@ from checkfree.recovery.replay.plan import (
     survives,
     unprotected,
 )
+from checkfree.recovery.rungs import REPLAY
 
 A = Address
 BASE, COMMITTED = 4, 9

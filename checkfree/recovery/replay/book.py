@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 from checkfree.core.ops import Address, Course, Protection, Repair, Source, Transfer
 from checkfree.messages.control import ForReplays
-from checkfree.recovery.exact import EXACT, REPLAY
 from checkfree.recovery.replay.plan import holders
 from checkfree.recovery.replay.terms import ReplayTerms
+from checkfree.recovery.rungs import EXACT, REPLAY
 
 
 @dataclass
@@ -293,6 +293,15 @@ class ReplayBook:
         self._pending, self.digests, self.reached, self._since = None, {}, {}, {}
         self._copies, self._clones, self.passed = {}, {}, {}
         self._logs = dict.fromkeys(seats, version)
+
+    def go_back(self, seats: Iterable[Address]) -> None:
+        """All are at the base again, and have its copies."""
+        assert self._base is not None
+        version, stored, drawn = self._base, self.stored, self._drawn
+        copies = {copy: how for copy, how in self._copies.items() if copy.version == version}
+        clones = {version: self._clones.get(version, set())}
+        self.restart(version, seats, stored)
+        self._copies, self._clones, self._drawn = copies, clones, drawn
 
     def unknown(self, committed: int, seats: Iterable[Address]) -> None:
         """Another lead knew: protection begins with the next wave."""

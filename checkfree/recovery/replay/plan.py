@@ -30,7 +30,7 @@ from checkfree.core.ops import (
     Source,
     View,
 )
-from checkfree.recovery.exact import REPLAY
+from checkfree.recovery.rungs import REPLAY, WAVE
 from checkfree.recovery.strategy import wholly_lost
 
 
@@ -89,6 +89,23 @@ def replays_of_some(
     can = [stage for stage, starts in whys.items() if not isinstance(starts, Refusal)]
     starts = _starts(can or gone, lost, view, refused)
     return starts if isinstance(starts, Refusal) else _planned(starts, gone, view)
+
+
+def back_to_wave(view: View, most: int, refused: Collection[Source]) -> Repair | Refusal:
+    """All go back to the version that replays begin at, by at most so many iterations, and train
+    on from there: for stages whose copy is there, and that no replay makes the same again."""
+    have = view.protection
+    if have is None or have.base is None or have.stored or view.committed - have.base > most:
+        return Refusal(f"the last copies are older than recovery.most_rollback={most} iterations")
+    recipes: dict[Address, Recipe] = {}
+    for seat in sorted(view.seats):
+        own = Source(seat, seat.stage, have.base)
+        has = seat in have.clones and own not in refused
+        source = (own,) if has else _base(seat.stage, have, refused)
+        if isinstance(source, Refusal):
+            return source
+        recipes[seat] = Recipe(WAVE, source)
+    return Repair(recipes, have.base)
 
 
 def _planned(starts: Mapping[int, _Start], gone: Collection[int], view: View) -> Repair:

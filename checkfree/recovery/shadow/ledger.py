@@ -13,7 +13,7 @@ from typing import Any, cast, get_args, get_type_hints
 
 from checkfree.core.ops import Address, Recipe, Shadow, Transfer
 from checkfree.messages.control import Pushed
-from checkfree.recovery.exact import EXACT
+from checkfree.recovery.rungs import EXACT
 
 COUNTS_AFTER = 2
 """Iterations."""

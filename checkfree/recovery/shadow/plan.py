@@ -28,10 +28,9 @@ from checkfree.core.ops import Address, Recipe, Refusal, Shadow, Source, Transfe
 from checkfree.messages.tensors import StageState
 from checkfree.pipeline.routes import ring_successor
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS, ShadowOptions
+from checkfree.recovery.rungs import SHADOW
 from checkfree.recovery.shadow.format import unpack_state
 from checkfree.recovery.strategy import Rebuilding
-
-RULE = "shadow"
 
 LAG = 0.02
 """``every: auto``: nats of training loss that a shadow may be behind when the next one comes."""
@@ -152,7 +151,7 @@ def shadow_recipe(
     if not good:
         return Refusal("its shadow proved no good")
     age = view.committed - good[-1].version
-    return Recipe(RULE, (good[-1],), moments=False, ahead=reach * age)
+    return Recipe(SHADOW, (good[-1],), moments=False, ahead=reach * age)
 
 
 def _by_version(shadow: Shadow) -> tuple[int, Address]:

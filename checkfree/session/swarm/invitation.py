@@ -18,7 +18,7 @@ from checkfree.core.ops import Address, StateId
 from checkfree.core.records import of_kind, read
 from checkfree.lead import Handed, history, states_of
 from checkfree.messages.control import HANDOVER
-from checkfree.recovery.exact import EXACT
+from checkfree.recovery.rungs import EXACT
 from checkfree.runtime.store import Damaged, Store
 from checkfree.runtime.swarm.joining.invitation import TOKEN_BYTES, Invitation
 from checkfree.runtime.swarm.joining.join_server import JoinServerConfig
