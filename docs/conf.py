@@ -12,6 +12,7 @@ author = "The checkfree authors"
 extensions = [
     "myst_parser",
     "_ext.configuration",
+    "_ext.ladder",
     "_ext.commands",
     "_ext.phases",
     "_ext.python_names",

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from typing import Any
 
+from checkfree.recovery.rungs import EXACT, LADDER
+
 Record = Mapping[str, Any]
 Records = Sequence[Record]
 
@@ -151,7 +153,8 @@ def _jump(tick: float, recovery: Record, reading: Record, regular: StyledLine) -
 
 
 def rules(recoveries: Records) -> str:
-    """Which rules rebuilt how many seats: ``average 3, copy 1``."""
+    """Which rules rebuilt how many seats, as they stand on the ladder: ``replay 3 (exact), shadow
+    1``; what is of no ladder comes last."""
     counts: Counter[str] = Counter()
     for recovery in recoveries:
         made = recovery.get("rules") or {
@@ -159,7 +162,11 @@ def rules(recoveries: Records) -> str:
             for seat, rebuild in (recovery.get("rebuilds") or {}).items()
         }
         counts.update(str(rule) for rule in made.values())
-    return ", ".join(f"{rule} {count}" for rule, count in counts.most_common())
+    ladder = {rule.name: place for place, rule in enumerate(LADDER)}
+    ordered = sorted(counts.most_common(), key=lambda item: ladder.get(item[0], len(ladder)))
+    return ", ".join(
+        f"{rule} {count}{' (exact)' if rule in EXACT else ''}" for rule, count in ordered
+    )
 
 
 def labels(failures: Records, width_per_letter: float, low: float, high: float) -> list[Label]:

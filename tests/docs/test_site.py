@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from _ext import commands as listed
-from _ext import configuration, phases, python_names, repository, rooms
+from _ext import configuration, ladder, phases, python_names, repository, rooms
 
 import checkfree
 from checkfree.cli import main
@@ -22,6 +22,7 @@ from checkfree.cli.entry import parse
 from checkfree.config.load import COMPARE, plain
 from checkfree.core.config import Config
 from checkfree.lead.phase import MOVES, Phase
+from checkfree.recovery.rungs import LADDER
 from checkfree.study.options import Options
 from tests.docs.commands import ROOT, commands, run_as_shown, targets
 
@@ -111,6 +112,12 @@ def test_the_map_names_what_there_is() -> None:
             missing += [file] if found is None else []
             at = found or at
     assert not missing
+
+
+def test_the_ladder_is_that_of_the_code() -> None:
+    page = ladder.render()
+    assert all(f"`{rule.name}`" in page for rule in LADDER)
+    assert page.index("`replay`") < page.index("`shadow`") < page.index("`checkpoint`")
 
 
 def test_the_phases_are_those_of_the_lead() -> None:

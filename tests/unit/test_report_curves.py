@@ -107,6 +107,8 @@ def test_rules_are_counted_from_either_form() -> None:
         {},
     ]
     assert rules(records) == "average 2, copy 1"
+    more = [*records, {"rules": {"3.0": "replay"}}, {"rules": {"4.0": "shadow", "5.0": "mine"}}]
+    assert rules(more) == "replay 1 (exact), shadow 1, average 2, copy 1, mine 1"
 
 
 def test_labels_join_where_they_would_touch() -> None:
