@@ -186,6 +186,10 @@ class StageReplay:
         stage.step(iteration, clip)
         self._keep_copy()
         self._begin()
+        return self.told_version()
+
+    def told_version(self) -> list[Outgoing]:
+        """To the lead, what it has reached."""
         told = Replaying(self.order.epoch, self.order.life, self.compute.address, self.version)
         return [] if self.aside else [(LEAD, told)]
 
