@@ -32,11 +32,9 @@ from checkfree.core.records import (
 from checkfree.core.text_counts import render_text
 from checkfree.core.units import render_bytes, render_seconds, render_utc
 from checkfree.recovery.exact import REPLAY
+from checkfree.runtime.replay_lines import ReplayLines
 
 EVENTS = 10
-REPLAY_EVERY = 5.0
-"""Seconds between two lines that say how far replays are, where there is no panel. Of shorter
-ones the end is told."""
 UNPROTECTED_FOR = 10
 """Iterations after which it is told that a stage could not be replayed: for some it is always so
 after a repair, until a copy has arrived."""
@@ -65,7 +63,7 @@ class Display:
         self._figures: dict[str, str] = {}
         self._speed: float | None = None
         self._status = LiveStatus()
-        self._replay_told_at: float | None = None
+        self._replays = ReplayLines(lambda line: self._event(line, "yellow"))
         self._warned = False
         live = console.is_terminal and not quiet
         self._live = Live(console=console, refresh_per_second=8) if live else None
@@ -126,15 +124,8 @@ class Display:
             self._figures["goodput"] = f"{status.goodput:.1%}"
         if self._live is not None:
             self._live.update(self._panel())
-        elif not status.replays:
-            self._replay_told_at = None
         else:
-            now = time.monotonic()
-            if self._replay_told_at is None:
-                self._replay_told_at = now
-            elif now - self._replay_told_at >= REPLAY_EVERY:
-                self._replay_told_at = now
-                self._event(render_replays(status.replays), "yellow")
+            self._replays(status.replays)
 
     def _iteration(self, record: IterationRecord) -> None:
         self._bar.update(self._task, completed=record.iteration + 1)

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from checkfree.core.live import ReplayProgress
 from checkfree.core.ops import (
     LEAD,
     STORE,
@@ -134,6 +135,12 @@ class StageWorker:
             told = self._inbox or self.pushes
             return (self._latest, None, self.address) if told else None
         return attempt.ticket, attempt.todo[0] if attempt.todo else None, attempt.lacks()
+
+    @property
+    def replaying(self) -> ReplayProgress | None:
+        """How far its replay is, if it has one under way."""
+        replay = self._replay
+        return None if replay is None or replay.told or replay.aside else replay.progress
 
     def destroy(self) -> None:
         """Overwrite with NaN all that dies with this seat, the copies that it held included."""
