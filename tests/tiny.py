@@ -14,7 +14,7 @@ from checkfree.core.records import Record
 from checkfree.core.units import derive
 from checkfree.lead import Lead, Progress, Terms
 from checkfree.lead.membership import Membership
-from checkfree.messages.control import Message, Note, Outgoing, Purpose
+from checkfree.messages.control import Message, Note, Outgoing, Purpose, Underway
 from checkfree.messages.tensors import StageState
 from checkfree.pipeline import one_f_one_b
 from checkfree.recovery.strategy import Strategy
@@ -114,6 +114,7 @@ class Log:
     """Keeps the records it is sent."""
 
     notes: dict[int, Record] = field(default_factory=dict)
+    underway: list[Underway] = field(default_factory=list)
 
     @property
     def records(self) -> list[Record]:
@@ -121,8 +122,11 @@ class Log:
         return [self.notes[number] for number in sorted(self.notes)]
 
     def deliver(self, message: Message) -> None:
-        assert isinstance(message, Note)
-        self.notes[message.number] = message.record
+        assert isinstance(message, (Note, Underway))
+        if isinstance(message, Note):
+            self.notes[message.number] = message.record
+        else:
+            self.underway.append(message)
 
     def advance(self) -> list[Outgoing] | None:
         return None

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from checkfree.core.config import Config
+from checkfree.core.live import LiveStatus, render_replays, render_unprotected
 from checkfree.core.participants import render_differences
 from checkfree.core.records import (
     ConfigRecord,
@@ -31,8 +32,12 @@ from checkfree.core.records import (
 from checkfree.core.text_counts import render_text
 from checkfree.core.units import render_bytes, render_seconds, render_utc
 from checkfree.recovery.rungs import REPLAY
+from checkfree.runtime.replay_lines import ReplayLines
 
 EVENTS = 10
+UNPROTECTED_FOR = 10
+"""Iterations after which it is told that a stage could not be replayed: for some it is always so
+after a repair, until a copy has arrived."""
 
 NO_MEMORY = (
     "this machine has not the memory for logs and copies: nothing is replayed, lost stages are "
@@ -62,6 +67,9 @@ class Display:
         self._lost: tuple[int, ...] = ()
         self._figures: dict[str, str] = {}
         self._speed: float | None = None
+        self._status = LiveStatus()
+        self._replays = ReplayLines(lambda line: self._event(line, "yellow"))
+        self._warned = False
         live = console.is_terminal and not quiet
         self._live = Live(console=console, refresh_per_second=8) if live else None
 
@@ -117,14 +125,35 @@ class Display:
         if self._live is not None:
             self._live.update(self._panel())
 
+    def live(self, status: LiveStatus) -> None:
+        """What goes on between two records."""
+        self._status = status
+        if status.goodput is not None:
+            self._figures["goodput"] = f"{status.goodput:.1%}"
+        if self._live is not None:
+            self._live.update(self._panel())
+        else:
+            self._replays(status.replays)
+
     def _iteration(self, record: IterationRecord) -> None:
         self._bar.update(self._task, completed=record.iteration + 1)
         self._figures["loss"] = f"{record.loss:.4f}"
         self._figures["lr"] = f"{record.lr:.2e}" if record.lr is not None else "–"
+        self._protection(record.iteration)
         if record.seconds and record.tokens:
             now = record.tokens / record.seconds
             self._speed = now if self._speed is None else 0.9 * self._speed + 0.1 * now
             self._figures["tokens/s"] = f"{self._speed:,.0f}"
+
+    def _protection(self, iteration: int) -> None:
+        """Once, when it has been lost for long, and when it is back."""
+        since = self._status.unprotected or {}
+        late = {stage: at for stage, at in since.items() if iteration - at >= UNPROTECTED_FOR}
+        if late and not self._warned:
+            self._event(f"no replay could give back {render_unprotected(late)}", "yellow")
+        elif self._warned and not since:
+            self._event("any stage that is lost could be replayed again", "cyan")
+        self._warned = bool(late) or (self._warned and bool(since))
 
     def _event(self, text: str, style: str) -> None:
         text = f"{render_utc(time.time())} {text}" if self._timed else text
@@ -139,7 +168,9 @@ class Display:
 
     def _panel(self) -> Group:
         figures = Text("  ".join(f"{name} {value}" for name, value in self._figures.items()))
-        return Group(self._bar, figures, self._stages(), *self._events)
+        replays = render_replays(self._status.replays)
+        more = [Text(replays, style="yellow")] if replays else []
+        return Group(self._bar, figures, self._stages(), *more, *self._events)
 
     def _stages(self) -> Text:
         line = Text("stages  ")

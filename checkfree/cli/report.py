@@ -86,21 +86,25 @@ def show_report(
 
 def study_table(study: Study) -> Table:
     """Per strategy and rate: seeds, the last validation loss, the gap to the reference, and where
-    runs ended that could not be saved. Means with the half width of their 95 % intervals."""
+    runs ended that could not be saved. Means with the half width of their 95 % intervals, and of
+    goodput the mean."""
     from checkfree.report.study.groups import book
-    from checkfree.report.study.summary import summarize
+    from checkfree.report.study.summary import mean, summarize
 
     made = Table(box=None, pad_edge=False)
-    for name in ("strategy", "failures", "seeds", "last validation", "gap to no_failure", "ended"):
+    names = ("strategy", "failures", "seeds", "last validation", "gap to no_failure")
+    for name in (*names, "real goodput", "ended"):
         made.add_column(name, overflow="fold")
     for row in summarize(book(study)).rows:
         group = row.group
+        goodput = mean(run.goodput for run in group.runs if run.goodput is not None)
         made.add_row(
             group.label,
             _rate(group),
             str(len(group.runs)),
             _shown(row.last_validation),
             _shown(row.gap, sign="+"),
+            "–" if goodput is None else f"{goodput:.1%}",
             ", ".join(f"at {run.end}" for run in group.lost),
         )
     return made

@@ -102,6 +102,8 @@ class PlanRecord(Record):
     rebuilds: Mapping[str, RebuiltSeat] = field(default_factory=dict)
     checkpoint: int = -1
     hosts: Mapping[str, str] = field(default_factory=dict)
+    seconds: float | None = field(default=None, metadata=SPARSE)
+    """Since the record before it, if nothing was rebuilt: else the recovery tells them."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ class FailureRecord(Record):
     seats: Sequence[str]
     stages: Sequence[int]
     """Stages that lost their last living replica."""
+    seconds: float | None = field(default=None, metadata=SPARSE)
+    """Since the record before it: of what was broken off, and until somebody had the seats."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,26 @@ class RecoveryRecord(Record):
     validation_before: float | None = None
     validation_after: float | None = None
     seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class ReplayRecord(Record):
+    """A seat that was replayed, written down when the first step after it is committed: from
+    version ``start`` to ``iteration``, with logs since ``base``. ``start`` is later than that for
+    one that had come so far before something else was lost. ``exact``: a sum over all that it is
+    was that of what had been lost; false: nobody knew that sum any more. ``seconds`` by phase:
+    ``seat``, from the loss until somebody was to take it over; ``copy``, until its copy was there;
+    ``replay``, until it had come to the end; ``step``, until all had stepped again."""
+
+    kind = "replay"
+    iteration: int
+    tick: int
+    seat: str
+    base: int
+    start: int
+    bytes: int
+    exact: bool
+    seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)

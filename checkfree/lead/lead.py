@@ -27,6 +27,7 @@ from checkfree.core.records import ValidationRecord
 from checkfree.lead.checkpoints import Checkpointing
 from checkfree.lead.departures import Departures, Handed
 from checkfree.lead.iteration import Iterating
+from checkfree.lead.live import LiveReport
 from checkfree.lead.membership import Membership
 from checkfree.lead.phase import MOVES, Phase
 from checkfree.lead.progress import Progress, Terms
@@ -63,7 +64,6 @@ from checkfree.messages.control import (
     Struck,
     Ticket,
 )
-from checkfree.recovery.replay.plan import unprotected
 from checkfree.recovery.strategy import Strategy
 
 
@@ -86,6 +86,7 @@ class Lead:
             self._lead_state, self._departures, self._checkpointing
         )
         self._iterating = Iterating(self._lead_state)
+        self._live = LiveReport(self._lead_state, self._coordinator)
         self.failure, self.stopped = "", False
         self._stopping = False
         self._phase = Phase.IDLE if takeover is None else Phase.ROLLCALL
@@ -123,12 +124,6 @@ class Lead:
     def progress(self) -> Progress:
         """How far the run has come."""
         return self._lead_state.progress
-
-    def unprotected(self) -> tuple[int, ...] | None:
-        """The stages that could not be replayed if they were lost now, each by itself; None: the
-        strategy replays none."""
-        view = self._lead_state.view()
-        return None if view.protection is None else unprotected(view)
 
     def inherit(self, states: Mapping[int, Handed]) -> None:
         """What those who left an earlier lead had handed on, and nobody has used."""
@@ -291,6 +286,7 @@ class Lead:
     def advance(self) -> list[Outgoing] | None:
         while not self._lead_state.out and self._step():
             pass
+        self._live.tell(self.phase)
         return self._lead_state.take() or None
 
     def _step(self) -> bool:
@@ -351,6 +347,7 @@ class Lead:
         if self._cleared_at != p.tick:
             return self._ask()
         self._coordinator.goes_back = terms.last_rung
+        self._live.look()
         return self._run(lambda: self._iterating.train(self._checkpointing.coming()))
 
     def _copied(self) -> bool:

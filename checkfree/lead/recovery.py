@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from checkfree.core.live import ReplayProgress
 from checkfree.core.ops import STORE, Address, Recipe, Refusal, Repair, Rung, Source
 from checkfree.core.records import FailureRecord, RebuiltSeat, RecoveryRecord
 from checkfree.lead.checkpoints import Checkpointing
@@ -123,6 +124,22 @@ class RecoveryCoordinator:
             self._lead_state.note(history.recovery)
         else:
             self.unread = history.recovery
+
+    def replays(self) -> tuple[ReplayProgress, ...]:
+        """How far those have come that are replayed, while the repair is under way."""
+        book, until = self._lead_state.replays, self._lead_state.progress.committed
+        plan = Repair({}, until) if self._under_way is None else self._under_way.plan
+        return tuple(
+            ReplayProgress(
+                seat,
+                until if book.base is None else book.base,
+                until,
+                book.reached.get(seat),
+                checked=book.digests.get(seat.stage, (-1, 0))[0] == until,
+            )
+            for seat, recipe in sorted(plan.rebuild.items())
+            if recipe.rule == REPLAY
+        )
 
     def deliver(self, message: Rebuilt | Replaying) -> None:
         """The answer of a seat that was to be rebuilt, or how far it has come."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from checkfree.core.live import ReplayProgress
 from checkfree.core.ops import (
     Address,
     Course,
@@ -259,7 +260,7 @@ class Resend(Message):
 
 @dataclass(frozen=True)
 class Replaying(Message):
-    """worker -> lead: so far I have come."""
+    """worker -> lead: so far I have come. The first says that the copy is there."""
 
     epoch: int
     life: int
@@ -422,6 +423,17 @@ class Note(Message):
 
     number: int
     record: Any
+
+
+@dataclass(frozen=True)
+class Underway(Message):
+    """lead -> log, of a run whose stages are replayed, whenever it changes: what nobody writes
+    down, but whoever watches may see, and when it was so. ``whole``: every seat has a state.
+    ``unprotected``: as in a LiveStatus."""
+
+    whole: bool
+    replays: tuple[ReplayProgress, ...]
+    unprotected: Mapping[int, int] | None
 
 
 # --- a change of lead: how everybody stands -------------------------------------------------------

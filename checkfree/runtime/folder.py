@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from checkfree.core.errors import BadInput
-from checkfree.core.records import LEADS_OWN, RECORDS, ProcessRecord, of_kind, read
+from checkfree.core.records import LEADS_OWN, RECORDS, ProcessRecord, ReplayRecord, of_kind, read
 from checkfree.messages.control import WEIGHTS
 from checkfree.runtime.files import write_whole
 
@@ -144,7 +144,8 @@ def reopen(path: Path) -> None:
 
 def rewind(path: Path, notes: int) -> None:
     """Take the records back to the first ``notes`` of the lead's; the rest, which a resumed run
-    makes again, goes to a file beside them, and with it who took part in that alone."""
+    makes again, goes to a file beside them, and with it who took part in that alone, and what was
+    replayed then."""
     (path / ROSTER).unlink(missing_ok=True)
     _take_back(path, notes)
 
@@ -155,7 +156,7 @@ def _take_back(path: Path, notes: int) -> None:
     seen = 0
     for record in read(path):
         own = record["kind"] in LEADS_OWN
-        late = seen > notes and record["kind"] == ProcessRecord.kind
+        late = seen > notes and record["kind"] in (ProcessRecord.kind, ReplayRecord.kind)
         drop = record["kind"] in ("end", "ledger") or (own and seen >= notes) or late
         (superseded if drop else kept).append(json.dumps(record))
         seen += own

@@ -98,7 +98,9 @@ class Session:
         self._since = time.perf_counter() if since is None else since
         listeners = job.listeners if listeners is None else listeners
         self.recorder = Recorder(job.folder / RECORDS, lr, listeners, hosts)
-        if not read(job.folder):
+        records = read(job.folder)
+        self.recorder.resume(records)
+        if not records:
             self.recorder.write(job.config_record())
 
     @classmethod

@@ -17,6 +17,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from checkfree.core.live import ReplayProgress
 from checkfree.core.ops import LEAD, Address, Course, Kind
 from checkfree.messages.control import (
     Begin,
@@ -84,6 +85,12 @@ class StageReplay:
     @property
     def done(self) -> bool:
         return self.version >= self.until
+
+    @property
+    def progress(self) -> ReplayProgress:
+        """From where this order has it begin."""
+        begins, checked = self._again.start, self._again.digest is not None
+        return ReplayProgress(self.compute.address, begins, self.until, self.version, checked)
 
     def ticket(self, iteration: int) -> Ticket:
         """Of messages for it."""
@@ -196,6 +203,10 @@ class StageReplay:
         stage.step(iteration, clip)
         self._keep_copy()
         self._begin()
+        return self.told_version()
+
+    def told_version(self) -> list[Outgoing]:
+        """To the lead, what it has reached."""
         told = Replaying(self.order.epoch, self.order.life, self.compute.address, self.version)
         return [] if self.aside else [(LEAD, told)]
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from checkfree.core.live import ReplayProgress
 from checkfree.core.ops import (
     LEAD,
     STORE,
@@ -134,6 +135,12 @@ class StageWorker:
             told = self._inbox or self.pushes
             return (self._latest, None, self.address) if told else None
         return attempt.ticket, attempt.todo[0] if attempt.todo else None, attempt.lacks()
+
+    @property
+    def replaying(self) -> ReplayProgress | None:
+        """How far its replay is, if it has one under way."""
+        replay = self._replay
+        return None if replay is None or replay.told or replay.aside else replay.progress
 
     def destroy(self) -> None:
         """Overwrite with NaN all that dies with this seat, the copies that it held included."""
@@ -416,8 +423,7 @@ class StageWorker:
         if not replaying:
             self._uninitialized = bool(answer.problem)
         if not answer.problem and replaying:
-            self._replay = self._begun(state_rebuild.order, state_rebuild.compute, answer)
-            return []
+            return self._begin_replay(state_rebuild.order, state_rebuild.compute, answer)
         if not answer.problem:
             self.pushes.restarted(state_rebuild.shadow())
         return [(LEAD, answer)]
@@ -438,15 +444,15 @@ class StageWorker:
             self.pushes.references.clear()
         reached = Source(self.address, self.address.stage, again.start)
         if before is not None and source == reached and not again.aside:
-            self._replay = self._begun(order, before.compute, before.answer)
-            return []
+            return self._begin_replay(order, before.compute, before.answer)
         self._state_rebuild = StateRebuild(order, self.address, compute, self._context)
         return self._state_rebuild.requests()
 
-    def _begun(self, order: Rebuild, compute: Compute, answer: Rebuilt) -> StageReplay:
+    def _begin_replay(self, order: Rebuild, compute: Compute, answer: Rebuilt) -> list[Outgoing]:
         """From the version that ``compute`` has; ``answer`` is what the lead hears in the end."""
         now = replace(answer, epoch=order.epoch, life=order.life)
-        return StageReplay(order, compute, self.replayable, now)
+        self._replay = StageReplay(order, compute, self.replayable, now)
+        return self._replay.told_version()
 
     def _advance_replay(self, replay: StageReplay) -> list[Outgoing] | None:
         if not replay.done:

@@ -11,7 +11,9 @@ from itertools import combinations
 import pytest
 import torch
 
-from checkfree.core.ops import FAULTS, Address
+from checkfree.core.ops import FAULTS, Address, View
+from checkfree.lead.live import Unprotected
+from checkfree.recovery.replay.plan import unprotected
 from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.recovery.rungs import REPLAY
 from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, script
@@ -42,6 +44,29 @@ def test_every_bit_comes_back(chunk: int) -> None:
     assert seen["lost: waits"] and seen["severed"], seen
     assert seen["runs with 5 waves"] >= (0.9 * CHUNK if SOAK else 1), seen
     assert seen["foretold: lost"] and seen["foretold: saved"], seen
+
+
+LOOKS = 200 if SOAK else 16
+
+
+def test_who_is_unprotected_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lead does not look before every iteration: whatever befalls, that makes no difference."""
+    torch.set_num_threads(1)
+    seen: Counter[bool] = Counter()
+    look = Unprotected.look
+
+    def checked(self: Unprotected, view: View) -> None:
+        before = self.since or {}
+        look(self, view)
+        expected, since = unprotected(view), self.since
+        assert since is not None and tuple(since) == expected, view.committed
+        assert all(at == before.get(stage, view.committed) for stage, at in since.items())
+        seen[bool(expected)] += 1
+
+    monkeypatch.setattr(Unprotected, "look", checked)
+    for seed in range(LOOKS):
+        Losing(Terms.of(seed, replicas=1 + seed % 2), ladder=seed % 4 == 3).play()
+    assert seen[True] > LOOKS and seen[False] > LOOKS, seen
 
 
 LADDERS = 200 if SOAK else 16

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 from pathlib import Path
 
 import pytest
 
 from checkfree.core.records import of_kind, read
-from tests.process.command import end_of, finished, numbers, run
+from tests.process.command import end_of, finished, numbers, run, wait_until
 from tests.process.test_swarm import (
     PATIENT,
     assert_nothing_left,
@@ -73,3 +76,33 @@ def test_lead_and_stages_killed_from_outside(
     assert numbers(swarm / "run")["weights"] == numbers(alone)["weights"]
     assert_nothing_left(swarm)
     replays(swarm, capsys)
+
+
+def test_a_replay_is_seen_while_it_runs(swarm: Path) -> None:
+    """By ``swarm status``: a neighbour is stopped, so that the replay can't come to its end; and
+    afterwards by its record."""
+    words = ("iterations=1000", "recovery=replay(wave_lag=2,wave_every=100)", "validation.every=0")
+    process = begin(swarm, *up(*words, "--chaos", PATIENT), tick=4)
+    neighbour = status(swarm)["processes"]["1.0"]["pid"]
+    os.kill(neighbour, signal.SIGSTOP)
+    kill(swarm, process, "2.0")
+    wait_until(lambda: any(found["at"] == 0 for found in status(swarm)["replaying"]), process)
+    (found,) = status(swarm)["replaying"]
+    assert (found["seat"], found["base"], found["seconds"]) == ("2.0", 0, None)
+    assert found["until"] >= 4
+    told = run(swarm, "swarm", "status", "run").stdout
+    assert f"replays stage 2 (0 of {found['until']} iterations since 0)\n" in told
+    assert re.search(r"^iteration .*, goodput \d+\.\d%$", told, re.MULTILINE)
+    os.kill(neighbour, signal.SIGCONT)
+    trains(swarm, process, 2)
+    wait_until(lambda: not status(swarm)["replaying"], process)
+    assert 0 < status(swarm)["goodput"] < 1
+    run(swarm, "swarm", "stop", "run")
+    finished(process, 0)
+    (record,) = of_kind(read(swarm / "run"), "replay")
+    assert (record["seat"], record["base"], record["start"]) == ("2.0", 0, 0)
+    assert record["iteration"] == found["until"]
+    assert record["exact"] and record["bytes"] > 0
+    assert list(record["seconds"]) == ["seat", "copy", "replay", "step"]
+    assert all(seconds >= 0 for seconds in record["seconds"].values())
+    assert_nothing_left(swarm)

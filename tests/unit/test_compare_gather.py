@@ -263,7 +263,7 @@ def test_report_and_table(tmp_path: Path, cells: dict[str, Cell]) -> None:
     assert columns[0] == ["no_failure", "checkfree"]
     assert columns[1] == ["none", "5 %/h"]
     assert columns[2] == ["2", "2"]
-    assert columns[5] == ["", "at 3"]
+    assert columns[6] == ["", "at 3"]
 
 
 def test_wrong_words_for_a_fleet(tmp_path: Path, cells: dict[str, Cell]) -> None:

@@ -72,7 +72,7 @@ def test_a_recovery_lasts_from_its_failure_to_its_plan(tmp_path: Path) -> None:
     recorder.close()
     failure, plan, validation, recovery = read(tmp_path / "records.jsonl")
     assert recovery["seconds"] >= 0 and validation["seconds"] >= 0
-    assert "seconds" not in failure and "seconds" not in plan
+    assert failure["seconds"] >= 0 and "seconds" not in plan  # the recovery has the plan's
 
 
 def test_listeners_hear_what_was_written(tmp_path: Path) -> None:

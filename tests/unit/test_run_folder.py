@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from checkfree.cli import main
 from checkfree.core.errors import BadInput, RunFailed, cannot_write
-from checkfree.core.records import RECORDS
+from checkfree.core.records import RECORDS, read
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import write_whole
 from checkfree.runtime.folder import CONFIG, TRACE, VERSIONS, begin, begun, create
@@ -99,3 +100,12 @@ def test_nothing_is_gone_on_with_that_has_not_begun(
     assert capsys.readouterr().err == "checkfree: interrupted\n"
     monkeypatch.undo()
     assert main(command) == 0
+
+
+def test_replays_that_a_resumed_run_makes_again_are_taken_back(tmp_path: Path) -> None:
+    """As the iterations that they are written after."""
+    kinds = ("config", "plan", "iteration", "replay", "iteration", "replay", "process", "end")
+    lines = [json.dumps({"kind": kind, "place": place}) for place, kind in enumerate(kinds)]
+    (tmp_path / RECORDS).write_text("".join(f"{line}\n" for line in lines))
+    folders.rewind(tmp_path, 2)
+    assert [record["place"] for record in read(tmp_path)] == [0, 1, 2, 3]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from checkfree.cli.swarm.status import _lines
+from checkfree.core.live import LiveStatus, ReplayProgress
+from checkfree.core.ops import Address
 
 NODE = {"host": "attic", "zone": "home", "room": 3, "reserve": False, "spares": 1}
 
@@ -33,6 +35,23 @@ def test_nodes_with_their_seats_and_lines() -> None:
 
 def test_what_a_loss_would_cost_where_stages_are_replayed() -> None:
     assert "any stage that is lost now is replayed" in next(_lines({"unprotected": []}))
-    assert next(_lines({"unprotected": [2]})) == "stage 2 could not be replayed now"
-    assert next(_lines({"unprotected": [0, 3]})) == "stages 0, 3 could not be replayed now"
     assert list(_lines({"unprotected": None})) == []
+    told = LiveStatus(unprotected={3: 500, 0: 498}).to_json()
+    assert list(_lines(told)) == [
+        "no replay could give back stage 0 (unprotected since iteration 498), "
+        "stage 3 (unprotected since iteration 500)"
+    ]
+
+
+def test_how_far_a_replay_is_and_how_much_of_the_time_was_training() -> None:
+    replay = ReplayProgress(Address(2), 480, 497, 485, True, 6.1)
+    told = {
+        "iteration": 496,
+        "loss": 2.5,
+        "seconds": 0.25,
+        **LiveStatus([replay], {}, 0.97).to_json(),
+    }
+    assert list(_lines(told))[:2] == [
+        "iteration 496, loss 2.5000, 0.25 s each, goodput 97.0%",
+        "replays stage 2 (5 of 17 iterations since 480), about 6.1 s to go",
+    ]

@@ -200,6 +200,7 @@ def launch(
     from checkfree.config.load import to_tree
     from checkfree.config.parts import named as from_outside
     from checkfree.config.parts import running
+    from checkfree.core.live import LiveStatus
     from checkfree.messages.recorded import read_record
     from checkfree.runtime.folder import begun
     from checkfree.runtime.swarm.processes.fork_server_client import fork_server_command
@@ -232,6 +233,7 @@ def launch(
             tail=Tail(run.path, lambda record: display(read_record(record)), from_end=run.resume),
             chaos=arguments.chaos,
             told=_telling_deadlines(arguments, told(workdir)),
+            status=lambda status: display.live(LiveStatus.from_json(status)),
         )
         try:
             died = see_through(launcher, workdir)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from checkfree.cli.arguments import DONE, Commands
 from checkfree.cli.swarm.shared import as_joiner, secret_of
 from checkfree.core.errors import BadInput
+from checkfree.core.live import LiveStatus, render_replays, render_unprotected
 from checkfree.runtime.swarm.told import render_waiting
 
 
@@ -80,9 +81,14 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
 
     if "iteration" in told:
         pace = f"loss {told['loss']:.4f}, {told['seconds']:.2f} s each"
-        yield f"iteration {told['iteration']}, {pace}"
-    if told.get("unprotected") is not None:
-        yield _protection(told["unprotected"])
+        share = told.get("goodput")
+        good = "" if share is None else f", goodput {share:.1%}"
+        yield f"iteration {told['iteration']}, {pace}{good}"
+    live = LiveStatus.from_json(told)
+    if live.replays:
+        yield render_replays(live.replays)
+    if live.unprotected is not None:
+        yield _protection(live.unprotected)
     waiting = told.get("waiting")
     if waiting is not None and waiting["vacant"]:
         yield render_waiting(waiting)
@@ -100,12 +106,11 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"{seat:>8}  computes {seconds:.3g} s" for seat, seconds in busy.items())
 
 
-def _protection(unprotected: Sequence[int]) -> str:
+def _protection(unprotected: Mapping[int, int]) -> str:
     """What a loss would cost, where stages are replayed."""
     if not unprotected:
         return "any stage that is lost now is replayed, to the last bit"
-    stages = "stage" if len(unprotected) == 1 else "stages"
-    return f"{stages} {', '.join(map(str, unprotected))} could not be replayed now"
+    return f"no replay could give back {render_unprotected(unprotected)}"
 
 
 def _node(node: Mapping[str, Any], line: float | None) -> str:

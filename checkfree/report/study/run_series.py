@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from checkfree.core.goodput import goodput
 from checkfree.core.records import of_kind
 from checkfree.report.loss_marks import finite
 from checkfree.report.study.model import Entry
@@ -71,6 +72,8 @@ class RunSeries:
     """Why its strategy could not go on; empty: it could."""
     finished: bool
     """False for a run that was stopped, not lost."""
+    goodput: float | None
+    """Of real seconds, see :mod:`checkfree.core.goodput`; None: the records don't tell."""
 
     @property
     def saved(self) -> bool:
@@ -97,6 +100,7 @@ def run_of(entry: Entry) -> RunSeries:
         int(end.get("tick", max(steps, default=-1) + 1)),
         reason,
         bool(reason) or end.get("status") == "done",
+        None if entry.reused else goodput(entry.records),
     )
 
 

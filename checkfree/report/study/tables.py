@@ -272,6 +272,7 @@ RUNS = (
     "Best validation",
     "Last validation",
     "Target at",
+    "Goodput, real",
     "Folder",
 )
 
@@ -297,5 +298,6 @@ def _run(run: RunSeries, target: float | None) -> tuple[TableCell, ...]:
         TableCell(number(min(losses, default=None), "{:.4f}")),
         TableCell(number(losses[-1] if losses else None, "{:.4f}")),
         TableCell(f"{at.iteration:,}" if at else NOTHING),
+        TableCell(number(run.goodput, "{:.1%}")),
         TableCell(str(run.entry.folder), code=True, text=True),
     )

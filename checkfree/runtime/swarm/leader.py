@@ -258,15 +258,14 @@ class LeaderProcess:
         return all_sent(self._network.pulses.values(), ours.messages, ours.bytes)
 
     def tell_status(self, told: Mapping[str, Any]) -> None:
-        """To whoever asks, here or from elsewhere: also who is here, for how long each computes and
-        has its line taken, and what was dropped."""
+        """To whoever asks, here or from elsewhere, beside what was told before. And who is here,
+        for how long each computes and has its line taken, and what was dropped."""
         peers = [peer.to_json() for peer in self.peer_table.present.values()]
         busy = {str(seat): round(seconds, 4) for seat, seconds in self.speeds.seconds.items()}
         lines = {node: round(seconds, 4) for node, seconds in self.speeds.lines.items()}
         ours = {"peers": peers, "dropped": self.dropped(), "busy": busy, "lines": lines}
-        status = {**told, **ours}
-        self._told = {**self._told, **status}
-        self.launcher.tell({"status": status})
+        self._told = {**self._told, **told, **ours}
+        self.launcher.tell({"status": self._told})
 
     def timed(self, iteration: int, seconds: float) -> None:
         """An iteration was committed: who holds the others up, if anybody does?"""
@@ -406,8 +405,7 @@ class LeaderProcess:
         if "seats" in self._told:
             here = {str(seat) for seat in self.peer_table.present}
             seats = {s: how if s in here else "nobody" for s, how in self._told["seats"].items()}
-            last = {key: self._told[key] for key in ("iteration", "loss", "seconds")}
-            self.tell_status({**last, "seats": seats})
+            self.tell_status({"seats": seats})
 
     def _noticed(self, peer: Peer, notice: Mapping[str, Any]) -> None:
         match notice:

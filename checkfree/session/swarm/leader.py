@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from checkfree.core.errors import RunFailed
+from checkfree.core.live import LiveStatus
 from checkfree.core.ops import FAULTS, LEAD, LOG, STORE, Address
 from checkfree.core.participants import Company, Differences, Facts
 from checkfree.core.records import (
@@ -34,11 +35,13 @@ from checkfree.session.terms import terms_of
 
 
 class Leading:
-    """``life``: how many leads the run had before this one."""
+    """``life``: how many leads the run had before this one. It listens to its own records, and
+    tells the launcher how the run goes."""
 
     def __init__(self, shared: ForkResources, life: int):
         self._shared, self._job = shared, shared.job
         self._lead: Lead | None = None
+        self._live = LiveStatus()
         if life:
             folders.mend(self._job.folder)
         self._resumes = shared.resumes == life
@@ -56,8 +59,7 @@ class Leading:
     def run(self) -> int:
         """Train. Returns 0 if the run is done."""
         hosts, since = self._leader_process.hosts, self._shared.started
-        listeners = [self._tell_status]
-        with Session.open(self._job, listeners=listeners, hosts=hosts, since=since) as session:
+        with Session.open(self._job, listeners=[self], hosts=hosts, since=since) as session:
             return self._run(session)
 
     def _run(self, session: Session) -> int:
@@ -203,7 +205,7 @@ class Leading:
         draw(job.folder)
         return status
 
-    def _tell_status(self, record: Record) -> None:
+    def __call__(self, record: Record) -> None:
         lead = self._lead
         if lead is None or not isinstance(record, IterationRecord):
             return
@@ -215,6 +217,12 @@ class Leading:
             "loss": record.loss,
             "seconds": record.seconds,
             "seats": states,
-            "unprotected": lead.unprotected(),
+            **self._live.to_json(),
         }
         self._leader_process.tell_status(told)
+
+    def live(self, status: LiveStatus) -> None:
+        """Told at once while nothing is committed, else with the next iteration."""
+        before, self._live = self._live, status
+        if replace(status, goodput=before.goodput) != before:
+            self._leader_process.tell_status(status.to_json())

@@ -17,8 +17,10 @@ import torch
 
 from checkfree.core.ops import LEAD, Address, StateId
 from checkfree.core.participants import render_differences
-from checkfree.messages.control import Commit, Ticket
+from checkfree.messages.control import Commit, Ticket, Underway
 from checkfree.messages.tensors import KeepState, StageState
+from checkfree.runtime.replay_lines import ReplayLines
+from checkfree.runtime.replay_times import ReplayTimes
 from checkfree.runtime.swarm.joining.candidates import is_heir
 from checkfree.runtime.swarm.joining.handshake import state_id
 from checkfree.runtime.swarm.joining.join_client import JoinClient
@@ -94,6 +96,21 @@ class RetainedStates:
 
     def __bool__(self) -> bool:
         return self.name()[0] is not None
+
+
+class _ReplayWatch:
+    """Says how far the replay of a worker's seat is; call it before each op."""
+
+    def __init__(self, worker: StageWorker, say: Callable[[str], None]):
+        self._worker, self._lines = worker, ReplayLines(say)
+        self._times = ReplayTimes()
+
+    def __call__(self) -> None:
+        found = self._worker.replaying
+        if found is None:
+            self._times = ReplayTimes()
+            return self._lines(())
+        self._lines(self._times.follow(Underway(False, (found,), None), time.monotonic()))
 
 
 class RemoteWorker:
@@ -197,8 +214,13 @@ class RemoteWorker:
             worker = self._worker = make()
             if wanted is not None and state is not None:
                 worker.bring(wanted, state)
-            watch = self._marks.watching(worker)
-            self._host = Host({seat: worker}, self._network, self._handle, watch)
+            watch, lines = self._marks.watching(worker), _ReplayWatch(worker, self._say)
+
+            def look() -> None:
+                watch()
+                lines()
+
+            self._host = Host({seat: worker}, self._network, self._handle, look)
             self._network.start(beat(self._network.endpoint, beat_every(patience), self._pulse))
             self._network.start(self._network.watch_neighbours(patience))
             if self._leaving is not None:

@@ -50,7 +50,8 @@ LEAD_AGAIN = 4
 @dataclass
 class Launcher:
     """``order`` is what the fork server is to prepare; ``tail`` is called ten times a second,
-    ``told`` with each event: who was lost and why, who is there again."""
+    ``told`` with each event: who was lost and why, who is there again; ``status`` with what the
+    lead tells whoever asks, whenever that changes."""
 
     workdir: Workdir
     command: list[str]
@@ -59,6 +60,7 @@ class Launcher:
     chaos: bool = False
     children: Children = field(default_factory=Children)
     told: Callable[[Mapping[str, Any]], None] = lambda event: None
+    status: Callable[[Mapping[str, Any]], None] = lambda status: None
     interrupted: bool = False
     stopped: bool = False
     """Somebody asked for the end, and what is trained was put aside."""
@@ -310,7 +312,10 @@ class Launcher:
             case {"fleet": list(nodes)}:
                 self._asked.fleet = nodes
             case {"status": status}:
-                self._asked.status, self._leads_lost = status, 0
+                if "iteration" in status:  # this lead has committed one
+                    self._leads_lost = 0
+                self._asked.status = {**self._asked.status, **status}
+                self.status(status)
             case {"event": event}:
                 self._happened(event)
             case {"ended": str(reason)}:
