@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +24,7 @@ Listener = Callable[[Record], None]
 
 
 class Recorder:
-    """The actor at the log's address. ``lr`` gives the schedule's rate of an iteration, ``hosts``
-    the machine of each seat, where there are several.
+    """The actor at the log's address. ``lr`` gives the schedule's rate of an iteration.
 
     A record's seconds run from the record before it; a recovery's from its failure (if nothing
     failed, as when somebody left: from the record before) to the plan that ended it, so that the
@@ -37,12 +36,11 @@ class Recorder:
         path: Path,
         lr: Callable[[int], float],
         listeners: Sequence[Listener] = (),
-        hosts: Callable[[], Mapping[str, str]] = dict,
     ):
         self._path = path
         # Unbuffered: what a full disk refused must not come out later, in the middle of the file.
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (lives as long as the run)
-        self._lr, self._listeners, self._hosts = lr, listeners, hosts
+        self._lr, self._listeners = lr, listeners
         self._since = time.perf_counter()
         self._failed_at: float | None = None
         self._repaired_in = 0.0
@@ -76,8 +74,6 @@ class Recorder:
     def _timed(self, record: Record) -> Record:
         now = time.perf_counter()
         passed, self._since = now - self._since, now
-        if isinstance(record, PlanRecord):
-            record = replace(record, hosts=dict(self._hosts()))
         match record:
             case IterationRecord():
                 record = replace(record, seconds=passed, lr=self._lr(record.iteration))

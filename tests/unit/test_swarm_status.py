@@ -36,3 +36,18 @@ def test_what_a_loss_would_cost_where_stages_are_replayed() -> None:
     assert next(_lines({"unprotected": [2]})) == "stage 2 could not be replayed now"
     assert next(_lines({"unprotected": [0, 3]})) == "stages 0, 3 could not be replayed now"
     assert list(_lines({"unprotected": None})) == []
+
+
+def test_from_where_stages_are_replayed_and_what_no_machine_may_take() -> None:
+    like = {"version": 480, "seconds": 6.25}
+    told = {
+        "unprotected": [3],
+        "replayable": {"0": like, "1": like, "2": {"version": 497, "seconds": None}},
+        "fatal": ["attic"],
+    }
+    assert list(_lines(told))[1:] == [
+        "stages 0, 1: replayable from 480, about 6.2 s",
+        "stage 2: replayable from 497",
+        "not everything of attic could be replayed now",
+    ]
+    assert list(_lines({"replayable": None, "fatal": []})) == []

@@ -11,6 +11,7 @@ from typing import Any
 from checkfree.cli.arguments import DONE, Commands
 from checkfree.cli.swarm.shared import as_joiner, secret_of
 from checkfree.core.errors import BadInput
+from checkfree.core.units import render_seconds
 from checkfree.runtime.swarm.told import render_waiting
 
 
@@ -83,6 +84,7 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"iteration {told['iteration']}, {pace}"
     if told.get("unprotected") is not None:
         yield _protection(told["unprotected"])
+    yield from _replayable(told)
     waiting = told.get("waiting")
     if waiting is not None and waiting["vacant"]:
         yield render_waiting(waiting)
@@ -106,6 +108,19 @@ def _protection(unprotected: Sequence[int]) -> str:
         return "any stage that is lost now is replayed, to the last bit"
     stages = "stage" if len(unprotected) == 1 else "stages"
     return f"{stages} {', '.join(map(str, unprotected))} could not be replayed now"
+
+
+def _replayable(told: Mapping[str, Any]) -> Iterator[str]:
+    """Which stages can be replayed from which version, those that are alike in one line; and which
+    machines can't be lost as a whole."""
+    alike: dict[str, list[str]] = {}
+    for stage, how in (told.get("replayable") or {}).items():
+        within = "" if how["seconds"] is None else f", about {render_seconds(how['seconds'])}"
+        alike.setdefault(f"replayable from {how['version']}{within}", []).append(stage)
+    for line, stages in alike.items():
+        yield f"stage{'s' * (len(stages) > 1)} {', '.join(stages)}: {line}"
+    if machines := told.get("fatal"):
+        yield f"not everything of {', '.join(machines)} could be replayed now"
 
 
 def _node(node: Mapping[str, Any], line: float | None) -> str:
