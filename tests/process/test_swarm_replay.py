@@ -110,12 +110,14 @@ def test_a_machine_is_lost_with_all_that_it_has(
         run(swarm, "swarm", "kill", "run", "worker-1")
         wait_until(lambda: len(replayed_seats()) == count, process)  # noqa: B023
         assert replayed_seats()[-1] <= nodes["node-1"]  # one may have been about to move
-    assert "replayable from" in run(swarm, "swarm", "status", "run").stdout
+    wait_until(lambda: "replayable from" in run(swarm, "swarm", "status", "run").stdout, process)
     told = finished(process, 0)
     assert set(rules(swarm / "run")) <= {"replay", "handover"}
     plans = of_kind(read(swarm / "run"), "plan")
     assert all(plan["hosts"].keys() == plan["members"].keys() for plan in plans)
     assert set(plans[0]["hosts"].values()) == {"node-0", "node-1"}
+    last = [plans[-1]["hosts"][f"{stage}.0"] for stage in range(5)]
+    assert sum(last[stage] == last[(stage + 2) % 5] for stage in range(5)) == 1  # five in a ring
     at = locations_of(plans[0]["hosts"], {})
     promised = str(promise(laid_out(at, 1, at), at))
     assert promised.endswith(", any one machine")

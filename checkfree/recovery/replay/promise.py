@@ -16,8 +16,8 @@ from checkfree.recovery.replay.plan import Locations, holders, lost_with, surviv
 
 Seats = frozenset[Address]
 
-MOST_ASKED = 64
-"""Stages of which blocks and pairs are asked for: of more it would take seconds."""
+MOST_ASKED = 32
+"""Stages of which blocks and pairs are asked for: of twice as many it would take seconds."""
 
 
 @dataclass(frozen=True)
