@@ -15,6 +15,7 @@ from rich.text import Text
 
 from checkfree.core.config import Config
 from checkfree.core.live import LiveStatus, render_replays, render_unprotected
+from checkfree.core.ops import Address, locations_of
 from checkfree.core.participants import render_differences
 from checkfree.core.records import (
     ConfigRecord,
@@ -31,6 +32,8 @@ from checkfree.core.records import (
 )
 from checkfree.core.text_counts import render_text
 from checkfree.core.units import render_bytes, render_seconds, render_utc
+from checkfree.recovery.registry import replays
+from checkfree.recovery.replay.promise import laid_out, promise
 from checkfree.recovery.rungs import REPLAY
 from checkfree.runtime.replay_lines import ReplayLines
 
@@ -66,6 +69,7 @@ class Display:
         self._members: dict[str, int] = {}
         self._lost: tuple[int, ...] = ()
         self._figures: dict[str, str] = {}
+        self._promised = ""
         self._speed: float | None = None
         self._status = LiveStatus()
         self._replays = ReplayLines(lambda line: self._event(line, "yellow"))
@@ -112,6 +116,7 @@ class Display:
                 self._event(f"tick {record.tick}: lost {seats}", "bold red")
             case PlanRecord():
                 self._members, self._lost = dict(record.members), ()
+                self._promise(record)
             case RecoveryRecord():
                 self._event(describe(record), "green")
             case ResumeRecord():
@@ -154,6 +159,18 @@ class Display:
         elif self._warned and not since:
             self._event("any stage that is lost could be replayed again", "cyan")
         self._warned = bool(late) or (self._warned and bool(since))
+
+    def _promise(self, plan: PlanRecord) -> None:
+        """Where lost stages are replayed: which losses come back exactly, once a wave counts. Said
+        again when seats have come to stand so that it is something else."""
+        recovery = self._config.recovery
+        if not (plan.members and replays(recovery)):
+            return
+        seats, locations = map(Address.parse, plan.members), locations_of(plan.hosts, plan.zones)
+        told = str(promise(laid_out([*seats], recovery.copies, locations), locations))
+        if told != self._promised:
+            self._event(f"replay gives back {told}", "cyan")
+        self._promised = told
 
     def _event(self, text: str, style: str) -> None:
         text = f"{render_utc(time.time())} {text}" if self._timed else text

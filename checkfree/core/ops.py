@@ -151,6 +151,24 @@ class Shadow(NamedTuple):
     version: int
 
 
+class Location(NamedTuple):
+    """Where a seat is. A ``machine`` is lost as a whole, a ``zone`` ("": none was told) as well,
+    now and then."""
+
+    machine: str
+    zone: str = ""
+
+    @property
+    def area(self) -> str:
+        """What is lost together beyond the machine; one without a zone is one by itself."""
+        return self.zone or self.machine
+
+
+def locations_of(hosts: Mapping[str, str], zones: Mapping[str, str]) -> dict[Address, Location]:
+    """By seat, as records have the machines and zones of seats."""
+    return {Address.parse(s): Location(host, zones.get(s, "")) for s, host in hosts.items()}
+
+
 class Rung(NamedTuple):
     """A rule for one stage: a step of a ladder."""
 

@@ -91,7 +91,8 @@ class PlanRecord(Record):
     ``members`` maps seats to their lives, ``rebuilds`` to what they were made of; ``checkpoint`` is
     the newest that a rollback could use, -1 while there is none: it tells a loss before one was
     stored from a loss after. Replaying these records gives the run again, bit for bit (semantics
-    19). ``hosts`` are the machines of a swarm that others join; of no weight for what is trained.
+    19). ``hosts`` are the machines of a swarm that others join, ``zones`` where those stand that
+    were told where; of no weight for what is trained.
     """
 
     kind = "plan"
@@ -102,6 +103,7 @@ class PlanRecord(Record):
     rebuilds: Mapping[str, RebuiltSeat] = field(default_factory=dict)
     checkpoint: int = -1
     hosts: Mapping[str, str] = field(default_factory=dict)
+    zones: Mapping[str, str] = field(default_factory=dict, metadata=SPARSE)
     seconds: float | None = field(default=None, metadata=SPARSE)
     """Since the record before it, if nothing was rebuilt: else the recovery tells them."""
 

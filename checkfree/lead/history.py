@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from checkfree.core.ops import Address
+from checkfree.core.ops import Address, Location, locations_of
 from checkfree.core.records import LEADS_OWN, RecoveryRecord
 from checkfree.lead.progress import Progress
 from checkfree.lead.trend import follow
@@ -68,6 +68,8 @@ class History:
     """The versions at which stages were last made inexactly, while others stayed as they were."""
     digests: Mapping[int, int] = field(default_factory=dict)
     """Of each stage after the last step."""
+    locations: Mapping[Address, Location] = field(default_factory=dict)
+    """Of the seats of the last plan, as far as it tells."""
 
 
 def history(
@@ -144,8 +146,14 @@ def _planned(before: History, record: Plain) -> History:
     gone = frozenset(s for s, life in before.members.items() if members.get(s) != life)
     recipes = {Address.parse(seat): made.recipe for seat, made in rebuilds.items()}
     plan = Planned(gone, p.committed, now.committed, renewed(recipes))
-    plans = (*before.plans, plan)
-    planned = replace(before, progress=now, members=members, plans=plans, noted=frozenset())
+    planned = replace(
+        before,
+        progress=now,
+        members=members,
+        plans=(*before.plans, plan),
+        noted=frozenset(),
+        locations=locations_of(record.get("hosts", {}), record.get("zones", {})),
+    )
     if not rebuilds:
         return planned
     seats = {Address.parse(seat) for seat in rebuilds}

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from checkfree.core.errors import TOO_FAR
-from checkfree.core.ops import FAULTS, Address, Mirror, Refusal, StateId, Transfer
+from checkfree.core.ops import FAULTS, Address, Location, Mirror, Refusal, StateId, Transfer
 from checkfree.core.records import ValidationRecord
 from checkfree.lead.checkpoints import Checkpointing
 from checkfree.lead.departures import Departures, Handed
@@ -64,6 +64,8 @@ from checkfree.messages.control import (
     Struck,
     Ticket,
 )
+from checkfree.recovery.replay.plan import begins
+from checkfree.recovery.replay.promise import whole
 from checkfree.recovery.strategy import Strategy
 
 
@@ -124,6 +126,19 @@ class Lead:
     def progress(self) -> Progress:
         """How far the run has come."""
         return self._lead_state.progress
+
+    def replayable(self) -> dict[int, int] | None:
+        """Of the others, the version that the replay of each would begin at."""
+        view = self._lead_state.view()
+        return None if view.protection is None else begins(view)
+
+    def fatal(self) -> tuple[str, ...]:
+        """The machines that can't be lost now, where stages are replayed."""
+        view, locations = self._lead_state.view(), self.members.locations
+        if view.protection is None:
+            return ()
+        found = whole(view, {seat: at.machine for seat, at in locations.items()})
+        return tuple(machine for machine, survived in found.items() if not survived)
 
     def inherit(self, states: Mapping[int, Handed]) -> None:
         """What those who left an earlier lead had handed on, and nobody has used."""
@@ -207,7 +222,7 @@ class Lead:
             case Severed():
                 self._begin_anew(message.one, message.other)
             case Joined():
-                self._join(message.worker, message.life, message.brings)
+                self._join(message.worker, message.life, message.brings, message.at)
             case Struck():
                 self._struck(message)
 
@@ -263,10 +278,16 @@ class Lead:
         if self.phase in (Phase.RUNNING, Phase.STORING, Phase.HANDING_ON, Phase.REBUILDING):
             self.phase = Phase.IDLE
 
-    def _join(self, worker: Address, life: int, brings: StateId | None = None) -> None:
+    def _join(
+        self,
+        worker: Address,
+        life: int,
+        brings: StateId | None = None,
+        at: Location | None = None,
+    ) -> None:
         if self.members.holds(worker) and life > self.members.lives[worker]:
             self._lose(worker, self.members.lives[worker])  # its Lost is still on its way
-        if self.members.join(worker, life, brings) and self.phase is Phase.REBUILDING:
+        if self.members.join(worker, life, brings, at) and self.phase is Phase.REBUILDING:
             self.phase = Phase.IDLE  # plan again, for both
             self._lead_state.advance_epoch()
 
@@ -354,8 +375,8 @@ class Lead:
         """Order the copies for replays that are missing; False: one that is to count by now has not
         arrived."""
         lead_state, p = self._lead_state, self.progress
-        book, alive = lead_state.replays, self.members.alive
-        for transfer, version in book.orders(p.committed, alive, p.epoch):
+        book, alive, at = lead_state.replays, self.members.alive, self.members.locations
+        for transfer, version in book.orders(p.committed, alive, p.epoch, at):
             lead_state.send(transfer.owner, Push(p.epoch, transfer, version, WAVE))
         if book.waiting(p.committed):
             return False

@@ -7,8 +7,9 @@ A seat is *alive* (trains), *uninitialized* (joined, has no state worth training
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 
-from checkfree.core.ops import Address, StateId
+from checkfree.core.ops import Address, Location, StateId
 
 
 def first_seats(seats: Collection[Address]) -> tuple[Address, ...]:
@@ -20,7 +21,12 @@ def first_seats(seats: Collection[Address]) -> tuple[Address, ...]:
 class Membership:
     """The seats of a run; all alive at first."""
 
-    def __init__(self, seats: Iterable[Address], lives: Mapping[Address, int] | None = None):
+    def __init__(
+        self,
+        seats: Iterable[Address],
+        lives: Mapping[Address, int] | None = None,
+        locations: Mapping[Address, Location] = MappingProxyType({}),
+    ):
         self.alive = set(seats)
         self.uninitialized: set[Address] = set()
         self.lives = dict.fromkeys(self.alive, 0) | dict(lives or {})
@@ -31,6 +37,8 @@ class Membership:
         """Lives that ended in silence: they may come back."""
         self.brings: dict[Address, StateId] = {}
         """What whoever sits uninitialized there has brought along."""
+        self.locations = {seat: at for seat, at in locations.items() if seat in self.alive}
+        """Of seats that somebody has, as far as it is known."""
         self._losses: set[Address] = set()
 
     def holds(self, seat: Address) -> bool:
@@ -67,6 +75,7 @@ class Membership:
         self.alive.discard(seat)
         self.uninitialized.discard(seat)
         self.brings.pop(seat, None)
+        self.locations.pop(seat, None)
         self.lives[seat] = life + 1
 
     def gone(self, seat: Address, life: int) -> None:
@@ -74,12 +83,20 @@ class Membership:
         if self.silent.get(seat) == life:
             del self.silent[seat]
 
-    def join(self, seat: Address, life: int, brings: StateId | None = None) -> bool:
+    def join(
+        self,
+        seat: Address,
+        life: int,
+        brings: StateId | None = None,
+        at: Location | None = None,
+    ) -> bool:
         """An uninitialized one sits down. False if that is old news."""
         if self.holds(seat) or life < self.lives.get(seat, 0):
             return False
         self.lives[seat] = life
         self.uninitialized.add(seat)
+        if at is not None:
+            self.locations[seat] = at
         if brings is not None:
             self.brings[seat] = brings
             self.gone(brings.seat, brings.life)

@@ -53,8 +53,12 @@ class LeadState:
     def note_plan(self, rebuilds: Mapping[str, RebuiltSeat]) -> None:
         """Who trains from here on."""
         p, self.planned = self.progress, self.members.names()
-        newest = max(p.checkpoints, default=-1)
-        self.note(PlanRecord(p.epoch, p.committed, p.tick, self.planned, rebuilds, newest))
+        newest, found = max(p.checkpoints, default=-1), self.members.locations
+        hosts = {str(s): at.machine for s, at in sorted(found.items()) if str(s) in self.planned}
+        zones = {seat: found[Address.parse(seat)].zone for seat in hosts}
+        zones = {seat: zone for seat, zone in zones.items() if zone}
+        plan = p.epoch, p.committed, p.tick, self.planned, rebuilds, newest
+        self.note(PlanRecord(*plan, hosts, zones))
 
     def update(self, **changes: Any) -> None:
         """Of the run's progress."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from checkfree.core.errors import RunFailed
-from checkfree.core.ops import Address, Course, Mirror, StateId, Transfer
+from checkfree.core.ops import Address, Course, Location, Mirror, StateId, Transfer
 from checkfree.core.records import IterationRecord
 from checkfree.lead.history import History, ran
 from checkfree.lead.iteration import course_of
@@ -54,6 +54,8 @@ class Takeover:
     leaving: list[Leaving] = field(default_factory=list)
     """Who asks meanwhile."""
     brings: dict[Address, StateId] = field(default_factory=dict)
+    locations: dict[Address, Location] = field(default_factory=dict)
+    """Of those present, who have told it; of others the last plan does."""
     silent: dict[Address, int] = field(default_factory=dict)
     """As membership has them."""
     _arrived: set[Pushed] = field(default_factory=set)
@@ -76,14 +78,16 @@ class Takeover:
             case Gone(worker, life):
                 if self.silent.get(worker) == life:
                     del self.silent[worker]
-            case Joined(worker, life, brings):
+            case Joined(worker, life, brings, at):
                 if self.present.get(worker, -1) < life:
                     self._forget(worker)
                     self.present[worker] = life
                     self.brings |= {worker: brings} if brings else {}
+                    self.locations |= {worker: at} if at else {}
 
     def _forget(self, seat: Address) -> None:
         self.brings.pop(seat, None)
+        self.locations.pop(seat, None)
         self.present.pop(seat, None)
         self.standings.pop(seat, None)
         self._called.discard(seat)
@@ -182,13 +186,15 @@ class Takeover:
     def members(self) -> Membership:
         """Who trains, and who has to be rebuilt first."""
         planned = self.history.members or self.present
-        members = Membership(planned, {**self.lives, **planned})
+        known = {**self.history.locations, **self.locations}
+        members = Membership(planned, {**self.lives, **planned}, known)
         for seat, life in planned.items():
             if self.present.get(seat) != life:
                 members.lose(seat, life, silent=self.silent.get(seat) == life)
         for seat, standing in sorted(self.standings.items()):
             if not members.holds(seat):
-                members.join(seat, standing.life, self.brings.get(seat))
+                at = self.locations.get(seat)
+                members.join(seat, standing.life, self.brings.get(seat), at)
             elif standing.uninitialized or standing.version != self.history.progress.committed:
                 members.empty([seat])
         members.noted(self.history.noted)

@@ -17,6 +17,7 @@ from checkfree.core.ops import (
     Address,
     Course,
     Keep,
+    Location,
     Mirror,
     Recipe,
     Route,
@@ -333,11 +334,13 @@ class Gone(Message):
 @dataclass(frozen=True)
 class Joined(Message):
     """runtime -> lead: a worker sits at this address, uninitialized but for an exact state that
-    it may bring along: one that it had in an earlier life, or that a leaver has sent it."""
+    it may bring along: one that it had in an earlier life, or that a leaver has sent it. ``at``:
+    where it is, if that is known."""
 
     worker: Address
     life: int
     brings: StateId | None = None
+    at: Location | None = None
 
 
 @dataclass(frozen=True)

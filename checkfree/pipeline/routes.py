@@ -125,6 +125,13 @@ def ring_successor(stage: int, num_stages: int) -> int:
     return (stage + 1) % num_stages
 
 
+def far_away(stage: int, num_stages: int) -> tuple[int, ...]:
+    """The other stages, the one half the ring away first, then round it: so that adjacent stages
+    have their like far from each other."""
+    ring = ((stage + num_stages // 2 + step) % num_stages for step in range(num_stages))
+    return tuple(other for other in ring if other != stage)
+
+
 def beside_on_routes(stage: int, routes: Sequence[Route]) -> tuple[frozenset[int], frozenset[int]]:
     """The stages that a stage's body gets its input from, and those that read its output, on any
     of the routes; both empty for stage 0."""

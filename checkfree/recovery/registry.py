@@ -147,3 +147,8 @@ def _with_options(kind: type, config: RecoveryConfig) -> Any:
             named = f"its options are {', '.join(fields)}" if fields else "it has no options"
             raise BadInput(f"unknown key recovery.{key}: {config.name} was chosen, {named}")
     return as_config(given, kind, "recovery.") if fields else kind()
+
+
+def replays(recovery: RecoveryConfig) -> bool:
+    """Logs and copies are kept, so that lost stages can be replayed."""
+    return "wave_lag" in spec_of(recovery).options and recovery.log_memory != 0

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from checkfree.core.ops import LEAD, Address
+from checkfree.core.ops import LEAD, Address, Location
 from checkfree.messages.control import Joined, Lost, Message, Outgoing
 from checkfree.runtime.actor import Actor, Traffic
 
@@ -50,10 +50,10 @@ class InProcess:
         self.post(LEAD, Lost(seat, worker.life))
         return worker.life
 
-    def join(self, seat: Address, life: int) -> None:
-        """Seat an uninitialized replacement, and tell the lead."""
+    def join(self, seat: Address, life: int, at: Location | None = None) -> None:
+        """Seat an uninitialized replacement, and tell the lead; ``at``: as if it were there."""
         self.actors[seat] = self._spawn(seat, life)
-        self.post(LEAD, Joined(seat, life))
+        self.post(LEAD, Joined(seat, life, at=at))
 
     def run(self, on_delivery: OnDelivery | None = None) -> None:
         """Until no message is pending and no actor can move."""

@@ -38,8 +38,7 @@ class LiveListener(Protocol):
 
 
 class Recorder:
-    """The actor at the log's address. ``lr`` gives the schedule's rate of an iteration, ``hosts``
-    the machine of each seat, where there are several.
+    """The actor at the log's address. ``lr`` gives the schedule's rate of an iteration.
 
     A record's seconds run from the record before it; a recovery's from its failure (if nothing
     failed, as when somebody left: from the record before) to the plan that ended it, so that the
@@ -51,12 +50,11 @@ class Recorder:
         path: Path,
         lr: Callable[[int], float],
         listeners: Sequence[Listener] = (),
-        hosts: Callable[[], Mapping[str, str]] = dict,
     ):
         self._path = path
         # Unbuffered: what a full disk refused must not come out later, in the middle of the file.
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (lives as long as the run)
-        self._lr, self._listeners, self._hosts = lr, listeners, hosts
+        self._lr, self._listeners = lr, listeners
         self._since = time.perf_counter()
         self._failed_at: float | None = None
         self._repaired_in = 0.0
@@ -119,8 +117,6 @@ class Recorder:
     def _timed(self, record: Record) -> Record:
         now = time.perf_counter()
         passed, self._since = now - self._since, now
-        if isinstance(record, PlanRecord):
-            record = replace(record, hosts=dict(self._hosts()))
         match record:
             case IterationRecord():
                 record = replace(record, seconds=passed, lr=self._lr(record.iteration))

@@ -18,8 +18,8 @@ from checkfree.data.tokenizers import open_tokenizer
 from checkfree.pipeline import peak_losses, peak_stash
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
-from checkfree.recovery.registry import spec_of
-from checkfree.session.sizes import own_sizes, recovery_of, replays
+from checkfree.recovery.registry import replays, spec_of
+from checkfree.session.sizes import own_sizes, recovery_of
 from checkfree.session.terms import scheduler_of
 from checkfree.simulator.sizes import Sizes
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,8 +76,8 @@ class Run:
 
 class Session:
     """``start``: the state that the run goes on from; None: its first weights. ``listeners`` hear
-    of each record, if not those of the job; ``hosts`` tells the machine of each seat, where there
-    are several; ``since``: when it began, by ``time.perf_counter()``, if not now."""
+    of each record, if not those of the job; ``since``: when it began, by ``time.perf_counter()``,
+    if not now."""
 
     assembly: Assembly
 
@@ -87,7 +87,6 @@ class Session:
         start: Snapshot | None = None,
         *,
         listeners: Sequence[Listener] | None = None,
-        hosts: Callable[[], Mapping[str, str]] = dict,
         since: float | None = None,
     ):
         def lr(iteration: int) -> float:
@@ -97,7 +96,7 @@ class Session:
         self.store = Store(DiskFiles(job.folder))
         self._since = time.perf_counter() if since is None else since
         listeners = job.listeners if listeners is None else listeners
-        self.recorder = Recorder(job.folder / RECORDS, lr, listeners, hosts)
+        self.recorder = Recorder(job.folder / RECORDS, lr, listeners)
         records = read(job.folder)
         self.recorder.resume(records)
         if not records:

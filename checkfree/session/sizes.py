@@ -16,7 +16,7 @@ from checkfree.core.rates import SGD
 from checkfree.data.tokenizers import open_tokenizer
 from checkfree.models.config import ModelConfig
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
-from checkfree.recovery.registry import spec_of
+from checkfree.recovery.registry import replays, spec_of
 from checkfree.session.blueprint import family_of, of_family
 from checkfree.session.sketch import sketched
 from checkfree.simulator.sizes import Sizes, published, told_bytes
@@ -108,11 +108,6 @@ def recovery_of(config: Config) -> RecoveryConfig:
     budget = recovery.shadow_budget * hops * (sizes.activation + sizes.gradient)
     least = math.ceil(sum(sizes.packed[SHADOW_FORMATS[recovery.shadow_format]]) / budget)
     return replace(recovery, shadow_least=max(recovery.shadow_least, least))
-
-
-def replays(recovery: RecoveryConfig) -> bool:
-    """Logs and copies are kept, so that lost stages can be replayed."""
-    return "wave_lag" in spec_of(recovery).options and recovery.log_memory != 0
 
 
 def _replayed(config: Config, recovery: RecoveryConfig) -> RecoveryConfig:

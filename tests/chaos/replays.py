@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from checkfree.core.ops import LEAD, Address, Refusal, Repair, Source, View
+from checkfree.core.ops import LEAD, Address, Location, Refusal, Repair, Source, View
 from checkfree.lead import Phase
 from checkfree.messages.control import Leaving, Message, Rebuilt, Resend, Severed
 from checkfree.messages.tensors import KeepState, StageState
@@ -81,6 +81,8 @@ class Terms:
     replicas: int
     terms: ReplayTerms
     schedule: int
+    machines: int = 0
+    """That its seats are spread over; 0: nobody tells of any."""
 
     @classmethod
     def of(cls, seed: int, replicas: int = 1) -> Terms:
@@ -135,6 +137,7 @@ KINDS = (
     *("leaves", "leaves", "lead", "lead replays", "severed", "severed"),
 )
 TIMED = ("travels", "replays", "waits", "lead replays", "severed")
+WHOLE = (*KINDS, *["machine"] * 12)
 SLOW = (
     *("Push", "KeepState", "Kept", "Rebuild", "Resend", "Replaying", "Rebuilt", "StateRequest"),
     *("StateReply", "Activation", "Gradient", "Begin", "Commit", "Joined"),
@@ -145,8 +148,9 @@ SLOW = (
 @dataclass
 class Losing:
     """A run that loses seats: ``anywhere``, while a wave ``travels`` or the lead ``waits`` for it,
-    while somebody ``replays``, an owner with whoever holds its copy (``pair``), or of its own will
-    (``leaves``); or its ``lead``. ``severed`` are two that lose what they said to each other."""
+    while somebody ``replays``, an owner with whoever holds its copy (``pair``), all of a
+    ``machine``, or of its own will (``leaves``); or its ``lead``. ``severed`` are two that lose
+    what they said to each other. Some come back on another machine."""
 
     terms: Terms
     seen: Counter[str] = field(default_factory=Counter)
@@ -160,11 +164,20 @@ class Losing:
         self.slow = set(self.rng.sample(SLOW, self.rng.choice((0, 0, 1, 2))))
         self.slow_to = self.rng.choice((None, *sorted(self.run.lead.members.alive)))
         self.leads = 0
-        count = self.rng.randrange(2, 7)
-        self.plan = [(self.rng.choice(KINDS), self.rng.randrange(1, 500)) for _ in range(count)]
+        count, kinds = self.rng.randrange(2, 7), WHOLE if self.terms.machines else KINDS
+        self.plan = [(self.rng.choice(kinds), self.rng.randrange(1, 500)) for _ in range(count)]
         self.plan.insert(0, ("anywhere", self.rng.randrange(250, 500)))  # a wave counts first
         self.absent: list[tuple[Address, int, int]] = []
         self.base = 0
+        self.stood: dict[Address, Location] = {}
+        members = self.run.lead.members
+        if self.terms.machines:
+            members.locations |= {seat: self._somewhere() for seat in sorted(members.alive)}
+
+    def _somewhere(self) -> Location:
+        """One of the machines; each second one is in the same zone."""
+        number = self.rng.randrange(self.terms.machines)
+        return Location(f"machine-{number}", f"zone-{number % 2}")
 
     def _ladder(self) -> Ladder:
         own = self.terms.terms
@@ -248,6 +261,12 @@ class Losing:
             self._sever(seat, self.rng.choice(seats))
             return
         self.seen[f"lost: {kind}"] += 1
+        if kind == "machine":
+            at = self.run.lead.members.locations
+            machine = at[seat].machine if seat in at else ""
+            there = [s for s in seats if s in at and at[s].machine == machine]
+            self.seen["several at once"] += len(there) > 1
+            return self._gone(there)
         if kind in ("lead", "lead replays"):
             self._change_lead()
             return
@@ -294,13 +313,17 @@ class Losing:
             and not self.absent
         ):
             self.strategy.foretell(seats, lead._lead_state.view())
+        self.stood |= lead.members.locations
         for seat in seats:
             life = self.run.runtime.kill(seat)
             late = self.run.runtime.delivered + self.rng.choice((0, 0, 5, 30, 300))
             self.absent.append((seat, life + 1, late))
 
     def _return(self, entry: tuple[Address, int, int]) -> None:
-        self.run.runtime.join(entry[0], entry[1])
+        seat, life, _ = entry
+        at = self.stood.get(seat)
+        moves = at is not None and self.rng.random() < 0.2
+        self.run.runtime.join(seat, life, self._somewhere() if moves else at)
 
     def _workers(self) -> dict[Address, StageWorker]:
         actors = self.run.runtime.actors.items()

@@ -69,6 +69,23 @@ def test_who_is_unprotected_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
     assert seen[True] > LOOKS and seen[False] > LOOKS, seen
 
 
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_machines_that_are_lost_whole(chunk: int) -> None:
+    """With the copies that they hold: each time as ``survives`` had said, and mostly to no harm."""
+    torch.set_num_threads(1)
+    seen: Counter[str] = Counter()
+    for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
+        terms = Terms.of(seed)
+        stages = max(3, terms.stages)
+        losing = Losing(replace(terms, stages=stages, machines=2 + seed % 3))
+        losing.play()
+        losing.check_end()
+        seen += losing.seen
+    assert seen["lost: machine"] >= CHUNK / 2 and seen["several at once"] >= CHUNK / 4, seen
+    assert seen["foretold: lost"] and seen["foretold: saved"], seen
+    assert seen["replays from a wave"] >= 0.5 * seen["replays"], seen
+
+
 LADDERS = 200 if SOAK else 16
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from checkfree.core.ops import locations_of
 from checkfree.core.records import of_kind, read
+from checkfree.recovery.replay.promise import laid_out, promise
 from tests.process.command import end_of, finished, numbers, run, wait_until
 from tests.process.test_swarm import (
     PATIENT,
@@ -106,3 +108,53 @@ def test_a_replay_is_seen_while_it_runs(swarm: Path) -> None:
     assert list(record["seconds"]) == ["seat", "copy", "replay", "step"]
     assert all(seconds >= 0 for seconds in record["seconds"].values())
     assert_nothing_left(swarm)
+
+
+def test_a_machine_is_lost_with_all_that_it_has(
+    swarm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each stage is kept on another one. So says the first line, so it is, and so a second lead
+    has it."""
+    words = ("small.yaml", "out=run", "iterations=150", *REPLAY)
+    process = begin(swarm, "swarm", "up", *words, "--nodes=2", "--chaos", PATIENT, tick=6)
+
+    def safe() -> bool:
+        """Nodes share the seats, and the copies of a wave count that was made since they do."""
+        told = status(swarm)
+        versions = [how["version"] for how in told.get("replayable", {}).values()]
+        spread = all(len(node["seats"]) >= 2 for node in told["nodes"])
+        return spread and len(versions) == 5 and min(versions) > 0 and told["fatal"] == []
+
+    def replayed_seats() -> list[set[str]]:
+        recoveries = of_kind(read(swarm / "run"), "recovery")
+        found = [
+            {s for s, how in r["rebuilds"].items() if how["rule"] == "replay"} for r in recoveries
+        ]
+        return [seats for seats in found if seats]
+
+    for count, lead_too in enumerate((False, True), 1):
+        wait_until(safe, process)
+        if lead_too:
+            kill(swarm, process, "lead")
+            trains(swarm, process, 8)  # copies that the second lead had sent count
+            wait_until(safe, process)
+        nodes = {node["host"]: node["seats"].keys() for node in status(swarm)["nodes"]}
+        run(swarm, "swarm", "kill", "run", "worker-1")
+        wait_until(lambda: len(replayed_seats()) == count, process)  # noqa: B023
+        assert replayed_seats()[-1] <= nodes["node-1"]  # one may have been about to move
+    wait_until(lambda: "replayable from" in run(swarm, "swarm", "status", "run").stdout, process)
+    told = finished(process, 0)
+    assert set(rules(swarm / "run")) <= {"replay", "handover"}
+    plans = of_kind(read(swarm / "run"), "plan")
+    assert all(plan["hosts"].keys() == plan["members"].keys() for plan in plans)
+    assert set(plans[0]["hosts"].values()) == {"node-0", "node-1"}
+    last = [plans[-1]["hosts"][f"{stage}.0"] for stage in range(5)]
+    assert sum(last[stage] == last[(stage + 2) % 5] for stage in range(5)) == 1  # five in a ring
+    at = locations_of(plans[0]["hosts"], {})
+    promised = str(promise(laid_out(at, 1, at), at))
+    assert promised.endswith(", any one machine")
+    assert f"replay gives back {promised}\n" in told.stdout + told.stderr
+    alone = in_one_process(swarm, *words[2:])
+    assert numbers(swarm / "run")["weights"] == numbers(alone)["weights"]
+    assert_nothing_left(swarm)
+    replays(swarm, capsys)

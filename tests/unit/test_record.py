@@ -62,7 +62,7 @@ TOLD = {
 }
 EVERY: tuple[Record, ...] = (
     ConfigRecord({"seed": 0, "devices": ["cpu"]}, {"torch": "2"}, {"name": "stdlib"}, 99),
-    PlanRecord(0, 0, 0, {"0.0": 0, "1.0": 2}),
+    PlanRecord(0, 0, 0, {"0.0": 0, "1.0": 2}, hosts={"0.0": "a"}, zones={"0.0": "west"}),
     STEP,
     ValidationRecord(3, 5, 2.5, after_repair=True),
     FailureRecord(3, 5, 1, ("2.0",), (2,)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from checkfree.core.ops import Address, Course, Source, Transfer
+from checkfree.core.ops import Address, Course, Location, Source, Transfer
 from checkfree.recovery.replay.book import Passed, ReplayBook
 from checkfree.recovery.replay.terms import ReplayTerms
 
@@ -101,3 +101,20 @@ def test_logs_are_full_when_a_wave_counts_and_never_before() -> None:
                     book.kept(Transfer(how.owner, copy.holder, "state"), copy.version, how.epoch)
                 most = max(most, book._fullest())
             assert most == room * BYTES, (lag, room)
+
+
+def test_copies_go_to_other_machines_also_when_their_owner_has_come_to_their_holder_s() -> None:
+    """The one that it has stays until the next wave."""
+    locations = {seat: Location(name) for seat, name in zip(SEATS, "abab", strict=True)}
+    book = ReplayBook(ReplayTerms(1), 0, SEATS)
+    passed = Passed(Course((), {}), {}, dict.fromkeys(SEATS, BYTES))
+    book.committed(0, passed, SEATS, {})
+    ordered = {t for t, _ in book.orders(1, SEATS, 0, locations)}
+    assert {(t.owner.stage, t.holder.stage) for t in ordered} == {(0, 3), (1, 0), (2, 1), (3, 2)}
+    assert not book.orders(1, SEATS, 0, locations)
+    moved = {**locations, SEATS[0]: Location("b")}
+    assert [t for t, _ in book.orders(1, SEATS, 0, moved)] == [
+        Transfer(SEATS[0], SEATS[2], "state"),
+        Transfer(SEATS[1], SEATS[2], "state"),
+    ]
+    assert not book.orders(1, SEATS, 0, moved)

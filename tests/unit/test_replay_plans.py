@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from checkfree.core.ops import (
     STORE,
     Address,
+    Location,
     Protection,
     Recipe,
     Refusal,
@@ -19,9 +20,11 @@ from checkfree.core.ops import (
     Source,
     View,
 )
-from checkfree.pipeline.routes import in_order
+from checkfree.pipeline.routes import far_away, in_order
 from checkfree.recovery.replay.plan import (
+    begins,
     holders,
+    lost_with,
     replays,
     replays_of_some,
     senders,
@@ -95,6 +98,52 @@ def test_holders_are_others(stages: int, replicas: int, copies: int) -> None:
         assert len({seat.stage for seat in found} | {stage}) == len(found) + 1
 
 
+PLACES = st.none() | st.builds(Location, st.sampled_from("abc"), st.sampled_from(["", "e", "w"]))
+
+
+@given(st.integers(2, 7), st.integers(1, 2), st.integers(1, 2), st.data())
+def test_holders_are_on_other_machines_where_there_are_any(
+    stages: int, replicas: int, copies: int, data: st.DataObject
+) -> None:
+    """And in other zones; of those that are as good, whoever is first from half the pipeline on.
+    Where nothing is known, all is as if there were no machines."""
+    seats = [A(s, r) for s in range(stages) for r in range(replicas)]
+    told = {seat: data.draw(PLACES) for seat in seats}
+    locations = {seat: at for seat, at in told.items() if at is not None}
+    for stage in range(stages):
+        own = [seat for seat in seats if seat.stage == stage]
+        others = [seat for seat in seats if seat.stage != stage]
+        machine = {s: lost_with(s, own, locations)[0] for s in others}
+        zone = {s: lost_with(s, own, locations)[1] for s in others}
+        found = holders(stage, seats, copies, locations=locations)
+        assert len({seat.stage for seat in found} | {stage}) == min(copies, stages - 1) + 1
+        first, far = found[0], far_away(stage, stages)
+        best = min((machine[s], zone[s]) for s in others)
+        alike = [s for s in others if (machine[s], zone[s]) == best]
+        assert first == min(alike, key=lambda s: (far.index(s.stage), s))
+        assert holders(stage, seats, copies, found, locations) == ()
+        nowhere = holders(stage, seats, copies)
+        assert [s.stage for s in nowhere] == [*far[:copies]]
+        if len(locations) < 2 or len({at.machine for at in locations.values()}) == 1:
+            assert found[: len(far)] == nowhere
+
+
+def test_two_copies_of_a_stage_are_on_two_machines() -> None:
+    locations = {A(s): Location(name) for s, name in enumerate("aabbcc")}
+    assert holders(0, locations, 2, locations=locations) == (A(3), A(4))
+    assert holders(0, locations, 2, [A(2)], locations) == (A(4),)
+
+
+def test_a_holder_that_has_come_to_the_owner_s_machine_is_made_up_for() -> None:
+    """By one more, once; not where there is no other machine."""
+    locations = {A(s): Location(name) for s, name in enumerate("abab")}
+    assert holders(0, locations, 1, [A(2)], locations) == (A(3),)
+    assert holders(0, locations, 1, [A(2), A(3)], locations) == ()
+    assert holders(0, locations, 2, [A(2), A(3)], locations) == (A(1),)
+    alone = dict.fromkeys(locations, Location("a"))
+    assert holders(0, alone, 1, [A(2)], alone) == ()
+
+
 def test_one_stage_begins_with_its_copy() -> None:
     made = planned(protected(), A(2))
     assert made.rebuild == {A(2): Recipe(REPLAY, (Source(A(5), 2, BASE),))}
@@ -125,6 +174,13 @@ def test_which_stages_could_not_be_replayed() -> None:
     assert unprotected(protected(base=None)) == (0, 1, 2, 3, 4, 5)
     assert unprotected(protected(copies=frozenset({Source(A(5), 2, BASE)}))) == (0, 1, 3, 4, 5)
     assert unprotected(protected(since={2: BASE + 1})) == (2,)
+
+
+def test_from_which_version_each_stage_would_be_replayed() -> None:
+    assert begins(protected()) == dict.fromkeys(range(6), BASE)
+    assert begins(protected(since={2: BASE + 1})) == dict.fromkeys((0, 1, 3, 4, 5), BASE)
+    # 1 and 3 need what 2 sent, which computes it once more from its copy, and 5 has that.
+    assert begins(without(protected(), A(2))).keys() == {0, 4}
 
 
 def test_as_many_as_can_be_are_replayed() -> None:

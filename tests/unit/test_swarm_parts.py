@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from checkfree.core.errors import BadInput
-from checkfree.core.ops import LEAD, Address
+from checkfree.core.ops import LEAD, Address, Location
 from checkfree.core.records import EndRecord, Record, ResumeRecord, dumps
 from checkfree.messages.control import Due, Joined, Lost, Message, Struck
 from checkfree.messages.recorded import read_record
@@ -72,8 +72,11 @@ def test_a_loss_is_told_once_and_replaced() -> None:
     assert not peer_table.complete
     peer_table.arrived(peer(ONE, 1))
     assert two.told[1:] == [Joined(ONE, 1)]
+    peer_table.gone(TWO, 0, "")
+    peer_table.arrived(peer(TWO, 1), at=Location("attic"))
+    assert two.told[-1] == Joined(TWO, 1, at=Location("attic"))
     known = [Peer.from_json(plain) for plain in two.announced[-1]["peers"]]
-    assert set(known) == {peer(ONE, 1), peer(TWO)}
+    assert set(known) == {peer(ONE, 1), peer(TWO, 1)}
 
 
 def test_who_dies_before_the_start_is_replaced_by_one_that_is_initialized() -> None:

@@ -108,6 +108,26 @@ def test_stage_0_needs_data() -> None:
     assert settled(alone, held("- - - - -"))[Address(0)] is None
 
 
+@pytest.mark.parametrize("count", [3, 4, 6])
+def test_a_stage_and_whoever_holds_its_copy_are_on_two_machines(count: int) -> None:
+    """Six stages: 0 with 3, 1 with 4, 2 with 5."""
+    six = dict.fromkeys([Address(s) for s in range(6)])
+    where = site(*"abcdef"[:count])
+    seats = settled(replace(where, copies=1), six)
+    assert all(seats[Address(s)] != seats[Address(s + 3)] for s in range(3))
+    assert max(Counter(seats.values()).values()) == -(-6 // count)
+
+
+def test_such_a_pair_is_parted_by_a_move_and_only_where_stages_are_replayed() -> None:
+    """Before neighbours are: each has its copy elsewhere."""
+    seats = held("a b c a b c")
+    where = replace(site(*"abc", room=3), standing=dict.fromkeys("abc", 1))
+    assert place(where, seats) == ()
+    (move,) = place(replace(where, copies=1), seats)
+    after = judged(replace(where, copies=1), {**seats, move.seat: move.to})
+    assert after < judged(replace(where, copies=1), seats)
+
+
 def test_machines_and_zones_before_load() -> None:
     nodes = {
         "a1": Node("a1", "a", "east", 2),

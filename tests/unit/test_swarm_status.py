@@ -55,3 +55,19 @@ def test_how_far_a_replay_is_and_how_much_of_the_time_was_training() -> None:
         "iteration 496, loss 2.5000, 0.25 s each, goodput 97.0%",
         "replays stage 2 (5 of 17 iterations since 480), about 6.1 s to go",
     ]
+
+
+def test_from_where_stages_are_replayed_and_what_no_machine_may_take() -> None:
+    like = {"version": 480, "seconds": 6.25}
+    told = {
+        "unprotected": [3],
+        "unprotected_since": {"3": 490},
+        "replayable": {"0": like, "1": like, "2": {"version": 497, "seconds": None}},
+        "fatal": ["attic"],
+    }
+    assert list(_lines(told))[1:] == [
+        "stages 0, 1: replayable from 480, about 6.2 s",
+        "stage 2: replayable from 497",
+        "not everything of attic could be replayed now",
+    ]
+    assert list(_lines({"replayable": None, "fatal": []})) == []

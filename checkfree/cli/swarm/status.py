@@ -12,6 +12,7 @@ from checkfree.cli.arguments import DONE, Commands
 from checkfree.cli.swarm.shared import as_joiner, secret_of
 from checkfree.core.errors import BadInput
 from checkfree.core.live import LiveStatus, render_replays, render_unprotected
+from checkfree.core.units import render_seconds
 from checkfree.runtime.swarm.told import render_waiting
 
 
@@ -89,6 +90,7 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield render_replays(live.replays)
     if live.unprotected is not None:
         yield _protection(live.unprotected)
+    yield from _replayable(told)
     waiting = told.get("waiting")
     if waiting is not None and waiting["vacant"]:
         yield render_waiting(waiting)
@@ -111,6 +113,19 @@ def _protection(unprotected: Mapping[int, int]) -> str:
     if not unprotected:
         return "any stage that is lost now is replayed, to the last bit"
     return f"no replay could give back {render_unprotected(unprotected)}"
+
+
+def _replayable(told: Mapping[str, Any]) -> Iterator[str]:
+    """Which stages can be replayed from which version, those that are alike in one line; and which
+    machines can't be lost as a whole."""
+    alike: dict[str, list[str]] = {}
+    for stage, how in (told.get("replayable") or {}).items():
+        within = "" if how["seconds"] is None else f", about {render_seconds(how['seconds'])}"
+        alike.setdefault(f"replayable from {how['version']}{within}", []).append(stage)
+    for line, stages in alike.items():
+        yield f"stage{'s' * (len(stages) > 1)} {', '.join(stages)}: {line}"
+    if machines := told.get("fatal"):
+        yield f"not everything of {', '.join(machines)} could be replayed now"
 
 
 def _node(node: Mapping[str, Any], line: float | None) -> str:

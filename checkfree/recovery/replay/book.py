@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from checkfree.core.ops import Address, Course, Protection, Repair, Source, Transfer
 from checkfree.messages.control import ForReplays
-from checkfree.recovery.replay.plan import holders
+from checkfree.recovery.replay.plan import Locations, holders
 from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.recovery.rungs import EXACT, REPLAY
 
@@ -140,10 +141,14 @@ class ReplayBook:
         return max(newest.logged.values(), default=0) if newest else 0
 
     def orders(
-        self, committed: int, alive: Collection[Address], epoch: int = -1
+        self,
+        committed: int,
+        alive: Collection[Address],
+        epoch: int = -1,
+        locations: Locations = MappingProxyType({}),
     ) -> list[tuple[Transfer, int]]:
         """Copies that are missing, of the base and of the wave on its way, with their version; to
-        be sent in that epoch."""
+        be sent in that epoch. Seats are in those ``locations``."""
         if self._terms is None:
             return []
         found = []
@@ -154,7 +159,8 @@ class ReplayBook:
                     for copy in self._copies
                     if copy.of == owner.stage and copy.version == version
                 ]
-                for holder in holders(owner.stage, alive, self._terms.copies, having):
+                copies = self._terms.copies
+                for holder in holders(owner.stage, alive, copies, having, locations):
                     late = version != self._pending
                     at = committed + self._terms.lag if late else self._counts_at
                     copy = _Copy(owner, at, epoch)

@@ -15,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from checkfree.core.ops import (
     STORE,
     Address,
+    Location,
     Protection,
     Recipe,
     Refusal,
@@ -30,6 +32,7 @@ from checkfree.core.ops import (
     Source,
     View,
 )
+from checkfree.pipeline.routes import far_away
 from checkfree.recovery.rungs import REPLAY, WAVE
 from checkfree.recovery.strategy import wholly_lost
 
@@ -43,19 +46,51 @@ class _Start(NamedTuple):
     until: int
 
 
+Locations = Mapping[Address, Location]
+"""Of seats, as far as that is known. One that is unknown may be on any machine."""
+
+
 def holders(
-    stage: int, seats: Collection[Address], copies: int, having: Collection[Address] = ()
+    stage: int,
+    seats: Collection[Address],
+    copies: int,
+    having: Collection[Address] = (),
+    locations: Locations = MappingProxyType({}),
 ) -> tuple[Address, ...]:
-    """Where copies of a stage stand, beside those that have one: a living seat each of other
-    stages, beginning half the pipeline away, so that adjacent stages are not lost with them."""
-    by_stage: dict[int, Address] = {}
-    for seat in sorted(seats, reverse=True):
-        by_stage[seat.stage] = seat
-    count = 1 + max(by_stage, default=0)
-    taken = {seat.stage for seat in having} | {stage}
-    ring = ((stage + count // 2 + step) % count for step in range(count))
-    free = [by_stage[other] for other in ring if other in by_stage and other not in taken]
-    return tuple(free[: max(0, copies - len(having))])
+    """Where copies of a stage are to stand, beside those ``having`` one: a living seat each of
+    other stages, beginning half the pipeline away, so that adjacent stages are not lost with them.
+
+    On other machines than the stage's own seats, and each on another if that can be; of those
+    rather in other zones. One that has come to stand on the stage's machine is made up for as soon
+    as there is another: whoever holds it doesn't count.
+    """
+    own = [seat for seat in seats if seat.stage == stage]
+    missing, beside = copies - len(having), sum(lost_with(h, own, locations)[0] for h in having)
+    if missing + beside <= 0:
+        return ()
+    far = far_away(stage, 1 + max((seat.stage for seat in seats), default=0))
+    order = {other: place for place, other in enumerate(far)}
+    taken, without = list(having), order.keys() - {holder.stage for holder in having}
+    free = [seat for seat in seats if seat.stage in without]
+
+    def judged(seat: Address) -> tuple[Any, ...]:
+        machine, zone = lost_with(seat, own, locations)
+        return machine, zone, *lost_with(seat, taken, locations), order[seat.stage], seat
+
+    apart = len({seat.stage for seat in free if not lost_with(seat, own, locations)[0]})
+    found: list[Address] = []
+    while free and len(found) < max(missing, min(missing + beside, apart)):
+        found.append(min(free, key=judged))
+        taken.append(found[-1])
+        free = [seat for seat in free if seat.stage != found[-1].stage]
+    return tuple(found)
+
+
+def lost_with(seat: Address, others: Iterable[Address], locations: Locations) -> tuple[bool, bool]:
+    """Whether a seat may be lost with the machine, or with the zone, of any of the others."""
+    at, there = locations.get(seat), [locations.get(other) for other in others]
+    machine = any(at is None or o is None or at.machine == o.machine for o in there)
+    return machine, machine or any(at and o and at.area == o.area for o in there)
 
 
 def survives(lost: Collection[Address], view: View) -> bool:
@@ -64,11 +99,22 @@ def survives(lost: Collection[Address], view: View) -> bool:
     return not isinstance(_starts(wholly_lost(lost, left), lost, left, frozenset()), Refusal)
 
 
+def begins(view: View) -> dict[int, int]:
+    """Of each stage that would come back exactly if it were lost by itself, the version that its
+    replay would begin at."""
+    found: dict[int, int] = {}
+    for stage in {seat.stage for seat in view.alive}:
+        lost = [seat for seat in view.alive if seat.stage == stage]
+        left = _without(view, view.alive - frozenset(lost))
+        starts = _starts([stage], lost, left, frozenset())
+        if not isinstance(starts, Refusal):
+            found[stage] = starts[stage].begins
+    return dict(sorted(found.items()))
+
+
 def unprotected(view: View) -> tuple[int, ...]:
-    """The stages that would not come back exactly if they were lost, each by itself."""
-    stages = range(view.num_stages)
-    seats = {n: [seat for seat in view.alive if seat.stage == n] for n in stages}
-    return tuple(stage for stage in stages if not survives(seats[stage], view))
+    """The living stages that would not."""
+    return tuple(sorted({seat.stage for seat in view.alive} - begins(view).keys()))
 
 
 def replays(

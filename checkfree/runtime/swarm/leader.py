@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from checkfree.core.ops import LEAD, Address, StateId
+from checkfree.core.ops import LEAD, Address, Location, StateId
 from checkfree.core.units import render_bytes
 from checkfree.lead import Lead, Phase
 from checkfree.messages import codec
@@ -289,13 +289,14 @@ class LeaderProcess:
         if self.join_server is not None and self.join_server.candidates.measured(found, by):
             self._remember()
 
-    def hosts(self) -> dict[str, str]:
-        """The machine of each seat that somebody has, of a run that others join."""
-        if self.join_server is None:
-            return {}
-        seated = self.join_server.candidates.seated
-        present = sorted(seat for seat in self.peer_table.present if seat in seated)
-        return {str(seat): seated[seat].node.host for seat in present}
+    def locations(self) -> dict[Address, Location]:
+        """Where each seat is that somebody has, of a run that others join, if that one has told."""
+        found = {seat: self._location(seat) for seat in sorted(self.peer_table.present)}
+        return {seat: at for seat, at in found.items() if at is not None}
+
+    def _location(self, seat: Address) -> Location | None:
+        node = None if self.join_server is None else self.join_server.candidates.node_of(seat)
+        return None if node is None else Location(node.host, node.zone)
 
     def dropped(self) -> dict[str, int]:
         """What all together have refused to read, or could not use."""
@@ -314,7 +315,7 @@ class LeaderProcess:
                 self.launcher.report("here", peer.seat, peer.life)
                 brings = None if self.join_server is None else self.join_server.arrived(peer)
                 self._relay_apart(peer)
-                self.peer_table.arrived(peer, brings)
+                self.peer_table.arrived(peer, brings, self._location(peer.seat))
                 if self.join_server is not None:
                     self._tell_missing()
                     self._remember()

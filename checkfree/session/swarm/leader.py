@@ -19,6 +19,7 @@ from checkfree.core.records import (
 from checkfree.lead import History, Lead, Progress, Takeover, history
 from checkfree.lead.membership import Membership
 from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
+from checkfree.recovery.registry import replays
 from checkfree.runtime import folder as folders
 from checkfree.runtime.actor import Actor
 from checkfree.runtime.store import Damaged
@@ -54,12 +55,15 @@ class Leading:
         self._leader_process.first_stored = self._job.initial is not None
         self._leader_process.resumes = self._resumes
         self._leader_process.met = self._met
+        join_server, kept = self._leader_process.join_server, replays(self._job.config.recovery)
+        if join_server is not None and kept:
+            join_server.candidates.copies = self._job.config.recovery.copies
         self._leader_process.peer_table.replacing = shared.replacements
 
     def run(self) -> int:
         """Train. Returns 0 if the run is done."""
-        hosts, since = self._leader_process.hosts, self._shared.started
-        with Session.open(self._job, listeners=[self], hosts=hosts, since=since) as session:
+        since = self._shared.started
+        with Session.open(self._job, listeners=[self], since=since) as session:
             return self._run(session)
 
     def _run(self, session: Session) -> int:
@@ -148,7 +152,13 @@ class Leading:
         strategy, lives = self._job.worker_context.strategy, peer_table.lives
         if self._leader_process.handoff.started:
             present = {seat: peer.life for seat, peer in peer_table.present.items()}
-            takeover = Takeover(self._leader_process.life, found, present, lives)
+            takeover = Takeover(
+                self._leader_process.life,
+                found,
+                present,
+                lives,
+                locations=self._leader_process.locations(),
+            )
             lead = Lead(takeover.members(), strategy, rules, found.progress, takeover)
             lead.inherit(unused(self._session.store, read(self._job.folder)))
             if self._resumes:
@@ -158,7 +168,7 @@ class Leading:
         if snapshot is not None:
             progress, absent = snapshot.progress, dict(snapshot.absent)
         present = {seat: lives[seat] for seat in peer_table.present}
-        members = Membership(present, lives | absent)
+        members = Membership(present, lives | absent, self._leader_process.locations())
         if self._shared.frame is not None and self._job.initial is not None:
             members.empty(present)  # each has its first state still to get
         lead = Lead(members, strategy, rules, progress)
@@ -217,6 +227,8 @@ class Leading:
             "loss": record.loss,
             "seconds": record.seconds,
             "seats": states,
+            "replayable": self._replayable(lead),
+            "fatal": lead.fatal(),
             **self._live.to_json(),
         }
         self._leader_process.tell_status(told)
@@ -226,3 +238,17 @@ class Leading:
         before, self._live = self._live, status
         if replace(status, goodput=before.goodput) != before:
             self._leader_process.tell_status(status.to_json())
+
+    def _replayable(self, lead: Lead) -> dict[str, dict[str, float | None]] | None:
+        """From which version each stage could be replayed now, and in about how many seconds: as
+        many as its iterations usually take. It computes them alone, so rather in fewer."""
+        versions, usual = lead.replayable(), self._leader_process.watch.pace.usual
+        if versions is None:
+            return None
+        return {
+            str(stage): {
+                "version": version,
+                "seconds": None if usual is None else usual * (lead.progress.committed - version),
+            }
+            for stage, version in versions.items()
+        }

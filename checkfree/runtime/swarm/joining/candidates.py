@@ -79,6 +79,8 @@ class Candidates:
     """Nodes that can't reach each other."""
     drained: set[str] = field(default_factory=set)
     """Nodes that are to have no more seats."""
+    copies: int = 0
+    """Of each stage on others' seats, which placement keeps off its machine."""
 
     # --- who comes and goes ----------------------------------------------------------------------
 
@@ -240,7 +242,7 @@ class Candidates:
             for who in self.standing_by.values()
             if who.heir_to is None and who.node.id not in no_more
         )
-        return Site(nodes, free, self.speed, frozenset(self.apart))
+        return Site(nodes, free, self.speed, frozenset(self.apart), self.copies)
 
     def of(self, node: str) -> Candidate | None:
         """One of that node who stands by for no seat in particular."""

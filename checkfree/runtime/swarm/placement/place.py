@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from checkfree.core.ops import Address
-from checkfree.pipeline.routes import ring_successor
+from checkfree.pipeline.routes import far_away, ring_successor
 from checkfree.runtime.swarm.placement.nodes import Node
 
 WORTH = 1.2
@@ -46,12 +46,14 @@ class Move:
 @dataclass(frozen=True)
 class Site:
     """What is known of the nodes. ``speed``: work done in a second, of 1.0 for most. ``apart``:
-    pairs that can't reach each other. ``standing``: how many more seats each can take now."""
+    pairs that can't reach each other. ``standing``: how many more seats each can take now.
+    ``copies``: of each stage on others' seats, to be replayed from; 0: none is."""
 
     nodes: Mapping[str, Node]
     standing: Mapping[str, int]
     speed: Mapping[str, float] = field(default_factory=dict)
     apart: frozenset[frozenset[str]] = frozenset()
+    copies: int = 0
 
     def carries(self, node: str, count: int) -> float:
         """How long it takes for the work of so many seats."""
@@ -99,8 +101,9 @@ def judged(site: Site, seats: Seats) -> Cost:
 
     Stages that nobody has; stage 0 without data; neighbours that can't reach each other; how much
     longer everybody waits for slow nodes than they would for others; seats on reserves; replicas on
-    one machine; neighbours on one machine (each may hold what the other is restored from), and in
-    one zone; how much the fullest node has to do; how uneven the rest is.
+    one machine; a stage on one machine with what it is restored from, and in one zone: its
+    neighbours, or, where it is replayed, those half the pipeline away that hold its copies if they
+    can; how much the fullest node has to do; how uneven the rest is.
     """
     has: defaultdict[int, list[str]] = defaultdict(list)
     for seat, node in seats.items():
@@ -109,6 +112,10 @@ def judged(site: Site, seats: Seats) -> Cost:
     stages = 1 + max(seat.stage for seat in seats)
     beside = {frozenset((stage, ring_successor(stage, stages))) for stage in range(stages)}
     pairs = [(has[min(pair)], has[max(pair)]) for pair in beside if len(pair) == 2]
+    kept = pairs
+    if site.copies:
+        far = ((s, holder) for s in range(stages) for holder in far_away(s, stages)[: site.copies])
+        kept = [(has[stage], has[holder]) for stage, holder in far]
     host = {node.id: node.host for node in site.nodes.values()}
     zone = {node.id: node.zone or node.host for node in site.nodes.values()}
     load = Counter(node for nodes in has.values() for node in nodes)
@@ -120,8 +127,8 @@ def judged(site: Site, seats: Seats) -> Cost:
         _waited(site, load),
         sum(site.nodes[node].reserve for nodes in has.values() for node in nodes),
         sum(host[a] == host[b] for nodes in has.values() for a, b in combinations(nodes, 2)),
-        sum(_all_on_one(one, other, host) for one, other in pairs),
-        sum(_all_on_one(one, other, zone) for one, other in pairs),
+        sum(_all_on_one(one, other, host) for one, other in kept),
+        sum(_all_on_one(one, other, zone) for one, other in kept),
         busy[0] if busy else 0.0,
         sum(seconds**2 for seconds in busy),
     )

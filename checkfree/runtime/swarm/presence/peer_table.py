@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from checkfree.core.ops import Address, StateId
+from checkfree.core.ops import Address, Location, StateId
 from checkfree.messages.control import Joined, Lost, Message
 from checkfree.runtime.swarm.transport.frames import Peer
 
@@ -58,15 +58,18 @@ class PeerTable:
         """A seat that one process after the other was sent to, and none arrived at."""
         return next((seat for seat, count in self._no_shows.items() if count > NO_SHOWS), None)
 
-    def arrived(self, peer: Peer, brings: StateId | None = None) -> None:
-        """A peer has opened its stream to us; ``brings``: a state that it has."""
+    def arrived(
+        self, peer: Peer, brings: StateId | None = None, at: Location | None = None
+    ) -> None:
+        """A peer has opened its stream to us; ``brings``: a state that it has, ``at``: where it
+        is."""
         if self.lives.get(peer.seat) != peer.life or peer.seat in self.present:
             return  # of a life that is over
         self.present[peer.seat] = peer
         self._no_shows[peer.seat] = 0
         self._announce({"peers": [known.to_json() for known in self.present.values()]})
         if self.started:
-            self._tell(Joined(peer.seat, peer.life, brings))
+            self._tell(Joined(peer.seat, peer.life, brings, at))
 
     def fill(self, seats: Mapping[Address, int]) -> None:
         """Have these seats, which stood empty from the start, taken in these lives."""
