@@ -13,12 +13,17 @@ SECONDS = (
     "checkpoint",
     "detection",
     "rebuild",
+    "rollback",
     "replay",
 )
 """Classes of time. ``useful``: forward, backward and step that were kept; ``bubble``: waiting for
-another stage; ``transfer``: waiting for bytes; ``replay``: all that was done and done again."""
+another stage; ``transfer``: waiting for bytes; ``rollback``: all that was done and done again,
+after a rollback or because a loss broke it off; ``replay``: while lost stages were replayed."""
 
-BYTES = ("useful", "redundant", "checkpoint", "rebuild", "replay", "validation")
+LOSSES = ("detection", "rebuild", "rollback", "replay")
+"""Classes of time that only pass because something was lost."""
+
+BYTES = ("useful", "redundant", "checkpoint", "rebuild", "rollback", "replay", "validation")
 """Classes of bytes sent. Validation's take no time on the clock: it measures, it is no cost."""
 
 

@@ -42,7 +42,7 @@ from checkfree.recovery.strategy import Strategy
 from checkfree.simulator.failure_schedule import FailureSchedule
 from checkfree.simulator.fleet import Fleet
 from checkfree.simulator.iteration import NetworkLines, Price, message_bytes, price_iteration
-from checkfree.simulator.replays import logged, received, replay_seconds, resent
+from checkfree.simulator.replays import Orders, logged, received, replay_seconds, resent
 from checkfree.simulator.sizes import ComputePace, Sizes
 from checkfree.simulator.workers import SimulatedWorkers, counts, losses
 
@@ -109,21 +109,21 @@ class CostLedger:
     def iteration(self, price: Price, *, again: bool) -> None:
         """A committed iteration; ``again``: it makes up for one that was rolled back."""
         for kind, seconds in price.seconds.items():
-            self.seconds["replay" if again else kind] += seconds
+            self.seconds["rollback" if again else kind] += seconds
         self.now += price.total
         self.sent(price.bytes, again=again)
 
     def sent(self, counts: Mapping[str, int], *, again: bool) -> None:
         for name, count in counts.items():
             kind = "redundant" if name in ("KeepGradient", "KeepShadow") else "useful"
-            self.send("replay" if again else kind, name, count)
+            self.send("rollback" if again else kind, name, count)
 
     def aborted(self, price: Price, seconds: float) -> None:
         """An iteration of which so much was done when a stage was lost."""
-        self.spend("replay", seconds)
+        self.spend("rollback", seconds)
         share = seconds / price.total if price.total else 0.0
         for name, count in price.bytes.items():
-            self.send("replay", name, int(count * share))
+            self.send("rollback", name, int(count * share))
 
 
 _Alike = tuple[int, tuple[Mirror, ...], tuple[Transfer, ...]]
@@ -346,16 +346,14 @@ class _Host:
         held = [(to, seat, n) for to, (sent, _) in crossed.items() for seat, n in sent.items()]
         made = [(seat, self._workers.rebuilt(seat, order)) for seat, order in orders]
         self._workers.own |= dict(made)
-        replayed = [(seat, order) for seat, order in orders if order.again is not None]
-        forwards, backwards = resent(replayed, self._setting.sizes)
-        self._ledger.send("rebuild", "Activation", forwards)
-        self._ledger.send("rebuild", "Gradient", backwards)
-        self._ledger.send("rebuild", "StateReply", sum(count for _, _, count in replies))
+        replayed = {seat: order for seat, order in orders if order.again is not None}
+        forwards, backwards = resent(list(replayed.items()), self._setting.sizes)
+        self._ledger.send("replay", "Activation", forwards)
+        self._ledger.send("replay", "Gradient", backwards)
+        for seat, _, count in replies:
+            self._ledger.send("replay" if seat in replayed else "rebuild", "StateReply", count)
         self._ledger.send("rebuild", "BoundaryReply", sum(count for _, _, count in held))
-        seconds = _rebuild_seconds([*replies, *held], self._setting.fleet)
-        s = self._setting
-        seconds += replay_seconds(replayed, s.fleet, s.sizes, s.pace)
-        self._ledger.spend("rebuild", seconds + self._fit_seconds(orders))
+        self._spend_on_states(orders, replayed, [*replies, *held])
         for seat, order in orders:
             moved = sum(count for to, by, count in (*replies, *held) if to == seat != by)
             moved += 0 if order.again is None else received(seat, order, self._setting.sizes)
@@ -363,6 +361,23 @@ class _Host:
             if order.recipe.fit and not crossed[seat][1]:
                 answer = replace(answer, problem="nothing to fit it to is held", rejected=True)
             self._inbox.append(answer)
+
+    def _spend_on_states(
+        self,
+        orders: Orders,
+        replayed: Mapping[Address, Rebuild],
+        replies: Sequence[tuple[Address, Address, int]],
+    ) -> None:
+        """Until all have their states: some are rebuilt while others are replayed, and what the
+        replays take longer is theirs. One process does everything in turn."""
+        s = self._setting
+        there = _arrivals(replies, s.fleet)
+        rebuilt = max((at for seat, at in there.items() if seat not in replayed), default=0.0)
+        rebuilt += self._fit_seconds(orders)
+        again = max((at for seat, at in there.items() if seat in replayed), default=0.0)
+        again += replay_seconds(list(replayed.items()), s.fleet, s.sizes, s.pace)
+        self._ledger.spend("rebuild", rebuilt)
+        self._ledger.spend("replay", again if s.fleet.serial else max(0.0, again - rebuilt))
 
     def _fit_seconds(self, orders: Sequence[tuple[Address, Rebuild]]) -> float:
         """Of the local steps; seats take them side by side."""
@@ -374,18 +389,21 @@ class _Host:
         return sum(spent) if self._setting.fleet.serial else max(spent, default=0.0)
 
 
-def _rebuild_seconds(replies: Sequence[tuple[Address, Address, int]], fleet: Fleet) -> float:
-    """From the order until every seat has its sources: (seat, holder, bytes) of each."""
-    lines, arrivals = NetworkLines(fleet), [0.0]
+def _arrivals(
+    replies: Sequence[tuple[Address, Address, int]], fleet: Fleet
+) -> dict[Address, float]:
+    """Seconds from the order until each seat has its sources: (seat, holder, bytes) of each."""
+    lines, arrivals = NetworkLines(fleet), dict[Address, float]()
     from_store = 0.0
     for seat, holder, count in replies:
         if holder == STORE:
             from_store += count
-            arrivals.append((from_store if fleet.serial else count) / fleet.store)
+            here = (from_store if fleet.serial else count) / fleet.store
         else:
             asked = fleet.link(seat, holder).latency if seat != holder else 0.0
-            arrivals.append(lines.send(asked, holder, seat, count))
-    return max(arrivals)
+            here = lines.send(asked, holder, seat, count)
+        arrivals[seat] = max(here, arrivals.get(seat, 0.0))
+    return arrivals
 
 
 def _entries(tick: int, struck: Collection[Address], seats: Collection[Address]) -> list[Failure]:
