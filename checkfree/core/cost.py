@@ -46,12 +46,15 @@ class Priced:
     recoveries: tuple[float, ...] = ()
     """Seconds from each loss until training went on, detection and replacement included."""
     stored: Mapping[str, int] = field(default_factory=dict)
-    """Most extra bytes held at once: ``peers`` (copies on other nodes) and ``store``."""
+    """Most extra bytes held at once: ``peers`` (copies on other nodes), ``store``, and ``own``: of
+    what seats keep of themselves, as logs and what the next shadow is a change of."""
     nodes: int = 0
     price: float | None = None
     """Of a node, per hour."""
     reason: str = ""
     """Why the run ended early; empty: it did not."""
+    parameters: int = 0
+    """Of the model whose sizes were priced; 0: it is not told."""
 
     @property
     def total(self) -> float:

@@ -85,6 +85,7 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
         },
         told=told_bytes(values, activation),
         stashed=tuple(wide * tokens * _read_and_written(stage) for stage in both),
+        parameters=sum(params) // wide,
     )
 
 

@@ -39,6 +39,7 @@ from checkfree.messages.control import (
     Struck,
 )
 from checkfree.recovery.strategy import Strategy
+from checkfree.simulator.background import BackgroundCopies
 from checkfree.simulator.failure_schedule import FailureSchedule
 from checkfree.simulator.fleet import Fleet
 from checkfree.simulator.iteration import NetworkLines, Price, message_bytes, price_iteration
@@ -144,6 +145,7 @@ class _Host:
         limits = setting.strategy.activation_buffer
         self._workers = SimulatedWorkers.new(setting.sizes, seats, setting.averages_moments, limits)
         self._ledger = CostLedger()
+        self._copies = BackgroundCopies(setting.fleet)
         self._inbox: deque[Message] = deque()
         self._prices: dict[_Alike, tuple[Begin, Price]] = {}
         self._counts: dict[int, Any] = {}
@@ -157,10 +159,10 @@ class _Host:
         self._recoveries: list[float] = []
 
     def run(self, until: int | None) -> None:
-        while (out := self._lead.advance()) is not None:
+        while (out := self._lead.advance()) is not None or self._await_copies():
             if until is not None and len(self._ends) >= until:
                 return
-            self._act(out)
+            self._act(out or ())
             while self._inbox:
                 self._lead.deliver(self._inbox.popleft())
         if not (self._lead.done or self._lead.failure):
@@ -177,7 +179,12 @@ class _Host:
             bytes=dict(ledger.bytes),
             messages=dict(ledger.messages),
             recoveries=tuple(self._recoveries),
-            stored={"peers": simulated.peak_peers, "store": simulated.peak_store},
+            stored={
+                "peers": simulated.peak_peers,
+                "store": simulated.peak_store,
+                "own": simulated.peak_own,
+            },
+            parameters=setting.sizes.parameters,
             nodes=1 if setting.fleet.serial else len(setting.seats),
             price=setting.fleet.price,
             reason=self._lead.failure,
@@ -222,12 +229,33 @@ class _Host:
         lost = tuple((seat, lives[seat]) for seat in sorted(seats))
         for seat in seats:
             self._workers.lose(seat)
+        self._copies.drop(lambda copy: bool({copy.keep.owner, copy.keep.holder} & set(seats)))
         self._failures += _entries(self._lead.progress.tick, seats, self._setting.seats)
         if self._struck_at is None:
             self._struck_at = self._ledger.now
         fleet = self._setting.fleet
-        self._ledger.spend("detection", fleet.detection + fleet.replacement)
+        self._idle("detection", fleet.detection + fleet.replacement)
         return lost, tuple((seat, life + 1) for seat, life in lost)
+
+    # --- time that passes beside training --------------------------------------------------------
+
+    def _idle(self, kind: str, seconds: float) -> None:
+        """Everybody waits for something that takes no line between seats."""
+        self._ledger.spend(kind, seconds)
+        self._arrive(self._copies.passed(seconds, {}))
+
+    def _arrive(self, copies: Sequence[Push]) -> None:
+        for order in copies:
+            assert isinstance(order.keep, Transfer)
+            self._inbox.append(Kept(order.epoch, order.keep, order.version))
+
+    def _await_copies(self) -> bool:
+        """A copy is to count by now and is not there: everybody waits for one more to arrive."""
+        seconds = self._copies.next_arrival()
+        if self._lead.done or self._lead.failure or seconds == float("inf"):
+            return False
+        self._idle("redundant", seconds)
+        return True
 
     # --- an iteration ----------------------------------------------------------------------------
 
@@ -247,6 +275,9 @@ class _Host:
             return self._prepare(workers, begin)
         self._struck_at = hit
         self._ledger.aborted(price, hit - now)
+        share = (hit - now) / price.total
+        busy = {line: share * seconds for line, seconds in price.busy.items()}
+        self._arrive(self._copies.passed(hit - now, busy))
         lost, joined = self._kill(self._strikes.before(tick, max(hit, self._ledger.now)))
         self._inbox.extend(Lost(seat, life) for seat, life in lost)
         self._inbox.extend(Joined(seat, life) for seat, life in joined)
@@ -261,16 +292,19 @@ class _Host:
             self._prices[key] = begin, price  # begin too: ids are of living objects only
         return self._prices[key][1]
 
-    def _prepare(self, workers: Sequence[Address], begin: Begin) -> None:
+    def _answers(self, begin: Begin) -> dict[Address, Any]:
+        """Of each worker: losses, forwards, redundant forwards, and the bytes that it sends."""
         key = id(begin.schedule)
         if key not in self._counts:
             made = counts(begin.schedule)
             sent = logged(begin.schedule, begin.routes, self._setting.sizes)
-            self._counts[key] = (
-                begin,
-                {w: (losses(begin, w), *made[w], sent[w]) for w in workers},
-            )
-        answers = self._counts[key][1]
+            answers = {w: (losses(begin, w), *made[w], sent[w]) for w in begin.schedule}
+            self._counts[key] = begin, answers
+        found: dict[Address, Any] = self._counts[key][1]
+        return found
+
+    def _prepare(self, workers: Sequence[Address], begin: Begin) -> None:
+        answers = self._answers(begin)
         for worker in workers:
             zeros, forwards, redundant, count = answers[worker]
             count *= begin.logs is not None
@@ -282,9 +316,11 @@ class _Host:
         begin, price = self._begun
         iteration = commit.ticket.iteration
         self._ledger.iteration(price, again=iteration <= self._highest)
+        self._arrive(self._copies.passed(price.total, price.busy))
         self._highest = max(self._highest, iteration)
         self._workers.step(workers, begin.mirrors)
         self._workers.cross(begin)
+        self._workers.put_aside(begin, {w: told[-1] for w, told in self._answers(begin).items()})
         for transfer in begin.transfers:
             self._workers.shadow(transfer, begin)
             self._inbox.append(Kept(commit.ticket.epoch, transfer, iteration + 1))
@@ -308,13 +344,15 @@ class _Host:
         self._workers.note_peak()
 
     def _push_copies(self, orders: Sequence[Push]) -> None:
-        """Of a wave: they travel beside the next iterations, after all else, and it counts when
-        they have had the time for it, so nobody waits for them."""
+        """Of a wave: they travel beside the next iterations, after all else. In one process they
+        are there at once."""
         for order in orders:
             count = self._workers.push_copy(order).bytes(self._setting.sizes)
             self._ledger.send("redundant", "KeepState", count)
-            assert isinstance(order.keep, Transfer)
-            self._inbox.append(Kept(order.epoch, order.keep, order.version))
+            if self._setting.fleet.serial:
+                self._arrive([order])
+            else:
+                self._copies.send(order, count)
         self._workers.note_peak()
 
     def _archive(self, order: Archive) -> None:
@@ -330,10 +368,10 @@ class _Host:
         together = sum(sent) if fleet.serial else max(sent, default=0)
         seconds = together / fleet.store
         if fleet.overlapped:
-            self._ledger.spend("checkpoint", max(0.0, self._uploaded - self._ledger.now))
+            self._idle("checkpoint", max(0.0, self._uploaded - self._ledger.now))
             self._uploaded = self._ledger.now + seconds
         else:
-            self._ledger.spend("checkpoint", seconds)
+            self._idle("checkpoint", seconds)
         self._workers.note_peak()
 
     def _rebuild(self, orders: Sequence[tuple[Address, Rebuild]]) -> None:
@@ -346,6 +384,7 @@ class _Host:
         held = [(to, seat, n) for to, (sent, _) in crossed.items() for seat, n in sent.items()]
         made = [(seat, self._workers.rebuilt(seat, order)) for seat, order in orders]
         self._workers.own |= dict(made)
+        self._copies.drop(lambda copy: copy.version > orders[0][1].resume_at)
         replayed = {seat: order for seat, order in orders if order.again is not None}
         forwards, backwards = resent(list(replayed.items()), self._setting.sizes)
         self._ledger.send("replay", "Activation", forwards)
