@@ -42,7 +42,7 @@ from checkfree.simulator.rehearse import RehearsalSetting
 from checkfree.simulator.rehearse import rehearse as rehearse_setting
 from checkfree.study.costs import LossCosts
 from checkfree.study.options import make_options
-from checkfree.study.plan import base, plan
+from checkfree.study.plan import base, plan, seeded
 
 UNDISTURBED = "no_failure"
 INEXACT = ("auto", "shadow", "fit", "checkfree", "checkfree_plus")
@@ -122,7 +122,7 @@ class FleetPlan:
     choices: tuple[Choice, ...]
     waves: Interval | None
     checkpoints: Interval | None
-    lag: int | None
+    lag: int
     """Iterations until a wave counts."""
     noise: float | None
     """Nats below which a gap is none; None: gaps are not known."""
@@ -162,12 +162,12 @@ def plan_fleet(
             f"--rate {rate:g}: expected percent per stage and hour, above 0 and below 100, as in 5"
         )
     tree = base(source_of(config), words)
-    search = _Search(tree, rate, memory, seeds, {*allow, *packages(words)}, watch)
+    search = FleetSearch(tree, rate, memory, seeds, {*allow, *packages(words)}, watch)
     waves, replayed = search.waves()
     checkpoints, rolled_back = search.checkpoints()
     exact = [*replayed, rolled_back, search.tell("redundant")]
     labels = INEXACT if costs is None else [label for label in costs.nats if is_inexact(label)]
-    inexact = [_with_gap(search.tell(label), costs) for label in labels]
+    inexact = [_inexact(search, label, costs) for label in labels]
     noise = None if costs is None else costs.noise
     return FleetPlan(
         search.fleet,
@@ -206,16 +206,17 @@ def ranked(choices: Sequence[Choice], noise: float) -> tuple[Choice, ...]:
 
 
 def best_interval(tell: Callable[[int], float], start: float, least: int, most: int) -> int:
-    """The best of a grid around ``start``, and of what lies half-way to the best's neighbours.
-    ``tell``: what is to be small."""
-    grid = {_within(start * factor, least, most) for factor in (0.25, 0.5, 1, 2, 4)}
+    """The best of a grid around ``start`` and of the ``least``, and of what lies half-way to the
+    best's neighbours. ``tell``: what is to be small."""
+    grid = {_within(start * factor, least, most) for factor in (0.25, 0.5, 1, 2, 4)} | {least}
     found = {interval: tell(interval) for interval in sorted(grid)}
     best = min(found, key=lambda interval: (found[interval], interval))
     tried = sorted(found)
     beside = tried[max(0, tried.index(best) - 1) : tried.index(best) + 2]
     for other in beside:
         between = _within(math.sqrt(best * other), least, most)
-        found.setdefault(between, tell(between))
+        if between not in found:
+            found[between] = tell(between)
     return min(found, key=lambda interval: (found[interval], interval))
 
 
@@ -223,13 +224,19 @@ def _within(interval: float, least: int, most: int) -> int:
     return max(least, min(most, round(min(interval, float(most)))))
 
 
-def _with_gap(choice: Choice, costs: LossCosts | None) -> Choice:
+def _inexact(search: FleetSearch, label: str, costs: LossCosts | None) -> Choice:
+    """With its gap; a study may have had strategies that can't be made here."""
     if costs is None:
+        choice = search.tell(label)
         return replace(choice, out=choice.out or "not ranked")
-    return replace(choice, gap=costs.gap(choice.label, choice.losses))
+    try:
+        choice = search.tell(label)
+    except BadInput as error:
+        return Choice(label, False, 0, out=str(error))
+    return replace(choice, gap=costs.gap(label, choice.losses))
 
 
-class _Search:
+class FleetSearch:
     """Simulated runs of one configuration, each strategy on the same losses."""
 
     def __init__(
@@ -244,7 +251,9 @@ class _Search:
         self._tree, self._rate, self._allow = dict(tree), rate, allow
         self._memory, self._seeds, self._watch = memory, seeds, watch
         self.tried: dict[str, Choice] = {}
-        reference = self._configs(UNDISTURBED)[0]
+        self._configs: dict[str, Config] = {}
+        make_options({}, {"seeds": seeds})
+        reference = self._config(UNDISTURBED)
         self.iterations = reference.iterations
         if self.iterations < SHORTEST:
             raise BadInput(
@@ -253,18 +262,19 @@ class _Search:
             )
         self.simulated = min(self.iterations, LONGEST)
         self._tree["iterations"] = self.simulated
+        self._configs.clear()
         self._stage_count, self._replicas = reference.stages, reference.replicas
         watch(UNDISTURBED)
-        calm = rehearse(self._configs(UNDISTURBED)[0], until=SHORTEST).priced
+        calm = rehearse(self._config(UNDISTURBED), until=SHORTEST).priced
         self.fleet, self.nodes, self._price = calm.fleet, calm.nodes, calm.price
         self._serial = calm.nodes == 1
         self.iteration = calm.total / SHORTEST
         self.undisturbed = self._choice(UNDISTURBED, reference, [calm], 0)
-        probe = self._configs("redundant")[0]
+        probe = self._config("redundant")
         self.stages = target_stages(probe.failures.stages, probe.stages)
         self.losses = poisson_rate_per_hour(rate / 100) * len(self.stages) / 3600
         self.by_runs = self.losses * self.iteration * self.simulated * seeds >= FEW
-        self.lag: int | None = None
+        self.lag = recovery_of(self._config("replay")).wave_lag or 0
 
     # --- one choice ------------------------------------------------------------------------------
 
@@ -279,23 +289,22 @@ class _Search:
         if needed.out:
             return needed
         self._watch(label)
-        configs = self._configs(label)
+        config = self._config(label)
         if not self.by_runs:
-            return self._by_form(needed, setting(configs[0]))
+            return self._by_form(needed, setting(config))
+        configs = [seeded(config, number) for number in range(self._seeds)]
         made = [rehearse(config, until=HOPELESS * self.simulated) for config in configs]
         return self._choice(
             label, configs[0], [run.priced for run in made], sum(len(run.trace) for run in made)
         )
 
-    def _configs(self, label: str) -> list[Config]:
-        """A configuration a seed."""
-        named = [label] if label != UNDISTURBED else []
-        rates = [self._rate] if named else []
-        options = make_options(
-            {}, {"strategies": named or [label], "rates": rates, "seeds": self._seeds}
-        )
-        cells = plan(self._tree, options, Path("planned"), {*self._allow, *packages([label])})
-        return [cell.config for cell in cells if cell.label == label]
+    def _config(self, label: str) -> Config:
+        """Of its first seed."""
+        if label not in self._configs:
+            given = {"strategies": [label], "rates": [] if label == UNDISTURBED else [self._rate]}
+            cells = plan(self._tree, make_options({}, given), Path("planned"), self._allow)
+            self._configs |= {cell.label: cell.config for cell in cells if cell.label == label}
+        return self._configs[label]
 
     def _needed(self, label: str, config: Config) -> Choice:
         """Nothing but its memory."""
@@ -361,9 +370,6 @@ class _Search:
 
     def waves(self) -> tuple[Interval | None, list[Choice]]:
         """Of replays; and the best choice for each number of copies."""
-        config = self._configs("replay")[0]
-        self.lag = recovery_of(config).wave_lag
-        assert self.lag is not None
         measured = self.measured_waves()
         forms = {"closed form": between_waves(measured, self.losses)}
         found: list[tuple[Interval | None, Choice]] = []
@@ -412,14 +418,14 @@ class _Search:
         taken = _within(start, least, most)
         name = label.format(taken)
         until = min(self.simulated, PERIODS * taken)
-        calm = rehearse_setting(setting(self._configs(name)[0]), TickStrikes({}), until=until)
+        calm = rehearse_setting(setting(self._config(name)), TickStrikes({}), until=until)
         choice = self._formed(self._fits(name), calm.priced, expected(taken), 0.0)
         self.tried[name] = choice
         return Interval(dict(forms), taken), choice
 
     def _fits(self, label: str) -> Choice:
         """Nothing but its memory, and whether a node has that."""
-        needed = self._needed(label, self._configs(label)[0])
+        needed = self._needed(label, self._config(label))
         if self._memory is None or needed.memory <= self._memory:
             return needed
         return replace(needed, out=f"needs {render_bytes(needed.memory)} of memory a node")
@@ -429,9 +435,8 @@ class _Search:
     def measured_waves(self) -> Measured:
         """From rehearsals: of one without losses, and of single losses of each stage one iteration
         apart."""
-        assert self.lag is not None
         lag = self.lag
-        often = self._configs(f"replay(wave_every={lag + 1})")[0]
+        often = self._config(f"replay(wave_every={lag + 1})")
         until = min(self.simulated, PERIODS * (lag + 1))
         calm = rehearse_setting(setting(often), TickStrikes({}), until=until).priced
         waits = (calm.total - len(calm.ends) * self.iteration) / max(1, until // (lag + 1))
@@ -439,7 +444,7 @@ class _Search:
         # Before the first wave a replay begins with what the seed makes.
         waved = every + lag + 2 <= self.simulated
         at, age = (every + lag, lag) if waved else (2, 2)
-        rarely = setting(self._configs(f"replay(wave_every={every})")[0])
+        rarely = setting(self._config(f"replay(wave_every={every})"))
         spent = [
             [self._struck(rarely, at + more, stage).recoveries[0] for more in (0, 1)]
             for stage in self.stages
@@ -450,7 +455,7 @@ class _Search:
 
     def measured_checkpoints(self) -> Measured:
         """From rehearsals: of one without losses, and of one loss."""
-        each = setting(self._configs("checkpoint(interval=1)")[0])
+        each = setting(self._config("checkpoint(interval=1)"))
         calm = rehearse_setting(each, TickStrikes({}), until=SHORTEST).priced
         aside = calm.seconds.get("checkpoint", 0.0) / SHORTEST
         (fixed, *_) = self._struck(each, SHORTEST // 2, self.stages[0]).recoveries
