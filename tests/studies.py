@@ -120,16 +120,16 @@ def unsaved(at: int = 3, reason: str = "stage 1 is lost: no neighbour <left>") -
 def priced(
     iterations: Sequence[int], price: float | None = None, repairs: Sequence[float] = ()
 ) -> Priced:
-    """Each tick takes half an hour, an hour in all of useful, bubble and replay in turns."""
+    """Each tick takes half an hour, an hour in all of useful, bubble and rollback in turns."""
     kept = len(set(iterations))
     again = len(iterations) - kept
-    seconds = {"useful": 1350.0 * kept, "bubble": 450.0 * kept, "replay": 1800.0 * again}
+    seconds = {"useful": 1350.0 * kept, "bubble": 450.0 * kept, "rollback": 1800.0 * again}
     return Priced(
         "a data centre, own sizes",
         tuple(iterations),
         tuple(1800.0 * (tick + 1) for tick in range(len(iterations))),
         seconds,
-        {"useful": 1000 * kept, "replay": 1000 * again, "validation": 8 * len(iterations)},
+        {"useful": 1000 * kept, "rollback": 1000 * again, "validation": 8 * len(iterations)},
         {},
         tuple(repairs),
         {"peers": 64, "store": 0},

@@ -11,6 +11,7 @@ from checkfree.cli import (
     compare,
     doctor,
     failures,
+    plan,
     profile,
     report,
     schedule,
@@ -24,8 +25,8 @@ from checkfree.cli.streams import is_lost
 from checkfree.core.errors import BadInput, RunFailed
 
 COMMANDS = (
-    *(train, compare, report, verify, branch, simulate, profile, schedule, failures),
-    *(swarm, doctor),
+    *(train, compare, report, verify, branch, simulate, plan, profile, schedule),
+    *(failures, swarm, doctor),
 )
 """Modules with ``add(commands)``, in the order in which the help lists them."""
 

@@ -13,12 +13,17 @@ SECONDS = (
     "checkpoint",
     "detection",
     "rebuild",
+    "rollback",
     "replay",
 )
 """Classes of time. ``useful``: forward, backward and step that were kept; ``bubble``: waiting for
-another stage; ``transfer``: waiting for bytes; ``replay``: all that was done and done again."""
+another stage; ``transfer``: waiting for bytes; ``rollback``: all that was done and done again,
+after a rollback or because a loss broke it off; ``replay``: while lost stages were replayed."""
 
-BYTES = ("useful", "redundant", "checkpoint", "rebuild", "replay", "validation")
+LOSSES = ("detection", "rebuild", "rollback", "replay")
+"""Classes of time that only pass because something was lost."""
+
+BYTES = ("useful", "redundant", "checkpoint", "rebuild", "rollback", "replay", "validation")
 """Classes of bytes sent. Validation's take no time on the clock: it measures, it is no cost."""
 
 
@@ -41,12 +46,15 @@ class Priced:
     recoveries: tuple[float, ...] = ()
     """Seconds from each loss until training went on, detection and replacement included."""
     stored: Mapping[str, int] = field(default_factory=dict)
-    """Most extra bytes held at once: ``peers`` (copies on other nodes) and ``store``."""
+    """Most extra bytes held at once: ``peers`` (copies on other nodes), ``store``, and ``own``: of
+    what seats keep of themselves, as logs and what the next shadow is a change of."""
     nodes: int = 0
     price: float | None = None
     """Of a node, per hour."""
     reason: str = ""
     """Why the run ended early; empty: it did not."""
+    parameters: int = 0
+    """Of the model whose sizes were priced; 0: it is not told."""
 
     @property
     def total(self) -> float:

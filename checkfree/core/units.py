@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import datetime, timezone
 
 
@@ -23,6 +24,21 @@ def render_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def parse_bytes(text: str) -> int:
+    """``'1.5 GiB'``, ``'80GB'`` or ``'1048576'`` -> bytes. Raises ValueError for anything else,
+    and for less than a byte."""
+    number_and_unit = r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*(?:([KMGT]?)(i?)B)?\s*"
+    found = re.fullmatch(number_and_unit, text, re.IGNORECASE | re.ASCII)
+    if found is None:
+        raise ValueError(f"{text!r} is no number of bytes, as in 64GiB")
+    number, prefix, binary = found.groups()
+    base = 1024 if binary else 1000
+    count = int(float(number) * base ** " KMGT".index((prefix or " ").upper()))
+    if count < 1:
+        raise ValueError(f"{text!r} is less than a byte")
+    return count
 
 
 def render_seconds(seconds: float) -> str:

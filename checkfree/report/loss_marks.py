@@ -100,7 +100,7 @@ def smooth_line(shown: StyledLine, width: int, breaks: Iterable[float]) -> Style
     return StyledLine(shown.ticks, tuple(chain.from_iterable(pieces)))
 
 
-def replayed(iterations: Records) -> tuple[tuple[float, float], ...]:
+def rolled_back(iterations: Records) -> tuple[tuple[float, float], ...]:
     """Spans of ticks in which a rolled-back run trained iterations that it had trained before."""
     spans: list[tuple[float, float]] = []
     furthest = -math.inf

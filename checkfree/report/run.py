@@ -25,7 +25,7 @@ from checkfree.report.loss_marks import (
     line,
     names,
     placed,
-    replayed,
+    rolled_back,
     rules,
     smooth_line,
     tick_of,
@@ -61,8 +61,8 @@ def draw_run(
     FigureCanvasAgg(figure)
     axes = figure.add_axes(_AXES)
     _bound(axes, [*iterations, *validations, *failures, *recoveries])
-    spans = replayed(iterations)
-    _draw_replays(axes, spans)
+    spans = rolled_back(iterations)
+    _draw_rollbacks(axes, spans)
     _draw_failures(axes, failures)
     _draw_training(axes, line(iterations), breaks=[start for start, _ in spans])
     _draw_validation(axes, line(v for v in validations if not v.get("after_repair")))
@@ -81,7 +81,7 @@ def _bound(axes: Axes, records: Records) -> None:
     axes.set_xlim(low - margin, high + margin)
 
 
-def _draw_replays(axes: Axes, spans: Sequence[tuple[float, float]]) -> None:
+def _draw_rollbacks(axes: Axes, spans: Sequence[tuple[float, float]]) -> None:
     for place, (start, end) in enumerate(spans):
         name = "trained again after a rollback" if place == 0 else None
         axes.axvspan(start - 0.5, end - 0.5, color=PALE, linewidth=0, zorder=0, label=name)

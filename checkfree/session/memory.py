@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,7 +18,7 @@ from checkfree.pipeline import peak_losses, peak_stash
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
-from checkfree.session.sizes import own_sizes, recovery_of
+from checkfree.session.sizes import log_bytes, own_sizes, recovery_of
 from checkfree.session.terms import scheduler_of
 from checkfree.simulator.sizes import Sizes
 
@@ -90,11 +89,7 @@ def _replayable(config: Config, sizes: Sizes, stage: int) -> int:
     recovery = recovery_of(config)
     if recovery.wave_lag is None or not replays(recovery):
         return 0
-    microbatches = math.ceil(config.microbatches / config.replicas)
-    each = microbatches * (sizes.activation + sizes.gradient)
-    since = (recovery.wave_every or recovery.wave_lag + 1) + recovery.wave_lag
-    log = since * each if recovery.log_memory == AUTO else recovery.log_memory
-    log = min(log, config.iterations * each)
+    log = log_bytes(config, sizes)
     return log + 2 * (1 + recovery.copies) * sizes.state(stage, moments=True)
 
 

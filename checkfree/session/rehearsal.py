@@ -30,9 +30,12 @@ from checkfree.simulator.rehearse import rehearse as rehearse_setting
 from checkfree.simulator.sizes import pace_of
 
 
-def rehearse(config: Config, listener: Callable[[int], object] = bool) -> Rehearsal:
-    """The run that ``config`` would make, on its fleet. Raises BadInput."""
-    return rehearse_setting(setting(config), strikes(config), listener)
+def rehearse(
+    config: Config, listener: Callable[[int], object] = bool, until: int | None = None
+) -> Rehearsal:
+    """The run that ``config`` would make, on its fleet, for at most ``until`` ticks. Raises
+    BadInput."""
+    return rehearse_setting(setting(config), strikes(config), listener, until)
 
 
 def setting(config: Config) -> RehearsalSetting:

@@ -85,6 +85,7 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
         },
         told=told_bytes(values, activation),
         stashed=tuple(wide * tokens * _read_and_written(stage) for stage in both),
+        parameters=sum(params) // wide,
     )
 
 
@@ -123,8 +124,8 @@ def _replayed(config: Config, recovery: RecoveryConfig) -> RecoveryConfig:
     largest = max(sizes.state(stage, moments=True) for stage in range(config.stages + 1))
     budget = recovery.wave_budget * config.microbatches * both
     lag = recovery.wave_lag or math.ceil(largest / budget) + 1
-    reach = lag + (recovery.wave_every or lag + 1)  # from one wave until the next one counts
-    least = reach * math.ceil(config.microbatches / config.replicas) * both
+    reach = _reach(recovery, lag)
+    least = reach * _logged(config, sizes)
     if recovery.log_memory != AUTO and recovery.log_memory < least:
         keys = "recovery.wave_lag" + (" or recovery.wave_every" if recovery.wave_every else "")
         raise BadInput(
@@ -133,6 +134,28 @@ def _replayed(config: Config, recovery: RecoveryConfig) -> RecoveryConfig:
             f"{keys}"
         )
     return replace(recovery, wave_lag=lag)
+
+
+def _reach(recovery: RecoveryConfig, lag: int) -> int:
+    """Iterations that logs reach back over: from one wave until the next one counts."""
+    return lag + (recovery.wave_every or lag + 1)
+
+
+def _logged(config: Config, sizes: Sizes) -> int:
+    """Bytes that an iteration adds to a seat's log."""
+    microbatches = math.ceil(config.microbatches / config.replicas)
+    return microbatches * (sizes.activation + sizes.gradient)
+
+
+def log_bytes(config: Config, sizes: Sizes) -> int:
+    """What a seat's log takes at most; 0: nothing is logged. Raises BadInput."""
+    recovery = recovery_of(config)
+    if recovery.wave_lag is None or not replays(recovery):
+        return 0
+    each = _logged(config, sizes)
+    found = recovery.log_memory == AUTO
+    log = _reach(recovery, recovery.wave_lag) * each if found else recovery.log_memory
+    return min(config.iterations * each, log)
 
 
 def _read_and_written(stage: nn.Module) -> int:

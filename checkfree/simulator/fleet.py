@@ -28,6 +28,10 @@ class Link:
         return count / self.bandwidth
 
 
+Line = tuple[Address, Address]
+"""What sends queue for: from one seat to another; of a node with one uplink, to itself."""
+
+
 @dataclass(frozen=True)
 class Fleet:
     """One node a seat. Stages stand at one place after the other, and begin again at the first;
@@ -58,6 +62,10 @@ class Fleet:
     def link(self, one: Address, other: Address) -> Link:
         """From one seat to another."""
         return self.between(self.place(one), self.place(other))
+
+    def line(self, one: Address, other: Address) -> Line:
+        """What a send from one seat to another queues for."""
+        return (one, one) if self.shared_uplink else (one, other)
 
     def place(self, seat: Address) -> int:
         """Where a seat stands."""

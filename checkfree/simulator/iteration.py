@@ -8,12 +8,12 @@ the bytes are under way. The mean over workers is what an iteration's seconds ar
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from checkfree.core.ops import Address, Kind, Mirror, Op, Route, Schedule, Transfer
 from checkfree.pipeline import in_turn
-from checkfree.simulator.fleet import Fleet
+from checkfree.simulator.fleet import Fleet, Line
 from checkfree.simulator.sizes import ComputePace, Sizes
 
 LEADS_PLACE = Address(0)
@@ -27,6 +27,8 @@ class Price:
     total: float
     seconds: dict[str, float]
     bytes: dict[str, int]
+    busy: Mapping[Line, float] = field(default_factory=dict)
+    """Seconds that each line carried something; one thread has none."""
 
 
 @dataclass
@@ -34,17 +36,18 @@ class NetworkLines:
     """When each line is free again. Sends of one worker come in the order of time."""
 
     fleet: Fleet
-    free: defaultdict[tuple[Address, Address], float] = field(
-        default_factory=lambda: defaultdict(float)
-    )
+    free: defaultdict[Line, float] = field(default_factory=lambda: defaultdict(float))
+    busy: defaultdict[Line, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds that each of them carried something."""
 
     def send(self, now: float, one: Address, other: Address, count: int) -> float:
         """When ``count`` bytes that are ready ``now`` have arrived."""
         if one == other:
             return now
         link = self.fleet.link(one, other)
-        line = (one, one) if self.fleet.shared_uplink else (one, other)
+        line = self.fleet.line(one, other)
         self.free[line] = max(now, self.free[line]) + link.seconds(count)
+        self.busy[line] += link.seconds(count)
         return self.free[line] + link.latency
 
 
@@ -99,7 +102,7 @@ def price_iteration(
     kinds = sorted({kind for clock in clocks.values() for kind in clock.spent})
     spent = {kind: sum(clock.spent[kind] for clock in clocks.values()) for kind in kinds}
     means = {kind: seconds / len(clocks) for kind, seconds in spent.items()}
-    return Price(max(total, shadowed), means, sent)
+    return Price(max(total, shadowed), means, sent, dict(lines.busy))
 
 
 def _run(

@@ -39,10 +39,11 @@ from checkfree.messages.control import (
     Struck,
 )
 from checkfree.recovery.strategy import Strategy
+from checkfree.simulator.background import BackgroundCopies
 from checkfree.simulator.failure_schedule import FailureSchedule
 from checkfree.simulator.fleet import Fleet
 from checkfree.simulator.iteration import NetworkLines, Price, message_bytes, price_iteration
-from checkfree.simulator.replays import logged, received, replay_seconds, resent
+from checkfree.simulator.replays import Orders, logged, received, replay_seconds, resent
 from checkfree.simulator.sizes import ComputePace, Sizes
 from checkfree.simulator.workers import SimulatedWorkers, counts, losses
 
@@ -109,21 +110,21 @@ class CostLedger:
     def iteration(self, price: Price, *, again: bool) -> None:
         """A committed iteration; ``again``: it makes up for one that was rolled back."""
         for kind, seconds in price.seconds.items():
-            self.seconds["replay" if again else kind] += seconds
+            self.seconds["rollback" if again else kind] += seconds
         self.now += price.total
         self.sent(price.bytes, again=again)
 
     def sent(self, counts: Mapping[str, int], *, again: bool) -> None:
         for name, count in counts.items():
             kind = "redundant" if name in ("KeepGradient", "KeepShadow") else "useful"
-            self.send("replay" if again else kind, name, count)
+            self.send("rollback" if again else kind, name, count)
 
     def aborted(self, price: Price, seconds: float) -> None:
         """An iteration of which so much was done when a stage was lost."""
-        self.spend("replay", seconds)
+        self.spend("rollback", seconds)
         share = seconds / price.total if price.total else 0.0
         for name, count in price.bytes.items():
-            self.send("replay", name, int(count * share))
+            self.send("rollback", name, int(count * share))
 
 
 _Alike = tuple[int, tuple[Mirror, ...], tuple[Transfer, ...]]
@@ -144,6 +145,7 @@ class _Host:
         limits = setting.strategy.activation_buffer
         self._workers = SimulatedWorkers.new(setting.sizes, seats, setting.averages_moments, limits)
         self._ledger = CostLedger()
+        self._copies = BackgroundCopies(setting.fleet)
         self._inbox: deque[Message] = deque()
         self._prices: dict[_Alike, tuple[Begin, Price]] = {}
         self._counts: dict[int, Any] = {}
@@ -157,10 +159,10 @@ class _Host:
         self._recoveries: list[float] = []
 
     def run(self, until: int | None) -> None:
-        while (out := self._lead.advance()) is not None:
+        while (out := self._lead.advance()) is not None or self._await_copies():
             if until is not None and len(self._ends) >= until:
                 return
-            self._act(out)
+            self._act(out or ())
             while self._inbox:
                 self._lead.deliver(self._inbox.popleft())
         if not (self._lead.done or self._lead.failure):
@@ -177,7 +179,12 @@ class _Host:
             bytes=dict(ledger.bytes),
             messages=dict(ledger.messages),
             recoveries=tuple(self._recoveries),
-            stored={"peers": simulated.peak_peers, "store": simulated.peak_store},
+            stored={
+                "peers": simulated.peak_peers,
+                "store": simulated.peak_store,
+                "own": simulated.peak_own,
+            },
+            parameters=setting.sizes.parameters,
             nodes=1 if setting.fleet.serial else len(setting.seats),
             price=setting.fleet.price,
             reason=self._lead.failure,
@@ -222,12 +229,33 @@ class _Host:
         lost = tuple((seat, lives[seat]) for seat in sorted(seats))
         for seat in seats:
             self._workers.lose(seat)
+        self._copies.drop(lambda copy: bool({copy.keep.owner, copy.keep.holder} & set(seats)))
         self._failures += _entries(self._lead.progress.tick, seats, self._setting.seats)
         if self._struck_at is None:
             self._struck_at = self._ledger.now
         fleet = self._setting.fleet
-        self._ledger.spend("detection", fleet.detection + fleet.replacement)
+        self._idle("detection", fleet.detection + fleet.replacement)
         return lost, tuple((seat, life + 1) for seat, life in lost)
+
+    # --- time that passes beside training --------------------------------------------------------
+
+    def _idle(self, kind: str, seconds: float) -> None:
+        """Everybody waits for something that takes no line between seats."""
+        self._ledger.spend(kind, seconds)
+        self._arrive(self._copies.passed(seconds, {}))
+
+    def _arrive(self, copies: Sequence[Push]) -> None:
+        for order in copies:
+            assert isinstance(order.keep, Transfer)
+            self._inbox.append(Kept(order.epoch, order.keep, order.version))
+
+    def _await_copies(self) -> bool:
+        """A copy is to count by now and is not there: everybody waits for one more to arrive."""
+        seconds = self._copies.next_arrival()
+        if self._lead.done or self._lead.failure or seconds == float("inf"):
+            return False
+        self._idle("redundant", seconds)
+        return True
 
     # --- an iteration ----------------------------------------------------------------------------
 
@@ -247,6 +275,9 @@ class _Host:
             return self._prepare(workers, begin)
         self._struck_at = hit
         self._ledger.aborted(price, hit - now)
+        share = (hit - now) / price.total
+        busy = {line: share * seconds for line, seconds in price.busy.items()}
+        self._arrive(self._copies.passed(hit - now, busy))
         lost, joined = self._kill(self._strikes.before(tick, max(hit, self._ledger.now)))
         self._inbox.extend(Lost(seat, life) for seat, life in lost)
         self._inbox.extend(Joined(seat, life) for seat, life in joined)
@@ -261,16 +292,19 @@ class _Host:
             self._prices[key] = begin, price  # begin too: ids are of living objects only
         return self._prices[key][1]
 
-    def _prepare(self, workers: Sequence[Address], begin: Begin) -> None:
+    def _answers(self, begin: Begin) -> dict[Address, Any]:
+        """Of each worker: losses, forwards, redundant forwards, and the bytes that it sends."""
         key = id(begin.schedule)
         if key not in self._counts:
             made = counts(begin.schedule)
             sent = logged(begin.schedule, begin.routes, self._setting.sizes)
-            self._counts[key] = (
-                begin,
-                {w: (losses(begin, w), *made[w], sent[w]) for w in workers},
-            )
-        answers = self._counts[key][1]
+            answers = {w: (losses(begin, w), *made[w], sent[w]) for w in begin.schedule}
+            self._counts[key] = begin, answers
+        found: dict[Address, Any] = self._counts[key][1]
+        return found
+
+    def _prepare(self, workers: Sequence[Address], begin: Begin) -> None:
+        answers = self._answers(begin)
         for worker in workers:
             zeros, forwards, redundant, count = answers[worker]
             count *= begin.logs is not None
@@ -282,9 +316,11 @@ class _Host:
         begin, price = self._begun
         iteration = commit.ticket.iteration
         self._ledger.iteration(price, again=iteration <= self._highest)
+        self._arrive(self._copies.passed(price.total, price.busy))
         self._highest = max(self._highest, iteration)
         self._workers.step(workers, begin.mirrors)
         self._workers.cross(begin)
+        self._workers.put_aside(begin, {w: told[-1] for w, told in self._answers(begin).items()})
         for transfer in begin.transfers:
             self._workers.shadow(transfer, begin)
             self._inbox.append(Kept(commit.ticket.epoch, transfer, iteration + 1))
@@ -308,13 +344,15 @@ class _Host:
         self._workers.note_peak()
 
     def _push_copies(self, orders: Sequence[Push]) -> None:
-        """Of a wave: they travel beside the next iterations, after all else, and it counts when
-        they have had the time for it, so nobody waits for them."""
+        """Of a wave: they travel beside the next iterations, after all else. In one process they
+        are there at once."""
         for order in orders:
             count = self._workers.push_copy(order).bytes(self._setting.sizes)
             self._ledger.send("redundant", "KeepState", count)
-            assert isinstance(order.keep, Transfer)
-            self._inbox.append(Kept(order.epoch, order.keep, order.version))
+            if self._setting.fleet.serial:
+                self._arrive([order])
+            else:
+                self._copies.send(order, count)
         self._workers.note_peak()
 
     def _archive(self, order: Archive) -> None:
@@ -330,10 +368,10 @@ class _Host:
         together = sum(sent) if fleet.serial else max(sent, default=0)
         seconds = together / fleet.store
         if fleet.overlapped:
-            self._ledger.spend("checkpoint", max(0.0, self._uploaded - self._ledger.now))
+            self._idle("checkpoint", max(0.0, self._uploaded - self._ledger.now))
             self._uploaded = self._ledger.now + seconds
         else:
-            self._ledger.spend("checkpoint", seconds)
+            self._idle("checkpoint", seconds)
         self._workers.note_peak()
 
     def _rebuild(self, orders: Sequence[tuple[Address, Rebuild]]) -> None:
@@ -346,16 +384,15 @@ class _Host:
         held = [(to, seat, n) for to, (sent, _) in crossed.items() for seat, n in sent.items()]
         made = [(seat, self._workers.rebuilt(seat, order)) for seat, order in orders]
         self._workers.own |= dict(made)
-        replayed = [(seat, order) for seat, order in orders if order.again is not None]
-        forwards, backwards = resent(replayed, self._setting.sizes)
-        self._ledger.send("rebuild", "Activation", forwards)
-        self._ledger.send("rebuild", "Gradient", backwards)
-        self._ledger.send("rebuild", "StateReply", sum(count for _, _, count in replies))
+        self._copies.drop(lambda copy: copy.version > orders[0][1].resume_at)
+        replayed = {seat: order for seat, order in orders if order.again is not None}
+        forwards, backwards = resent(list(replayed.items()), self._setting.sizes)
+        self._ledger.send("replay", "Activation", forwards)
+        self._ledger.send("replay", "Gradient", backwards)
+        for seat, _, count in replies:
+            self._ledger.send("replay" if seat in replayed else "rebuild", "StateReply", count)
         self._ledger.send("rebuild", "BoundaryReply", sum(count for _, _, count in held))
-        seconds = _rebuild_seconds([*replies, *held], self._setting.fleet)
-        s = self._setting
-        seconds += replay_seconds(replayed, s.fleet, s.sizes, s.pace)
-        self._ledger.spend("rebuild", seconds + self._fit_seconds(orders))
+        self._spend_on_states(orders, replayed, [*replies, *held])
         for seat, order in orders:
             moved = sum(count for to, by, count in (*replies, *held) if to == seat != by)
             moved += 0 if order.again is None else received(seat, order, self._setting.sizes)
@@ -363,6 +400,23 @@ class _Host:
             if order.recipe.fit and not crossed[seat][1]:
                 answer = replace(answer, problem="nothing to fit it to is held", rejected=True)
             self._inbox.append(answer)
+
+    def _spend_on_states(
+        self,
+        orders: Orders,
+        replayed: Mapping[Address, Rebuild],
+        replies: Sequence[tuple[Address, Address, int]],
+    ) -> None:
+        """Until all have their states: some are rebuilt while others are replayed, and what the
+        replays take longer is theirs. One process does everything in turn."""
+        s = self._setting
+        there = _arrivals(replies, s.fleet)
+        rebuilt = max((at for seat, at in there.items() if seat not in replayed), default=0.0)
+        rebuilt += self._fit_seconds(orders)
+        again = max((at for seat, at in there.items() if seat in replayed), default=0.0)
+        again += replay_seconds(list(replayed.items()), s.fleet, s.sizes, s.pace)
+        self._ledger.spend("rebuild", rebuilt)
+        self._ledger.spend("replay", again if s.fleet.serial else max(0.0, again - rebuilt))
 
     def _fit_seconds(self, orders: Sequence[tuple[Address, Rebuild]]) -> float:
         """Of the local steps; seats take them side by side."""
@@ -374,18 +428,21 @@ class _Host:
         return sum(spent) if self._setting.fleet.serial else max(spent, default=0.0)
 
 
-def _rebuild_seconds(replies: Sequence[tuple[Address, Address, int]], fleet: Fleet) -> float:
-    """From the order until every seat has its sources: (seat, holder, bytes) of each."""
-    lines, arrivals = NetworkLines(fleet), [0.0]
+def _arrivals(
+    replies: Sequence[tuple[Address, Address, int]], fleet: Fleet
+) -> dict[Address, float]:
+    """Seconds from the order until each seat has its sources: (seat, holder, bytes) of each."""
+    lines, arrivals = NetworkLines(fleet), dict[Address, float]()
     from_store = 0.0
     for seat, holder, count in replies:
         if holder == STORE:
             from_store += count
-            arrivals.append((from_store if fleet.serial else count) / fleet.store)
+            here = (from_store if fleet.serial else count) / fleet.store
         else:
             asked = fleet.link(seat, holder).latency if seat != holder else 0.0
-            arrivals.append(lines.send(asked, holder, seat, count))
-    return max(arrivals)
+            here = lines.send(asked, holder, seat, count)
+        arrivals[seat] = max(here, arrivals.get(seat, 0.0))
+    return arrivals
 
 
 def _entries(tick: int, struck: Collection[Address], seats: Collection[Address]) -> list[Failure]:

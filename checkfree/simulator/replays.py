@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from checkfree.core.ops import Address, Kind, Op, Route, Schedule
 from checkfree.messages.control import Again, Rebuild
-from checkfree.simulator.fleet import Fleet
+from checkfree.simulator.fleet import Fleet, Line
 from checkfree.simulator.sizes import ComputePace, Sizes
 
 Orders = Sequence[tuple[Address, Rebuild]]
@@ -26,10 +26,13 @@ def logged(schedule: Schedule, routes: Sequence[Route], sizes: Sizes) -> Mapping
 def resent(orders: Orders, sizes: Sizes) -> tuple[int, int]:
     """Bytes of activations and of gradients that all who are replayed get."""
     ways = [
-        _received(_again(order), step, seat) for seat, order in orders for step in _steps(order)
+        way
+        for seat, order in orders
+        for step in _steps(order)
+        for way in _received(_again(order), step, seat).values()
     ]
-    forwards = sum(sum(there.values()) for there, _ in ways)
-    backwards = sum(sum(back.values()) for _, back in ways)
+    forwards = sum(there for there, _ in ways)
+    backwards = sum(back for _, back in ways)
     return forwards * sizes.activation, backwards * sizes.gradient
 
 
@@ -39,10 +42,12 @@ def received(seat: Address, order: Rebuild, sizes: Sizes) -> int:
 
 
 def replay_seconds(orders: Orders, fleet: Fleet, sizes: Sizes, pace: ComputePace) -> float:
-    """Until all are there. A seat computes while the next messages come. Those that were lost
-    together wait for each other's microbatches, one stage after the other; one process does
+    """Until all are there. An iteration takes a seat what it computes, or what comes to it over its
+    neighbours' lines if that is longer: it computes while the next messages come. Those that were
+    lost together wait for each other's microbatches, one stage after the other; one process does
     everything in turn."""
     spent = []
+    carried = _carried(orders, fleet, sizes)
     for seat, order in orders:
         total = 0.0
         for step in _steps(order):
@@ -51,21 +56,29 @@ def replay_seconds(orders: Orders, fleet: Fleet, sizes: Sizes, pace: ComputePace
             ops = [op for run in course.schedule.values() for op in run]
             busy = sum(pace.seconds(op, course.routes[op.microbatch]) for op in _computed(ops))
             busy += pace.step(seat)
-            total += (
-                busy if fleet.serial else max(busy, _line_seconds(seat, order, step, fleet, sizes))
-            )
-            if not fleet.serial and len(orders) > 1:
+            if fleet.serial:
+                total += busy
+                continue
+            lines = (fleet.line(s, seat) for s in _received(again, step, seat) if s != seat)
+            total += max(busy, *(carried[again.start + step, line] for line in lines), 0.0)
+            if len(orders) > 1:
                 total += (len(orders) - 1) * busy / max(1, len(course.routes))
         spent.append(total)
     return sum(spent) if fleet.serial else max(spent, default=0.0)
 
 
-def _line_seconds(seat: Address, order: Rebuild, step: int, fleet: Fleet, sizes: Sizes) -> float:
-    """Of an iteration's messages: each sender's line carries its own."""
-    there, back = _received(_again(order), step, seat)
-    counts = {s: there[s] * sizes.activation + back[s] * sizes.gradient for s in (*there, *back)}
-    others = ((sender, count) for sender, count in counts.items() if sender != seat)
-    return max((fleet.link(s, seat).seconds(count) for s, count in others), default=0.0)
+def _carried(orders: Orders, fleet: Fleet, sizes: Sizes) -> Mapping[tuple[int, Line], float]:
+    """Seconds that each line carries messages of an iteration, for all that compute it again."""
+    found: defaultdict[tuple[int, Line], float] = defaultdict(float)
+    for seat, order in () if fleet.serial else orders:
+        for step in _steps(order):
+            for sender, (there, back) in _received(_again(order), step, seat).items():
+                if sender == seat:
+                    continue
+                count = there * sizes.activation + back * sizes.gradient
+                key = _again(order).start + step, fleet.line(sender, seat)
+                found[key] += fleet.link(sender, seat).seconds(count)
+    return found
 
 
 def _again(order: Rebuild) -> Again:
@@ -81,13 +94,13 @@ def _computed(ops: Sequence[Op]) -> list[Op]:
     return [op for op in ops if op.kind in (Kind.FORWARD, Kind.BACKWARD)]
 
 
-def _received(again: Again, step: int, seat: Address) -> tuple[Counter[Address], Counter[Address]]:
+def _received(again: Again, step: int, seat: Address) -> Mapping[Address, tuple[int, int]]:
     """By sender, how many activations and gradients went to a seat's stage."""
     return _to_stage(again.courses[again.steps[step][0]].routes, seat.stage)
 
 
 @lru_cache(maxsize=1024)
-def _to_stage(routes: tuple[Route, ...], stage: int) -> tuple[Counter[Address], Counter[Address]]:
+def _to_stage(routes: tuple[Route, ...], stage: int) -> Mapping[Address, tuple[int, int]]:
     there: Counter[Address] = Counter()
     back: Counter[Address] = Counter()
     for route in routes:
@@ -96,4 +109,4 @@ def _to_stage(routes: tuple[Route, ...], stage: int) -> tuple[Counter[Address], 
                 there[route[hop - 1]] += 1
             if seat.stage == stage and hop + 1 < len(route):
                 back[route[hop + 1]] += 1
-    return there, back
+    return {sender: (there[sender], back[sender]) for sender in (*there, *back)}

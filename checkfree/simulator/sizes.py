@@ -47,6 +47,8 @@ class Sizes:
     stashed: tuple[int, ...] = ()
     """Of what a stage keeps of one microbatch between forward and backward, about; of stage 0,
     what its loss needs."""
+    parameters: int = 0
+    """Numbers that all stages have to train; 0: it is not told."""
 
     def state(self, stage: int, *, moments: bool) -> int:
         """Bytes of a stage's state as it is sent."""
@@ -103,7 +105,18 @@ def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B
     }
     work = 0.0, 0.0, 0.0
     told = told_bytes(values[0], activation)
-    return Sizes("published", activation, gradient, params, none, moments, *work, packed, told)
+    return Sizes(
+        "published",
+        activation,
+        gradient,
+        params,
+        none,
+        moments,
+        *work,
+        packed,
+        told,
+        parameters=sum(params) // 4,
+    )
 
 
 def told_bytes(values: int, sent: int) -> int:

@@ -65,9 +65,15 @@ class SimulatedWorkers:
     limits: BufferLimits = BufferLimits()  # noqa: RUF009 (frozen)
     """Of each ring."""
     shelves: dict[int, dict[int, Held]] = field(default_factory=dict)
+    logs: dict[int, Mapping[Address, int]] = field(default_factory=dict)
+    """Bytes that each seat sent, by iteration; of those that are kept for replays."""
+    clones: dict[tuple[Address, int], Held] = field(default_factory=dict)
+    """States that seats have put aside of themselves, by version."""
     peak_peers: int = 0
     peak_store: int = 0
-    """Most bytes held at once for others, and in checkpoints."""
+    peak_own: int = 0
+    """Most bytes held at once: for others, in checkpoints, and by seats beside their state for
+    their own sake: logs, what they have put aside, and what their next shadows are changes of."""
 
     @classmethod
     def new(
@@ -87,6 +93,11 @@ class SimulatedWorkers:
         self.shadows = {s: held for s, held in self.shadows.items() if s.holder != seat}
         self.waves = {copy: held for copy, held in self.waves.items() if copy.holder != seat}
         self.copies = {key: held for key, held in self.copies.items() if key[0] != seat}
+        self.clones = {key: held for key, held in self.clones.items() if key[0] != seat}
+        self.logs = {
+            iteration: {other: n for other, n in sent.items() if other != seat}
+            for iteration, sent in self.logs.items()
+        }
 
     def step(self, seats: Collection[Address], mirrors: Collection[Mirror]) -> None:
         """Every optimizer has moments now."""
@@ -108,6 +119,18 @@ class SimulatedWorkers:
                 crossing, one, other = (iteration, microbatch, hop), route[hop - 1], route[hop]
                 self.rings[one].sent.add(crossing, other.stage, told, count)
                 self.rings[other].got.add(crossing, one.stage, told, count)
+
+    def put_aside(self, begin: Begin, sent: Mapping[Address, int]) -> None:
+        """What all have sent in an iteration that is committed goes to their logs, and the states
+        of a wave beside them."""
+        if begin.logs is None and not begin.wave:
+            return
+        iteration = begin.ticket.iteration
+        if begin.logs is not None:
+            self.logs[iteration] = sent
+        for seat in begin.wave:
+            self.clones[seat, iteration + 1] = self.own[seat]
+        self.note_peak()
 
     def sent(self, begin: Begin) -> tuple[Transfer, ...]:
         """The transfers of an iteration, written as they will be: those of signs may be whole."""
@@ -135,6 +158,8 @@ class SimulatedWorkers:
             references.tidy(begin)
         since = begin.ticket.iteration if begin.logs is None else begin.logs
         self.waves = {copy: held for copy, held in self.waves.items() if copy.version >= since}
+        self.clones = {key: held for key, held in self.clones.items() if key[1] >= since}
+        self.logs = {i: sent for i, sent in self.logs.items() if i >= since}
         late, counted = begin.ticket.iteration - 1, set(begin.shadows)
         self.shadows = {
             s: held for s, held in self.shadows.items() if s in counted or s.version >= late
@@ -222,6 +247,14 @@ class SimulatedWorkers:
         shelved = (held for shelf in self.shelves.values() for held in shelf.values())
         self.peak_peers = max(self.peak_peers, peers)
         self.peak_store = max(self.peak_store, sum(held.bytes(self.sizes) for held in shelved))
+        logs = sum(sum(sent.values()) for sent in self.logs.values())
+        clones = sum(held.bytes(self.sizes) for held in self.clones.values())
+        left = sum(
+            self.sizes.packed[HELD][seat.stage]
+            for seat, references in self.references.items()
+            for _ in references.items()
+        )
+        self.peak_own = max(self.peak_own, logs + clones + left)
 
 
 def counts(schedule: Schedule) -> Mapping[Address, tuple[int, int]]:

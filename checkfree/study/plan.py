@@ -111,7 +111,7 @@ def plan(
     for number in range(options.seeds):
         for (label, rate), config in columns.items():
             folder = out / RUNS / place(label, rate, number)
-            config = _seeded(replace(permitted(config, allow), out=str(folder)), number)
+            config = seeded(replace(permitted(config, allow), out=str(folder)), number)
             made.append(Cell(label, rate, number, _placed(config, options.devices)))
     return tuple(made)
 
@@ -182,7 +182,8 @@ def _check_no_rate(label: str, above: Mapping[str, Any]) -> None:
             )
 
 
-def _seeded(config: Config, number: int) -> Config:
+def seeded(config: Config, number: int) -> Config:
+    """The configuration for the seed of that number, from 0."""
     own = config.failures.seed
     failures = replace(config.failures, seed=None if own is None else own + number)
     return replace(config, seed=config.seed + number, failures=failures)

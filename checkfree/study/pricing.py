@@ -24,6 +24,9 @@ Pricer = Callable[[Config, Records, FleetConfig], Priced]
 PRICED = "priced"
 """The folder below a comparison's where prices are remembered."""
 
+FORMAT = 2
+"""Of a remembered price. In those that tell none, ``replay`` is what is called ``rollback`` now."""
+
 _UNPRICED = ("report", "study", "cli", "data")
 """Rooms whose source no price depends on."""
 
@@ -47,7 +50,7 @@ class Prices:
             return parse(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError):
             made = self.pricer(config, records, asked)
-            write_json(path, asdict(made))
+            write_json(path, {"format": FORMAT, **asdict(made)})
             return made
 
     def _asked(self, config: Config) -> FleetConfig:
@@ -58,9 +61,17 @@ class Prices:
 
 
 def parse(tree: Mapping[str, Any]) -> Priced:
-    """What ``asdict`` made of it, read back from JSON."""
-    lists = {name: tuple(tree[name]) for name in ("iterations", "ends", "recoveries")}
-    return Priced(**{**tree, **lists})
+    """A remembered price, read back from JSON. Raises KeyError, TypeError or ValueError for what is
+    none, or of a format that is not known yet."""
+    told = dict(tree)
+    written = told.pop("format", 1)
+    if written not in (1, FORMAT):
+        raise ValueError(f"a price of format {written}")
+    lists = {name: tuple(told[name]) for name in ("iterations", "ends", "recoveries")}
+    if written == 1:
+        for kind in ("seconds", "bytes"):
+            told[kind] = {("rollback" if k == "replay" else k): n for k, n in told[kind].items()}
+    return Priced(**{**told, **lists})
 
 
 def _key(records: Sequence[Mapping[str, Any]], config: Config, fleet: FleetConfig) -> str:

@@ -157,7 +157,7 @@ def test_a_run_is_priced_by_what_it_met(tmp_path: Path) -> None:
     run = checkfree.train(config)
     priced = price(config, run.records)
     assert priced == rehearse(config).priced
-    assert priced.seconds["replay"] > 0, "losses fell into iterations that were under way"
+    assert priced.seconds["rollback"] > 0, "losses fell into iterations that were under way"
 
 
 def test_records_that_went_another_way_are_refused(tmp_path: Path) -> None:

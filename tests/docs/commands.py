@@ -54,7 +54,7 @@ def scaled(words: list[str]) -> list[str]:
     short = SHORT.get(words[0], {})
     words = [short.get(before, word) for before, word in pairwise(["", *words])]
     words = [re.sub(r"^(init=.*)@\d+$", r"\1@4", word) for word in words]
-    if words[0] == "simulate":
+    if words[0] in ("simulate", "plan"):
         return [*words, "iterations=20"]
     trains = words[0] in ("train", "compare", "profile") and "--resume" not in words
     return [*words, *SMALL] if trains else words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from checkfree.study.compact import write_compact
 from checkfree.study.folders import crash_path
 from checkfree.study.gather import gather, priced
 from checkfree.study.plan import Cell
-from checkfree.study.pricing import Prices, parse
+from checkfree.study.pricing import FORMAT, Prices, parse
 from checkfree.study.reporting import report
 from checkfree.study.single import name, rate
 from checkfree.study.study_file import Column, StudyFile, read_study, write_study
@@ -243,6 +244,16 @@ def test_a_damaged_memory_is_made_again(tmp_path: Path, cells: dict[str, Cell]) 
     assert priced(study, prices(tmp_path, pricer)) == first
     (path, *_) = (tmp_path / "priced").iterdir()
     assert parse(json.loads(path.read_text())).recoveries == (1.5,)
+
+
+def test_prices_of_before_called_rollbacks_replays() -> None:
+    now = Priced("home", (0,), (2.0,), {"useful": 2.0, "rollback": 1.0}, {"rollback": 8}, {})
+    before = {**asdict(now), "seconds": {"useful": 2.0, "replay": 1.0}, "bytes": {"replay": 8}}
+    assert parse(json.loads(json.dumps(before))) == now
+    of_now = replace(now, seconds={"useful": 2.0, "rollback": 1.0, "replay": 0.5})
+    assert parse(json.loads(json.dumps({"format": FORMAT, **asdict(of_now)}))) == of_now
+    with pytest.raises(ValueError, match="format 3"):
+        parse({"format": FORMAT + 1, **asdict(now)})
 
 
 # --- the report ----------------------------------------------------------------------------------

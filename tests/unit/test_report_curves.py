@@ -20,7 +20,7 @@ from checkfree.report.loss_marks import (
     labels,
     line,
     names,
-    replayed,
+    rolled_back,
     rules,
     smooth,
     smooth_line,
@@ -70,9 +70,9 @@ def test_smoothing_stays_between_the_extremes(losses: list[float], width: int) -
         assert min(losses) - 1e-9 <= mean <= max(losses) + 1e-9
 
 
-def test_replayed_spans() -> None:
-    assert replayed(trained(0, 1, 2, 3, 1, 2, 3, 4, 3, 4, 5)) == ((4, 7), (8, 10))
-    assert replayed(trained(0, 1, 2)) == ()
+def test_rolled_back_spans() -> None:
+    assert rolled_back(trained(0, 1, 2, 3, 1, 2, 3, 4, 3, 4, 5)) == ((4, 7), (8, 10))
+    assert rolled_back(trained(0, 1, 2)) == ()
 
 
 def test_iteration_at() -> None:

@@ -176,7 +176,7 @@ def test_target_is_the_worst_of_the_references_best() -> None:
     assert len(rows(*entries, target=3.55)["checkfree"].reached) == 2
 
 
-def test_seconds_goodput_and_cost_of_a_run_with_replays() -> None:
+def test_seconds_goodput_and_cost_of_a_run_with_rollbacks() -> None:
     records = rolled_back()
     row = rows(entry("checkpoint", records, priced=priced(steps_of(records), price=2.0)))[
         "checkpoint"
@@ -262,7 +262,7 @@ def test_bytes_are_told_per_kept_iteration_and_beside_the_reference() -> None:
         )
     )
     run = found.groups[1].runs[0]
-    assert sent_per_iteration(run) == {"useful": 1000, "replay": 375, "validation": 11}
+    assert sent_per_iteration(run) == {"useful": 1000, "rollback": 375, "validation": 11}
     assert extra_sent(found, run) == 375
 
 
@@ -290,8 +290,8 @@ def test_every_lost_stage_is_in_the_timeline_with_what_was_done() -> None:
     assert any("weighted average" in text and "3.0000 → 3.5000" in text for text in texts)
     assert any("back to iteration 2: 3 to train again" in text for text in texts)
     assert any("not recovered" in text and "&lt;left&gt;" in text for text in texts)
-    replays = [s for s in found[0]["layout"]["shapes"] if s["type"] == "rect"]
-    assert [(shape["x0"], shape["x1"]) for shape in replays] == [(4.5, 7.5)]
+    again = [s for s in found[0]["layout"]["shapes"] if s["type"] == "rect"]
+    assert [(shape["x0"], shape["x1"]) for shape in again] == [(4.5, 7.5)]
 
 
 def test_plotly_knows_every_word_of_the_plots() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from itertools import chain, repeat
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +103,28 @@ def test_seconds_of_all_classes_are_the_clock() -> None:
         assert priced.recoveries and min(priced.recoveries) >= FLEETS["paper"].detection
 
 
-def test_a_rollback_is_replay_and_nothing_else_is_useful_twice() -> None:
+def test_a_rollback_is_told_as_one_and_nothing_else_is_useful_twice() -> None:
     tree = {**TREE, "failures": {**TREE["failures"], "seed": 3}}
     plain = rehearse(build({**tree, "failures": "none", "recovery": "checkpoint(interval=20)"}))
     rolled = rehearse(build({**tree, "recovery": "checkpoint(interval=20)"}))
     assert len(rolled.priced.iterations) > 300
     assert rolled.priced.seconds["useful"] == pytest.approx(plain.priced.seconds["useful"])
     assert rolled.priced.bytes["useful"] == plain.priced.bytes["useful"]
-    assert rolled.priced.seconds["replay"] > 0
+    assert rolled.priced.seconds["rollback"] > 0
+
+
+def test_what_replays_take_is_told_apart_from_rollbacks() -> None:
+    """Of the same losses: who is replayed costs nobody an iteration but the one broken off."""
+    tree = {**TREE, "failures": {**TREE["failures"], "seed": 1}}
+    replayed, averaged = (
+        rehearse(build({**tree, "recovery": name})).priced for name in ("replay", "random")
+    )
+    assert replayed.iterations == averaged.iterations == tuple(range(300))
+    assert replayed.seconds["replay"] > 0 and not averaged.seconds.get("replay")
+    assert replayed.bytes["replay"] > 0 and not averaged.bytes.get("replay")
+    assert not replayed.bytes.get("rebuild") and not replayed.seconds["rebuild"]
+    longest = max(later - sooner for sooner, later in pairwise(averaged.ends))
+    assert replayed.seconds["rollback"] < longest * len(replayed.recoveries)
 
 
 def test_uploads_beside_training_cost_nothing_until_they_meet() -> None:

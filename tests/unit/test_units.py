@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.core.units import derive, render_bytes, render_seconds
+from checkfree.core.units import derive, parse_bytes, render_bytes, render_seconds
 
 calls = st.tuples(
     st.integers(0, 10**6),
@@ -59,3 +59,17 @@ def test_bytes_as_people_say_them(count: int, text: str) -> None:
 )
 def test_seconds_as_people_say_them(seconds: float, text: str) -> None:
     assert render_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1024", 1024), ("64GiB", 64 << 30), ("1.5 KiB", 1536), ("80 gb", 80 * 10**9), ("7B", 7)],
+)
+def test_bytes_are_read(text: str, count: int) -> None:
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "1e9", "1 PiB", "inf", "0", "0.2B", "١"])
+def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="byte"):
+        parse_bytes(text)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from checkfree.core.records import of_kind
-from checkfree.report.loss_marks import finite, replayed
+from checkfree.report.loss_marks import finite, rolled_back
 from checkfree.report.study.groups import Book, config_of
 from checkfree.report.study.run_series import RunSeries
 from checkfree.report.study.style import GREY, PALE
@@ -129,7 +129,7 @@ def _panel(lanes: Sequence[RunSeries], rules: Mapping[str, Mapping[str, str]]) -
     stages = [_stages(run) for run in lanes]
     heights = [_LANE + _STAGE * count for count in stages]
     total = sum(heights)
-    shown = layout("tick (replays included)", "", total + _BELOW)
+    shown = layout("tick (rollbacks included)", "", total + _BELOW)
     width = max(run.ticks for run in lanes)
     # Every lane is as wide as the longest run, with room for a marker at either end.
     shown["xaxis"] |= {"range": [-0.03 * width - 0.5, 1.03 * width + 0.5], "anchor": "free"}
@@ -196,7 +196,7 @@ def _background(run: RunSeries, number: str, count: int) -> list[dict[str, Any]]
     where = {"xref": "x", "yref": f"y{number}", "y0": -0.6, "y1": count - 0.4}
     steps = of_kind(run.entry.records, "iteration")
     shapes = [
-        {**again, **where, "x0": start - 0.5, "x1": end - 0.5} for start, end in replayed(steps)
+        {**again, **where, "x0": start - 0.5, "x1": end - 0.5} for start, end in rolled_back(steps)
     ]
     line = {"type": "line", "line": {"color": GREY, "width": 1.2, "dash": "dot"}}
     return [*shapes, {**line, **where, "x0": run.ticks, "x1": run.ticks}]

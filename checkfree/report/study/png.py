@@ -182,7 +182,10 @@ def draw_ledger(book: Book, path: Path) -> None:
         for group in groups
     ]
     starts = [0.0] * len(groups)
-    for kind in SECONDS:
+    # Eight classes fit into a row of the legend, and few studies have replays.
+    rare = {"replay"} - {k for group in groups for k, s in spent(group, "seconds").items() if s}
+    shown = [kind for kind in SECONDS if kind not in rare]
+    for kind in shown:
         hours = [spent(group, "seconds").get(kind, 0.0) / 3600 for group in groups]
         fill = SECONDS_FILLS[kind]
         axes.barh(
@@ -198,11 +201,11 @@ def draw_ledger(book: Book, path: Path) -> None:
         starts = [start + more for start, more in zip(starts, hours, strict=True)]
     axes.set_yticks(range(len(groups)), names, fontsize=9, color=INK)
     axes.invert_yaxis()
-    _finish_ledger(figure, axes, bool(groups))
+    _finish_ledger(figure, axes, bool(groups), shown)
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
-def _finish_ledger(figure: Figure, axes: Axes, any_bar: bool) -> None:
+def _finish_ledger(figure: Figure, axes: Axes, any_bar: bool, shown: Sequence[str]) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", colors=GREY, labelsize=9)
@@ -214,8 +217,8 @@ def _finish_ledger(figure: Figure, axes: Axes, any_bar: bool) -> None:
     axes.grid(axis="x", color=PALE, linewidth=0.8)
     axes.set_axisbelow(True)
     handles = [
-        Patch(facecolor=fill.color, hatch=fill.hatch, edgecolor="white", linewidth=0, label=name)
-        for name, fill in SECONDS_FILLS.items()
+        Patch(facecolor=fill.color, hatch=fill.hatch, edgecolor="white", linewidth=0, label=kind)
+        for kind, fill in ((kind, SECONDS_FILLS[kind]) for kind in shown)
     ]
     figure.legend(
         handles=handles,

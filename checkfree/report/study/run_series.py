@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 Record = Mapping[str, Any]
 
 AXES = ("iterations", "tokens", "hours", "seconds", "cost")
-"""What a loss can be drawn against. ``tokens`` counts those of replays too; ``hours`` are
+"""What a loss can be drawn against. ``tokens`` counts those of rollbacks too; ``hours`` are
 simulated, ``seconds`` real."""
 
 
@@ -67,7 +67,7 @@ class RunSeries:
     end: int
     """Iterations that it has, or had when it ended."""
     ticks: int
-    """Committed steps, replays included."""
+    """Committed steps, rollbacks included."""
     reason: str
     """Why its strategy could not go on; empty: it could."""
     finished: bool

@@ -74,6 +74,7 @@ _FILLS = (
     Fill("#000000", "", ""),
     Fill("#009E73", "x", "xxx"),
     Fill("#D55E00", "-", "---"),
+    Fill("#7A6A00", "+", "++"),
 )
 SECONDS_FILLS = dict(zip(SECONDS, _FILLS, strict=True))
 _AS_SECONDS = {"validation": "bubble"}  # of which there are no bytes

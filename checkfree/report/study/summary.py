@@ -9,6 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
+from checkfree.core.cost import LOSSES
 from checkfree.core.records import of_kind
 from checkfree.report.study.groups import Book, Group
 from checkfree.report.study.interval import Estimate, estimate, reading_noise
@@ -40,7 +41,7 @@ class SummaryRow:
     seconds: float | None
     """Simulated, per iteration that the run kept, whatever was lost and repeated included."""
     undisturbed: float | None
-    """The same without detection, rebuilding and replay."""
+    """The same without what losses took, see ``LOSSES``."""
     goodput: float | None
     cost: float | None
     failures: float
@@ -95,10 +96,7 @@ def _row(book: Book, group: Group, target: float | None) -> SummaryRow:
     gaps = () if group.is_reference else gap_lines(book, group)
     curves = [run.entry.priced for run in group.runs]
     kept = [(priced, len(set(priced.iterations))) for priced in curves if priced is not None]
-    calm = [
-        sum(s for name, s in p.seconds.items() if name not in ("detection", "rebuild", "replay"))
-        for p, _ in kept
-    ]
+    calm = [sum(s for name, s in p.seconds.items() if name not in LOSSES) for p, _ in kept]
     return SummaryRow(
         group,
         estimate(fmean(gap.values()) for gap in gaps if gap),

@@ -20,7 +20,7 @@ Trace = dict[str, Any]
 
 AXIS_TITLES = {
     "iterations": "iteration",
-    "tokens": "tokens trained on, replays included",
+    "tokens": "tokens trained on, rollbacks included",
     "hours": "simulated hours",
     "seconds": "real seconds of training and repairs",
     "cost": "simulated cost",
