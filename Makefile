@@ -36,6 +36,7 @@ soak: $(VENV)/.installed-test ## Hours: chaos a thousand times, fleets that come
 		tests/process/test_swarm_hosts.py tests/process/test_spot_fleet_page.py \
 		tests/contract/test_resume_ladders.py
 	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/exact.py
 	$(BIN)/python benchmarks/churn.py
 	$(BIN)/python benchmarks/elastic.py --walks 200
 	$(BIN)/python benchmarks/cuts.py

@@ -27,7 +27,7 @@ from checkfree.core.records import ValidationRecord
 from checkfree.lead.checkpoints import Checkpointing
 from checkfree.lead.departures import Departures, Handed
 from checkfree.lead.iteration import Iterating
-from checkfree.lead.live import LiveReport
+from checkfree.lead.live import Exposure, LiveReport
 from checkfree.lead.membership import Membership
 from checkfree.lead.phase import MOVES, Phase
 from checkfree.lead.progress import Progress, Terms
@@ -64,8 +64,6 @@ from checkfree.messages.control import (
     Struck,
     Ticket,
 )
-from checkfree.recovery.replay.plan import begins
-from checkfree.recovery.replay.promise import whole
 from checkfree.recovery.strategy import Strategy
 
 
@@ -127,18 +125,10 @@ class Lead:
         """How far the run has come."""
         return self._lead_state.progress
 
-    def replayable(self) -> dict[int, int] | None:
-        """Of the others, the version that the replay of each would begin at."""
-        view = self._lead_state.view()
-        return None if view.protection is None else begins(view)
-
-    def fatal(self) -> tuple[str, ...]:
-        """The machines that can't be lost now, where stages are replayed."""
-        view, locations = self._lead_state.view(), self.members.locations
-        if view.protection is None:
-            return ()
-        found = whole(view, {seat: at.machine for seat, at in locations.items()})
-        return tuple(machine for machine, survived in found.items() if not survived)
+    @property
+    def exposure(self) -> Exposure:
+        """What a loss would cost, as of the iteration that was begun last."""
+        return self._live.exposure
 
     def inherit(self, states: Mapping[int, Handed]) -> None:
         """What those who left an earlier lead had handed on, and nobody has used."""

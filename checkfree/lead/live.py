@@ -5,32 +5,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
-from checkfree.core.ops import LOG, View
+from checkfree.core.ops import LOG, Address, View
 from checkfree.lead.phase import Phase
 from checkfree.lead.recovery import RecoveryCoordinator
 from checkfree.lead.state import LeadState
 from checkfree.messages.control import Underway
-from checkfree.recovery.replay.plan import unprotected
+from checkfree.recovery.replay.plan import begins
+from checkfree.recovery.replay.promise import whole
 
 
-class Unprotected:
-    """``since``: the stages that no replay could give back if they were lost now, each by itself,
-    and before which iteration that was seen first; None: nobody has looked yet."""
+class Exposure:
+    """What would come back exactly if it were lost now, each by itself, where stages are replayed.
+
+    ``begins``: the version that a stage's replay would begin at; ``since``: of the other living
+    stages, before which iteration that was seen first; ``fatal``: machines of which something would
+    not. None: nobody has looked yet.
+    """
 
     def __init__(self) -> None:
+        self.begins: Mapping[int, int] | None = None
         self.since: Mapping[int, int] | None = None
+        self.fatal: tuple[str, ...] = ()
         self._seen: Any = None
 
-    def look(self, view: View) -> None:
+    def look(self, view: View, machines: Mapping[Address, str] = MappingProxyType({})) -> None:
         """Before an iteration. Looking costs as much as planning a replay of each stage, a second
         with logs of 3,000 iterations; and one more of the same seats leaves none of them better or
         worse off."""
-        seen = _decisive(view)
+        seen = _decisive(view), dict(machines)
         if seen != self._seen:
-            known = self.since or {}
-            self.since = {n: known.get(n, view.committed) for n in unprotected(view)}
+            known, self.begins = self.since or {}, begins(view)
+            exposed = sorted({seat.stage for seat in view.alive} - self.begins.keys())
+            self.since = {stage: known.get(stage, view.committed) for stage in exposed}
+            self.fatal = tuple(name for name, can in whole(view, machines).items() if not can)
         self._seen = seen
 
 
@@ -47,13 +57,15 @@ class LiveReport:
 
     def __init__(self, lead_state: LeadState, coordinator: RecoveryCoordinator):
         self._lead_state, self._coordinator = lead_state, coordinator
-        self._unprotected = Unprotected()
+        self.exposure = Exposure()
         self._told = Underway(True, (), None)
 
     def look(self) -> None:
         """Before an iteration, with all that counts by then."""
         if self._lead_state.replays.on:
-            self._unprotected.look(self._lead_state.view())
+            locations = self._lead_state.members.locations
+            machines = {seat: at.machine for seat, at in locations.items()}
+            self.exposure.look(self._lead_state.view(), machines)
 
     def tell(self, phase: Phase) -> None:
         """What has changed since the last time."""
@@ -63,7 +75,7 @@ class LiveReport:
         now = Underway(
             whole=members.whole() and not members.uninitialized,
             replays=self._coordinator.replays() if phase is Phase.REBUILDING else (),
-            unprotected=self._unprotected.since,
+            unprotected=self.exposure.since,
         )
         if now != self._told:
             self._lead_state.send(LOG, now)

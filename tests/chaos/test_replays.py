@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from checkfree.core.ops import FAULTS, Address, View
-from checkfree.lead.live import Unprotected
-from checkfree.recovery.replay.plan import unprotected
+from checkfree.lead.live import Exposure
+from checkfree.recovery.replay.plan import begins
 from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.recovery.rungs import REPLAY
 from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, script
@@ -53,17 +53,19 @@ def test_who_is_unprotected_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
     """The lead does not look before every iteration: whatever befalls, that makes no difference."""
     torch.set_num_threads(1)
     seen: Counter[bool] = Counter()
-    look = Unprotected.look
+    look = Exposure.look
 
-    def checked(self: Unprotected, view: View) -> None:
+    def checked(self: Exposure, view: View, machines: Mapping[Address, str]) -> None:
         before = self.since or {}
-        look(self, view)
-        expected, since = unprotected(view), self.since
-        assert since is not None and tuple(since) == expected, view.committed
+        look(self, view, machines)
+        safe, since = begins(view), self.since
+        exposed = {seat.stage for seat in view.alive} - safe.keys()
+        assert since is not None and since.keys() == exposed, view.committed
+        assert self.begins == safe, view.committed
         assert all(at == before.get(stage, view.committed) for stage, at in since.items())
-        seen[bool(expected)] += 1
+        seen[bool(exposed)] += 1
 
-    monkeypatch.setattr(Unprotected, "look", checked)
+    monkeypatch.setattr(Exposure, "look", checked)
     for seed in range(LOOKS):
         Losing(Terms.of(seed, replicas=1 + seed % 2), ladder=seed % 4 == 3).play()
     assert seen[True] > LOOKS and seen[False] > LOOKS, seen

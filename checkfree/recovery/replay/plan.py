@@ -112,11 +112,6 @@ def begins(view: View) -> dict[int, int]:
     return dict(sorted(found.items()))
 
 
-def unprotected(view: View) -> tuple[int, ...]:
-    """The living stages that would not."""
-    return tuple(sorted({seat.stage for seat in view.alive} - begins(view).keys()))
-
-
 def replays(
     lost: Collection[Address], view: View, refused: Collection[Source] = frozenset()
 ) -> Repair | Refusal:

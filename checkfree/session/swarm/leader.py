@@ -228,7 +228,7 @@ class Leading:
             "seconds": record.seconds,
             "seats": states,
             "replayable": self._replayable(lead),
-            "fatal": lead.fatal(),
+            "fatal": lead.exposure.fatal,
             **self._live.to_json(),
         }
         self._leader_process.tell_status(told)
@@ -242,7 +242,7 @@ class Leading:
     def _replayable(self, lead: Lead) -> dict[str, dict[str, float | None]] | None:
         """From which version each stage could be replayed now, and in about how many seconds: as
         many as its iterations usually take. It computes them alone, so rather in fewer."""
-        versions, usual = lead.replayable(), self._leader_process.watch.pace.usual
+        versions, usual = lead.exposure.begins, self._leader_process.watch.pace.usual
         if versions is None:
             return None
         return {
