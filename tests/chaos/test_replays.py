@@ -79,7 +79,7 @@ def test_machines_that_are_lost_whole(chunk: int) -> None:
     for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
         terms = Terms.of(seed)
         stages = max(3, terms.stages)
-        losing = Losing(replace(terms, stages=stages, machines=2 + seed % 3))
+        losing = Losing(replace(terms, stages=stages, machines=1 + seed % 4))
         losing.play()
         losing.check_end()
         seen += losing.seen

@@ -24,6 +24,12 @@ from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.recovery.rungs import EXACT, REPLAY
 
 
+SOON = 2
+"""Iterations until the copy of a stage counts that has no other: whoever held it was lost. It may
+take its line's whole width, and is waited for: as long as it travels, the stage could be lost for
+good."""
+
+
 @dataclass
 class _Copy:
     """One that is on its way, or has arrived; it counts from that iteration on. ``epoch``: in which
@@ -161,8 +167,9 @@ class ReplayBook:
                 ]
                 copies = self._terms.copies
                 for holder in holders(owner.stage, alive, copies, having, locations):
-                    late = version != self._pending
-                    at = committed + self._terms.lag if late else self._counts_at
+                    at = self._counts_at
+                    if version != self._pending:
+                        at = committed + (self._terms.lag if having else min(SOON, self._terms.lag))
                     copy = _Copy(owner, at, epoch)
                     self._copies[Source(holder, owner.stage, version)] = copy
                     found.append((Transfer(owner, holder, "state"), version))
