@@ -132,9 +132,10 @@ def priced(
         {"useful": 1000 * kept, "rollback": 1000 * again, "validation": 8 * len(iterations)},
         {},
         tuple(repairs),
-        {"peers": 64, "store": 0},
+        {"peers": 64, "store": 0, "own": 32},
         4,
         price,
+        parameters=16,
     )
 
 

@@ -25,7 +25,7 @@ FLAGS = (
     "--disable-sync",
 )
 WIDTHS = (1280, 390)
-PLOTS = ("curves", "gaps", "timeline", "ledger")
+PLOTS = ("curves", "gaps", "timeline", "ledger", "frontier")
 PATIENCE = 20  # seconds until a condition must hold
 
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from checkfree.core.cost import Priced
 from checkfree.report.study.config_section import differing, flat
 from checkfree.report.study.failure_timeline import panels
+from checkfree.report.study.frontier import frontier, frontier_traces, squeezed
 from checkfree.report.study.groups import book
 from checkfree.report.study.interval import estimate, reading_noise, t_quantile
 from checkfree.report.study.model import Entry, Study
@@ -28,8 +29,13 @@ from checkfree.report.study.recovery_stats import recovery_stats
 from checkfree.report.study.run_series import AXES, run_of
 from checkfree.report.study.seed_means import POINTS, gap_curve, kept, mean_curve
 from checkfree.report.study.style import styles_of
-from checkfree.report.study.summary import SummaryRow, summarize
-from checkfree.report.study.tables import extra_sent, interval, sent_per_iteration
+from checkfree.report.study.summary import (
+    SummaryRow,
+    extra_sent,
+    sent_per_iteration,
+    summarize,
+)
+from checkfree.report.study.tables import frontier_table, interval
 from checkfree.report.study.traces import numbers, wrapped
 from checkfree.report.study.write import write_report
 from tests.studies import (
@@ -266,6 +272,48 @@ def test_bytes_are_told_per_kept_iteration_and_beside_the_reference() -> None:
     assert extra_sent(found, run) == 375
 
 
+def test_the_frontier_is_nats_against_bytes_a_parameter() -> None:
+    """16 parameters; 375 bytes an iteration more than the reference, 64 + 32 bytes in memory."""
+    records = [config(name="checkpoint"), *rolled_back()[1:]]
+    found = book(
+        study(
+            entry("no_failure", trained([4.0] * 5), priced=priced(range(8))),
+            entry("checkpoint", records, priced=priced(steps_of(records))),
+        )
+    )
+    (point,) = frontier(found, summarize(found))
+    assert (point.sent, point.held, point.missing) == (375 / 16, 6.0, "")
+    assert point.gap is not None
+    sent, held = frontier_traces(found, [point])
+    assert [trace["keys"]["spend"] for trace in (sent, held)] == ["sent", "held"]
+    assert sent["x"] == numbers([math.log10(1 + 375 / 16 / 0.01)])
+    assert sent["y"] == numbers([point.gap.mean]) and sent["customdata"] == ["23.4 bytes"]
+    assert squeezed(0.0) == 0.0
+
+
+def test_what_is_not_known_is_not_on_the_frontier_and_the_table_says_so() -> None:
+    known, records = priced(range(8)), trained([4.0] * 5)
+    unsized, before = replace(known, parameters=0), replace(known, stored={"peers": 64})
+    found = book(
+        study(
+            entry("no_failure", records, priced=known),
+            entry("unpriced", records),
+            entry("unsized", records, priced=unsized),
+            entry("before", records, priced=before),
+            entry("early", unsaved(0), priced=priced(())),
+        )
+    )
+    points = frontier(found, summarize(found))
+    assert frontier_traces(found, points) == []
+    table = frontier_table(found, points)
+    rows = {row.head.label: row.cells[0].below for row in table.rows if row.kind == "row"}
+    unknown = ("not drawn: its bytes are not known",)
+    assert rows == {
+        **dict.fromkeys(("unpriced", "unsized", "before"), unknown),
+        "early": ("not drawn: its gap is not known",),
+    }
+
+
 def test_a_variant_that_fails_elsewhere_is_named_so() -> None:
     found = book(full())
     assert set(found.may_fail) == {"checkfree(failures.stages=middle)"}
@@ -295,8 +343,10 @@ def test_every_lost_stage_is_in_the_timeline_with_what_was_done() -> None:
 
 
 def test_plotly_knows_every_word_of_the_plots() -> None:
-    data = page_data(book(full()))
-    traces = [*data["curves"], *data["gaps"], *data["ledger"]]
+    found = book(full())
+    data = page_data(found, summarize(found))
+    traces = [*data["curves"], *data["gaps"], *data["ledger"], *data["frontier"]]
+    assert data["frontier"]
     go.Figure([{k: v for k, v in trace.items() if k != "keys"} for trace in traces])
     for panel in data["panels"]:
         go.Figure(panel["traces"], panel["layout"])
@@ -339,7 +389,7 @@ def test_a_report_has_its_files(report: Path) -> None:
     assert path.name == "report.html"
     names = {file.name for file in path.parent.iterdir()}
     tables = {"summary.csv", "curves.csv", "recoveries.csv", "ledger.csv"}
-    assert names == {"report.html", "loss.png", "gap.png", "ledger.png"} | tables
+    assert names == {"report.html", "loss.png", "gap.png", "ledger.png", "frontier.png"} | tables
     for picture in path.parent.glob("*.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
 

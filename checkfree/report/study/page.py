@@ -15,12 +15,14 @@ from checkfree.report.study import traces
 from checkfree.report.study.bars import MEASURES, ledger, spent
 from checkfree.report.study.config_section import configurations, differences, versions
 from checkfree.report.study.failure_timeline import legend, panels
+from checkfree.report.study.frontier import AXES as SPENDS
+from checkfree.report.study.frontier import frontier, frontier_layout, frontier_traces
 from checkfree.report.study.groups import Book, rate_name
 from checkfree.report.study.model import REFERENCE
 from checkfree.report.study.run_series import AXES, missed
 from checkfree.report.study.style import BYTES_FILLS, SECONDS_FILLS, Fill, styles_of
 from checkfree.report.study.summary import Summary
-from checkfree.report.study.tables import headline, recoveries, runs, storage
+from checkfree.report.study.tables import frontier_table, headline, recoveries, runs, storage
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _AXIS_NAMES = {
@@ -59,17 +61,19 @@ def page(book: Book, summary: Summary) -> str:
         measures=[(name, name) for name in MEASURES],
         fills=_fills(book),
         storage=storage(book),
+        spends=[("sent", "bytes sent"), ("held", "memory")],
+        frontier=frontier_table(book, frontier(book, summary)),
         count=_many(len(every), "run"),
         runs=runs(book, summary.target),
         command=book.study.command,
         differences=differences(book),
         configurations=configurations(book),
         versions=versions(book),
-        data=page_data(book),
+        data=page_data(book, summary),
     )
 
 
-def page_data(book: Book) -> dict[str, Any]:
+def page_data(book: Book, summary: Summary) -> dict[str, Any]:
     """All that the script draws from."""
     found = panels(book)
     loss, gap = "loss (nats per token)", f"loss − loss of {REFERENCE} (nats per token)"
@@ -79,12 +83,15 @@ def page_data(book: Book) -> dict[str, Any]:
         "curves": traces.curves(book),
         "gaps": traces.gaps(book),
         "ledger": ledger(book),
+        "frontier": frontier_traces(book, frontier(book, summary)),
         "panels": found,
         "layouts": {
             "curves": traces.layout("", loss, 460),
             "gaps": traces.layout("iteration", gap, 380),
             "ledger": bars,
+            "frontier": frontier_layout(),
         },
+        "spends": SPENDS,
         "axes": traces.AXIS_TITLES,
         "labels": book.labels,
         "names": {label: book.name(label) for label in book.labels},
@@ -96,6 +103,7 @@ def page_data(book: Book) -> dict[str, Any]:
             "near": False,
             "seed": found[0]["keys"]["seed"] if found else 0,
             "measure": "seconds",
+            "spend": "sent",
         },
     }
 

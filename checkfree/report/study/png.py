@@ -17,6 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from checkfree.core.cost import SECONDS
 from checkfree.report.study.bars import spent
+from checkfree.report.study.frontier import AXES as FRONTIER_AXES
+from checkfree.report.study.frontier import TICKS, FrontierPoint, squeezed
 from checkfree.report.study.groups import Book, rate_name
 from checkfree.report.study.model import REFERENCE
 from checkfree.report.study.seed_means import Curve, gap_curve, mean_curve, seed_line
@@ -36,6 +38,54 @@ def draw_losses(book: Book, path: Path) -> None:
 def draw_gaps(book: Book, path: Path) -> None:
     """Mean paired difference to the reference with its band, a panel a rate."""
     _panels(book, path, _gaps, f"loss − loss of {REFERENCE}", with_reference=False)
+
+
+def draw_frontier(book: Book, points: Sequence[FrontierPoint], path: Path) -> None:
+    """Each strategy's gap against the bytes that it sends and holds: two panels a rate."""
+    figure = Figure(
+        figsize=(2 * _WIDTH, _HEIGHT * len(book.rates) + 0.7), dpi=_DOTS, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    found = figure.subplots(len(book.rates), len(FRONTIER_AXES), squeeze=False, sharey=True)
+    for row, rate in zip(found, book.rates, strict=True):
+        drawn = [p for p in points if p.group.rate in (rate, None) and not p.missing]
+        for axes, (axis, title) in zip(row, FRONTIER_AXES.items(), strict=True):
+            _points(axes, book, drawn, axis)
+            axes.set_xlabel(title, color=INK, fontsize=9)
+        if book.rates != (None,):
+            row[0].set_title(rate_name(rate), loc="left", fontsize=11, color=INK)
+    figure.supylabel(f"loss − loss of {REFERENCE}", fontsize=10, color=INK)
+    _legend(figure, book, with_reference=False)
+    figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _points(axes: Axes, book: Book, points: Sequence[FrontierPoint], axis: str) -> None:
+    styles = styles_of(book.labels)
+    axes.axhline(0, color=INK, linewidth=1)
+    for point in points:
+        style, gap = styles[point.group.label], point.gap
+        assert gap is not None
+        half = gap.half if math.isfinite(gap.half) else 0.0
+        axes.errorbar(
+            [squeezed(point.of(axis))],
+            [gap.mean],
+            yerr=[half],
+            color=style.color,
+            marker=style.symbol,
+            markersize=7,
+            capsize=3,
+        )
+    if not points:
+        axes.text(0.5, 0.5, "no strategy's bytes are known", transform=axes.transAxes, ha="center")
+    most = max((point.of(axis) for point in points), default=0.0)
+    ticks = [tick for tick in TICKS if tick <= 10 * max(most, TICKS[1])]
+    axes.set_xticks([squeezed(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
+    axes.set_xlim(-0.1, squeezed(ticks[-1]) + 0.1)
+    axes.grid(axis="y", color=PALE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=GREY, labelsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
 
 
 _LETTER, _ROW = 0.072, 0.19

@@ -165,6 +165,30 @@ def repaired(run: RunSeries) -> int:
     return max(made, len(priced.recoveries)) if priced is not None and run.entry.reused else made
 
 
+def sent_per_iteration(run: RunSeries) -> dict[str, float] | None:
+    """Bytes by class over the iterations that the run kept, validation's last and no part of any
+    sum: it measures, it is no cost. None without a price."""
+    priced = run.entry.priced
+    kept = len(set(priced.iterations)) if priced is not None else 0
+    if priced is None or not kept:
+        return None
+    return {kind: count / kept for kind, count in priced.bytes.items()}
+
+
+def extra_sent(book: Book, run: RunSeries) -> float | None:
+    """Bytes per iteration beyond those of the reference with the same seed."""
+    twin = book.reference(run)
+    ours, theirs = sent_per_iteration(run), sent_per_iteration(twin) if twin else None
+    if ours is None or theirs is None:
+        return None
+    return sent_in_all(ours) - sent_in_all(theirs)
+
+
+def sent_in_all(sent: Mapping[str, float]) -> float:
+    """Bytes of all classes but validation's."""
+    return sum(count for kind, count in sent.items() if kind != "validation")
+
+
 def mean(values: Iterable[float]) -> float | None:
     """None of nothing."""
     found = list(values)

@@ -10,12 +10,21 @@ from checkfree.core.cost import BYTES
 from checkfree.core.units import render_bytes, render_seconds
 from checkfree.report.study.bars import spent
 from checkfree.report.study.cells import NOTHING, Divider, Endings, Head, Table, TableCell, TableRow
+from checkfree.report.study.frontier import FrontierPoint
 from checkfree.report.study.groups import Book, Group, rate_name
 from checkfree.report.study.interval import Estimate, estimate
 from checkfree.report.study.recovery_stats import RecoveryStats, recovery_stats
 from checkfree.report.study.run_series import RunSeries
 from checkfree.report.study.style import Style, styles_of
-from checkfree.report.study.summary import Summary, SummaryRow, mean, reach
+from checkfree.report.study.summary import (
+    Summary,
+    SummaryRow,
+    extra_sent,
+    mean,
+    reach,
+    sent_in_all,
+    sent_per_iteration,
+)
 
 
 @dataclass(frozen=True)
@@ -185,33 +194,10 @@ def _storage(book: Book, group: Group, shown: Sequence[str]) -> tuple[TableCell,
     return (
         TableCell(size(peers)),
         TableCell(size(store)),
-        TableCell(size(mean(_sum(s) for s in sent))),
+        TableCell(size(mean(sent_in_all(s) for s in sent))),
         TableCell("reference" if group.is_reference else size(mean(extra), sign=True)),
         *(TableCell(size(mean(s.get(kind, 0.0) for s in sent))) for kind in shown),
     )
-
-
-def sent_per_iteration(run: RunSeries) -> dict[str, float] | None:
-    """Bytes by class over the iterations that the run kept, validation's last and no part of any
-    sum: it measures, it is no cost. None without a price."""
-    priced = run.entry.priced
-    kept = len(set(priced.iterations)) if priced is not None else 0
-    if priced is None or not kept:
-        return None
-    return {kind: count / kept for kind, count in priced.bytes.items()}
-
-
-def extra_sent(book: Book, run: RunSeries) -> float | None:
-    """Bytes per iteration beyond those of the reference with the same seed."""
-    twin = book.reference(run)
-    ours, theirs = sent_per_iteration(run), sent_per_iteration(twin) if twin else None
-    if ours is None or theirs is None:
-        return None
-    return _sum(ours) - _sum(theirs)
-
-
-def _sum(sent: Mapping[str, float]) -> float:
-    return sum(count for kind, count in sent.items() if kind != "validation")
 
 
 def size(count: float | None, sign: bool = False) -> str:
@@ -219,6 +205,32 @@ def size(count: float | None, sign: bool = False) -> str:
         return NOTHING if count is None else "0"
     text = render_bytes(count).replace("-", "−")
     return f"+{text}" if sign and count > 0 else text
+
+
+FRONTIER = (
+    "Strategy",
+    "Gap to no_failure, whole run",
+    "Sent per parameter and iteration",
+    "In memory per parameter",
+)
+
+
+def frontier_table(book: Book, points: Sequence[FrontierPoint]) -> Table:
+    """What each point of the frontier is, and why there is none where there is none."""
+    name = names(book)
+    found = {(point.group.label, point.group.rate): point for point in points}
+    groups = [point.group for point in points]
+
+    def one(group: Group) -> Iterable[TableRow]:
+        point = found[group.label, group.rate]
+        gap = TableCell(interval(point.gap, signed=True), (point.missing,))
+        yield TableRow(name.of(group), (gap, _few_bytes(point.sent), _few_bytes(point.held)))
+
+    return Table(FRONTIER, tuple(_by_rate(book, one, groups)), "What nats cost")
+
+
+def _few_bytes(count: float | None) -> TableCell:
+    return TableCell(NOTHING if count is None else f"{count:,.3g} bytes".replace("-", "−"))
 
 
 CURED = (

@@ -1,6 +1,7 @@
 // What moves in the page: it picks traces by the reader's choices and hands them to plotly.
-// ``data`` in the page: ``curves``, ``gaps``, ``ledger`` (traces with ``keys``), ``panels`` (the
-// timeline), ``layouts`` by plot, ``axes`` (titles), ``labels`` and ``start`` (the first choices).
+// ``data`` in the page: ``curves``, ``gaps``, ``ledger``, ``frontier`` (traces with ``keys``),
+// ``panels`` (the timeline), ``layouts`` by plot, ``axes`` and ``spends`` (titles), ``labels`` and
+// ``start`` (the first choices).
 'use strict';
 const data = JSON.parse(document.getElementById('data').textContent);
 const state = {...data.start, hidden: new Set()};
@@ -119,7 +120,18 @@ function drawLedger() {
   show('ledger', traces, layout);
 }
 
-const plots = {curves: drawCurves, gaps: drawGaps, timeline: drawTimeline, ledger: drawLedger};
+function drawFrontier() {
+  const traces = pick(data.frontier, {rate: state.rate, spend: state.spend});
+  const layout = structuredClone(data.layouts.frontier);
+  layout.xaxis.title.text = data.spends[state.spend];
+  layout.uirevision = [state.rate, state.spend].join();
+  show('frontier', traces, layout);
+}
+
+const plots = {
+  curves: drawCurves, gaps: drawGaps, timeline: drawTimeline, ledger: drawLedger,
+  frontier: drawFrontier,
+};
 function draw() {
   for (const [id, one] of Object.entries(plots)) if (byId(id)) one();
 }
