@@ -23,7 +23,6 @@ from checkfree.recovery.replay.plan import Locations, holders
 from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.recovery.rungs import EXACT, REPLAY
 
-
 SOON = 2
 """Iterations until the copy of a stage counts that has no other: whoever held it was lost. It may
 take its line's whole width, and is waited for: as long as it travels, the stage could be lost for
