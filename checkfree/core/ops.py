@@ -251,7 +251,8 @@ class Protection:
     store has that version of every stage; ``drawn``: it is what the seed makes. ``logs``: since
     which version a seat's log is whole. ``routes`` are those of each iteration since the base;
     ``reached``: versions of seats that are being replayed. ``since``: the versions at which stages
-    were last made of something else than what they were: no replay goes past that.
+    were last made of something else than what they were: no replay goes past that. ``asked``: so
+    many copies of each stage are to be there.
     """
 
     base: int | None
@@ -263,6 +264,7 @@ class Protection:
     routes: Mapping[int, tuple[Route, ...]] = field(default_factory=dict)
     reached: Mapping[Address, int] = field(default_factory=dict)
     since: Mapping[int, int] = field(default_factory=dict)
+    asked: int = 1
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,7 @@ def test_adjacent_stages_and_the_ends() -> None:
 def test_an_owner_with_its_holder_is_refused_and_named() -> None:
     assert "stage 2 is lost, and with it whoever held its copy" in refused(protected(), A(2), A(5))
     assert "recovery.copies=2" in refused(protected(), A(2), A(5))
+    assert "recovery.copies" not in refused(protected(asked=2), A(2), A(5))
 
 
 def test_without_a_base_there_is_no_replay() -> None:

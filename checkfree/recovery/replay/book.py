@@ -372,4 +372,5 @@ class ReplayBook:
             {iteration: passed.course.routes for iteration, passed in self.passed.items()},
             dict(self.reached),
             dict(self._since),
+            self._terms.copies,
         )

@@ -252,9 +252,10 @@ def _base(
             return (source,)
     if have.drawn:
         return ()
+    more = "" if have.asked > 1 else "recovery.copies=2, "
     return Refusal(
         f"stage {stage} is lost, and with it whoever held its copy of version {have.base}: "
-        "recovery.copies=2, recovery=checkpoint or replicas=2 would have helped"
+        f"{more}recovery=checkpoint or replicas=2 would have helped"
     )
 
 
