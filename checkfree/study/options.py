@@ -55,7 +55,8 @@ class Options:
     """Of the report."""
 
     train_redundant: bool = False
-    """Train redundant computation for every seed, though its losses are the reference's."""
+    """Train exact strategies, as redundant computation, for every seed, though their losses are the
+    reference's."""
 
 
 def make_options(section: Mapping[str, Any], given: Mapping[str, Any]) -> Options:
