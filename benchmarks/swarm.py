@@ -1,10 +1,12 @@
 """A swarm on this machine beside one process and beside torch's own pipeline over gloo, in turn.
 
     python benchmarks/swarm.py [--iterations 12] [--gloo] [key=value …]
+    python benchmarks/swarm.py --replay 10 --iterations 40 [key=value …]
 
 4 stages × 8 microbatches of 4 × 128 tokens, width 512: 1 MB activations and about 6M parameters a
 stage, one thread a worker. CPU time is that of all processes, launcher, lead and libp2p daemons
-included, between two iterations; memory pages and imports of the start are left out.
+included, between two iterations; memory pages and imports of the start are left out. --replay: a
+swarm that keeps logs and sends two waves of copies beside one that does not, in so many pairs.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from replay import interval
 from torch import Tensor, nn
 
 from checkfree.config.load import load
@@ -196,10 +199,37 @@ def scale(folder: Path, config: list[str], iterations: int) -> None:
         print(f"{stages:6}{many.seconds:7.3f}{ideal:20.3f}{least:23.3f}")
 
 
+def replay_beside_none(folder: Path, config: list[str], iterations: int, pairs: int) -> None:
+    """CPU of all processes, as the ratio of medians with a 95 % bootstrap interval; and what the
+    copies add to the bytes that cross."""
+    waves = f"recovery=replay(wave_every={iterations // 3},wave_lag={iterations // 6})"
+    kept, plain = [], []
+    for number in range(pairs):
+        words = [*config, "recovery=none"]
+        plain.append(ours(["swarm", "up"], folder / f"none-{number}", words, iterations))
+        words = [*config, waves]
+        kept.append(ours(["swarm", "up"], folder / f"replay-{number}", words, iterations))
+    for what in ("cpu_seconds", "seconds"):
+        one, other = ([getattr(figures, what) for figures in side] for side in (kept, plain))
+        low, high = interval(one, other)
+        ratio = statistics.median(one) / statistics.median(other)
+        print(
+            f"{what}: replay {statistics.median(one):.4f}, none {statistics.median(other):.4f} an "
+            f"iteration; ratio {ratio:.4f} (95 % {low:.4f} … {high:.4f}, {pairs} pairs)"
+        )
+    (ledger,) = of_kind(read(folder / f"replay-{pairs - 1}"), "ledger")
+    sent = ledger["bytes"]
+    share = sent.get("KeepState", 0) / (sent["Activation"] + sent["Gradient"])
+    print(f"copies: {share:.1%} of the bytes of activations and gradients")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=12)
     parser.add_argument("--gloo", action="store_true", help="torch's pipeline too")
+    parser.add_argument(
+        "--replay", metavar="PAIRS", type=int, help="what replays cost, nothing else"
+    )
     parser.add_argument("--scaling", action="store_true", help="2, 4 and 8 stages, nothing else")
     arguments, words = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as name:
@@ -209,6 +239,8 @@ def main() -> None:
         (folder / "empty.yaml").write_text("{}\n")
         config = [str(folder / "empty.yaml"), *words]
         count = arguments.iterations
+        if arguments.replay:
+            return replay_beside_none(folder, config, count, arguments.replay)
         if arguments.scaling:
             return scale(folder, config, count)
         one = ours(["train"], folder / "one", config, count)

@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
         "--train-redundant",
         action="store_true",
         default=None,
-        help="train redundant computation for every seed, though its losses are no_failure's",
+        help="train exact strategies for every seed, though their losses are no_failure's",
     )
     parser.set_defaults(run=_compare)
 

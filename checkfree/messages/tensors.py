@@ -7,7 +7,7 @@ sender: so a receiver cannot see what the sender does next, and a transport can'
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -91,6 +91,18 @@ class StageState:
         for group in ("params", "buffers", "moments", "held", "heading"):
             for name, tensor in getattr(self, group).items():
                 yield f"{group}:{name}", tensor
+
+    def in_host_memory(self) -> StageState:
+        """The same, on the CPU: what is there already is not copied."""
+        if all(tensor.is_cpu for _, tensor in self.tensors()):
+            return self
+        params, buffers, moments, held, heading = (
+            {name: tensor.cpu() for name, tensor in group.items()}
+            for group in (self.params, self.buffers, self.moments, self.held, self.heading)
+        )
+        return replace(
+            self, params=params, buffers=buffers, moments=moments, held=held, heading=heading
+        )
 
     def destroy(self) -> None:
         """Lost means lost: overwrite all of them, with NaN where they can be."""

@@ -106,8 +106,8 @@ def compare(
     the configuration's on (1). ``out``: the folder (``runs/compare-NAME``); ``results``: one for
     compact records, too. ``workers``: runs at a time (one a core or device); ``devices``: each run
     gets one of these. ``target``: validation loss to reach, in nats per token. ``title``: of the
-    report. ``train_redundant``: train redundant computation for every seed, though its losses are
-    the reference's. ``allow``: top packages of strategies from outside that the configuration
+    report. ``train_redundant``: train exact strategies for every seed, though their losses are the
+    reference's. ``allow``: top packages of strategies from outside that the configuration
     names; those named here may run. ``watcher`` hears how it gets on.
 
     Runs are processes of their own; call this from a script's ``if __name__ == "__main__":`` or a

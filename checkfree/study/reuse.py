@@ -1,5 +1,5 @@
-"""Redundant computation loses nothing, so its losses are those of the run without failures: one
-seed is trained to prove it, and the others take the reference's curve.
+"""What an exact strategy repairs is what was lost, so its losses are those of the run without
+failures: one seed is trained to prove it, and the others take the reference's curve.
 
 What they met, and where they ended, is rehearsed: the same lead decides it as in training.
 """

@@ -1,5 +1,5 @@
-"""What a seat has sent, kept until no replay can need it: activations and gradients of committed
-iterations, as they left it."""
+"""What a seat has sent, kept in the host's memory until no replay can need it: activations and
+gradients of committed iterations, as they left it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SentLog:
 
     def add(self, iteration: int, sent: Sequence[Sent]) -> None:
         """It is committed."""
-        self._sent[iteration] = tuple(sent)
+        self._sent[iteration] = tuple((to, _in_host_memory(message)) for to, message in sent)
 
     def trim(self, since: int | None) -> None:
         """Nothing older is needed; None: nothing at all."""
@@ -48,6 +48,13 @@ class SentLog:
     def bytes(self) -> int:
         """Of all tensors."""
         return sum(bytes_of(sent) for sent in self._sent.values())
+
+
+def _in_host_memory(message: Activation | Gradient) -> Activation | Gradient:
+    if message.tensor.is_cpu:
+        return message
+    scales = None if message.scales is None else message.scales.cpu()
+    return replace(message, tensor=message.tensor.cpu(), scales=scales)
 
 
 def bytes_of(sent: Sequence[Sent]) -> int:

@@ -23,7 +23,8 @@ from checkfree.worker.log import Sent, SentLog, again
 
 
 class Replayable:
-    """Of one seat. Nothing in it is ever written to."""
+    """Of one seat. Nothing in it is ever written to; all is in the host's memory, which there is
+    more of than of a GPU's."""
 
     def __init__(self, seat: Address):
         self._seat = seat
@@ -39,7 +40,7 @@ class Replayable:
 
     def keep_own(self, state: StageState) -> None:
         """A version of the seat's own stage."""
-        self._own[state.version] = state
+        self._own[state.version] = state.in_host_memory()
 
     def can_push(self, order: Push) -> bool:
         """It has that version, in whatever epoch it is asked."""
@@ -53,7 +54,7 @@ class Replayable:
     def hold(self, message: KeepState) -> Kept:
         """For another stage, in whatever epoch it comes: it is named by its version."""
         assert isinstance(message.keep, Transfer)
-        state = message.state
+        state = message.state.in_host_memory()
         self._held[message.keep.owner.stage, state.version] = state
         return Kept(message.epoch, message.keep, state.version)
 

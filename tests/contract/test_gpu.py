@@ -36,7 +36,10 @@ def train(out: Path, recovery: str = "checkfree_plus", **changes: Any) -> checkf
 
 
 @pytest.mark.parametrize("devices", [["cuda:0"], ["cpu", "cuda:0"]])
-@pytest.mark.parametrize("recovery", ["checkfree_plus", "redundant", "checkpoint(interval=2)"])
+@pytest.mark.parametrize(
+    "recovery",
+    ["checkfree_plus", "redundant", "checkpoint(interval=2)", "replay(wave_lag=1)", "auto"],
+)
 def test_losses_are_those_of_the_cpu(tmp_path: Path, devices: list[str], recovery: str) -> None:
     cpu = train(tmp_path / "cpu", recovery)
     gpu = train(tmp_path / "gpu", recovery, devices=devices)
