@@ -15,7 +15,6 @@ from rich.text import Text
 
 from checkfree.core.config import Config
 from checkfree.core.live import LiveStatus, render_replays, render_unprotected
-from checkfree.core.ops import Address, locations_of
 from checkfree.core.participants import render_differences
 from checkfree.core.records import (
     ConfigRecord,
@@ -33,7 +32,7 @@ from checkfree.core.records import (
 from checkfree.core.text_counts import render_text
 from checkfree.core.units import render_bytes, render_seconds, render_utc
 from checkfree.recovery.registry import replays
-from checkfree.recovery.replay.promise import laid_out, promise
+from checkfree.recovery.replay.promise import promised
 from checkfree.recovery.rungs import REPLAY
 from checkfree.runtime.replay_lines import ReplayLines
 
@@ -166,8 +165,7 @@ class Display:
         recovery = self._config.recovery
         if not (plan.members and replays(recovery)):
             return
-        seats, locations = map(Address.parse, plan.members), locations_of(plan.hosts, plan.zones)
-        told = str(promise(laid_out([*seats], recovery.copies, locations), locations))
+        told = promised(plan.members, plan.hosts, plan.zones, recovery.copies)
         if told != self._promised:
             self._event(f"replay gives back {told}", "cyan")
         self._promised = told

@@ -35,7 +35,7 @@ from checkfree.report.study.summary import (
     sent_per_iteration,
     summarize,
 )
-from checkfree.report.study.tables import frontier_table, interval
+from checkfree.report.study.tables import frontier_table, interval, promises
 from checkfree.report.study.traces import numbers, wrapped
 from checkfree.report.study.write import write_report
 from tests.studies import (
@@ -312,6 +312,25 @@ def test_what_is_not_known_is_not_on_the_frontier_and_the_table_says_so() -> Non
         **dict.fromkeys(("unpriced", "unsized", "before"), unknown),
         "early": ("not drawn: its gap is not known",),
     }
+
+
+def test_what_replays_promise_is_told_where_there_were_any() -> None:
+    seats = {f"{stage}.0": 0 for stage in range(4)}
+    plan = {"kind": "plan", "iteration": 0, "tick": 0, "members": seats, "hosts": {}}
+    apart = {**plan, "hosts": {seat: f"node-{seat}" for seat in seats}}
+    summed = {**step(0), "digests": [1, 2, 3, 4]}
+    found = book(
+        study(
+            entry("no_failure", trained([4.0] * 5)),
+            entry("replay", [config(name="replay", copies=2), apart, summed]),
+            entry("auto", [config(name="auto"), plan, summed]),
+            entry("auto(log_memory=0)", [config(name="auto"), plan, step(0)]),
+        )
+    )
+    told = dict(promises(found))
+    assert told.keys() == {"replay", "auto"}
+    assert told["replay"].endswith("any two stages, any one machine")
+    assert told["auto"].startswith("any one stage")
 
 
 def test_a_variant_that_fails_elsewhere_is_named_so() -> None:

@@ -7,11 +7,11 @@ the other, against ``survives``.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-from checkfree.core.ops import Address, Protection, Source, View
+from checkfree.core.ops import Address, Protection, Source, View, locations_of
 from checkfree.recovery.replay.plan import Locations, holders, lost_with, survives
 
 Seats = frozenset[Address]
@@ -71,6 +71,14 @@ def promise(view: View, locations: Locations) -> Promise:
         whole(view, {seat: at.zone for seat, at in locations.items() if at.zone}),
         tuple(stage for stage in range(count) if stage not in safe),
     )
+
+
+def promised(
+    members: Iterable[str], hosts: Mapping[str, str], zones: Mapping[str, str], copies: int
+) -> str:
+    """In words, of seats and where they are as a plan record has them, with so many copies."""
+    seats, locations = [Address.parse(seat) for seat in members], locations_of(hosts, zones)
+    return str(promise(laid_out(seats, copies, locations), locations))
 
 
 def whole(view: View, places: Mapping[Address, str]) -> dict[str, bool]:

@@ -22,7 +22,14 @@ from checkfree.report.study.model import REFERENCE
 from checkfree.report.study.run_series import AXES, missed
 from checkfree.report.study.style import BYTES_FILLS, SECONDS_FILLS, Fill, styles_of
 from checkfree.report.study.summary import Summary
-from checkfree.report.study.tables import frontier_table, headline, recoveries, runs, storage
+from checkfree.report.study.tables import (
+    frontier_table,
+    headline,
+    promises,
+    recoveries,
+    runs,
+    storage,
+)
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _AXIS_NAMES = {
@@ -58,6 +65,7 @@ def page(book: Book, summary: Summary) -> str:
         seeds=[(seed, seed) for seed in sorted({p["keys"]["seed"] for p in panels(book)})],
         marks=list(legend(book)),
         recoveries=recoveries(book),
+        promises=promises(book),
         measures=[(name, name) for name in MEASURES],
         fills=_fills(book),
         storage=storage(book),

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from checkfree.core.cost import BYTES
+from checkfree.core.records import of_kind
 from checkfree.core.units import render_bytes, render_seconds
+from checkfree.recovery.replay.promise import promised
 from checkfree.report.study.bars import spent
 from checkfree.report.study.cells import NOTHING, Divider, Endings, Head, Table, TableCell, TableRow
 from checkfree.report.study.frontier import FrontierPoint
@@ -242,6 +244,21 @@ CURED = (
     "Seconds of a repair on the fleet",
     "Rebuilt by rule",
 )
+
+
+def promises(book: Book) -> list[tuple[str, str]]:
+    """Of each strategy that replays stages, which losses come back exactly, as its seats stood in
+    its first run: if they stood otherwise in others, that is another line."""
+    found: dict[tuple[str, str], None] = {}
+    for run in (run for group in book.groups for run in group.runs):
+        plans = [plan for plan in of_kind(run.entry.records, "plan") if plan["members"]]
+        steps = of_kind(run.entry.records, "iteration")
+        if plans and any(step.get("digests") for step in steps):
+            copies = run.entry.records[0]["config"]["recovery"].get("copies", 1)
+            hosts, zones = plans[0].get("hosts", {}), plans[0].get("zones", {})
+            told = promised(plans[0]["members"], hosts, zones, copies)
+            found[book.name(run.entry.label), told] = None
+    return list(found)
 
 
 def recoveries(book: Book) -> Table:
