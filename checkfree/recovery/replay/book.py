@@ -295,8 +295,8 @@ class ReplayBook:
                 if other.stage == seat.stage
                 and (other == seat or iteration < logged.get(other, iteration + 1))
             )
-            logged = {**passed.logged, seat: count}
-            self.passed[iteration] = Passed(passed.course, passed.clip, logged)
+            counts = {**passed.logged, seat: count}
+            self.passed[iteration] = Passed(passed.course, passed.clip, counts)
 
     def restart(self, version: int, seats: Iterable[Address], stored: str) -> None:
         """All have gone back to a version that the store has in that area; "": the seed makes
