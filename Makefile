@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
-demo: $(VENV)/.installed ## Install checkfree and compare five ways through the same lost stages
+demo: $(VENV)/.installed ## Install checkfree and compare six ways through the same lost stages
 	$(BIN)/checkfree compare configs/demo.yaml --out runs/demo
 
 swarm-demo: $(VENV)/.installed-swarm ## Train across processes of which two are killed
