@@ -189,7 +189,7 @@ def plan_fleet(
 
 
 def is_inexact(label: str) -> bool:
-    """A strategy after whose repairs the weights are others."""
+    """Whether a strategy's repairs may change the weights."""
     name = label.partition("(")[0]
     return name not in (UNDISTURBED, "none", "checkpoint", "replay", "redundant")
 
