@@ -16,7 +16,7 @@ from checkfree.core.errors import BadInput
 from checkfree.core.units import parse_bytes, render_bytes
 
 if TYPE_CHECKING:
-    from checkfree.study.fleet_plan import Choice, FleetPlan, Interval
+    from checkfree.study.fleet_plan import FleetPlan, Interval, PlanChoice
 
 _WIDE = 190
 """Columns of a table that goes to a file."""
@@ -114,7 +114,7 @@ def plan_table(found: FleetPlan) -> Table:
     return made
 
 
-def _cells(choice: Choice, found: FleetPlan, priced: bool, gaps: bool) -> Iterator[str]:
+def _cells(choice: PlanChoice, found: FleetPlan, priced: bool, gaps: bool) -> Iterator[str]:
     longer = max(0.0, choice.hours / found.undisturbed.hours - 1)
     yield choice.label
     yield render_bytes(choice.memory)

@@ -18,7 +18,7 @@ _DISTURBS = ("failure", "plan", "recovery", "resume")
 
 
 class Goodput:
-    """Of a run whose records come one by one."""
+    """The goodput of a run whose records come one by one."""
 
     def __init__(self) -> None:
         self._undisturbed: list[float] = []
@@ -50,7 +50,7 @@ class Goodput:
 
 
 def goodput(records: Iterable[Mapping[str, Any]]) -> float | None:
-    """Of a run's records, in their order."""
+    """The goodput of a run's records, in their order; None: see ``Goodput.share``."""
     found = Goodput()
     for record in records:
         found.add(record["kind"], record)

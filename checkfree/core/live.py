@@ -47,8 +47,8 @@ class LiveStatus:
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> LiveStatus:
-        """Of what ``to_json`` made, with anything else beside it. A lead may not have told all of
-        it yet."""
+        """The status that ``to_json`` made plain, with anything else beside it. A lead may not have
+        told all of it yet."""
         known, since = told.get("unprotected"), told.get("unprotected_since", {})
         return cls(
             tuple(

@@ -162,12 +162,14 @@ def _planned(before: History, record: Plain) -> History:
         for seat, made in rebuilds.items()
         if made.recipe.rule not in EXACT
     }
+    went_back = now.committed < p.committed
     return replace(
         planned,
         progress=replace(now, repairs=now.repairs + 1),
         rebuilt={**before.rebuilt, **dict.fromkeys(seats, int(record["epoch"]))},
         exact=all(made.recipe.rule in EXACT for made in rebuilds.values()),
-        anew={} if now.committed < p.committed else {**before.anew, **inexact},
+        anew={} if went_back else {**before.anew, **inexact},
+        digests={} if went_back else before.digests,
         recovery=RecoveryRecord(
             iteration=p.committed,
             tick=record["tick"],

@@ -18,7 +18,7 @@ from checkfree.recovery.replay.promise import whole
 
 
 class Exposure:
-    """What would come back exactly if it were lost now, each by itself, where stages are replayed.
+    """The stages that a replay would give back if they were lost now, each by itself.
 
     ``begins``: the version that a stage's replay would begin at; ``since``: of the other living
     stages, before which iteration that was seen first; ``fatal``: machines of which something would
@@ -53,7 +53,7 @@ def _decisive(view: View) -> Any:
 
 
 class LiveReport:
-    """Of a run whose strategy replays stages; of others there is nothing to tell."""
+    """The lead's account of a run whose strategy replays stages; others have nothing to tell."""
 
     def __init__(self, lead_state: LeadState, coordinator: RecoveryCoordinator):
         self._lead_state, self._coordinator = lead_state, coordinator

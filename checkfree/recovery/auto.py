@@ -132,7 +132,8 @@ class Ladder(Strategy):
             exact = replays_of_some(lost, view, refused)
             if isinstance(exact, Repair):
                 return exact  # what is left is rebuilt then, with these beside it
-            if isinstance(back := back_to_wave(view, self._rules.most_rollback, refused), Repair):
+            most = self._rules.most_rollback
+            if most and isinstance(back := back_to_wave(view, most, refused), Repair):
                 return back
         return repair_each(lost, view, lambda stage: self._best(stage, view, refused))
 

@@ -25,7 +25,7 @@ NEAREST = "average"
 WEIGHTED = "weighted average"
 
 
-class Rule(NamedTuple):
+class LadderRule(NamedTuple):
     """``gives``: what a lost stage becomes; ``needs``: what has to be there. ``exact``: it has the
     very bits again, and nobody else goes back."""
 
@@ -36,40 +36,42 @@ class Rule(NamedTuple):
 
 
 LADDER = (
-    Rule(BACK, True, "itself", "whoever had it comes back with it, after network trouble"),
-    Rule(HANDOVER, True, "itself", "whoever had it had handed it on before it left"),
-    Rule(REPLICA, True, "a twin", "a living replica of the stage"),
-    Rule(REDUNDANT_COPY, True, "itself", "`redundant`, and the stage before it"),
-    Rule(EMBEDDING_COPY, True, "itself", "`checkfree_plus`; stage 0, and S1 or the last stage"),
-    Rule(
+    LadderRule(BACK, True, "itself", "whoever had it comes back with it, after network trouble"),
+    LadderRule(HANDOVER, True, "itself", "whoever had it had handed it on before it left"),
+    LadderRule(REPLICA, True, "a twin", "a living replica of the stage"),
+    LadderRule(REDUNDANT_COPY, True, "itself", "`redundant`, and the stage before it"),
+    LadderRule(
+        EMBEDDING_COPY, True, "itself", "`checkfree_plus`; stage 0, and S1 or the last stage"
+    ),
+    LadderRule(
         REPLAY,
         True,
         "itself, the iterations since its last copy computed once more",
         "its copy, and what its neighbours sent since then or what they are computed from",
     ),
-    Rule(
+    LadderRule(
         WAVE,
         False,
         "itself as of the last copy, and so do all others",
         "a copy of every stage, at most `recovery.most_rollback` iterations old",
     ),
-    Rule(SHADOW, False, "itself some iterations ago, without moments", "the shadow's holder"),
-    Rule(PARTNER, False, "its swap partner", "swap training, and the partner"),
-    Rule(
+    LadderRule(SHADOW, False, "itself some iterations ago, without moments", "the shadow's holder"),
+    LadderRule(PARTNER, False, "its swap partner", "swap training, and the partner"),
+    LadderRule(
         FITTED,
         False,
         "the average of the nearest, fitted to what went in and came out",
         "a body stage, and the stages before and after it",
     ),
-    Rule(NEAREST, False, "the average of the nearest living stages", "one living body stage"),
-    Rule(WEIGHTED, False, "the average of its neighbours", "both neighbours"),
-    Rule(
+    LadderRule(NEAREST, False, "the average of the nearest living stages", "one living body stage"),
+    LadderRule(WEIGHTED, False, "the average of its neighbours", "both neighbours"),
+    LadderRule(
         CHECKPOINT,
         False,
         "itself at the last checkpoint, and so do all others",
         "`checkpoint.every`, or the strategy `checkpoint`",
     ),
-    Rule(
+    LadderRule(
         SNAPSHOT,
         False,
         "itself at the last snapshot, and so do all others",

@@ -12,7 +12,8 @@ EVERY = 5.0
 
 
 class ReplayLines:
-    """Call it with what is replayed, as often as you like; ``say`` is called now and then."""
+    """A brake on lines: called with what is replayed, however often, it calls ``say`` now and
+    then."""
 
     def __init__(self, say: Callable[[str], None], now: Callable[[], float] = time.monotonic):
         self._say, self._now = say, now

@@ -13,8 +13,8 @@ from checkfree.recovery.rungs import REPLAY
 
 @dataclass
 class _Replay:
-    """Of a seat, in seconds of a clock. A later loss may have it planned anew: what it had waited
-    for by then counts, and what it had computed if it goes on from there."""
+    """The replay of a seat, in seconds of a clock. A later loss may have it planned anew: what it
+    had waited for by then counts, and what it had computed if it goes on from there."""
 
     told: ReplayProgress
     planned_at: float
@@ -24,7 +24,7 @@ class _Replay:
 
 
 class ReplayTimes:
-    """From a loss to the first step after it."""
+    """The phases of all replays from a loss to the first step after it."""
 
     def __init__(self) -> None:
         self._lost_at: float | None = None

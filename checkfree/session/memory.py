@@ -111,18 +111,14 @@ def check_fits(config: Config, at_once: int = 1) -> None:
     wanted, free = at_once * least_bytes(config), available()
     if wanted > free:
         runs = f" for {at_once} runs at once" if at_once > 1 else ""
+        kept, exact = replays(config.recovery), spec_of(config.recovery).exact
         raise BadInput(
             f"at least {render_bytes(wanted)} of memory{runs}, and {render_bytes(free)} are "
-            f"available: lower {'--workers, ' if at_once > 1 else ''}"
-            f"{_of_replays(config)}batch, model.context or model.width, or spread the stages over "
-            "machines by checkfree swarm"
+            f"available: {'give recovery.log_memory=0, or ' if kept and not exact else ''}lower "
+            f"{'--workers, ' if at_once > 1 else ''}"
+            f"{'recovery.log_memory, ' if kept and exact else ''}batch, model.context or "
+            "model.width, or spread the stages over machines by checkfree swarm"
         )
-
-
-def _of_replays(config: Config) -> str:
-    if not replays(config.recovery):
-        return ""
-    return "recovery.log_memory, " if spec_of(config.recovery).exact else "recovery.log_memory=0, "
 
 
 def within_memory(config: Config) -> Config:

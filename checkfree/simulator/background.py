@@ -17,7 +17,7 @@ from checkfree.simulator.fleet import Fleet, Line
 
 @dataclass
 class _OnItsWay:
-    """``left``: seconds of an idle line."""
+    """A copy that takes ``left`` more seconds of an idle line."""
 
     order: Push
     left: float
@@ -25,7 +25,7 @@ class _OnItsWay:
 
 @dataclass
 class BackgroundCopies:
-    """Of a whole run. Those of one line go one after the other."""
+    """All copies of a run that are on their way. Those of one line go one after the other."""
 
     fleet: Fleet
     _lines: dict[Line, deque[_OnItsWay]] = field(default_factory=dict)

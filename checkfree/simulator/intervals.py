@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredTimes:
     """What the closed forms know of a strategy on a fleet, in seconds. ``iteration``: one that is
     not disturbed. ``aside``: that a checkpoint, or a wave, holds training up. ``fixed``: of a loss
     however old the copy is, the iteration that it breaks off left out. ``again``: of each iteration
@@ -44,13 +44,13 @@ def daly(aside: float, losses: float) -> float:
     return math.sqrt(2 * aside * mean) * (1 + part / 3 + part * part / 9) - aside
 
 
-def between_waves(found: Measured, losses: float) -> float:
+def between_waves(found: MeasuredTimes, losses: float) -> float:
     """Iterations between two waves, as ``young``; those that one needs to count are the least."""
     half = found.iteration * losses * found.again / 2
     return max(found.lag + 1.0, math.sqrt(found.aside / half) if half else math.inf)
 
 
-def seconds_with_checkpoints(found: Measured, interval: float, losses: float) -> float:
+def seconds_with_checkpoints(found: MeasuredTimes, interval: float, losses: float) -> float:
     """Expected of an iteration, with a checkpoint every so many; losses during a rollback included
     (Daly). Infinite if that is more than can be told."""
     segment = interval * found.iteration + found.aside
@@ -59,7 +59,7 @@ def seconds_with_checkpoints(found: Measured, interval: float, losses: float) ->
     return math.exp(losses * found.fixed) * math.expm1(losses * segment) / losses / interval
 
 
-def seconds_with_waves(found: Measured, interval: float, losses: float) -> float:
+def seconds_with_waves(found: MeasuredTimes, interval: float, losses: float) -> float:
     """Expected of an iteration, with a wave every so many. A loss breaks an iteration off in its
     midst, and its stage runs those since the wave that counts: ``lag`` and half an interval."""
     since = found.lag + (interval - 1) / 2

@@ -34,9 +34,12 @@ def check_values(cells: Sequence[Cell]) -> None:
 
 def check_buildable(cells: Sequence[Cell], at_once: int) -> Job:
     """The first of these cells as a job, whose data are those of all, after all has been built once
-    that a run is built of, and there is memory for so many ``at_once``. Opens the data, and so
-    fills their cache. Raises BadInput."""
+    that a run is built of, and there is memory for each, and for so many of the first ``at_once``.
+    Opens the data, and so fills their cache. Raises BadInput."""
     check_fits(cells[0].config, min(at_once, len(cells)))
+    for cell in _columns(cells):
+        with _named(cell):
+            check_fits(cell.config)
     job = of_config(cells[0].config, cells[0].folder, ())
     try_out(job)
     for cell in _columns(cells):

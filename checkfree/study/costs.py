@@ -18,9 +18,9 @@ SUMMARY_FILE = "summary.csv"
 
 @dataclass(frozen=True)
 class LossCosts:
-    """Of one study. ``nats``: by strategy, what one loss adds to the validation loss, summed over
-    the iterations in which it does; so a run's mean gap is that times its losses an iteration.
-    ``noise``: of one validation reading, in nats; smaller gaps are none."""
+    """Nats that losses cost in one study. ``nats``: by strategy, what one loss adds to the
+    validation loss, summed over the iterations in which it does; so a run's mean gap is that times
+    its losses an iteration. ``noise``: of one validation reading; smaller gaps are none."""
 
     nats: Mapping[str, float]
     noise: float

@@ -30,7 +30,7 @@ from checkfree.session.rehearsal import rehearse, setting
 from checkfree.session.sizes import log_bytes, own_sizes, recovery_of
 from checkfree.simulator.failure_schedule import TickStrikes
 from checkfree.simulator.intervals import (
-    Measured,
+    MeasuredTimes,
     between_waves,
     daly,
     seconds_with_checkpoints,
@@ -61,7 +61,7 @@ PERIODS = 8
 
 
 @dataclass(frozen=True)
-class Choice:
+class PlanChoice:
     """A strategy with its values, as it would be typed, on the fleet. Seconds and bytes are means
     over simulated runs."""
 
@@ -118,28 +118,28 @@ class FleetPlan:
     seeds: int
     searched: bool
     """By simulated runs; False: by closed forms, for they would meet too few losses."""
-    undisturbed: Choice
-    choices: tuple[Choice, ...]
+    undisturbed: PlanChoice
+    choices: tuple[PlanChoice, ...]
     waves: Interval | None
     checkpoints: Interval | None
     lag: int
     """Iterations until a wave counts."""
     noise: float | None
     """Nats below which a gap is none; None: gaps are not known."""
-    tried: tuple[Choice, ...]
+    tried: tuple[PlanChoice, ...]
 
     @property
-    def fastest(self) -> Choice | None:
+    def fastest(self) -> PlanChoice | None:
         """Of the exact strategies."""
         return min(self._exact(), key=lambda choice: choice.hours, default=None)
 
     @property
-    def cheapest(self) -> Choice | None:
+    def cheapest(self) -> PlanChoice | None:
         """Of the exact strategies; None without a price."""
         priced = [choice for choice in self._exact() if choice.cost is not None]
         return min(priced, key=lambda choice: choice.cost or 0.0, default=None)
 
-    def _exact(self) -> list[Choice]:
+    def _exact(self) -> list[PlanChoice]:
         return [c for c in self.choices if c.exact and not c.out and math.isfinite(c.hours)]
 
 
@@ -189,16 +189,16 @@ def plan_fleet(
 
 
 def is_inexact(label: str) -> bool:
-    """A strategy after whose repairs the weights are others."""
+    """Whether a strategy's repairs may change the weights."""
     name = label.partition("(")[0]
     return name not in (UNDISTURBED, "none", "checkpoint", "replay", "redundant")
 
 
-def ranked(choices: Sequence[Choice], noise: float) -> tuple[Choice, ...]:
+def ranked(choices: Sequence[PlanChoice], noise: float) -> tuple[PlanChoice, ...]:
     """By nats, where gaps within the noise of a reading are none, then by hours; what has no rank
     comes last."""
 
-    def place(choice: Choice) -> tuple[bool, float, float]:
+    def place(choice: PlanChoice) -> tuple[bool, float, float]:
         gap = choice.gap if choice.gap is not None and choice.gap > noise else 0.0
         return bool(choice.out), gap, choice.hours
 
@@ -224,7 +224,7 @@ def _within(interval: float, least: int, most: int) -> int:
     return max(least, min(most, round(min(interval, float(most)))))
 
 
-def _inexact(search: FleetSearch, label: str, costs: LossCosts | None) -> Choice:
+def _inexact(search: FleetSearch, label: str, costs: LossCosts | None) -> PlanChoice:
     """With its gap; a study may have had strategies that can't be made here."""
     if costs is None:
         choice = search.tell(label)
@@ -232,7 +232,7 @@ def _inexact(search: FleetSearch, label: str, costs: LossCosts | None) -> Choice
     try:
         choice = search.tell(label)
     except BadInput as error:
-        return Choice(label, False, 0, out=str(error))
+        return PlanChoice(label, False, 0, out=str(error))
     return replace(choice, gap=costs.gap(label, choice.losses))
 
 
@@ -250,7 +250,7 @@ class FleetSearch:
     ):
         self._tree, self._rate, self._allow = dict(tree), rate, allow
         self._memory, self._seeds, self._watch = memory, seeds, watch
-        self.tried: dict[str, Choice] = {}
+        self.tried: dict[str, PlanChoice] = {}
         self._configs: dict[str, Config] = {}
         make_options({}, {"seeds": seeds})
         reference = self._config(UNDISTURBED)
@@ -278,13 +278,13 @@ class FleetSearch:
 
     # --- one choice ------------------------------------------------------------------------------
 
-    def tell(self, label: str) -> Choice:
+    def tell(self, label: str) -> PlanChoice:
         """What runs of it take, each simulated once."""
         if label not in self.tried:
             self.tried[label] = self._told(label)
         return self.tried[label]
 
-    def _told(self, label: str) -> Choice:
+    def _told(self, label: str) -> PlanChoice:
         needed = self._fits(label)
         if needed.out:
             return needed
@@ -306,18 +306,18 @@ class FleetSearch:
             self._configs |= {cell.label: cell.config for cell in cells if cell.label == label}
         return self._configs[label]
 
-    def _needed(self, label: str, config: Config) -> Choice:
+    def _needed(self, label: str, config: Config) -> PlanChoice:
         """Nothing but its memory."""
         whole = replace(config, iterations=self.iterations)
         seats = self._replicas * (self._stage_count + 1) if self._serial else 1
-        return Choice(
+        return PlanChoice(
             label,
             not is_inexact(label),
             seats * seat_bytes(whole),
             seats * log_bytes(whole, own_sizes(whole)),
         )
 
-    def _choice(self, label: str, config: Config, runs: Sequence[Priced], lost: int) -> Choice:
+    def _choice(self, label: str, config: Config, runs: Sequence[Priced], lost: int) -> PlanChoice:
         kept = sum(len(set(run.iterations)) for run in runs)
         needed, ended = self._needed(label, config), sum(bool(run.reason) for run in runs)
         if not kept:
@@ -334,18 +334,20 @@ class FleetSearch:
         )
         return self._expected(told, seconds_with_restarts(iteration, self.iterations, ended / kept))
 
-    def _by_form(self, needed: Choice, made: RehearsalSetting) -> Choice:
+    def _by_form(self, needed: PlanChoice, made: RehearsalSetting) -> PlanChoice:
         """Of a strategy that has the same to do after any loss."""
         calm = rehearse_setting(made, TickStrikes({}), until=min(self.simulated, 60)).priced
         spent = [self._struck(made, SHORTEST // 2, stage) for stage in self.stages]
         recovered = [run.recoveries[0] for run in spent if run.recoveries]
         each = calm.total / len(calm.ends)
-        measured = Measured(each, 0.0, fmean(recovered) if recovered else 0.0, 0.0)
+        measured = MeasuredTimes(each, 0.0, fmean(recovered) if recovered else 0.0, 0.0)
         fatal = fmean(bool(run.reason) for run in spent)
         iteration = seconds_with_waves(measured, 1, self.losses)
         return self._formed(needed, calm, iteration, self.losses * fatal)
 
-    def _formed(self, needed: Choice, calm: Priced, iteration: float, ends: float) -> Choice:
+    def _formed(
+        self, needed: PlanChoice, calm: Priced, iteration: float, ends: float
+    ) -> PlanChoice:
         """By a closed form; ``ends``: losses a second that end the run."""
         finite = iteration if math.isfinite(iteration) else 0.0
         seconds = seconds_with_restarts(iteration, self.iterations, ends * finite)
@@ -359,7 +361,7 @@ class FleetSearch:
             seconds,
         )
 
-    def _expected(self, told: Choice, seconds: float) -> Choice:
+    def _expected(self, told: PlanChoice, seconds: float) -> PlanChoice:
         """With the seconds that the whole run is expected to take."""
         if not seconds <= NEVER * self.iteration * self.iterations:
             return replace(told, hours=math.inf, out="losses end it sooner than it finishes")
@@ -368,11 +370,11 @@ class FleetSearch:
 
     # --- intervals -------------------------------------------------------------------------------
 
-    def waves(self) -> tuple[Interval | None, list[Choice]]:
+    def waves(self) -> tuple[Interval | None, list[PlanChoice]]:
         """Of replays; and the best choice for each number of copies."""
         measured = self.measured_waves()
         forms = {"closed form": between_waves(measured, self.losses)}
-        found: list[tuple[Interval | None, Choice]] = []
+        found: list[tuple[Interval | None, PlanChoice]] = []
         for copies in (1, 2)[: self._stage_count]:
             label = f"replay(wave_every={{}},copies={copies})"
 
@@ -383,7 +385,7 @@ class FleetSearch:
         best = min(found, key=lambda one: (one[0] is None, one[1].hours))
         return best[0], [choice for _, choice in found]
 
-    def checkpoints(self) -> tuple[Interval | None, Choice]:
+    def checkpoints(self) -> tuple[Interval | None, PlanChoice]:
         """Of rollbacks; and the best choice."""
         measured = self.measured_checkpoints()
         forms = {
@@ -402,7 +404,7 @@ class FleetSearch:
         forms: Mapping[str, float],
         least: int,
         expected: Callable[[int], float],
-    ) -> tuple[Interval | None, Choice]:
+    ) -> tuple[Interval | None, PlanChoice]:
         """Searched among what fits into memory; ``expected``: seconds of an iteration with an
         interval, by a closed form."""
         *_, start = forms.values()
@@ -423,7 +425,7 @@ class FleetSearch:
         self.tried[name] = choice
         return Interval(dict(forms), taken), choice
 
-    def _fits(self, label: str) -> Choice:
+    def _fits(self, label: str) -> PlanChoice:
         """Nothing but its memory, and whether a node has that."""
         needed = self._needed(label, self._config(label))
         if self._memory is None or needed.memory <= self._memory:
@@ -432,7 +434,7 @@ class FleetSearch:
 
     # --- what the closed forms know --------------------------------------------------------------
 
-    def measured_waves(self) -> Measured:
+    def measured_waves(self) -> MeasuredTimes:
         """From rehearsals: of one without losses, and of single losses of each stage one iteration
         apart."""
         lag = self.lag
@@ -451,15 +453,15 @@ class FleetSearch:
         ]
         again = fmean(later - sooner for sooner, later in spent)
         fixed = max(0.0, fmean(sooner for sooner, _ in spent) - age * again)
-        return Measured(self.iteration, max(0.0, waits), fixed, again, lag)
+        return MeasuredTimes(self.iteration, max(0.0, waits), fixed, again, lag)
 
-    def measured_checkpoints(self) -> Measured:
+    def measured_checkpoints(self) -> MeasuredTimes:
         """From rehearsals: of one without losses, and of one loss."""
         each = setting(self._config("checkpoint(interval=1)"))
         calm = rehearse_setting(each, TickStrikes({}), until=SHORTEST).priced
         aside = calm.seconds.get("checkpoint", 0.0) / SHORTEST
         (fixed, *_) = self._struck(each, SHORTEST // 2, self.stages[0]).recoveries
-        return Measured(self.iteration, aside, fixed, self.iteration)
+        return MeasuredTimes(self.iteration, aside, fixed, self.iteration)
 
     def _struck(self, made: RehearsalSetting, tick: int, stage: int) -> Priced:
         """A run that loses one stage before a tick."""

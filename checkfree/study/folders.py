@@ -92,7 +92,7 @@ def _of_folder(cell: Cell) -> CellStanding:
     records = checked_records(folder)
     if not records or not (folder / CONFIG).exists():
         return _half(cell)
-    _check_same(cell.config, _config_of(folder, records), records[0].get("init", {}), folder)
+    check_trained(cell, records)
     _check_trace(cell)
     if ended(records) in ("done", "failed") and not crash_path(folder).exists():
         return CellStanding(State.DONE, records)
@@ -152,6 +152,12 @@ def _config_of(path: Path, records: Records) -> Mapping[str, Any]:
 _LOGS = frozenset(field.name for field in fields(ReplayOptions))
 
 _MEND = "give another --out, or remove it to train it anew"
+
+
+def check_trained(cell: Cell, records: Records) -> None:
+    """Raise BadInput, naming the key, unless the cell's run was trained as the cell says."""
+    found = _config_of(cell.folder, records)
+    _check_same(cell.config, found, records[0].get("init", {}), cell.folder)
 
 
 def _check_same(

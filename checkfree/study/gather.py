@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkfree.config.load import as_recorded
 from checkfree.config.places import INIT_RUN, WHERE
 from checkfree.core.errors import BadInput
 from checkfree.core.participants import unequal
 from checkfree.core.records import RECORDS
 from checkfree.report.study.model import REFERENCE, Entry, Study
+from checkfree.session.job import recorded_config
 from checkfree.study.folders import Records, checked_records, crash_path, differences, ended
 from checkfree.study.plan import RUNS, SHARED, place
 from checkfree.study.pricing import Prices
@@ -130,9 +130,10 @@ def _merged(parts: Sequence[Gathered]) -> tuple[Entry, ...]:
 
 def _is_same(one: Entry, other: Entry) -> bool:
     first, second = one.records[0], other.records[0]
+    configs = recorded_config(first["config"]), recorded_config(second["config"])
     alike = all(
         key in (*_APART, *WHERE, INIT_RUN) or key.startswith("fleet.")
-        for key, _, _ in differences(as_recorded(first["config"]), as_recorded(second["config"]))
+        for key, _, _ in differences(*configs)
     )
     return alike and _content(first) == _content(second)
 

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from checkfree.config.load import as_recorded, flat
+from checkfree.config.load import flat
 from checkfree.core.config import RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.typed import written
 from checkfree.report.study.model import REFERENCE, Entry
+from checkfree.session.job import recorded_config
 from checkfree.study.folders import Records
 
 _ASIDE = ("seed", "out", "devices", "failures.seed", "recovery.", "fleet.", "resume.")
@@ -24,7 +25,7 @@ def single_entries(runs: Sequence[tuple[str, Records]]) -> Iterator[Entry]:
     for folder, records in runs:
         if not records or records[0]["kind"] != "config":
             raise BadInput(f"{folder} does not begin with a run's configuration: leave it out")
-    flats = [dict(flat(as_recorded(records[0]["config"]))) for _, records in runs]
+    flats = [dict(flat(recorded_config(records[0]["config"]))) for _, records in runs]
     apart = _apart(flats)
     for (folder, records), config in zip(runs, flats, strict=True):
         yield Entry(name(config, apart), rate(config), int(config["seed"]), folder, records)

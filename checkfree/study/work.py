@@ -17,6 +17,7 @@ from checkfree.study.folders import (
     CellStanding,
     Records,
     State,
+    check_trained,
     checked_records,
     clear,
     crash_path,
@@ -88,11 +89,18 @@ class Work:
         watcher.began(cell)
 
     def _settle(self, cell: Cell, end: Ended, watcher: Watcher) -> None:
-        if _came_to_an_end(cell, end):
-            self._result(cell, _result(cell), watcher)
-        else:
-            self.crashed[str(cell)] = end.last.removeprefix("checkfree: ")
-            watcher.ended(cell, f"crashed: {self.crashed[str(cell)]}")
+        if not _came_to_an_end(cell, end):
+            return self._crash(cell, end.last.removeprefix("checkfree: "), watcher)
+        records = _result(cell)
+        try:  # where memory has become short, auto begins without logs
+            check_trained(cell, records)
+        except BadInput as error:
+            return self._crash(cell, str(error), watcher)
+        self._result(cell, records, watcher)
+
+    def _crash(self, cell: Cell, why: str, watcher: Watcher) -> None:
+        self.crashed[str(cell)] = why
+        watcher.ended(cell, f"crashed: {why}")
 
     def _result(self, cell: Cell, records: Records, watcher: Watcher) -> None:
         self._found[cell.place] = CellStanding(State.DONE, records)

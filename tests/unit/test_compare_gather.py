@@ -170,6 +170,20 @@ def test_single_runs_are_named_by_what_they_differ_in(tmp_path: Path) -> None:
     ]
 
 
+def test_keys_that_an_older_version_had_not_are_no_difference(tmp_path: Path) -> None:
+    """Of single runs, nor of two of one name: what is left out means its default."""
+    for place, seed in (("old", 0), ("new", 1), ("again", 0)):
+        cell = cells_of(tmp_path / place, ["checkfree"], [f"seed={seed}"])["checkfree/seed-0"]
+        record, *rest = records_of(cell)
+        if place == "old":
+            for key in ("most_rollback", "copies", "wave_budget", "log_memory"):
+                del record["config"]["recovery"][key]
+        write_run(cell, [record, *rest])
+    folders = [tmp_path / place / "runs/checkfree/seed-0" for place in ("old", "new", "again")]
+    names = [(entry.label, entry.seed) for entry in gather(folders).entries]
+    assert names == [("checkfree", 0), ("checkfree", 1)]
+
+
 def test_names_of_one_run() -> None:
     config = {"recovery.name": "checkfree", "failures.scenario": "random", "seed": 1}
     assert name(config, []) == "checkfree"

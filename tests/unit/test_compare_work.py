@@ -136,6 +136,23 @@ def test_a_crash_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert standing(cell, None).state is State.DONE
 
 
+def test_a_run_that_began_as_something_else_is_no_result(tmp_path: Path) -> None:
+    """As auto does on a machine that has not the memory for its logs any more."""
+    cells = cells_of(tmp_path, ["auto"])
+
+    def without_logs(cell: Cell) -> tuple[int, str]:
+        record, *rest = records_of(cell)
+        if cell.label == "auto":
+            record["config"]["recovery"]["log_memory"] = 0
+        write_run(cell, [record, *rest])
+        return 0, ""
+
+    made, _, text = work(cells, without_logs)
+    (why,) = made.crashed.values()
+    assert "was trained with recovery.log_memory=0, this comparison has" in why
+    assert "crashed: " in text
+
+
 def test_killed_by_the_machine(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, ["no_failure"])
     assert work(cells, lambda cell: (-9, ""))[0].crashed == {"no_failure, seed 0": "exit code -9"}

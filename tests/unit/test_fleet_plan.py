@@ -18,9 +18,9 @@ from checkfree.report.study.csvs import SUMMARY
 from checkfree.report.study.write import write_report
 from checkfree.study.costs import LossCosts, read_costs, without_failures
 from checkfree.study.fleet_plan import (
-    Choice,
     FleetPlan,
     FleetSearch,
+    PlanChoice,
     best_interval,
     plan_fleet,
     ranked,
@@ -69,11 +69,11 @@ def test_no_interval_is_tried_that_may_not_be() -> None:
 
 
 def test_strategies_are_ranked_by_nats_that_are_more_than_noise_and_by_hours() -> None:
-    exact = Choice("replay", True, 0, hours=5.0)
-    noisy = Choice("auto", False, 0, hours=4.0, gap=0.009)
-    better = Choice("shadow", False, 0, hours=6.0, gap=-0.5)
-    worse = Choice("checkfree", False, 0, hours=1.0, gap=0.2)
-    out = Choice("redundant", True, 0, hours=0.5, out="needs more")
+    exact = PlanChoice("replay", True, 0, hours=5.0)
+    noisy = PlanChoice("auto", False, 0, hours=4.0, gap=0.009)
+    better = PlanChoice("shadow", False, 0, hours=6.0, gap=-0.5)
+    worse = PlanChoice("checkfree", False, 0, hours=1.0, gap=0.2)
+    out = PlanChoice("redundant", True, 0, hours=0.5, out="needs more")
     order = ranked([out, worse, exact, better, noisy], noise=0.01)
     assert order == (noisy, exact, better, worse, out)
 

@@ -12,7 +12,7 @@ from checkfree.config.load import build
 from checkfree.failures import poisson_rate_per_hour
 from checkfree.session.rehearsal import rehearse
 from checkfree.simulator.intervals import (
-    Measured,
+    MeasuredTimes,
     between_waves,
     daly,
     seconds_with_checkpoints,
@@ -38,28 +38,28 @@ def test_daly_is_young_where_losses_are_rare_and_their_mean_time_where_they_neve
 
 
 def test_without_losses_an_interval_costs_what_is_put_aside() -> None:
-    found = Measured(iteration=10.0, aside=5.0, fixed=30.0, again=2.0, lag=3)
+    found = MeasuredTimes(iteration=10.0, aside=5.0, fixed=30.0, again=2.0, lag=3)
     assert seconds_with_waves(found, 5, 0.0) == 11.0
     assert seconds_with_checkpoints(found, 5, 1e-12) == pytest.approx(11.0)
 
 
 def test_a_loss_costs_a_wave_its_lag_and_half_an_interval() -> None:
     """Half an iteration, 30 s, and 3 + 2 iterations of 2 s: 45 s a thousandth of all seconds."""
-    found = Measured(iteration=10.0, aside=0.0, fixed=30.0, again=2.0, lag=3)
+    found = MeasuredTimes(iteration=10.0, aside=0.0, fixed=30.0, again=2.0, lag=3)
     assert seconds_with_waves(found, 5, 1e-3) == pytest.approx(10 / (1 - 0.045))
     assert seconds_with_waves(found, 5, 1.0) == math.inf
 
 
 def test_a_loss_costs_a_checkpoint_half_an_interval_of_all() -> None:
     """To the first order: an interval of 100 s, so 50 s, and 30 s that it is restored in."""
-    found = Measured(iteration=10.0, aside=0.0, fixed=30.0, again=10.0)
+    found = MeasuredTimes(iteration=10.0, aside=0.0, fixed=30.0, again=10.0)
     assert seconds_with_checkpoints(found, 10, 1e-5) == pytest.approx(10 * (1 + 80e-5), rel=1e-5)
     assert seconds_with_checkpoints(found, 10, 1e3) == math.inf
 
 
 @pytest.mark.parametrize("aside", [0.5, 5.0, 60.0])
 def test_the_best_interval_is_the_least_of_what_is_expected(aside: float) -> None:
-    found = Measured(iteration=10.0, aside=aside, fixed=30.0, again=4.0, lag=3)
+    found = MeasuredTimes(iteration=10.0, aside=aside, fixed=30.0, again=4.0, lag=3)
     span = range(1, 2000)
     best = min(span, key=lambda n: seconds_with_checkpoints(found, n, 1e-5))
     assert daly(aside, 1e-5) / 10 == pytest.approx(best, abs=1)
@@ -68,8 +68,8 @@ def test_the_best_interval_is_the_least_of_what_is_expected(aside: float) -> Non
 
 
 def test_waves_that_nobody_waits_for_come_as_often_as_they_count() -> None:
-    assert between_waves(Measured(10.0, 0.0, 30.0, 4.0, lag=3), 1e-5) == 4.0
-    assert between_waves(Measured(10.0, 1.0, 30.0, 0.0, lag=3), 1e-5) == math.inf
+    assert between_waves(MeasuredTimes(10.0, 0.0, 30.0, 4.0, lag=3), 1e-5) == 4.0
+    assert between_waves(MeasuredTimes(10.0, 1.0, 30.0, 0.0, lag=3), 1e-5) == math.inf
 
 
 def test_a_run_that_ends_is_begun_anew() -> None:

@@ -10,12 +10,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from checkfree.config.load import load
+from checkfree.config.load import load, source_of
 from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
 from checkfree.models.families import family
 from checkfree.session import memory
-from checkfree.session.memory import available, least_bytes, room_for, seat_bytes
+from checkfree.session.memory import (
+    available,
+    check_fits,
+    least_bytes,
+    room_for,
+    seat_bytes,
+    within_memory,
+)
 from checkfree.session.sizes import own_sizes
+from checkfree.study.check import check_buildable
+from checkfree.study.options import make_options
+from checkfree.study.plan import base, plan
 
 GiB = 1 << 30
 MEMINFO = f"MemTotal: {16 * GiB // 1024} kB\nMemAvailable: {8 * GiB // 1024} kB\n"
@@ -141,3 +152,46 @@ def test_what_replays_keep_is_counted() -> None:
     assert least_bytes(endless) < 2 * least_bytes(on)
     with_log = load("demo", [f"recovery=auto(log_memory={2**28})"])
     assert least_bytes(with_log) > least_bytes(load("demo", ["recovery=auto(log_memory=0)"]))
+
+
+@pytest.mark.parametrize(
+    ("recovery", "what"),
+    [
+        ("auto", "available: give recovery.log_memory=0, or lower batch"),
+        ("replay", "available: lower recovery.log_memory, batch"),
+        ("shadow", "available: lower batch"),
+    ],
+)
+def test_what_does_not_fit_says_what_to_do_without(
+    recovery: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 1 << 20)
+    with pytest.raises(BadInput, match=what):
+        check_fits(load("demo", [f"recovery={recovery}"]))
+
+
+def test_auto_does_without_replays_where_only_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    on, off = (load("demo", [f"recovery={how}"]) for how in ("auto", "auto(log_memory=0)"))
+    told = load("demo", ["recovery=auto(log_memory=67108864)"])
+    for free, kept in (
+        (least_bytes(on), "auto"),
+        (least_bytes(on) - 1, 0),
+        (least_bytes(off) - 1, "auto"),  # it is refused, with all that it was to have
+    ):
+        monkeypatch.setattr(memory, "available", lambda free=free: free)
+        assert within_memory(on).recovery.log_memory == kept
+        assert within_memory(told) == told
+
+
+def test_a_comparison_has_memory_for_each_of_its_strategies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not for the first alone: else a run would begin, hours later, as something else."""
+    tree = base(source_of("demo"), [])
+    options = make_options({}, {"strategies": ["auto"], "seeds": 1})
+    cells = plan(tree, options, tmp_path)
+    plain = next(cell.config for cell in cells if cell.label == "no_failure")
+    assert cells[0].config == plain
+    monkeypatch.setattr(memory, "available", lambda: least_bytes(plain))
+    with pytest.raises(BadInput, match=r"^auto: at least"):
+        check_buildable(cells, 1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from checkfree.core.ops import Address, Course, Location, Source, Transfer
+from checkfree.core.ops import Address, Course, Location, Recipe, Relog, Repair, Source, Transfer
 from checkfree.recovery.replay.book import Passed, ReplayBook
 from checkfree.recovery.replay.terms import ReplayTerms
+from checkfree.recovery.rungs import REPLAY
 
 SEATS = [Address(stage) for stage in range(4)]
 ONE, THREE = SEATS[1], SEATS[3]
@@ -118,3 +119,30 @@ def test_copies_go_to_other_machines_also_when_their_owner_has_come_to_their_hol
         Transfer(SEATS[1], SEATS[2], "state"),
     ]
     assert not book.orders(1, SEATS, 0, moved)
+
+
+def test_a_log_that_is_made_whole_has_nothing_that_a_twin_s_log_has() -> None:
+    """Of any iteration: also of those after the first."""
+    seat, twin = Address(1, 0), Address(1, 1)
+    book = ReplayBook(ReplayTerms(1, every=50), 0, [seat, twin])
+    for iteration in range(4):
+        passed = Passed(Course((), {}), {}, {seat: BYTES, twin: BYTES})
+        book.committed(iteration, passed, (), {})
+    book.lose(seat, 3)
+    copied = Recipe("replica", (Source(twin, 1, 3),))
+    book.rebuilt(Repair({seat: copied}, 3))
+    assert book.logged(1, [seat, twin]) == {seat: 3, twin: 0}
+    book.rebuilt(Repair({}, 4, {seat: Relog(Recipe(REPLAY, ()), 4)}))
+    assert [passed.logged[seat] for passed in book.passed.values()] == [BYTES] * 4
+
+
+def test_a_stage_that_is_made_anew_makes_the_wave_on_its_way_worthless() -> None:
+    """The next one is due at once, not only when that would have counted."""
+    book, at = ReplayBook(ReplayTerms(lag=5), 0, SEATS), 0
+    while not book.clones:
+        train(book, at)
+        at += 1
+    assert book.wave(at, SEATS, 1000) == ()  # one is on its way
+    book.lose(ONE, at)
+    book.rebuilt(Repair({ONE: Recipe("shadow")}, at))
+    assert {*book.wave(at, SEATS, 1000)} == {*SEATS}

@@ -21,6 +21,8 @@ from checkfree.core.ops import (
     View,
 )
 from checkfree.pipeline.routes import far_away, in_order
+from checkfree.recovery.auto import auto
+from checkfree.recovery.options import AutoOptions
 from checkfree.recovery.replay.plan import (
     begins,
     holders,
@@ -30,7 +32,7 @@ from checkfree.recovery.replay.plan import (
     senders,
     survives,
 )
-from checkfree.recovery.rungs import REPLAY
+from checkfree.recovery.rungs import REPLAY, WAVE
 
 A = Address
 BASE, COMMITTED = 4, 9
@@ -295,3 +297,14 @@ def test_survives_says_what_replays_does(stages: int, lost: set[int], two: bool)
     held = view.protection.copies
     safe = all(any(c.of == s.stage and c.holder not in gone for c in held) for s in gone)
     assert isinstance(made, Repair) is safe
+
+
+@pytest.mark.parametrize(("most", "goes_back"), [(0, False), (1, True)])
+def test_nobody_goes_back_to_the_last_copies_unasked(most: int, goes_back: bool) -> None:
+    """Not by no iteration either: what proved no good is no better in all seats."""
+    view = protected(clones=protected().alive)
+    view = replace(view, committed=BASE, rejected=frozenset({Rung(2, REPLAY)}))
+    ladder = auto(AutoOptions(most_rollback=most))
+    repair = ladder.repair(frozenset({A(2)}), without(view, A(2)), frozenset())
+    assert isinstance(repair, Repair)
+    assert ({recipe.rule for recipe in repair.rebuild.values()} == {WAVE}) == goes_back

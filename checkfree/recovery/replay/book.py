@@ -279,6 +279,12 @@ class ReplayBook:
         for seat in repair.relogs:
             if self._base is not None:
                 self._has_log(seat, self._base, self.logged(seat.stage, self._logs))
+        anew = [seat for seat, recipe in repair.rebuild.items() if recipe.rule not in EXACT]
+        if anew and self._pending is not None:
+            # What a wave on its way has of them is of another course: the next one is due at once.
+            self._forget_version(self._pending)
+            self._pending = None
+            self._trim()
 
     def logged(self, stage: int, seats: Collection[Address]) -> dict[Address, int]:
         """Which of these seats have what they sent for a stage, since which version."""
@@ -295,8 +301,8 @@ class ReplayBook:
                 if other.stage == seat.stage
                 and (other == seat or iteration < logged.get(other, iteration + 1))
             )
-            logged = {**passed.logged, seat: count}
-            self.passed[iteration] = Passed(passed.course, passed.clip, logged)
+            counts = {**passed.logged, seat: count}
+            self.passed[iteration] = Passed(passed.course, passed.clip, counts)
 
     def restart(self, version: int, seats: Iterable[Address], stored: str) -> None:
         """All have gone back to a version that the store has in that area; "": the seed makes

@@ -100,8 +100,8 @@ def survives(lost: Collection[Address], view: View) -> bool:
 
 
 def begins(view: View) -> dict[int, int]:
-    """Of each stage that would come back exactly if it were lost by itself, the version that its
-    replay would begin at."""
+    """The version that a stage's replay would begin at, by stage: of those that would come back
+    exactly if they were lost by themselves."""
     found: dict[int, int] = {}
     for stage in {seat.stage for seat in view.alive}:
         lost = [seat for seat in view.alive if seat.stage == stage]
@@ -133,8 +133,8 @@ def replays_of_some(
 
 
 def back_to_wave(view: View, most: int, refused: Collection[Source]) -> Repair | Refusal:
-    """All go back to the version that replays begin at, by at most so many iterations, and train
-    on from there: for stages whose copy is there, and that no replay makes the same again."""
+    """A repair by which all go back to the version that replays begin at, by at most so many
+    iterations: for stages whose copy is there, and that no replay makes the same again."""
     have = view.protection
     if have is None or have.base is None or have.stored or view.committed - have.base > most:
         return Refusal(f"the last copies are older than recovery.most_rollback={most} iterations")

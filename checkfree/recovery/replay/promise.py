@@ -54,7 +54,7 @@ class Promise:
 
 
 def promise(view: View, locations: Locations) -> Promise:
-    """Of what is kept where in ``view``; seats are in those ``locations``."""
+    """The promise of what is kept where in ``view``; seats are in those ``locations``."""
     count = view.num_stages
     seats = [frozenset(s for s in view.alive if s.stage == stage) for stage in range(count)]
     most = count if count <= MOST_ASKED else 1
@@ -82,7 +82,7 @@ def promised(
 
 
 def whole(view: View, places: Mapping[Address, str]) -> dict[str, bool]:
-    """Of each place whether all who live there can be lost together."""
+    """Whether all who live there can be lost together, by place."""
     there = defaultdict[str, set[Address]](set)
     for seat in view.alive & places.keys():
         there[places[seat]].add(seat)
@@ -90,7 +90,8 @@ def whole(view: View, places: Mapping[Address, str]) -> dict[str, bool]:
 
 
 def laid_out(seats: Collection[Address], copies: int, locations: Locations) -> View:
-    """All is as it is meant to be: a wave has just counted, and nobody was lost since."""
+    """The view of a run in which all is as it is meant to be: a wave has just counted, and nobody
+    was lost since."""
     alive, count = frozenset(seats), 1 + max(seat.stage for seat in seats)
     kept = frozenset(
         Source(holder, stage, 0)

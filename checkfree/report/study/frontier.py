@@ -32,7 +32,7 @@ TICKS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """Of one strategy at one rate, means over its seeds; None: not known."""
+    """The figures of one strategy at one rate, means over its seeds; None: not known."""
 
     group: Group
     gap: Estimate | None

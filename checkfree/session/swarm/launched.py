@@ -62,11 +62,10 @@ def be(shared: ForkResources, await_request: Callable[[], SpawnRequest], spare: 
 
 
 def _fresh(order: Mapping[str, Any]) -> Job:
-    config, whole = (
-        permitted(any_config(order["config"]), order.get("allow", ())),
-        "join_server" not in order,
-    )
-    config = within_memory(config) if whole else config
+    config = permitted(any_config(order["config"]), order.get("allow", ()))
+    whole = "join_server" not in order
+    if whole:
+        config = within_memory(config)
     return of_config(config, Path(order["folder"]), (), whole=whole)
 
 

@@ -26,9 +26,11 @@ from checkfree.messages.control import (
     Commit,
     Dismissed,
     Message,
+    Note,
     Push,
     Rebuild,
     Rollcall,
+    Underway,
 )
 from checkfree.runtime.swarm.transport.addresses import readable
 from checkfree.runtime.swarm.transport.frames import (
@@ -66,7 +68,7 @@ NOBODY = "checkfree-nobody"
 """Of this name no stream is served: whoever is asked for one says so, if it can be reached."""
 LIVES_WITHIN = 1.0
 """Seconds for that: two round trips of any line that one trains over."""
-FROM_LEAD = (Abort, Archive, Begin, Commit, Dismissed, Push, Rebuild, Rollcall)
+FROM_LEAD = (*(Abort, Archive, Begin, Commit, Dismissed, Note, Push, Rebuild, Rollcall, Underway),)
 """Nobody else may send these."""
 
 
