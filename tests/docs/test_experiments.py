@@ -15,6 +15,8 @@ import yaml
 from checkfree.cli import main
 from checkfree.cli.entry import parse
 from checkfree.config.load import load
+from checkfree.core.records import of_kind
+from checkfree.study.folders import checked_records
 from tests.docs.commands import ROOT, SMALL, commands, run_script
 
 EVERY = sorted((ROOT / "experiments").glob("*/README.md"))
@@ -76,6 +78,28 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the processes that a script starts
     return tmp_path / "experiments"
+
+
+@pytest.mark.parametrize("name", ["every_stage_fails", "late_losses"])
+def test_what_was_replayed_ends_where_nothing_was_lost(name: str) -> None:
+    """By the records that are committed: each loss of each iteration, in runs that were trained."""
+    results, several = ROOT / "experiments" / name / "results", 0
+    (replayed,) = results.glob("replay-wave_lag-4-copies-2-*")
+    for seed in range(5):
+        run, reference = (
+            checked_records(folder / f"seed-{seed}.jsonl.gz")
+            for folder in (replayed, results / "no_failure")
+        )
+        losses = [
+            {step["iteration"]: step["loss"] for step in of_kind(records, "iteration")}
+            for records in (run, reference)
+        ]
+        assert "reused" not in run[0] and len(losses[0]) == 400
+        assert losses[0] == losses[1]
+        made = [how["rule"] for r in of_kind(run, "recovery") for how in r["rebuilds"].values()]
+        assert set(made) == {"replay"} and len(made) >= 16
+        several += sum(len(record["stages"]) > 1 for record in of_kind(run, "failure"))
+    assert several >= 1
 
 
 def test_all_scripts_are_looked_at() -> None:
