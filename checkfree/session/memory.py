@@ -18,7 +18,7 @@ from checkfree.pipeline import peak_losses, peak_stash
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
-from checkfree.session.sizes import log_bytes, own_sizes, recovery_of
+from checkfree.session.sizes import log_bytes, own_sizes
 from checkfree.session.terms import scheduler_of
 from checkfree.simulator.sizes import Sizes
 
@@ -86,11 +86,10 @@ def _held(config: Config, sizes: Sizes, stage: int) -> int:
 def _replayable(config: Config, sizes: Sizes, stage: int) -> int:
     """Bytes of the log, the seat's own copies and those that it holds, while a wave is on its way:
     each twice."""
-    recovery = recovery_of(config)
-    if recovery.wave_lag is None or not replays(recovery):
+    if not replays(config.recovery):
         return 0
-    log = log_bytes(config, sizes)
-    return log + 2 * (1 + recovery.copies) * sizes.state(stage, moments=True)
+    copies = 1 + config.recovery.copies
+    return log_bytes(config, sizes) + 2 * copies * sizes.state(stage, moments=True)
 
 
 def least_bytes(config: Config) -> int:

@@ -96,22 +96,22 @@ def _moments(optimizer: OptimizerConfig, params: int, counters: int) -> int:
     return 2 * params + counters
 
 
-def recovery_of(config: Config) -> RecoveryConfig:
+def recovery_of(config: Config, sizes: Sizes | None = None) -> RecoveryConfig:
     """With ``shadow_every: auto`` kept within its budget of bytes: of signs those of changes, for
-    whole copies are few; and with the iterations that copies for replays travel. Raises
-    BadInput."""
+    whole copies are few; and with the iterations that copies for replays travel. ``sizes``: the
+    model's own, if they are known already. Raises BadInput."""
     recovery = config.recovery
     if replays(recovery):
-        recovery = _replayed(config, recovery)
+        recovery = _replayed(config, recovery, sizes or own_sizes(config))
     if not spec_of(recovery).pushes or recovery.shadow_every != AUTO:
         return recovery
-    sizes, hops = own_sizes(config), config.microbatches * (config.stages + 1)
+    sizes, hops = sizes or own_sizes(config), config.microbatches * (config.stages + 1)
     budget = recovery.shadow_budget * hops * (sizes.activation + sizes.gradient)
     least = math.ceil(sum(sizes.packed[SHADOW_FORMATS[recovery.shadow_format]]) / budget)
     return replace(recovery, shadow_least=max(recovery.shadow_least, least))
 
 
-def _replayed(config: Config, recovery: RecoveryConfig) -> RecoveryConfig:
+def _replayed(config: Config, recovery: RecoveryConfig, sizes: Sizes) -> RecoveryConfig:
     """Copies have the iterations that they need within their budget, and one more; and a log has
     room for those between two waves and until the second one counts."""
     if recovery.copies > config.stages:
@@ -119,7 +119,6 @@ def _replayed(config: Config, recovery: RecoveryConfig) -> RecoveryConfig:
             f"recovery.copies={recovery.copies} of each stage take as many others, and there are "
             f"{config.stages}: recovery.copies={config.stages}, or more stages"
         )
-    sizes = own_sizes(config)
     both = sizes.activation + sizes.gradient
     largest = max(sizes.state(stage, moments=True) for stage in range(config.stages + 1))
     budget = recovery.wave_budget * config.microbatches * both
@@ -149,7 +148,7 @@ def _logged(config: Config, sizes: Sizes) -> int:
 
 def log_bytes(config: Config, sizes: Sizes) -> int:
     """What a seat's log takes at most; 0: nothing is logged. Raises BadInput."""
-    recovery = recovery_of(config)
+    recovery = recovery_of(config, sizes)
     if recovery.wave_lag is None or not replays(recovery):
         return 0
     each = _logged(config, sizes)
