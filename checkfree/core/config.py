@@ -173,7 +173,8 @@ class RecoveryConfig:
     """replay, auto: bytes that each seat's log of what it sent may take. The fuller it is by then,
     the sooner the next *wave* comes, in which every stage puts an exact copy of itself on another's
     seat, and logs begin anew. ``auto``: what about twice ``wave_lag`` iterations take. With 0, the
-    strategy ``auto`` replays nothing, which it also does if this machine has not the memory."""
+    strategy ``auto`` replays nothing, as by itself where this machine has not the memory, or where
+    modules of your own train, of which nobody knows what they send."""
 
     wave_every: Optional[int] = None
     """replay, auto: iterations between two waves; None: as ``log_memory`` asks for."""

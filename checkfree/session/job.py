@@ -27,6 +27,7 @@ from checkfree.data import open_data
 from checkfree.failures import CLOCK, is_trace_file
 from checkfree.messages.control import Purpose
 from checkfree.plugins import OUTSIDE, origin, packages
+from checkfree.recovery.options import AUTO
 from checkfree.recovery.registry import spec_of
 from checkfree.runtime.files import write_whole
 from checkfree.runtime.folder import CONFIG
@@ -170,6 +171,9 @@ def of_users(
         for place, module in enumerate(stages):
             check_range(place, module)
     config = replace(config, stages=len(stages) - 1)
+    if config.recovery.name == AUTO and config.recovery.log_memory == AUTO:
+        # What they send is not known, nor whether there is the memory for it.
+        config = replace(config, recovery=replace(config.recovery, log_memory=0))
     if validation is None:
         config = replace(config, validation=replace(config.validation, every=0))
     check(config)

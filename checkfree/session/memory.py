@@ -93,11 +93,15 @@ def _replayable(config: Config, sizes: Sizes, stage: int) -> int:
 
 
 def least_bytes(config: Config) -> int:
-    """What a run takes in one process at the very least: of every seat weights, gradients and
-    moments, and of one microbatch all that its loss is taken of, with the gradient by it."""
+    """What a run takes of the machine's memory in one process at the very least: of every seat
+    weights, gradients and moments, logs and copies for replays, and of one microbatch all that its
+    loss is taken of, with the gradient by it. Of stages on CUDA devices, which tell by themselves
+    that they are full, logs and copies alone."""
     sizes = own_sizes(config)
-    states = sum(map(sum, zip(sizes.params, sizes.params, sizes.moments, strict=True)))
-    states += sum(_replayable(config, sizes, stage) for stage in range(config.stages + 1))
+    kept = sum(_replayable(config, sizes, stage) for stage in range(config.stages + 1))
+    if any(device != "cpu" for device in config.devices):
+        return config.replicas * kept
+    states = kept + sum(map(sum, zip(sizes.params, sizes.params, sizes.moments, strict=True)))
     vocabulary = config.model.vocabulary or open_tokenizer(config.data.tokenizer).vocabulary
     logits = 4 * config.batch * config.model.context * vocabulary
     return config.replicas * states + 2 * logits
@@ -105,8 +109,6 @@ def least_bytes(config: Config) -> int:
 
 def check_fits(config: Config, at_once: int = 1) -> None:
     """Raise BadInput if this machine has not the memory for so many of these runs ``at_once``."""
-    if not _on_cpu(config):
-        return
     wanted, free = at_once * least_bytes(config), available()
     if wanted > free:
         runs = f" for {at_once} runs at once" if at_once > 1 else ""
@@ -124,16 +126,10 @@ def within_memory(config: Config) -> Config:
     """The configuration of a new run; one of ``auto`` without logs and copies for replays, if it
     finds by itself how much they take and this machine has the memory only without them."""
     recovery = config.recovery
-    found = spec_of(recovery).exact or recovery.log_memory != AUTO or not replays(recovery)
-    if found or not _on_cpu(config):
+    if spec_of(recovery).exact or recovery.log_memory != AUTO or not replays(recovery):
         return config
     without = replace(config, recovery=replace(recovery, log_memory=0))
     return without if least_bytes(config) > available() >= least_bytes(without) else config
-
-
-def _on_cpu(config: Config) -> bool:
-    """A CUDA device tells by itself that it is full."""
-    return all(device == "cpu" for device in config.devices)
 
 
 def room_for(config: Config, available: int) -> int:

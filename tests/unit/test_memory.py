@@ -183,6 +183,18 @@ def test_auto_does_without_replays_where_only_that_fits(monkeypatch: pytest.Monk
         assert within_memory(told) == told
 
 
+def test_logs_of_stages_on_a_gpu_are_in_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own memory is no business of ours."""
+    gpu, on, off = "devices=[cuda]", "recovery=auto", "recovery=auto(log_memory=0)"
+    assert 0 == least_bytes(load("demo", [gpu, off])) < least_bytes(load("demo", [gpu, on]))
+    assert least_bytes(load("demo", [gpu, on])) < least_bytes(load("demo", [on]))
+    monkeypatch.setattr(memory, "available", lambda: 1 << 20)
+    assert within_memory(load("demo", [gpu, on])).recovery.log_memory == 0
+    check_fits(load("demo", [gpu, off]))
+    with pytest.raises(BadInput, match=r"lower recovery\.log_memory"):
+        check_fits(load("demo", [gpu, "recovery=replay"]))
+
+
 def test_a_comparison_has_memory_for_each_of_its_strategies(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
