@@ -43,7 +43,7 @@ class Shape:
 
     def strategy(self) -> Strategy:
         own = {key: getattr(self, key) for key in ("interval", "shadow_every", "shadow_format")}
-        return make_strategy(RecoveryConfig(self.recovery, **own, fit_steps=4))
+        return make_strategy(RecoveryConfig(self.recovery, **own, fit_steps=4, log_memory=0))
 
     def strikes(self, tick: int) -> list[Address]:
         return [seat for at, seat in self.losses if at == tick]

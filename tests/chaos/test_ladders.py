@@ -58,7 +58,7 @@ class Ladders(Plan):
         more = {k: v for k, v in self.shape.items() if k in names}
         options = {"shadow_every": 4 + self.seed % 4, "fit_steps": 4, **more}
         return make_strategy(
-            RecoveryConfig(self.shape["recovery"], **options), self.shape.get("net")
+            RecoveryConfig(self.shape["recovery"], log_memory=0, **options), self.shape.get("net")
         )
 
     def run(self, strategy: Strategy, **more: Any) -> Run:

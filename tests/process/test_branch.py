@@ -231,7 +231,7 @@ def test_another_run_under_the_same_name_is_refused() -> None:
 
 def test_a_run_that_was_repaired_from_shadows_is_taken_up(tmp_path: Path) -> None:
     """What its seats held at a snapshot is there again; a branch holds nothing yet."""
-    words = ["recovery=auto", "resume.every=10"]
+    words = ["recovery=auto(log_memory=0)", "resume.every=10"]
     train("shadowed", OWN, {"iteration": 32, "stage": 2}, words=words)
     rules = ("copy", "shadow(shadow_format=int4)", "auto", "fit")
     request = BranchRequest(Path("shadowed"), 34, (2,), rules, (0, 4), out=tmp_path / "out")
