@@ -119,11 +119,14 @@ def test_a_machine_is_lost_with_all_that_it_has(
     process = begin(swarm, "swarm", "up", *words, "--nodes=2", "--chaos", PATIENT, tick=6)
 
     def safe() -> bool:
-        """Nodes share the seats, and the copies of a wave count that was made since they do."""
-        told = status(swarm)
-        versions = [how["version"] for how in told.get("replayable", {}).values()]
+        """Nodes share the seats, and the copies of a wave count that was made since they do; said
+        some iterations after the last of them moved."""
+        told, plans = status(swarm), of_kind(read(swarm / "run"), "plan")
+        versions = [how["version"] for how in (told.get("replayable") or {}).values()]
         spread = all(len(node["seats"]) >= 2 for node in told["nodes"])
-        return spread and len(versions) == 5 and min(versions) > 0 and told["fatal"] == []
+        settled = told.get("iteration", 0) >= plans[-1]["iteration"] + 3
+        whole = len(versions) == 5 and min(versions) > 0 and told["fatal"] == []
+        return spread and settled and whole
 
     def replayed_seats() -> list[set[str]]:
         recoveries = of_kind(read(swarm / "run"), "recovery")

@@ -141,7 +141,7 @@ def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     """It is stopped and its nodes wait; all nodes are killed; a node is told of its end; the lead
     is told to go and all nodes are killed; the last node leaves before the lead is killed; the lead
     is killed for good."""
-    words = ("iterations=100000", "recovery=auto", "out=run", "--wait=2")
+    words = ("iterations=100000", "recovery=auto(log_memory=0)", "out=run", "--wait=2")
     lead = fleet.lead("small.yaml", *SMALL, *words)
     for name in "ab":
         fleet.join(name)

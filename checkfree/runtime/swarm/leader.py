@@ -402,11 +402,12 @@ class LeaderProcess:
         self.launcher.tell({"fleet": fleet})
 
     def _tell_who_sits(self) -> None:
-        """A status is told after commits, and who is lost commits nothing."""
+        """A status is told after commits, and who is lost commits nothing. What could be replayed
+        is not known before the next one."""
         if "seats" in self._told:
             here = {str(seat) for seat in self.peer_table.present}
             seats = {s: how if s in here else "nobody" for s, how in self._told["seats"].items()}
-            self.tell_status({"seats": seats})
+            self.tell_status({"seats": seats, "replayable": None, "fatal": []})
 
     def _noticed(self, peer: Peer, notice: Mapping[str, Any]) -> None:
         match notice:
