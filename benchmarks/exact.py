@@ -84,8 +84,10 @@ def undisturbed(folder: Path, words: Sequence[str], iterations: int) -> list[dic
 
 
 def digests(records: Sequence[dict[str, Any]]) -> dict[int, Any]:
-    """By iteration, of all stages."""
-    return {r["iteration"]: r["digests"] for r in of_kind(records, "iteration")}
+    """By iteration, of all stages. Of one whose lead died before it was written down nobody tells
+    them; those after it do."""
+    steps = of_kind(records, "iteration")
+    return {r["iteration"]: r["digests"] for r in steps if r.get("digests")}
 
 
 def main() -> None:
