@@ -191,6 +191,11 @@ class RecoveryConfig:
     """replay, auto: other seats that hold a copy of each stage, 1 or 2. With 2, any two stages lost
     together come back, whoever held their copies."""
 
+    tolerance: Any = "auto"
+    """replay, auto: a replay that does not come out with the very bits, as on another kind of
+    processor or on a GPU, counts as *close* if the norms of its gradients were those of then to
+    this share. ``auto``: 1e-4, and 1e-2 on a GPU in bf16. 0: the same bits, or not at all."""
+
     most_rollback: int = 0
     """auto: iterations that all may go back to the last copies of all stages, if what is lost can't
     be replayed to the same bits though its copy is there. 0: older copies of what is lost alone

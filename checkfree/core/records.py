@@ -83,6 +83,17 @@ class RebuiltSeat:
 ALWAYS = ("rule", "sources", "moments")
 """Fields of a recipe that every reader looks for."""
 
+APART = "apart"
+"""Of what a replay was judged by, if it did not come out with the same bits, or nobody knew those
+any more: the largest relative difference between its gradients' norms and those of then."""
+
+
+def close_stages(rebuilds: Mapping[str, RebuiltSeat]) -> dict[int, float]:
+    """Stages that a replay made nearly what they had been, and by what share at most they may
+    differ from it."""
+    made = rebuilds.items()
+    return {Address.parse(seat).stage: how.check[APART] for seat, how in made if APART in how.check}
+
 
 @dataclass(frozen=True)
 class PlanRecord(Record):
@@ -181,7 +192,8 @@ class ReplayRecord(Record):
     """A seat that was replayed, written down when the first step after it is committed: from
     version ``start`` to ``iteration``, with logs since ``base``. ``start`` is later than that for
     one that had come so far before something else was lost. ``exact``: a sum over all that it is
-    was that of what had been lost; false: nobody knew that sum any more. ``seconds`` by phase:
+    was that of what had been lost; false: it was not, or nobody knew that sum any more, and
+    gradients' norms were ``apart`` by that share at most. ``seconds`` by phase:
     ``seat``, from the loss until somebody was to take it over; ``copy``, until its copy was there;
     ``replay``, until it had come to the end; ``step``, until all had stepped again."""
 
@@ -194,6 +206,7 @@ class ReplayRecord(Record):
     bytes: int
     exact: bool
     seconds: Mapping[str, float]
+    apart: float = field(default=0.0, metadata=SPARSE)
 
 
 @dataclass(frozen=True)

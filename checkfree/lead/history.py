@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from checkfree.core.ops import Address, Location, locations_of
-from checkfree.core.records import LEADS_OWN, RecoveryRecord
+from checkfree.core.records import LEADS_OWN, RecoveryRecord, close_stages
 from checkfree.lead.progress import Progress
 from checkfree.lead.trend import follow
 from checkfree.messages.recorded import read_rebuilt
@@ -35,10 +35,12 @@ class Planned:
 
 
 class Ran(NamedTuple):
-    """An iteration: who took part, and what each stage's gradient was multiplied by."""
+    """An iteration: who took part, what each stage's gradient was multiplied by, and the norm that
+    it had before."""
 
     members: frozenset[Address]
     clip: Mapping[int, float]
+    norms: Mapping[int, float]
 
 
 MOST_PASSED = 10_000
@@ -87,7 +89,9 @@ def history(
             rollbacks.append((record["tick"], record["iteration"]))
         found = _after(found, record)
         if record["kind"] == "iteration":
-            passed[record["iteration"]] = ran(found.members, record["clip"])
+            passed[record["iteration"]] = ran(
+                found.members, record["clip"], record["gradient_norms"]
+            )
             passed.pop(record["iteration"] - MOST_PASSED, None)
 
     def good(made: int, version: int) -> bool:
@@ -100,9 +104,10 @@ def history(
     return replace(found, progress=p, passed=last)
 
 
-def ran(members: Iterable[Address], clip: Mapping[str, float]) -> Ran:
+def ran(members: Iterable[Address], clip: Mapping[str, float], norms: Mapping[str, float]) -> Ran:
     """As records name stages."""
-    return Ran(frozenset(members), {int(stage): factor for stage, factor in clip.items()})
+    clips, before = ({int(stage): n for stage, n in found.items()} for found in (clip, norms))
+    return Ran(frozenset(members), clips, before)
 
 
 def _after(before: History, record: Plain) -> History:
@@ -163,13 +168,14 @@ def _planned(before: History, record: Plain) -> History:
         if made.recipe.rule not in EXACT
     }
     went_back = now.committed < p.committed
+    other = {*inexact, *close_stages(rebuilds)}
     return replace(
         planned,
         progress=replace(now, repairs=now.repairs + 1),
         rebuilt={**before.rebuilt, **dict.fromkeys(seats, int(record["epoch"]))},
         exact=all(made.recipe.rule in EXACT for made in rebuilds.values()),
         anew={} if went_back else {**before.anew, **inexact},
-        digests={} if went_back else before.digests,
+        digests={} if went_back else {s: d for s, d in before.digests.items() if s not in other},
         recovery=RecoveryRecord(
             iteration=p.committed,
             tick=record["tick"],

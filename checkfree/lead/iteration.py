@@ -82,7 +82,7 @@ class Transaction:
     def passed(self, terms: Terms) -> Passed:
         """What a replay has to know of it, once committed."""
         logged = {seat: answer.logged for seat, answer in self.prepared.items()}
-        return Passed(self.course, self.clip(terms), logged)
+        return Passed(self.course, self.clip(terms), self.gradient_norms(), logged)
 
     def clip(self, terms: Terms) -> dict[int, float]:
         """What each stage multiplies its gradient by."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from checkfree.core.live import ReplayProgress
 from checkfree.core.ops import STORE, Address, Recipe, Refusal, Repair, Rung, Source
-from checkfree.core.records import FailureRecord, RebuiltSeat, RecoveryRecord
+from checkfree.core.records import FailureRecord, RebuiltSeat, RecoveryRecord, close_stages
 from checkfree.lead.checkpoints import Checkpointing
 from checkfree.lead.departures import Departures
 from checkfree.lead.history import History
@@ -292,13 +292,13 @@ class RecoveryCoordinator:
         self._departures.rebuilt(plan)
         lead_state.members.fill(seats)
         lead_state.keeping.replace(seats)
+        recovery = repairing.record(p, self._tried)
         at_store = all(s.holder == STORE for r in plan.rebuild.values() for s in r.sources)
         if plan.resume_at < p.committed or (at_store and not is_exact(plan)):
             self._restart(plan)
         else:
-            lead_state.replays.rebuilt(plan)
+            lead_state.replays.rebuilt(plan, close_stages(recovery.rebuilds))
         lead_state.shadowing.mend(plan.resume_at, renewed(plan.rebuild))
-        recovery = repairing.record(p, self._tried)
         kept = tuple(version for version in p.checkpoints if version <= plan.resume_at)
         lead_state.update(committed=plan.resume_at, checkpoints=kept, repairs=p.repairs + 1)
         self._checkpointing.go_back(plan.resume_at)

@@ -24,7 +24,7 @@ def again(
     start = recipe.sources[0].version if recipe.sources else base
     courses: list[Course] = []
     places: dict[int, int] = {}
-    steps: list[tuple[int, float]] = []
+    steps: list[tuple[int, float, float]] = []
     for iteration in range(start, until):
         passed = book.passed[iteration]
         which = places.setdefault(id(passed.course), len(places))
@@ -32,7 +32,8 @@ def again(
             schedule = passed.course.schedule
             own = {other: ops for other, ops in schedule.items() if other.stage == seat.stage}
             courses.append(Course(passed.course.routes, own))
-        steps.append((which, passed.clip[seat.stage]))
+        steps.append((which, passed.clip[seat.stage], passed.norms[seat.stage]))
+    begins = start == base
     version, digest = book.digests.get(seat.stage, (-1, 0))
     return Again(
         start,
@@ -42,6 +43,8 @@ def again(
         () if aside else book.clones,
         book.stored or RESUME,
         aside,
+        book.copied(seat.stage) if begins else None,
         digest if version == until and not aside else None,
+        book.tolerance,
         book.logged(seat.stage, seats) if aside else {},
     )

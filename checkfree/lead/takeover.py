@@ -146,7 +146,7 @@ class Takeover:
             epoch=max(p.epoch, record.epoch),
             trend=follow(p.trend, record.loss),
         )
-        once_more = ran(self.history.members, record.clip)
+        once_more = ran(self.history.members, record.clip, record.gradient_norms)
         self.history = replace(
             self.history,
             progress=now,
@@ -237,7 +237,7 @@ class Takeover:
             return book
         courses: dict[frozenset[Address], Course] = {}
         for iteration in passed:
-            members, clip = self.history.passed[iteration]
+            members, clip, norms = self.history.passed[iteration]
             if members not in courses:
                 courses[members] = course_of(strategy, lead_state.terms, members)
             mean = {
@@ -245,7 +245,7 @@ class Takeover:
                 for seat, has in alive.items()
                 if has.log <= iteration
             }
-            book.passed[iteration] = Passed(courses[members], clip, mean)
+            book.passed[iteration] = Passed(courses[members], clip, norms, mean)
         book.digests = {stage: (committed, d) for stage, d in self.history.digests.items()}
         drawn = since == 0 and not lead_state.terms.initial
         at_store = since in dict(self.history.progress.snapshots).values()

@@ -37,7 +37,7 @@ from checkfree.messages.wire import FIELDS, Form, Named, tagged
 
 __all__ = ["PREFIX", "VERSION", "Limits", "Malformed", "buffer", "decode", "encode", "measure"]
 
-VERSION = 7
+VERSION = 8
 PREFIX = 16
 """Bytes that tell the size of the message that they begin."""
 

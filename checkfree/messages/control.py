@@ -216,23 +216,27 @@ class Archived(Message):
 @dataclass(frozen=True)
 class Again:
     """What a stage runs once more, from version ``start`` on: of each iteration by which of the
-    ``courses``, which have the ops of its own seats alone, and by what its gradient is multiplied.
+    ``courses``, which have the ops of its own seats alone, by what its gradient is multiplied, and
+    the norm that it had before.
 
     ``seats`` are those that may have sent it something then, and ``clones`` versions to keep a copy
     of. ``area``: where the store has what it begins with. ``aside``: the seat keeps what it has,
     for this only makes its log whole; ``logged`` are those of its stage that have what they sent in
-    their own since these versions, itself too. ``digest``: of what has to come out, if that is
-    known.
+    their own since these versions, itself too. ``copied`` and ``digest``: sums over what it begins
+    with and what has to come out, if those are known. ``tolerance``: by what share norms may differ
+    if it does not; None: as suits what computes.
     """
 
     start: int
     courses: tuple[Course, ...]
-    steps: tuple[tuple[int, float], ...]
+    steps: tuple[tuple[int, float, float], ...]
     seats: tuple[Address, ...]
     clones: tuple[int, ...] = ()
     area: str = RESUME
     aside: bool = False
+    copied: int | None = None
     digest: int | None = None
+    tolerance: float | None = None
     logged: Mapping[Address, int] = field(default_factory=dict)
 
 

@@ -104,6 +104,7 @@ class ReplayOptions:
     wave_lag: int | None = _R.wave_lag
     wave_budget: float = _R.wave_budget
     copies: int = _R.copies
+    tolerance: Any = _R.tolerance
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,12 @@ def _check_replay(config: RecoveryConfig) -> None:
         )
     if config.copies not in (1, 2):
         raise BadInput(f"recovery.copies={config.copies}: expected 1 or 2")
+    tolerance = config.tolerance
+    if tolerance != AUTO and not (type(tolerance) in (int, float) and 0 <= tolerance < 1):
+        raise BadInput(
+            f"recovery.tolerance={written(tolerance)}: expected auto, or a share from 0 (the same "
+            "bits) to below 1, as in 1e-4"
+        )
 
 
 def _check_ladder(config: RecoveryConfig) -> None:

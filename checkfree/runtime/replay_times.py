@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from checkfree.core.live import ReplayProgress
-from checkfree.core.records import PlanRecord, RebuiltSeat, ReplayRecord
+from checkfree.core.records import APART, PlanRecord, RebuiltSeat, ReplayRecord
 from checkfree.messages.control import Underway
 from checkfree.recovery.rungs import REPLAY
 
@@ -65,8 +65,9 @@ class ReplayTimes:
                 base=known.told.base,
                 start=known.start,
                 bytes=self._made[seat].bytes,
-                exact=known.told.checked,
+                exact=known.told.checked and APART not in self._made[seat].check,
                 seconds=self._phases(known, now),
+                apart=self._made[seat].check.get(APART, 0.0),
             )
             for seat, known in sorted(times)
         ]

@@ -50,6 +50,14 @@ class Stage:
         self.reduced_norm = 0.0
 
     @property
+    def tolerance(self) -> float:
+        """By what share norms of gradients may differ where the same is computed on another kind of
+        processor: in fp32 roundings of sums make millionths; in bf16 on a GPU, which sums in no
+        fixed order, thousandths."""
+        narrow = self._conditions.autocast is not None or self.dtype.itemsize < 4
+        return 1e-2 if narrow and self._conditions.device.type == "cuda" else 1e-4
+
+    @property
     def params(self) -> dict[str, nn.Parameter]:
         """All, by name."""
         return dict(zip(self._names, self._params, strict=True))

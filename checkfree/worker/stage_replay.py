@@ -11,14 +11,17 @@ gradients as they did.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import replace
 from functools import cached_property
+from sys import float_info
 
 from torch import Tensor
 
 from checkfree.core.live import ReplayProgress
 from checkfree.core.ops import LEAD, Address, Course, Kind
+from checkfree.core.records import APART
 from checkfree.messages.control import (
     Begin,
     Outgoing,
@@ -64,6 +67,7 @@ class StageReplay:
         self.dropped = 0
         self.told = False
         """The lead has its answer."""
+        self._apart = answer.check.get(APART, 0.0)
         self._keep_copy()
         self._begin()
 
@@ -141,7 +145,7 @@ class StageReplay:
         return [(seat, request) for seat in self._again.seats if seat.stage in stages]
 
     def _course(self, iteration: int) -> Course:
-        which, _ = self._again.steps[iteration - self._again.start]
+        which, *_ = self._again.steps[iteration - self._again.start]
         return self._again.courses[which]
 
     def _begin(self) -> None:
@@ -194,8 +198,9 @@ class StageReplay:
         if len(self._attempts) > 1:
             shares = {old: self._gradients.get(old, {}) for old in self._attempts}
             stage.set_gradients(summed(shares))
-        stage.reduced()
-        _, clip = self._again.steps[iteration - self._again.start]
+        _, clip, norm = self._again.steps[iteration - self._again.start]
+        self._apart = max(self._apart, relative_difference(stage.reduced(), norm))
+        self.answer = replace(self.answer, check={APART: self._apart})
         own = (
             self._kept.log.of(iteration) if self._is_logged(self.compute.address, iteration) else ()
         )
@@ -215,11 +220,27 @@ class StageReplay:
             self._kept.keep_own(self.compute.stage.snapshot())
 
     def finish(self) -> Rebuilt:
-        """What the lead hears: it came out as it was, or not."""
+        """What the lead hears: it came out as it was, or close, or not."""
         self.told = True
-        answer = replace(self.answer, bytes=self.answer.bytes + self.bytes)
+        answer = replace(self.answer, bytes=self.answer.bytes + self.bytes, check={})
         expected, found = self._again.digest, self.compute.stage.digest()
-        if expected is None or found == expected:
+        if self.aside or found == expected:
             return answer
-        why = f"what came out is not what was lost (sums {found:016x} and {expected:016x})"
-        return replace(answer, problem=why, rejected=True)
+        told, apart = self._again.tolerance, self._apart
+        tolerance = self.compute.stage.tolerance if told is None else told
+        if expected is not None:  # whatever the norms say, there is a bit that differs
+            apart = max(apart, float_info.epsilon)
+        if apart > tolerance:
+            why = "what came out is not what was lost"
+            why += (
+                f": norms of gradients differ by {apart:.1e}, recovery.tolerance is {tolerance:g}"
+            )
+            return replace(answer, problem=why, rejected=True)
+        return replace(answer, check={APART: apart} if apart else {})
+
+
+def relative_difference(norm: float, other: float) -> float:
+    """Of two norms, which are 0 or above; infinite if one is no number."""
+    if not (math.isfinite(norm) and math.isfinite(other)):
+        return math.inf
+    return abs(norm - other) / max(norm, other) if norm != other else 0.0

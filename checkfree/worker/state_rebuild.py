@@ -109,6 +109,10 @@ class StateRebuild:
             self._stage.restore(state)
         except ValueError as error:  # of a strategy from outside, which no other source would mend
             return replace(answer, problem=f"{order.recipe.rule}: {error}")
+        copied = None if order.again is None else order.again.copied
+        if copied is not None and self._stage.digest() != copied:
+            problem = f"the copy of version {begins} is not what was copied"
+            return replace(answer, problem=problem, bad=tuple(states))
         figures, problem = self._judged()
         if problem:
             return replace(answer, problem=problem, rejected=True, check=figures)

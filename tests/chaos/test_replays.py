@@ -23,27 +23,46 @@ from tests.chaos.everywhere import SEATS, Everywhere, Kill, finished
 from tests.chaos.replays import Losing, Terms
 from tests.chaos.takeovers import told
 
-CHUNK, CHUNKS = 20, 50 if SOAK else 2
+CHUNK, CHUNKS = (450, 4) if SOAK else (20, 2)
+"""Runs. Of ten some six are not refused: in a soak a thousand of them go on to the end."""
+
+LEAST = {
+    "done": 250,
+    "lost: travels": 50,
+    "lost: replays": 50,
+    "owner and holder": 25,
+    "lost: lead": 12,
+    "lost: lead replays": 13,
+    "left": 50,
+    "lost: waits": 25,
+    "severed": 25,
+    "foretold: lost": 25,
+    "foretold: saved": 250,
+}
+"""In how many of a soak's ``CHUNK`` runs each is to be seen; of fewer runs, in one at least."""
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_every_bit_comes_back(chunk: int) -> None:
     torch.set_num_threads(1)
     seen: Counter[str] = Counter()
+    runs: Counter[str] = Counter()
     for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
         losing = Losing(Terms.of(seed))
         losing.play()
         losing.check_end()
-        seen += losing.seen
+        seen.update(losing.seen)
+        runs.update(what for what, count in losing.seen.items() if count)
+        if SOAK and losing.seen["done"]:
+            assert losing.seen["waves counted"] >= 5, losing.terms
+    print(f"of {CHUNK} runs, in how many: {dict(runs)}; in all: {dict(seen)}")
     lost = sum(count for what, count in seen.items() if what.startswith("lost:"))
     assert CHUNK - seen["done"] <= 0.3 * lost, seen
     assert seen["replays"] >= CHUNK, seen
     assert seen["replays from a wave"] >= (0.8 if SOAK else 0.6) * seen["replays"], seen
-    assert seen["lost: travels"] and seen["lost: replays"] and seen["owner and holder"], seen
-    assert seen["left"] and seen["lost: lead"] and seen["lost: lead replays"], seen
-    assert seen["lost: waits"] and seen["severed"], seen
-    assert seen["runs with 5 waves"] >= (0.9 * CHUNK if SOAK else 1), seen
-    assert seen["foretold: lost"] and seen["foretold: saved"], seen
+    for what, least in LEAST.items():
+        assert runs[what] >= (least if SOAK else 1), (what, runs)
+    assert seen["waves counted"] >= 2 * CHUNK, seen
 
 
 LOOKS = 200 if SOAK else 16

@@ -17,7 +17,7 @@ BYTES = 100
 def train(book: ReplayBook, iteration: int) -> None:
     """As the lead does it; copies are ordered and don't arrive."""
     wave = book.wave(iteration, SEATS, 1000)
-    passed = Passed(Course((), {}), {}, dict.fromkeys(SEATS, BYTES))
+    passed = Passed(Course((), {}), {}, {}, dict.fromkeys(SEATS, BYTES))
     book.committed(iteration, passed, wave, {})
     book.orders(iteration + 1, SEATS, 0)
 
@@ -108,7 +108,7 @@ def test_copies_go_to_other_machines_also_when_their_owner_has_come_to_their_hol
     """The one that it has stays until the next wave."""
     locations = {seat: Location(name) for seat, name in zip(SEATS, "abab", strict=True)}
     book = ReplayBook(ReplayTerms(1), 0, SEATS)
-    passed = Passed(Course((), {}), {}, dict.fromkeys(SEATS, BYTES))
+    passed = Passed(Course((), {}), {}, {}, dict.fromkeys(SEATS, BYTES))
     book.committed(0, passed, SEATS, {})
     ordered = {t for t, _ in book.orders(1, SEATS, 0, locations)}
     assert {(t.owner.stage, t.holder.stage) for t in ordered} == {(0, 3), (1, 0), (2, 1), (3, 2)}
@@ -126,7 +126,7 @@ def test_a_log_that_is_made_whole_has_nothing_that_a_twin_s_log_has() -> None:
     seat, twin = Address(1, 0), Address(1, 1)
     book = ReplayBook(ReplayTerms(1, every=50), 0, [seat, twin])
     for iteration in range(4):
-        passed = Passed(Course((), {}), {}, {seat: BYTES, twin: BYTES})
+        passed = Passed(Course((), {}), {}, {}, {seat: BYTES, twin: BYTES})
         book.committed(iteration, passed, (), {})
     book.lose(seat, 3)
     copied = Recipe("replica", (Source(twin, 1, 3),))

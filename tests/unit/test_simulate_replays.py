@@ -87,7 +87,7 @@ def rebuild(seat: Address, stages: int, microbatches: int, steps: int) -> tuple[
     """Of iterations 4 … 4 + steps, which all ran in order."""
     routes = in_order([Address(stage) for stage in range(stages + 1)], microbatches)
     own = {worker: ops for worker, ops in gpipe(routes).items() if worker == seat}
-    again = Again(4, (Course(routes, own),), ((0, 1.0),) * steps, ())
+    again = Again(4, (Course(routes, own),), ((0, 1.0, 0.0),) * steps, ())
     return seat, Rebuild(0, 0, Recipe(REPLAY, ()), 9, 4 + steps, again)
 
 

@@ -14,7 +14,7 @@ then the wave before it is kept, and so is what was sent since that one::
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from checkfree.core.ops import Address, Course, Protection, Repair, Source, Transfer
@@ -42,11 +42,12 @@ class _Copy:
 
 @dataclass(frozen=True)
 class Passed:
-    """A committed iteration: how it ran, what each stage's gradient was multiplied by, and the
-    bytes that each seat logged."""
+    """A committed iteration: how it ran, what each stage's gradient was multiplied by and the norm
+    that it had before, and the bytes that each seat logged."""
 
     course: Course
     clip: Mapping[int, float]
+    norms: Mapping[int, float]
     logged: Mapping[Address, int]
 
 
@@ -68,6 +69,8 @@ class ReplayBook:
         self._counts_at = 0
         self._copies: dict[Source, _Copy] = {}
         self._clones: dict[int, set[Address]] = {}
+        self._sums: dict[int, dict[int, int]] = {}
+        """Of the versions that copies are of, by stage."""
         self._logs = dict.fromkeys(seats, version)
         self.passed: dict[int, Passed] = {}
         self.digests: dict[int, tuple[int, int]] = {}
@@ -90,6 +93,15 @@ class ReplayBook:
     def logs(self) -> int | None:
         """The version since which seats keep what they sent."""
         return self.base if self.base is not None else self._pending
+
+    @property
+    def tolerance(self) -> float | None:
+        """As the terms have it."""
+        return None if self._terms is None else self._terms.tolerance
+
+    def copied(self, stage: int) -> int | None:
+        """The sum over a stage at the version that replays begin at, if it is known."""
+        return None if self._base is None else self._sums.get(self._base, {}).get(stage)
 
     @property
     def clones(self) -> tuple[int, ...]:
@@ -212,10 +224,11 @@ class ReplayBook:
         """What is older than all that counts, or may, is of no use."""
         since = self.logs
         if since is None:
-            self._copies, self._clones, self.passed = {}, {}, {}
+            self._copies, self._clones, self._sums, self.passed = {}, {}, {}, {}
             return
         self._copies = {c: how for c, how in self._copies.items() if c.version >= since}
         self._clones = {v: owners for v, owners in self._clones.items() if v >= since}
+        self._sums = {v: sums for v, sums in self._sums.items() if v >= since}
         self.passed = {i: passed for i, passed in self.passed.items() if i >= since}
 
     def _forget_version(self, version: int) -> None:
@@ -238,6 +251,7 @@ class ReplayBook:
             self._pending = iteration + 1
             self._counts_at = iteration + 1 + self._terms.lag
             self._clones[iteration + 1] = set(wave)
+            self._sums[iteration + 1] = dict(digests)
         if self.logs is not None and iteration >= self.logs:
             self.passed[iteration] = passed
         self.digests |= {stage: (iteration + 1, digest) for stage, digest in digests.items()}
@@ -260,13 +274,18 @@ class ReplayBook:
             if seat not in (how.owner, copy.holder) or (how.arrived and how.counts_at <= committed)
         }
 
-    def rebuilt(self, repair: Repair) -> None:
+    def rebuilt(self, repair: Repair, close: Collection[int] = ()) -> None:
         """A repair is over, and nobody has gone back. Whoever was replayed has passed by all
         versions that are kept, and has a log since the base, as has whoever has computed it
-        again."""
+        again. Stages that came ``close`` have other bits than those that sums are known of."""
         self.reached = {}
         if self._terms is None:
             return
+        for stage in close:
+            self.digests.pop(stage, None)
+            for version, sums in self._sums.items():
+                if version != self._base:
+                    sums.pop(stage, None)
         for seat, recipe in repair.rebuild.items():
             self._logs[seat] = repair.resume_at
             if recipe.rule not in EXACT:
@@ -302,14 +321,14 @@ class ReplayBook:
                 and (other == seat or iteration < logged.get(other, iteration + 1))
             )
             counts = {**passed.logged, seat: count}
-            self.passed[iteration] = Passed(passed.course, passed.clip, counts)
+            self.passed[iteration] = replace(passed, logged=counts)
 
     def restart(self, version: int, seats: Iterable[Address], stored: str) -> None:
         """All have gone back to a version that the store has in that area; "": the seed makes
         it."""
         self._base, self.stored, self._drawn = version, stored, not stored
         self._pending, self.digests, self.reached, self._since = None, {}, {}, {}
-        self._copies, self._clones, self.passed = {}, {}, {}
+        self._copies, self._clones, self._sums, self.passed = {}, {}, {}, {}
         self._logs = dict.fromkeys(seats, version)
 
     def go_back(self, seats: Iterable[Address]) -> None:
@@ -318,8 +337,9 @@ class ReplayBook:
         version, stored, drawn = self._base, self.stored, self._drawn
         copies = {copy: how for copy, how in self._copies.items() if copy.version == version}
         clones = {version: self._clones.get(version, set())}
+        sums = {version: self._sums.get(version, {})}
         self.restart(version, seats, stored)
-        self._copies, self._clones, self._drawn = copies, clones, drawn
+        self._copies, self._clones, self._sums, self._drawn = copies, clones, sums, drawn
 
     def unknown(self, committed: int, seats: Iterable[Address]) -> None:
         """Another lead knew: protection begins with the next wave."""
