@@ -17,6 +17,7 @@ from checkfree.core.config import Config
 from checkfree.core.live import LiveStatus, render_replays, render_unprotected
 from checkfree.core.participants import render_differences
 from checkfree.core.records import (
+    APART,
     ConfigRecord,
     EndRecord,
     FailureRecord,
@@ -233,7 +234,9 @@ def _recipe(made: RebuiltSeat, committed: int) -> str:
     if made.recipe.rule == REPLAY:
         begins = sources[0].version if sources else 0
         held = f", from the copy of {sources[0].holder}" if sources else ""
-        return f"replay of {committed - begins} iterations, {begins} … {committed}{held}"
+        apart = made.check.get(APART)
+        close = "" if apart is None else f", close to what was lost (norms within {apart:.1e})"
+        return f"replay of {committed - begins} iterations, {begins} … {committed}{held}{close}"
     weights: Sequence[float | None] = made.weights or [None] * len(sources)
     named = [
         f"{source.holder} ({weight:.2f})"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from typing import Any
 
+from checkfree.core.records import APART
 from checkfree.recovery.rungs import EXACT, LADDER
 
 Record = Mapping[str, Any]
@@ -154,19 +155,25 @@ def _jump(tick: float, recovery: Record, reading: Record, regular: StyledLine) -
 
 def rules(recoveries: Records) -> str:
     """Which rules rebuilt how many seats, as they stand on the ladder: ``replay 3 (exact), shadow
-    1``; what is of no ladder comes last."""
+    1``; what is of no ladder comes last. Of replays that came out with other bits it says so."""
     counts: Counter[str] = Counter()
+    close: Counter[str] = Counter()
     for recovery in recoveries:
+        rebuilds = recovery.get("rebuilds") or {}
         made = recovery.get("rules") or {
-            seat: rebuild.get("rule", "?")
-            for seat, rebuild in (recovery.get("rebuilds") or {}).items()
+            seat: rebuild.get("rule", "?") for seat, rebuild in rebuilds.items()
         }
         counts.update(str(rule) for rule in made.values())
+        close.update(r["rule"] for r in rebuilds.values() if APART in r.get("check", {}))
     ladder = {rule.name: place for place, rule in enumerate(LADDER)}
     ordered = sorted(counts.most_common(), key=lambda item: ladder.get(item[0], len(ladder)))
-    return ", ".join(
-        f"{rule} {count}{' (exact)' if rule in EXACT else ''}" for rule, count in ordered
-    )
+    return ", ".join(f"{rule} {count}{_how(rule, count, close[rule])}" for rule, count in ordered)
+
+
+def _how(rule: str, count: int, close: int) -> str:
+    if rule not in EXACT:
+        return ""
+    return " (exact)" if not close else f" ({count - close} exact, {close} close)"
 
 
 def labels(failures: Records, width_per_letter: float, low: float, high: float) -> list[Label]:

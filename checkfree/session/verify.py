@@ -6,6 +6,7 @@ Not from its trace: who joined late, left, or was the source of a repair stands 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.ops import FAULTS, Address
 from checkfree.core.participants import apart, participants, render_cause
 from checkfree.core.records import (
+    APART,
     IterationRecord,
     Record,
     ValidationRecord,
@@ -42,6 +44,10 @@ Loss = tuple[str, int, int, float | None]
 
 Records = Sequence[Mapping[str, Any]]
 
+CLOSE = 1e-2
+"""By what share losses may differ after a replay that was close: roundings grow as training goes
+on, yet what has learnt the same has about the same loss."""
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -58,6 +64,15 @@ class Recording:
     def losses(self) -> tuple[Loss, ...]:
         """Of steps and validations, in order."""
         return tuple(_losses(self.records))
+
+    @property
+    def close(self) -> tuple[int, int] | None:
+        """The tick and the iteration of the first replay that came out with other bits than were
+        lost, if there was one."""
+        for plan in of_kind(self.records, "plan"):
+            if any(APART in how.get("check", {}) for how in plan["rebuilds"].values()):
+                return plan["tick"], plan["iteration"]
+        return None
 
     @property
     def done(self) -> bool:
@@ -78,6 +93,10 @@ class Outcome:
     """What that most likely comes from, in words."""
     apart: tuple[str, ...] = ()
     """In what those who took part computed on something else than this process, in words."""
+    close_since: int | None = None
+    """The iteration since which losses are ``within`` a share of those of then, for the run went on
+    with a replay that was close to what had been lost; None: they are equal bit for bit."""
+    within: float = 0.0
 
 
 def recording(run: Path, allow: Collection[str] = ()) -> Recording:
@@ -108,7 +127,9 @@ def verify(
     watch: Callable[[], None] | None = None,
 ) -> Outcome:
     """Train a recorded run again in this process: the same members, losses and repairs, from its
-    plans; and see whether every loss comes out the same, bit for bit.
+    plans; and see whether every loss comes out the same, bit for bit. Where the run went on with a
+    replay that was only close to what had been lost, losses after that are to come out within a
+    hundredth, and the ``Outcome`` tells by how much they differ.
 
     ``out``: keeps what is trained as a run; ``allow`` as :func:`checkfree.resume` takes it;
     ``watch`` is called after each iteration. A run that an ``Outcome`` tells no difference of is
@@ -123,7 +144,7 @@ def verify_recording(
 ) -> Outcome:
     """Train the run again, as far as it came, into the new folder ``out`` if one is given.
 
-    ``watch`` is called after each iteration. Stops at the first loss that differs in any bit.
+    ``watch`` is called after each iteration. Stops at the first loss that is another.
     Raises BadInput for an ``out`` that holds something and for data that are not the run's.
     """
     with ExitStack() as stack:
@@ -148,7 +169,8 @@ def verify_recording(
     here, difference = equipment(run.config), comparison.difference
     cause = render_cause(run.records, here, comparison.at) if difference else ""
     others = tuple(apart(participants(run.records), here))
-    return Outcome(comparison.iterations, difference, cause, others)
+    since = None if run.close is None else run.close[1]
+    return Outcome(comparison.iterations, difference, cause, others, since, comparison.within)
 
 
 def _job(run: Recording, folder: Path, comparison: _Comparison) -> Job:
@@ -195,6 +217,8 @@ class _Comparison:
         self.iterations = 0
         self.difference = ""
         self.at: int | None = None
+        self._close_tick = math.inf if run.close is None else run.close[0]
+        self.within = 0.0
 
     def __call__(self, record: Record) -> None:
         if not isinstance(record, (IterationRecord, ValidationRecord)):
@@ -219,12 +243,22 @@ class _Comparison:
 
     def _compare(self, made: Loss) -> None:
         was = self._left.popleft() if self._left else None
-        if was == made:
+        if was == made or (was is not None and self._is_close(was, made)):
             return
         self.at = made[2]
         told = "nothing more" if was is None else f"{_name(was)}, loss {was[3]!r},"
         self.difference = f"{told} was recorded; now it is {_name(made)}, loss {made[3]!r}"
         raise _Enough
+
+    def _is_close(self, was: Loss, made: Loss) -> bool:
+        """Of the same step, which the run made of other bits. Notes by how much."""
+        *step, then = was
+        *same, now = made
+        if then is None or now is None or step != same or made[1] < self._close_tick:
+            return False
+        by = abs(now - then) / max(abs(then), abs(now))
+        self.within = max(self.within, by)
+        return by <= CLOSE
 
 
 def _losses(records: Records) -> Iterator[Loss]:
@@ -252,4 +286,8 @@ def failed(run: Recording, outcome: Outcome) -> RunFailed:
 def equal(outcome: Outcome) -> str:
     """The verdict on a run that is the same: one line, with what was not."""
     though = f", though {'; '.join(outcome.apart)}" if outcome.apart else ""
-    return f"{outcome.iterations} iterations, losses equal bit for bit{though}"
+    how = "losses equal bit for bit"
+    if outcome.close_since is not None:
+        how += f" until {outcome.close_since}, where a replay was close to what had been lost, and "
+        how += f"since then to {outcome.within:.1e} of them"
+    return f"{outcome.iterations} iterations, {how}{though}"
