@@ -121,6 +121,51 @@ def test_copies_go_to_other_machines_also_when_their_owner_has_come_to_their_hol
     assert not book.orders(1, SEATS, 0, moved)
 
 
+def counted(copies: int) -> tuple[ReplayBook, int]:
+    """A book with a wave that counts, of which all copies have arrived; and how many iterations
+    are committed by then."""
+    book, at = ReplayBook(ReplayTerms(9, copies=copies), 0, SEATS), 0
+    while not book.base:
+        train(book, at)
+        at += 1
+        for copy, how in book._copies.items():
+            book.kept(Transfer(how.owner, copy.holder, "state"), copy.version, how.epoch)
+        book.settle(at, SEATS)
+    return book, at
+
+
+def due(book: ReplayBook) -> dict[int, int]:
+    """By holder, how many iterations are committed when the base's copy of stage 1 counts."""
+    found = book._copies.items()
+    return {
+        c.holder.stage: how.counts_at for c, how in found if (c.of, c.version) == (1, book.base)
+    }
+
+
+def test_the_only_copy_counts_soon_also_if_it_was_ordered_while_there_was_another() -> None:
+    book, at = counted(copies=2)
+    assert due(book) == {3: at, 0: at}
+    book.lose(Address(3), at)
+    left = [seat for seat in SEATS if seat.stage != 3]
+    book.orders(at, left, 1)
+    assert due(book) == {0: at, 2: at + 9}
+    book.lose(Address(0), at + 1)
+    book.orders(at + 1, left[1:], 2)
+    assert due(book) == {2: at + 3}
+
+
+def test_the_only_copy_on_another_machine_counts_soon() -> None:
+    """The one on its stage's own may be lost with it; another helps if there is a machine."""
+    book, at = counted(copies=1)
+    book.orders(at, SEATS, 1, dict.fromkeys(SEATS, Location("one")))
+    assert due(book) == {3: at}
+    there = {seat: Location(name) for seat, name in zip(SEATS, "abab", strict=True)}
+    book.orders(at, SEATS, 1, there)
+    assert due(book) == {3: at, 0: at + 2}
+    book.orders(at + 2, SEATS, 1, {**there, SEATS[3]: Location("c")})
+    assert due(book) == {3: at, 0: at + 2}
+
+
 def test_a_log_that_is_made_whole_has_nothing_that_a_twin_s_log_has() -> None:
     """Of any iteration: also of those after the first."""
     seat, twin = Address(1, 0), Address(1, 1)

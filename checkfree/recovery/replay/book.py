@@ -19,14 +19,14 @@ from types import MappingProxyType
 
 from checkfree.core.ops import Address, Course, Protection, Repair, Source, Transfer
 from checkfree.messages.control import ForReplays
-from checkfree.recovery.replay.plan import Locations, holders
+from checkfree.recovery.replay.plan import Locations, holders, lost_with
 from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.recovery.rungs import EXACT, REPLAY
 
 SOON = 2
-"""Iterations until the copy of a stage counts that has no other: whoever held it was lost. It may
-take its line's whole width, and is waited for: as long as it travels, the stage could be lost for
-good."""
+"""Iterations until the copy of a stage counts that has no other, or none on another machine:
+whoever held it was lost, or has moved. It may take its line's whole width, and is waited for: as
+long as it travels, the stage could be lost for good."""
 
 
 @dataclass
@@ -168,7 +168,7 @@ class ReplayBook:
         be sent in that epoch. Seats are in those ``locations``."""
         if self._terms is None:
             return []
-        found = []
+        found, copies = [], self._terms.copies
         for version, owners in sorted(self._clones.items()):
             for owner in sorted(owners & set(alive)):
                 having = [
@@ -176,15 +176,30 @@ class ReplayBook:
                     for copy in self._copies
                     if copy.of == owner.stage and copy.version == version
                 ]
-                copies = self._terms.copies
                 for holder in holders(owner.stage, alive, copies, having, locations):
-                    at = self._counts_at
-                    if version != self._pending:
-                        at = committed + (self._terms.lag if having else min(SOON, self._terms.lag))
-                    copy = _Copy(owner, at, epoch)
+                    copy = _Copy(owner, committed + self._terms.lag, epoch)
                     self._copies[Source(holder, owner.stage, version)] = copy
                     found.append((Transfer(owner, holder, "state"), version))
+        self._hurry(committed, alive, locations)
         return found
+
+    def _hurry(self, committed: int, alive: Collection[Address], locations: Locations) -> None:
+        """What is on its way counts with its wave; of the base as soon as it can where nothing
+        else does, or nothing that is on another machine."""
+        assert self._terms is not None
+        soon = committed + min(SOON, self._terms.lag)
+        counting: dict[int, list[Address]] = {}
+        for copy, how in self._copies.items():
+            if copy.version == self._base and how.counts_at <= committed:
+                counting.setdefault(copy.of, []).append(copy.holder)
+        for copy, how in self._copies.items():
+            if copy.version == self._pending:
+                how.counts_at = self._counts_at
+            elif how.counts_at > soon:
+                own, others = [s for s in alive if s.stage == copy.of], counting.get(copy.of, [])
+                beside = {h: lost_with(h, own, locations)[0] for h in (copy.holder, *others)}
+                if all(beside[h] and not beside[copy.holder] for h in others):
+                    how.counts_at = soon
 
     def kept(self, transfer: Transfer, version: int, epoch: int = -1) -> None:
         """The holder has it, which was sent in that epoch: an earlier life of it may have had it,
