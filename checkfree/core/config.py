@@ -176,6 +176,11 @@ class RecoveryConfig:
     strategy ``auto`` replays nothing, as by itself where this machine has not the memory, or where
     modules of your own train, of which nobody knows what they send."""
 
+    log_path: Optional[str] = None
+    """replay, auto: folder on a local disk that each seat writes its log to, instead of keeping it
+    in memory: then ``log_memory`` are bytes of that disk. For machines with an NVMe and little
+    memory. Every machine of a swarm needs the folder; nothing is left in it. None: memory."""
+
     wave_every: Optional[int] = None
     """replay, auto: iterations between two waves; None: as ``log_memory`` asks for."""
 

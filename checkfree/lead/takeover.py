@@ -35,6 +35,7 @@ from checkfree.messages.control import (
     Pushed,
     Rollcall,
     Standing,
+    Unlogged,
 )
 from checkfree.recovery.replay.book import Passed, ReplayBook
 from checkfree.recovery.shadow.ledger import Shadowing
@@ -67,6 +68,9 @@ class Takeover:
             case Standing() if message.lead == self.life:
                 if self.present.get(message.sender) == message.life:
                     self.standings[message.sender] = message
+            case Unlogged(sender, life, _) if self.present.get(sender) == life:
+                self.standings.pop(sender, None)  # it is not so any more: call again
+                self._called.discard(sender)
             case Kept(epoch, Transfer() as transfer, version) if transfer.what != "state":
                 self._arrived.add(Pushed(transfer, version, epoch))
             case Leaving():

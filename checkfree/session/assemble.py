@@ -28,6 +28,7 @@ from checkfree.runtime.inprocess import InProcess, OnDelivery
 from checkfree.runtime.store import Store
 from checkfree.session.blueprint import Blueprint
 from checkfree.session.due import DueFailures
+from checkfree.session.log_disk import log_maker
 from checkfree.session.sizes import recovery_of
 from checkfree.session.snapshot import Snapshot
 from checkfree.session.terms import seats, terms_of
@@ -161,6 +162,7 @@ def make_worker_context(
         strategy=strategy,
         batches=batches,
         casting=Casting(config.wire.activations, config.wire.gradients),
+        log=log_maker(config.recovery),
         fit_lr=config.recovery.fit_lr,
     )
 

@@ -196,10 +196,10 @@ class StageReplay:
             stage.set_gradients(summed(shares))
         stage.reduced()
         _, clip = self._again.steps[iteration - self._again.start]
-        own = (
-            self._kept.log.of(iteration) if self._is_logged(self.compute.address, iteration) else ()
-        )
-        self._kept.log.add(iteration, (*own, *self.sent))
+        if self._is_logged(self.compute.address, iteration):
+            self._kept.log.extend(iteration, self.sent)
+        else:
+            self._kept.log.add(iteration, self.sent)
         stage.step(iteration, clip)
         self._keep_copy()
         self._begin()

@@ -251,6 +251,13 @@ class ReplayBook:
         self._logs.pop(seat, None)
         self.reached.pop(seat, None)
 
+    def unlogged(self, seat: Address, since: int) -> None:
+        """What it had sent before can't be read. If it is being replayed, it begins anew: whoever
+        goes on from what it has reached has a whole log."""
+        if seat in self._logs:
+            self._logs[seat] = max(since, self._logs[seat])
+        self.reached.pop(seat, None)
+
     def unsure(self, seat: Address, committed: int) -> None:
         """What it has pushed or was sent of late may never arrive: all that is not known to be
         there, and what does not count yet."""
