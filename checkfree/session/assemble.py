@@ -53,6 +53,12 @@ class Assembly:
         if not (self.lead.done or self.lead.failure):
             raise AssertionError(f"nothing moves: {self.lead.phase}")
 
+    def let_go(self) -> None:
+        """Of what was sent: nobody will ask for it, and it may stand on a disk."""
+        for actor in self.runtime.actors.values():
+            if isinstance(actor, StageWorker):
+                actor.replayable.log.trim(None)
+
     def living(self) -> dict[int, StageWorker]:
         """Of each stage the first replica that has a state."""
         found: dict[int, StageWorker] = {}

@@ -143,6 +143,8 @@ class Session:
                 yield session
             finally:
                 session.recorder.close()
+                if "assembly" in vars(session):
+                    session.assembly.let_go()
 
     def assemble(
         self,

@@ -84,7 +84,7 @@ def _seats_here(order: Mapping[str, Any], count: int) -> int:
     nodes that stand beside a lead."""
     if not order.get("join_server"):
         return count
-    return min(count, sum(node["room"] or count for node in order["workers"]))
+    return min(count, sum(node["room"] or count for node in order.get("workers", ())))
 
 
 def device_here(config: Config) -> str:
