@@ -422,6 +422,8 @@ class Lead:
         self._checkpointing.take_over(takeover.history)
         self._departures.take_over(takeover.leaving)
         self._takeover, self.phase = None, Phase.IDLE
+        for message in takeover.unlogged:
+            self.deliver(message)
         return True
 
     # --- an iteration ----------------------------------------------------------------------------

@@ -54,6 +54,8 @@ class Takeover:
     standings: dict[Address, Standing] = field(default_factory=dict)
     leaving: list[Leaving] = field(default_factory=list)
     """Who asks meanwhile."""
+    unlogged: list[Unlogged] = field(default_factory=list)
+    """Who has lost its log meanwhile, before or after it told how it stands."""
     brings: dict[Address, StateId] = field(default_factory=dict)
     locations: dict[Address, Location] = field(default_factory=dict)
     """Of those present, who have told it; of others the last plan does."""
@@ -68,9 +70,8 @@ class Takeover:
             case Standing() if message.lead == self.life:
                 if self.present.get(message.sender) == message.life:
                     self.standings[message.sender] = message
-            case Unlogged(sender, life, _) if self.present.get(sender) == life:
-                self.standings.pop(sender, None)  # it is not so any more: call again
-                self._called.discard(sender)
+            case Unlogged():
+                self.unlogged.append(message)
             case Kept(epoch, Transfer() as transfer, version) if transfer.what != "state":
                 self._arrived.add(Pushed(transfer, version, epoch))
             case Leaving():

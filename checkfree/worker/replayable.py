@@ -69,8 +69,11 @@ class Replayable:
     # --- the log ---------------------------------------------------------------------------------
 
     def begin(self, plan: Begin) -> None:
-        """Before an iteration: what is older than all that counts, or may, can go."""
+        """Before an iteration: what is older than all that counts, or may, can go; and what is
+        older than something that is missing, which nobody counts on."""
         self.log.trim(plan.logs)
+        if plan.logs is not None:
+            self.log.trim(self.log.whole_since(plan.ticket.iteration))
         self._since, self._waiting = plan.logs, {}
         if plan.logs is None:
             self._own, self._held = {}, {}

@@ -270,7 +270,7 @@ class ReplayBook:
     def rebuilt(self, repair: Repair) -> None:
         """A repair is over, and nobody has gone back. Whoever was replayed has passed by all
         versions that are kept, and has a log since the base, as has whoever has computed it
-        again."""
+        again, if that was as far as its own log goes back to."""
         self.reached = {}
         if self._terms is None:
             return
@@ -283,8 +283,8 @@ class ReplayBook:
                 self._has_log(seat, self._base, {})
                 for owners in self._clones.values():
                     owners.add(seat)
-        for seat in repair.relogs:
-            if self._base is not None:
+        for seat, relog in repair.relogs.items():
+            if self._base is not None and relog.until >= self._logs.get(seat, relog.until):
                 self._has_log(seat, self._base, self.logged(seat.stage, self._logs))
         anew = [seat for seat, recipe in repair.rebuild.items() if recipe.rule not in EXACT]
         if anew and self._pending is not None:
