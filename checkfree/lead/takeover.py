@@ -192,7 +192,7 @@ class Takeover:
         """Who trains, and who has to be rebuilt first."""
         planned = self.history.members or self.present
         known = {**self.history.locations, **self.locations}
-        members = Membership(planned, {**self.lives, **planned}, known)
+        members = Membership(planned, {**self.lives, **self.present, **planned}, known)
         for seat, life in planned.items():
             if self.present.get(seat) != life:
                 members.lose(seat, life, silent=self.silent.get(seat) == life)
