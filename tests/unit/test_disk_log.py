@@ -38,7 +38,9 @@ messages: st.SearchStrategy[Sent] = st.tuples(
     ),
 )
 steps = st.one_of(
-    st.tuples(st.sampled_from(("add", "extend")), st.integers(0, 7), st.lists(messages, max_size=3)),
+    st.tuples(
+        st.sampled_from(("add", "extend")), st.integers(0, 7), st.lists(messages, max_size=3)
+    ),
     st.tuples(st.sampled_from(("trim", "cut")), st.none() | st.integers(0, 8)),
 )
 
