@@ -18,11 +18,13 @@ from checkfree.messages.control import Message, Note, Outgoing, Purpose, Underwa
 from checkfree.messages.tensors import StageState
 from checkfree.pipeline import one_f_one_b
 from checkfree.recovery.strategy import Strategy
+from checkfree.runtime.disk_log import DiskLog
 from checkfree.runtime.faults import Faults
 from checkfree.runtime.inprocess import InProcess
 from checkfree.runtime.store import Store
 from checkfree.stage import CPU, Conditions, Stage, seeded
 from checkfree.worker import StageWorker, WorkerContext
+from checkfree.worker.log import SentLog
 
 WIDTH = 4
 
@@ -172,10 +174,11 @@ def make(
     files: MemoryFiles | None = None,
     dropout: float = 0.1,
     faults: Callable[[InProcess], Any] | None = None,
+    sent: Callable[[], SentLog | DiskLog] = SentLog,
 ) -> Run:
-    """A run that has not begun: call ``run.runtime.run()``."""
+    """A run that has not begun: call ``run.runtime.run()``. ``sent`` makes the logs of seats."""
     seats = [Address(s, r) for s in range(stages + 1) for r in range(replicas)]
-    made = worker_context(seed, strategy, dropout)
+    made = replace(worker_context(seed, strategy, dropout), log=sent)
     log, files = Log(), files or MemoryFiles()
     store = Store(files)
     rules = replace(Terms(iterations=3, microbatches=4, schedule=one_f_one_b), **(terms or {}))

@@ -1,5 +1,6 @@
-"""What may be another when a run goes on: where its data lie, and on what it computes. A run is its
-configuration, its code and what its data hold; none of that changes with these."""
+"""What may be another when a run goes on: where its data lie and its logs are written, and on what
+it computes. A run is its configuration, its code and what its data hold; none of that changes with
+these."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.typed import written
 
-WHERE = ("data.path", "data.cache", "data.tokenizer", "devices")
+WHERE = ("data.path", "data.cache", "data.tokenizer", "recovery.log_path", "devices")
 """No number of a run depends on these, where its devices compute alike: what data and tokenizer
 hold is compared by their hashes."""
 

@@ -170,11 +170,17 @@ class RecoveryConfig:
     stand in for each other."""
 
     log_memory: Any = "auto"
-    """replay, auto: bytes that each seat's log of what it sent may take. The fuller it is by then,
-    the sooner the next *wave* comes, in which every stage puts an exact copy of itself on another's
-    seat, and logs begin anew. ``auto``: what about twice ``wave_lag`` iterations take. With 0, the
-    strategy ``auto`` replays nothing, as by itself where this machine has not the memory, or where
-    modules of your own train, of which nobody knows what they send."""
+    """replay, auto: bytes that each seat's log of what it sent may take, of memory or, by this
+    same name, of the disk of ``log_path``. The fuller it is by then, the sooner the next *wave*
+    comes, in which every stage puts an exact copy of itself on another's seat, and logs begin anew.
+    ``auto``: what about twice ``wave_lag`` iterations take. With 0, the strategy ``auto`` replays
+    nothing, as by itself where this machine has not the memory, or where modules of your own train,
+    of which nobody knows what they send."""
+
+    log_path: Optional[str] = None
+    """replay, auto: folder on a local disk that each seat writes its log to, instead of keeping it
+    in memory: then ``log_memory`` are bytes of that disk. For machines with an NVMe and little
+    memory. Every machine of a swarm needs the folder; nothing is left in it. None: memory."""
 
     wave_every: Optional[int] = None
     """replay, auto: iterations between two waves; None: as ``log_memory`` asks for."""

@@ -63,6 +63,7 @@ from checkfree.messages.control import (
     Stop,
     Struck,
     Ticket,
+    Unlogged,
 )
 from checkfree.recovery.strategy import Strategy
 
@@ -190,6 +191,9 @@ class Lead:
                 self._doubt()
             case Rebuilt() | Replaying() if message.epoch == self.progress.epoch:
                 self._coordinator.deliver(message)
+            case Unlogged() if self.members.lives.get(message.sender) == message.life:
+                self._lead_state.replays.unlogged(message.sender, message.since)
+                self._plan_again()
             case Lost():
                 self._lose(message.worker, message.life, silent=message.silent)
             case Gone():
@@ -277,8 +281,13 @@ class Lead:
     ) -> None:
         if self.members.holds(worker) and life > self.members.lives[worker]:
             self._lose(worker, self.members.lives[worker])  # its Lost is still on its way
-        if self.members.join(worker, life, brings, at) and self.phase is Phase.REBUILDING:
-            self.phase = Phase.IDLE  # plan again, for both
+        if self.members.join(worker, life, brings, at):
+            self._plan_again()  # for both
+
+    def _plan_again(self) -> None:
+        """A repair that is under way."""
+        if self.phase is Phase.REBUILDING:
+            self.phase = Phase.IDLE
             self._lead_state.advance_epoch()
 
     def _stop(self) -> None:
@@ -413,6 +422,8 @@ class Lead:
         self._checkpointing.take_over(takeover.history)
         self._departures.take_over(takeover.leaving)
         self._takeover, self.phase = None, Phase.IDLE
+        for message in takeover.unlogged:
+            self.deliver(message)
         return True
 
     # --- an iteration ----------------------------------------------------------------------------

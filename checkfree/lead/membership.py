@@ -30,7 +30,7 @@ class Membership:
         self.alive = set(seats)
         self.uninitialized: set[Address] = set()
         self.lives = dict.fromkeys(self.alive, 0) | dict(lives or {})
-        self.num_stages = 1 + max(seat.stage for seat in self.alive)
+        self.num_stages = 1 + max(seat.stage for seat in self.lives)
         self.ended: dict[Address, int] = {}
         """Of stages that have not been filled since, the lives that ended with a state of use."""
         self.silent: dict[Address, int] = {}

@@ -35,6 +35,7 @@ from checkfree.messages.control import (
     Pushed,
     Rollcall,
     Standing,
+    Unlogged,
 )
 from checkfree.recovery.replay.book import Passed, ReplayBook
 from checkfree.recovery.shadow.ledger import Shadowing
@@ -53,6 +54,8 @@ class Takeover:
     standings: dict[Address, Standing] = field(default_factory=dict)
     leaving: list[Leaving] = field(default_factory=list)
     """Who asks meanwhile."""
+    unlogged: list[Unlogged] = field(default_factory=list)
+    """Who has lost its log meanwhile, before or after it told how it stands."""
     brings: dict[Address, StateId] = field(default_factory=dict)
     locations: dict[Address, Location] = field(default_factory=dict)
     """Of those present, who have told it; of others the last plan does."""
@@ -67,6 +70,8 @@ class Takeover:
             case Standing() if message.lead == self.life:
                 if self.present.get(message.sender) == message.life:
                     self.standings[message.sender] = message
+            case Unlogged():
+                self.unlogged.append(message)
             case Kept(epoch, Transfer() as transfer, version) if transfer.what != "state":
                 self._arrived.add(Pushed(transfer, version, epoch))
             case Leaving():
@@ -187,7 +192,7 @@ class Takeover:
         """Who trains, and who has to be rebuilt first."""
         planned = self.history.members or self.present
         known = {**self.history.locations, **self.locations}
-        members = Membership(planned, {**self.lives, **planned}, known)
+        members = Membership(planned, {**self.lives, **self.present, **planned}, known)
         for seat, life in planned.items():
             if self.present.get(seat) != life:
                 members.lose(seat, life, silent=self.silent.get(seat) == life)

@@ -264,6 +264,15 @@ class Resend(Message):
 
 
 @dataclass(frozen=True)
+class Unlogged(Message):
+    """worker -> lead: what I had sent before version ``since`` can't be read any more."""
+
+    sender: Address
+    life: int
+    since: int
+
+
+@dataclass(frozen=True)
 class Replaying(Message):
     """worker -> lead: so far I have come. The first says that the copy is there."""
 

@@ -100,6 +100,7 @@ class ReplayOptions:
     """``replay``, and ``auto`` unless ``log_memory`` is 0."""
 
     log_memory: Any = _R.log_memory
+    log_path: str | None = _R.log_path
     wave_every: int | None = _R.wave_every
     wave_lag: int | None = _R.wave_lag
     wave_budget: float = _R.wave_budget
@@ -150,6 +151,11 @@ def _check_replay(config: RecoveryConfig) -> None:
         raise BadInput(
             f"recovery.log_memory={written(log)}: expected auto, or bytes from {least} to "
             f"{sys.maxsize}{off}"
+        )
+    if config.log_path == "":
+        raise BadInput(
+            "recovery.log_path is empty: expected a folder on a local disk, as in /mnt/nvme, or "
+            "null for memory"
         )
     if not 0 <= config.most_rollback <= MOST_LAG:
         raise BadInput(

@@ -28,6 +28,7 @@ from checkfree.runtime.inprocess import InProcess, OnDelivery
 from checkfree.runtime.store import Store
 from checkfree.session.blueprint import Blueprint
 from checkfree.session.due import DueFailures
+from checkfree.session.log_disk import log_maker
 from checkfree.session.sizes import recovery_of
 from checkfree.session.snapshot import Snapshot
 from checkfree.session.terms import seats, terms_of
@@ -51,6 +52,12 @@ class Assembly:
         self.runtime.run(on_delivery)
         if not (self.lead.done or self.lead.failure):
             raise AssertionError(f"nothing moves: {self.lead.phase}")
+
+    def let_go(self) -> None:
+        """Of what was sent: nobody will ask for it, and it may stand on a disk."""
+        for actor in self.runtime.actors.values():
+            if isinstance(actor, StageWorker):
+                actor.replayable.log.trim(None)
 
     def living(self) -> dict[int, StageWorker]:
         """Of each stage the first replica that has a state."""
@@ -161,6 +168,7 @@ def make_worker_context(
         strategy=strategy,
         batches=batches,
         casting=Casting(config.wire.activations, config.wire.gradients),
+        log=log_maker(config.recovery),
         fit_lr=config.recovery.fit_lr,
     )
 

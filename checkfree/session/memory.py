@@ -18,7 +18,7 @@ from checkfree.pipeline import peak_losses, peak_stash
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
-from checkfree.session.sizes import log_bytes, own_sizes
+from checkfree.session.sizes import logged_bytes, own_sizes
 from checkfree.session.terms import scheduler_of
 from checkfree.simulator.sizes import Sizes
 
@@ -84,12 +84,12 @@ def _held(config: Config, sizes: Sizes, stage: int) -> int:
 
 
 def _replayable(config: Config, sizes: Sizes, stage: int) -> int:
-    """Bytes of the log, the seat's own copies and those that it holds, while a wave is on its way:
-    each twice."""
+    """Bytes of the log, as far as it is in memory, and of the seat's own copies and those that it
+    holds, while a wave is on its way: each twice."""
     if not replays(config.recovery):
         return 0
     copies = 1 + config.recovery.copies
-    return log_bytes(config, sizes) + 2 * copies * sizes.state(stage, moments=True)
+    return logged_bytes(config, sizes) + 2 * copies * sizes.state(stage, moments=True)
 
 
 def least_bytes(config: Config) -> int:

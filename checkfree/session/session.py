@@ -46,6 +46,7 @@ from checkfree.session.assemble import Assembly, assemble
 from checkfree.session.equipment import equipment
 from checkfree.session.initial import with_way_back
 from checkfree.session.job import Job, check_same, versions_of, write_places
+from checkfree.session.log_disk import check_log_disk
 from checkfree.session.snapshot import Snapshot, newest
 from checkfree.session.terms import seats, terms_of
 from checkfree.session.trial import try_out
@@ -107,6 +108,7 @@ class Session:
     def create(cls, job: Job) -> Iterator[Session]:
         """In a new folder, which nobody else trains in meanwhile. Raises BadInput before anything
         is written."""
+        _check_disk(job)
         job.worker_context  # noqa: B018 (what can't be built is refused)
         try_out(job)
         trace = render_trace(job.due.trace)
@@ -122,6 +124,7 @@ class Session:
         """From the newest good snapshot of its folder. Raises BadInput if that has none, or is of
         another configuration or other data."""
         check_same(job, read(job.folder))
+        _check_disk(job)
         job.worker_context  # noqa: B018 (refused before the folder is locked)
         try_out(job)
         with folders.locked(job.folder):
@@ -140,6 +143,8 @@ class Session:
                 yield session
             finally:
                 session.recorder.close()
+                if "assembly" in vars(session):
+                    session.assembly.let_go()
 
     def assemble(
         self,
@@ -216,6 +221,12 @@ class Session:
         made, seconds = recoveries(records), time.perf_counter() - self._since
         p = progress
         self.recorder.write(EndRecord(status, p.committed, p.tick, reason, made, seconds))
+
+
+def _check_disk(job: Job) -> None:
+    """Raise BadInput unless its logs can be written here, where it writes any."""
+    measured = job.blueprint.tokens is not None  # else modules are the user's, and of any size
+    check_log_disk(job.config, len(seats(job.config)), measured=measured)
 
 
 def begin(job: Job, trace: str, records: Sequence[Mapping[str, Any]] = ()) -> None:

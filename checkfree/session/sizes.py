@@ -146,8 +146,16 @@ def _logged(config: Config, sizes: Sizes) -> int:
     return microbatches * (sizes.activation + sizes.gradient)
 
 
+def logged_bytes(config: Config, sizes: Sizes) -> int:
+    """What a seat's log takes of its memory at most: all of it, or one iteration that is not
+    written to a disk yet. Raises BadInput."""
+    log = log_bytes(config, sizes)
+    return log if config.recovery.log_path is None else min(log, _logged(config, sizes))
+
+
 def log_bytes(config: Config, sizes: Sizes) -> int:
-    """What a seat's log takes at most; 0: nothing is logged. Raises BadInput."""
+    """What a seat's log takes at most, in memory or on a disk; 0: nothing is logged. Raises
+    BadInput."""
     recovery = recovery_of(config, sizes)
     if recovery.wave_lag is None or not replays(recovery):
         return 0

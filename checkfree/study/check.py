@@ -14,8 +14,10 @@ from checkfree.failures import CLOCK, is_trace_file
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.due import DueFailures
 from checkfree.session.job import Job, of_config
+from checkfree.session.log_disk import check_log_disk
 from checkfree.session.memory import check_fits
 from checkfree.session.rehearsal import setting, strikes
+from checkfree.session.terms import seats
 from checkfree.session.trial import try_out
 from checkfree.study.folders import Records
 from checkfree.study.plan import Cell
@@ -40,6 +42,7 @@ def check_buildable(cells: Sequence[Cell], at_once: int) -> Job:
     for cell in _columns(cells):
         with _named(cell):
             check_fits(cell.config)
+            check_log_disk(cell.config, min(at_once, len(cells)) * len(seats(cell.config)))
     job = of_config(cells[0].config, cells[0].folder, ())
     try_out(job)
     for cell in _columns(cells):

@@ -11,6 +11,7 @@ from checkfree.messages.tensors import StageState
 from checkfree.recovery.strategy import Strategy
 from checkfree.stage import Stage
 from checkfree.worker.casting import Casting
+from checkfree.worker.log import Log, SentLog
 
 Batches = Callable[[int, int], Any]
 """(iteration, microbatch) -> a batch. Pure, so a retried iteration sees the same data."""
@@ -33,5 +34,7 @@ class WorkerContext:
     strangers: bool = False
     """What arrives may be somebody else's mistake, as in a swarm: then it is dropped, and whoever
     sent it is asked again. In one process nobody else is to blame for what a stage raises."""
+    log: Callable[[], Log] = SentLog
+    """Makes the log of what a seat sends, where its strategy has stages replayed."""
     fit_lr: float = 2e-3
     """Of the local steps of a rebuilt stage."""

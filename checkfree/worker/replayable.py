@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from checkfree.core.ops import Address, Source, Transfer
+from checkfree.core.ops import LEAD, Address, Source, Transfer
 from checkfree.messages.control import (
     WAVE,
     Begin,
@@ -17,18 +17,19 @@ from checkfree.messages.control import (
     Push,
     Resend,
     Ticket,
+    Unlogged,
 )
 from checkfree.messages.tensors import KeepState, StageState
-from checkfree.worker.log import Sent, SentLog, again
+from checkfree.worker.log import Log, LogLost, Sent, again
 
 
 class Replayable:
-    """Of one seat. Nothing in it is ever written to; all is in the host's memory, which there is
-    more of than of a GPU's."""
+    """Of one seat. Nothing in it is ever written to; all but the log, which has its own place, is
+    in the host's memory, which there is more of than of a GPU's."""
 
-    def __init__(self, seat: Address):
-        self._seat = seat
-        self.log = SentLog()
+    def __init__(self, seat: Address, life: int, log: Log):
+        self._seat, self._life = seat, life
+        self.log = log
         self._own: dict[int, StageState] = {}
         self._held: dict[tuple[int, int], StageState] = {}
         self._since: int | None = None
@@ -68,8 +69,11 @@ class Replayable:
     # --- the log ---------------------------------------------------------------------------------
 
     def begin(self, plan: Begin) -> None:
-        """Before an iteration: what is older than all that counts, or may, can go."""
+        """Before an iteration: what is older than all that counts, or may, can go; and what is
+        older than something that is missing, which nobody counts on."""
         self.log.trim(plan.logs)
+        if plan.logs is not None:
+            self.log.trim(self.log.whole_since(plan.ticket.iteration))
         self._since, self._waiting = plan.logs, {}
         if plan.logs is None:
             self._own, self._held = {}, {}
@@ -87,11 +91,16 @@ class Replayable:
     def resend(self, request: Resend, under_way: Mapping[int, Sequence[Sent]]) -> list[Outgoing]:
         """What was sent then to the stage of whoever asks; of an iteration that is ``under_way``
         once more what there is of it. And the rest as it comes: a log may be whole for this seat
-        and yet lack what a replica sent, which it is about to compute."""
+        and yet lack what a replica sent, which it is about to compute. Where a log can't be read
+        the lead is told, to plan without it."""
         ticket = Ticket(request.epoch, request.iteration, Purpose.REPLAY)
         waiting = self._waiting.setdefault(request.iteration, {})
         waiting[request.reply_to] = max(request.epoch, waiting.get(request.reply_to, -1))
-        sent = (*self.log.of(request.iteration), *under_way.get(request.iteration, ()))
+        try:
+            logged = self.log.of(request.iteration, request.reply_to.stage)
+        except LogLost as lost:
+            return [(LEAD, Unlogged(self._seat, self._life, lost.since))]
+        sent = (*logged, *under_way.get(request.iteration, ()))
         return [*again(sent, request.reply_to, ticket)]
 
     def sent_again(self, iteration: int, sent: Sequence[Sent]) -> list[Outgoing]:

@@ -201,10 +201,10 @@ class StageReplay:
         _, clip, norm = self._again.steps[iteration - self._again.start]
         self._apart = max(self._apart, relative_difference(stage.reduced(), norm))
         self.answer = replace(self.answer, check={APART: self._apart})
-        own = (
-            self._kept.log.of(iteration) if self._is_logged(self.compute.address, iteration) else ()
-        )
-        self._kept.log.add(iteration, (*own, *self.sent))
+        if self._is_logged(self.compute.address, iteration):
+            self._kept.log.extend(iteration, self.sent)
+        else:
+            self._kept.log.add(iteration, self.sent)
         stage.step(iteration, clip)
         self._keep_copy()
         self._begin()

@@ -100,7 +100,7 @@ class StageWorker:
         self._early = ReorderBuffer()
         self._state_rebuild: StateRebuild | None = None
         self._replay: StageReplay | None = None
-        self.replayable = Replayable(address)
+        self.replayable = Replayable(address, life, context.log())
         self.shadows = Shadows()
         self.pushes = Pushes(address)
         self._lead = self._heard = 0

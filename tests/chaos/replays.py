@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -29,8 +29,10 @@ from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.recovery.rungs import REPLAY
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import ReplicaFirst
+from checkfree.runtime.disk_log import DiskLog
 from checkfree.runtime.faults import Faults
 from checkfree.worker import StageWorker
+from checkfree.worker.log import SentLog
 from tests.chaos import SOAK
 from tests.chaos.takeovers import OF_LEAD, succeed
 from tests.chaos.test_severed import BETWEEN as ALWAYS
@@ -156,11 +158,14 @@ class Losing:
     seen: Counter[str] = field(default_factory=Counter)
     ladder: bool = False
     """Under ``auto``, which rebuilds what can't be replayed."""
+    sent: Callable[[], SentLog | DiskLog] = SentLog
+    """Makes the log of a seat."""
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.terms.seed + 1)
         self.strategy = self._ladder() if self.ladder else Foretelling(self.terms.terms)
-        self.run = self.terms.run(ReplicaFirst(self.strategy), pick=self._pick)
+        strategy = ReplicaFirst(self.strategy)
+        self.run = self.terms.run(strategy, pick=self._pick, sent=self.sent)
         self.slow = set(self.rng.sample(SLOW, self.rng.choice((0, 0, 1, 2))))
         self.slow_to = self.rng.choice((None, *sorted(self.run.lead.members.alive)))
         self.leads = 0

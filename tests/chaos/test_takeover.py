@@ -148,6 +148,18 @@ def test_only_those_who_sit_there_are_heard() -> None:
     assert takeover.epoch() == 6
 
 
+def test_a_seat_that_is_in_no_plan_is_one_of_the_run() -> None:
+    """The last plan was made while others were still being rebuilt."""
+    first, last = Address(0), Address(1)
+    takeover = Takeover(3, History(members={first: 0}), {first: 0, last: 0})
+    takeover.deliver(standing(first))
+    takeover.deliver(replace(standing(last), uninitialized=True))
+    members = takeover.members()
+    assert members.whole()
+    members.lose(last, 0)
+    assert not members.whole()
+
+
 def test_records_that_lack_more_than_a_step_are_told() -> None:
     """A step that everybody took is written down; of two, the first is lost."""
     run = SHAPES[1].run()

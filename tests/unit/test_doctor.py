@@ -35,6 +35,17 @@ def test_a_good_machine_has_nothing_to_mend(config: Config) -> None:
     assert "5 seats" in found(findings, "memory").told
 
 
+def test_the_disk_for_logs_is_looked_at(config: Config, tmp_path: Path) -> None:
+    def with_logs(path: Path) -> Config:
+        recovery = replace(config.recovery, name="replay", log_path=str(path))
+        return replace(config, recovery=recovery)
+
+    good = found([*look(of_run(with_logs(tmp_path)))], "log")
+    assert "for the logs of 5 seats" in good.told and str(tmp_path) in good.told
+    bad = found([*look(of_run(with_logs(tmp_path / "gone")))], "log")
+    assert "No such file or directory" in bad.problem
+
+
 def test_one_problem_hides_no_other(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "available", lambda: 1 << 20)
     broken = replace(config, data=DataConfig("text", path="missing.txt"), out="/proc/none")

@@ -23,7 +23,7 @@ from checkfree.session.memory import (
     seat_bytes,
     within_memory,
 )
-from checkfree.session.sizes import own_sizes
+from checkfree.session.sizes import log_bytes, logged_bytes, own_sizes
 from checkfree.study.check import check_buildable
 from checkfree.study.options import make_options
 from checkfree.study.plan import base, plan
@@ -152,6 +152,21 @@ def test_what_replays_keep_is_counted() -> None:
     assert least_bytes(endless) < 2 * least_bytes(on)
     with_log = load("demo", [f"recovery=auto(log_memory={2**28})"])
     assert least_bytes(with_log) > least_bytes(load("demo", ["recovery=auto(log_memory=0)"]))
+
+
+def test_a_log_on_a_disk_takes_no_memory_but_an_iteration_s() -> None:
+    """And the number that is found for it is the same."""
+    memory, disk = (
+        load("demo", ["recovery=replay", f"recovery.log_path={path}"]) for path in ("null", "/tmp")
+    )
+    sizes, seats = own_sizes(memory), memory.stages + 1
+    log, under_way = log_bytes(memory, sizes), logged_bytes(disk, sizes)
+    assert log_bytes(disk, sizes) == log == logged_bytes(memory, sizes)
+    assert under_way == disk.microbatches * (sizes.activation + sizes.gradient) < log / 2
+    assert least_bytes(memory) - least_bytes(disk) == seats * (log - under_way)
+    assert seat_bytes(memory) - seat_bytes(disk) == log - under_way
+    short = load("demo", ["recovery=replay", "recovery.log_path=/tmp", "iterations=1"])
+    assert logged_bytes(short, sizes) == under_way
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ def test_what_no_run_can_take_is_refused_as_it_is_loaded(word: str, why: str) ->
         ("recovery.log_memory=0", "expected auto, or bytes from 1 to"),
         ("recovery.log_memory=some", "expected auto, or bytes"),
         ("recovery.log_memory=1.5", "expected auto, or bytes"),
+        ("recovery.log_path=", "expected a folder"),
         ("recovery.wave_budget=0", "expected a share"),
         ("recovery.wave_budget=nan", "expected a share"),
         ("recovery.wave_lag=two", "expected a whole number"),

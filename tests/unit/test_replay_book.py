@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from checkfree.core.ops import Address, Course, Location, Recipe, Relog, Repair, Source, Transfer
 from checkfree.recovery.replay.book import Passed, ReplayBook
 from checkfree.recovery.replay.terms import ReplayTerms
@@ -179,6 +181,32 @@ def test_a_log_that_is_made_whole_has_nothing_that_a_twin_s_log_has() -> None:
     assert book.logged(1, [seat, twin]) == {seat: 3, twin: 0}
     book.rebuilt(Repair({}, 4, {seat: Relog(Recipe(REPLAY, ()), 4)}))
     assert [passed.logged[seat] for passed in book.passed.values()] == [BYTES] * 4
+
+
+@pytest.mark.parametrize(("until", "since"), [(2, 3), (3, 0), (4, 0)])
+def test_a_log_is_whole_only_if_it_is_computed_as_far_as_it_reaches_back(
+    until: int, since: int
+) -> None:
+    """Who needs it may need no more than its beginning."""
+    seat, other = Address(1), Address(2)
+    book = ReplayBook(ReplayTerms(1, every=50), 0, [seat, other])
+    for iteration in range(4):
+        passed = Passed(Course((), {}), {}, {seat: BYTES, other: BYTES})
+        book.committed(iteration, passed, (), {})
+    book.unlogged(seat, 3)
+    assert book.logged(1, [seat]) == {seat: 3}
+    book.rebuilt(Repair({}, 4, {seat: Relog(Recipe(REPLAY, ()), until)}))
+    assert book.logged(1, [seat]) == {seat: since} and book.logged(2, [other]) == {other: 0}
+
+
+def test_whoever_can_t_read_its_log_begins_anew_if_it_is_being_replayed() -> None:
+    seat = Address(1)
+    book = ReplayBook(ReplayTerms(1, every=50), 0, [seat, Address(2)])
+    book.lose(seat, 3)
+    book.reached[seat] = 2
+    book.unlogged(seat, 2)
+    assert not book.reached and not book.logged(1, [seat])
+    assert book.logged(2, [Address(2)]) == {Address(2): 0}
 
 
 def test_a_stage_that_is_made_anew_makes_the_wave_on_its_way_worthless() -> None:

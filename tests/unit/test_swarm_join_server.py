@@ -41,10 +41,11 @@ from checkfree.runtime.swarm.transport.frames import (
 from checkfree.runtime.swarm.transport.lanes import Lane
 from checkfree.runtime.swarm.transport.network_thread import JoinRequest
 from checkfree.runtime.swarm.transport.streams import Endpoint
+from checkfree.session import log_disk
 from checkfree.session.job import of_config
 from checkfree.session.memory import FIRST_BYTES
 from checkfree.session.swarm import member
-from checkfree.session.swarm.launched import device_here
+from checkfree.session.swarm.launched import _seats_here, device_here
 from checkfree.session.swarm.member import NodeOptions, StartAgain, node_of, prepared
 from tests.peers import id_of
 from tests.process.command import prepare
@@ -244,6 +245,31 @@ def test_devices_are_the_node_s(run: dict[str, Any]) -> None:
     assert prepared(run, NodeOptions(device="cpu")).reads
     with pytest.raises(BadInput, match="expected cpu or cuda:N"):
         prepared(run, NodeOptions(device="tpu"))
+
+
+def test_a_node_that_lacks_the_disk_for_logs_has_no_seat(
+    run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each machine has its own folder of that name."""
+    run["config"]["recovery"] = {"name": "replay", "log_path": "logs"}
+    with pytest.raises(BadInput, match=r"recovery.log_path=logs: .*\(on this machine\)") as error:
+        prepared(run, NodeOptions())
+    assert "\n" not in str(error.value)
+    Path("logs").mkdir()
+    resources = prepared(run, NodeOptions())
+    assert node_of(run, NodeOptions(seats=2), resources).room == 2
+    monkeypatch.setattr(log_disk, "most_bytes", lambda log: 1 << 60)
+    with pytest.raises(BadInput, match="for the logs of 2 seats"):
+        node_of(run, NodeOptions(seats=2), resources)
+    run["config"]["recovery"] = {"name": "auto", "log_memory": 0, "log_path": "nowhere"}
+    assert prepared(run, NodeOptions()).reads
+
+
+def test_a_lead_needs_no_disk_for_logs_but_those_of_its_own_nodes() -> None:
+    assert _seats_here({}, 5) == 5
+    for rooms, count in (((), 0), ((1, 1), 2), ((0,), 5), ((3, 3), 5)):
+        order = {"join_server": {"host": None}, "workers": [{"room": room} for room in rooms]}
+        assert _seats_here(order, 5) == count
 
 
 def test_a_lead_needs_no_device_of_its_run(here: Path) -> None:

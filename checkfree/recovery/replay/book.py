@@ -280,6 +280,13 @@ class ReplayBook:
         self._logs.pop(seat, None)
         self.reached.pop(seat, None)
 
+    def unlogged(self, seat: Address, since: int) -> None:
+        """What it had sent before can't be read. If it is being replayed, it begins anew: whoever
+        goes on from what it has reached has a whole log."""
+        if seat in self._logs:
+            self._logs[seat] = max(since, self._logs[seat])
+        self.reached.pop(seat, None)
+
     def unsure(self, seat: Address, committed: int) -> None:
         """What it has pushed or was sent of late may never arrive: all that is not known to be
         there, and what does not count yet."""
@@ -292,7 +299,8 @@ class ReplayBook:
     def rebuilt(self, repair: Repair, close: Collection[int] = ()) -> None:
         """A repair is over, and nobody has gone back. Whoever was replayed has passed by all
         versions that are kept, and has a log since the base, as has whoever has computed it
-        again. Stages that came ``close`` have other bits than those that sums are known of."""
+        again, if that was as far as its own log goes back to. Stages that came ``close`` have other
+        bits than those that sums are known of."""
         self.reached = {}
         if self._terms is None:
             return
@@ -310,8 +318,8 @@ class ReplayBook:
                 self._has_log(seat, self._base, {})
                 for owners in self._clones.values():
                     owners.add(seat)
-        for seat in repair.relogs:
-            if self._base is not None:
+        for seat, relog in repair.relogs.items():
+            if self._base is not None and relog.until >= self._logs.get(seat, relog.until):
                 self._has_log(seat, self._base, self.logged(seat.stage, self._logs))
         anew = [seat for seat, recipe in repair.rebuild.items() if recipe.rule not in EXACT]
         if anew and self._pending is not None:

@@ -24,6 +24,7 @@ from checkfree.core.units import render_bytes
 from checkfree.runtime.swarm.processes.sockets import clear_sockets, make_sockets
 from checkfree.runtime.swarm.processes.workdir import SOCKETS, Workdir
 from checkfree.session.job import of_config
+from checkfree.session.log_disk import check_log_disk, log_folder
 from checkfree.session.memory import FIRST_BYTES, available, seat_bytes
 from checkfree.session.sizes import own_sizes
 from checkfree.session.terms import seats
@@ -71,6 +72,8 @@ def of_run(config: Config, here: int | None = None) -> Iterator[Check]:
     yield "memory", lambda: _memory(config, count)
     yield "run folder", lambda: _run_folder(config)
     yield "disk", lambda: _disk(config)
+    if log_folder(config.recovery) is not None:
+        yield "log", lambda: check_log_disk(config, count)
 
 
 def _system() -> str:

@@ -34,6 +34,7 @@ from checkfree.session.job import (
     with_trace,
     write_places,
 )
+from checkfree.session.log_disk import check_log_disk
 from checkfree.session.memory import within_memory
 from checkfree.session.session import begin
 from checkfree.session.snapshot import newest
@@ -78,6 +79,14 @@ def _resumed(order: Mapping[str, Any]) -> Job:
     return job
 
 
+def _seats_here(order: Mapping[str, Any], count: int) -> int:
+    """Of ``count`` in all, those that processes of this machine may take: all, or those of the
+    nodes that stand beside a lead."""
+    if not order.get("join_server"):
+        return count
+    return min(count, sum(node["room"] or count for node in order.get("workers", ())))
+
+
 def device_here(config: Config) -> str:
     """Where seats of the lead's own machine compute: others bring their own devices, and a lead
     needs none."""
@@ -92,6 +101,8 @@ def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir)
     job = _resumed(order) if resume else _fresh(order)
     if order.get("join_server"):
         job = replace(job, devices=(device_here(job.config),))
+    if here := _seats_here(order, len(seats(job.config))):
+        check_log_disk(job.config, here)
     warm_up(job.worker_context, (job.devices or job.config.devices)[0])
     try_out_in_fork(job)
     told: list[str] = []

@@ -56,6 +56,7 @@ from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import of_family
 from checkfree.session.equipment import equipment
 from checkfree.session.job import Feeds, any_config, of_config
+from checkfree.session.log_disk import check_log_disk
 from checkfree.session.memory import available, room_for, seat_bytes
 from checkfree.session.swarm.limits import limits_of
 from checkfree.session.swarm.release import PACKAGE, offered, packages_of, release
@@ -149,6 +150,7 @@ def prepared(
     neither of checkfree nor allowed here."""
     config = permitted(any_config(run["config"]), allow)
     config = replace(config, devices=(_device(config, options.device),))
+    check_log_disk(config, max(1, options.seats or 1))
     if options.data is not None:
         config = replace(config, data=replace(config.data, path=options.data))
         check_data_keys(config.data, {"path"})
@@ -220,7 +222,8 @@ def node_of(
     resources: NodeResources,
     allow: Collection[str] = (),
 ) -> Node:
-    """As we apply. Raises StartAgain if there is no memory for a seat."""
+    """As we apply. Raises StartAgain if there is no memory for a seat, and BadInput if there is not
+    the disk for the logs of all."""
     config = permitted(any_config(run["config"]), allow)
     count, reserve = options.seats, options.seats == 0
     if count is None and (options.device or config.devices[0]).startswith("cuda"):
@@ -233,6 +236,7 @@ def node_of(
                 f"{render_bytes(seat_bytes(config))} for a seat, {render_bytes(free)} available: "
                 "not enough memory now; --seats 1 tries all the same"
             )
+    check_log_disk(config, max(1, count))
     name = secrets.token_hex(8)
     host, zone = options.host, options.zone
     return Node(name, host, zone, max(1, count), reserve, resources.reads)

@@ -227,6 +227,7 @@ class RemoteWorker:
                 self._said(self._leaving)
             self._host.run(lambda: self._after is not None or worker.dismissed)
             self._after = self._after or ExitReason.LEFT
+            worker.replayable.log.trim(None)  # nobody asks a life that is over what it sent
             self.retained.worker = None if self._struck else worker
         except Exception as error:
             traceback.print_exc()
