@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from checkfree.core.ops import Address, Course, Protection, Repair, Source, Transfer
+from checkfree.core.ops import Address, Course, Protection, Repair, Route, Source, Transfer
 from checkfree.messages.control import ForReplays
 from checkfree.recovery.replay.plan import Locations, holders
 from checkfree.recovery.replay.terms import ReplayTerms
@@ -50,6 +50,15 @@ class Passed:
     logged: Mapping[Address, int]
 
 
+@dataclass
+class _Summary:
+    """What is asked of all that has passed, before each iteration: the bytes of each seat's log,
+    and the routes of each iteration. An iteration adds to it; anything else makes it anew."""
+
+    bytes: dict[Address, int]
+    routes: dict[int, tuple[Route, ...]]
+
+
 class ReplayBook:
     """Of one run; without ``terms`` nothing is kept. It begins at a version that the store has in
     its area ``stored``; "": the seed makes it."""
@@ -70,6 +79,8 @@ class ReplayBook:
         self._clones: dict[int, set[Address]] = {}
         self._logs = dict.fromkeys(seats, version)
         self.passed: dict[int, Passed] = {}
+        """Iterations since ``logs``, ascending."""
+        self._summary: _Summary | None = None
         self.digests: dict[int, tuple[int, int]] = {}
         """Of each stage the last that is known, and the version that it is of."""
         self.reached: dict[Address, int] = {}
@@ -132,18 +143,27 @@ class ReplayBook:
 
     def _fullest(self) -> int:
         """Bytes of the largest log."""
-        since = self.logs or 0
-        total: dict[Address, int] = {}
-        for iteration, passed in self.passed.items():
-            for seat, count in passed.logged.items():
-                if iteration >= max(since, self._logs.get(seat, since)):
-                    total[seat] = total.get(seat, 0) + count
-        return max(total.values(), default=0)
+        return max(self._summed().bytes.values(), default=0)
 
     def _most(self) -> int:
         """Bytes that an iteration adds to it at most."""
-        newest = self.passed.get(max(self.passed, default=-1))
+        newest = next(reversed(self.passed.values()), None)
         return max(newest.logged.values(), default=0) if newest else 0
+
+    def _summed(self) -> _Summary:
+        """Of all that has passed."""
+        if self._summary is None:
+            self._summary = _Summary({}, {})
+            for iteration, passed in self.passed.items():
+                self._add(self._summary, iteration, passed)
+        return self._summary
+
+    def _add(self, summary: _Summary, iteration: int, passed: Passed) -> None:
+        summary.routes[iteration] = passed.course.routes
+        since = self.logs or 0
+        for seat, count in passed.logged.items():
+            if iteration >= max(since, self._logs.get(seat, since)):
+                summary.bytes[seat] = summary.bytes.get(seat, 0) + count
 
     def orders(
         self,
@@ -210,7 +230,7 @@ class ReplayBook:
 
     def _trim(self) -> None:
         """What is older than all that counts, or may, is of no use."""
-        since = self.logs
+        self._summary, since = None, self.logs
         if since is None:
             self._copies, self._clones, self.passed = {}, {}, {}
             return
@@ -240,6 +260,8 @@ class ReplayBook:
             self._clones[iteration + 1] = set(wave)
         if self.logs is not None and iteration >= self.logs:
             self.passed[iteration] = passed
+            if self._summary is not None:
+                self._add(self._summary, iteration, passed)
         self.digests |= {stage: (iteration + 1, digest) for stage, digest in digests.items()}
 
     def lose(self, seat: Address, committed: int) -> None:
@@ -249,6 +271,7 @@ class ReplayBook:
         for owners in self._clones.values():
             owners.discard(seat)
         self._logs.pop(seat, None)
+        self._summary = None
         self.reached.pop(seat, None)
 
     def unsure(self, seat: Address, committed: int) -> None:
@@ -264,7 +287,7 @@ class ReplayBook:
         """A repair is over, and nobody has gone back. Whoever was replayed has passed by all
         versions that are kept, and has a log since the base, as has whoever has computed it
         again."""
-        self.reached = {}
+        self.reached, self._summary = {}, None
         if self._terms is None:
             return
         for seat, recipe in repair.rebuild.items():
@@ -309,7 +332,7 @@ class ReplayBook:
         it."""
         self._base, self.stored, self._drawn = version, stored, not stored
         self._pending, self.digests, self.reached, self._since = None, {}, {}, {}
-        self._copies, self._clones, self.passed = {}, {}, {}
+        self._copies, self._clones, self.passed, self._summary = {}, {}, {}, None
         self._logs = dict.fromkeys(seats, version)
 
     def go_back(self, seats: Iterable[Address]) -> None:
@@ -341,7 +364,7 @@ class ReplayBook:
         is unprotected before the next wave."""
         self._base, self.stored, self._drawn = since, stored, drawn
         self._since = {stage: at for stage, at in anew.items() if at > since}
-        self._logs = {seat: told[seat].log for seat in alive}
+        self._logs, self._summary = {seat: told[seat].log for seat in alive}, None
         self._clones = {}
         for seat, has in told.items():
             for version in has.own:
@@ -375,7 +398,7 @@ class ReplayBook:
             bool(self.stored),
             self._drawn,
             {seat: since for seat, since in self._logs.items() if seat in alive},
-            {iteration: passed.course.routes for iteration, passed in self.passed.items()},
+            dict(self._summed().routes),
             dict(self.reached),
             dict(self._since),
             self._terms.copies,
