@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+
 import pytest
 
 from checkfree.core.ops import Address, Course, Location, Recipe, Relog, Repair, Source, Transfer
+from checkfree.messages.control import ForReplays
 from checkfree.recovery.replay.book import Passed, ReplayBook
 from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.recovery.rungs import REPLAY
@@ -191,7 +195,7 @@ def test_a_log_is_whole_only_if_it_is_computed_as_far_as_it_reaches_back(
     seat, other = Address(1), Address(2)
     book = ReplayBook(ReplayTerms(1, every=50), 0, [seat, other])
     for iteration in range(4):
-        passed = Passed(Course((), {}), {}, {seat: BYTES, other: BYTES})
+        passed = Passed(Course((), {}), {}, {}, {seat: BYTES, other: BYTES})
         book.committed(iteration, passed, (), {})
     book.unlogged(seat, 3)
     assert book.logged(1, [seat]) == {seat: 3}
@@ -219,3 +223,53 @@ def test_a_stage_that_is_made_anew_makes_the_wave_on_its_way_worthless() -> None
     book.lose(ONE, at)
     book.rebuilt(Repair({ONE: Recipe("shadow")}, at))
     assert {*book.wave(at, SEATS, 1000)} == {*SEATS}
+
+
+def check_sums(book: ReplayBook, committed: int) -> None:
+    """The bytes of the fullest log, and the routes, against all that has passed."""
+    since, total = book.logs or 0, Counter[Address]()
+    for iteration, passed in book.passed.items():
+        for seat, count in passed.logged.items():
+            if iteration >= max(since, book._logs.get(seat, since)):
+                total[seat] += count
+    assert book._fullest() == max(total.values(), default=0)
+    seen = book.protection(committed, SEATS)
+    assert seen is not None
+    assert seen.routes == {i: passed.course.routes for i, passed in book.passed.items()}
+    newest = book.passed.get(max(book.passed, default=-1))
+    assert book._most() == (max(newest.logged.values()) if newest else 0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_kept_of_sums_is_what_summing_would_give(seed: int) -> None:
+    """Whatever befalls: an iteration adds to them, and anything else may change them all."""
+    rng = random.Random(seed)
+    terms = ReplayTerms(rng.choice((1, 2)), rng.choice((None, 4)), rng.choice((None, 9 * BYTES)))
+    book, at, done = ReplayBook(terms, 0, SEATS), 0, Counter[str]()
+    for _ in range(120):
+        seat = rng.choice(SEATS)
+        what = rng.choice((*["train"] * 6, "lose", "copied", "replayed", "anew", "back", "took"))
+        if what == "train":
+            wave = book.wave(at, SEATS, 1000)
+            logged = {other: rng.randrange(BYTES) for other in SEATS}
+            book.committed(at, Passed(Course(((ONE,) * at,), {}), {}, {}, logged), wave, {})
+            at += 1
+            book.orders(at, SEATS)
+            book.settle(at, SEATS)
+        elif what == "lose":
+            book.lose(seat, at)
+        elif what == "copied":
+            book.rebuilt(Repair({seat: Recipe("replica", (Source(ONE, 1, at),))}, at))
+        elif what == "replayed":
+            book.rebuilt(Repair({}, at, {seat: Relog(Recipe(REPLAY), at)}))
+        elif what == "anew":
+            book.rebuilt(Repair({seat: Recipe("shadow")}, at))
+        elif what == "took" and book.base is not None:
+            told = {other: ForReplays(rng.randrange(book.base, at + 1)) for other in SEATS}
+            book.take_over(book.base, told, SEATS, {}, drawn=False, stored="")
+        elif what == "back" and book.base is not None:
+            at = book.base
+            book.go_back(SEATS)
+        done[what if book.passed else f"{what}, nothing"] += 1
+        check_sums(book, at)
+    assert done["train"] > 30, done

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from checkfree.core.ops import Address, Course, Protection, Repair, Source, Transfer
+from checkfree.core.ops import Address, Course, Protection, Repair, Route, Source, Transfer
 from checkfree.messages.control import ForReplays
 from checkfree.recovery.replay.plan import Locations, holders, lost_with
 from checkfree.recovery.replay.terms import ReplayTerms
@@ -25,8 +25,9 @@ from checkfree.recovery.rungs import EXACT, REPLAY
 
 SOON = 2
 """Iterations until the copy of a stage counts that has no other, or none on another machine:
-whoever held it was lost, or has moved. It may take its line's whole width, and is waited for: as
-long as it travels, the stage could be lost for good."""
+whoever held it was lost, or has moved; and until a wave does, if a stage can't even send a copy of
+the last. They may take their lines' whole width, and are waited for: as long as they travel, the
+stage could be lost for good."""
 
 
 @dataclass
@@ -51,6 +52,15 @@ class Passed:
     logged: Mapping[Address, int]
 
 
+@dataclass
+class _Summary:
+    """What is asked of all that has passed, before each iteration: the bytes of each seat's log,
+    and the routes of each iteration. An iteration adds to it; anything else makes it anew."""
+
+    bytes: dict[Address, int]
+    routes: dict[int, tuple[Route, ...]]
+
+
 class ReplayBook:
     """Of one run; without ``terms`` nothing is kept. It begins at a version that the store has in
     its area ``stored``; "": the seed makes it."""
@@ -73,6 +83,8 @@ class ReplayBook:
         """Of the versions that copies are of, by stage."""
         self._logs = dict.fromkeys(seats, version)
         self.passed: dict[int, Passed] = {}
+        """Iterations since ``logs``, ascending."""
+        self._summary: _Summary | None = None
         self.digests: dict[int, tuple[int, int]] = {}
         """Of each stage the last that is known, and the version that it is of."""
         self.reached: dict[Address, int] = {}
@@ -135,7 +147,9 @@ class ReplayBook:
 
     def _unprotected(self, alive: Collection[Address]) -> bool:
         """A stage has no copy of the base on another's seat, and can't send one."""
-        if self._base is None or (self._drawn and not self._since):
+        if self._base is None:
+            return True
+        if self.stored or (self._drawn and not self._since):
             return False
         held = {copy.of for copy in self._copies if copy.version == self._base}
         own = {seat.stage for seat in self._clones.get(self._base, ()) if seat in alive}
@@ -144,18 +158,27 @@ class ReplayBook:
 
     def _fullest(self) -> int:
         """Bytes of the largest log."""
-        since = self.logs or 0
-        total: dict[Address, int] = {}
-        for iteration, passed in self.passed.items():
-            for seat, count in passed.logged.items():
-                if iteration >= max(since, self._logs.get(seat, since)):
-                    total[seat] = total.get(seat, 0) + count
-        return max(total.values(), default=0)
+        return max(self._summed().bytes.values(), default=0)
 
     def _most(self) -> int:
         """Bytes that an iteration adds to it at most."""
-        newest = self.passed.get(max(self.passed, default=-1))
+        newest = next(reversed(self.passed.values()), None)
         return max(newest.logged.values(), default=0) if newest else 0
+
+    def _summed(self) -> _Summary:
+        """Of all that has passed."""
+        if self._summary is None:
+            self._summary = _Summary({}, {})
+            for iteration, passed in self.passed.items():
+                self._add(self._summary, iteration, passed)
+        return self._summary
+
+    def _add(self, summary: _Summary, iteration: int, passed: Passed) -> None:
+        summary.routes[iteration] = passed.course.routes
+        since = self.logs or 0
+        for seat, count in passed.logged.items():
+            if iteration >= max(since, self._logs.get(seat, since)):
+                summary.bytes[seat] = summary.bytes.get(seat, 0) + count
 
     def orders(
         self,
@@ -234,10 +257,26 @@ class ReplayBook:
                 self._pending = None
             self._base, self.stored, self._drawn = None, "", False
             self._trim()
+        if self._pending is not None:
+            self._hurry_wave(self._pending, committed, alive)
+
+    def _hurry_wave(self, version: int, committed: int, alive: Collection[Address]) -> None:
+        """It counts soon where a stage has nothing else; where a stage lacks it for good, another
+        one is due."""
+        assert self._terms is not None
+        held = {copy.of for copy in self._copies if copy.version == version}
+        own = {seat.stage for seat in self._clones.get(version, ()) if seat in alive}
+        if not held | own >= {seat.stage for seat in alive}:
+            self._forget_version(version)
+            self._pending = None
+            self._trim()
+        elif self._unprotected(alive):
+            soon = committed + min(SOON, self._terms.lag)
+            self._counts_at = min(self._counts_at, soon)
 
     def _trim(self) -> None:
         """What is older than all that counts, or may, is of no use."""
-        since = self.logs
+        self._summary, since = None, self.logs
         if since is None:
             self._copies, self._clones, self._sums, self.passed = {}, {}, {}, {}
             return
@@ -263,12 +302,15 @@ class ReplayBook:
         if self._terms is None:
             return
         if wave:
-            self._pending = iteration + 1
-            self._counts_at = iteration + 1 + self._terms.lag
+            lag = self._terms.lag
+            lag = min(SOON, lag) if self._unprotected(passed.logged) else lag
+            self._pending, self._counts_at = iteration + 1, iteration + 1 + lag
             self._clones[iteration + 1] = set(wave)
             self._sums[iteration + 1] = dict(digests)
         if self.logs is not None and iteration >= self.logs:
             self.passed[iteration] = passed
+            if self._summary is not None:
+                self._add(self._summary, iteration, passed)
         self.digests |= {stage: (iteration + 1, digest) for stage, digest in digests.items()}
 
     def lose(self, seat: Address, committed: int) -> None:
@@ -278,6 +320,7 @@ class ReplayBook:
         for owners in self._clones.values():
             owners.discard(seat)
         self._logs.pop(seat, None)
+        self._summary = None
         self.reached.pop(seat, None)
 
     def unlogged(self, seat: Address, since: int) -> None:
@@ -285,6 +328,7 @@ class ReplayBook:
         goes on from what it has reached has a whole log."""
         if seat in self._logs:
             self._logs[seat] = max(since, self._logs[seat])
+            self._summary = None
         self.reached.pop(seat, None)
 
     def unsure(self, seat: Address, committed: int) -> None:
@@ -301,7 +345,7 @@ class ReplayBook:
         versions that are kept, and has a log since the base, as has whoever has computed it
         again, if that was as far as its own log goes back to. Stages that came ``close`` have other
         bits than those that sums are known of."""
-        self.reached = {}
+        self.reached, self._summary = {}, None
         if self._terms is None:
             return
         for stage in close:
@@ -351,7 +395,8 @@ class ReplayBook:
         it."""
         self._base, self.stored, self._drawn = version, stored, not stored
         self._pending, self.digests, self.reached, self._since = None, {}, {}, {}
-        self._copies, self._clones, self._sums, self.passed = {}, {}, {}, {}
+        self._copies, self._clones, self._sums = {}, {}, {}
+        self.passed, self._summary = {}, None
         self._logs = dict.fromkeys(seats, version)
 
     def go_back(self, seats: Iterable[Address]) -> None:
@@ -384,7 +429,7 @@ class ReplayBook:
         is unprotected before the next wave."""
         self._base, self.stored, self._drawn = since, stored, drawn
         self._since = {stage: at for stage, at in anew.items() if at > since}
-        self._logs = {seat: told[seat].log for seat in alive}
+        self._logs, self._summary = {seat: told[seat].log for seat in alive}, None
         self._clones = {}
         for seat, has in told.items():
             for version in has.own:
@@ -418,7 +463,7 @@ class ReplayBook:
             bool(self.stored),
             self._drawn,
             {seat: since for seat, since in self._logs.items() if seat in alive},
-            {iteration: passed.course.routes for iteration, passed in self.passed.items()},
+            dict(self._summed().routes),
             dict(self.reached),
             dict(self._since),
             self._terms.copies,
