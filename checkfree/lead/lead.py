@@ -368,6 +368,8 @@ class Lead:
             return self._ask()
         self._coordinator.goes_back = terms.last_rung
         self._live.look()
+        if self._live.exposure.since:
+            self._lead_state.replays.hurry(p.committed)
         return self._run(lambda: self._iterating.train(self._checkpointing.coming()))
 
     def _copied(self) -> bool:

@@ -172,35 +172,46 @@ def test_the_only_copy_on_another_machine_counts_soon() -> None:
     assert due(book) == {3: at, 0: at + 2}
 
 
-def test_a_wave_counts_soon_where_a_stage_has_nothing_else() -> None:
-    """It has neither a copy of the last nor can it send one: it was handed on, and its holder is
-    lost. One that is on its way and lacks that stage, too, is given up for another."""
-    for ordered_before in (False, True):
-        book, at = counted(copies=1)
-        if ordered_before:
-            while book._pending is None:
-                train(book, at)
-                at += 1
-        book.lose(ONE, at)
-        book.lose(THREE, at)
-        back = {seat: Recipe("handover", (Source(seat, seat.stage, at),)) for seat in (ONE, THREE)}
-        book.rebuilt(Repair(back, at))
-        book.settle(at, SEATS)
-        assert book._pending is None
+def test_a_wave_that_a_stage_lacks_for_good_is_given_up_for_another() -> None:
+    """It was handed on, which its clones are not, and its holder is lost."""
+    book, at = counted(copies=1)
+    while book._pending is None:
         train(book, at)
-        assert (book._pending, book._counts_at) == (at + 1, at + 3)
+        at += 1
+    for seat in (ONE, THREE):
+        book.lose(seat, at)
+    back = {seat: Recipe("handover", (Source(seat, seat.stage, at),)) for seat in (ONE, THREE)}
+    book.rebuilt(Repair(back, at))
+    book.settle(at, SEATS)
+    assert book._pending is None
+    train(book, at)
+    assert book._pending == at + 1
 
 
-def test_a_wave_on_its_way_is_hurried_if_it_is_whole() -> None:
+def test_where_a_stage_can_not_be_replayed_the_next_wave_counts_soon() -> None:
+    """The one that is on its way, or another; unless a copy is about to mend it."""
+    book, at = counted(copies=1)
+    book.hurry(at)
+    train(book, at)
+    assert (book._pending, book._counts_at) == (at + 1, at + 3)
+
     book, at = counted(copies=1)
     while book._pending is None:
         train(book, at)
         at += 1
     pending = book._pending
-    book._clones[book._base or 0].clear()  # nobody can send the last one any more
-    book._copies = {copy: how for copy, how in book._copies.items() if copy.version == pending}
-    book.settle(at, SEATS)
+    book.hurry(at)
+    train(book, at)
     assert (book._pending, book._counts_at) == (pending, at + 2)
+    assert {how.counts_at for c, how in book._copies.items() if c.version == pending} == {at + 2}
+
+    book, at = counted(copies=1)
+    book.lose(THREE, at)
+    book.orders(at, SEATS, 1)
+    assert at + 2 in due(book).values()
+    book.hurry(at)
+    train(book, at)
+    assert (book._pending, book._counts_at) == (at + 1, at + 10)  # as it was due by itself
 
 
 def test_a_log_that_is_made_whole_has_nothing_that_a_twin_s_log_has() -> None:

@@ -25,8 +25,8 @@ from checkfree.recovery.rungs import EXACT, REPLAY
 
 SOON = 2
 """Iterations until the copy of a stage counts that has no other, or none on another machine:
-whoever held it was lost, or has moved; and until a wave does, if a stage can't even send a copy of
-the last. They may take their lines' whole width, and are waited for: as long as they travel, the
+whoever held it was lost, or has moved; and until a wave does, if a stage could not be replayed
+without it. They may take their lines' whole width, and are waited for: as long as they travel, the
 stage could be lost for good."""
 
 
@@ -77,6 +77,8 @@ class ReplayBook:
         self.stored, self._drawn = stored, not stored
         self._pending: int | None = None
         self._counts_at = 0
+        self._urgent = False
+        """The next wave is to count soon."""
         self._copies: dict[Source, _Copy] = {}
         self._clones: dict[int, set[Address]] = {}
         self._sums: dict[int, dict[int, int]] = {}
@@ -136,7 +138,7 @@ class ReplayBook:
     def _due(self, committed: int, alive: Collection[Address]) -> bool:
         terms = self._terms
         assert terms is not None
-        if self._base is None or self.stored or self._unprotected(alive):
+        if self._base is None or self.stored or self._urgent or self._unprotected(alive):
             return True
         if terms.every is not None:
             return committed + 1 - self._base >= terms.every
@@ -147,9 +149,7 @@ class ReplayBook:
 
     def _unprotected(self, alive: Collection[Address]) -> bool:
         """A stage has no copy of the base on another's seat, and can't send one."""
-        if self._base is None:
-            return True
-        if self.stored or (self._drawn and not self._since):
+        if self._base is None or (self._drawn and not self._since):
             return False
         held = {copy.of for copy in self._copies if copy.version == self._base}
         own = {seat.stage for seat in self._clones.get(self._base, ()) if seat in alive}
@@ -257,21 +257,27 @@ class ReplayBook:
                 self._pending = None
             self._base, self.stored, self._drawn = None, "", False
             self._trim()
-        if self._pending is not None:
-            self._hurry_wave(self._pending, committed, alive)
-
-    def _hurry_wave(self, version: int, committed: int, alive: Collection[Address]) -> None:
-        """It counts soon where a stage has nothing else; where a stage lacks it for good, another
-        one is due."""
-        assert self._terms is not None
-        held = {copy.of for copy in self._copies if copy.version == version}
-        own = {seat.stage for seat in self._clones.get(version, ()) if seat in alive}
-        if not held | own >= {seat.stage for seat in alive}:
-            self._forget_version(version)
+        if self._pending is not None and not self._can_count(self._pending, alive):
+            self._forget_version(self._pending)
             self._pending = None
             self._trim()
-        elif self._unprotected(alive):
-            soon = committed + min(SOON, self._terms.lag)
+
+    def _can_count(self, version: int, alive: Collection[Address]) -> bool:
+        """Each stage has a copy of it on another's seat, or can send one."""
+        held = {copy.of for copy in self._copies if copy.version == version}
+        own = {seat.stage for seat in self._clones.get(version, ()) if seat in alive}
+        return held | own >= {seat.stage for seat in alive}
+
+    def hurry(self, committed: int) -> None:
+        """A stage could not be replayed, were it lost now. If no copy that is about to count may
+        mend that, the wave on its way is to count soon, or one is due that does."""
+        assert self._terms is not None
+        soon = committed + min(SOON, self._terms.lag)
+        if any(committed < how.counts_at <= soon for how in self._copies.values()):
+            return
+        if self._pending is None:
+            self._urgent = True
+        else:
             self._counts_at = min(self._counts_at, soon)
 
     def _trim(self) -> None:
@@ -302,9 +308,9 @@ class ReplayBook:
         if self._terms is None:
             return
         if wave:
-            lag = self._terms.lag
-            lag = min(SOON, lag) if self._unprotected(passed.logged) else lag
+            lag = min(SOON, self._terms.lag) if self._urgent else self._terms.lag
             self._pending, self._counts_at = iteration + 1, iteration + 1 + lag
+            self._urgent = False
             self._clones[iteration + 1] = set(wave)
             self._sums[iteration + 1] = dict(digests)
         if self.logs is not None and iteration >= self.logs:
