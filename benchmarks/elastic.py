@@ -248,7 +248,7 @@ def report(records: list[Any]) -> None:
     ways: dict[str, list[float]] = defaultdict(list)
     for record in records:
         if isinstance(record, RecoveryRecord) and record.seconds is not None:
-            rules = sorted({str(rebuilt["rule"]) for rebuilt in record.rebuilds.values()})
+            rules = sorted({rebuilt.recipe.rule for rebuilt in record.rebuilds.values()})
             ways[" and ".join(rules)].append(record.seconds)
     for way, seconds in sorted(ways.items()):
         print(told(way, seconds))

@@ -39,6 +39,9 @@ from checkfree.session.job import Job, of_config
 from checkfree.worker import StageWorker
 
 VICTIM = Address(2)
+FEWEST = 6
+"""Pairs that have an interval of 95 %: of fewer, all may well be on one side of the truth."""
+
 Seconds = npt.NDArray[np.float64]
 """Of each pair."""
 
@@ -92,15 +95,21 @@ def tell_costs(jobs: Sequence[Job], pairs: int, folder: str) -> None:
 
 
 def told(one: Seconds, other: Seconds) -> str:
-    """The ratio of their medians with the 95 % interval of it that pairs drawn anew have. Of fewer
-    than six there is none: all may be on one side of the truth."""
+    """The ratio of their medians, with an interval where there is one."""
     ratio = f"{np.median(one) / np.median(other):.4f}"
-    if len(one) < 6:
+    if len(one) < FEWEST:
         return ratio
+    low, high = interval(one, other)
+    return f"{ratio} (95 % {low:.4f} … {high:.4f})"
+
+
+def interval(one: npt.ArrayLike, other: npt.ArrayLike) -> tuple[float, float]:
+    """95 % of the ratios of medians that pairs drawn anew have."""
+    one, other = np.asarray(one), np.asarray(other)
     places = np.random.default_rng(0).integers(len(one), size=(4000, len(one)))
     ratios = np.median(one[places], axis=1) / np.median(other[places], axis=1)
     low, high = np.quantile(ratios, [0.025, 0.975])
-    return f"{ratio} (95 % {low:.4f} … {high:.4f})"
+    return float(low), float(high)
 
 
 class Turn(Exception):

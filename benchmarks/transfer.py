@@ -133,7 +133,7 @@ def rebuild(swarm: Living) -> tuple[int, float, int]:
     seconds = when - records.since(at, "failure")[0][0]
     swarm.advance(3)
     swarm.until(lambda: len(swarm.workdir.processes()) >= whole, "a spare")
-    return int(plan.rebuilds[SEAT]["bytes"]), seconds, moved
+    return int(plan.rebuilds[SEAT].bytes), seconds, moved
 
 
 def main() -> None:

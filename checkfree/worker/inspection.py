@@ -63,11 +63,16 @@ def problem_of(state: StageState, stage: Stage, *, strangers: bool = True) -> st
     params, buffers = stage.params, dict(stage.module.named_buffers())
     learnt = {name: tensor for name, tensor in state.params.items() if name not in stage.constants}
     fixed = {name: tensor for name, tensor in state.params.items() if name in stage.constants}
-    return (
+    if why := (
         unlike(state.params, params, stage.constants)
         or unlike(state.buffers, buffers, buffers)
         or strange_moment(state.moments, params)
-        or infinite(learnt)
+    ):
+        return why
+    # Read once where it is no nonsense, as nearly always: reading takes as long as a fast line.
+    learnt = {name: tensor for name, tensor in learnt.items() if not _is_usual(tensor)}
+    return (
+        infinite(learnt)
         or _otherwise_infinite({**fixed, **state.buffers}, {**params, **buffers})
         or _no_numbers(state.moments)
         or (_absurd(learnt, params) if strangers else "")
@@ -129,6 +134,11 @@ def _absurd(params: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
         if not (rms := _rms(param)) <= most:
             return f"{name} has a root mean square of {rms:.3g}, expected at most {most:g}"
     return ""
+
+
+def _is_usual(tensor: Tensor) -> bool:
+    """All of it is finite, and not too large whatever the stage's own is."""
+    return tensor.dtype in COMPUTED and _rms(tensor) <= MOST_RMS
 
 
 def _rms(tensor: Tensor) -> float:

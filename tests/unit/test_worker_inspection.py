@@ -58,6 +58,23 @@ def test_a_bad_parameter_is_named(name: str) -> None:
     assert re.search(why, found)
 
 
+def test_a_good_state_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each weight for one norm, and the stage's own not at all: reading is a part of a rebuild."""
+    stage, read = trained(), list[int]()
+    norm = torch.linalg.vector_norm
+
+    def counted(tensor: Tensor, **how: object) -> Tensor:
+        read.append(tensor.numel())
+        return norm(tensor, **how)
+
+    monkeypatch.setattr(torch.linalg, "vector_norm", counted)
+    state = stage.snapshot(moments=False)
+    assert problem_of(state, stage) == ""
+    assert sum(read) == sum(
+        tensor.numel() for tensor in (*state.params.values(), *state.buffers.values())
+    )
+
+
 def test_names_are_those_of_the_stage() -> None:
     stage = trained()
     state = stage.snapshot()
