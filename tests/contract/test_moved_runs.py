@@ -105,7 +105,10 @@ def test_on_the_command_line(
         ("iterations=40", "init=RUN iterations=… out=NEW"),
         ("optimizer.lr=1e-3", "init=RUN optimizer.lr=… out=NEW"),
         ("failures=none", "another run"),
-        ("data.paht=x", "takes data.path, data.cache, data.tokenizer, devices, threads only"),
+        (
+            "data.paht=x",
+            "takes data.path, data.cache, data.tokenizer, recovery.log_path, devices, threads only",
+        ),
         ("threads=0", "threads=0: expected a whole number"),
         ("devices=[tpu]", "devices: 'tpu' is none"),
         ("demo", "takes no configuration (demo)"),
@@ -144,7 +147,8 @@ def test_branches_of_a_run_whose_data_moved(cut: tuple[checkfree.Run, Path]) -> 
 def test_words_take_a_run_to_any_place(path: str) -> None:
     was = build({"data": {"name": "text"}})
     data = {"name": "text", "path": path, "cache": path, "tokenizer": path}
-    config = build({"data": data, "threads": 3, "devices": ["cpu", "cuda:1"]})
+    where = {"data": data, "recovery": {"log_path": path}}
+    config = build({**where, "threads": 3, "devices": ["cpu", "cuda:1"]})
     words = moves(config, was, PLACES)
     assert len(words) == len(PLACES)
     assert moved(was, words) == config
