@@ -5,8 +5,9 @@
 Seats are drawn at random, the lead among them (--no-lead leaves it out, --keep another). --stop
 hangs them by SIGSTOP, --cold has no spare stand by, --calm trains so many iterations more at the
 end. Printed are the medians of the phases from a kill to the next committed iteration and their
-shares, how much the processes grew, and whether anything was left when the run was stopped. Exits
-with 1 if the run ended by itself.
+shares, how much the processes grew, and whether anything was left when the run was stopped; with
+``recovery=replay`` also how much a kill took beside the replay and an iteration. Exits with 1 if
+the run ended by itself.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from living import Living, living
 from weights import Scale
 
 from checkfree.core.errors import BadInput
+from checkfree.core.records import ReplayRecord
 from checkfree.runtime.swarm.processes.control import ask
 
 WORDS = [
@@ -125,6 +127,13 @@ def report(soak: Soak) -> None:
     for name, kills in (("kill to commit", seats), ("lead: kill to commit", leads)):
         if kills:
             print_times(name, [kill.seconds for kill in kills], f", {len(kills)} of them")
+    told = [record for _, record in soak.swarm.records.seen if isinstance(record, ReplayRecord)]
+    pairs = [(kill, record) for kill, record in zip(seats, told, strict=False)]
+    if pairs and all(kill.seat == record.seat for kill, record in pairs):
+        counts = [record.iteration - record.start for _, record in pairs]
+        beside = [kill.seconds - r.seconds["replay"] - iteration for kill, r in pairs]
+        print_times("replay", [r.seconds["replay"] for _, r in pairs], "")
+        print_times("beside both", beside, f", of {median(counts):g} iterations replayed")
     soak.scale.report()
 
 

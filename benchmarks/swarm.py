@@ -6,7 +6,8 @@
 4 stages × 8 microbatches of 4 × 128 tokens, width 512: 1 MB activations and about 6M parameters a
 stage, one thread a worker. CPU time is that of all processes, launcher, lead and libp2p daemons
 included, between two iterations; memory pages and imports of the start are left out. --replay: a
-swarm that keeps logs and sends two waves of copies beside one that does not, in so many pairs.
+swarm that keeps logs and sends two waves of copies beside one that does not, in so many pairs, and
+the memory that all processes had at most, beside what checkfree itself counts for it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -30,7 +32,9 @@ from torch import Tensor, nn
 
 from checkfree.config.load import load
 from checkfree.core.records import RECORDS, of_kind, read
+from checkfree.core.units import render_bytes
 from checkfree.session.blueprint import of_family
+from checkfree.session.memory import least_bytes
 from checkfree.stage.optimizer import make_optimizer
 
 WORDS = [
@@ -49,6 +53,8 @@ class Figures:
 
     seconds: float
     cpu_seconds: float
+    peak_bytes: float
+    """Resident memory, of each process at its most."""
 
 
 def processor_seconds(pids: list[int]) -> float:
@@ -77,16 +83,30 @@ def family_of(pid: int) -> list[int]:
     return sorted(found)
 
 
-def watch(command: list[str], ticks: Callable[[], int], last: int) -> float:
-    """CPU seconds of an iteration of a command, between WARM_UP and the last but one."""
+def peak_memory(pids: list[int]) -> int:
+    """Bytes that these had resident, each at its most."""
+    total = 0
+    for pid in pids:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            continue
+        total += sum(int(kib) << 10 for kib in re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.M))
+    return total
+
+
+def watch(command: list[str], ticks: Callable[[], int], last: int) -> tuple[float, int]:
+    """CPU seconds of an iteration of a command, between WARM_UP and the last but one; and its
+    memory."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=one_thread()) as process:
         marks: dict[int, float] = {}
         for tick in (WARM_UP, last - 1):
             while ticks() < tick and process.poll() is None:
                 time.sleep(0.005)
             marks[tick] = processor_seconds(family_of(process.pid))
+            peak = peak_memory(family_of(process.pid))
         assert process.wait() == 0, f"{command} failed"
-    return (marks[last - 1] - marks[WARM_UP]) / (last - 1 - WARM_UP)
+    return (marks[last - 1] - marks[WARM_UP]) / (last - 1 - WARM_UP), peak
 
 
 def one_thread() -> dict[str, str]:
@@ -101,9 +121,9 @@ def ours(kind: list[str], folder: Path, words: list[str], iterations: int) -> Fi
 
     more = [f"out={folder}", f"iterations={iterations}", "--quiet"]
     command = [sys.executable, "-m", "checkfree", *kind, *words, *more]
-    cpu = watch(command, ticks, iterations)
+    cpu, peak = watch(command, ticks, iterations)
     seconds = [record["seconds"] for record in of_kind(read(folder), "iteration")]
-    return Figures(statistics.median(seconds[WARM_UP:]), cpu)
+    return Figures(statistics.median(seconds[WARM_UP:]), cpu, peak)
 
 
 # --- torch.distributed.pipelining over gloo ------------------------------------------------------
@@ -168,8 +188,8 @@ def gloo(folder: Path, words: list[str], iterations: int) -> Figures:
     def times() -> list[float]:
         return [*map(float, progress.read_text().split())] if progress.exists() else []
 
-    cpu = watch(command, lambda: len(times()), iterations)
-    return Figures(statistics.median(times()[WARM_UP:]), cpu)
+    cpu, peak = watch(command, lambda: len(times()), iterations)
+    return Figures(statistics.median(times()[WARM_UP:]), cpu, peak)
 
 
 def start_ranks(port: str, progress: str, iterations: str, *words: str) -> None:
@@ -221,6 +241,15 @@ def replay_beside_none(folder: Path, config: list[str], iterations: int, pairs: 
     sent = ledger["bytes"]
     share = sent.get("KeepState", 0) / (sent["Activation"] + sent["Gradient"])
     print(f"copies: {share:.1%} of the bytes of activations and gradients")
+    most, without = (
+        statistics.median(figures.peak_bytes for figures in side) for side in (kept, plain)
+    )
+    counted = [least_bytes(load(None, [*config[1:], word])) for word in (waves, "recovery=none")]
+    planned = counted[0] - counted[1]
+    print(
+        f"memory of all processes: {render_bytes(most - without)} more than the "
+        f"{render_bytes(without)} of none; {render_bytes(planned)} are counted for logs and copies"
+    )
 
 
 def main() -> None:
