@@ -1,12 +1,13 @@
 """How fast a lost stage of 100 MB comes back in a swarm, beside a bare libp2p stream.
 
-    python benchmarks/transfer.py [--kills 6] [key=value …]
+    python benchmarks/transfer.py [--kills 6] [--copy] [key=value …]
 
 A middle stage is killed, and made of the weights of its two neighbours. Timed is all between the
 lead's plan and the last seat's answer: both states asked for, copied, sent, inspected, averaged
-and put in place. The bare stream sends as many bytes through two libp2p daemons into memory, and
-nothing else, before and after. What the new process has read from its sockets, over the size of
-the states, says how often a byte was moved.
+and put in place. --copy: it is replayed from the copy on another seat; timed is all until that is
+in place: asked for, copied, sent, inspected, and held against its sum. The bare stream sends as
+many bytes through two libp2p daemons into memory, and nothing else, before and after. What the new
+process has read from its sockets, over the size of the states, says how often a byte was moved.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ WORDS = [
     *("model.width=1024", "model.heads=8", "model.hidden=2816", "model.blocks=8"),
     *("model.context=16", "model.vocabulary=256"),
 ]
+COPIES = "recovery=replay(wave_every=20,wave_lag=2)"
+SETTLED = 30  # iterations, in which a wave counts
 SEAT = "2.0"
 ROUNDS = 4
 ABOUT = 200_000_000
@@ -120,6 +123,7 @@ def read_bytes(pid: int) -> int:
 def rebuild(swarm: Living) -> tuple[int, float, int]:
     """Of one kill: bytes of the states, seconds from plan to answer, bytes that were read."""
     whole = len(swarm.workdir.processes())
+    swarm.advance(SETTLED)
     at = ask(swarm.workdir, {"ask": "kill", "seat": SEAT, "signal": "KILL"})["at"]
     records = swarm.records
 
@@ -132,6 +136,9 @@ def rebuild(swarm: Living) -> tuple[int, float, int]:
     moved = read_bytes(swarm.status()["processes"][SEAT]["pid"])
     seconds = when - records.since(at, "failure")[0][0]
     swarm.advance(3)
+    for _, replay in records.since(at, "replay"):
+        assert plan.rebuilds[SEAT].recipe.sources, "no wave counts yet"
+        seconds = replay.seconds["copy"]
     swarm.until(lambda: len(swarm.workdir.processes()) >= whole, "a spare")
     return int(plan.rebuilds[SEAT].bytes), seconds, moved
 
@@ -139,8 +146,10 @@ def rebuild(swarm: Living) -> tuple[int, float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=6)
+    parser.add_argument("--copy", action="store_true", help="replay it from its copy")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments, words = parser.parse_known_args()
+    words = [*([COPIES] if arguments.copy else []), *words]
     if arguments.serve:
         return uvloop.run(serve())
     os.environ["HIVEMIND_LOGLEVEL"] = "ERROR"
