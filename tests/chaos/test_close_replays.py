@@ -53,6 +53,35 @@ def test_replicas_that_step_to_other_bits(which: int) -> None:
     assert not any(m.rejected for r in run.of_kind("recovery") for m in r.rebuilds.values())
 
 
+@pytest.fixture
+def otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What replays are sent is a millionth larger than it was."""
+
+    def larger(sent: Sequence[Sent], to: Address, ticket: Ticket) -> list[Any]:
+        found = again(sent, to, ticket)
+        return [(to, replace(what, tensor=what.tensor * (1 + 1e-6))) for to, what in found]
+
+    monkeypatch.setattr(replayable, "again", larger)
+    torch.set_num_threads(1)
+
+
+@pytest.mark.usefixtures("otherwise")
+def test_a_wave_on_its_way_has_what_came_out() -> None:
+    """Its sum is of what had been lost; when it counts, nobody holds its copy against that."""
+    lost = {5: [Address(1)], 7: [Address(1)]}
+    run = make(
+        ReplicaFirst(LogAndReplay(ReplayTerms(2, every=4))),
+        stages=3,
+        terms={"iterations": 9},
+        strikes=lambda tick: lost.get(tick, ()),
+    )
+    run.runtime.run()
+    assert run.lead.done, run.lead.failure
+    first, second = (made for r in run.of_kind("recovery") for made in r.rebuilds.values())
+    assert first.check[APART] > 0 and second.check[APART] > 0
+    assert not first.recipe.sources and second.recipe.sources[0].version == 4
+
+
 class Closely(Losing):
     """In which replays compute otherwise."""
 
@@ -68,18 +97,10 @@ class Closely(Losing):
         self.seen["done"] += run.lead.done
 
 
+@pytest.mark.usefixtures("otherwise")
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_close_replays_are_begun_with_good_copies(
-    replicas: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_close_replays_are_begun_with_good_copies(replicas: int) -> None:
     """Of waves on their way, too: these are of what was replayed, or of what was there before."""
-
-    def larger(sent: Sequence[Sent], to: Address, ticket: Ticket) -> list[Any]:
-        found = again(sent, to, ticket)
-        return [(to, replace(what, tensor=what.tensor * (1 + 1e-6))) for to, what in found]
-
-    monkeypatch.setattr(replayable, "again", larger)
-    torch.set_num_threads(1)
     seen: Counter[str] = Counter()
     for seed in range(300 if SOAK else 10):
         terms = Terms.of(seed, replicas)
