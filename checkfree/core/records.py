@@ -88,11 +88,11 @@ APART = "apart"
 any more: the largest relative difference between its gradients' norms and those of then."""
 
 
-def close_stages(rebuilds: Mapping[str, RebuiltSeat]) -> dict[int, float]:
-    """Stages that a replay made nearly what they had been, and by what share at most they may
-    differ from it."""
-    made = rebuilds.items()
-    return {Address.parse(seat).stage: how.check[APART] for seat, how in made if APART in how.check}
+def close_stages(rebuilds: Mapping[str, RebuiltSeat]) -> frozenset[int]:
+    """Stages that a replay made nearly what they had been."""
+    return frozenset(
+        Address.parse(seat).stage for seat, how in rebuilds.items() if APART in how.check
+    )
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def _planned(before: History, record: Plain) -> History:
         if made.recipe.rule not in EXACT
     }
     went_back = now.committed < p.committed
-    other = {*inexact, *close_stages(rebuilds)}
+    other = inexact.keys() | close_stages(rebuilds)
     return replace(
         planned,
         progress=replace(now, repairs=now.repairs + 1),

@@ -75,9 +75,12 @@ class Transaction:
         )
 
     def digests(self) -> dict[int, int]:
-        """Of each stage's state after the step, where that is logged."""
-        told = sorted((s.sender.stage, s.digest) for s in self.stepped.values() if s.digest)
-        return dict(told)
+        """Of each stage's state after the step, where that is logged: that of its first replica,
+        who also puts copies of it elsewhere. Others on another kind of processor may have stepped
+        to other bits."""
+        descending = sorted(self.stepped.items(), reverse=True)
+        found = {seat.stage: answer.digest for seat, answer in descending if answer.digest}
+        return dict(sorted(found.items()))
 
     def passed(self, terms: Terms) -> Passed:
         """What a replay has to know of it, once committed."""

@@ -33,7 +33,6 @@ def again(
             own = {other: ops for other, ops in schedule.items() if other.stage == seat.stage}
             courses.append(Course(passed.course.routes, own))
         steps.append((which, passed.clip[seat.stage], passed.norms[seat.stage]))
-    begins = start == base
     version, digest = book.digests.get(seat.stage, (-1, 0))
     return Again(
         start,
@@ -43,7 +42,7 @@ def again(
         () if aside else book.clones,
         book.stored or RESUME,
         aside,
-        book.copied(seat.stage) if begins else None,
+        book.copied(seat.stage) if start == base else None,
         digest if version == until and not aside else None,
         book.tolerance,
         book.logged(seat.stage, seats) if aside else {},

@@ -167,13 +167,11 @@ def rules(recoveries: Records) -> str:
         close.update(r["rule"] for r in rebuilds.values() if APART in r.get("check", {}))
     ladder = {rule.name: place for place, rule in enumerate(LADDER)}
     ordered = sorted(counts.most_common(), key=lambda item: ladder.get(item[0], len(ladder)))
-    return ", ".join(f"{rule} {count}{_how(rule, count, close[rule])}" for rule, count in ordered)
-
-
-def _how(rule: str, count: int, close: int) -> str:
-    if rule not in EXACT:
-        return ""
-    return " (exact)" if not close else f" ({count - close} exact, {close} close)"
+    found = []
+    for rule, count in ordered:
+        told = f" ({count - close[rule]} exact, {close[rule]} close)" if close[rule] else " (exact)"
+        found.append(f"{rule} {count}{told if rule in EXACT else ''}")
+    return ", ".join(found)
 
 
 def labels(failures: Records, width_per_letter: float, low: float, high: float) -> list[Label]:

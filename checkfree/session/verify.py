@@ -6,7 +6,6 @@ Not from its trace: who joined late, left, or was the source of a repair stands 
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -67,11 +66,13 @@ class Recording:
 
     @property
     def close(self) -> tuple[int, int] | None:
-        """The tick and the iteration of the first replay that came out with other bits than were
-        lost, if there was one."""
-        for plan in of_kind(self.records, "plan"):
-            if any(APART in how.get("check", {}) for how in plan["rebuilds"].values()):
-                return plan["tick"], plan["iteration"]
+        """Of the first replay that came out with other bits than were lost, if there was one: how
+        many ``losses`` were recorded before it, and the iteration that came next."""
+        for place, plan in enumerate(self.records):
+            if plan["kind"] == "plan" and any(
+                APART in how.get("check", {}) for how in plan["rebuilds"].values()
+            ):
+                return len([*_losses(self.records[:place])]), plan["iteration"]
         return None
 
     @property
@@ -217,7 +218,9 @@ class _Comparison:
         self.iterations = 0
         self.difference = ""
         self.at: int | None = None
-        self._close_tick = math.inf if run.close is None else run.close[0]
+        self._equal = len(run.losses) if run.close is None else run.close[0]
+        """Losses that are to be the same bit for bit; of those after them it is enough to be
+        close."""
         self.within = 0.0
 
     def __call__(self, record: Record) -> None:
@@ -243,7 +246,8 @@ class _Comparison:
 
     def _compare(self, made: Loss) -> None:
         was = self._left.popleft() if self._left else None
-        if was == made or (was is not None and self._is_close(was, made)):
+        self._equal -= 1
+        if was == made or (was is not None and self._equal < 0 and self._is_close(was, made)):
             return
         self.at = made[2]
         told = "nothing more" if was is None else f"{_name(was)}, loss {was[3]!r},"
@@ -254,7 +258,7 @@ class _Comparison:
         """Of the same step, which the run made of other bits. Notes by how much."""
         *step, then = was
         *same, now = made
-        if then is None or now is None or step != same or made[1] < self._close_tick:
+        if then is None or now is None or step != same:
             return False
         by = abs(now - then) / max(abs(then), abs(now))
         self.within = max(self.within, by)
@@ -287,7 +291,7 @@ def equal(outcome: Outcome) -> str:
     """The verdict on a run that is the same: one line, with what was not."""
     though = f", though {'; '.join(outcome.apart)}" if outcome.apart else ""
     how = "losses equal bit for bit"
-    if outcome.close_since is not None:
+    if outcome.close_since is not None and outcome.within:
         how += f" until {outcome.close_since}, where a replay was close to what had been lost, and "
         how += f"since then to {outcome.within:.1e} of them"
     return f"{outcome.iterations} iterations, {how}{though}"

@@ -231,9 +231,9 @@ class StageReplay:
         if expected is not None:  # whatever the norms say, there is a bit that differs
             apart = max(apart, float_info.epsilon)
         if apart > tolerance:
-            why = "what came out is not what was lost"
-            why += (
-                f": norms of gradients differ by {apart:.1e}, recovery.tolerance is {tolerance:g}"
+            why = (
+                "what came out is not what was lost: norms of gradients differ by "
+                f"{apart:.1e}, recovery.tolerance is {tolerance:g}"
             )
             return replace(answer, problem=why, rejected=True)
         return replace(answer, check={APART: apart} if apart else {})

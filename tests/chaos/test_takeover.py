@@ -11,9 +11,12 @@ import torch
 
 from checkfree.core.errors import RunFailed
 from checkfree.core.ops import Address, Transfer
-from checkfree.lead import History, Progress, Takeover, history
+from checkfree.lead import History, Lead, Phase, Progress, Takeover, Terms, history
+from checkfree.lead.history import Ran
+from checkfree.lead.membership import Membership
 from checkfree.messages.control import (
     Commit,
+    ForReplays,
     Joined,
     Kept,
     Lost,
@@ -21,7 +24,11 @@ from checkfree.messages.control import (
     Rollcall,
     Standing,
     Ticket,
+    Unlogged,
 )
+from checkfree.pipeline import one_f_one_b
+from checkfree.recovery.replay.rule import LogAndReplay
+from checkfree.recovery.replay.terms import ReplayTerms
 from tests.chaos import SOAK
 from tests.chaos.chaos import measured
 from tests.chaos.takeovers import Mutiny, Quitting, Shape, told
@@ -158,6 +165,29 @@ def test_a_seat_that_is_in_no_plan_is_one_of_the_run() -> None:
     assert members.whole()
     members.lose(last, 0)
     assert not members.whole()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_log_that_is_lost_while_nobody_leads_is_not_counted_on(first: int) -> None:
+    """Whether it is told before or after how its seat stands."""
+    seats = {Address(stage): 0 for stage in range(3)}
+    ran = {i: Ran(frozenset(seats), dict.fromkeys(range(3), 1.0), {}) for i in range(5)}
+    found = History(Progress(committed=5, tick=5, notes=1), seats, passed=ran)
+    takeover = Takeover(3, found, dict(seats))
+    strategy = LogAndReplay(ReplayTerms())
+    terms = Terms(iterations=9, microbatches=2, schedule=one_f_one_b)
+    lead = Lead(Membership(seats), strategy, terms, found.progress, takeover)
+    lead.advance()
+    kept = ForReplays(0, 0)
+    told = [replace(standing(ONE), version=5, replayable=kept), Unlogged(ONE, 0, 4)]
+    for message in (told[first], told[1 - first]):
+        lead.deliver(message)
+    for seat in seats.keys() - {ONE}:
+        lead.deliver(replace(standing(seat), version=5, replayable=kept))
+    lead.advance()
+    assert lead.phase is not Phase.ROLLCALL
+    logged = {seat: lead._lead_state.replays.logged(seat.stage, seats) for seat in seats}
+    assert logged == {seat: {seat: 4 if seat == ONE else 0} for seat in seats}
 
 
 def test_records_that_lack_more_than_a_step_are_told() -> None:

@@ -21,6 +21,7 @@ from checkfree.messages.control import Ticket
 from checkfree.messages.tensors import KeepState
 from checkfree.report.loss_marks import rules
 from checkfree.session import session
+from checkfree.session.verify import Outcome, equal
 from checkfree.worker import replayable
 from checkfree.worker.log import Sent, again
 from checkfree.worker.replayable import Replayable
@@ -85,19 +86,30 @@ def test_a_close_replay_is_told_as_such(
     assert "bit for bit until 7, where a replay was close" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("kind", "iteration", "times"), [("iteration", 14, 1.5), ("validation", 7, 1 + 1e-6)]
+)
 def test_losses_that_are_not_close_after_it_are_a_difference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, iteration: int, times: float
 ) -> None:
+    """Before it those that are not the same, if it be in the very tick."""
     otherwise(monkeypatch, 1e-6)
-    run = run_of(tmp_path / "run")
+    run = run_of(tmp_path / "run", {"validation": {"every": 7}})
     monkeypatch.undo()
     lines = [json.loads(line) for line in (run.folder / "records.jsonl").read_text().splitlines()]
     for line in lines:
-        if line["kind"] == "iteration" and line["iteration"] == 14:
-            line["loss"] *= 1.5
+        if (line["kind"], line.get("iteration")) == (kind, iteration):
+            line["loss"] *= times
     (run.folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     outcome = checkfree.verify(run.folder)
-    assert "iteration 14" in outcome.difference
+    assert outcome.difference.startswith(
+        f"{'iteration' if kind == 'iteration' else 'validation before'} {iteration},"
+    )
+
+
+def test_what_was_the_same_after_all_is_not_called_close() -> None:
+    assert equal(Outcome(9, close_since=9)) == "9 iterations, losses equal bit for bit"
+    assert "until 7, " in equal(Outcome(9, close_since=7, within=1e-6))
 
 
 @pytest.mark.parametrize(("by", "tolerance"), [(1e-2, "auto"), (1e-6, 0)])

@@ -110,7 +110,8 @@ class ReplayBook:
 
     @property
     def tolerance(self) -> float | None:
-        """As the terms have it."""
+        """By what share the norms of a replay's gradients may differ; None: as suits what
+        computes."""
         return None if self._terms is None else self._terms.tolerance
 
     def copied(self, stage: int) -> int | None:
@@ -203,10 +204,10 @@ class ReplayBook:
                     copy = _Copy(owner, committed + self._terms.lag, epoch)
                     self._copies[Source(holder, owner.stage, version)] = copy
                     found.append((Transfer(owner, holder, "state"), version))
-        self._hurry(committed, alive, locations)
+        self._date(committed, alive, locations)
         return found
 
-    def _hurry(self, committed: int, alive: Collection[Address], locations: Locations) -> None:
+    def _date(self, committed: int, alive: Collection[Address], locations: Locations) -> None:
         """What is on its way counts with its wave; of the base as soon as it can where nothing
         else does, or nothing that is on another machine."""
         assert self._terms is not None
@@ -269,8 +270,9 @@ class ReplayBook:
         return held | own >= {seat.stage for seat in alive}
 
     def hurry(self, committed: int) -> None:
-        """A stage could not be replayed, were it lost now. If no copy that is about to count may
-        mend that, the wave on its way is to count soon, or one is due that does."""
+        """A stage could not be replayed if it were lost now. Unless a copy is about to count, which
+        may mend that, the wave on its way is to count soon; if there is none, one is due at
+        once, and counts soon."""
         assert self._terms is not None
         soon = committed + min(SOON, self._terms.lag)
         if any(committed < how.counts_at <= soon for how in self._copies.values()):
