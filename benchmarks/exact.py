@@ -124,11 +124,12 @@ def safe(swarm: Living) -> bool:
 def victims(kind: str, draw: random.Random, swarm: Living) -> list[str]:
     """By the names that ``swarm kill`` knows."""
     stage = draw.randrange(STAGES)
-    there = [node["host"] for node in swarm.status()["nodes"] if node["seats"]]
+    if kind == "a node":
+        there = [node["host"] for node in swarm.status()["nodes"] if node["seats"]]
+        return [draw.choice(there).replace("node", "worker")]
     return {
         "stage 0": ["0.0"],
         "adjacent stages": [f"{stage}.0", f"{stage + 1}.0"],
-        "a node": [draw.choice(there).replace("node", "worker")],
         "lead and a stage": ["lead", f"{stage}.0"],
     }[kind]
 

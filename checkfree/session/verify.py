@@ -44,8 +44,8 @@ Loss = tuple[str, int, int, float | None]
 Records = Sequence[Mapping[str, Any]]
 
 CLOSE = 1e-2
-"""By what share losses may differ after a replay that was close: roundings grow as training goes
-on, yet what has learnt the same has about the same loss."""
+"""By what share of theirs, or of a nat, losses may differ after a replay that was close: roundings
+grow as training goes on, yet what has learnt the same has about the same loss."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class _Comparison:
         *same, now = made
         if then is None or now is None or step != same:
             return False
-        by = abs(now - then) / max(abs(then), abs(now))
+        by = abs(now - then) / max(1.0, abs(then), abs(now))
         self.within = max(self.within, by)
         return by <= CLOSE
 

@@ -32,15 +32,11 @@ def digest(tensors: Iterable[tuple[str, Tensor]], numbers: Iterable[float]) -> i
     """A position-weighted sum of 63 bits over the bytes of named tensors and over the numbers.
     Whole numbers wrap around, so it is the same on any device and in any order of summing."""
     named = sorted(tensors, key=lambda pair: pair[0])
-    small: dict[torch.device, list[Tensor]] = {}
-    large: list[Tensor] = []
-    for _, tensor in named:
-        flat = tensor.reshape(-1)
-        if flat.nbytes <= _SMALL:
-            small.setdefault(flat.device, []).append(flat)
-        else:
-            large.append(_bytes(flat))
-    blocks = [*map(_joined, small.values()), *large]
+    flat = [tensor.reshape(-1) for _, tensor in named]
+    # On one device, whichever: an optimizer keeps some counts of a GPU's stage on the host.
+    small = [part.to(flat[0].device) for part in flat if part.nbytes <= _SMALL]
+    blocks = [_joined(small)] if small else []
+    blocks += [_bytes(part) for part in flat if part.nbytes > _SMALL]
     sums = [(host_sums if block.is_cpu else device_sums)(block) for block in blocks]
     total = 0
     for number in _read([part for parts in sums for part in parts]):

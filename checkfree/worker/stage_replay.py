@@ -228,8 +228,8 @@ class StageReplay:
             return answer
         told, apart = self._again.tolerance, self._apart
         tolerance = self.compute.stage.tolerance if told is None else told
-        if expected is not None:  # whatever the norms say, there is a bit that differs
-            apart = max(apart, float_info.epsilon)
+        if expected is not None:  # a bit differs, whatever the norms say; of no step there are none
+            apart = max(apart, float_info.epsilon) if APART in self.answer.check else math.inf
         if apart > tolerance:
             why = (
                 "what came out is not what was lost: norms of gradients differ by "

@@ -214,6 +214,18 @@ def test_where_a_stage_can_not_be_replayed_the_next_wave_counts_soon() -> None:
     assert (book._pending, book._counts_at) == (at + 1, at + 10)  # as it was due by itself
 
 
+def test_nothing_is_hurried_that_logs_have_no_room_for() -> None:
+    """They would be begun anew before it counts, and the next one would be as urgent."""
+    for room, hurried in ((2, False), (3, True)):
+        book = ReplayBook(ReplayTerms(9, log_memory=room * BYTES), 0, SEATS)
+        for at in range(room):
+            train(book, at)
+        book._base, book._pending = None, None
+        book._trim()
+        book.hurry(room)
+        assert book._urgent is hurried
+
+
 def test_a_log_that_is_made_whole_has_nothing_that_a_twin_s_log_has() -> None:
     """Of any iteration: also of those after the first."""
     seat, twin = Address(1, 0), Address(1, 1)
@@ -279,7 +291,7 @@ def check_sums(book: ReplayBook, committed: int) -> None:
     assert seen is not None
     assert seen.routes == {i: passed.course.routes for i, passed in book.passed.items()}
     newest = book.passed.get(max(book.passed, default=-1))
-    assert book._most() == (max(newest.logged.values()) if newest else 0)
+    assert newest is None or book._most() == max(newest.logged.values())
 
 
 @pytest.mark.parametrize("seed", range(40))

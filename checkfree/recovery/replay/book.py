@@ -86,6 +86,8 @@ class ReplayBook:
         self._logs = dict.fromkeys(seats, version)
         self.passed: dict[int, Passed] = {}
         """Iterations since ``logs``, ascending."""
+        self._newest: Mapping[Address, int] = {}
+        """Bytes that seats logged in the last one."""
         self._summary: _Summary | None = None
         self.digests: dict[int, tuple[int, int]] = {}
         """Of each stage the last that is known, and the version that it is of."""
@@ -164,7 +166,7 @@ class ReplayBook:
     def _most(self) -> int:
         """Bytes that an iteration adds to it at most."""
         newest = next(reversed(self.passed.values()), None)
-        return max(newest.logged.values(), default=0) if newest else 0
+        return max((self._newest if newest is None else newest.logged).values(), default=0)
 
     def _summed(self) -> _Summary:
         """Of all that has passed."""
@@ -275,6 +277,9 @@ class ReplayBook:
         once, and counts soon."""
         assert self._terms is not None
         soon = committed + min(SOON, self._terms.lag)
+        memory = self._terms.log_memory
+        if memory is not None and (SOON + 1) * self._most() > memory:
+            return  # logs would be begun anew before it counts, again and again
         if any(committed < how.counts_at <= soon for how in self._copies.values()):
             return
         if self._pending is None:
@@ -315,6 +320,7 @@ class ReplayBook:
             self._urgent = False
             self._clones[iteration + 1] = set(wave)
             self._sums[iteration + 1] = dict(digests)
+        self._newest = passed.logged
         if self.logs is not None and iteration >= self.logs:
             self.passed[iteration] = passed
             if self._summary is not None:
