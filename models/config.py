@@ -11,7 +11,8 @@ class ModelConfig:
     """One model of one family, before it is cut into stages."""
 
     family: str = "llama"
-    """``llama`` or ``gpt``, or one from elsewhere, as ``my_models:mamba``."""
+    """``llama`` or ``gpt``; ``hf``, any causal language model of ``transformers`` (see ``path``);
+    or one from elsewhere, as ``my_models:mamba``."""
 
     width: int = 96
     """Model dimension, in features per token."""
@@ -39,6 +40,27 @@ class ModelConfig:
 
     dropout: float = 0.0
     """Probability of dropping a feature, in [0, 1)."""
+
+    path: Optional[str] = None
+    """``hf``: folder of a Hugging Face model (config.json and safetensors), or its name in the Hub
+    cache of this machine, as ``HuggingFaceTB/SmolLM2-135M``. Sizes are as its config.json says."""
+
+    config: Optional[str] = None
+    """``hf``: a config.json alone, instead of ``path``, of a model whose weights are drawn."""
+
+    weights: Optional[str] = None
+    """``hf``: ``pretrained``, those of ``path``, or ``fresh`` ones; None: pretrained if there is a
+    ``path``."""
+
+    attention: Optional[str] = None
+    """``hf``: how attention is computed: ``eager``, ``sdpa``, or another one that ``transformers``
+    has; None: as it chooses."""
+
+    architecture: Any = None
+    """``hf``: what config.json holds, and a run's own configuration with it. Never to be given."""
+
+    sha256: Optional[str] = None
+    """``hf``: fingerprint of the files of pretrained weights. Never to be given."""
 
     code: Any = field(default=None, compare=False, repr=False, metadata={"internal": True})
     """Never configured: a family from outside, once somebody has permitted it."""

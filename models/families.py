@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
+from . import hub
 from .config import ModelConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
-FAMILIES = ("llama", "gpt")
+WRITTEN_HERE = ("llama", "gpt")
+FAMILIES = (*WRITTEN_HERE, hub.HF)
 
 _NUMBER = re.compile(r"\d+")
 
@@ -28,6 +30,11 @@ class Family(Protocol):
     def NAMES(self) -> Mapping[str, str]:
         """Our parameter names to those of ``transformers``; ``{}`` stands for a block's number,
         which we count within a stage and they from the first."""
+
+    @property
+    def LAYERED(self) -> bool:
+        """Optional. Each layer's first weights are drawn from torch's seed and its number alone,
+        however the model is cut; and layers may be of unequal shapes."""
 
     @property
     def TRANSPOSED(self) -> frozenset[str]:
@@ -49,6 +56,15 @@ def family(name: str) -> Family:
         choices = ", ".join(FAMILIES)
         raise ValueError(f"model.family is {name!r}, expected one of {choices}: choose one")
     return cast(Family, import_module(f".{name}", __package__))
+
+
+def described(config: ModelConfig) -> ModelConfig:
+    """``config`` with all that a model's own description tells of its sizes, where its family has
+    such. Raises ValueError, in one line."""
+    if config.family == hub.HF:
+        return hub.described(config)
+    hub.check_unused(config)
+    return config
 
 
 def pattern_of(name: str) -> str:

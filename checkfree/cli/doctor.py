@@ -39,6 +39,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--token", metavar="T", help="its token; or set CHECKFREE_TOKEN, or:")
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="a file with the token")
     parser.add_argument("--data-path", metavar="PATH", help="where its data are on this machine")
+    parser.add_argument(
+        "--model-path", metavar="PATH", help="where its pretrained weights are on this machine"
+    )
     parser.set_defaults(run=_doctor, shows=True)
 
 
@@ -100,7 +103,8 @@ def _inquire(arguments: argparse.Namespace, secret: bytes) -> str:
     with _entering(arguments, secret) as (workdir, entry):
         from checkfree.session.swarm.member import NodeOptions, inquire
 
-        return inquire(workdir, entry, NodeOptions(data=arguments.data_path))
+        options = NodeOptions(data=arguments.data_path, model=arguments.model_path)
+        return inquire(workdir, entry, options)
 
 
 def _called_back(arguments: argparse.Namespace, secret: bytes) -> str:

@@ -17,6 +17,7 @@ from checkfree.core.typed import written
 from checkfree.failures import target_stages, tick_probability
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES
+from checkfree.models.hub import HF
 from checkfree.pipeline import SCHEDULES
 from checkfree.pipeline.routes import check_swap
 from checkfree.plugins import check_known
@@ -191,7 +192,7 @@ def _model(model: ModelConfig) -> None:
             within(f"model.{key}", getattr(model, key), 1, most)
     if not 0.0 <= model.dropout < 1.0 or math.isnan(model.dropout):
         raise BadInput(f"model.dropout={model.dropout}: expected a probability in [0, 1)")
-    if model.width % model.heads:
+    if model.family != HF and model.width % model.heads:
         raise BadInput(
             f"model.width={model.width} is no multiple of model.heads={model.heads}: "
             f"set model.width={model.heads * max(1, round(model.width / model.heads))}"

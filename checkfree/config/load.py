@@ -25,6 +25,7 @@ from checkfree.core.errors import BadInput
 from checkfree.core.formats import SIGNS
 from checkfree.core.typed import as_config, written
 from checkfree.failures import SAMPLERS, presets
+from checkfree.models.families import described
 from checkfree.plugins import known, packages
 from checkfree.recovery.options import AUTO
 from checkfree.recovery.registry import STRATEGIES
@@ -143,6 +144,10 @@ def as_section(tree: Mapping[str, Any], of: Any, prefix: str) -> Any:
 def build(tree: Mapping[str, Any]) -> Config:
     """A checked Config from nested mappings, short forms included. Raises BadInput."""
     config: Config = as_section(_options_apart(expand(tree)), Config, "")
+    try:
+        config = replace(config, model=described(config.model))
+    except ValueError as error:
+        raise BadInput(str(error)) from None
     check(config)
     return permitted(config)
 

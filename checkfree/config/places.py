@@ -15,9 +15,13 @@ from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.typed import written
 
-WHERE = ("data.path", "data.cache", "data.tokenizer", "recovery.log_path", "devices")
-"""No number of a run depends on these, where its devices compute alike: what data and tokenizer
-hold is compared by their hashes."""
+WHERE = (
+    *("data.path", "data.cache", "data.tokenizer"),
+    *("model.path", "model.config", "recovery.log_path", "devices"),
+)
+"""No number of a run depends on these, where its devices compute alike: what data, tokenizer and
+pretrained weights hold is compared by their hashes, and config.json is in a run's own
+configuration."""
 
 PLACES = (*WHERE, "threads")
 """Other threads may add in another order (semantics 17): that is warned of."""

@@ -42,6 +42,7 @@ class StrategySpec:
     Strategy that has none, or whose own fields are its section. ``exact``: whatever it repairs is
     what was lost, so no loss of the run shows it. ``mirrors``: each seat also holds another stage,
     whole. ``reinitialises``: a lost stage starts anew, so modules have to be able to.
+    ``neighbours``: whatever it makes is of other stages, so body stages have to be alike.
     ``swaps_always``: microbatches run the ends of the pipeline out of order, whatever is
     configured.
     """
@@ -51,6 +52,7 @@ class StrategySpec:
     exact: bool = False
     mirrors: bool = False
     reinitialises: bool = False
+    neighbours: bool = False
     swaps_always: bool = False
 
     @property
@@ -92,19 +94,19 @@ STRATEGIES: Mapping[str, StrategySpec] = MappingProxyType(
     {
         "auto": StrategySpec(f"{_RULES}auto:auto", AutoOptions),
         "shadow": StrategySpec(f"{_RULES}auto:shadow", ShadowOptions),
-        "fit": StrategySpec(f"{_RULES}auto:fit", FitOptions),
+        "fit": StrategySpec(f"{_RULES}auto:fit", FitOptions, neighbours=True),
         "none": StrategySpec(f"{_RULES}none:NoRecovery"),
-        "checkfree": StrategySpec(f"{_RULES}checkfree:made", CheckFreeOptions),
+        "checkfree": StrategySpec(f"{_RULES}checkfree:made", CheckFreeOptions, neighbours=True),
         "checkfree_plus": StrategySpec(
-            f"{_RULES}checkfree_plus:made", CheckFreePlusOptions, swaps_always=True
+            f"{_RULES}checkfree_plus:made", CheckFreePlusOptions, neighbours=True, swaps_always=True
         ),
         "checkpoint": StrategySpec(f"{_RULES}checkpoint:Checkpoint", CheckpointOptions),
         "replay": StrategySpec(f"{_RULES}replay.rule:replay", ReplayOptions, exact=True),
         "redundant": StrategySpec(f"{_RULES}redundant:Redundant", exact=True, mirrors=True),
         "random": StrategySpec(f"{_RULES}ablations:random", InexactOptions, reinitialises=True),
         "zero": StrategySpec(f"{_RULES}ablations:zero", InexactOptions, reinitialises=True),
-        "copy": StrategySpec(f"{_RULES}ablations:copy", InexactOptions),
-        "uniform": StrategySpec(f"{_RULES}ablations:uniform", InexactOptions),
+        "copy": StrategySpec(f"{_RULES}ablations:copy", InexactOptions, neighbours=True),
+        "uniform": StrategySpec(f"{_RULES}ablations:uniform", InexactOptions, neighbours=True),
     }
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import zip_longest
 from typing import cast
 
@@ -16,7 +17,9 @@ from checkfree.core.errors import BadInput
 from checkfree.core.units import derive
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES, Family, family
+from checkfree.models.hub import HF, PRETRAINED, held
 from checkfree.plugins import not_permitted
+from checkfree.recovery.registry import spec_of
 from checkfree.session.regroup import Layout
 from checkfree.session.sketch import sketched
 from checkfree.session.tensors import check_tensors
@@ -54,6 +57,16 @@ def family_of(model: ModelConfig) -> Family:
     return cast(Family, model.code)
 
 
+def check_pretrained(model: ModelConfig, mend: str) -> None:
+    """Raise BadInput, with the ``mend`` in brackets, unless pretrained weights that a run begins
+    with are here."""
+    if model.family == HF and model.weights == PRETRAINED:
+        try:
+            held(model)
+        except ValueError as error:
+            raise BadInput(f"{error} ({mend})") from None
+
+
 def of_family(config: Config, vocabulary: int) -> Blueprint:
     """A built-in model. Raises BadInput if it cannot be cut as configured."""
     model = config.model
@@ -64,15 +77,29 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
         )
     model = replace(model, vocabulary=model.vocabulary or vocabulary)
     made = family_of(model)
+    layered = getattr(made, "LAYERED", False)
 
     def build(stage: int, purpose: str, *parts: int) -> nn.Module:
-        with seeded(derive(config.seed, purpose, stage, *parts), CPU):
-            return made.stage(model, stage, config.stages)
+        number = () if layered else (stage,)
+        with seeded(derive(config.seed, purpose, *number, *parts), CPU):
+            try:
+                return made.stage(model, stage, config.stages)
+            except ValueError as error:  # of a folder, or of what only weights show
+                raise BadInput(str(error)) from error
+
+    @cache
+    def sketches(stages: int) -> Sequence[nn.Module]:
+        """All stages; where body stages are alike, one for all of them."""
+        with sketched():
+            if layered:
+                return [made.stage(model, i, stages) for i in range(stages + 1)]
+            edge, body = (made.stage(model, i, stages) for i in (0, 1))
+            return [edge, *[body] * stages]
 
     try:
-        with sketched():
-            for stage in (0, 1):
-                check_tensors(stage, made.stage(model, stage, config.stages))
+        shapes = sketches(config.stages)
+        for stage, module in enumerate(shapes if layered else shapes[:2]):
+            check_tensors(stage, module)
     except ValueError as error:
         raise BadInput(str(error)) from None
     except (RuntimeError, TypeError, OverflowError):
@@ -81,10 +108,16 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
             "no tensor can be that large; give smaller sizes"
         ) from None
 
+    other = _unequal(shapes)
+    if other and spec_of(config.recovery).neighbours:
+        raise BadInput(
+            f"recovery.name={config.recovery.name} makes a lost stage of its neighbours, and "
+            f"{other}: take replay, shadow, checkpoint or redundant, or another number of stages"
+        )
+
     def layout(stages: int) -> Layout:
         try:
-            with sketched():
-                edge, body = (made.stage(model, i, stages) for i in (0, 1))
+            modules = sketches(stages)
         except ValueError as error:
             raise BadInput(str(error)) from None
         name = getattr(made, "transformers_name", None)
@@ -97,7 +130,7 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
         def whole(stage: int, param: str) -> str:
             return f"{stage}.{param}" if name is None else str(name(model, stages, stage, param))
 
-        return Layout((edge, *[body] * stages), whole, config.precision == "fp64")
+        return Layout(modules, whole, config.precision == "fp64")
 
     return Blueprint(
         stages=config.stages + 1,
@@ -106,7 +139,7 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
         parameters=made.parameters_of(model),
         tokens=config.microbatches * config.batch * model.context,
         layout=layout,
-        untried=() if model.family in FAMILIES else (1,),
+        untried=(1,) if layered or model.family not in FAMILIES else (),
     )
 
 
@@ -158,15 +191,11 @@ def check_modules(stages: Sequence[nn.Module]) -> None:
         _check_layers(place, module)
         check_tensors(place, module)
     _check_nothing_shared(stages)
-    first = _shapes(stages[1])
-    for place, module in enumerate(stages[2:], 2):
-        for one, other in zip_longest(first, _shapes(module)):
-            if one != other:
-                raise BadInput(
-                    f"body stage {place} has {other or 'nothing'} where stage 1 has "
-                    f"{one or 'nothing'}: body stages need parameters of equal names, shapes and "
-                    "types, else no neighbour could stand in for another"
-                )
+    if other := _unequal(stages):
+        raise BadInput(
+            f"{other}: body stages need parameters of equal names, shapes and types, else no "
+            "neighbour could stand in for another"
+        )
 
 
 def _check_layers(place: int, module: nn.Module) -> None:
@@ -213,6 +242,17 @@ def _check_nothing_shared(stages: Sequence[nn.Module]) -> None:
                     f"stages {first} and {place} share a parameter ({known}, {name}), and would "
                     "each train their own: give each stage its own, as copy.deepcopy makes one"
                 )
+
+
+def _unequal(stages: Sequence[nn.Module]) -> str:
+    """The first parameter in which a body stage differs from stage 1; "" if none does."""
+    first = _shapes(stages[1])
+    for place, module in enumerate(stages[2:], 2):
+        for one, other in zip_longest(first, _shapes(module)):
+            if one != other:
+                told = (found or "nothing" for found in (other, one))
+                return "body stage {} has {} where stage 1 has {}".format(place, *told)
+    return ""
 
 
 def _shapes(module: nn.Module) -> list[str]:

@@ -19,13 +19,14 @@ from checkfree.config.load import as_recorded, flat, load, load_saved, placed, t
 from checkfree.config.load import build as build_config
 from checkfree.config.parts import origins, permitted, running
 from checkfree.config.places import INIT_RUN, PLACES, moved, moves
-from checkfree.core.config import Config
+from checkfree.core.config import Config, DataConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.records import RECORDS, ConfigRecord, read
 from checkfree.core.typed import written
 from checkfree.data import open_data
 from checkfree.failures import CLOCK, is_trace_file
 from checkfree.messages.control import Purpose
+from checkfree.models.hub import HF, own_tokenizer
 from checkfree.plugins import OUTSIDE, origin, packages
 from checkfree.recovery.options import AUTO
 from checkfree.recovery.registry import spec_of
@@ -33,7 +34,7 @@ from checkfree.runtime.files import write_whole
 from checkfree.runtime.folder import CONFIG
 from checkfree.runtime.recorder import Listener
 from checkfree.session.assemble import make_worker_context
-from checkfree.session.blueprint import Blueprint, of_family, of_modules
+from checkfree.session.blueprint import Blueprint, check_pretrained, of_family, of_modules
 from checkfree.session.due import DueFailures
 from checkfree.session.initial import USER, Initial, digest_of, first_batch, kept, taken_over
 from checkfree.session.memory import check_fits
@@ -112,6 +113,8 @@ def of_config(
     scheduler_of(config)  # before anything is written
     if whole:
         check_fits(config)
+    check_pretrained(config.model, "a run that goes on takes model.path=, where they are now")
+    _check_tokens(config)
     context, batch = config.model.context, config.batch
     data = open_data(config.data, context=context, batch=batch, seed=config.seed)
     blueprint, about = of_family(config, data.vocabulary), data.describe()
@@ -132,6 +135,18 @@ def of_config(
         initial=initial,
         text=data.text(),
     )
+
+
+def _check_tokens(config: Config) -> None:
+    """Raise BadInput for bytes where the weights know other tokens."""
+    data, model = config.data, config.model
+    tokenized = data.name != "bin" and data.tokenizer == DataConfig.tokenizer
+    if tokenized and own_tokenizer(model):
+        raise BadInput(
+            f"data.tokenizer=bytes, and the weights of model.path={model.path} know the tokens of "
+            f"its own tokenizer.json: data.tokenizer={model.path}/tokenizer.json, or "
+            "model.weights=fresh"
+        )
 
 
 def _initial(
@@ -246,7 +261,8 @@ def recorded_config(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 def versions_of(config: Config) -> dict[str, str]:
     """And of the packages that bring parts of it which are none of ours."""
     outside = packages(origins(config))
-    return versions() | {f"{OUTSIDE}{top}": origin(top) for top in outside}
+    hub = {"transformers": _version("transformers")} if config.model.family == HF else {}
+    return versions() | hub | {f"{OUTSIDE}{top}": origin(top) for top in outside}
 
 
 def versions() -> dict[str, str]:

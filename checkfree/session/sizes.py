@@ -17,8 +17,7 @@ from checkfree.data.tokenizers import open_tokenizer
 from checkfree.models.config import ModelConfig
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
-from checkfree.session.blueprint import family_of, of_family
-from checkfree.session.sketch import sketched
+from checkfree.session.blueprint import of_family
 from checkfree.simulator.sizes import Sizes, published, told_bytes
 
 OWN, PUBLISHED = "own", "published"
@@ -55,12 +54,8 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
     """Those of the configured model itself, in bytes and flops. Raises BadInput."""
     vocabulary = config.model.vocabulary or open_tokenizer(config.data.tokenizer).vocabulary
     model = replace(config.model, vocabulary=vocabulary)
-    of_family(config, model.vocabulary or 1)  # says what is wrong with it, if anything
-    made = family_of(model)
-    with sketched():
-        edge, body = (made.stage(model, stage, config.stages) for stage in (0, 1))
+    both = of_family(config, vocabulary).layout(config.stages).modules
     wide = 8 if config.precision == "fp64" else 4
-    both = (edge, *[body] * config.stages)
     params = tuple(wide * sum(p.numel() for p in stage.parameters()) for stage in both)
     counters = tuple(STEP_BYTES * len(list(stage.parameters())) for stage in both)
     tokens = config.batch * model.context
@@ -77,7 +72,7 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
             for count, steps in zip(params, counters, strict=True)
         ),
         embed=0.0,
-        body=_body_flops(body, model, config.stages) * tokens,
+        body=max(_body_flops(body, model, config.stages) for body in both[1:]) * tokens,
         head=2.0 * (model.vocabulary or 1) * model.width * tokens,
         packed={
             how: tuple(sum(bytes_of(tuple(p.shape), how) for p in s.parameters()) for s in both)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from checkfree.core.units import derive
 from checkfree.models.config import ModelConfig
-from checkfree.models.families import FAMILIES, family
+from checkfree.models.families import WRITTEN_HERE, family
 
 SMALL = ModelConfig(width=24, heads=4, hidden=40, blocks=4, context=16, vocabulary=37)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=WRITTEN_HERE)
 def small(request: pytest.FixtureRequest) -> ModelConfig:
     """A small model of each family."""
     return replace(SMALL, family=request.param)
@@ -174,7 +174,7 @@ def test_a_tied_head_is_the_embedding(small: ModelConfig) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    name=st.sampled_from(FAMILIES),
+    name=st.sampled_from(WRITTEN_HERE),
     head_width=st.sampled_from([2, 4, 6]),
     kv_heads=st.integers(1, 3),
     group=st.integers(1, 3),

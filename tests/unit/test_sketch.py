@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from checkfree.models.config import ModelConfig
-from checkfree.models.families import FAMILIES, family
+from checkfree.models.families import WRITTEN_HERE, family
 from checkfree.session.sketch import sketched
 
 SMALL = ModelConfig(blocks=2, width=16, heads=2, vocabulary=32, context=8)
@@ -28,7 +28,7 @@ def shapes(module: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (p.shape, p.dtype) for name, p in module.named_parameters()}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", WRITTEN_HERE)
 @pytest.mark.parametrize("stage", [0, 1])
 def test_it_is_the_stage_without_its_memory(name: str, stage: int) -> None:
     with sketched():

@@ -48,6 +48,11 @@ def add(actions: Commands) -> None:
         help="where data.path of the run is on this machine; only who has stage 0 needs data",
     )
     parser.add_argument(
+        "--model-path",
+        metavar="PATH",
+        help="where model.path of the run is on this machine, if it begins with pretrained weights",
+    )
+    parser.add_argument(
         "--listen",
         default=ANYWHERE,
         metavar="HOST:PORT",
@@ -91,7 +96,12 @@ def _run(arguments: argparse.Namespace) -> int:
     with as_joiner("join", arguments.address, secret, arguments.listen) as (workdir, entry):
         from checkfree.session.swarm.member import NodeOptions, StartAgain, join
 
-        options = NodeOptions(arguments.seats, data=arguments.data_path, device=arguments.device)
+        options = NodeOptions(
+            arguments.seats,
+            data=arguments.data_path,
+            model=arguments.model_path,
+            device=arguments.device,
+        )
         options = replace(options, host=host or options.host, zone=zone)
         entry = replace(
             entry,

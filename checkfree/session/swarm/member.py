@@ -53,7 +53,7 @@ from checkfree.runtime.swarm.transport.frames import Peer
 from checkfree.runtime.swarm.transport.network_thread import NetworkThread, Said
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
 from checkfree.session.assemble import make_worker_context
-from checkfree.session.blueprint import of_family
+from checkfree.session.blueprint import check_pretrained, of_family
 from checkfree.session.equipment import equipment
 from checkfree.session.job import Feeds, any_config, of_config
 from checkfree.session.log_disk import check_log_disk
@@ -127,12 +127,14 @@ class JoinOptions:
 @dataclass(frozen=True)
 class NodeOptions:
     """What whoever starts a node asks for. ``seats``: at most; None: what memory is good for, 0: a
-    spare. ``data``: where the run's data are here; None: where the run has them."""
+    spare. ``data`` and ``model``: where the run's data and its pretrained weights are here; None:
+    where the run has them."""
 
     seats: int | None = None
     host: str = field(default_factory=lambda: socket.gethostname()[:LONGEST_NAME])
     zone: str = ""
     data: str | None = None
+    model: str | None = None
     device: str | None = None
 
 
@@ -154,6 +156,9 @@ def prepared(
     if options.data is not None:
         config = replace(config, data=replace(config.data, path=options.data))
         check_data_keys(config.data, {"path"})
+    if options.model is not None:
+        config = replace(config, model=replace(config.model, path=options.model))
+    check_pretrained(config.model, "on this machine: --model-path gives where the weights are")
     if config.model.vocabulary is None:  # a lead tells what its tokenizer has
         raise BadInput("the run that the lead sent has no model.vocabulary: is its checkfree ours?")
     blueprint = of_family(config, config.model.vocabulary)

@@ -1,0 +1,406 @@
+"""Any causal language model of ``transformers``, cut into stages; no family needs a line here.
+
+    Edge (stage 0): tokens -> embedding -> ...        ... -> final norm -> head -> loss
+    Body (stages 1 … n):                       its layers
+
+A stage is the family's own class, built on the meta device, in which whatever another stage holds
+is put ``Elsewhere`` before anything gets memory. It runs the family's own forward, which makes
+masks, rotary tables, scales and softcaps as ever; hidden states are put in where the stage's first
+layer is called and taken out where its last one returns, so all else that it computes is unseen.
+No code of a folder is ever run: only classes that ``transformers`` has itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .families import check_place
+from .hub import PRETRAINED, held
+
+try:
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.initialization import no_init_weights
+    from transformers.utils import logging
+except ImportError:
+    raise ValueError(
+        "model.family=hf needs transformers 5 or later: pip install 'checkfree[hf]'"
+    ) from None
+
+LAYERED = True
+
+NAMES: Mapping[str, str] = MappingProxyType({})
+"""The family's own; see ``transformers_name``."""
+
+TRANSPOSED: frozenset[str] = frozenset()
+
+FAILURES = (AttributeError, TypeError, RuntimeError, LookupError, ValueError, ImportError)
+"""What a class raises that can't be built or cut so."""
+
+
+def stage(config: ModelConfig, i: int, stages: int) -> Edge | Body:
+    """Stage ``i`` of 0 … ``stages``, and nothing else: on the meta device if that is torch's
+    default one, else with the pretrained weights of ``config.path``, or with drawn ones, of which
+    each layer's depend on torch's seed and the layer's number alone, however the model is cut.
+    Raises ValueError for a model that can't be cut so, and for a folder without its weights."""
+    theirs, mine = _settings(config), layers_of_stage(config, i, stages)
+    try:
+        if torch.get_default_device().type == "meta":
+            return _staged(_empty(theirs, mine), mine)
+        pretrained = config.weights == PRETRAINED
+        shell = _loaded(config, theirs, mine) if pretrained else _drawn(theirs, mine)
+        check(shell, mine)
+    except FAILURES as error:
+        raise ValueError(_refused(config, error)) from error
+    return _staged(shell, mine)
+
+
+def layers_of_stage(config: ModelConfig, i: int, stages: int) -> range:
+    """The numbers of the layers of stage ``i``: none for stage 0, equally many for the others.
+    Raises ValueError."""
+    check_place(i, stages)
+    each, rest = divmod(config.blocks, stages)
+    if rest:
+        counts = ", ".join(str(k) for k in range(1, config.blocks + 1) if config.blocks % k == 0)
+        raise ValueError(
+            f"stages is {stages}, and the model has {config.blocks} layers, which that does not "
+            f"part equally: choose among {counts}"
+        )
+    return range((i - 1) * each, i * each) if i else range(0)
+
+
+def parameters_of(config: ModelConfig) -> int:
+    """Parameters of the whole model; a tied head counts once."""
+    with torch.device("meta"):
+        parts = (stage(config, i, 1) for i in (0, 1))
+        return sum(param.numel() for part in parts for param in part.parameters())
+
+
+def transformers_name(config: ModelConfig, stages: int, i: int, name: str) -> str:
+    """What the family calls parameter or buffer ``name`` of stage ``i``; ValueError if none is."""
+    mine = layers_of_stage(config, i, stages)
+    found = names(_empty(_settings(config), mine), mine)
+    if name not in found:
+        raise ValueError(f"stage {i} has no {name!r}: name one of {', '.join(sorted(found))}")
+    return found[name]
+
+
+class Cut(nn.Module):
+    """Holds weights of a shell, which stays outside: its tables and flags are no state of ours."""
+
+    def __init__(self, shell: Any):
+        super().__init__()
+        self.outside = (shell,)  # a tuple, so that it is no submodule
+
+    @property
+    def shell(self) -> Any:
+        """The family's class around these weights."""
+        return self.outside[0]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.shell._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+
+class Edge(Cut):
+    """Stage 0: embeds the tokens, and takes the loss at the other end of the pipeline."""
+
+    def __init__(self, shell: Any):
+        super().__init__(shell)
+        own = {name: module for name, module in shell.named_modules() if _keeps(module)}
+        self.ends = nn.ModuleDict({name.replace(".", "/"): module for name, module in own.items()})
+
+    def embed(self, batch: Tensor) -> Tensor:
+        """Tokens (batch, T + 1), int64 -> hidden (batch, T, width); the last token is no input."""
+        with entering(layers_of(self._in_mode())[0]) as seen:
+            self.shell.base_model(input_ids=batch[:, :-1], use_cache=False)
+        return seen[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden (batch, T, width) -> logits (batch, T, vocabulary)."""
+        unseen = torch.zeros_like(hidden)
+        with leaving(layers_of(self._in_mode())[-1], hidden):
+            logits: Tensor = self.shell(inputs_embeds=unseen, use_cache=False).logits
+        return logits
+
+    def loss(self, hidden: Tensor, batch: Tensor) -> Tensor:
+        """Mean cross-entropy () in nats of tokens 1 … T of ``batch`` (batch, T + 1)."""
+        logits = self.logits(hidden).flatten(0, 1)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits, batch[:, 1:].flatten())
+
+    def _in_mode(self) -> Any:
+        """The shell, training or not as we are: its dropout has no weights, so it is not ours."""
+        if self.shell.training != self.training:
+            self.shell.train(self.training)
+        return self.shell
+
+
+class Body(Cut):
+    """A body stage. Its layers are numbered from 0, so that body stages have equal names."""
+
+    def __init__(self, shell: Any, mine: range):
+        super().__init__(shell.eval())
+        self.layers = nn.ModuleList(layers_of(shell)[k] for k in mine).train()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(batch, T, width) -> the same shape."""
+        with entering(self.layers[0], hidden), leaving(self.layers[-1]) as seen:
+            self.shell.base_model(inputs_embeds=torch.zeros_like(hidden), use_cache=False)
+        return seen[0]
+
+
+# --- hidden states, into the family's loop over its layers and out of it -------------------------
+
+
+def layers_of(model: Any) -> nn.ModuleList:
+    """The list that the family's forward goes through. Raises ValueError if there is none."""
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
+            return module
+    raise ValueError("it keeps no list of its layers")
+
+
+@contextmanager
+def entering(layer: nn.Module, given: Tensor | None = None) -> Iterator[list[Tensor]]:
+    """Notes what hidden states ``layer`` gets, and puts ``given`` in their place."""
+    seen: list[Tensor] = []
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+        if given is None:
+            return None
+        return ((given, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": given})
+
+    with layer.register_forward_pre_hook(hook, with_kwargs=True):
+        yield seen
+
+
+@contextmanager
+def leaving(layer: nn.Module, given: Tensor | None = None) -> Iterator[list[Tensor]]:
+    """Notes what hidden states ``layer`` returns, and puts ``given`` in their place."""
+    seen: list[Tensor] = []
+
+    def hook(_: nn.Module, args: Any, output: Any) -> Any:
+        packed = isinstance(output, (tuple, list))
+        seen.append(output[0] if packed else output)
+        return None if given is None else (given, *output[1:]) if packed else given
+
+    with layer.register_forward_hook(hook):
+        yield seen
+
+
+class Elsewhere(nn.Module):
+    """Stands for a module that another stage holds: knows what that knew, and has no weights.
+    ``of``: the loop over layers, the ends of the model, or the embedding."""
+
+    def __init__(self, module: nn.Module, of: str):
+        super().__init__()
+        self.__dict__.update({k: v for k, v in vars(module).items() if not k.startswith("_")})
+        self.of = "embedding" if isinstance(module, nn.Embedding) else of
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Hand on hidden states; where those are made, make nothing that could be added to them."""
+        x = args[0] if args else next(iter(kwargs.values()))
+        if self.of == "embedding":
+            return torch.zeros((), device=x.device)
+        return (x,) if self.of == "loop" and x.ndim < 3 else x  # a loop that takes [0] of a tuple
+
+
+# --- building ------------------------------------------------------------------------------------
+
+
+def cut(theirs: Any, mine: range) -> Any:
+    """The family's class, with the layers ``mine`` and nothing else, or with all but layers."""
+    family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(theirs)]
+
+    def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        family.__init__(self, config, *args, **kwargs)
+        layers = layers_of(self)
+        if shared := _shared(self, layers):
+            raise ValueError(f"layers share {shared}")
+        for k in set(range(len(layers))) - set(mine):
+            layers[k] = Elsewhere(layers[k], "loop")
+        around = [module for module in self.modules() if layers in module.modules()]
+        for parent in around[:-1] if mine else ():
+            for name, child in parent.named_children():
+                if child not in around and next(child.parameters(), None) is not None:
+                    setattr(parent, name, Elsewhere(child, "ends"))
+        if mine:
+            self.all_tied_weights_keys = {}
+
+    # Its module, else it counts as code from outside; and no word about what others have.
+    members = {"__init__": __init__, "__module__": family.__module__}
+    return type(family.__name__, (family,), {**members, "_keys_to_ignore_on_load_unexpected": [""]})
+
+
+def names(shell: Any, mine: range) -> dict[str, str]:
+    """Our names of a stage's parameters and buffers to the family's; of what is tied, that of the
+    weights which are saved."""
+    kept = shell.state_dict(keep_vars=True).items()
+    theirs = {id(t): name for name, t in kept if name not in shell.all_tied_weights_keys}
+    ours = _staged(shell, mine).state_dict(keep_vars=True)
+    return {name: theirs[id(tensor)] for name, tensor in ours.items()}
+
+
+def _settings(config: ModelConfig) -> Any:
+    """The family's own configuration. Raises ValueError for one that transformers has not."""
+    told = copy.deepcopy(dict(config.architecture))
+    kind = told["model_type"]
+    if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(
+            f"transformers has no causal language model called {kind}, and code of a folder is "
+            "never run: take one that it has"
+        )
+    how = {} if config.attention is None else {"attn_implementation": config.attention}
+    try:
+        with _quiet():
+            theirs = CONFIG_MAPPING[kind].from_dict(told, **how)
+    except FAILURES as error:
+        raise ValueError(_refused(config, error)) from error
+    theirs.output_router_logits = False  # no stage has all that experts' auxiliary loss is made of
+    theirs.layerdrop = 0.0  # a layer is there or not by chance: a retry would be another
+    return theirs
+
+
+def _refused(config: ModelConfig, error: Exception) -> str:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return f"a {config.architecture['model_type']} can't be cut into stages: {reason}"
+
+
+def _shared(model: Any, layers: nn.ModuleList) -> str | None:
+    """A weight that two layers have, or a layer and something else."""
+    path = next(name for name, module in model.named_modules() if module is layers)
+    tied = {name for pair in model.all_tied_weights_keys.items() for name in pair}
+    owners: dict[int, str] = {}
+    for name, param in model.named_parameters(remove_duplicate=False):
+        twice = owners.setdefault(id(param), name) != name
+        if name.startswith(path) and (twice or name in tied):
+            return str(name)
+    return None
+
+
+def _keeps(module: nn.Module) -> bool:
+    """It has a parameter or a buffer of its own that is part of a state."""
+    return bool(module._parameters or module._buffers.keys() - module._non_persistent_buffers_set)
+
+
+def _staged(shell: Any, mine: range) -> Edge | Body:
+    return Body(shell, mine) if mine else Edge(shell)
+
+
+def _empty(theirs: Any, mine: range) -> Any:
+    """Names and shapes without memory."""
+    with _quiet(), torch.device("meta"), no_init_weights():
+        shell = cut(theirs, mine)(copy.deepcopy(theirs))
+    if not mine:
+        shell.tie_weights()
+    return shell
+
+
+def _loaded(config: ModelConfig, theirs: Any, mine: range) -> Any:
+    """From a folder's safetensors, of which only this stage's tensors are read."""
+    folder = held(config)
+    how: Any = {"config": theirs, "dtype": torch.float32, "output_loading_info": True}
+    with _quiet():
+        shell, info = cut(theirs, mine).from_pretrained(folder, use_safetensors=True, **how)
+    if info["missing_keys"]:  # transformers would draw them, and warn
+        raise ValueError(f"{folder} has no {min(info['missing_keys'])}: give a folder that has")
+    return shell._apply(torch.clone).train()  # it maps the files, to which someone may write
+
+
+def _drawn(theirs: Any, mine: range) -> Any:
+    """As the family draws them: each layer from a seed of its own, and the edge from another."""
+    shell, seed = _empty(theirs, mine).to_empty(device="cpu"), torch.initial_seed()
+    for k in mine:
+        with _seeded(f"{seed}/layer/{k}"):
+            layers_of(shell)[k].apply(shell.base_model._initialize_weights)
+    with _seeded(f"{seed}/edge"):
+        shell.initialize_weights()  # what is left: stage 0's weights, and buffers
+    if not mine:
+        shell.tie_weights()
+    return shell.train()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without progress of its own, and without warnings of what is refused here or not asked."""
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _seeded(text: str) -> Iterator[None]:
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+        yield
+
+
+# --- checking ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def check(shell: Any, mine: range) -> None:
+    """Raises ValueError for a family in which hidden states aren't all that a layer needs of those
+    before it. Runs the stage on two inputs: all else that its layers are called with must be
+    equal, and what each returns must be what the next one gets."""
+    one, other = (_calls(shell, mine, number) for number in (1, 2))
+    if len(one) != len(layers_of(shell)):
+        raise ValueError(f"its {len(layers_of(shell))} layers get {len(one)} calls")
+    for k, ((_, rest, left), (_, same, _)) in enumerate(zip(one, other, strict=True)):
+        if not _equal(rest, same):
+            raise ValueError(f"layer {k} needs more than hidden states of what came before")
+        after = one[k + 1][0] if k + 1 < len(one) and k + 1 not in mine[:1] else left
+        if after.data_ptr() != left.data_ptr():
+            raise ValueError(f"something happens between layers {k} and {k + 1}")
+
+
+def _calls(shell: Any, mine: range, number: int) -> list[tuple[Tensor, Any, Tensor]]:
+    """By layer, for one of some small inputs: hidden states in, all else in, hidden states out."""
+    calls: list[tuple[Tensor, Any, Tensor]] = []
+
+    def hook(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        rest = {**kwargs, "hidden_states": None, "args": args[1:]}
+        calls.append((hidden, rest, output[0] if isinstance(output, (tuple, list)) else output))
+
+    layers, was = layers_of(shell), shell.training
+    generator = torch.Generator().manual_seed(number)
+    hidden = torch.rand((3, 4, shell.config.hidden_size), generator=generator).to(shell.dtype)
+    given = {"inputs_embeds": hidden} if mine else {"input_ids": torch.full((3, 4), number)}
+    shell.eval()
+    with ExitStack() as stack:
+        if mine:
+            stack.enter_context(entering(layers[mine[0]], hidden))
+        for layer in layers:
+            stack.enter_context(layer.register_forward_hook(hook, with_kwargs=True))
+        shell.base_model(**given, use_cache=False)
+    shell.train(was)
+    return calls
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return True

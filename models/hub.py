@@ -1,0 +1,212 @@
+"""A model of the Hugging Face Hub by its folder: what its config.json tells, and where it lies.
+Imports neither torch nor transformers, so that a configuration is read and checked without them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from .config import ModelConfig
+
+HF = "hf"
+CONFIG = "config.json"
+PRETRAINED, FRESH = "pretrained", "fresh"
+
+KEYS: Mapping[str, Sequence[str]] = {
+    "width": ("hidden_size", "n_embd", "d_model"),
+    "blocks": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
+    "kv_heads": ("num_key_value_heads",),
+    "hidden": ("intermediate_size", "n_inner", "ffn_dim"),
+    "vocabulary": ("vocab_size",),
+    "tied": ("tie_word_embeddings",),
+}
+"""Of ours what config.json says, under one of these names."""
+NEEDED = ("width", "blocks", "vocabulary")
+
+LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+"""What the longest sequence is called that a model has positions for."""
+
+OURS = ("path", "config", "weights", "attention", "architecture", "sha256")
+"""Keys of the section ``model`` that only this family reads."""
+
+SAMPLE = 1 << 16
+"""Bytes at the start, the middle and the end of a file of weights that its fingerprint reads."""
+
+MOST = 1 << 24
+"""Bytes of a config.json; the largest of the Hub have thousands."""
+
+
+def described(config: ModelConfig) -> ModelConfig:
+    """``config`` with all that the model's config.json tells, and of pretrained weights with their
+    fingerprint; one that has these already, as a run's record has, as it is. Raises ValueError, in
+    one line."""
+    config = config if config.architecture is not None else _read(config)
+    told = config.architecture
+    if not isinstance(told, Mapping) or not isinstance(told.get("model_type"), str):
+        raise ValueError("model.architecture has no model_type: leave it out, it is config.json's")
+    if isinstance(told.get("text_config"), Mapping):
+        raise ValueError(
+            f"a {told['model_type']} is made of several models (text_config), and only a language "
+            "model is trained here: give the folder of its text model alone"
+        )
+    config = replace(config, **_shape(config, told))
+    longest = next((told[key] for key in LONGEST if isinstance(told.get(key), int)), None)
+    if longest is not None and config.context > longest:
+        raise ValueError(
+            f"model.context is {config.context}, and the model has positions for {longest}: "
+            f"model.context={longest}"
+        )
+    return config
+
+
+def folder_of(path: str) -> Path:
+    """The folder at ``path``, else of the model that is called so in this machine's Hub cache;
+    nothing is downloaded. Raises ValueError."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise ValueError(f"model.path={path}: no such folder") from None
+    try:
+        return Path(snapshot_download(path, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError, OSError):
+        raise ValueError(
+            f"model.path={path}: no such folder, and no model of that name in the Hub cache of "
+            f"this machine: give a folder, or fetch it by hf download {path}"
+        ) from None
+
+
+def own_tokenizer(config: ModelConfig) -> bool:
+    """Pretrained weights know the tokens of a tokenizer that lies beside them. Raises
+    ValueError."""
+    if config.weights != PRETRAINED or config.path is None:
+        return False
+    return (folder_of(config.path) / "tokenizer.json").is_file()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Its files of weights, in order of their names; none of a kind that would be unpickled."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the names, sizes and samples of a folder's weights: other weights of the same
+    shapes differ in all of their files, so that the whole need not be read. Raises ValueError."""
+    found, files = hashlib.sha256(), weight_files(folder)
+    try:
+        for file in files:
+            size = file.stat().st_size
+            found.update(f"{file.name} {size}\n".encode())
+            with file.open("rb") as stream:
+                for place in (0, size // 2, max(0, size - SAMPLE)):
+                    stream.seek(place)
+                    found.update(stream.read(SAMPLE))
+    except OSError as error:
+        raise ValueError(f"{error.filename} can't be read: {error.strerror}") from None
+    return found.hexdigest()
+
+
+def held(config: ModelConfig) -> Path:
+    """The folder of a run's pretrained weights, if it still has those that the run began with.
+    Raises ValueError."""
+    assert config.path is not None
+    folder = folder_of(config.path)
+    if config.sha256 is not None and fingerprint(folder) != config.sha256:
+        raise ValueError(
+            f"model.path={config.path} has other weights than the run began with: put them back, "
+            "or give model.path= where they are"
+        )
+    return folder
+
+
+def check_unused(config: ModelConfig) -> None:
+    """Raise ValueError for a key that only ``hf`` reads, of another family."""
+    for key in OURS:
+        if getattr(config, key) is not None:
+            raise ValueError(
+                f"model.{key} is for model.family=hf, and this is {config.family}: "
+                "leave it out, or set model.family=hf"
+            )
+
+
+def _read(config: ModelConfig) -> ModelConfig:
+    if (config.path is None) == (config.config is None):
+        raise ValueError(
+            "model.family=hf needs one of model.path=FOLDER (with weights) and model.config=FILE "
+            "(a config.json, for fresh ones)"
+        )
+    if config.weights not in (None, PRETRAINED, FRESH):
+        raise ValueError(
+            f"model.weights is {config.weights!r}, expected {PRETRAINED} or {FRESH}: choose one"
+        )
+    if config.path is None:
+        assert config.config is not None
+        if config.weights == PRETRAINED:
+            raise ValueError(
+                "model.config has no weights: model.path=FOLDER has, or model.weights=fresh"
+            )
+        told = _json(Path(config.config).expanduser())
+        return replace(config, architecture=told, weights=FRESH)
+    folder = folder_of(config.path)
+    told, files = _json(folder / CONFIG), weight_files(folder)
+    if config.weights == FRESH:
+        return replace(config, architecture=told)
+    if not files:
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
+        raise ValueError(
+            f"model.path={config.path} has no *.safetensors"
+            + (", and what is pickled is not read: save it as safetensors" if pickled else "")
+            + ", or set model.weights=fresh"
+        )
+    return replace(config, architecture=told, weights=PRETRAINED, sha256=fingerprint(folder))
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        if file.is_file() and file.stat().st_size > MOST:
+            raise ValueError(f"{file} is larger than any config.json: give the model's own")
+        found = json.loads(file.read_bytes())
+    except OSError as error:
+        raise ValueError(
+            f"{file}: {error.strerror}: give a model's folder or config.json"
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} is no JSON ({error}): give the model's own config.json") from None
+    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
+        raise ValueError(f"{file} has no model_type: give the config.json of a Hugging Face model")
+    return found
+
+
+def _shape(config: ModelConfig, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Our keys as config.json has them; what a user set otherwise is refused."""
+    defaults = {field.name: field.default for field in fields(ModelConfig)}
+    found = dict[str, Any]()
+    for key, names in KEYS.items():
+        value = next((told[name] for name in names if told.get(name) is not None), None)
+        if value is None and key in NEEDED:
+            raise ValueError(f"config.json says nothing of {', '.join(names)}: add {names[0]}")
+        if value is None:
+            continue
+        if isinstance(value, (list, tuple, dict)):  # by layer, as some have it
+            continue
+        if key != "tied" and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"config.json has {names[0]} {value!r}, expected 1 or more: mend it")
+        given = getattr(config, key)
+        if given not in (defaults[key], value):
+            raise ValueError(
+                f"model.{key} is {given}, and the model's config.json has {value}: leave it out"
+            )
+        found[key] = value
+    if config.dropout:
+        raise ValueError(
+            f"model.dropout is {config.dropout}, and dropout is as config.json has it: leave it out"
+        )
+    return found

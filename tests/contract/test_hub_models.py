@@ -1,0 +1,201 @@
+"""A model of the Hub, cut into stages, is the uncut model of ``transformers`` to the last bit."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from checkfree.models import hf, hub
+from checkfree.models.config import ModelConfig
+from tests.contract.hub_models import (
+    CONTEXT,
+    FAMILIES,
+    LAYERS,
+    VOCABULARY,
+    config_of,
+    folder_with,
+    model_of,
+)
+
+Gradients = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def described(folder: Path, **keys: Any) -> ModelConfig:
+    return hub.described(ModelConfig("hf", path=str(folder), context=CONTEXT, **keys))
+
+
+def tokens(rows: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(0, VOCABULARY, (rows, CONTEXT + 1), generator=generator)
+
+
+def uncut(model: Any, batch: Tensor) -> tuple[Tensor, Tensor, Gradients]:
+    """Logits, loss and gradients by the family's names."""
+    logits = model(batch[:, :-1], use_cache=False).logits
+    loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    loss.backward()
+    named = model.named_parameters()
+    return logits, loss, {name: p.grad for name, p in named if p.grad is not None}
+
+
+def cut(config: ModelConfig, stages: int, batch: Tensor) -> tuple[Tensor, Tensor, Gradients]:
+    """The same of a pipeline of so many body stages."""
+    edge, *bodies = (hf.stage(config, i, stages) for i in range(stages + 1))
+    assert isinstance(edge, hf.Edge)
+    hidden = edge.embed(batch)
+    for body in bodies:
+        hidden = body(hidden)
+    logits, loss = edge.logits(hidden), edge.loss(hidden, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = {
+        hf.transformers_name(config, stages, i, name): param.grad
+        for i, part in enumerate((edge, *bodies))
+        for name, param in part.named_parameters()
+        if param.grad is not None
+    }
+    return logits, loss, gradients
+
+
+def check_equal(one: Any, other: Any) -> None:
+    """Logits, losses, and every gradient under its name, to the last bit."""
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+    assert one[2].keys() == other[2].keys() and len(one[2]) > LAYERS
+    for name, gradient in one[2].items():
+        assert torch.equal(gradient, other[2][name]), name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_cut_model_is_the_uncut_one(name: str, tmp_path: Path) -> None:
+    model, batch = folder_with(name, tmp_path), tokens()
+    config, whole = described(tmp_path), uncut(model.train(), batch)
+    for stages in (1, 2, 4):
+        check_equal(cut(config, stages, batch), whole)
+    assert hf.parameters_of(config) == sum(p.numel() for p in model.parameters())
+
+
+@contextmanager
+def nothing_put_in(layer: Any, given: Any = None) -> Iterator[list[Tensor]]:
+    """As transformers' own pipeline hands hidden states on: as if they were embeddings."""
+    with hf_entering(layer) as seen:
+        yield seen
+
+
+hf_entering = hf.entering
+
+
+def test_the_comparison_sees_a_wrong_cutter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = tokens()
+    whole = uncut(folder_with("granite", tmp_path).train(), batch)
+    monkeypatch.setattr(torch, "zeros_like", lambda hidden: hidden)
+    monkeypatch.setattr(hf, "entering", nothing_put_in)
+    logits, *_ = cut(described(tmp_path), 2, batch)
+    assert (logits - whole[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "deepseek_v3"])
+def test_first_weights_do_not_depend_on_the_cut(name: str) -> None:
+    told = config_of(name).to_dict()
+    config = hub.described(ModelConfig("hf", context=CONTEXT, architecture=told, weights=hub.FRESH))
+
+    def drawn(stages: int, seed: int) -> dict[str, Tensor]:
+        torch.manual_seed(seed)
+        return {
+            hf.transformers_name(config, stages, i, name): param.detach()
+            for i in range(stages + 1)
+            for name, param in hf.stage(config, i, stages).named_parameters()
+        }
+
+    once, other, more = drawn(1, 3), drawn(4, 3), drawn(2, 4)
+    assert once.keys() == other.keys() == more.keys()
+    assert all(torch.equal(once[name], other[name]) for name in once)
+    assert all(tensor.isfinite().all() for tensor in once.values())
+    assert any(not torch.equal(once[name], more[name]) for name in once)
+    blocks = [tensor for tensor in once.values() if tensor.ndim == 2 and tensor.std() > 0]
+    assert all(0.005 < float(tensor.std()) < 0.5 for tensor in blocks)
+
+
+def test_weights_are_no_mapping_of_the_file(tmp_path: Path) -> None:
+    """Else whoever writes to it changes the weights of a running model."""
+    folder_with("llama", tmp_path, shard="1GB")
+    part = hf.stage(described(tmp_path), 1, 2)
+    before = [param.detach().clone() for param in part.parameters()]
+    file = tmp_path / "model.safetensors"
+    with file.open("r+b") as stream:
+        stream.seek(file.stat().st_size // 4)
+        stream.write(bytes(file.stat().st_size // 2))
+    assert all(map(torch.equal, before, part.parameters()))
+
+
+@pytest.mark.parametrize(
+    "kind, keys",
+    [
+        ("bert", {"is_decoder": True, "intermediate_size": 48}),
+        ("openai-gpt", {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}),
+        ("xlnet", {"d_model": 32, "n_layer": 4, "n_head": 4, "d_inner": 48}),
+        ("rwkv", {"attention_hidden_size": 32, "context_length": 64}),
+    ],
+)
+def test_what_can_not_be_cut_is_refused(kind: str, keys: dict[str, Any]) -> None:
+    told = {
+        **{"model_type": kind, "vocab_size": VOCABULARY, "hidden_size": 32},
+        **{"num_hidden_layers": LAYERS, "num_attention_heads": 4, **keys},
+    }
+    config = hub.described(ModelConfig("hf", context=CONTEXT, architecture=told, weights=hub.FRESH))
+    with pytest.raises(ValueError, match=f"^a {kind} can't be cut into stages: .") as refused:
+        cut(config, 2, tokens())
+    assert "\n" not in str(refused.value)
+
+
+def test_code_of_a_folder_is_never_run(tmp_path: Path) -> None:
+    folder_with("llama", tmp_path)
+    file = tmp_path / "config.json"
+    text = file.read_text().replace('"model_type": "llama"', '"model_type": "strange"')
+    file.write_text(text.replace("{", '{"auto_map": {"AutoConfig": "evil.Evil"},', 1))
+    (tmp_path / "evil.py").write_text("raise SystemExit('run')")
+    with pytest.raises(ValueError, match="no causal language model called strange"):
+        hf.stage(described(tmp_path), 0, 2)
+
+
+def test_a_folder_that_lacks_a_tensor_or_has_others_is_refused(tmp_path: Path) -> None:
+    folder_with("llama", tmp_path / "a")
+    config = described(tmp_path / "a")
+    folder_with("llama", tmp_path / "b", seed=1)
+    with pytest.raises(ValueError, match="other weights than the run began with"):
+        hf.stage(replace(config, path=str(tmp_path / "b")), 1, 2)
+    model = model_of("llama")
+    state = model.state_dict()
+    del state["model.layers.3.mlp.up_proj.weight"]
+    model.save_pretrained(tmp_path / "c", state_dict=state)
+    lacking = described(tmp_path / "c")
+    hf.stage(lacking, 1, 2)
+    with pytest.raises(ValueError, match=r"has no model.layers.3.mlp.up_proj.weight"):
+        hf.stage(lacking, 2, 2)
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(ValueError, match="no such folder"):
+        hf.stage(config, 1, 2)
+
+
+def test_a_stage_has_nothing_of_the_others(tmp_path: Path) -> None:
+    folder_with("gemma2", tmp_path)
+    config = described(tmp_path)
+    parts = [hf.stage(config, i, 2) for i in range(3)]
+    counts = [sum(p.numel() for p in part.shell.parameters()) for part in parts]
+    assert counts == [sum(p.numel() for p in part.parameters()) for part in parts]
+    assert sum(counts) == hf.parameters_of(config)
