@@ -1,0 +1,131 @@
+"""Runs that train a model of the Hub: as a plain loop would, and through losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import checkfree
+from checkfree.config.load import build, merge
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.records import of_kind
+from checkfree.data import open_data
+from checkfree.models import hf
+from checkfree.session import session
+from tests.contract.hub_models import CONTEXT, folder_with
+from tests.contract.small import TREE, text, trace
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures take longer than the runs."""
+    monkeypatch.setattr(session, "draw", lambda folder: folder)
+    torch.set_num_threads(1)
+
+
+def hub_run(tmp_path: Path, out: str, *changes: Mapping[str, Any]) -> Config:
+    """Of the folder ``model``, on a text."""
+    model = {"family": "hf", "path": str(tmp_path / "model"), "context": CONTEXT}
+    data = text(tmp_path / "text")["data"]
+    tree = {**TREE, "out": str(tmp_path / out), "iterations": 10, "model": model, "data": data}
+    for change in ({"failures": "none"}, *changes):
+        tree = merge(tree, change)
+    return build(tree)
+
+
+ADAMW = {"name": "adamw", "weight_decay": 0.1, "clip": 0.05, "clip_over": "global", "eps": 1e-6}
+
+
+@pytest.mark.parametrize("name", ["llama tied", "gpt2", "gemma3", "deepseek_v3", "mixtral"])
+@pytest.mark.parametrize("stages", [2, 4])
+def test_ten_steps_are_those_of_a_plain_loop(name: str, stages: int, tmp_path: Path) -> None:
+    model = folder_with(name, tmp_path / "model").train()
+    config = hub_run(tmp_path, "run", {"stages": stages, "optimizer": ADAMW})
+    data = open_data(config.data, context=CONTEXT, batch=config.batch, seed=config.seed)
+    params = list(model.parameters())
+    optimizer = torch.optim.AdamW(params, lr=2e-3, eps=1e-6, weight_decay=0.1)
+    losses = []
+    for iteration in range(config.iterations):
+        total = 0.0
+        for microbatch in range(config.microbatches):
+            batch = data.train(iteration, microbatch)
+            logits = model(batch[:, :-1], use_cache=False).logits.flatten(0, 1)
+            loss = F.cross_entropy(logits, batch[:, 1:].flatten()) / config.microbatches
+            loss.backward()
+            total += loss.item()
+        assert nn.utils.clip_grad_norm_(params, 0.05) > 0.05
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total)
+    run = checkfree.train(config)
+    assert run.losses == pytest.approx(losses, rel=0, abs=1e-5)
+    assert losses[-1] < losses[0] - 0.05, "nothing was learnt, so little was compared"
+    whole = dict(model.named_parameters())
+    for i, stage in enumerate(run.stages):
+        for ours, param in stage.named_parameters():
+            theirs = whole[hf.transformers_name(config.model, stages, i, ours)]
+            assert torch.allclose(param, theirs, rtol=0, atol=1e-4), ours
+
+
+LOSSES = ((2, 0), (4, 2), (4, 3), (7, 1), (8, 4))
+"""Before the first wave and after it; stage 0, and two beside each other."""
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "deepseek_v3"])
+@pytest.mark.parametrize("recovery", ["replay(wave_lag=1)", "redundant", "auto"])
+def test_what_is_lost_comes_back_exactly(name: str, recovery: str, tmp_path: Path) -> None:
+    folder_with(name, tmp_path / "model")
+    losses = LOSSES if recovery != "redundant" else ((2, 0), (4, 2), (7, 1), (8, 4))
+    lossy = {"failures": {"scenario": trace(tmp_path / "lost.json", *losses)}}
+    plain, run = (
+        checkfree.train(hub_run(tmp_path, out, {"stages": 4, "recovery": recovery}, failures))
+        for out, failures in (("plain", {}), ("lossy", lossy))
+    )
+    assert run.status == plain.status == "done", run.reason
+    assert run.losses == plain.losses
+    digests = [[r.get("digests") for r in of_kind(x.records, "iteration")] for x in (plain, run)]
+    assert digests[0] == digests[1]
+    assert checkfree.verify(run.folder).difference == ""
+
+
+@pytest.mark.parametrize(
+    "recovery", ["checkfree", "checkfree_plus", "copy", "shadow(shadow_every=5)", "fit", "zero"]
+)
+def test_inexact_strategies_train_on(recovery: str, tmp_path: Path) -> None:
+    folder_with("llama", tmp_path / "model")
+    lossy = {"failures": {"scenario": trace(tmp_path / "lost.json", (7, 2))}}
+    run = checkfree.train(hub_run(tmp_path, "run", {"stages": 4, "recovery": recovery}, lossy))
+    assert run.status == "done", run.reason
+    assert len(run.losses) == 10 and len(of_kind(run.records, "recovery")) == 1
+
+
+def test_random_reads_pretrained_weights_again(tmp_path: Path) -> None:
+    folder_with("llama", tmp_path / "model")
+    lossy = {"failures": {"scenario": trace(tmp_path / "lost.json", (9, 2))}}
+    frozen = {"optimizer": {"name": "sgd", "lr": 1e-30}, "recovery": "random", "stages": 2}
+    run = checkfree.train(hub_run(tmp_path, "run", frozen, lossy))
+    first = hf.stage(run.config.model, 2, 2)
+    for one, other in zip(run.stages[2].parameters(), first.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("recovery", ["checkfree", "checkfree_plus", "copy", "uniform", "fit"])
+def test_unequal_stages_have_no_neighbour_to_stand_in(recovery: str, tmp_path: Path) -> None:
+    folder_with("deepseek_v3", tmp_path / "model")
+    with pytest.raises(BadInput, match=r"makes a lost stage of its neighbours, and body stage 2 "):
+        checkfree.train(hub_run(tmp_path, "run", {"stages": 4, "recovery": recovery}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_bytes_are_not_what_pretrained_weights_know(tmp_path: Path) -> None:
+    folder_with("llama", tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"data.tokenizer=bytes, and the weights of .* know"):
+        checkfree.train(hub_run(tmp_path, "run"))

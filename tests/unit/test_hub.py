@@ -1,0 +1,148 @@
+"""What config.json says of a Hugging Face model, read without torch or transformers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkfree.config.load import build, load, load_saved, to_tree, to_yaml
+from checkfree.config.places import placeless
+from checkfree.core.errors import BadInput
+from checkfree.models import hub
+from checkfree.models.config import ModelConfig
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "vocab_size": 301,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
+GPT2 = {
+    **{"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": None},
+    **{"vocab_size": 301, "n_positions": 64},
+}
+
+
+def folder(path: Path, told: Any = LLAMA, weights: bytes | None = b"weights") -> Path:
+    """A model's folder, with a file of weights that nobody reads here."""
+    path.mkdir(parents=True, exist_ok=True)
+    text = told if isinstance(told, str) else json.dumps(told)
+    (path / "config.json").write_text(text)
+    if weights is not None:
+        (path / "model.safetensors").write_bytes(weights)
+    return path
+
+
+def described(**keys: Any) -> ModelConfig:
+    return hub.described(ModelConfig("hf", **{"context": 16, **keys}))
+
+
+def test_sizes_are_as_config_json_says(tmp_path: Path) -> None:
+    config = described(path=str(folder(tmp_path)))
+    sizes = (config.width, config.heads, config.kv_heads, config.hidden, config.blocks)
+    assert sizes == (48, 6, 2, 80, 4) and config.vocabulary == 301 and config.tied
+    assert config.weights == hub.PRETRAINED and config.architecture == LLAMA
+    config = described(config=str(folder(tmp_path / "b", GPT2) / "config.json"))
+    assert (config.width, config.heads, config.blocks, config.hidden) == (32, 4, 2, None)
+    assert config.weights == hub.FRESH and config.sha256 is None
+
+
+def test_a_recorded_configuration_needs_no_folder(tmp_path: Path) -> None:
+    tree = {"model": {"family": "hf", "path": str(folder(tmp_path / "model")), "context": 16}}
+    config = build({**tree, "stages": 4})
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    for file in (tmp_path / "model").iterdir():
+        file.unlink()
+    again = load_saved(tmp_path / "config.yaml")
+    assert again.model == config.model and build(to_tree(config)).model == config.model
+    assert "model.path" not in placeless(to_tree(config))
+    assert placeless(to_tree(config))["model.architecture.vocab_size"] == 301
+
+
+def test_other_weights_have_another_fingerprint(tmp_path: Path) -> None:
+    config = described(path=str(folder(tmp_path)))
+    assert hub.held(config) == tmp_path
+    large = bytearray(5 * hub.SAMPLE)
+    for place in (0, len(large) // 2, len(large) - 1):
+        changed = bytearray(large)
+        changed[place] = 1
+        found = [hub.fingerprint(folder(tmp_path / "w", weights=w)) for w in (large, changed)]
+        assert found[0] != found[1]
+    folder(tmp_path, weights=b"Weights")
+    with pytest.raises(ValueError, match="other weights than the run began with"):
+        hub.held(config)
+    assert hub.held(replace(config, path=str(folder(tmp_path / "moved")))).name == "moved"
+
+
+BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "no folder": (LLAMA, {"path": "nowhere"}, "nowhere: no such folder"),
+    "neither": (LLAMA, {"path": None}, "needs one of model.path=FOLDER .* and model.config=FILE"),
+    "no JSON": ("{", {}, "config.json is no JSON .*: give the model's own"),
+    "another JSON": ([1], {}, "has no model_type"),
+    "no sizes": ({"model_type": "llama"}, {}, "says nothing of hidden_size"),
+    "a size of text": ({**LLAMA, "hidden_size": "48"}, {}, "hidden_size '48', expected 1 or more"),
+    "no layers": ({**LLAMA, "num_hidden_layers": 0}, {}, "num_hidden_layers 0, expected 1 or more"),
+    "a size of one's own": (LLAMA, {"width": 64}, "model.width is 64, and .* has 48: leave it"),
+    "dropout": (LLAMA, {"dropout": 0.1}, "dropout is as config.json has it"),
+    "a long context": (LLAMA, {"context": 65}, "has positions for 64: model.context=64"),
+    "of several models": ({"model_type": "gemma3", "text_config": LLAMA}, {}, "several models"),
+    "weights": (LLAMA, {"weights": "none"}, "expected pretrained or fresh"),
+}
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=list(BAD))
+def test_a_bad_input_is_one_line(case: tuple[Any, dict[str, Any], str], tmp_path: Path) -> None:
+    told, keys, expected = case
+    keys = {"path": str(folder(tmp_path, told)), **keys}
+    with pytest.raises(ValueError, match=expected) as refused:
+        described(**keys)
+    assert "\n" not in str(refused.value)
+
+
+def test_weights_that_would_be_unpickled_are_refused(tmp_path: Path) -> None:
+    where = folder(tmp_path, weights=None)
+    (where / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no \*.safetensors, and what is pickled is not read"):
+        described(path=str(where))
+    assert described(path=str(where), weights=hub.FRESH).weights == hub.FRESH
+    with pytest.raises(ValueError, match=r"model.config has no weights: model.path=FOLDER"):
+        described(config=str(where / "config.json"), weights=hub.PRETRAINED)
+
+
+def test_keys_of_hf_with_another_family_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"model.path is for model.family=hf, and this is llama"):
+        load("demo", [f"model.path={folder(tmp_path)}"])
+
+
+def test_a_name_is_looked_for_in_the_cache_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = tmp_path / "models--some--model"
+    folder(cached / "snapshots" / "abc")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert described(path="some/model").width == 48
+    with pytest.raises(ValueError, match="hf download other/model"):
+        described(path="other/model")
+
+
+def test_torch_and_transformers_are_not_imported(tmp_path: Path) -> None:
+    words = ["model.family=hf", f"model.path={folder(tmp_path)}", "model.context=16", "stages=4"]
+    code = (
+        "import sys; from checkfree.config.load import load; "
+        f"load(None, {words!r}); "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
