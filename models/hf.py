@@ -273,7 +273,10 @@ def _settings(config: ModelConfig) -> Any:
 
 
 def _refused(config: ModelConfig, error: Exception) -> str:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    reason = next(iter(str(error).strip().splitlines()), "")
+    if not isinstance(error, (ValueError, ImportError)):
+        told = f"{type(error).__name__}: {reason}"
+        reason = f"its class does not run without the layers of other stages ({told})"
     return f"a {config.architecture['model_type']} can't be cut into stages: {reason}"
 
 

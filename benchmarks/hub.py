@@ -1,0 +1,237 @@
+"""Which causal language models of transformers can be cut into stages: all types that it has.
+
+    python benchmarks/hub.py [--only TYPE …] [--markdown FILE]
+
+Of each type a tiny model is made (width 32, 4 layers, 97 tokens; a window of 5 for 16 positions, so
+that it matters) and written to a folder of several shards. Then it is cut into 1, 2 and 4 body
+stages from that folder: logits, loss and every gradient have to be those of the uncut model to the
+last bit. *Refused*: before it trains, with the reason. *Not made*: no guess of ours at such sizes
+gives a model that runs. *Wrong*: it trains, and not as the uncut model does. Exit code 1 if any is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging
+
+from checkfree.models import hf, hub
+from checkfree.models.config import ModelConfig
+from checkfree.runtime.forking import ask_fork
+
+VOCABULARY, CONTEXT, LAYERS = 97, 16, 4
+EXACT, REFUSED, WRONG, UNMADE = "exact", "refused", "wrong", "not made"
+
+SIZES: dict[str, Any] = {
+    **{"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48},
+    **{"num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2},
+    **{"max_position_embeddings": 64, "sliding_window": 5, "use_sliding_window": True},
+    **{"pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2},
+    **{"n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 64, "n_inner": 48},
+    **{"d_model": 32, "n_layers": LAYERS, "n_heads": 4, "max_seq_len": 64, "ffn_dim": 48},
+    **{"num_layers": LAYERS, "num_heads": 4, "word_embed_proj_dim": 32, "rotary_dim": 4},
+    **{"is_decoder": True, "d_inner": 48, "decoder_layers": LAYERS, "decoder_ffn_dim": 48},
+    **{"decoder_attention_heads": 4, "encoder_layers": 1, "encoder_attention_heads": 4},
+    **{"attention_types": [[["global", "local"], 2]], "window_size": 5},
+}
+EXPERTS = {
+    **{"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2},
+    **{"moe_intermediate_size": 24, "n_shared_experts": 1, "n_group": 2, "topk_group": 1},
+    **{"first_k_dense_replace": 1, "shared_expert_intermediate_size": 24, "moe_num_experts": 4},
+}
+LATENT = {
+    **{"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4},
+    **{"v_head_dim": 8, "index_topk": 4, "index_head_dim": 8, "index_n_heads": 2},
+}
+STATES = {
+    **{"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1},
+    **{"mamba_num_heads": 8, "mamba_head_dim": 8, "state_size": 8, "ssm_state_size": 8},
+    **{"mamba_d_conv": 4, "mamba_expand": 2, "expand": 2, "conv_kernel": 4, "time_step_rank": 2},
+    **{"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8},
+    **{"linear_value_head_dim": 8, "attention_hidden_size": 32, "context_length": 64},
+    **{"lru_width": 32, "attention_window_size": 5, "head_size": 8},
+}
+FLOATING = {"attention_dropout", "attn_pdrop", "dropout", "embd_pdrop", "hidden_dropout_prob"}
+DROPOUTS = (*FLOATING, "resid_pdrop", "hidden_dropout", "activation_dropout", "embed_dropout")
+GUESSES: tuple[Mapping[str, Any], ...] = (
+    {"head_dim": 8},
+    {},
+    {"head_dim": 8, "num_key_value_heads": 4},
+    {"head_dim": 4, "num_key_value_heads": 4, **LATENT, **EXPERTS},
+    {"head_dim": 8, **EXPERTS},
+    {"num_key_value_heads": 4, **EXPERTS, **STATES},
+    {"head_dim": 8, **STATES},
+    {"num_heads": 8, "head_dim": 8, "n_groups": 1, **STATES},
+    {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "head_dim": 8, **EXPERTS},
+)
+"""Tried in this order until a model comes of it that runs; some types need sizes that fit each
+other."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="*", metavar="TYPE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
+    given = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    found = dict[str, tuple[str, str]]()
+    for kind in given.only or sorted(kinds()):
+        found[kind] = tried(kind)
+        print(f"{kind:28} {found[kind][0]:9} {found[kind][1]}", flush=True)
+    counts = {what: sum(one == what for one, _ in found.values()) for what in ORDER}
+    print(", ".join(f"{count} {what}" for what, count in counts.items()))
+    if given.markdown:
+        given.markdown.write_text("".join(table(found, counts)))
+    return int(counts[WRONG] > 0)
+
+
+ORDER = (EXACT, REFUSED, UNMADE, WRONG)
+
+
+def kinds() -> Iterator[str]:
+    """All types of which transformers has a causal language model."""
+    for kind, config in CONFIG_MAPPING.items():
+        if config in MODEL_FOR_CAUSAL_LM_MAPPING:
+            yield kind
+
+
+def tried(kind: str) -> tuple[str, str]:
+    """What became of it, and why, found out in a process of its own."""
+
+    def answer() -> str:
+        with contextlib.redirect_stderr(io.StringIO()):  # what a guess that is no good has to say
+            return json.dumps(_tried(kind))
+
+    try:
+        what, why = json.loads(ask_fork(answer))
+    except (ValueError, OSError) as error:
+        return UNMADE, f"its process ended: {error}"
+    return what, why
+
+
+def _tried(kind: str) -> tuple[str, str]:
+    problem = ""
+    for guess in GUESSES:
+        try:
+            model, told = made(kind, guess)
+            whole = uncut(model)
+        except Exception as error:
+            problem = problem or first_line(error)
+            continue
+        return cut(kind, model, told, whole)
+    return UNMADE, problem
+
+
+def made(kind: str, guess: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A tiny model of that type, and what its config.json holds."""
+    config = CONFIG_MAPPING[kind](**{**SIZES, **guess})
+    for name in DROPOUTS:
+        if isinstance(getattr(config, name, None), float):
+            setattr(config, name, 0.0)
+    config.output_router_logits = False
+    torch.manual_seed(0)
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+    if sum(param.numel() for param in model.parameters()) > 5_000_000:
+        raise ValueError("it has sizes that we did not guess")
+    return model.float().train(), config.to_dict()
+
+
+def tokens() -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(3, VOCABULARY, (2, CONTEXT + 1), generator=generator)
+
+
+Measured = tuple[Tensor, Tensor, dict[str, Tensor]]
+"""Logits, loss and gradients by name."""
+
+
+def uncut(model: Any) -> Measured:
+    """Of the model as transformers runs it."""
+    batch = tokens()
+    logits = model(batch[:, :-1], use_cache=False).logits
+    loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    loss.backward()
+    named = model.named_parameters()
+    return logits, loss, {name: p.grad for name, p in named if p.grad is not None}
+
+
+def cut(kind: str, model: Any, told: dict[str, Any], whole: Measured) -> tuple[str, str]:
+    """Whether a pipeline that was cut from the model's folder computes the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, max_shard_size="40KB")
+        try:
+            config = hub.described(ModelConfig("hf", path=folder, context=CONTEXT))
+            parts = [compared(config, stages, whole) for stages in (1, 2, 4)]
+        except ValueError as error:
+            reason = first_line(error)
+            return REFUSED, reason.removeprefix(f"a {kind} can't be cut into stages: ")
+        except Exception as error:
+            return WRONG, f"{first_line(error)} ({traceback.extract_tb(error.__traceback__)[-1]})"
+    worst = max(parts)
+    return (EXACT, "") if worst == 0.0 else (WRONG, f"off by {worst:.1e}")
+
+
+def compared(config: ModelConfig, stages: int, whole: Measured) -> float:
+    """The largest difference, relative to the largest value."""
+    batch = tokens()
+    edge, *bodies = (hf.stage(config, i, stages) for i in range(stages + 1))
+    assert isinstance(edge, hf.Edge)
+    hidden = edge.embed(batch)
+    for body in bodies:
+        hidden = body(hidden)
+    logits, loss = edge.logits(hidden), edge.loss(hidden, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = {
+        hf.transformers_name(config, stages, i, name): param.grad
+        for i, part in enumerate((edge, *bodies))
+        for name, param in part.named_parameters()
+        if param.grad is not None
+    }
+    if gradients.keys() != whole[2].keys():
+        raise AssertionError(f"gradients of other tensors: {gradients.keys() ^ whole[2].keys()}")
+    pairs = [(logits, whole[0]), (loss, whole[1])]
+    pairs += [(gradients[name], gradient) for name, gradient in whole[2].items()]
+    return max(
+        float((one - other).abs().max() / other.abs().max().clamp_min(1e-30))
+        for one, other in pairs
+    )
+
+
+def first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:160]
+
+
+def table(found: Mapping[str, tuple[str, str]], counts: Mapping[str, int]) -> Iterator[str]:
+    """As a page of the documentation."""
+    yield (
+        f"transformers {transformers.__version__}, torch {torch.__version__}: "
+        + ", ".join(f"**{count}** {what}" for what, count in counts.items())
+        + ".\n\n"
+    )
+    exact = [f"`{kind}`" for kind, (what, _) in found.items() if what == EXACT]
+    yield f"Exact: {', '.join(exact)}.\n\n"
+    yield "| type | | why |\n|---|---|---|\n"
+    for kind, (what, why) in found.items():
+        if what != EXACT:
+            yield f"| `{kind}` | {what} | {why.replace('|', '/').replace('_', chr(92) + '_')} |\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
