@@ -12,7 +12,7 @@ from checkfree.config.load import load
 from checkfree.core.config import Config, FleetConfig, OptimizerConfig, RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
-from checkfree.core.rates import SGD
+from checkfree.core.rates import MUON, SGD, momentum_of
 from checkfree.data.tokenizers import open_tokenizer
 from checkfree.models.config import ModelConfig
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
@@ -20,6 +20,7 @@ from checkfree.recovery.registry import replays, spec_of
 from checkfree.session.blueprint import family_of, of_family
 from checkfree.session.sketch import sketched
 from checkfree.simulator.sizes import Sizes, published, told_bytes
+from checkfree.stage.optimizer import for_muon
 
 OWN, PUBLISHED = "own", "published"
 
@@ -62,7 +63,6 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
     wide = 8 if config.precision == "fp64" else 4
     both = (edge, *[body] * config.stages)
     params = tuple(wide * sum(p.numel() for p in stage.parameters()) for stage in both)
-    counters = tuple(STEP_BYTES * len(list(stage.parameters())) for stage in both)
     tokens = config.batch * model.context
     values = tokens * model.width
     activation = _sent(values, config.wire.activations, wide)
@@ -73,8 +73,7 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
         params=params,
         buffers=tuple(_buffers(stage, wide) for stage in both),
         moments=tuple(
-            _moments(config.optimizer, count, steps)
-            for count, steps in zip(params, counters, strict=True)
+            _moments(config.optimizer, stage, wide, edge=stage is edge) for stage in both
         ),
         embed=0.0,
         body=_body_flops(body, model, config.stages) * tokens,
@@ -89,11 +88,19 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
     )
 
 
-def _moments(optimizer: OptimizerConfig, params: int, counters: int) -> int:
-    """Bytes of what an optimizer remembers of so many bytes of parameters."""
+def _moments(optimizer: OptimizerConfig, stage: nn.Module, wide: int, *, edge: bool) -> int:
+    """Bytes of what an optimizer remembers of a stage: of each parameter a sum of its gradients or,
+    as Adam does, two and the steps."""
+    alone, adams = list(stage.parameters()), list[nn.Parameter]()
     if optimizer.name == SGD:
-        return params if optimizer.momentum else 0
-    return 2 * params + counters
+        alone = alone if momentum_of(optimizer) else []
+    elif optimizer.name == MUON and not edge:
+        adams = [param for param in alone if not for_muon(param)]
+        alone = [param for param in alone if for_muon(param)]
+    else:
+        alone, adams = [], alone
+    values = sum(p.numel() for p in alone) + 2 * sum(p.numel() for p in adams)
+    return wide * values + STEP_BYTES * len(adams)
 
 
 def recovery_of(config: Config, sizes: Sizes | None = None) -> RecoveryConfig:

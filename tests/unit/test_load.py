@@ -562,6 +562,24 @@ def test_a_saved_configuration_of_an_older_version_may_have_one(tmp_path: Path) 
     assert "data.path=texts" in refusal(saved)
 
 
+@pytest.mark.parametrize(
+    ("section", "meant"),
+    [
+        ("{name: adam, momentum: 0.9}", None),
+        ("{name: sgd, momentum: 0.9}", None),
+        ("{name: sgd, momentum: 0.8}", 0.8),
+        ("{name: muon, momentum: 0.9}", 0.9),
+        ("{name: muon}", None),
+    ],
+)
+def test_the_momentum_that_was_every_runs_is_the_usual_one(
+    tmp_path: Path, section: str, meant: float | None
+) -> None:
+    """Else a run of before would be another than one of the same words now."""
+    saved = write(tmp_path, f"optimizer: {section}\n")
+    assert load_saved(saved).optimizer.momentum == meant
+
+
 def test_a_run_that_goes_on_is_given_only_what_its_data_read() -> None:
     old = Config(data=DataConfig(path="texts"))
     assert moved(old, ["data.cache=there"]).data.path == "texts"
