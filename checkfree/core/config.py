@@ -8,8 +8,8 @@ from typing import Any, Optional
 from checkfree.models.config import ModelConfig
 
 _INTERNAL = {"internal": True}
-"""Never configured: ``code`` is that of a part from outside of checkfree, once somebody has
-permitted it (see ``parts``)."""
+"""Never configured, nor written down: ``code`` is that of a part from outside of checkfree, once
+somebody has permitted it (see ``parts``)."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,14 @@ class DataConfig:
     """File or folder for ``text``, ``jsonl``, ``parquet`` and ``bin``."""
 
     tokenizer: str = "bytes"
-    """``bytes``, or the path of a Hugging Face ``tokenizer.json``."""
+    """``bytes``; the path of a Hugging Face ``tokenizer.json``, or of a model's folder with one; or
+    a model's name, ``ORGANISATION/NAME``, if it is in this machine's Hub cache. A run keeps a copy
+    in its own folder, and goes on with that."""
 
     separator: Optional[str] = None
     """The token of the ``tokenizer.json`` that ends a document, such as ``<|eot_id|>``; None: the
-    one that the file puts after a text, else a usual one that it has."""
+    one that a model's folder says, else that the file puts after a text, else a usual one that it
+    has."""
 
     text_field: str = "text"
     """The column that holds the text, for ``jsonl``, ``parquet`` and Hugging Face data."""
@@ -44,6 +47,9 @@ class DataConfig:
     """Where tokenized text is kept."""
 
     code: Any = field(default=None, compare=False, repr=False, metadata=_INTERNAL)
+
+    kept: Any = field(default=None, compare=False, repr=False, metadata=_INTERNAL)
+    """Of a run that goes on: the folder with its own copy of the tokenizer."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from checkfree.session.blueprint import Blueprint, of_family, of_modules
 from checkfree.session.due import DueFailures
 from checkfree.session.initial import USER, Initial, digest_of, first_batch, kept, taken_over
 from checkfree.session.memory import check_fits
+from checkfree.session.own_tokenizer import with_own_tokenizer
 from checkfree.session.sizes import OWN, named_sizes
 from checkfree.session.tensors import check_range
 from checkfree.session.terms import scheduler_of
@@ -110,6 +111,7 @@ def of_config(
     Raises BadInput, also for a Config made by hand that no run can take."""
     check(config)
     scheduler_of(config)  # before anything is written
+    config = with_own_tokenizer(config, folder)
     if whole:
         check_fits(config)
     context, batch = config.model.context, config.batch

@@ -13,7 +13,7 @@ from checkfree.core.config import Config, FleetConfig, OptimizerConfig, Recovery
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
 from checkfree.core.rates import MUON, SGD, momentum_of
-from checkfree.data.tokenizers import open_tokenizer
+from checkfree.data.tokenizers import tokenizer_of
 from checkfree.models.config import ModelConfig
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
@@ -54,7 +54,7 @@ def sizes_of(config: Config) -> Sizes:
 
 def own_sizes(config: Config, name: str = OWN) -> Sizes:
     """Those of the configured model itself, in bytes and flops. Raises BadInput."""
-    vocabulary = config.model.vocabulary or open_tokenizer(config.data.tokenizer).vocabulary
+    vocabulary = config.model.vocabulary or tokenizer_of(config.data).vocabulary
     model = replace(config.model, vocabulary=vocabulary)
     of_family(config, model.vocabulary or 1)  # says what is wrong with it, if anything
     made = family_of(model)
@@ -73,7 +73,8 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
         params=params,
         buffers=tuple(_buffers(stage, wide) for stage in both),
         moments=tuple(
-            _moments(config.optimizer, stage, wide, edge=stage is edge) for stage in both
+            _moments(config.optimizer, stage, wide, edge=place == 0)
+            for place, stage in enumerate(both)
         ),
         embed=0.0,
         body=_body_flops(body, model, config.stages) * tokens,

@@ -543,7 +543,7 @@ def test_a_key_that_the_data_do_not_read(tmp_path: Path, words: str) -> None:
 def test_every_key_of_data_is_one_that_some_read_or_all() -> None:
     names = {f.name for f in dataclasses.fields(DataConfig)}
     apart = {name for keys in DATA_KEYS.values() for name in keys}
-    assert names - apart == {"name", "validation_share", "cache", "code"}
+    assert names - apart == {"name", "validation_share", "cache", "code", "kept"}
     assert {*DATA_KEYS} == {*NAMES}
 
 
