@@ -78,7 +78,10 @@ def plain_loop(config: Config, blueprint: Blueprint, batch: Batch) -> Iterator[N
     """Gradient accumulation as everybody writes it: same stages, device, precision, optimizer."""
     device = torch.device(config.devices[0])
     modules: list[Any] = [blueprint.make(s).to(device) for s in range(blueprint.stages)]
-    optimizers = [make_optimizer(config.optimizer, m.parameters()) for m in modules]
+    optimizers = [
+        make_optimizer(config.optimizer, m.parameters(), edge=not place)
+        for place, m in enumerate(modules)
+    ]
     iteration = 0
     while True:
         total = torch.zeros((), device=device)

@@ -23,6 +23,7 @@ from checkfree.config.parts import permitted
 from checkfree.core.config import Config, InitConfig, RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import SIGNS
+from checkfree.core.rates import MUON, SGD, USUAL_MOMENTUM
 from checkfree.core.typed import as_config, written
 from checkfree.failures import SAMPLERS, presets
 from checkfree.models.families import described
@@ -83,7 +84,13 @@ def _made(source: ConfigSource, overrides: Sequence[str], allow: Collection[str]
 
 def as_recorded(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """A configuration that a run has kept, with what keys meant that it lacks: mostly their
-    defaults, but older versions moved no shadow on, and their ``auto`` replayed nothing."""
+    defaults, but older versions moved no shadow on, and their ``auto`` replayed nothing. And
+    without the momentum that was theirs where none was given."""
+    optimizer = tree.get("optimizer")
+    if isinstance(optimizer, Mapping) and optimizer.get("name") != MUON:
+        usual = optimizer.get("momentum") == USUAL_MOMENTUM[SGD]
+        kept = {k: v for k, v in optimizer.items() if k != "momentum" or not usual}
+        tree = {**tree, "optimizer": kept}
     recovery = tree.get("recovery")
     if not isinstance(recovery, Mapping):
         return tree

@@ -8,8 +8,8 @@ from typing import Any, Optional
 from checkfree.models.config import ModelConfig
 
 _INTERNAL = {"internal": True}
-"""Never configured: ``code`` is that of a part from outside of checkfree, once somebody has
-permitted it (see ``parts``)."""
+"""Never configured, nor written down: ``code`` is that of a part from outside of checkfree, once
+somebody has permitted it (see ``parts``)."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,14 @@ class DataConfig:
     """File or folder for ``text``, ``jsonl``, ``parquet`` and ``bin``."""
 
     tokenizer: str = "bytes"
-    """``bytes``, or the path of a Hugging Face ``tokenizer.json``."""
+    """``bytes``; the path of a Hugging Face ``tokenizer.json``, or of a model's folder with one; or
+    a model's name, ``ORGANISATION/NAME``, if it is in this machine's Hub cache. A run keeps a copy
+    in its own folder, and goes on with that."""
 
     separator: Optional[str] = None
     """The token of the ``tokenizer.json`` that ends a document, such as ``<|eot_id|>``; None: the
-    one that the file puts after a text, else a usual one that it has."""
+    one that a model's folder says, else that the file puts after a text, else a usual one that it
+    has."""
 
     text_field: str = "text"
     """The column that holds the text, for ``jsonl``, ``parquet`` and Hugging Face data."""
@@ -45,28 +48,34 @@ class DataConfig:
 
     code: Any = field(default=None, compare=False, repr=False, metadata=_INTERNAL)
 
+    kept: Any = field(default=None, compare=False, repr=False, metadata=_INTERNAL)
+    """Of a run that goes on: the folder with its own copy of the tokenizer."""
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How a stage steps."""
 
     name: str = "adam"
-    """``adam``, ``adamw`` or ``sgd``."""
+    """``adam``, ``adamw``, ``sgd`` or ``muon``: Muon (torch 2.9 or later) for the matrices of body
+    stages, and ``adamw`` for all else, stage 0 with embedding and head included."""
 
     lr: float = 2e-3
-    """Peak learning rate, per step."""
+    """Peak learning rate, per step. Under ``muon`` matrices move as far by it as under ``adamw``,
+    so one that is good for ``adamw`` is a good one."""
 
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the first and second moment, per step."""
+    """Decay of the first and second moment, per step; ``muon``: of what it leaves to ``adamw``."""
 
     eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """Added to the root of the second moment; ``muon``: of what it leaves to ``adamw``."""
 
-    momentum: float = 0.9
-    """``sgd``: decay of the running sum of gradients, per step, in [0, 1)."""
+    momentum: Optional[float] = None
+    """``sgd``: decay of the running sum of gradients, per step, in [0, 1); ``muon``: of their
+    running mean, with Nesterov's look ahead. None: 0.9 for ``sgd``, 0.95 for ``muon``."""
 
     weight_decay: float = 0.0
-    """L2 for ``adam`` and ``sgd``, decoupled for ``adamw``."""
+    """L2 for ``adam`` and ``sgd``, decoupled for ``adamw`` and ``muon``."""
 
     schedule: str = "constant"
     """``constant``, ``cosine`` or ``wsd`` (warm-up, stable, decay)."""
@@ -200,7 +209,8 @@ class RecoveryConfig:
     tolerance: Any = "auto"
     """replay, auto: a replay that does not come out with the very bits, as on another kind of
     processor or on a GPU, counts as *close* if the norms of its gradients were those of then to
-    this share. ``auto``: 1e-4, and 1e-2 on a GPU in bf16. 0: the same bits, or not at all."""
+    this share. ``auto``: 1e-4, and 1e-2 on a GPU in bf16, or where ``muon`` steps. 0: the same
+    bits, or not at all."""
 
     most_rollback: int = 0
     """auto: iterations that all may go back to the last copies of all stages, if what is lost can't

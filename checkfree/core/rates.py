@@ -7,10 +7,13 @@ import math
 from checkfree.core.config import OptimizerConfig
 from checkfree.core.errors import BadInput, one_of
 
-SGD = "sgd"
-OPTIMIZERS = ("adam", "adamw", SGD)
-USUAL_LR = {SGD: 1.0, "adam": 0.1, "adamw": 0.1}
+SGD, MUON = "sgd", "muon"
+OPTIMIZERS = ("adam", "adamw", SGD, MUON)
+USUAL_LR = {SGD: 1.0, "adam": 0.1, "adamw": 0.1, MUON: 0.1}
 """The largest rates that anything is trained with: half of more is still too much."""
+USUAL_MOMENTUM = {SGD: 0.9, MUON: 0.95}
+MOMENTS = {"adamw": "adam"}
+"""Optimizers that remember what another does, and which."""
 LR_SCHEDULES = ("constant", "cosine", "wsd")
 
 
@@ -37,6 +40,13 @@ def lower_lr(config: OptimizerConfig) -> float:
     return config.lr / 2 if config.lr <= USUAL_LR[config.name] else OptimizerConfig.lr
 
 
+def momentum_of(config: OptimizerConfig) -> float:
+    """As configured, or the usual one; 0 for an optimizer that has none."""
+    if config.momentum is not None:
+        return config.momentum
+    return USUAL_MOMENTUM.get(config.name, 0.0)
+
+
 def check_optimizer(config: OptimizerConfig) -> None:
     """Raise BadInput for values that no optimizer can take."""
     one_of("optimizer.name", config.name, OPTIMIZERS)
@@ -50,7 +60,7 @@ def check_optimizer(config: OptimizerConfig) -> None:
         ("warmup", config.warmup, 0, math.inf),
         ("decay", config.decay or 0, 0, math.inf),
         ("clip", 1.0 if config.clip is None else config.clip, 0.0, math.inf),
-        ("momentum", config.momentum, 0.0, 0.999999999),
+        ("momentum", config.momentum or 0.0, 0.0, 0.999999999),
         ("betas[0]", config.betas[0], 0.0, 0.999999999),
         ("betas[1]", config.betas[1], 0.0, 0.999999999),
     ):

@@ -14,7 +14,7 @@ from checkfree.data.batches import Data
 from checkfree.data.cache import cache_folder, cached_split, memory_split
 from checkfree.data.documents import Corpus, Document, Placed, Skipped, mend_for, place
 from checkfree.data.reading import local_path
-from checkfree.data.tokenizers import open_tokenizer
+from checkfree.data.tokenizers import BYTES, tokenizer_of
 from checkfree.data.tokens import Split, open_tokens, split_tail
 from checkfree.plugins import not_permitted, packages
 
@@ -56,13 +56,13 @@ def _open_bin(config: DataConfig) -> Split:
 
 def _open_text(config: DataConfig, loader: stream.Loader | None) -> Split:
     corpus = _corpus(config, loader)
-    tokenizer = open_tokenizer(config.tokenizer, config.separator)
+    tokenizer = tokenizer_of(config)
 
     def read(counts: TextCounts) -> Iterator[Placed]:
         placed = place(_checked(corpus.read(), config.name), config.validation_share, counts)
         return itertools.islice(placed, config.documents)
 
-    if corpus.size is not None and corpus.size <= MEMORY_BYTES and config.tokenizer == "bytes":
+    if corpus.size is not None and corpus.size <= MEMORY_BYTES and config.tokenizer == BYTES:
         return memory_split(read, tokenizer)
     key = [corpus.identity, tokenizer.identity, config.validation_share, config.documents]
     key += [tokenizer.key] if tokenizer.key else []

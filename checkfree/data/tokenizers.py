@@ -1,9 +1,9 @@
-"""Text to tokens: bytes, or any Hugging Face ``tokenizer.json``.
+"""Text to tokens: bytes, or any Hugging Face ``tokenizer.json``, by itself or in a model's folder.
 
 A separator ends every document. For bytes it is 0, a byte that text hardly uses, so the vocabulary
-stays 256. Of a ``tokenizer.json`` it is the token that is asked for, else the one that the file
-itself puts after a text, else the first usual name of an end-of-text token that it has; without
-any, documents run together.
+stays 256. Of a ``tokenizer.json`` it is the token that is asked for, else the one that the folder's
+configuration ends a text with, else the one that the file itself puts after a text, else the first
+usual name of an end-of-text token that it has; without any, documents run together.
 
 Text is text: what is written like a special token, ``<|endoftext|>``, is tokenized like any other
 text, and counted. So is what a tokenizer has no token for.
@@ -26,11 +26,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from checkfree.core.config import DataConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.text_counts import DROPPED, UNKNOWN, TextCounts
 from checkfree.data.dropped import Dropped, Span
-from checkfree.data.reading import existing_file, local_path, one_line, optional, reading
+from checkfree.data.reading import existing_file, one_line, optional, reading
 from checkfree.data.recognise import recognise
+from checkfree.data.tokenizer_folder import (
+    FILE_BYTES,
+    TOKENIZER,
+    end_of_text,
+    file_in,
+    find,
+    is_folder,
+)
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -45,7 +54,7 @@ SEPARATORS = (
 )
 """Usual names of a token that ends a text, the likeliest first."""
 
-FILE_BYTES = 2**30
+BYTES = "bytes"
 VOCABULARY = 2**18
 """Above it, a vocabulary with more holes than tokens is no vocabulary but a damaged number."""
 _HIDDEN = "\ufdd0{}\ufdd1"  # noncharacters, which no text holds
@@ -84,21 +93,29 @@ def _smallest_dtype(vocabulary: int) -> str:
     return "uint8" if vocabulary <= 2**8 else "uint16" if vocabulary <= 2**16 else "uint32"
 
 
+def tokenizer_of(data: DataConfig) -> Tokenizer:
+    """The one that is configured; of a run that goes on its own copy. Raises BadInput."""
+    return open_tokenizer(data.kept or data.tokenizer, data.separator)
+
+
 def open_tokenizer(name: str, separator: str | None = None) -> Tokenizer:
-    """``bytes`` or the path of a ``tokenizer.json``; ``separator``: the token between documents, if
-    not the usual one.
+    """``bytes``, the path of a ``tokenizer.json`` or of a folder with one, or a model's name in the
+    Hub cache; ``separator``: the token between documents, if not the usual one.
 
     Raises BadInput if there is no such file, it is none or has no such token, or the package
     tokenizers is missing.
     """
-    if name != "bytes":
-        return _from_file(local_path("data.tokenizer", name), separator)
+    if name != BYTES:
+        path, where = find(name), f"data.tokenizer {name}"
+        if not is_folder(path):
+            return _from_file(path, where, separator)
+        return _from_file(file_in(path, where), where, separator, path)
     if separator is not None:
         raise BadInput(
             f"data.separator {separator!r}: bytes have no such token, their separator is the byte "
             "0; leave it out, or name a tokenizer.json that has it"
         )
-    return Tokenizer("bytes", 256, 0, _encode_bytes)
+    return Tokenizer(BYTES, 256, 0, _encode_bytes)
 
 
 def _encode_bytes(texts: Sequence[bytes]) -> Encoded:
@@ -107,8 +124,8 @@ def _encode_bytes(texts: Sequence[bytes]) -> Encoded:
     return Encoded(tokens, TextCounts(separators=zeros))
 
 
-def _from_file(path: Path, named: str | None) -> Tokenizer:
-    where = f"data.tokenizer {path}"
+def _from_file(path: Path, where: str, named: str | None, folder: Path | None = None) -> Tokenizer:
+    """``folder``: the one that it is taken from, with the rest of its model, if it is."""
     found = existing_file(path, where, "bytes or the path of a tokenizer.json")
     if found.st_size > FILE_BYTES:
         raise BadInput(f"{where}: {found.st_size} bytes, expected a tokenizer.json; check the path")
@@ -130,6 +147,8 @@ def _from_file(path: Path, named: str | None) -> Tokenizer:
         )
     added = model.get_added_tokens_decoder().values()
     special = [token.content for token in added if token.special]
+    if named is None and folder is not None:
+        named = _configured(folder, where, ids)
     separator = _separator(where, tree, ids, special, named)
     unknown = _unknown(tree["model"], ids)
     reserved = special
@@ -182,6 +201,22 @@ def _native(what: str, expected: str) -> Iterator[None]:
         raise
     except BaseException as error:  # a panic in Rust is no Exception
         raise BadInput(f"{what} ({one_line(error)}), {expected}") from error
+
+
+def _configured(folder: Path, where: str, ids: Mapping[str, int]) -> str | None:
+    """The token that a model's folder ends a text with. Raises BadInput if its tokenizer has no
+    such token."""
+    said = end_of_text(folder)
+    if isinstance(said, int):
+        name = next((name for name, number in ids.items() if number == said), None)
+    else:
+        name = said if said in ids else None
+    if said is not None and name is None:
+        raise BadInput(
+            f"{where}: its configuration ends a text with {said!r}, and its {TOKENIZER} has no "
+            "such token; name one that it has with data.separator"
+        )
+    return name
 
 
 def _separator(

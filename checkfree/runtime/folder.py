@@ -20,6 +20,8 @@ from checkfree.runtime.files import write_whole
 
 CONFIG, TRACE, PICTURE, VERSIONS = "config.yaml", "trace.json", "loss.png", "versions.json"
 SUPERSEDED = "superseded.jsonl"
+TOKENIZER = "tokenizer"
+"""The folder with the files of the run's tokenizer, where it has one."""
 ROSTER = ".swarm/roster.json"
 """Who has states of a swarm's run, and may come back with them: as long as it isn't taken back."""
 

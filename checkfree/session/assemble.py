@@ -13,7 +13,7 @@ from checkfree.config.check import recomputed
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.ops import FAULTS, LEAD, LOG, STORE, Address, Upload
-from checkfree.core.rates import lr_at
+from checkfree.core.rates import MUON, lr_at
 from checkfree.lead import Lead, Progress, Terms
 from checkfree.lead.membership import Membership
 from checkfree.messages.control import RESUME, Archive, Purpose
@@ -34,7 +34,7 @@ from checkfree.session.snapshot import Snapshot
 from checkfree.session.terms import seats, terms_of
 from checkfree.stage import Conditions, Stage
 from checkfree.stage.learnt import constants_of
-from checkfree.stage.optimizer import make_optimizer
+from checkfree.stage.optimizer import find_muon, make_optimizer
 from checkfree.worker import Batches, Casting, StageWorker, WorkerContext
 
 
@@ -150,20 +150,24 @@ def make_worker_context(
     devices = _devices(config)
     recompute = recomputed(config.recompute, config.stages)
 
-    def wrap(module: nn.Module, stage: int) -> Stage:
+    if config.optimizer.name == MUON:
+        find_muon()  # what torch has not got is refused now
+
+    def wrap(module: nn.Module, stage: int, host: int) -> Stage:
         if config.precision == "fp64":
             module = module.double()
-        return Stage(module, _conditions(config, devices[stage], stage in recompute))
+        conditions = _conditions(config, devices[host], host in recompute, edge=stage == 0)
+        return Stage(module, conditions)
 
     def fresh(stage: int, tick: int) -> StageState:
-        return wrap(blueprint.fresh(stage, tick), stage).snapshot()
+        return wrap(blueprint.fresh(stage, tick), stage, stage).snapshot()
 
     if spec_of(config.recovery).reinitialises:
         for stage in {1, *at_risk}:
             blueprint.fresh(stage, 0)  # what can't be initialised anew is refused now
     return WorkerContext(
         seed=config.seed,
-        make=lambda stage, host: wrap(blueprint.make(stage), host),
+        make=lambda stage, host: wrap(blueprint.make(stage), stage, host),
         fresh=fresh,
         strategy=strategy,
         batches=batches,
@@ -173,15 +177,16 @@ def make_worker_context(
     )
 
 
-def _conditions(config: Config, device: torch.device, recompute: bool) -> Conditions:
+def _conditions(config: Config, device: torch.device, recompute: bool, *, edge: bool) -> Conditions:
     half_life = config.recovery.lr_scale_half_life
     return Conditions(
-        optimizer=partial(make_optimizer, config.optimizer),
+        optimizer=partial(make_optimizer, config.optimizer, edge=edge),
         lr=lambda iteration: lr_at(config.optimizer, iteration, config.iterations),
         device=device,
         autocast=torch.bfloat16 if config.precision == "bf16" else None,
         recompute=recompute,
         lr_scale_decay=1.0 if half_life is None else 0.5 ** (1 / half_life),
+        coarse_steps=config.optimizer.name == MUON and not edge,
     )
 
 

@@ -18,7 +18,7 @@ from checkfree.config.parts import named
 from checkfree.core.config import Config, OptimizerConfig
 from checkfree.core.errors import TOO_FAR, BadInput
 from checkfree.core.ops import Address
-from checkfree.core.rates import SGD, lower_lr
+from checkfree.core.rates import MOMENTS, lower_lr
 from checkfree.core.records import read
 from checkfree.core.typed import written
 from checkfree.lead import Progress
@@ -279,7 +279,8 @@ def _takes_moments(config: Config, old: Mapping[str, Any], area: str, told: str)
     """Whether the optimizer's moments come along. Raises BadInput if they are asked for and can't
     be those of this run's."""
     then = old.get("optimizer", {}).get("name", OptimizerConfig.name)
-    alike = (then == SGD) == (config.optimizer.name == SGD)  # adam and adamw have the same
+    kinds = {MOMENTS.get(name, name) for name in (then, config.optimizer.name)}
+    alike = len(kinds) == 1
     if config.init.optimizer and not alike:
         raise BadInput(
             f"{told}: this run has optimizer.name={config.optimizer.name}, that one had {then}, "

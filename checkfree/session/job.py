@@ -38,6 +38,7 @@ from checkfree.session.blueprint import Blueprint, check_pretrained, of_family, 
 from checkfree.session.due import DueFailures
 from checkfree.session.initial import USER, Initial, digest_of, first_batch, kept, taken_over
 from checkfree.session.memory import check_fits
+from checkfree.session.own_tokenizer import with_own_tokenizer
 from checkfree.session.sizes import OWN, named_sizes
 from checkfree.session.tensors import check_range
 from checkfree.session.terms import scheduler_of
@@ -111,6 +112,7 @@ def of_config(
     Raises BadInput, also for a Config made by hand that no run can take."""
     check(config)
     scheduler_of(config)  # before anything is written
+    config = with_own_tokenizer(config, folder)
     if whole:
         check_fits(config)
     check_pretrained(config.model, "a run that goes on takes model.path=, where they are now")

@@ -13,7 +13,7 @@ from checkfree.core.errors import BadInput
 from checkfree.core.formats import SIGNS
 from checkfree.core.ops import Address
 from checkfree.core.units import render_bytes
-from checkfree.data.tokenizers import open_tokenizer
+from checkfree.data.tokenizers import tokenizer_of
 from checkfree.pipeline import peak_losses, peak_stash
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
@@ -102,7 +102,7 @@ def least_bytes(config: Config) -> int:
     if any(device != "cpu" for device in config.devices):
         return config.replicas * kept
     states = kept + sum(map(sum, zip(sizes.params, sizes.params, sizes.moments, strict=True)))
-    vocabulary = config.model.vocabulary or open_tokenizer(config.data.tokenizer).vocabulary
+    vocabulary = config.model.vocabulary or tokenizer_of(config.data).vocabulary
     logits = 4 * config.batch * config.model.context * vocabulary
     return config.replicas * states + 2 * logits
 

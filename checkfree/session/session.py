@@ -47,6 +47,7 @@ from checkfree.session.equipment import equipment
 from checkfree.session.initial import with_way_back
 from checkfree.session.job import Job, check_same, versions_of, write_places
 from checkfree.session.log_disk import check_log_disk
+from checkfree.session.own_tokenizer import keep_tokenizer
 from checkfree.session.snapshot import Snapshot, newest
 from checkfree.session.terms import seats, terms_of
 from checkfree.session.trial import try_out
@@ -234,6 +235,7 @@ def begin(job: Job, trace: str, records: Sequence[Mapping[str, Any]] = ()) -> No
     ``records``: what another run recorded on the way to its start. Raises BadInput, RunFailed."""
     if job.initial is not None:
         job.initial.keep(job.folder)
+    keep_tokenizer(job.config, job.data, job.folder)
     lines = [dumps(job.config_record()), *map(json.dumps, records)] if records else ()
     folders.begin(job.folder, to_yaml(job.config), trace, lines, versions_of(job.config))
 

@@ -12,13 +12,14 @@ from checkfree.config.load import load
 from checkfree.core.config import Config, FleetConfig, OptimizerConfig, RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
-from checkfree.core.rates import SGD
-from checkfree.data.tokenizers import open_tokenizer
+from checkfree.core.rates import MUON, SGD, momentum_of
+from checkfree.data.tokenizers import tokenizer_of
 from checkfree.models.config import ModelConfig
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
 from checkfree.session.blueprint import of_family
 from checkfree.simulator.sizes import Sizes, published, told_bytes
+from checkfree.stage.optimizer import for_muon
 
 OWN, PUBLISHED = "own", "published"
 
@@ -52,12 +53,11 @@ def sizes_of(config: Config) -> Sizes:
 
 def own_sizes(config: Config, name: str = OWN) -> Sizes:
     """Those of the configured model itself, in bytes and flops. Raises BadInput."""
-    vocabulary = config.model.vocabulary or open_tokenizer(config.data.tokenizer).vocabulary
+    vocabulary = config.model.vocabulary or tokenizer_of(config.data).vocabulary
     model = replace(config.model, vocabulary=vocabulary)
     both = of_family(config, vocabulary).layout(config.stages).modules
     wide = 8 if config.precision == "fp64" else 4
     params = tuple(wide * sum(p.numel() for p in stage.parameters()) for stage in both)
-    counters = tuple(STEP_BYTES * len(list(stage.parameters())) for stage in both)
     tokens = config.batch * model.context
     values = tokens * model.width
     activation = _sent(values, config.wire.activations, wide)
@@ -68,8 +68,8 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
         params=params,
         buffers=tuple(_buffers(stage, wide) for stage in both),
         moments=tuple(
-            _moments(config.optimizer, count, steps)
-            for count, steps in zip(params, counters, strict=True)
+            _moments(config.optimizer, stage, wide, edge=place == 0)
+            for place, stage in enumerate(both)
         ),
         embed=0.0,
         body=max(_body_flops(body, model, config.stages) for body in both[1:]) * tokens,
@@ -84,11 +84,19 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
     )
 
 
-def _moments(optimizer: OptimizerConfig, params: int, counters: int) -> int:
-    """Bytes of what an optimizer remembers of so many bytes of parameters."""
+def _moments(optimizer: OptimizerConfig, stage: nn.Module, wide: int, *, edge: bool) -> int:
+    """Bytes of what an optimizer remembers of a stage: of each parameter a sum of its gradients or,
+    as Adam does, two and the steps."""
+    alone, adams = list(stage.parameters()), list[nn.Parameter]()
     if optimizer.name == SGD:
-        return params if optimizer.momentum else 0
-    return 2 * params + counters
+        alone = alone if momentum_of(optimizer) else []
+    elif optimizer.name == MUON and not edge:
+        adams = [param for param in alone if not for_muon(param)]
+        alone = [param for param in alone if for_muon(param)]
+    else:
+        alone, adams = [], alone
+    values = sum(p.numel() for p in alone) + 2 * sum(p.numel() for p in adams)
+    return wide * values + STEP_BYTES * len(adams)
 
 
 def recovery_of(config: Config, sizes: Sizes | None = None) -> RecoveryConfig:

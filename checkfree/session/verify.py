@@ -183,7 +183,7 @@ def _job(run: Recording, folder: Path, comparison: _Comparison) -> Job:
 def _assembled(run: Recording, session: Session) -> Assembly:
     """The run's actors, but for who strikes and what is repaired; both are in the plans."""
     job = session.job
-    quiet = replace(run.config, failures=FailuresConfig("none"), resume=ResumeConfig(0))
+    quiet = replace(job.config, failures=FailuresConfig("none"), resume=ResumeConfig(0))
     context = make_worker_context(quiet, job.blueprint, job.feeds)
     return session.assemble(
         replace(context, strategy=RecordedRepairs(context.strategy, run.steps)),

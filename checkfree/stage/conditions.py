@@ -31,3 +31,6 @@ class Conditions:
     recompute: bool = False
     lr_scale_decay: float = 1.0
     """Factor per step on the excess of ``lr_scale`` over 1."""
+    coarse_steps: bool = False
+    """Its optimizer finds directions in bf16, as Muon does, so roundings of gradients show in steps
+    as thousandths."""

@@ -22,7 +22,7 @@ from checkfree.messages.control import CHECKPOINT, INIT, RESUME, WEIGHTS
 from checkfree.recovery.options import ReplayOptions
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.files import DiskFiles
-from checkfree.runtime.folder import CONFIG, PICTURE, SUPERSEDED, TRACE, VERSIONS
+from checkfree.runtime.folder import CONFIG, PICTURE, SUPERSEDED, TOKENIZER, TRACE, VERSIONS
 from checkfree.runtime.store import Damaged, Store
 from checkfree.session.due import DueFailures
 from checkfree.session.initial import digest_of
@@ -30,7 +30,7 @@ from checkfree.session.job import recorded_config
 from checkfree.study.plan import Cell
 
 OURS = (CONFIG, VERSIONS, TRACE, RECORDS, SUPERSEDED, PICTURE, ".lock")
-OUR_FOLDERS = (INIT, RESUME, CHECKPOINT, WEIGHTS)
+OUR_FOLDERS = (INIT, RESUME, CHECKPOINT, WEIGHTS, TOKENIZER)
 
 Records = Sequence[Mapping[str, Any]]
 

@@ -154,7 +154,8 @@ def _unequal(entries: Sequence[Entry]) -> list[str]:
 
 def _shared(entry: Entry) -> Mapping[str, Any]:
     record = entry.records[0]
-    config = {k: v for k, v in record["config"].items() if k in SHARED and k not in _APART}
+    began = recorded_config(record["config"])
+    config = {k: v for k, v in began.items() if k in SHARED and k not in _APART}
     data = {key: config["data"][key] for key in config["data"] if f"data.{key}" not in WHERE}
     content, init = _content(record)
     return {**config, "data": {**data, "content": content}, "init": init}

@@ -189,6 +189,21 @@ def test_with_the_optimizer_or_without(begun: Begun) -> None:
     assert begun("@8", sgd, out="sgd").records[0]["init"]["optimizer"] is False
 
 
+def test_muons_moments_go_along_into_another_cut(home: Path, begun: Begun, tmp_path: Path) -> None:
+    """The course is the same in either cut, for gradients are clipped over all stages."""
+    muon = {"optimizer": {"name": "muon", "lr": 1e-3}}
+    parent = checkfree.train(merge({**CALM, **data(home), "out": str(tmp_path / "parent")}, muon))
+    after = {"run": f"{parent.folder}@8", "data": "continue"}
+    same = begun(after, muon, {"iterations": 4}, out="same")
+    assert losses(same) == losses(parent)[8:]
+    cut = begun(after, muon, {"iterations": 4, "stages": 3}, out="cut")
+    assert losses(cut) == pytest.approx(losses(parent)[8:], abs=1e-3)
+    anew = {**after, "optimizer": False}
+    bare = begun(anew, muon, {"iterations": 4, "stages": 3}, out="bare")
+    assert abs(losses(bare)[3] - losses(parent)[11]) > 1e-3
+    assert [run.records[0]["init"]["optimizer"] for run in (same, cut, bare)] == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("init", "change", "told"),
     [
@@ -203,6 +218,11 @@ def test_with_the_optimizer_or_without(begun: Begun) -> None:
             "@8",
             {"optimizer": {"name": "sgd"}, "init": {"optimizer": True}},
             r"optimizer.name=sgd, that one had adam.*init.optimizer=false",
+        ),
+        (
+            "@8",
+            {"optimizer": {"name": "muon"}, "init": {"optimizer": True}},
+            r"optimizer.name=muon, that one had adam.*init.optimizer=false",
         ),
         ("@8", {"init": {"data": "middle"}}, r"init.data=middle: expected start, continue"),
         ("@8", {"init": {"data": -1}}, r"init.data=-1: expected start, continue"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import checkfree
 from checkfree.cli import main
@@ -84,6 +85,32 @@ def test_a_close_replay_is_told_as_such(
     assert 0 < outcome.within < 1e-4
     assert main(["verify", str(run.folder), "--quiet"]) == 0
     assert "bit for bit until 7, where a replay was close" in capsys.readouterr().out
+
+
+def test_under_muon_thousandths_are_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It rounds directions to bf16, in which a millionth of a gradient may become as much."""
+    muon = {"optimizer": {"name": "muon"}}
+    exact = run_of(tmp_path / "exact", muon)
+    assert exact.status == "done" and all(r["exact"] for r in of_kind(exact.records, "replay"))
+
+    def noisy(sent: Sequence[Sent], to: Address, ticket: Ticket) -> list[Any]:
+        noise = torch.Generator().manual_seed(ticket.iteration)
+
+        def rounded(tensor: Tensor) -> Tensor:
+            return tensor * (1 + 1e-6 * torch.randn(tensor.shape, generator=noise))
+
+        found = again(sent, to, ticket)
+        return [(to, replace(what, tensor=rounded(what.tensor))) for to, what in found]
+
+    monkeypatch.setattr(replayable, "again", noisy)
+    apart = []
+    for how in (muon, {}):
+        run = run_of(tmp_path / f"run{len(apart)}", how, wave_every=8)
+        assert run.status == "done", run.reason
+        apart.append(max(r.get("apart", 0.0) for r in of_kind(run.records, "replay")))
+    assert 1e-4 < apart[0] < 1e-2 and apart[1] < 1e-5, apart
+    told = run_of(tmp_path / "told", muon, tolerance=1e-4, wave_every=8)
+    assert "recovery.tolerance is 0.0001" in told.reason
 
 
 @pytest.mark.parametrize(

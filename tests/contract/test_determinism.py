@@ -23,7 +23,7 @@ import torch
 import checkfree
 from checkfree.core.config import Config, RecoveryConfig
 from checkfree.core.ops import FAULTS, Address
-from checkfree.core.records import dumps
+from checkfree.core.records import dumps, of_kind
 from checkfree.data import open_data
 from checkfree.messages.control import Purpose
 from checkfree.recovery.registry import STRATEGIES
@@ -57,6 +57,7 @@ BASE: dict[str, Any] = {
     "validation": {"every": 3, "microbatches": 2},
 }
 PLUS = {"recovery": {"name": "checkfree_plus"}}
+MUON = {"optimizer": {"name": "muon", "lr": 1e-3}}
 CASES = {
     "none": Case({"recovery": {"name": "none"}, "replicas": 2}, ((2, 3, 0), (4, 0, 1)), True),
     "checkfree": Case({"recovery": {"name": "checkfree"}}, ((2, 2), (4, 3)), False),
@@ -112,6 +113,11 @@ CASES = {
         },
         ((3, 2, 0), (4, 2), (6, 3), (6, 4), (7, 0)),
         True,
+    ),
+    "muon, redundant": Case({"recovery": {"name": "redundant"}, **MUON}, ((2, 0), (4, 3)), True),
+    "muon, replay": Case({"recovery": {"name": "replay"}, **MUON}, ((2, 3), (4, 0), (5, 1)), True),
+    "muon, moments averaged": Case(
+        {"recovery": {"name": "checkfree", "optimizer": "average"}, **MUON}, ((2, 2), (4, 3)), False
     ),
     "random": Case({"recovery": {"name": "random"}}, ((2, 2), (4, 0)), False),
     "zero": Case({"recovery": {"name": "zero"}}, ((2, 2), (4, 4)), False),
@@ -286,6 +292,23 @@ def test_an_inexact_recovery_shows_from_its_tick_on(
     first, *_ = CASES[name].losses[0]
     assert struck[:first] == spared[:first]
     assert all(a != b for a, b in zip(struck[first:], spared[first:], strict=True))
+
+
+def test_under_muon_a_run_goes_on_and_is_trained_again(
+    configured: Configure, trained: Callable[..., checkfree.Run]
+) -> None:
+    def stop(record: Any) -> None:
+        if getattr(record, "iteration", 0) >= 4:
+            raise KeyboardInterrupt
+
+    whole, case = trained("muon, moments averaged"), CASES["muon, moments averaged"]
+    config = configured(case, resume={"every": 3})
+    with pytest.raises(KeyboardInterrupt):
+        checkfree.train(config, listeners=[stop])
+    again = checkfree.resume(config.out)
+    assert again.losses == whole.losses and same_weights(again, whole)
+    assert of_kind(again.records, "resume")[0]["iteration"] == 3
+    assert checkfree.verify(config.out).difference == ""
 
 
 # --- many orders, on the tiny pipeline -----------------------------------------------------------

@@ -43,6 +43,8 @@ CASES: dict[str, dict[str, Any]] = {
     "not clipped": {"optimizer": {"clip": None}},
     "adamw, warm-up, cosine": {"optimizer": {"name": "adamw", "weight_decay": 0.1, **COSINE}},
     "momentum": {"optimizer": {"name": "sgd", "lr": 0.3, "momentum": 0.8}},
+    "muon, cosine": {"optimizer": {"name": "muon", "lr": 4e-3, "weight_decay": 0.1, **COSINE}},
+    "muon, swapped, two replicas": {**SWAPPED, "replicas": 2, "optimizer": {"name": "muon"}},
     "gpt, tied, recomputed in part": {
         "model": {"family": "gpt", "tied": True},
         "recompute": [0, 3],
@@ -58,9 +60,14 @@ def one_thread() -> None:
 # --- the plain loop ------------------------------------------------------------------------------
 
 
-def plain_loop(config: Config, stages: Sequence[nn.Module], batches: Batches) -> list[float]:
-    """Train ``stages`` in place as any tutorial would. Returns the loss of each step."""
-    optimizers = [make_optimizer(config.optimizer, stage) for stage in stages]
+def plain_loop(
+    config: Config, stages: Sequence[nn.Module], batches: Batches, **how: bool
+) -> list[float]:
+    """Train ``stages`` in place as any tutorial would; ``how`` Adams step. Returns the loss of each
+    step."""
+    optimizers = [
+        made for stage in stages for made in make_optimizers(config.optimizer, stage, **how)
+    ]
     losses = []
     for iteration in range(config.iterations):
         total = 0.0
@@ -82,11 +89,22 @@ def plain_loop(config: Config, stages: Sequence[nn.Module], batches: Batches) ->
     return losses
 
 
-def make_optimizer(config: OptimizerConfig, stage: nn.Module) -> torch.optim.Optimizer:
+def make_optimizers(
+    config: OptimizerConfig, stage: nn.Module, **adams: bool
+) -> list[torch.optim.Optimizer]:
     if config.name == "sgd":
-        return torch.optim.SGD(stage.parameters(), lr=config.lr, momentum=config.momentum)
-    made = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
-    return made(stage.parameters(), eps=config.eps, weight_decay=config.weight_decay)
+        return [torch.optim.SGD(stage.parameters(), lr=config.lr, momentum=config.momentum or 0.9)]
+    how: dict[str, Any] = {"eps": config.eps, "weight_decay": config.weight_decay, **adams}
+    if config.name != "muon" or hasattr(stage, "embed"):
+        made = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+        return [made(stage.parameters(), **how)]
+    matrices, rest = (
+        [p for p in stage.parameters() if (p.ndim == 2) is two] for two in (True, False)
+    )
+    ours = torch.optim.Muon(
+        matrices, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [ours, torch.optim.AdamW(rest, **how)]
 
 
 def order(config: Config, microbatch: int) -> list[int]:
@@ -140,6 +158,19 @@ def test_float32_losses_to_1e_5(name: str, tmp_path: Path) -> None:
     assert train_own_modules(config).losses == pytest.approx(expected, rel=0, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_float32_to_the_last_bit(name: str, tmp_path: Path) -> None:
+    """Where the loop's own roundings are those of a pipeline: it divides losses by a power of two,
+    does not clip, and has torch's fused steps."""
+    how = {"optimizer": {"name": name, "weight_decay": 0.1, **COSINE, "clip": None}}
+    config = small(tmp_path / "run", BASE, {"microbatches": 4}, how)
+    own = modules(config)
+    run, expected = train_own_modules(config), plain_loop(config, own, counting(config), fused=True)
+    assert run.losses == expected
+    assert largest_difference(run.stages, own) == 0.0
+    assert expected[-1] < expected[0] - 0.1
+
+
 @pytest.mark.parametrize("precision, bound", [("fp64", 1e-10), ("fp32", 1e-5)])
 def test_a_built_in_model_on_a_text(precision: str, bound: float, tmp_path: Path) -> None:
     """The model section and the text of a configuration, and nothing passed in."""
@@ -165,6 +196,16 @@ def test_swaps_and_clipping_show_in_the_loop(tmp_path: Path) -> None:
     configs = [small(tmp_path, BASE, {"iterations": 4}, change) for change in changes]
     last = sorted(plain_loop(c, modules(c), counting(c))[-1] for c in configs)
     assert all(above - below > 1e-6 for below, above in pairwise(last)), last
+
+
+def test_where_torch_has_no_muon_nothing_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(tmp_path / "run", {"optimizer": {"name": "muon"}})
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(checkfree.BadInput, match=r"muon needs torch 2\.9 or later"):
+        train_own_modules(config)
+    assert not (tmp_path / "run").exists()
 
 
 def train_own_modules(config: Config) -> checkfree.Run:

@@ -73,6 +73,19 @@ RUNS: dict[str, dict[str, Any]] = {
         "recovery": "redundant",
         "failures": EVERYWHERE,
     },
+    "muon, redundant, replicas": {
+        "replicas": 2,
+        "optimizer": {"name": "muon", "lr": 1e-3},
+        "recovery": "redundant",
+        "failures": EVERYWHERE,
+    },
+    "muon, moments averaged, net below": {
+        "model": {**SIZE["model"], "family": "gpt"},  # type: ignore[dict-item]
+        "optimizer": {"name": "muon", "lr": 1e-3},
+        "recovery": "checkfree(optimizer=average)",
+        "failures": {**EVERYWHERE, "stages": "middle", "seed": 3},
+        "checkpoint": {"every": 3},
+    },
     "sgd, checkpoint": {
         "optimizer": {"name": "sgd", "momentum": 0.0, "lr": 1e-2},
         "recovery": "checkpoint(interval=4)",

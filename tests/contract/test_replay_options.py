@@ -31,6 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "weight decay": {"optimizer": {"name": "adamw", "weight_decay": 0.1}},
     "sgd": {"optimizer": {"name": "sgd", "momentum": 0.0, "lr": 0.05}},
     "momentum": {"optimizer": {"name": "sgd", "lr": 0.05}},
+    "muon": {"optimizer": {"name": "muon", "weight_decay": 0.1}},
     "more stages than microbatches": {"microbatches": 2},
     "one microbatch": {"microbatches": 1},
     "validated in between": {"validation": {"every": 1, "microbatches": 1}},

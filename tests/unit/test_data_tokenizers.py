@@ -425,7 +425,7 @@ def test_without_the_package_the_error_names_the_command(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda path: path.mkdir(), "a folder, expected bytes or the path"),
+        (lambda path: path.mkdir(), "a folder without tokenizer.json, expected one"),
         (os.mkfifo, "a FIFO, expected bytes or the path"),
         (lambda path: path.symlink_to(path), "no such file, expected bytes or the path"),
     ],

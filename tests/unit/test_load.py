@@ -543,7 +543,7 @@ def test_a_key_that_the_data_do_not_read(tmp_path: Path, words: str) -> None:
 def test_every_key_of_data_is_one_that_some_read_or_all() -> None:
     names = {f.name for f in dataclasses.fields(DataConfig)}
     apart = {name for keys in DATA_KEYS.values() for name in keys}
-    assert names - apart == {"name", "validation_share", "cache", "code"}
+    assert names - apart == {"name", "validation_share", "cache", "code", "kept"}
     assert {*DATA_KEYS} == {*NAMES}
 
 
@@ -560,6 +560,24 @@ def test_a_saved_configuration_of_an_older_version_may_have_one(tmp_path: Path) 
     saved.write_text(to_yaml(Config(data=DataConfig(path="texts", text_field="body"))))
     assert load_saved(saved).data == DataConfig(path="texts", text_field="body")
     assert "data.path=texts" in refusal(saved)
+
+
+@pytest.mark.parametrize(
+    ("section", "meant"),
+    [
+        ("{name: adam, momentum: 0.9}", None),
+        ("{name: sgd, momentum: 0.9}", None),
+        ("{name: sgd, momentum: 0.8}", 0.8),
+        ("{name: muon, momentum: 0.9}", 0.9),
+        ("{name: muon}", None),
+    ],
+)
+def test_the_momentum_that_was_every_runs_is_the_usual_one(
+    tmp_path: Path, section: str, meant: float | None
+) -> None:
+    """Else a run of before would be another than one of the same words now."""
+    saved = write(tmp_path, f"optimizer: {section}\n")
+    assert load_saved(saved).optimizer.momentum == meant
 
 
 def test_a_run_that_goes_on_is_given_only_what_its_data_read() -> None:

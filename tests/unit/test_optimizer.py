@@ -14,7 +14,7 @@ from torch import nn
 
 from checkfree.core.config import OptimizerConfig
 from checkfree.core.errors import BadInput
-from checkfree.core.rates import LR_SCHEDULES, check_optimizer, lr_at
+from checkfree.core.rates import LR_SCHEDULES, OPTIMIZERS, check_optimizer, lr_at, momentum_of
 from checkfree.stage.optimizer import make_optimizer
 
 UNIT = OptimizerConfig(lr=1.0)
@@ -103,6 +103,110 @@ def test_sgd_steps_as_torchs_own() -> None:
     torch.testing.assert_close(ours, plain)
 
 
+class Mixed(nn.Module):
+    """A parameter of every sort that a body may have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Parameter(torch.randn(3, 5))
+        self.bias = nn.Parameter(torch.randn(5))
+        self.experts = nn.Parameter(torch.randn(2, 3, 4))
+        self.tall = nn.Parameter(torch.randn(6, 2))
+        self.turn = nn.Parameter(torch.randn(2, 2, dtype=torch.complex64))
+        self.frozen = nn.Parameter(torch.randn(2, 2), requires_grad=False)
+        self.table = nn.Parameter(torch.ones(2, 2, dtype=torch.int8), requires_grad=False)
+
+
+MATRICES = ("wide", "tall")
+
+
+def mixed() -> Mixed:
+    torch.manual_seed(0)
+    return Mixed()
+
+
+def give_gradients(module: nn.Module, step: int) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for param in module.parameters():
+        if param.requires_grad:
+            param.grad = torch.randn(param.shape, generator=generator, dtype=param.dtype)
+
+
+@pytest.mark.parametrize("momentum", [None, 0.8])
+def test_muon_steps_matrices_and_adamw_the_rest(momentum: float | None) -> None:
+    """To the bit as torch's two, side by side; also after a change of the learning rate."""
+    config = OptimizerConfig("muon", 0.1, (0.5, 0.9), 1e-4, momentum, weight_decay=0.2)
+    ours, plain = mixed(), mixed()
+    how: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.2}
+    named = dict(plain.named_parameters())
+    theirs = [
+        torch.optim.Muon(
+            [named.pop(name) for name in MATRICES],
+            momentum=momentum or 0.95,
+            adjust_lr_fn="match_rms_adamw",
+            **how,
+        ),
+        torch.optim.AdamW(named.values(), betas=(0.5, 0.9), eps=1e-4, **how),
+    ]
+    optimizers = [make_optimizer(config, ours.parameters()), *theirs]
+    for step in range(4):
+        for module in (ours, plain):
+            give_gradients(module, step)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 / (1 + step)
+            optimizer.step()
+    for (name, one), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other), name
+    remembered = {name: {*optimizers[0].state[p]} for name, p in ours.named_parameters()}
+    assert {name for name in remembered if remembered[name] == {"momentum_buffer"}} == {*MATRICES}
+    optimizers[0].zero_grad()
+    assert all(param.grad is None for param in ours.parameters())
+
+
+def test_muon_leaves_stage_0_to_adamw() -> None:
+    one, other = mixed(), mixed()
+    optimizers = (
+        make_optimizer(OptimizerConfig("muon", 0.1), one.parameters(), edge=True),
+        make_optimizer(OptimizerConfig("adamw", 0.1), other.parameters()),
+    )
+    for module, optimizer in zip((one, other), optimizers, strict=True):
+        give_gradients(module, 0)
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4,)])
+def test_muon_takes_a_body_of_one_sort(shape: tuple[int, ...]) -> None:
+    param = nn.Parameter(torch.ones(shape))
+    param.grad = torch.randn(shape)
+    optimizer = make_optimizer(OptimizerConfig("muon"), [param])
+    optimizer.step()
+    assert not torch.equal(param, torch.ones(shape))
+
+
+def test_muons_steps_are_as_large_as_adamws() -> None:
+    """So that one rate serves both: the root mean square of a first step, over the rate."""
+    for shape in ((64, 64), (64, 256), (300, 40)):
+        param = nn.Parameter(torch.zeros(shape))
+        param.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        make_optimizer(OptimizerConfig("muon", lr=1.0), [param]).step()
+        assert 0.1 < param.square().mean().sqrt().item() < 0.3, shape
+
+
+def test_a_torch_without_muon_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(BadInput, match=r"optimizer.name=muon needs torch 2.9 or later") as refused:
+        make_optimizer(OptimizerConfig("muon"), [nn.Parameter(torch.ones(2, 2))])
+    assert "\n" not in str(refused.value)
+
+
+def test_the_usual_momentum_is_that_of_the_optimizer() -> None:
+    found = {name: momentum_of(OptimizerConfig(name)) for name in OPTIMIZERS}
+    assert found == {"adam": 0.0, "adamw": 0.0, "sgd": 0.9, "muon": 0.95}
+    assert momentum_of(OptimizerConfig("muon", momentum=0.0)) == 0.0
+
+
 def test_weight_decay_tells_adam_and_adamw_apart() -> None:
     moved = {}
     for name in ("adam", "adamw"):
@@ -116,7 +220,7 @@ def test_weight_decay_tells_adam_and_adamw_apart() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "lion"}, "optimizer.name=lion: expected one of adam, adamw, sgd"),
+        ({"name": "lion"}, "optimizer.name=lion: expected one of adam, adamw, sgd, muon"),
         ({"momentum": 1.0}, r"optimizer.momentum=1.0: expected a number in \[0.0, 0.99"),
         ({"schedule": "linear"}, "optimizer.schedule=linear: expected one of constant, cosine"),
         ({"clip_over": "all"}, "optimizer.clip_over=all: expected one of stage, global"),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from checkfree.core.config import OptimizerConfig
 from checkfree.messages.tensors import StageState
-from checkfree.stage import Part, Stage
+from checkfree.stage import Conditions, Part, Stage
+from checkfree.stage.optimizer import make_optimizer
 from tests.tiny import WIDTH
 from tests.unit.states import body, conditions, same, tensor, train
 
@@ -42,6 +45,29 @@ def test_a_restored_stage_goes_on_bit_for_bit() -> None:
         train(one, iteration)
         train(other, iteration)
     assert same(one.snapshot(), other.snapshot())
+
+
+def test_a_restored_stage_goes_on_bit_for_bit_under_muon() -> None:
+    """Of two optimizers in one, each has its own moments again."""
+    config = OptimizerConfig("muon", lr=0.1)
+    told = Conditions(partial(make_optimizer, config), lambda i: 0.1, coarse_steps=True)
+    one, other = (Stage(body(seed=seed), told) for seed in (0, 9))
+    for iteration in range(3):
+        train(one, iteration)
+    train(other, 0)
+    other.restore(one.snapshot())
+    assert {*other.snapshot().moments} == {
+        "inner.weight/momentum_buffer",
+        *(f"inner.bias/{moment}" for moment in ("step", "exp_avg", "exp_avg_sq")),
+    }
+    for iteration in range(3, 6):
+        train(one, iteration)
+        train(other, iteration)
+    assert same(one.snapshot(), other.snapshot()) and one.digest() == other.digest()
+    other.destroy()
+    lost = other.snapshot()
+    assert all(bool(m.isnan().all()) for m in lost.moments.values() if m.ndim)
+    assert (one.tolerance, trained().tolerance) == (1e-2, 1e-4)
 
 
 def test_moments_are_part_of_what_goes_on() -> None:
