@@ -321,10 +321,14 @@ class EveryConfig:
 
 @dataclass(frozen=True)
 class ResumeConfig:
-    """Snapshots that only ``--resume`` reads."""
+    """Snapshots that ``--resume`` goes on from."""
 
     every: int = 20
     """Iterations between two; 0: never."""
+
+    keep: int = 3
+    """So many of the newest stay on the disk, with the checkpoints that they need. More are for
+    ``checkfree merge``, which averages them, and for ``init=RUN@ITERATION``."""
 
     last_rung: bool = True
     """In a swarm, go back to the newest one where the strategy gives up."""
@@ -338,8 +342,9 @@ class InitConfig:
 
     run: Optional[str] = None
     """The folder of another run, or ``RUN@ITERATION``: the state that it had after so many
-    iterations, of which a snapshot, a checkpoint or the final weights have to stand there. Without
-    ``@`` the newest. The model is cut anew if it has another number of stages there."""
+    iterations, of which a snapshot, a checkpoint or the final weights have to stand there; or
+    ``RUN@NAME``, what ``checkfree merge RUN --to NAME`` made. Without ``@`` the newest. The model
+    is cut anew if it has another number of stages there."""
 
     optimizer: Optional[bool] = None
     """Whether the optimizer's moments are taken over; None: where they stand there, and are of the

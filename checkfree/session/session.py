@@ -94,7 +94,7 @@ class Session:
             return lr_at(job.config.optimizer, iteration, job.config.iterations)
 
         self.job, self.start = job, start
-        self.store = Store(DiskFiles(job.folder))
+        self.store = Store(DiskFiles(job.folder), snapshots=job.config.resume.keep)
         self._since = time.perf_counter() if since is None else since
         listeners = job.listeners if listeners is None else listeners
         self.recorder = Recorder(job.folder / RECORDS, lr, listeners)
