@@ -320,6 +320,18 @@ class EveryConfig:
 
 
 @dataclass(frozen=True)
+class AverageConfig:
+    """The running average of a run's weights, which is kept at its end and changes no bit of it."""
+
+    every: Optional[int] = None
+    """Iterations between two states that enter it; None: there is no average. Each is stored when
+    it is committed, without moments, and training waits for that as for a checkpoint."""
+
+    last: int = 5
+    """Of so many of the newest it is the mean."""
+
+
+@dataclass(frozen=True)
 class ResumeConfig:
     """Snapshots that ``--resume`` goes on from."""
 
@@ -407,6 +419,7 @@ class Config:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: EveryConfig = field(default_factory=EveryConfig)
     """A safety net beside any strategy: checkpoints that the next ``--resume`` may use too."""
+    average: AverageConfig = field(default_factory=AverageConfig)
     resume: ResumeConfig = field(default_factory=ResumeConfig)
     wire: WireConfig = field(default_factory=WireConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)

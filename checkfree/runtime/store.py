@@ -23,6 +23,7 @@ from torch import Tensor
 from checkfree.core.ops import LEAD, Address, Upload
 from checkfree.lead.membership import first_seats
 from checkfree.messages.control import (
+    AVERAGE,
     CHECKPOINT,
     HANDOVER,
     INIT,
@@ -85,12 +86,13 @@ class _Order:
 
 
 class Store:
-    """Keeps the newest ``newest`` checkpoints and ``snapshots`` snapshots (None: as many), those
-    checkpoints that a snapshot needs, and what replays begin with."""
+    """Keeps the newest ``newest`` of checkpoints, snapshots and states to average, or as many as
+    ``kept`` has of an area, those checkpoints that a snapshot needs, and what replays begin
+    with."""
 
-    def __init__(self, files: Files, newest: int = 3, snapshots: int | None = None):
+    def __init__(self, files: Files, newest: int = 3, kept: Mapping[str, int] | None = None):
         self._files = files
-        self._newest = {RESUME: newest if snapshots is None else snapshots, CHECKPOINT: newest}
+        self._newest = {**dict.fromkeys((CHECKPOINT, RESUME, AVERAGE), newest), **(kept or {})}
         self._epoch = -1
         self._inbox: deque[Message] = deque()
         self._orders: dict[_Key, _Order] = {}
@@ -136,6 +138,8 @@ class Store:
         self._orders[key] = _Order(archive)
         if archive.area == CHECKPOINT:
             self.keep_only(CHECKPOINT, archive.known)
+        if archive.area == AVERAGE:  # later ones are of a course that was left
+            self.keep_only(AVERAGE, [s for s in self.offered(AVERAGE) if s < archive.shelf])
         if archive.area == HANDOVER:  # later orders may have come before this one
             later = [shelf for shelf in self.offered(HANDOVER) if shelf > archive.shelf]
             self.keep_only(HANDOVER, (*archive.known, *later))

@@ -22,7 +22,7 @@ from checkfree.core.rates import SGD, lower_lr
 from checkfree.core.records import read
 from checkfree.core.typed import written
 from checkfree.lead import Progress
-from checkfree.messages.control import CHECKPOINT, INIT, RESUME, WEIGHTS
+from checkfree.messages.control import AVERAGE, CHECKPOINT, INIT, RESUME, WEIGHTS
 from checkfree.messages.tensors import StageState
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.folder import CONFIG
@@ -33,7 +33,7 @@ from checkfree.session.snapshot import Snapshot
 USER = "user"
 """How the data are called of runs that train a user's own modules."""
 
-KINDS = {WEIGHTS: "weights", CHECKPOINT: "checkpoint", RESUME: "snapshot"}
+KINDS = {WEIGHTS: "weights", AVERAGE: "weights", CHECKPOINT: "checkpoint", RESUME: "snapshot"}
 """How what stands in each area is called; the last that there is of an iteration is taken, for it
 has most in it."""
 

@@ -5,27 +5,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from checkfree.config.load import load_saved
 from checkfree.config.places import moved
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, at_least, one_of
-from checkfree.core.records import of_kind, read
+from checkfree.core.records import read
 from checkfree.core.units import render_bytes
-from checkfree.messages.control import WEIGHTS, Purpose
-from checkfree.messages.tensors import StageState
+from checkfree.messages.control import Purpose
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
-from checkfree.runtime.store import Damaged, Store, merged
+from checkfree.runtime.store import Store, merged
 from checkfree.session.assemble import make_worker_context
-from checkfree.session.initial import MERGED_NAME, USER, Saved, saved
+from checkfree.session.initial import MERGED_NAME, USER, Saved
 from checkfree.session.job import check_same, of_config, with_trace
 from checkfree.session.memory import available
 from checkfree.session.merging.averages import Evaluation, Weights, combined
@@ -42,7 +39,9 @@ from checkfree.session.merging.rules import (
     trials,
     uniform,
 )
-from checkfree.session.merging.text import Parts, identities, parted
+from checkfree.session.merging.running import RUNNING
+from checkfree.session.merging.states import held, keep, of_course, reader
+from checkfree.session.merging.text import Parts, identities, parted, sizes_of
 
 Watch = Callable[[str, int], Callable[[], None]]
 """Begin a piece of so many steps; the result is called after each."""
@@ -151,6 +150,8 @@ def merge(
 def _checked_name(name: str, rule: str, last: int) -> str:
     one_of("--rule", rule, RULES)
     at_least("--last", last, 2)
+    if name == RUNNING:
+        raise BadInput(f"--to {name} is what average.every has a run make at its end: another one")
     if not re.fullmatch(MERGED_NAME, name):
         raise BadInput(
             f"--to {name}: expected a name of up to 64 letters, digits, dots and dashes that "
@@ -182,9 +183,7 @@ def _options(
 def _newest(run: Path, last: int, config: Config) -> list[Saved]:
     """The states to merge, oldest first: one of an iteration, on the course that the run has taken
     after it went back. Raises BadInput if there are too few."""
-    ticks = _course(read(run))
-    there_are = {s.iteration: s for s in saved(run) if ticks.get(s.iteration) == s.tick}
-    found = [there_are[iteration] for iteration in sorted(there_are)]
+    found = of_course(run)
     if len(found) >= last:
         return found[-last:]
     there = ", ".join(f"{state.iteration} ({state.kind})" for state in found)
@@ -194,16 +193,6 @@ def _newest(run: Path, last: int, config: Config) -> list[Saved]:
         f"{last} takes more, and resume.keep={config.resume.keep} of the snapshots stay: train it "
         f"with resume.keep={last} and resume.every=N{fewer}"
     )
-
-
-def _course(records: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-    """The tick at which the run had committed so many iterations, for the last time."""
-    steps = [(0, 0)]
-    for record in of_kind(records, "iteration"):
-        while steps and steps[-1][0] > record["iteration"]:
-            steps.pop()
-        steps.append((record["iteration"] + 1, record["tick"] + 1))
-    return dict(steps)
 
 
 def _users(run: Path) -> bool:
@@ -236,7 +225,7 @@ class _Work:
         watch: Watch,
     ):
         self._run, self._rule, self._options, self._watch = run, rule, options, watch
-        self.reads = [_reader(run, store, state) for state in states]
+        self.reads = [reader(run, store, state) for state in states]
 
     def by_hand(self) -> tuple[float, ...]:
         """Weights without any text."""
@@ -262,17 +251,21 @@ class _Work:
         weights, chose = uniform(count), False
         if self._rule == METRIC:
             step = self._watch("losses of the states", count * evaluation.hops)
-            losses = evaluation.losses(self.reads, parts.choosing, step)
+            losses = evaluation.losses(
+                self.reads, parts.choosing, step, sizes=sizes_of(parts.choosing)
+            )
             weights, chose = by_metric(losses, self._options["penalty"]), True
         if self._rule == SEARCH:
             size = job.blueprint.parameters * (8 if config.precision == "fp64" else 4)
             self._check_room((count + 2) * size)
-            held = [_held(read, stages) for read in self.reads]
-            weights, chose = self._searched(Evaluation(context, stages, held=True), held, parts)
-            del held
+            here = [held(read, stages) for read in self.reads]
+            weights, chose = self._searched(Evaluation(context, stages, held=True), here, parts)
+            del here
         several = [*self.reads, combined(self.reads, weights)]
         step = self._watch("losses to report", len(several) * evaluation.hops)
-        *losses, loss = evaluation.losses(several, parts.reporting, step)
+        *losses, loss = evaluation.losses(
+            several, parts.reporting, step, sizes=sizes_of(parts.reporting)
+        )
         if not math.isfinite(loss):
             raise BadInput(
                 f"the average of these states has no finite loss, nothing was written: {self._run} "
@@ -286,11 +279,13 @@ class _Work:
     def _searched(
         self, evaluation: Evaluation, states: Sequence[Weights], parts: Parts
     ) -> tuple[tuple[float, ...], bool]:
+        sizes = sizes_of(parts.choosing)
         tried = trials(len(states), **self._options)
         step = self._watch("search", tried * evaluation.hops)
 
         def loss(weights: Sequence[float]) -> float:
-            return evaluation.losses([combined(states, weights)], parts.choosing, step)[0]
+            made = [combined(states, weights)]
+            return evaluation.losses(made, parts.choosing, step, sizes=sizes)[0]
 
         return search(len(states), loss, evaluation.seed, **self._options).weights, True
 
@@ -302,41 +297,6 @@ class _Work:
                 f"{render_bytes(wanted)}, and {render_bytes(free)} of memory are available: "
                 f"--last fewer, or --rule {METRIC}, which holds a stage at a time"
             )
-
-
-def _reader(run: Path, store: Store, state: Saved) -> Weights:
-    def load(stage: int) -> Mapping[str, Tensor]:
-        try:
-            if state.area == WEIGHTS:
-                return store.weights(stage)
-            found = store.load(state.area, state.shelf, stage)
-        except Damaged as error:
-            raise BadInput(f"{run}: {error}; remove its folder, and merge what is left") from None
-        return {**found.params, **found.buffers}
-
-    return load
-
-
-def _held(read: Weights, stages: int) -> Weights:
-    """The same, all in memory."""
-    states = [read(stage) for stage in range(stages)]
-    return lambda stage: states[stage]
-
-
-class _Lazily(Mapping[int, StageState]):
-    """An archive's states, each made when it is written."""
-
-    def __init__(self, weights: Weights, stages: int, version: int):
-        self._weights, self._stages, self._version = weights, stages, version
-
-    def __getitem__(self, stage: int) -> StageState:
-        return StageState(self._weights(stage), {}, {}, self._version)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self._stages))
-
-    def __len__(self) -> int:
-        return self._stages
 
 
 def _write(
@@ -356,12 +316,7 @@ def _write(
         "reported": list(report.reported),
         "progress": {"committed": newest.iteration, "tick": newest.tick},
     }
-    states = _Lazily(combined(reads, made.weights), stages, newest.iteration)
-    try:
-        store.shelve(merged(made.name), 0, states, note)
-    except BaseException:
-        store.forget(merged(made.name), 0)
-        raise
+    keep(store, made.name, combined(reads, made.weights), stages, note)
 
 
 def _number(loss: float | None) -> float | None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from checkfree.core.errors import RunFailed
 from checkfree.core.ops import LEAD, STORE, Address, Source, Upload
 from checkfree.messages.control import (
+    AVERAGE,
     CHECKPOINT,
     RESUME,
     WEIGHTS,
@@ -232,10 +233,18 @@ def test_the_newest_are_kept() -> None:
 
 
 def test_of_snapshots_others_may_be_kept() -> None:
-    store = Store(MemoryFiles(), newest=1, snapshots=3)
+    store = Store(MemoryFiles(), newest=1, kept={RESUME: 3})
     archive(store, 0, 2, 4)
     archive(store, 1, 2, 3, 4, area=RESUME, note={"checkpoints": []})
     assert (store.offered(CHECKPOINT), store.offered(RESUME)) == ((4,), (2, 3, 4))
+
+
+def test_states_to_average_go_back_with_the_run() -> None:
+    store = Store(MemoryFiles(), kept={AVERAGE: 3})
+    archive(store, 2, 4, 6, 8, area=AVERAGE)
+    assert store.offered(AVERAGE) == (4, 6, 8)
+    archive(store, 6, area=AVERAGE)
+    assert store.offered(AVERAGE) == (4, 6)
 
 
 def test_an_average_is_a_folder_of_its_own() -> None:
@@ -248,7 +257,7 @@ def test_an_average_is_a_folder_of_its_own() -> None:
     assert torch.equal(found["inner.weight"], state(2).params["inner.weight"])
     store.forget(merged("one"), 0)
     assert store.merged() == ("other",)
-    with pytest.raises(Damaged, match="merged/one/manifest.json is damaged"):
+    with pytest.raises(Damaged, match=r"merged/one/manifest.json is damaged"):
         store.weights(1, merged("one"))
 
 

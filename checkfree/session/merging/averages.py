@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,10 +62,13 @@ class Evaluation:
     def losses(
         self,
         several: Sequence[Weights],
-        batches: Sequence[Tensor],
+        batches: Sequence[Any],
         watch: Callable[[], None] = lambda: None,
+        *,
+        sizes: Sequence[int] | None = None,
     ) -> list[float]:
-        """The mean loss of a sequence, of each of several weights. ``watch`` is called after each
+        """The mean loss of each of several weights. ``sizes``: what a batch weighs in it, as its
+        sequences; None: all the same, as in a validation. ``watch`` is called after each
         hop of each. Raises BadInput for weights that are not the run's."""
         crossing: list[list[Tensor | None]] = [[None] * len(batches) for _ in several]
         for hop in range(self.hops):
@@ -76,7 +80,7 @@ class Evaluation:
                 for place, (x, batch) in enumerate(zip(row, batches, strict=True)):
                     row[place] = self._forward(stage, part, Op(Kind.FORWARD, place, hop), x, batch)
                 watch()
-        sizes = [len(batch) for batch in batches]
+        sizes = [1] * len(batches) if sizes is None else sizes
         return [
             sum(size * float(y) for size, y in zip(sizes, row, strict=True) if y is not None)
             / sum(sizes)
@@ -90,7 +94,7 @@ class Evaluation:
             self._held[number] = self._context.make(number, number)
         return self._held[number]
 
-    def _forward(self, stage: Stage, part: Part, op: Op, x: Tensor | None, batch: Tensor) -> Tensor:
+    def _forward(self, stage: Stage, part: Part, op: Op, x: Tensor | None, batch: Any) -> Tensor:
         casting = self._context.casting
         seed = derive(self._context.seed, "forward", _TICKET.iteration, op.microbatch, op.hop)
         if x is not None:

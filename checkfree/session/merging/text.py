@@ -51,5 +51,10 @@ def identities(batches: Sequence[Tensor]) -> list[str]:
     return [identity(row) for batch in batches for row in batch]
 
 
+def sizes_of(batches: Sequence[Tensor]) -> list[int]:
+    """Sequences of each: the last may have fewer."""
+    return [len(batch) for batch in batches]
+
+
 def _batched(rows: list[Tensor], size: int) -> tuple[Tensor, ...]:
     return tuple(torch.stack(rows[at : at + size]) for at in range(0, len(rows), size))

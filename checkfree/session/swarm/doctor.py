@@ -149,6 +149,8 @@ def _disk(config: Config) -> str:
         folder = folder.parent
     one = sum(sizes.params) + sum(sizes.moments)
     wanted, free = (config.resume.keep + 1) * one, shutil.disk_usage(folder)  # one being written
+    if config.average.every is not None:
+        wanted += (config.average.last + 1) * sum(sizes.params)
     told = f"{render_bytes(wanted)} for snapshots, {render_bytes(free.free)} free in {folder}"
     if wanted > free.free:
         raise BadInput(f"{told}: give an out=FOLDER on a larger disk, or resume.every=0")
