@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from checkfree.recovery.fit.activations import BufferLimits
     from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
     from checkfree.report.branches import Branching
+    from checkfree.session.merge import Merged, merge
     from checkfree.session.session import Run
     from checkfree.session.train import resume, train
     from checkfree.session.verify import Outcome, verify
@@ -70,6 +71,7 @@ __all__ = [
     "Inexact",
     "Kind",
     "Link",
+    "Merged",
     "Mirror",
     "Op",
     "Outcome",
@@ -95,6 +97,7 @@ __all__ = [
     "branch",
     "compare",
     "load",
+    "merge",
     "neighbours",
     "read",
     "repair_each",
@@ -108,6 +111,7 @@ _MODULES = {
     "session.train": "train resume",
     "study.compare": "compare Comparison",
     "study.branch": "branch",
+    "session.merge": "merge Merged",
     "session.verify": "verify Outcome",
     "study.simulation": "simulate Simulation",
     "config.load": "load",

@@ -35,9 +35,9 @@ class Bars:
     ) -> None:
         self._bars.stop()
 
-    def piece(self, label: str, iterations: int) -> Callable[[], None]:
-        """Begin a piece; call the result after each of its iterations."""
+    def piece(self, label: str, iterations: int, what: str = "iterations") -> Callable[[], None]:
+        """Begin a piece; call the result after each of its iterations, or ``what`` they are."""
         task = self._bars.add_task(label, total=iterations)
         if self._bars.disable:
-            self._console.print(f"{label}: {iterations} iterations" if iterations else label)
+            self._console.print(f"{label}: {iterations} {what}" if iterations else label)
         return lambda: self._bars.advance(task)

@@ -18,6 +18,7 @@ from checkfree.core.live import LiveStatus, render_replays, render_unprotected
 from checkfree.core.participants import render_differences
 from checkfree.core.records import (
     APART,
+    AverageRecord,
     ConfigRecord,
     EndRecord,
     FailureRecord,
@@ -125,6 +126,9 @@ class Display:
             case ProcessRecord() if record.differs:
                 who = f"{record.seat} computes" if record.seat else "this process computes"
                 self._event(f"{who} with {render_differences(record.differs)}", "yellow")
+            case AverageRecord():
+                loss = "" if record.loss is None else f", validation {record.loss:.4f}"
+                self._event(f"average of {len(record.iterations)} states{loss}", "cyan")
             case EndRecord() if record.status != "done":  # why, the command's last line tells
                 self._event(f"{record.status} at iteration {record.iteration}", "bold red")
         if self._live is not None:

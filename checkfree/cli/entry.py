@@ -11,6 +11,7 @@ from checkfree.cli import (
     compare,
     doctor,
     failures,
+    merge,
     plan,
     profile,
     report,
@@ -25,7 +26,7 @@ from checkfree.cli.streams import is_lost
 from checkfree.core.errors import BadInput, RunFailed
 
 COMMANDS = (
-    *(train, compare, report, verify, branch, simulate, plan, profile, schedule),
+    *(train, compare, report, verify, branch, merge, simulate, plan, profile, schedule),
     *(failures, swarm, doctor),
 )
 """Modules with ``add(commands)``, in the order in which the help lists them."""

@@ -144,6 +144,10 @@ def _counts(config: Config) -> None:
     at_least("validation.every", config.validation.every, 0)
     within("validation.microbatches", config.validation.microbatches, 1, MOST["microbatches"])
     at_least("resume.every", config.resume.every, 0)
+    at_least("resume.keep", config.resume.keep, 1)
+    at_least("average.last", config.average.last, 1)
+    if config.average.every is not None:
+        at_least("average.every", config.average.every, 1)
     if config.checkpoint.every is not None:
         at_least("checkpoint.every", config.checkpoint.every, 1)
 

@@ -330,11 +330,27 @@ class EveryConfig:
 
 
 @dataclass(frozen=True)
+class AverageConfig:
+    """The running average of a run's weights, which is kept at its end and changes no bit of it."""
+
+    every: Optional[int] = None
+    """Iterations between two states that enter it; None: there is no average. Each is stored when
+    it is committed, without moments, and training waits for that as for a checkpoint."""
+
+    last: int = 5
+    """Of so many of the newest it is the mean."""
+
+
+@dataclass(frozen=True)
 class ResumeConfig:
-    """Snapshots that only ``--resume`` reads."""
+    """Snapshots that ``--resume`` goes on from."""
 
     every: int = 20
     """Iterations between two; 0: never."""
+
+    keep: int = 3
+    """So many of the newest stay on the disk, with the checkpoints that they need. More are for
+    ``checkfree merge``, which averages them, and for ``init=RUN@ITERATION``."""
 
     last_rung: bool = True
     """In a swarm, go back to the newest one where the strategy gives up."""
@@ -348,8 +364,9 @@ class InitConfig:
 
     run: Optional[str] = None
     """The folder of another run, or ``RUN@ITERATION``: the state that it had after so many
-    iterations, of which a snapshot, a checkpoint or the final weights have to stand there. Without
-    ``@`` the newest. The model is cut anew if it has another number of stages there."""
+    iterations, of which a snapshot, a checkpoint or the final weights have to stand there; or
+    ``RUN@NAME``, what ``checkfree merge RUN --to NAME`` made. Without ``@`` the newest. The model
+    is cut anew if it has another number of stages there."""
 
     optimizer: Optional[bool] = None
     """Whether the optimizer's moments are taken over; None: where they stand there, and are of the
@@ -412,6 +429,7 @@ class Config:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: EveryConfig = field(default_factory=EveryConfig)
     """A safety net beside any strategy: checkpoints that the next ``--resume`` may use too."""
+    average: AverageConfig = field(default_factory=AverageConfig)
     resume: ResumeConfig = field(default_factory=ResumeConfig)
     wire: WireConfig = field(default_factory=WireConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)

@@ -252,6 +252,16 @@ class LedgerRecord(Record):
 
 
 @dataclass(frozen=True)
+class AverageRecord(Record):
+    """At the end of a run that asked for it, the mean of its weights after these ``iterations`` is
+    kept. ``loss`` is that of a validation, in nats; None: the run has none."""
+
+    kind = "average"
+    iterations: Sequence[int]
+    loss: float | None
+
+
+@dataclass(frozen=True)
 class EndRecord(Record):
     """Last line. ``status`` is ``done``, ``failed`` or ``interrupted``."""
 

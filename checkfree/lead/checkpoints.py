@@ -11,6 +11,7 @@ from checkfree.lead.iteration import Transaction
 from checkfree.lead.membership import first_seats
 from checkfree.lead.state import LeadState
 from checkfree.messages.control import (
+    AVERAGE,
     CHECKPOINT,
     RESUME,
     WEIGHTS,
@@ -32,6 +33,8 @@ class Checkpointing:
     def __init__(self, lead_state: LeadState):
         self._lead_state = lead_state
         self._stored_at = lead_state.progress.tick if lead_state.progress.tick else -1
+        self._averaged_at = -1
+        """The last version that was stored for the average."""
         self.finished = False
         self._versions: dict[int, int] = {}
         """Of the snapshots on their way, by tick."""
@@ -44,6 +47,9 @@ class Checkpointing:
         owners = tuple(upload.owner for upload in lead_state.due_uploads())
         if owners and p.committed not in p.checkpoints:
             return self._archive(CHECKPOINT, p.committed, owners)
+        if self._average_due():
+            self._averaged_at = p.committed
+            return self._archive(AVERAGE, p.committed, first_seats(lead_state.members.alive))
         if self.snapshot_due():
             self._stored_at = p.tick  # after the checkpoint, so that the snapshot knows of it
             self._versions[p.tick] = p.committed
@@ -100,7 +106,7 @@ class Checkpointing:
     def give_up(self) -> None:
         """Somebody was lost meanwhile: all of it will be ordered anew."""
         self._lead_state.keeping.give_up()
-        self._stored_at = -1
+        self._stored_at = self._averaged_at = -1
 
     def lose(self) -> None:
         """Somebody: the snapshot on its way may never be whole."""
@@ -111,6 +117,15 @@ class Checkpointing:
         return (
             self._due_at(self._lead_state.progress.tick) and not self._lead_state.terms.background
         )
+
+    def _average_due(self) -> bool:
+        """Weights that enter the average; the last ones do as they are."""
+        committed, every = (
+            self._lead_state.progress.committed,
+            self._lead_state.terms.average_every,
+        )
+        due = every and committed and committed % every == 0
+        return bool(due) and self._averaged_at != committed
 
     def _due_at(self, tick: int) -> bool:
         every = self._lead_state.terms.resume_every

@@ -25,6 +25,7 @@ class Terms:
     validation_microbatches: int = 1
     validate_after_repair: bool = False
     resume_every: int = 0
+    average_every: int = 0
     max_ticks: int = 1_000_000
     tokens: int | None = None
     """Tokens per iteration, for the records."""

@@ -138,6 +138,11 @@ WAVE = "wave"
 """No area of the store: of an exact copy that another seat holds, for replays."""
 INIT = "init"
 """And one that a run never writes to: the state that it begins with, if not with drawn weights."""
+AVERAGE = "average"
+"""One more, of weights without moments: the states that a run's average is made of at its end."""
+MERGED = "merged"
+"""The folder of averages that are made of a run's states, each an area of its own:
+``merged/NAME``."""
 SNAPSHOT = "snapshot"
 """The rule of the last rung: all go back to a snapshot of ``--resume``, or to the beginning."""
 

@@ -14,7 +14,15 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from checkfree.core.errors import BadInput
-from checkfree.core.records import LEADS_OWN, RECORDS, ProcessRecord, ReplayRecord, of_kind, read
+from checkfree.core.records import (
+    LEADS_OWN,
+    RECORDS,
+    AverageRecord,
+    ProcessRecord,
+    ReplayRecord,
+    of_kind,
+    read,
+)
 from checkfree.messages.control import WEIGHTS
 from checkfree.runtime.files import write_whole
 
@@ -159,7 +167,8 @@ def _take_back(path: Path, notes: int) -> None:
     for record in read(path):
         own = record["kind"] in LEADS_OWN
         late = seen > notes and record["kind"] in (ProcessRecord.kind, ReplayRecord.kind)
-        drop = record["kind"] in ("end", "ledger") or (own and seen >= notes) or late
+        ends = record["kind"] in ("end", "ledger", AverageRecord.kind)
+        drop = ends or (own and seen >= notes) or late
         (superseded if drop else kept).append(json.dumps(record))
         seen += own
     with open(path / SUPERSEDED, "a", encoding="utf-8") as file:

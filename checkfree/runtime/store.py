@@ -23,9 +23,11 @@ from torch import Tensor
 from checkfree.core.ops import LEAD, Address, Upload
 from checkfree.lead.membership import first_seats
 from checkfree.messages.control import (
+    AVERAGE,
     CHECKPOINT,
     HANDOVER,
     INIT,
+    MERGED,
     RESUME,
     WEIGHTS,
     Archive,
@@ -84,11 +86,13 @@ class _Order:
 
 
 class Store:
-    """Keeps the newest ``newest`` checkpoints and snapshots, those that a snapshot needs, and what
-    replays begin with."""
+    """Keeps the newest ``newest`` of checkpoints, snapshots and states to average, or as many as
+    ``kept`` has of an area, those checkpoints that a snapshot needs, and what replays begin
+    with."""
 
-    def __init__(self, files: Files, newest: int = 3):
-        self._files, self._newest = files, newest
+    def __init__(self, files: Files, newest: int = 3, kept: Mapping[str, int] | None = None):
+        self._files = files
+        self._newest = {**dict.fromkeys((CHECKPOINT, RESUME, AVERAGE), newest), **(kept or {})}
         self._epoch = -1
         self._inbox: deque[Message] = deque()
         self._orders: dict[_Key, _Order] = {}
@@ -134,6 +138,8 @@ class Store:
         self._orders[key] = _Order(archive)
         if archive.area == CHECKPOINT:
             self.keep_only(CHECKPOINT, archive.known)
+        if archive.area == AVERAGE:  # later ones are of a course that was left
+            self.keep_only(AVERAGE, [s for s in self.offered(AVERAGE) if s < archive.shelf])
         if archive.area == HANDOVER:  # later orders may have come before this one
             later = [shelf for shelf in self.offered(HANDOVER) if shelf > archive.shelf]
             self.keep_only(HANDOVER, (*archive.known, *later))
@@ -171,7 +177,7 @@ class Store:
             return []  # nobody asked for it
         first = owner in first_seats(order.archive.seats)
         file = _of_stage(owner.stage) if first else _of_seat(owner)
-        data = encode_state(message.state, weights_only=message.area == WEIGHTS)
+        data = encode_state(message.state, weights_only=weights_only(message.area))
         self._files.write(f"{_folder(message.area, message.shelf)}/{file}", data)
         order.parts[owner] = {
             "file": file,
@@ -194,7 +200,7 @@ class Store:
         folder = _folder(archive.area, archive.shelf)
         manifest["sha256"] = _sum_of(manifest)
         self._files.write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
-        if archive.area not in (WEIGHTS, HANDOVER):
+        if archive.area in self._newest:
             self._prune(archive.area)
         offered = self.offered(archive.area)
         return Archived(archive.epoch, archive.area, archive.shelf, offered)
@@ -202,7 +208,7 @@ class Store:
     def shelve(
         self, area: str, shelf: int, states: Mapping[int, StageState], note: Mapping[str, Any]
     ) -> None:
-        """Write a whole archive at once: states that are all here, by stage."""
+        """Write a whole archive at once: states by stage, each asked for when it is written."""
         owners = tuple(Address(stage) for stage in sorted(states))
         self.forget(area, shelf)
         archive = Archive(0, area, shelf, owners, (), note)
@@ -213,7 +219,7 @@ class Store:
 
     def _prune(self, area: str) -> None:
         offered = self.offered(area)
-        keep = set(offered[-self._newest :])
+        keep = set(offered[-self._newest[area] :])
         if area == RESUME:  # nor does anybody finish what a later one has overtaken
             for shelf in self._shelves(area):
                 if shelf < offered[-1] and shelf not in offered:
@@ -259,6 +265,11 @@ class Store:
         names = self._files.names(area)
         return {int(name): name for name in names if re.fullmatch("[0-9]{1,12}", name)}
 
+    def merged(self) -> tuple[str, ...]:
+        """The names of complete averages, in order."""
+        names = self._files.names(MERGED)
+        return tuple(n for n in names if MANIFEST in self._files.names(merged(n)))
+
     def note(self, area: str, shelf: int) -> Mapping[str, Any]:
         """What was noted with an archive. Raises Damaged."""
         note: Mapping[str, Any] = self._manifest(area, shelf)["note"]
@@ -272,10 +283,11 @@ class Store:
             raise Damaged(f"{name}: the manifest names no stage {stage}")
         return self._state(name, part)
 
-    def weights(self, stage: int) -> dict[str, Tensor]:
-        """One stage's finished parameters and buffers, by name. Raises Damaged."""
-        name = f"{WEIGHTS}/{_of_stage(stage)}"
-        part = self._manifest(WEIGHTS, 0)["stages"].get(str(stage))
+    def weights(self, stage: int, area: str = WEIGHTS) -> dict[str, Tensor]:
+        """One stage's parameters and buffers, by name: the finished ones, or those of another area
+        of weights alone. Raises Damaged."""
+        name = f"{area}/{_of_stage(stage)}"
+        part = self._manifest(area, 0)["stages"].get(str(stage))
         if part is None:
             raise Damaged(f"{name}: the manifest names no stage {stage}")
         try:
@@ -367,8 +379,18 @@ def _of_version(message: KeepState, archive: Archive) -> bool:
     return archive.area != HANDOVER or archive.note.get("committed") == message.state.version
 
 
+def merged(name: str) -> str:
+    """The area of the averages that are called so."""
+    return f"{MERGED}/{name}"
+
+
+def weights_only(area: str) -> bool:
+    """It has one archive, of parameters and buffers, for programs that know nothing of ours."""
+    return area == WEIGHTS or area.startswith(f"{MERGED}/")
+
+
 def _folder(area: str, shelf: int) -> str:
-    return area if area == WEIGHTS else f"{area}/{shelf:08d}"
+    return area if weights_only(area) else f"{area}/{shelf:08d}"
 
 
 def _of_stage(stage: int) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,20 +22,23 @@ from checkfree.core.rates import MOMENTS, lower_lr
 from checkfree.core.records import read
 from checkfree.core.typed import written
 from checkfree.lead import Progress
-from checkfree.messages.control import CHECKPOINT, INIT, RESUME, WEIGHTS
+from checkfree.messages.control import AVERAGE, CHECKPOINT, INIT, RESUME, WEIGHTS
 from checkfree.messages.tensors import StageState
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.folder import CONFIG
-from checkfree.runtime.store import Damaged, Store
+from checkfree.runtime.store import Damaged, Store, merged, weights_only
 from checkfree.session.regroup import Layout, regrouped
 from checkfree.session.snapshot import Snapshot
 
 USER = "user"
 """How the data are called of runs that train a user's own modules."""
 
-KINDS = {WEIGHTS: "weights", CHECKPOINT: "checkpoint", RESUME: "snapshot"}
+KINDS = {WEIGHTS: "weights", AVERAGE: "weights", CHECKPOINT: "checkpoint", RESUME: "snapshot"}
 """How what stands in each area is called; the last that there is of an iteration is taken, for it
 has most in it."""
+
+MERGED_NAME = "[A-Za-z][A-Za-z0-9_.-]{0,63}"
+"""How an average may be called: no iteration, and no path."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,9 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: Callable[[int], 
     BadInput for a run that isn't there or has nothing of that iteration, and for a state that is
     another model's."""
     assert config.init.run is not None
-    run, iteration = _parse(config.init.run)
+    run, which = _parse(config.init.run)
     began = _began(run)
-    area, shelf, iteration = _chosen(run, iteration)
+    area, shelf, iteration = _chosen(run, which)
     store, told = Store(DiskFiles(run)), f"init={config.init.run}"
     old = began["config"]
     if USER not in (data["name"], began["data"].get("name")):
@@ -101,8 +104,8 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: Callable[[int], 
     @lru_cache(maxsize=2)  # a stage of the new cut is made of neighbours in the old one
     def read_stage(stage: int) -> StageState:
         with _damage_told(run):
-            if area == WEIGHTS:
-                tensors = store.weights(stage)
+            if weights_only(area):
+                tensors = store.weights(stage, area)
                 return StageState(tensors, tensors, {}, iteration)
             state = store.load(area, shelf, stage)
         return state if moments else replace(state, moments={})
@@ -121,7 +124,7 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: Callable[[int], 
     found = [bool(load(stage).moments) for stage in range(config.stages + 1)]
     if config.init.optimizer and not any(found):
         raise BadInput(
-            f"{told}: the {KINDS[area]} of iteration {iteration} has no moments of an optimizer: "
+            f"{told}: the {_kind(area)} of iteration {iteration} has no moments of an optimizer: "
             "init.optimizer=false begins with fresh ones"
         )
     with _damage_told(run):
@@ -130,7 +133,7 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: Callable[[int], 
     about = {
         "run": str(run),
         "iteration": iteration,
-        "kind": KINDS[area],
+        "kind": _kind(area),
         "sha256": digest,
         "stages": int(old["stages"]),
         "tokens": tokens,
@@ -144,8 +147,8 @@ def digest_of(word: str) -> str | None:
     """The SHA-256 of the state that ``init.run=word`` names, wherever it lies now; None: there is
     none."""
     try:
-        run, iteration = _parse(word)
-        area, shelf, _ = _chosen(run, iteration)
+        run, which = _parse(word)
+        area, shelf, _ = _chosen(run, which)
         return Store(DiskFiles(run)).digest(area, shelf)
     except (BadInput, Damaged, OSError):
         return None
@@ -173,8 +176,8 @@ def _tokens_of_one(config: Mapping[str, Any]) -> int:
 def with_way_back(reason: str, folder: Path, config: Config, committed: int) -> str:
     """Why a run has ended after so many iterations; if its loss is no finite number any more, with
     the command that begins a new one from before the last step, which has gone too far."""
-    offers = _offers(folder) if reason.endswith(TOO_FAR) else ()
-    there = [iteration for iteration, *_ in offers if iteration < committed]
+    found = saved(folder) if reason.endswith(TOO_FAR) else ()
+    there = [state.iteration for state in found if state.iteration < committed]
     if not there:
         return reason
     words = ["checkfree", "train", str(folder / CONFIG), f"init={folder}@{max(there)}"]
@@ -187,13 +190,37 @@ def with_way_back(reason: str, folder: Path, config: Config, committed: int) -> 
 # --- what stands there ---------------------------------------------------------------------------
 
 
-def _parse(word: str) -> tuple[Path, int | None]:
-    """``RUN`` or ``RUN@ITERATION``, of which a folder that is called so is the first."""
+@dataclass(frozen=True)
+class Saved:
+    """A state that stands in a run's folder. Sorted, one has more in it than those before it of the
+    same iteration."""
+
+    iteration: int
+    place: int
+    """In KINDS."""
+    shelf: int
+    tick: int
+
+    @property
+    def area(self) -> str:
+        """Of the store."""
+        return list(KINDS)[self.place]
+
+    @property
+    def kind(self) -> str:
+        """How that is called."""
+        return KINDS[self.area]
+
+
+def _parse(word: str) -> tuple[Path, int | str | None]:
+    """``RUN``, ``RUN@ITERATION`` or ``RUN@NAME``, of which a folder that is called so is the
+    first."""
     path = Path(os.path.expanduser(word))  # which leaves a user whom nobody knows as it is
-    match = re.fullmatch(r"(.+)@(\d{1,12})", word)
+    match = re.fullmatch(rf"(.+)@(?:(\d{{1,12}})|({MERGED_NAME}))", word)
     if match is None or path.is_dir():
         return path, None
-    return Path(os.path.expanduser(match[1])), int(match[2])
+    run = Path(os.path.expanduser(match[1]))
+    return run, match[3] if match[2] is None else int(match[2])
 
 
 def _began(run: Path) -> Mapping[str, Any]:
@@ -210,31 +237,51 @@ def _began(run: Path) -> Mapping[str, Any]:
     )
 
 
-def _chosen(run: Path, iteration: int | None) -> tuple[str, int, int]:
+def _chosen(run: Path, which: int | str | None) -> tuple[str, int, int]:
     """Area, shelf and iteration of the archive to begin from. Raises BadInput, with a list of what
     stands there, if that is none."""
-    offers = sorted(_offers(run))
-    wanted = max((i for i, *_ in offers), default=None) if iteration is None else iteration
-    of_it = [offer for offer in offers if offer[0] == wanted]
+    if isinstance(which, str):
+        return _average(run, which)
+    found = saved(run)
+    wanted = max((s.iteration for s in found), default=None) if which is None else which
+    of_it = [state for state in found if state.iteration == wanted]
     if of_it:
-        found, place, shelf = of_it[-1]
-        return list(KINDS)[place], shelf, found
-    listed = ", ".join(f"{i} ({list(KINDS.values())[place]})" for i, place, _ in offers)
-    what = "nothing" if iteration is None else f"no state of iteration {iteration}"
-    mend = f"there are {listed}" if offers else "train it with resume.every=N, which keeps some"
+        return of_it[-1].area, of_it[-1].shelf, of_it[-1].iteration
+    listed = ", ".join(f"{state.iteration} ({state.kind})" for state in found)
+    what = "nothing" if which is None else f"no state of iteration {which}"
+    mend = f"there are {listed}" if found else "train it with resume.every=N, which keeps some"
     raise BadInput(f"init={run}: {what} stands there: {mend}")
 
 
-def _offers(run: Path) -> Collection[tuple[int, int, int]]:
-    """Iteration, place in KINDS and shelf of each archive whose manifest is good."""
+def _average(run: Path, name: str) -> tuple[str, int, int]:
+    """The same of what ``checkfree merge`` made."""
+    store = Store(DiskFiles(run))
+    if name not in store.merged():
+        there = ", ".join(f"{run}@{known}" for known in store.merged())
+        mend = f"there are {there}" if there else f"checkfree merge {run} --to {name} makes one"
+        raise BadInput(f"init={run}@{name}: no average of that name stands there: {mend}")
+    with _damage_told(run):
+        try:
+            return merged(name), 0, int(store.note(merged(name), 0)["progress"]["committed"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f"the manifest of {merged(name)} is damaged: {error!r}") from None
+
+
+def _kind(area: str) -> str:
+    return KINDS.get(area, "average")
+
+
+def saved(run: Path) -> list[Saved]:
+    """What a run's folder has whose manifest is good, ascending by iteration."""
     store, found = Store(DiskFiles(run)), set()
     for place, area in enumerate(KINDS):
         for shelf in (0,) if area == WEIGHTS else store.offered(area):
             try:
-                found.add((int(store.note(area, shelf)["progress"]["committed"]), place, shelf))
+                progress = store.note(area, shelf)["progress"]
+                found.add(Saved(int(progress["committed"]), place, shelf, int(progress["tick"])))
             except (Damaged, KeyError, TypeError, ValueError):
                 continue
-    return found
+    return sorted(found, key=lambda state: (state.iteration, state.place, state.shelf))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from checkfree.core.config import (
+    AverageConfig,
     Config,
     EveryConfig,
     FailuresConfig,
@@ -85,6 +86,7 @@ def _nothing_else(config: Config) -> Config:
         recovery=RecoveryConfig(name="none"),
         validation=ValidationConfig(every=0),
         checkpoint=EveryConfig(),
+        average=AverageConfig(),
         resume=ResumeConfig(0),
     )
 

@@ -51,6 +51,7 @@ def setting(config: Config) -> RehearsalSetting:
         sizes=sizes,
         pace=pace_of(sizes, fleet, profile),
         averages_moments=config.recovery.optimizer == "average",
+        average_last=config.average.last,
     )
 
 

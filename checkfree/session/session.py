@@ -26,6 +26,7 @@ from checkfree.core.participants import Company
 from checkfree.core.rates import lr_at
 from checkfree.core.records import (
     RECORDS,
+    AverageRecord,
     EndRecord,
     ResumeRecord,
     dumps,
@@ -47,9 +48,10 @@ from checkfree.session.equipment import equipment
 from checkfree.session.initial import with_way_back
 from checkfree.session.job import Job, check_same, versions_of, write_places
 from checkfree.session.log_disk import check_log_disk
+from checkfree.session.merging.running import keep_average
 from checkfree.session.own_tokenizer import keep_tokenizer
 from checkfree.session.snapshot import Snapshot, newest
-from checkfree.session.terms import seats, terms_of
+from checkfree.session.terms import kept_of, seats, terms_of
 from checkfree.session.trial import try_out
 from checkfree.worker import WorkerContext
 
@@ -95,7 +97,7 @@ class Session:
             return lr_at(job.config.optimizer, iteration, job.config.iterations)
 
         self.job, self.start = job, start
-        self.store = Store(DiskFiles(job.folder))
+        self.store = Store(DiskFiles(job.folder), kept=kept_of(job.config))
         self._since = time.perf_counter() if since is None else since
         listeners = job.listeners if listeners is None else listeners
         self.recorder = Recorder(job.folder / RECORDS, lr, listeners)
@@ -189,6 +191,8 @@ class Session:
         user's module raises, which the records tell, too."""
         try:
             self.assembly.run()
+            if self.assembly.lead.done:
+                self.keep_average()
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             with suppress(RunFailed):  # a disk that is full stays full; the error counts
@@ -202,6 +206,14 @@ class Session:
         draw(self.job.folder)
         modules = (worker.stage.module for worker in self.assembly.living().values())
         return Run(self.job.folder, self.job.config, status, reason, tuple(modules))
+
+    def keep_average(self, devices: tuple[str, ...] = ()) -> AverageRecord | None:
+        """The running average of a run that has come to its end, if it was asked for, recorded; see
+        :func:`checkfree.session.merging.running.keep_average`."""
+        record = keep_average(self.job, self.store, devices)
+        if record is not None:
+            self.recorder.write(record)
+        return record
 
     def end(
         self,

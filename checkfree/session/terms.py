@@ -7,6 +7,7 @@ from functools import partial
 from checkfree.core.config import Config
 from checkfree.core.ops import Address, Route, Schedule
 from checkfree.lead import Terms
+from checkfree.messages.control import AVERAGE, RESUME
 from checkfree.pipeline import SCHEDULES, Scheduler, check
 from checkfree.plugins import chosen
 
@@ -32,9 +33,15 @@ def terms_of(config: Config, tokens: int | None) -> Terms:
         validation_microbatches=config.validation.microbatches,
         validate_after_repair=config.validation.every > 0 and config.validation.after_repair,
         resume_every=config.resume.every,
+        average_every=config.average.every or 0,
         max_ticks=TICKS_PER_ITERATION * config.iterations,
         tokens=tokens,
     )
+
+
+def kept_of(config: Config) -> dict[str, int]:
+    """How many archives stay of an area of the store, where it is not the store that says so."""
+    return {RESUME: config.resume.keep, AVERAGE: config.average.last}
 
 
 def scheduler_of(config: Config) -> Scheduler:

@@ -20,6 +20,7 @@ from checkfree.core.ops import FAULTS, Address
 from checkfree.core.participants import apart, participants, render_cause
 from checkfree.core.records import (
     APART,
+    AverageRecord,
     IterationRecord,
     Record,
     ValidationRecord,
@@ -61,7 +62,7 @@ class Recording:
 
     @property
     def losses(self) -> tuple[Loss, ...]:
-        """Of steps and validations, in order."""
+        """Of steps, validations and the average, in order."""
         return tuple(_losses(self.records))
 
     @property
@@ -161,7 +162,7 @@ def verify_recording(
         begin(job, trace.read_text(encoding="utf-8") if trace.is_file() else render_trace(()))
         session = stack.enter_context(Session.open(job, Snapshot(Progress(), run.lives, {})))
         assembly = _assembled(run, session)
-        _train(run, assembly, comparison)
+        _train(run, session, comparison)
         if out is not None:
             status = "done" if assembly.lead.done else "interrupted"
             ends = "" if assembly.lead.done else "the recorded run ends here"
@@ -192,12 +193,15 @@ def _assembled(run: Recording, session: Session) -> Assembly:
     )
 
 
-def _train(run: Recording, assembly: Assembly, comparison: _Comparison) -> None:
+def _train(run: Recording, session: Session, comparison: _Comparison) -> None:
+    assembly = session.assembly
     faults = RecordedFaults(assembly.runtime, run.steps)
     assembly.runtime.actors[FAULTS] = faults
     try:
         comparison.begin()
         assembly.runtime.run(faults.watch)
+        if assembly.lead.done:
+            session.keep_average()
     except _Enough:
         return
     comparison.ended(assembly.lead.failure or f"nothing moves: {assembly.lead.phase}")
@@ -224,7 +228,7 @@ class _Comparison:
         self.within = 0.0
 
     def __call__(self, record: Record) -> None:
-        if not isinstance(record, (IterationRecord, ValidationRecord)):
+        if not isinstance(record, (IterationRecord, ValidationRecord, AverageRecord)):
             return
         (made,) = _losses([{"kind": record.kind, **vars(record)}])
         self._compare(made)
@@ -267,14 +271,20 @@ class _Comparison:
 
 def _losses(records: Records) -> Iterator[Loss]:
     for record in records:
-        if record["kind"] in ("iteration", "validation"):
+        if record["kind"] in ("iteration", "validation", AverageRecord.kind):
             loss = record["loss"]
             number = loss if loss is not None and abs(loss) < float("inf") else None
-            yield record["kind"], record["tick"], record["iteration"], number
+            if record["kind"] == AverageRecord.kind:
+                last = record["iterations"][-1]
+                yield record["kind"], last, last, number
+            else:
+                yield record["kind"], record["tick"], record["iteration"], number
 
 
 def _name(loss: Loss) -> str:
     kind, tick, iteration, _ = loss
+    if kind == AverageRecord.kind:
+        return f"the average until {iteration}"
     at = f" (tick {tick})" if tick != iteration else ""
     return f"{'iteration' if kind == 'iteration' else 'validation before'} {iteration}{at}"
 

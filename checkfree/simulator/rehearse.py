@@ -18,6 +18,7 @@ from checkfree.failures import Failure, Trace, make_trace
 from checkfree.lead import Lead, Terms
 from checkfree.lead.membership import Membership
 from checkfree.messages.control import (
+    AVERAGE,
     CHECKPOINT,
     Archive,
     Archived,
@@ -61,6 +62,8 @@ class RehearsalSetting:
     sizes: Sizes
     pace: ComputePace
     averages_moments: bool = False
+    average_last: int = 0
+    """So many states are kept to average."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ class _Host:
         )
         limits = setting.strategy.activation_buffer
         self._workers = SimulatedWorkers.new(setting.sizes, seats, setting.averages_moments, limits)
+        self._workers.average_last = setting.average_last
         self._ledger = CostLedger()
         self._copies = BackgroundCopies(setting.fleet)
         self._inbox: deque[Message] = deque()
@@ -356,13 +360,14 @@ class _Host:
         self._workers.note_peak()
 
     def _archive(self, order: Archive) -> None:
-        """A checkpoint; the finished weights are nobody's cost."""
+        """A checkpoint, or weights to average; the finished weights are nobody's cost."""
         offered = self._workers.archive(order)
         self._inbox.append(Archived(order.epoch, order.area, order.shelf, offered))
-        if order.area != CHECKPOINT:
+        if order.area not in (CHECKPOINT, AVERAGE):
             return
+        moments = order.area == CHECKPOINT
         fleet, sizes = self._setting.fleet, self._setting.sizes
-        sent = [self._workers.own[seat].bytes(sizes) for seat in order.seats]
+        sent = [self._workers.own[seat].bytes(sizes, moments=moments) for seat in order.seats]
         self._ledger.send("checkpoint", "KeepState", sum(sent))
         # In one process a thread writes one state after another.
         together = sum(sent) if fleet.serial else max(sent, default=0)

@@ -22,7 +22,7 @@ from checkfree.core.ops import (
     Source,
     Transfer,
 )
-from checkfree.messages.control import CHECKPOINT, Archive, Begin, Push, Rebuild
+from checkfree.messages.control import AVERAGE, CHECKPOINT, Archive, Begin, Push, Rebuild
 from checkfree.recovery.fit.activations import BufferLimits, Crossing, Ring, matches
 from checkfree.recovery.shadow.references import HELD, WHOLE, References, held_as
 from checkfree.simulator.sizes import Sizes
@@ -65,6 +65,9 @@ class SimulatedWorkers:
     limits: BufferLimits = BufferLimits()  # noqa: RUF009 (frozen)
     """Of each ring."""
     shelves: dict[int, dict[int, Held]] = field(default_factory=dict)
+    averaged: dict[int, int] = field(default_factory=dict)
+    """Bytes of each state that is kept to average, the newest ``average_last`` of them."""
+    average_last: int = 0
     logs: dict[int, Mapping[Address, int]] = field(default_factory=dict)
     """Bytes that each seat sent, by iteration; of those that are kept for replays."""
     clones: dict[tuple[Address, int], Held] = field(default_factory=dict)
@@ -195,6 +198,12 @@ class SimulatedWorkers:
 
     def archive(self, order: Archive) -> tuple[int, ...]:
         """File the owners' states; returns what the store offers then."""
+        if order.area == AVERAGE:
+            held = (self.own[seat].bytes(self.sizes, moments=False) for seat in order.seats)
+            older = {shelf: size for shelf, size in self.averaged.items() if shelf < order.shelf}
+            there = [*sorted(older.items()), (order.shelf, sum(held))]
+            self.averaged = dict(there[-self.average_last :])
+            return tuple(self.averaged)
         if order.area != CHECKPOINT:
             return ()
         known = {version: self.shelves[version] for version in order.known}
@@ -246,7 +255,8 @@ class SimulatedWorkers:
         peers = sum(held.bytes(self.sizes) for held in for_peers)
         shelved = (held for shelf in self.shelves.values() for held in shelf.values())
         self.peak_peers = max(self.peak_peers, peers)
-        self.peak_store = max(self.peak_store, sum(held.bytes(self.sizes) for held in shelved))
+        stored = sum(held.bytes(self.sizes) for held in shelved) + sum(self.averaged.values())
+        self.peak_store = max(self.peak_store, stored)
         logs = sum(sum(sent.values()) for sent in self.logs.values())
         clones = sum(held.bytes(self.sizes) for held in self.clones.values())
         left = sum(

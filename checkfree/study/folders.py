@@ -18,7 +18,7 @@ from checkfree.core.formats import SIGNS
 from checkfree.core.records import RECORDS, read
 from checkfree.core.typed import written
 from checkfree.failures import is_trace_file, render_trace
-from checkfree.messages.control import CHECKPOINT, INIT, RESUME, WEIGHTS
+from checkfree.messages.control import AVERAGE, CHECKPOINT, INIT, MERGED, RESUME, WEIGHTS
 from checkfree.recovery.options import ReplayOptions
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.files import DiskFiles
@@ -30,7 +30,7 @@ from checkfree.session.job import recorded_config
 from checkfree.study.plan import Cell
 
 OURS = (CONFIG, VERSIONS, TRACE, RECORDS, SUPERSEDED, PICTURE, ".lock")
-OUR_FOLDERS = (INIT, RESUME, CHECKPOINT, WEIGHTS, TOKENIZER)
+OUR_FOLDERS = (INIT, RESUME, CHECKPOINT, WEIGHTS, TOKENIZER, AVERAGE, MERGED)
 
 Records = Sequence[Mapping[str, Any]]
 

@@ -31,9 +31,11 @@ from checkfree.core.ops import (
     Upload,
 )
 from checkfree.messages.control import (
+    AVERAGE,
     HANDOVER,
     RESUME,
     WAVE,
+    WEIGHTS,
     Abort,
     Begin,
     BoundaryRequest,
@@ -342,7 +344,9 @@ class StageWorker:
             at = f"{self.address} is at version {self.stage.version}"
             raise AssertionError(f"{at}, and asked for {order.version}")
         whole = not order.held_only
-        state = self.stage.snapshot() if whole else StageState({}, {}, {}, order.version)
+        state = StageState({}, {}, {}, order.version)
+        if whole:
+            state = self.stage.snapshot(moments=order.area not in (AVERAGE, WEIGHTS))
         if order.area == RESUME:
             state = replace(state, held=self._held(whole=order.whole))
         return KeepState(order.epoch, order.keep, order.area, order.shelf, state)

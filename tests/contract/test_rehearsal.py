@@ -35,6 +35,11 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "checkfree_plus": {"recovery": "checkfree_plus", "failures": EVERYWHERE},
     "checkpoint": {"recovery": "checkpoint(interval=4)", "failures": EVERYWHERE},
+    "average": {
+        "recovery": "checkpoint(interval=4)",
+        "failures": EVERYWHERE,
+        "average": {"every": 3, "last": 2},
+    },
     "redundant": {"recovery": "redundant", "failures": EVERYWHERE},
     "random": {"recovery": "random", "failures": EVERYWHERE},
     "zero, net below": {"recovery": "zero", "failures": EVERYWHERE, "checkpoint": {"every": 3}},

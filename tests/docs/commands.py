@@ -30,6 +30,7 @@ SMALL = (
 )
 SHORT = {
     "branch": {"--at": "3", "--gaps": "0,1,2"},  # the pages' runs are longer
+    "merge": {"--last": "3", "--generations": "1"},
     "compare": {"--seeds": "1"},  # of each strategy one run: a run is a process of its own
 }
 """Commands, and what some of their options are instead."""

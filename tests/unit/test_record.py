@@ -16,6 +16,7 @@ from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address, Recipe, Source
 from checkfree.core.records import (
     RECORDS,
+    AverageRecord,
     ConfigRecord,
     EndRecord,
     FailureRecord,
@@ -71,6 +72,7 @@ EVERY: tuple[Record, ...] = (
     ResumeRecord(3, 5),
     ProcessRecord(3, {"cpu": "AVX2"}, "2.0", 1, (("cpu", "AVX512", "AVX2"),)),
     LedgerRecord({"forward": 12}, {"Begin": 3}, {"Begin": 0}, {"iteration": 0.5}),
+    AverageRecord((1, 2, 3), 2.5),
     EndRecord("done", 3, 5),
 )
 

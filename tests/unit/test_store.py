@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from checkfree.core.errors import RunFailed
 from checkfree.core.ops import LEAD, STORE, Address, Source, Upload
 from checkfree.messages.control import (
+    AVERAGE,
     CHECKPOINT,
     RESUME,
     WEIGHTS,
@@ -30,7 +31,7 @@ from checkfree.messages.control import (
 from checkfree.messages.limits import DTYPES
 from checkfree.messages.tensors import KeepState, StageState, StateReply
 from checkfree.runtime.files import DiskFiles, write_whole
-from checkfree.runtime.store import Damaged, Store, decode_state, encode_state
+from checkfree.runtime.store import Damaged, Store, decode_state, encode_state, merged
 from tests.tiny import MemoryFiles
 from tests.unit.states import same
 
@@ -229,6 +230,35 @@ def test_the_newest_are_kept() -> None:
     store = Store(MemoryFiles(), newest=2)
     archive(store, 0, 4, 8, 12)
     assert store.offered(CHECKPOINT) == (8, 12)
+
+
+def test_of_snapshots_others_may_be_kept() -> None:
+    store = Store(MemoryFiles(), newest=1, kept={RESUME: 3})
+    archive(store, 0, 2, 4)
+    archive(store, 1, 2, 3, 4, area=RESUME, note={"checkpoints": []})
+    assert (store.offered(CHECKPOINT), store.offered(RESUME)) == ((4,), (2, 3, 4))
+
+
+def test_states_to_average_go_back_with_the_run() -> None:
+    store = Store(MemoryFiles(), kept={AVERAGE: 3})
+    archive(store, 2, 4, 6, 8, area=AVERAGE)
+    assert store.offered(AVERAGE) == (4, 6, 8)
+    archive(store, 6, area=AVERAGE)
+    assert store.offered(AVERAGE) == (4, 6)
+
+
+def test_an_average_is_a_folder_of_its_own() -> None:
+    store = Store(MemoryFiles())
+    store.shelve(merged("one"), 0, {0: state(1), 1: state(2)}, {"rule": "mean"})
+    store.shelve(merged("other"), 0, {0: state(3)}, {})
+    assert store.merged() == ("one", "other")
+    assert store.note(merged("one"), 0) == {"rule": "mean"}
+    found = store.weights(1, merged("one"))
+    assert torch.equal(found["inner.weight"], state(2).params["inner.weight"])
+    store.forget(merged("one"), 0)
+    assert store.merged() == ("other",)
+    with pytest.raises(Damaged, match=r"merged/one/manifest.json is damaged"):
+        store.weights(1, merged("one"))
 
 
 def test_what_a_snapshot_needs_is_kept_as_long_as_the_snapshot() -> None:

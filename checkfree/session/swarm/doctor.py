@@ -32,8 +32,6 @@ from checkfree.session.terms import seats
 PACKAGES = ("torch", "numpy", "hivemind", "uvloop", "safetensors")
 FILES_WANTED = 256
 """Open files of one process: streams to every other seat, sockets, records."""
-SNAPSHOTS = 3
-"""Archives that are on the disk at once, at most: the last, the one before, one being written."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,10 @@ def _disk(config: Config) -> str:
     sizes, folder = own_sizes(config), Path(config.out).absolute()
     while not folder.exists():
         folder = folder.parent
-    wanted, free = SNAPSHOTS * (sum(sizes.params) + sum(sizes.moments)), shutil.disk_usage(folder)
+    one = sum(sizes.params) + sum(sizes.moments)
+    wanted, free = (config.resume.keep + 1) * one, shutil.disk_usage(folder)  # one being written
+    if config.average.every is not None:
+        wanted += (config.average.last + 1) * sum(sizes.params)
     told = f"{render_bytes(wanted)} for snapshots, {render_bytes(free.free)} free in {folder}"
     if wanted > free.free:
         raise BadInput(f"{told}: give an out=FOLDER on a larger disk, or resume.every=0")

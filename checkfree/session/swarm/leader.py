@@ -209,6 +209,9 @@ class Leading:
         sent = ({}, {}) if self._ending else leader_process.dismiss(status, reason)
         leader_process.launcher.tell({"ended": reason})  # who else would know, if the disk is full?
         progress = self._ending or (lead.progress if lead else began)
+        if status == "done":
+            with suppress(RunFailed):
+                self._session.keep_average(("cpu",))  # a fork that leads computes nothing else
         with suppress(RunFailed):  # a disk that is full stays full; the error counts
             self._session.end(status, reason, progress, sent, leader_process.dropped())
         self._session.recorder.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 from checkfree.config.load import load_saved, to_tree
 from checkfree.config.places import placeless
-from checkfree.core.config import Config, FailuresConfig, ResumeConfig
+from checkfree.core.config import AverageConfig, Config, FailuresConfig, ResumeConfig
 from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.ops import Address
 from checkfree.core.participants import render_cause
@@ -149,7 +149,8 @@ def _train_to(base: BaseRun, iteration: int, tick: int, watch: Watch) -> None:
 def _config(base: BaseRun, folder: Path) -> Config:
     resume = ResumeConfig(base.config.resume.every or RESUME_EVERY)
     failures = FailuresConfig(scenario=str(folder / folders.TRACE))
-    return replace(base.config, out=str(folder), failures=failures, resume=resume)
+    quiet = replace(base.config, average=AverageConfig())
+    return replace(quiet, out=str(folder), failures=failures, resume=resume)
 
 
 def _begin(base: BaseRun, job: Job, records: Records = ()) -> None:

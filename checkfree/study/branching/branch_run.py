@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from checkfree.core.config import Config, EveryConfig, FailuresConfig, ResumeConfig
+from checkfree.core.config import AverageConfig, Config, EveryConfig, FailuresConfig, ResumeConfig
 from checkfree.core.records import of_kind, read
 from checkfree.core.units import derive
 from checkfree.failures import Failure, render_trace
@@ -111,6 +111,7 @@ def _config(base: BaseRun, run: BranchRun) -> Config:
         failures=FailuresConfig(scenario=str(run.folder / folders.TRACE)),
         validation=replace(config.validation, every=run.every, after_repair=True),
         checkpoint=EveryConfig(),
+        average=AverageConfig(),
         resume=ResumeConfig(0),
     )
 

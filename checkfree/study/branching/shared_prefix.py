@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from checkfree.core.config import Config, EveryConfig, FailuresConfig, ResumeConfig
+from checkfree.core.config import AverageConfig, Config, EveryConfig, FailuresConfig, ResumeConfig
 from checkfree.core.errors import RunFailed
 from checkfree.failures import render_trace
 from checkfree.messages.control import RESUME
@@ -85,6 +85,7 @@ def _config(base: BaseRun, prefix: SharedPrefix) -> Config:
         failures=FailuresConfig(scenario=str(prefix.folder / folders.TRACE)),
         validation=replace(config.validation, every=0),
         checkpoint=EveryConfig(),
+        average=AverageConfig(),
         resume=ResumeConfig(base.tick),
     )
 
