@@ -62,5 +62,8 @@ class ModelConfig:
     sha256: Optional[str] = None
     """``hf``: fingerprint of the files of pretrained weights. Never to be given."""
 
+    cut: Any = field(default=None, compare=False, repr=False, metadata={"internal": True})
+    """Never configured here: the blocks of each body stage, if they are not equally many."""
+
     code: Any = field(default=None, compare=False, repr=False, metadata={"internal": True})
     """Never configured: a family from outside, once somebody has permitted it."""

@@ -99,11 +99,29 @@ def check(config: ModelConfig, stages: int = 1) -> None:
         )
     if not 0 <= config.dropout < 1:
         raise ValueError(f"model.dropout is {config.dropout}, expected 0 <= dropout < 1: use 0")
-    if stages < 1 or config.blocks % stages:
+    blocks_of_stage(config, 0, stages)
+
+
+def blocks_of_stage(config: ModelConfig, i: int, stages: int) -> range:
+    """Numbers of the blocks of stage ``i``: none of stage 0, and as ``config.cut`` has it, or
+    equally many, of the others. Raises ValueError where there is no such cut or no such stage."""
+    check_place(i, stages)
+    if config.cut is not None:
+        counts = config.cut
+        if len(counts) != stages or sum(counts) != config.blocks or min(counts) < 1:
+            raise ValueError(
+                f"cut is {list(counts)}, expected layers of {stages} stages, 1 or more each, that "
+                f"are {config.blocks} together: give such, or cut=auto"
+            )
+        before = sum(counts[: max(i - 1, 0)])
+        return range(before, before + counts[i - 1]) if i else range(0)
+    each, rest = divmod(config.blocks, max(1, stages))
+    if rest or stages < 1:
         raise ValueError(
-            f"stages is {stages}, which does not cut model.blocks {config.blocks} into equal "
-            f"parts: choose among {_divisors(config.blocks)}, or change model.blocks"
+            f"stages is {stages}, which does not cut the {config.blocks} blocks into equal parts: "
+            f"choose among {_divisors(config.blocks)}, or have unequal ones by cut=auto"
         )
+    return range((i - 1) * each, i * each) if i else range(0)
 
 
 def check_place(i: int, stages: int) -> None:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .families import check, check_place, renamed
+from .families import blocks_of_stage, check, renamed
 
 EPS = 1e-5
 INIT_STD = 0.02
@@ -67,8 +67,8 @@ def stage(config: ModelConfig, i: int, stages: int) -> nn.Module:
     Weights come from torch's default generator. Raises ValueError if ``config`` can't be cut so.
     """
     _check(config, stages)
-    check_place(i, stages)
-    return Edge(config) if i == 0 else Body(config, config.blocks // stages)
+    own = blocks_of_stage(config, i, stages)
+    return Edge(config) if i == 0 else Body(config, len(own))
 
 
 def parameters_of(config: ModelConfig) -> int:
@@ -85,7 +85,7 @@ def parameters_of(config: ModelConfig) -> int:
 
 def transformers_name(config: ModelConfig, stages: int, i: int, name: str) -> str:
     """What GPT2LMHeadModel calls parameter ``name`` of stage ``i``; ValueError if none is."""
-    return renamed(NAMES, max(i - 1, 0) * config.blocks // stages, name)
+    return renamed(NAMES, blocks_of_stage(config, i, stages).start, name)
 
 
 class Edge(nn.Module):
@@ -125,7 +125,7 @@ class Edge(nn.Module):
 
 
 class Body(nn.Module):
-    """A body stage: as many blocks as every other."""
+    """A body stage of so many blocks."""
 
     def __init__(self, config: ModelConfig, blocks: int):
         super().__init__()

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -23,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import hub
 from .config import ModelConfig
-from .families import check_place
-from .hub import PRETRAINED, held
+from .families import blocks_of_stage
 
 try:
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
@@ -52,30 +54,16 @@ def stage(config: ModelConfig, i: int, stages: int) -> Edge | Body:
     default one, else with the pretrained weights of ``config.path``, or with drawn ones, of which
     each layer's depend on torch's seed and the layer's number alone, however the model is cut.
     Raises ValueError for a model that can't be cut so, and for a folder without its weights."""
-    theirs, mine = _settings(config), layers_of_stage(config, i, stages)
+    theirs, mine = _settings(config), blocks_of_stage(config, i, stages)
     try:
         if torch.get_default_device().type == "meta":
             return _staged(_empty(theirs, mine), mine)
-        pretrained = config.weights == PRETRAINED
+        pretrained = config.weights == hub.PRETRAINED
         shell = _loaded(config, theirs, mine) if pretrained else _drawn(theirs, mine)
         check(shell, mine)
     except FAILURES as error:
         raise ValueError(_refused(config, error)) from error
     return _staged(shell, mine)
-
-
-def layers_of_stage(config: ModelConfig, i: int, stages: int) -> range:
-    """The numbers of the layers of stage ``i``: none for stage 0, equally many for the others.
-    Raises ValueError."""
-    check_place(i, stages)
-    each, rest = divmod(config.blocks, stages)
-    if rest:
-        counts = ", ".join(str(k) for k in range(1, config.blocks + 1) if config.blocks % k == 0)
-        raise ValueError(
-            f"stages is {stages}, and the model has {config.blocks} layers, which that does not "
-            f"part equally: choose among {counts}"
-        )
-    return range((i - 1) * each, i * each) if i else range(0)
 
 
 def parameters_of(config: ModelConfig) -> int:
@@ -87,8 +75,8 @@ def parameters_of(config: ModelConfig) -> int:
 
 def transformers_name(config: ModelConfig, stages: int, i: int, name: str) -> str:
     """What the family calls parameter or buffer ``name`` of stage ``i``; ValueError if none is."""
-    mine = layers_of_stage(config, i, stages)
-    found = names(_empty(_settings(config), mine), mine)
+    told = json.dumps(config.architecture, sort_keys=True)
+    found = _names(told, config.blocks, config.cut, i, stages)
     if name not in found:
         raise ValueError(f"stage {i} has no {name!r}: name one of {', '.join(sorted(found))}")
     return found[name]
@@ -252,6 +240,17 @@ def names(shell: Any, mine: range) -> dict[str, str]:
     return {name: theirs[id(tensor)] for name, tensor in ours.items()}
 
 
+@lru_cache(maxsize=256)
+def _names(
+    told: str, blocks: int, cut: tuple[int, ...] | None, i: int, stages: int
+) -> Mapping[str, str]:
+    """Of stage ``i``, as ``names`` has them, of the model whose config.json holds ``told``: asked
+    for once a parameter."""
+    config = ModelConfig(hub.HF, blocks=blocks, cut=cut, architecture=json.loads(told))
+    mine = blocks_of_stage(config, i, stages)
+    return names(_empty(_settings(config), mine), mine)
+
+
 def _settings(config: ModelConfig) -> Any:
     """The family's own configuration. Raises ValueError for one that transformers has not."""
     told = copy.deepcopy(dict(config.architecture))
@@ -312,7 +311,7 @@ def _empty(theirs: Any, mine: range) -> Any:
 
 def _loaded(config: ModelConfig, theirs: Any, mine: range) -> Any:
     """From a folder's safetensors, of which only this stage's tensors are read."""
-    folder = held(config)
+    folder = hub.held(config)
     how: Any = {"config": theirs, "dtype": torch.float32, "output_loading_info": True}
     with _quiet():
         shell, info = cut(theirs, mine).from_pretrained(folder, use_safetensors=True, **how)

@@ -21,7 +21,7 @@ from checkfree.models.hub import HF
 from checkfree.pipeline import SCHEDULES
 from checkfree.pipeline.routes import check_swap
 from checkfree.plugins import check_known
-from checkfree.recovery.options import check_recovery
+from checkfree.recovery.options import AUTO, check_recovery
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.simulator.fleet import check_fleet
 
@@ -78,6 +78,7 @@ def check(config: Config) -> None:
     _devices(config.devices)
     recomputed(config.recompute, config.stages)
     _model(config.model)
+    _cut(config)
     share = config.data.validation_share
     if not 0.0 < share < 1.0:
         raise BadInput(f"data.validation_share={share}: expected a share between 0 and 1")
@@ -175,6 +176,31 @@ def _devices(devices: tuple[str, ...]) -> None:
     for device in devices:
         if not re.fullmatch(r"cpu|cuda(:\d+)?", str(device)):
             raise BadInput(f"devices: {device!r} is none: expected cpu, cuda or cuda:0")
+
+
+def _cut(config: Config) -> None:
+    cut, costs = config.cut, config.layer_costs
+    if costs is not None:
+        if cut != AUTO:
+            raise BadInput("layer_costs is for cut=auto: set that too, or leave it out")
+        numbers = isinstance(costs, (list, tuple)) and all(
+            type(cost) in (int, float) and 0 <= cost < math.inf for cost in costs
+        )
+        if not numbers or len(costs) != config.model.blocks:
+            raise BadInput(
+                f"layer_costs={written(costs)}: expected {config.model.blocks} numbers of 0 or "
+                "more, one a layer"
+            )
+    if cut is None or cut == AUTO:
+        return
+    if not isinstance(cut, (list, tuple)) or not all(type(count) is int for count in cut):
+        told = written(cut)
+        raise BadInput(f"cut={told}: expected auto, or layers of each stage as in [4, 4, 3]")
+    if len(cut) != config.stages or min(cut) < 1 or sum(cut) != config.model.blocks:
+        raise BadInput(
+            f"cut={written(cut)}: expected {config.stages} whole numbers of 1 or more, for "
+            f"stages={config.stages}, whose sum is the model's {config.model.blocks} layers"
+        )
 
 
 def recomputed(recompute: Any, stages: int) -> frozenset[int]:

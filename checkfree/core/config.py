@@ -393,6 +393,15 @@ class Config:
     stages: int = 6
     """Body stages S1 … Sn; stage 0 (embedding and head) comes on top."""
 
+    cut: Any = None
+    """Layers of each body stage, as ``[4, 4, 3]``; ``auto``: so that the busiest stage has as
+    little to do as can be, by ``layer_costs``; None: equally many. Where stages are unequal none
+    can be made of its neighbours."""
+
+    layer_costs: Any = None
+    """``cut: auto``: seconds of each layer, or any other measure, in a list; None: its
+    floating-point operations."""
+
     microbatches: int = 8
     """Microbatches per iteration, over all replicas."""
 

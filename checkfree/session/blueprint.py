@@ -18,12 +18,18 @@ from checkfree.core.units import derive
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES, Family, family
 from checkfree.models.hub import HF, PRETRAINED, held
+from checkfree.pipeline.cut import balanced
 from checkfree.plugins import not_permitted
+from checkfree.recovery.options import AUTO
 from checkfree.recovery.registry import spec_of
-from checkfree.session.regroup import Layout
+from checkfree.session.regroup import Layout, LayoutOf
 from checkfree.session.sketch import sketched
 from checkfree.session.tensors import check_tensors
 from checkfree.stage import CPU, seeded
+
+EXPERTS_USED = ("num_experts_per_tok", "moe_k", "num_experts_per_token")
+"""How config.json calls the experts that a token goes through, of all whose matrices a parameter of
+three dimensions has."""
 
 HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 """Where torch keeps those of a parameter."""
@@ -42,8 +48,9 @@ class Blueprint:
     parameters: int
     tokens: int | None
     """Tokens per iteration, where they can be known beforehand."""
-    layout: Callable[[int], Layout]
-    """Of the model in so many body stages. Raises BadInput if it can't be cut so."""
+    layout: LayoutOf
+    cut: tuple[int, ...] | None = None
+    """Layers of each body stage; None: equally many, or a user's own modules."""
     untried: tuple[int, ...] = ()
     """Body stages that show whether the model trains, if it is none of ours."""
 
@@ -51,10 +58,40 @@ class Blueprint:
 def family_of(model: ModelConfig) -> Family:
     """One of ours, or one from outside that may run. Raises BadInput."""
     if model.family in FAMILIES:
-        return family(model.family)
+        try:
+            return family(model.family)
+        except ValueError as error:  # it needs a package that is not installed
+            raise BadInput(str(error)) from None
     if model.code is None:
         raise not_permitted("model.family", model.family, FAMILIES)
     return cast(Family, model.code)
+
+
+def _cut_of(
+    config: Config, model: ModelConfig, layers: Callable[[], Sequence[nn.Module]]
+) -> tuple[int, ...] | None:
+    """Layers of each body stage, as configured; ``layers``: the model with a stage for each.
+    Raises ValueError for a family that cuts equally only."""
+    if config.cut is None:
+        return None
+    if model.family not in FAMILIES:
+        raise ValueError(f"model.family={model.family} cuts into equal parts: leave out cut")
+    if config.cut != AUTO:
+        return tuple(config.cut)
+    costs = config.layer_costs or [flops(layer, model, 1) for layer in layers()[1:]]
+    return balanced(costs, config.stages)
+
+
+def flops(body: nn.Module, model: ModelConfig, blocks: int) -> float:
+    """Operations of a token's forward through a body stage of so many blocks: two per weight that
+    it uses, and attention over half a context."""
+    of_all = model.architecture or {}
+    used = next((of_all[key] for key in EXPERTS_USED if isinstance(of_all.get(key), int)), None)
+    weights = 0.0
+    for param in body.parameters():
+        share = min(1.0, used / param.shape[0]) if used and param.ndim == 3 else 1.0
+        weights += share * param.numel() * (param.ndim > 1)
+    return 2.0 * weights + blocks * 2 * model.context * model.width
 
 
 def check_pretrained(model: ModelConfig, mend: str) -> None:
@@ -83,22 +120,23 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
         number = () if layered else (stage,)
         with seeded(derive(config.seed, purpose, *number, *parts), CPU):
             try:
-                return made.stage(model, stage, config.stages)
+                return made.stage(parted, stage, config.stages)
             except ValueError as error:  # of a folder, or of what only weights show
                 raise BadInput(str(error)) from error
 
     @cache
-    def sketches(stages: int) -> Sequence[nn.Module]:
+    def sketches(stages: int, cut: tuple[int, ...] | None) -> Sequence[nn.Module]:
         """All stages; where body stages are alike, one for all of them."""
+        alike, so_cut = not layered and cut is None, replace(model, cut=cut)
         with sketched():
-            if layered:
-                return [made.stage(model, i, stages) for i in range(stages + 1)]
-            edge, body = (made.stage(model, i, stages) for i in (0, 1))
-            return [edge, *[body] * stages]
+            found = [made.stage(so_cut, i, stages) for i in range((1 if alike else stages) + 1)]
+        return [*found, *found[1:] * (stages - 1)] if alike else found
 
     try:
-        shapes = sketches(config.stages)
-        for stage, module in enumerate(shapes if layered else shapes[:2]):
+        cut = _cut_of(config, model, lambda: sketches(model.blocks, None))
+        parted = replace(model, cut=cut)
+        shapes = sketches(config.stages, cut)
+        for stage, module in enumerate(shapes[: None if layered else 2]):
             check_tensors(stage, module)
     except ValueError as error:
         raise BadInput(str(error)) from None
@@ -115,9 +153,10 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
             f"{other}: take replay, shadow, checkpoint or redundant, or another number of stages"
         )
 
-    def layout(stages: int) -> Layout:
+    def layout(stages: int, cut: Sequence[int] | None = None) -> Layout:
+        so_cut = replace(model, cut=None if cut is None else tuple(cut))
         try:
-            modules = sketches(stages)
+            modules = sketches(stages, so_cut.cut)
         except ValueError as error:
             raise BadInput(str(error)) from None
         name = getattr(made, "transformers_name", None)
@@ -128,7 +167,7 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
             )
 
         def whole(stage: int, param: str) -> str:
-            return f"{stage}.{param}" if name is None else str(name(model, stages, stage, param))
+            return f"{stage}.{param}" if name is None else str(name(so_cut, stages, stage, param))
 
         return Layout(modules, whole, config.precision == "fp64")
 
@@ -139,6 +178,7 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
         parameters=made.parameters_of(model),
         tokens=config.microbatches * config.batch * model.context,
         layout=layout,
+        cut=cut,
         untried=(1,) if layered or model.family not in FAMILIES else (),
     )
 
@@ -154,7 +194,7 @@ def of_modules(stages: Sequence[nn.Module], config: Config) -> Blueprint:
             reset(module, stage)
         return module
 
-    def layout(count: int) -> Layout:
+    def layout(count: int, cut: Sequence[int] | None = None) -> Layout:
         if count != len(stages) - 1:
             raise BadInput(
                 f"it had {count} body stages, these are {len(stages) - 1}: only a built-in model "

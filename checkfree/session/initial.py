@@ -27,7 +27,7 @@ from checkfree.messages.tensors import StageState
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.folder import CONFIG
 from checkfree.runtime.store import Damaged, Store, merged, weights_only
-from checkfree.session.regroup import Layout, regrouped
+from checkfree.session.regroup import LayoutOf, regrouped
 from checkfree.session.snapshot import Snapshot
 
 USER = "user"
@@ -76,7 +76,7 @@ def kept(folder: Path, stages: int, about: Mapping[str, Any]) -> Initial:
     return Initial(stages, load, about)
 
 
-def taken_over(config: Config, data: Mapping[str, Any], layout: Callable[[int], Layout]) -> Initial:
+def taken_over(config: Config, data: Mapping[str, Any], layout: LayoutOf) -> Initial:
     """That of a new run, from the one that ``init`` names. ``data``: what the new one's records say
     of its own; ``layout``: its model in so many body stages. All of it is read once. Raises
     BadInput for a run that isn't there or has nothing of that iteration, and for a state that is
@@ -111,7 +111,7 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: Callable[[int], 
         return state if moments else replace(state, moments={})
 
     try:
-        there, here = layout(int(old["stages"])), layout(config.stages)
+        there, here = layout(int(old["stages"]), old.get("cut")), layout(config.stages, config.cut)
     except BadInput as error:
         raise BadInput(f"{told}: {error}") from None
 

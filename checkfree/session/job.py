@@ -120,6 +120,8 @@ def of_config(
     context, batch = config.model.context, config.batch
     data = open_data(config.data, context=context, batch=batch, seed=config.seed)
     blueprint, about = of_family(config, data.vocabulary), data.describe()
+    if config.cut == AUTO:  # what a run was cut into is in its records
+        config = replace(config, cut=blueprint.cut, layer_costs=None)
     initial = _initial(config, folder, blueprint, about)
     after = first_batch(config, initial)
     feeds: Feeds = {
@@ -183,6 +185,8 @@ def of_users(
             "failures.scenario clock needs to know what stages weigh, and your own modules are not "
             "measured: give fleet.sizes, as in published or paper/500m"
         )
+    if config.cut is not None:
+        raise BadInput("cut is for layers of a model family, and your stages are cut: leave it out")
     blueprint = of_modules(stages, config)
     if spec_of(config.recovery).pushes:
         for place, module in enumerate(stages):

@@ -49,6 +49,11 @@ class Layout:
         }
 
 
+LayoutOf = Callable[[int, Sequence[int] | None], Layout]
+"""Of a model in so many body stages, with so many layers each; None: equally many. Raises BadInput
+if it can't be cut so."""
+
+
 def regrouped(
     stage: int, old: Layout, new: Layout, load: Callable[[int], StageState]
 ) -> StageState:

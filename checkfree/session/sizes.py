@@ -14,10 +14,9 @@ from checkfree.core.errors import BadInput
 from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
 from checkfree.core.rates import MUON, SGD, momentum_of
 from checkfree.data.tokenizers import tokenizer_of
-from checkfree.models.config import ModelConfig
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
-from checkfree.session.blueprint import of_family
+from checkfree.session.blueprint import flops, of_family
 from checkfree.simulator.sizes import Sizes, published, told_bytes
 from checkfree.stage.optimizer import for_muon
 
@@ -53,12 +52,15 @@ def sizes_of(config: Config) -> Sizes:
 
 def own_sizes(config: Config, name: str = OWN) -> Sizes:
     """Those of the configured model itself, in bytes and flops. Raises BadInput."""
+    tokens = config.batch * config.model.context
     vocabulary = config.model.vocabulary or tokenizer_of(config.data).vocabulary
     model = replace(config.model, vocabulary=vocabulary)
-    both = of_family(config, vocabulary).layout(config.stages).modules
+    blueprint = of_family(config, vocabulary)
+    both = blueprint.layout(config.stages, blueprint.cut).modules
+    counts = blueprint.cut or [model.blocks // config.stages] * config.stages
+    bodies = [tokens * flops(body, model, n) for body, n in zip(both[1:], counts, strict=True)]
     wide = 8 if config.precision == "fp64" else 4
     params = tuple(wide * sum(p.numel() for p in stage.parameters()) for stage in both)
-    tokens = config.batch * model.context
     values = tokens * model.width
     activation = _sent(values, config.wire.activations, wide)
     return Sizes(
@@ -72,7 +74,7 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
             for place, stage in enumerate(both)
         ),
         embed=0.0,
-        body=max(_body_flops(body, model, config.stages) for body in both[1:]) * tokens,
+        bodies=tuple(bodies),
         head=2.0 * (model.vocabulary or 1) * model.width * tokens,
         packed={
             how: tuple(sum(bytes_of(tuple(p.shape), how) for p in s.parameters()) for s in both)
@@ -187,10 +189,3 @@ def _buffers(stage: nn.Module, wide: int) -> int:
         for name, b in stage.named_buffers()
         if name in kept
     )
-
-
-def _body_flops(body: nn.Module, model: ModelConfig, stages: int) -> float:
-    """Of a token's forward through one stage: two per weight, and attention over half a context."""
-    weights = sum(p.numel() for p in body.parameters() if p.ndim > 1)
-    attention = model.blocks // stages * 2 * model.context * model.width
-    return 2.0 * weights + attention

@@ -427,8 +427,9 @@ class _Host:
         """Of the local steps; seats take them side by side."""
         pace = self._setting.pace
         spent = [
-            order.recipe.fit * (pace.body.forward + pace.body.backward + pace.step(seat))
+            order.recipe.fit * (part.forward + part.backward + pace.step(seat))
             for seat, order in orders
+            for part in (pace.body(max(1, seat.stage)),)
         ]
         return sum(spent) if self._setting.fleet.serial else max(spent, default=0.0)
 

@@ -38,7 +38,8 @@ class Sizes:
     """Of the optimizer's state, once the stage has stepped."""
     embed: float
     """FLOPs of a forward, as those below."""
-    body: float
+    bodies: tuple[float, ...]
+    """Of each body stage."""
     head: float
     packed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Of a stage's weights as a shadow has them, by how they are written; of signs, a change."""
@@ -69,7 +70,8 @@ class ComputePace:
     """Seconds of everything that a node computes. ``steps``: of an optimizer step, by stage."""
 
     embed: StagePart
-    body: StagePart
+    bodies: tuple[StagePart, ...]
+    """Of each body stage."""
     head: StagePart
     steps: tuple[float, ...]
     overhead: float = 0.0
@@ -77,7 +79,7 @@ class ComputePace:
 
     def seconds(self, op: Op, route: Route) -> float:
         """Of an op on a microbatch's route."""
-        part = self._part(op.hop, len(route))
+        part = self._part(op.hop, route)
         if op.kind is Kind.FORWARD:
             return part.forward
         return part.backward if op.kind is Kind.BACKWARD else part.shadow
@@ -86,10 +88,14 @@ class ComputePace:
         """Of an optimizer step of a seat's stage."""
         return self.steps[seat.stage]
 
-    def _part(self, hop: int, hops: int) -> StagePart:
+    def body(self, stage: int) -> StagePart:
+        """Of a body stage."""
+        return self.bodies[stage - 1]
+
+    def _part(self, hop: int, route: Route) -> StagePart:
         if hop == 0:
             return self.embed
-        return self.head if hop == hops - 1 else self.body
+        return self.head if hop == len(route) - 1 else self.body(route[hop].stage)
 
 
 def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B008 (frozen)
@@ -103,7 +109,7 @@ def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B
         how: tuple(bytes_of((count // 4 // ROW, ROW), how) for count in params)
         for how in (FP32, BF16, INT8_ROWS, INT4_ROWS, SIGNS)
     }
-    work = 0.0, 0.0, 0.0
+    work = 0.0, (0.0,) * stages, 0.0
     told = told_bytes(values[0], activation)
     return Sizes(
         "published",
@@ -128,25 +134,32 @@ def pace_of(sizes: Sizes, fleet: Fleet, profile: Profile | None = None) -> Compu
     """Measured seconds if there is a profile; else work over the fleet's speed, with steps free."""
     free = (0.0,) * len(sizes.params)
     if profile is not None:
-        return _measured(profile, len(sizes.params))
+        return _measured(profile, sizes)
     if sizes.name == "published":
         both = sites.SECONDS_PER_SAMPLE_AND_BLOCK * sites.SAMPLES * sites.BLOCKS_PER_STAGE
         body = _part(both * FORWARD_SHARE)
         head = _part(body.forward * sites.HEAD_BLOCKS / sites.BLOCKS_PER_STAGE)
-        return ComputePace(StagePart(0.0, 0.0, 0.0), body, head, free)
-    work = (sizes.embed, sizes.body, sizes.head)
-    embed, body, head = (_part(flops / fleet.flops) for flops in work)
-    return ComputePace(embed, body, head, free)
+        bodies = (body,) * len(sizes.bodies)
+        return ComputePace(StagePart(0.0, 0.0, 0.0), bodies, head, free)
+    embed, head = (_part(flops / fleet.flops) for flops in (sizes.embed, sizes.head))
+    return ComputePace(embed, tuple(_part(f / fleet.flops) for f in sizes.bodies), head, free)
 
 
 def _part(forward: float) -> StagePart:
     return StagePart(forward, BACKWARD * forward, forward)
 
 
-def _measured(profile: Profile, count: int) -> ComputePace:
+def _measured(profile: Profile, sizes: Sizes) -> ComputePace:
+    """Of unequal body stages the profile has the mean: each takes its share of their work."""
     embed, body, head = (
         StagePart(part.forward, part.backward, part.shadow)
         for part in (profile.embed, profile.body, profile.head)
     )
-    steps = (profile.step_edge, *[profile.step_body] * (count - 1))
-    return ComputePace(embed, body, head, steps, profile.iteration_overhead)
+    mean = sum(sizes.bodies) / len(sizes.bodies)
+    shares = [1.0 if flops == mean else flops / mean for flops in sizes.bodies]
+    bodies = tuple(
+        StagePart(share * body.forward, share * body.backward, share * body.shadow)
+        for share in shares
+    )
+    steps = (profile.step_edge, *[profile.step_body] * len(bodies))
+    return ComputePace(embed, bodies, head, steps, profile.iteration_overhead)

@@ -129,3 +129,44 @@ def test_bytes_are_not_what_pretrained_weights_know(tmp_path: Path) -> None:
     (tmp_path / "model" / "tokenizer.json").write_text("{}")
     with pytest.raises(BadInput, match=r"data.tokenizer=bytes, and the weights of .* know"):
         checkfree.train(hub_run(tmp_path, "run"))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt", "hf"])
+def test_an_uneven_cut_trains_as_an_even_one(family: str, tmp_path: Path) -> None:
+    """And replays what is lost, though no stage has a neighbour that is like it."""
+    folder_with("llama", tmp_path / "model")
+
+    def train(out: str, **keys: Any) -> checkfree.Run:
+        if family == "hf":
+            return checkfree.train(hub_run(tmp_path, out, keys))
+        data = text(tmp_path / "text")
+        model = {**TREE["model"], **data["model"], "family": family}
+        return checkfree.train(
+            {**TREE, **data, "iterations": 8, "out": str(tmp_path / out), **keys, "model": model}
+        )
+
+    lossy = {
+        "failures": {"scenario": trace(tmp_path / "lost.json", (2, 1), (5, 0), (6, 2), (6, 3))}
+    }
+    replay = {"recovery": {"name": "replay", "wave_lag": 1}, "stages": 3, "cut": [1, 2, 1]}
+    plain, run = train("plain", **replay), train("lossy", **replay, **lossy)
+    assert run.status == plain.status == "done", run.reason
+    assert run.losses == plain.losses
+    assert checkfree.verify(run.folder).difference == ""
+    again = train("again", init=str(run.folder), stages=2, cut="auto")
+    assert again.losses[0] < run.losses[0]
+    if family == "hf":  # whose first weights are the folder's, however it is cut
+        assert train("even", stages=4).losses == pytest.approx(run.losses, rel=0, abs=1e-4)
+
+
+def test_auto_takes_old_copies_where_stages_are_unequal(tmp_path: Path) -> None:
+    folder_with("deepseek_v3", tmp_path / "model")
+    auto = {"recovery": {"name": "auto", "log_memory": 0, "shadow_every": 5}, "stages": 4}
+    lossy = {"failures": {"scenario": trace(tmp_path / "lost.json", (8, 1))}}
+    run = checkfree.train(hub_run(tmp_path, "run", auto, lossy))
+    assert run.status == "done", run.reason
+    made = [how for r in of_kind(run.records, "recovery") for how in r["rebuilds"].values()]
+    assert [how["rule"] for how in made] == ["shadow"]
+    early = {"failures": {"scenario": trace(tmp_path / "early.json", (1, 1))}}
+    run = checkfree.train(hub_run(tmp_path, "early", auto, early))
+    assert run.status == "failed" and "\n" not in run.reason
