@@ -42,9 +42,19 @@ class Dialect:
             for name, tensor in tensors.items()
         }
 
-    def from_theirs(self, first_block: int, module: nn.Module, folder: Folder) -> dict[str, Tensor]:
+    def from_theirs(
+        self, config: ModelConfig, first_block: int, module: nn.Module, folder: Folder
+    ) -> dict[str, Tensor]:
         """The parameters of ``module``, whose values don't count, from a folder. All shapes are
-        looked at before any is read. Raises ValueError for what isn't there or has another."""
+        looked at before any is read. Raises ValueError for what isn't there or has another, and
+        for a folder with more than the model has."""
+        strange = self._strange(config, folder)
+        if strange:
+            raise ValueError(
+                f"{folder.path} has {strange[0]}, which model.family={config.family} of "
+                f"{config.blocks} blocks has no place for: that is another model; model.family=hf "
+                "can train it"
+            )
         homes = {}
         for name, param in module.named_parameters():
             theirs = self._found(renamed(self.names, first_block, name), folder)
@@ -66,12 +76,12 @@ class Dialect:
             for name, (theirs, turned) in homes.items()
         }
 
-    def unknown(self, blocks: int, tied: bool, folder: Folder) -> list[str]:
-        """Tensors in a folder that a model of ours, of so many blocks, has no place for."""
+    def _strange(self, config: ModelConfig, folder: Folder) -> list[str]:
+        """Tensors in a folder that the whole model has no place for."""
         known = {
-            pattern.replace("{}", str(block))
-            for pattern in self.names.values()
-            for block in range(blocks)
+            theirs.replace("{}", str(block))
+            for theirs in self.names.values()
+            for block in range(config.blocks)
         }
         known |= {name.removeprefix(self.prefix) for name in known}
         return sorted(n for n in folder.names - known if not n.endswith(KNOWN_BUFFERS))

@@ -42,6 +42,10 @@ class Family(Protocol):
     def TRANSPOSED(self) -> frozenset[str]:
         """Keys of ``NAMES`` whose matrices ``transformers`` keeps the other way round."""
 
+    @property
+    def KEYS(self) -> Mapping[str, str]:
+        """Fields of ModelConfig to keys of config.json."""
+
     def stage(self, config: ModelConfig, i: int, stages: int) -> nn.Module:
         """Stage ``i`` of a model cut into stage 0 and ``stages`` body stages, and nothing else."""
 

@@ -64,19 +64,22 @@ TRANSPOSED: frozenset[str] = frozenset(
 )
 """Matrices that we keep as (out, in) and GPT2LMHeadModel, in its Conv1D, as (in, out)."""
 
+KEYS: Mapping[str, str] = {
+    "width": "n_embd",
+    "heads": "n_head",
+    "hidden": "n_inner",
+    "blocks": "n_layer",
+    "context": "n_positions",
+    "vocabulary": "vocab_size",
+    "tied": "tie_word_embeddings",
+}
+"""Fields of ModelConfig to keys of config.json."""
+
 DIALECT = Dialect(
     NAMES,
     TRANSPOSED,
     prefix="transformer.",
-    keys={
-        "width": "n_embd",
-        "heads": "n_head",
-        "hidden": "n_inner",
-        "blocks": "n_layer",
-        "context": "n_positions",
-        "vocabulary": "vocab_size",
-        "tied": "tie_word_embeddings",
-    },
+    keys=KEYS,
     fixed={
         "model_type": "gpt2",
         "activation_function": "gelu_new",
@@ -130,7 +133,7 @@ def from_transformers(
     """The reverse. Raises ValueError for what is missing or of another shape."""
     with torch.device("meta"):
         module = stage(config, i, stages)
-    return DIALECT.from_theirs(_first_block(config, stages, i), module, folder)
+    return DIALECT.from_theirs(config, _first_block(config, stages, i), module, folder)
 
 
 def transformers_config(config: ModelConfig) -> dict[str, Any]:

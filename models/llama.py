@@ -52,20 +52,23 @@ NAMES: Mapping[str, str] = MappingProxyType(
 TRANSPOSED: frozenset[str] = frozenset()
 """Both keep every matrix as (out, in)."""
 
+KEYS: Mapping[str, str] = {
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "hidden": "intermediate_size",
+    "blocks": "num_hidden_layers",
+    "context": "max_position_embeddings",
+    "vocabulary": "vocab_size",
+    "tied": "tie_word_embeddings",
+}
+"""Fields of ModelConfig to keys of config.json."""
+
 DIALECT = Dialect(
     NAMES,
     TRANSPOSED,
     prefix="model.",
-    keys={
-        "width": "hidden_size",
-        "heads": "num_attention_heads",
-        "kv_heads": "num_key_value_heads",
-        "hidden": "intermediate_size",
-        "blocks": "num_hidden_layers",
-        "context": "max_position_embeddings",
-        "vocabulary": "vocab_size",
-        "tied": "tie_word_embeddings",
-    },
+    keys=KEYS,
     fixed={
         "model_type": "llama",
         "hidden_act": "silu",
@@ -119,7 +122,7 @@ def from_transformers(
     """The reverse. Raises ValueError for what is missing or of another shape."""
     with torch.device("meta"):
         module = stage(config, i, stages)
-    return DIALECT.from_theirs(_first_block(config, stages, i), module, folder)
+    return DIALECT.from_theirs(config, _first_block(config, stages, i), module, folder)
 
 
 def transformers_config(config: ModelConfig) -> dict[str, Any]:

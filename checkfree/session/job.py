@@ -36,9 +36,10 @@ from checkfree.runtime.recorder import Listener
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import Blueprint, check_pretrained, of_family, of_modules
 from checkfree.session.due import DueFailures
-from checkfree.session.initial import USER, Initial, digest_of, first_batch, kept, taken_over
+from checkfree.session.initial import Initial, digest_of, first_batch, kept, taken_over
 from checkfree.session.memory import check_fits
 from checkfree.session.own_tokenizer import with_own_tokenizer
+from checkfree.session.saved import USER
 from checkfree.session.sizes import OWN, named_sizes
 from checkfree.session.tensors import check_range
 from checkfree.session.terms import scheduler_of
