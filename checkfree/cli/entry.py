@@ -10,6 +10,7 @@ from checkfree.cli import (
     branch,
     compare,
     doctor,
+    export,
     failures,
     merge,
     plan,
@@ -27,7 +28,7 @@ from checkfree.core.errors import BadInput, RunFailed
 
 COMMANDS = (
     *(train, compare, report, verify, branch, merge, simulate, plan, profile, schedule),
-    *(failures, swarm, doctor),
+    *(export, failures, swarm, doctor),
 )
 """Modules with ``add(commands)``, in the order in which the help lists them."""
 
