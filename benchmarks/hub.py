@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import json
+import signal
 import sys
 import tempfile
 import traceback
@@ -34,6 +36,10 @@ from checkfree.models.config import ModelConfig
 from checkfree.runtime.forking import ask_fork
 
 VOCABULARY, CONTEXT, LAYERS = 97, 16, 4
+MOST = 5_000_000
+"""Parameters of what is tiny."""
+LONGEST = 300
+"""Seconds for a type."""
 EXACT, REFUSED, WRONG, UNMADE = "exact", "refused", "wrong", "not made"
 
 SIZES: dict[str, Any] = {
@@ -115,6 +121,7 @@ def tried(kind: str) -> tuple[str, str]:
     """What became of it, and why, found out in a process of its own."""
 
     def answer() -> str:
+        signal.alarm(LONGEST)
         with contextlib.redirect_stderr(io.StringIO()):  # what a guess that is no good has to say
             return json.dumps(_tried(kind))
 
@@ -145,11 +152,13 @@ def made(kind: str, guess: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         if isinstance(getattr(config, name, None), float):
             setattr(config, name, 0.0)
     config.output_router_logits = False
+    family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    with torch.device("meta"):
+        size = sum(param.numel() for param in family(copy.deepcopy(config)).parameters())
+    if size > MOST:
+        raise ValueError(f"it has {size:,} parameters by sizes that we did not guess")
     torch.manual_seed(0)
-    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
-    if sum(param.numel() for param in model.parameters()) > 5_000_000:
-        raise ValueError("it has sizes that we did not guess")
-    return model.float().train(), config.to_dict()
+    return family(config).float().train(), config.to_dict()
 
 
 def tokens() -> Tensor:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from checkfree.recovery.fit.activations import BufferLimits
     from checkfree.recovery.strategy import Fresh, Rebuilding, Strategy, repair_each
     from checkfree.report.branches import Branching
+    from checkfree.session.export import Exported, export
     from checkfree.session.merge import Merged, merge
     from checkfree.session.session import Run
     from checkfree.session.train import resume, train
@@ -65,6 +66,7 @@ __all__ = [
     "Corpus",
     "DataConfig",
     "Document",
+    "Exported",
     "Failure",
     "Fleet",
     "Fresh",
@@ -96,6 +98,7 @@ __all__ = [
     "average_states",
     "branch",
     "compare",
+    "export",
     "load",
     "merge",
     "neighbours",
@@ -113,6 +116,7 @@ _MODULES = {
     "study.branch": "branch",
     "session.merge": "merge Merged",
     "session.verify": "verify Outcome",
+    "session.export": "export Exported",
     "study.simulation": "simulate Simulation",
     "config.load": "load",
     "core.records": "read",

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from . import hub
 from .config import ModelConfig
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from .folder import Folder
 
 WRITTEN_HERE = ("llama", "gpt")
 FAMILIES = (*WRITTEN_HERE, hub.HF)
@@ -40,6 +42,10 @@ class Family(Protocol):
     def TRANSPOSED(self) -> frozenset[str]:
         """Keys of ``NAMES`` whose matrices ``transformers`` keeps the other way round."""
 
+    @property
+    def KEYS(self) -> Mapping[str, str]:
+        """Fields of ModelConfig to keys of config.json."""
+
     def stage(self, config: ModelConfig, i: int, stages: int) -> nn.Module:
         """Stage ``i`` of a model cut into stage 0 and ``stages`` body stages, and nothing else."""
 
@@ -48,6 +54,24 @@ class Family(Protocol):
 
     def transformers_name(self, config: ModelConfig, stages: int, i: int, name: str) -> str:
         """What ``transformers`` calls parameter ``name`` of stage ``i``."""
+
+    def to_transformers(
+        self, config: ModelConfig, stages: int, i: int, tensors: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The tensors of stage ``i`` under the names and in the layouts in which ``transformers``
+        saves them. Raises ValueError for a name that no parameter has."""
+
+    def from_transformers(
+        self, config: ModelConfig, stages: int, i: int, folder: Folder
+    ) -> dict[str, Tensor]:
+        """The reverse: the tensors of stage ``i``, in the types of the folder. Raises ValueError if
+        it lacks one, has one of another shape, or is damaged."""
+
+    def transformers_config(self, config: ModelConfig) -> dict[str, Any]:
+        """What stands in config.json of such a model, but for its dtype and special tokens."""
+
+    def model_config(self, tree: Mapping[str, Any]) -> ModelConfig:
+        """The reverse. Raises ValueError for a model that this family would not compute exactly."""
 
 
 def family(name: str) -> Family:

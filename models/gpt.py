@@ -12,15 +12,19 @@ the end does not depend on depth.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import sqrt
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .exchange import Dialect
 from .families import blocks_of_stage, check, renamed
+from .folder import Folder
 
 EPS = 1e-5
 INIT_STD = 0.02
@@ -60,6 +64,34 @@ TRANSPOSED: frozenset[str] = frozenset(
 )
 """Matrices that we keep as (out, in) and GPT2LMHeadModel, in its Conv1D, as (in, out)."""
 
+KEYS: Mapping[str, str] = {
+    "width": "n_embd",
+    "heads": "n_head",
+    "hidden": "n_inner",
+    "blocks": "n_layer",
+    "context": "n_positions",
+    "vocabulary": "vocab_size",
+    "tied": "tie_word_embeddings",
+}
+"""Fields of ModelConfig to keys of config.json."""
+
+DIALECT = Dialect(
+    NAMES,
+    TRANSPOSED,
+    prefix="transformer.",
+    keys=KEYS,
+    fixed={
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": EPS,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+    },
+    tied=True,
+)
+"""What config.json of GPT2LMHeadModel says."""
+
 
 def stage(config: ModelConfig, i: int, stages: int) -> nn.Module:
     """Stage ``i`` of 0 … ``stages``: an ``Edge`` for 0, else a ``Body``; no other is built.
@@ -86,6 +118,39 @@ def parameters_of(config: ModelConfig) -> int:
 def transformers_name(config: ModelConfig, stages: int, i: int, name: str) -> str:
     """What GPT2LMHeadModel calls parameter ``name`` of stage ``i``; ValueError if none is."""
     return renamed(NAMES, blocks_of_stage(config, i, stages).start, name)
+
+
+def to_transformers(
+    config: ModelConfig, stages: int, i: int, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors of stage ``i`` as GPT2LMHeadModel saves them; ValueError for a strange name."""
+    return DIALECT.to_theirs(blocks_of_stage(config, i, stages).start, tensors)
+
+
+def from_transformers(
+    config: ModelConfig, stages: int, i: int, folder: Folder
+) -> dict[str, Tensor]:
+    """The reverse. Raises ValueError for what is missing or of another shape."""
+    with torch.device("meta"):
+        module = stage(config, i, stages)
+    return DIALECT.from_theirs(config, blocks_of_stage(config, i, stages).start, module, folder)
+
+
+def transformers_config(config: ModelConfig) -> dict[str, Any]:
+    """config.json of GPT2LMHeadModel."""
+    return DIALECT.write(
+        replace(config, hidden=_hidden(config)),
+        architectures=["GPT2LMHeadModel"],
+        initializer_range=INIT_STD,
+        attn_pdrop=config.dropout,
+        embd_pdrop=config.dropout,
+        resid_pdrop=config.dropout,
+    )
+
+
+def model_config(tree: Mapping[str, Any]) -> ModelConfig:
+    """The model of a config.json. Raises ValueError for one that is not computed as here."""
+    return DIALECT.read("gpt", tree)
 
 
 class Edge(nn.Module):

@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -28,9 +29,11 @@ from torch import Tensor, nn
 from . import hub
 from .config import ModelConfig
 from .families import blocks_of_stage
+from .folder import Folder
 
 try:
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.core_model_loading import revert_weight_conversion
     from transformers.initialization import no_init_weights
     from transformers.utils import logging
 except ImportError:
@@ -75,11 +78,47 @@ def parameters_of(config: ModelConfig) -> int:
 
 def transformers_name(config: ModelConfig, stages: int, i: int, name: str) -> str:
     """What the family calls parameter or buffer ``name`` of stage ``i``; ValueError if none is."""
-    told = json.dumps(config.architecture, sort_keys=True)
-    found = _names(told, config.blocks, config.cut, i, stages)
+    found = _names_of(config, i, stages)
     if name not in found:
         raise ValueError(f"stage {i} has no {name!r}: name one of {', '.join(sorted(found))}")
     return found[name]
+
+
+def to_transformers(
+    config: ModelConfig, stages: int, i: int, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors of stage ``i`` under the names and in the layouts in which the family is saved:
+    experts apart that it computes as one, and nothing that is tied to something else. Raises
+    ValueError for a name that no tensor of it has, and for a stage that lacks one."""
+    mine = blocks_of_stage(config, i, stages)
+    shell = _empty(_settings(config), mine)
+    theirs = names(shell, mine)
+    if other := theirs.keys() ^ tensors.keys():
+        raise ValueError(f"stage {i} of this model and its tensors differ in {min(other)}")
+    state = {theirs[name]: tensor.contiguous() for name, tensor in tensors.items()}
+    found: dict[str, Tensor] = revert_weight_conversion(shell, state)
+    return {name: tensor.contiguous() for name, tensor in found.items()}
+
+
+def from_transformers(
+    config: ModelConfig, stages: int, i: int, folder: Folder
+) -> dict[str, Tensor]:
+    """The reverse: the tensors of stage ``i``. Raises ValueError if the folder lacks one."""
+    whence = replace(config, path=str(folder.path), weights=hub.PRETRAINED, sha256=None)
+    made = stage(whence, i, stages).state_dict()
+    return {name: made[name] for name in _names_of(config, i, stages)}
+
+
+def transformers_config(config: ModelConfig) -> dict[str, Any]:
+    """What stands in config.json of such a model: what stood there."""
+    family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(_settings(config))]
+    return {**config.architecture, "architectures": [family.__name__]}
+
+
+def model_config(tree: Mapping[str, Any]) -> ModelConfig:
+    """The reverse, with the longest context that it has positions for. Raises ValueError."""
+    found = hub.described(ModelConfig(hub.HF, context=1, weights=hub.FRESH, architecture=tree))
+    return replace(found, context=hub.longest(tree) or ModelConfig.context)
 
 
 class Cut(nn.Module):
@@ -236,16 +275,23 @@ def names(shell: Any, mine: range) -> dict[str, str]:
     weights which are saved."""
     kept = shell.state_dict(keep_vars=True).items()
     theirs = {id(t): name for name, t in kept if name not in shell.all_tied_weights_keys}
-    ours = _staged(shell, mine).state_dict(keep_vars=True)
-    return {name: theirs[id(tensor)] for name, tensor in ours.items()}
+    ours = dict[int, str]()
+    for name, tensor in _staged(shell, mine).state_dict(keep_vars=True).items():
+        ours.setdefault(id(tensor), name)
+    return {name: theirs[tensor] for tensor, name in ours.items()}
+
+
+def _names_of(config: ModelConfig, i: int, stages: int) -> Mapping[str, str]:
+    """Of a stage, as ``names`` has them."""
+    told = json.dumps(config.architecture, sort_keys=True)
+    return _names(told, config.blocks, config.cut, i, stages)
 
 
 @lru_cache(maxsize=256)
 def _names(
     told: str, blocks: int, cut: tuple[int, ...] | None, i: int, stages: int
 ) -> Mapping[str, str]:
-    """Of stage ``i``, as ``names`` has them, of the model whose config.json holds ``told``: asked
-    for once a parameter."""
+    """``told``: what config.json holds. It is asked for once a parameter."""
     config = ModelConfig(hub.HF, blocks=blocks, cut=cut, architecture=json.loads(told))
     mine = blocks_of_stage(config, i, stages)
     return names(_empty(_settings(config), mine), mine)

@@ -55,13 +55,18 @@ def described(config: ModelConfig) -> ModelConfig:
             "model is trained here: give the folder of its text model alone"
         )
     config = replace(config, **_shape(config, told))
-    longest = next((told[key] for key in LONGEST if isinstance(told.get(key), int)), None)
-    if longest is not None and config.context > longest:
+    most = longest(told)
+    if most is not None and config.context > most:
         raise ValueError(
-            f"model.context is {config.context}, and the model has positions for {longest}: "
-            f"model.context={longest}"
+            f"model.context is {config.context}, and the model has positions for {most}: "
+            f"model.context={most}"
         )
     return config
+
+
+def longest(told: Mapping[str, Any]) -> int | None:
+    """Tokens that a model has positions for, as its config.json says; None: it does not."""
+    return next((told[key] for key in LONGEST if isinstance(told.get(key), int)), None)
 
 
 def folder_of(path: str) -> Path:
@@ -84,12 +89,13 @@ def folder_of(path: str) -> Path:
         ) from None
 
 
-def own_tokenizer(config: ModelConfig) -> bool:
-    """Pretrained weights know the tokens of a tokenizer that lies beside them. Raises
-    ValueError."""
+def own_tokenizer(config: ModelConfig) -> Path | None:
+    """The file of the tokenizer whose tokens pretrained weights know, if one lies beside them.
+    Raises ValueError."""
     if config.weights != PRETRAINED or config.path is None:
-        return False
-    return (folder_of(config.path) / "tokenizer.json").is_file()
+        return None
+    file = folder_of(config.path) / "tokenizer.json"
+    return file if file.is_file() else None
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -11,15 +11,19 @@ matrices drawn from N(0, 0.02).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .exchange import Dialect
 from .families import blocks_of_stage, check, renamed
+from .folder import Folder
 
 EPS = 1e-6
 THETA = 1e4
@@ -48,6 +52,36 @@ NAMES: Mapping[str, str] = MappingProxyType(
 TRANSPOSED: frozenset[str] = frozenset()
 """Both keep every matrix as (out, in)."""
 
+KEYS: Mapping[str, str] = {
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "hidden": "intermediate_size",
+    "blocks": "num_hidden_layers",
+    "context": "max_position_embeddings",
+    "vocabulary": "vocab_size",
+    "tied": "tie_word_embeddings",
+}
+"""Fields of ModelConfig to keys of config.json."""
+
+DIALECT = Dialect(
+    NAMES,
+    TRANSPOSED,
+    prefix="model.",
+    keys=KEYS,
+    fixed={
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "rms_norm_eps": EPS,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rope_theta": THETA,
+        "rope_scaling": None,
+    },
+    tied=False,
+)
+"""What config.json of LlamaForCausalLM says."""
+
 
 def stage(config: ModelConfig, i: int, stages: int) -> nn.Module:
     """Stage ``i`` of 0 … ``stages``: an ``Edge`` for 0, else a ``Body``; no other is built.
@@ -73,6 +107,54 @@ def parameters_of(config: ModelConfig) -> int:
 def transformers_name(config: ModelConfig, stages: int, i: int, name: str) -> str:
     """What LlamaForCausalLM calls parameter ``name`` of stage ``i``; ValueError if none is."""
     return renamed(NAMES, blocks_of_stage(config, i, stages).start, name)
+
+
+def to_transformers(
+    config: ModelConfig, stages: int, i: int, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors of stage ``i`` as LlamaForCausalLM saves them; ValueError for a strange name."""
+    return DIALECT.to_theirs(blocks_of_stage(config, i, stages).start, tensors)
+
+
+def from_transformers(
+    config: ModelConfig, stages: int, i: int, folder: Folder
+) -> dict[str, Tensor]:
+    """The reverse. Raises ValueError for what is missing or of another shape."""
+    with torch.device("meta"):
+        module = stage(config, i, stages)
+    return DIALECT.from_theirs(config, blocks_of_stage(config, i, stages).start, module, folder)
+
+
+def transformers_config(config: ModelConfig) -> dict[str, Any]:
+    """config.json of LlamaForCausalLM."""
+    full = replace(config, kv_heads=_kv_heads(config), hidden=_hidden(config))
+    rope = {"rope_type": "default", "rope_theta": THETA}
+    return DIALECT.write(
+        full,
+        architectures=["LlamaForCausalLM"],
+        head_dim=config.width // config.heads,
+        rope_parameters=rope,  # where transformers looks from version 5 on
+        initializer_range=INIT_STD,
+        attention_dropout=0.0,  # ours is where LlamaForCausalLM has none
+    )
+
+
+def model_config(tree: Mapping[str, Any]) -> ModelConfig:
+    """The model of a config.json. Raises ValueError for one that is not computed as here."""
+    rope = tree.get("rope_parameters") or {}
+    strange = {"rope_type": "default", "rope_theta": THETA} | rope
+    if strange != {"rope_type": "default", "rope_theta": THETA}:
+        raise ValueError(
+            f"config.json has rope_parameters={rope!r}, and model.family=llama turns by the plain "
+            f"rule and {THETA}: that is another model; model.family=hf can train it"
+        )
+    found = DIALECT.read("llama", tree)
+    if tree.get("head_dim") not in (None, found.width // found.heads):
+        raise ValueError(
+            f"config.json has head_dim={tree['head_dim']!r}, and model.family=llama has as many "
+            "features a head as hidden_size over num_attention_heads: model.family=hf can train it"
+        )
+    return found
 
 
 class Edge(nn.Module):

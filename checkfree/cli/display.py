@@ -204,12 +204,14 @@ class Display:
 
 
 def begins_from(init: Mapping[str, Any], config: Config) -> str:
-    """One line on the run that another one begins from: "begins from runs/a at iteration 20 …"."""
-    text = f"begins from {init['run']} at iteration {init['iteration']} ({init['kind']}): weights"
+    """One line on the run, or the model's folder, that another one begins from: "begins from runs/a
+    at iteration 20 …"."""
+    where = f" at iteration {init['iteration']} ({init['kind']})" if init["stages"] else ""
+    text = f"begins from {init['run']}{where}: weights"
     text += " and optimizer" if init["optimizer"] else ", with a fresh optimizer"
     if init["after"]:
         text += f", training text from iteration {init['after']} on"
-    if init["stages"] != config.stages:
+    if init["stages"] not in (None, config.stages):
         text += f"; {init['stages']} stages cut into {config.stages}"
         if config.optimizer.clip is not None and config.optimizer.clip_over == "stage":
             text += ", each of which clips its gradients by itself: other losses than uncut"

@@ -10,7 +10,10 @@ from checkfree.cli import (
     branch,
     compare,
     doctor,
+    evaluate,
+    export,
     failures,
+    generate,
     merge,
     plan,
     profile,
@@ -27,7 +30,7 @@ from checkfree.core.errors import BadInput, RunFailed
 
 COMMANDS = (
     *(train, compare, report, verify, branch, merge, simulate, plan, profile, schedule),
-    *(failures, swarm, doctor),
+    *(export, generate, evaluate, failures, swarm, doctor),
 )
 """Modules with ``add(commands)``, in the order in which the help lists them."""
 

@@ -366,7 +366,8 @@ class InitConfig:
     """The folder of another run, or ``RUN@ITERATION``: the state that it had after so many
     iterations, of which a snapshot, a checkpoint or the final weights have to stand there; or
     ``RUN@NAME``, what ``checkfree merge RUN --to NAME`` made. Without ``@`` the newest. The model
-    is cut anew if it has another number of stages there."""
+    is cut anew if it has another number of stages there. Or a folder with a model of this family,
+    as the Hugging Face Hub has them (config.json and safetensors)."""
 
     optimizer: Optional[bool] = None
     """Whether the optimizer's moments are taken over; None: where they stand there, and are of the

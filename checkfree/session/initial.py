@@ -1,13 +1,12 @@
-"""The state that a run begins with, if that is another run's: found there, cut as this run is, and
-kept in its own folder, so that the other one may go."""
+"""The state that a run begins with, if that is another run's, or a model's of the Hugging Face Hub:
+found there, cut as this run is, and kept in its own folder, so that the other one may go."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,26 +18,26 @@ from checkfree.core.config import Config, OptimizerConfig
 from checkfree.core.errors import TOO_FAR, BadInput
 from checkfree.core.ops import Address
 from checkfree.core.rates import MOMENTS, lower_lr
-from checkfree.core.records import read
 from checkfree.core.typed import written
 from checkfree.lead import Progress
-from checkfree.messages.control import AVERAGE, CHECKPOINT, INIT, RESUME, WEIGHTS
+from checkfree.messages.control import INIT, WEIGHTS
 from checkfree.messages.tensors import StageState
+from checkfree.models.folder import Folder
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.folder import CONFIG
-from checkfree.runtime.store import Damaged, Store, merged, weights_only
+from checkfree.runtime.store import Damaged, Store
+from checkfree.session.exchange import (
+    MODEL_CONFIG,
+    check_shape,
+    exchanging,
+    is_model_folder,
+)
 from checkfree.session.regroup import LayoutOf, regrouped
+from checkfree.session.saved import MERGED_NAME, USER, SavedState, saved, saved_state
 from checkfree.session.snapshot import Snapshot
 
-USER = "user"
-"""How the data are called of runs that train a user's own modules."""
-
-KINDS = {WEIGHTS: "weights", AVERAGE: "weights", CHECKPOINT: "checkpoint", RESUME: "snapshot"}
-"""How what stands in each area is called; the last that there is of an iteration is taken, for it
-has most in it."""
-
-MERGED_NAME = "[A-Za-z][A-Za-z0-9_.-]{0,63}"
-"""How an average may be called: no iteration, and no path."""
+FOLDER = "folder"
+"""The kind of a state that is no run's but of a folder as the Hugging Face Hub has them."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class Initial:
     """A run's first state. ``about`` is what its records say: the ``run`` that it is of and the
     ``iteration`` there, the ``kind`` of archive with its ``sha256``, how many ``stages`` that run
     had and the ``tokens`` that it had come to, ``after`` how many iterations of this run's size the
-    training text begins, and whether the ``optimizer``'s moments came along."""
+    training text begins, and whether the ``optimizer``'s moments came along. Of the kind ``folder``
+    it is a model's, of iteration 0, which has no ``stages`` and no ``tokens``."""
 
     stages: int
     """With stage 0: n + 1."""
@@ -70,8 +70,10 @@ def kept(folder: Path, stages: int, about: Mapping[str, Any]) -> Initial:
     store = Store(DiskFiles(folder))
 
     def load(stage: int) -> StageState:
-        with _damage_told(folder):
+        try:
             return store.load(INIT, 0, stage)
+        except Damaged as error:
+            raise BadInput(f"{folder}: the state that it began with: {error}") from None
 
     return Initial(stages, load, about)
 
@@ -82,11 +84,11 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: LayoutOf) -> Ini
     BadInput for a run that isn't there or has nothing of that iteration, and for a state that is
     another model's."""
     assert config.init.run is not None
-    run, which = _parse(config.init.run)
-    began = _began(run)
-    area, shelf, iteration = _chosen(run, which)
-    store, told = Store(DiskFiles(run)), f"init={config.init.run}"
-    old = began["config"]
+    told, path = f"init={config.init.run}", _parse(config.init.run)[0]
+    if is_model_folder(path):
+        return _of_folder(config, data, layout, path)
+    state = _named(config.init.run)
+    began, old = state.began, state.began["config"]
     if USER not in (data["name"], began["data"].get("name")):
         _check_model(config, old, told)
     elif config.init.data != "start":
@@ -99,19 +101,15 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: LayoutOf) -> Ini
             f"{told}: init.data=continue goes on in the text of that run, and this run has "
             "another: init.data=start"
         )
-    moments = _takes_moments(config, old, area, told)
+    moments = _takes_moments(config, old, state.area, told)
 
     @lru_cache(maxsize=2)  # a stage of the new cut is made of neighbours in the old one
     def read_stage(stage: int) -> StageState:
-        with _damage_told(run):
-            if weights_only(area):
-                tensors = store.weights(stage, area)
-                return StageState(tensors, tensors, {}, iteration)
-            state = store.load(area, shelf, stage)
-        return state if moments else replace(state, moments={})
+        found = state.load(stage)
+        return found if moments else replace(found, moments={})
 
     try:
-        there, here = layout(int(old["stages"]), old.get("cut")), layout(config.stages, config.cut)
+        there, here = layout(state.stages, old.get("cut")), layout(config.stages, config.cut)
     except BadInput as error:
         raise BadInput(f"{told}: {error}") from None
 
@@ -124,18 +122,16 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: LayoutOf) -> Ini
     found = [bool(load(stage).moments) for stage in range(config.stages + 1)]
     if config.init.optimizer and not any(found):
         raise BadInput(
-            f"{told}: the {_kind(area)} of iteration {iteration} has no moments of an optimizer: "
-            "init.optimizer=false begins with fresh ones"
+            f"{told}: the {state.kind} of iteration {state.iteration} has no moments of an "
+            "optimizer: init.optimizer=false begins with fresh ones"
         )
-    with _damage_told(run):
-        digest = store.digest(area, shelf)
-    tokens = _tokens(began, iteration)
+    tokens = _tokens(began, state.iteration)
     about = {
-        "run": str(run),
-        "iteration": iteration,
-        "kind": _kind(area),
-        "sha256": digest,
-        "stages": int(old["stages"]),
+        "run": str(state.run),
+        "iteration": state.iteration,
+        "kind": state.kind,
+        "sha256": state.digest(),
+        "stages": state.stages,
         "tokens": tokens,
         "after": _iterations(config.init.data, tokens, _tokens_of_one(to_tree(config))),
         "optimizer": any(found),
@@ -143,14 +139,66 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: LayoutOf) -> Ini
     return Initial(config.stages + 1, load, about)
 
 
+def _of_folder(config: Config, data: Mapping[str, Any], layout: LayoutOf, path: Path) -> Initial:
+    """The weights of a model's folder. All of it is read once. Raises BadInput for another model
+    than ``config`` has, for one that its family can't compute exactly, and for what is damaged."""
+    told = f"init={config.init.run}"
+    if data["name"] == USER:
+        raise BadInput(
+            f"{told}: that is a model's folder, which only a built-in family can read: load it "
+            "into your own modules before they train"
+        )
+    if config.init.optimizer or config.init.data == "continue":
+        asked = "optimizer=true" if config.init.optimizer else "data=continue"
+        raise BadInput(
+            f"{told}: that is a model's folder, which has weights and nothing else: leave "
+            f"init.{asked} out"
+        )
+    cut = None if config.cut is None else tuple(config.cut)
+    vocabulary = config.model.vocabulary or data["vocabulary"]
+    model = replace(config.model, vocabulary=vocabulary, cut=cut)
+    family = exchanging(model)
+    here = layout(config.stages, cut)
+
+    def load(stage: int) -> StageState:
+        try:
+            found = family.from_transformers(model, config.stages, stage, folder)
+        except ValueError as error:
+            raise BadInput(f"{told}: {error}") from None
+        params, buffers = (
+            {name: found[name].to(here.dtype(wanted)) for name, wanted in of.items()}
+            for of in (here.params(stage), here.buffers(stage))
+        )
+        return StageState(params, buffers, {}, version=0)
+
+    try:
+        folder = Folder(path)
+        check_shape(model, family.model_config(folder.json(MODEL_CONFIG)), family)
+        for stage in range(config.stages + 1):
+            load(stage)
+        digest = folder.digest()
+    except ValueError as error:
+        raise BadInput(f"{told}: {str(error).removeprefix(f'{told}: ')}") from None
+    about = {
+        "run": str(path),
+        "iteration": 0,
+        "kind": FOLDER,
+        "sha256": digest,
+        "stages": None,
+        "tokens": None,
+        "after": _iterations(config.init.data, None, _tokens_of_one(to_tree(config))),
+        "optimizer": False,
+    }
+    return Initial(config.stages + 1, load, about)
+
+
 def digest_of(word: str) -> str | None:
     """The SHA-256 of the state that ``init.run=word`` names, wherever it lies now; None: there is
     none."""
+    path = _parse(word)[0]
     try:
-        run, which = _parse(word)
-        area, shelf, _ = _chosen(run, which)
-        return Store(DiskFiles(run)).digest(area, shelf)
-    except (BadInput, Damaged, OSError):
+        return Folder(path).digest() if is_model_folder(path) else _named(word).digest()
+    except (ValueError, OSError):
         return None
 
 
@@ -190,26 +238,10 @@ def with_way_back(reason: str, folder: Path, config: Config, committed: int) -> 
 # --- what stands there ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A state that stands in a run's folder. Sorted, one has more in it than those before it of the
-    same iteration."""
-
-    iteration: int
-    place: int
-    """In KINDS."""
-    shelf: int
-    tick: int
-
-    @property
-    def area(self) -> str:
-        """Of the store."""
-        return list(KINDS)[self.place]
-
-    @property
-    def kind(self) -> str:
-        """How that is called."""
-        return KINDS[self.area]
+def _named(word: str) -> SavedState:
+    """The state that ``init.run=word`` names. Raises BadInput."""
+    run, which = _parse(word)
+    return saved_state(run, which, f"init={run}", "give another ITERATION, as RUN@ITERATION")
 
 
 def _parse(word: str) -> tuple[Path, int | str | None]:
@@ -221,75 +253,6 @@ def _parse(word: str) -> tuple[Path, int | str | None]:
         return path, None
     run = Path(os.path.expanduser(match[1]))
     return run, match[3] if match[2] is None else int(match[2])
-
-
-def _began(run: Path) -> Mapping[str, Any]:
-    """The first record of a run. Raises BadInput if there is no run."""
-    try:
-        records = read(run) if run.is_dir() else []
-        if records and records[0]["kind"] == "config" and records[0]["config"]["stages"] > 0:
-            return records[0]
-    except (BadInput, KeyError, TypeError, OSError) as error:
-        raise BadInput(f"init={run}: its records can't be read ({error})") from None
-    raise BadInput(
-        f"init={run} is no run folder: give the out=FOLDER of a run that has trained, or "
-        "FOLDER@ITERATION"
-    )
-
-
-def _chosen(run: Path, which: int | str | None) -> tuple[str, int, int]:
-    """Area, shelf and iteration of the archive to begin from. Raises BadInput, with a list of what
-    stands there, if that is none."""
-    if isinstance(which, str):
-        return _average(run, which)
-    found = saved(run)
-    wanted = max((s.iteration for s in found), default=None) if which is None else which
-    of_it = [state for state in found if state.iteration == wanted]
-    if of_it:
-        return of_it[-1].area, of_it[-1].shelf, of_it[-1].iteration
-    listed = ", ".join(f"{state.iteration} ({state.kind})" for state in found)
-    what = "nothing" if which is None else f"no state of iteration {which}"
-    mend = f"there are {listed}" if found else "train it with resume.every=N, which keeps some"
-    raise BadInput(f"init={run}: {what} stands there: {mend}")
-
-
-def _average(run: Path, name: str) -> tuple[str, int, int]:
-    """The same of what ``checkfree merge`` made."""
-    store = Store(DiskFiles(run))
-    if name not in store.merged():
-        there = ", ".join(f"{run}@{known}" for known in store.merged())
-        mend = f"there are {there}" if there else f"checkfree merge {run} --to {name} makes one"
-        raise BadInput(f"init={run}@{name}: no average of that name stands there: {mend}")
-    with _damage_told(run):
-        try:
-            return merged(name), 0, int(store.note(merged(name), 0)["progress"]["committed"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(f"the manifest of {merged(name)} is damaged: {error!r}") from None
-
-
-def _kind(area: str) -> str:
-    return KINDS.get(area, "average")
-
-
-def saved(run: Path) -> list[Saved]:
-    """What a run's folder has whose manifest is good, ascending by iteration."""
-    store, found = Store(DiskFiles(run)), set()
-    for place, area in enumerate(KINDS):
-        for shelf in (0,) if area == WEIGHTS else store.offered(area):
-            try:
-                progress = store.note(area, shelf)["progress"]
-                found.add(Saved(int(progress["committed"]), place, shelf, int(progress["tick"])))
-            except (Damaged, KeyError, TypeError, ValueError):
-                continue
-    return sorted(found, key=lambda state: (state.iteration, state.place, state.shelf))
-
-
-@contextmanager
-def _damage_told(run: Path) -> Iterator[None]:
-    try:
-        yield
-    except Damaged as error:
-        raise BadInput(f"init={run}: {error}; give another ITERATION, as RUN@ITERATION") from None
 
 
 # --- whether it fits -----------------------------------------------------------------------------

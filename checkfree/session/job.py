@@ -24,6 +24,7 @@ from checkfree.core.errors import BadInput
 from checkfree.core.records import RECORDS, ConfigRecord, read
 from checkfree.core.typed import written
 from checkfree.data import open_data
+from checkfree.data.tokenizer_files import of_bytes
 from checkfree.failures import CLOCK, is_trace_file
 from checkfree.messages.control import Purpose
 from checkfree.models.hub import HF, own_tokenizer
@@ -36,9 +37,10 @@ from checkfree.runtime.recorder import Listener
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import Blueprint, check_pretrained, of_family, of_modules
 from checkfree.session.due import DueFailures
-from checkfree.session.initial import USER, Initial, digest_of, first_batch, kept, taken_over
+from checkfree.session.initial import Initial, digest_of, first_batch, kept, taken_over
 from checkfree.session.memory import check_fits
 from checkfree.session.own_tokenizer import with_own_tokenizer
+from checkfree.session.saved import USER
 from checkfree.session.sizes import OWN, named_sizes
 from checkfree.session.tensors import check_range
 from checkfree.session.terms import scheduler_of
@@ -144,8 +146,10 @@ def of_config(
 def _check_tokens(config: Config) -> None:
     """Raise BadInput for bytes where the weights know other tokens."""
     data, model = config.data, config.model
-    tokenized = data.name != "bin" and data.tokenizer == DataConfig.tokenizer
-    if tokenized and own_tokenizer(model):
+    own = own_tokenizer(model)
+    if own is None or data.name == "bin" or data.tokenizer != DataConfig.tokenizer:
+        return
+    if own.read_bytes() != of_bytes(model.context)[own.name]:  # as a run on bytes is exported
         raise BadInput(
             f"data.tokenizer=bytes, and the weights of model.path={model.path} know the tokens of "
             f"its own tokenizer.json: data.tokenizer={model.path}/tokenizer.json, or "

@@ -22,7 +22,6 @@ from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
 from checkfree.runtime.store import Store, merged
 from checkfree.session.assemble import make_worker_context
-from checkfree.session.initial import MERGED_NAME, USER, Saved
 from checkfree.session.job import check_same, of_config, with_trace
 from checkfree.session.memory import available
 from checkfree.session.merging.averages import Evaluation, Weights, combined
@@ -42,6 +41,7 @@ from checkfree.session.merging.rules import (
 from checkfree.session.merging.running import RUNNING
 from checkfree.session.merging.states import held, keep, of_course, reader
 from checkfree.session.merging.text import Parts, identities, parted, sizes_of
+from checkfree.session.saved import MERGED_NAME, USER, Saved
 
 Watch = Callable[[str, int], Callable[[], None]]
 """Begin a piece of so many steps; the result is called after each."""

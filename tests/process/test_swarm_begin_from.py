@@ -46,6 +46,17 @@ def test_processes_of_this_machine_begin_as_one_process_does(fleet: Fleet) -> No
     run(fleet.folder, "verify", "run", "--quiet")
 
 
+def test_a_model_s_folder_is_begun_with_as_in_one_process(fleet: Fleet) -> None:
+    run(fleet.folder, "export", "parent", "--to", "model")
+    words = ("small.yaml", "init=model", "stages=2", "iterations=6", "--quiet")
+    run(fleet.folder, "swarm", "up", *words, "out=run", PATIENT)
+    run(fleet.folder, "train", *words, "out=one")
+    assert numbers(fleet.run) == numbers(fleet.folder / "one")
+    assert read(fleet.run)[0]["init"]["kind"] == "folder"
+    (fleet.folder / "model").rename(fleet.folder / "gone")
+    run(fleet.folder, "verify", "run", "--quiet")
+
+
 def test_nodes_have_their_first_states_from_the_lead(fleet: Fleet) -> None:
     """They have neither the old run nor its copy; the lead dies, and all begins where it was. The
     texts are elsewhere by then."""

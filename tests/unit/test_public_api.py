@@ -15,9 +15,10 @@ import pytest
 import checkfree
 
 PUBLIC = {
-    "what is done": "branch compare load merge read resume simulate train verify",
+    "what is done": "branch compare export load merge read resume simulate train verify",
     "what comes of it": (
-        "BadInput Branching Comparison Config Merged Outcome Run RunFailed Simulation __version__"
+        "BadInput Branching Comparison Config Exported Merged Outcome Run RunFailed Simulation "
+        "__version__"
     ),
     "a strategy, and its words": (
         "Address BufferLimits Fresh Inexact Kind Mirror Op Rebuilding Recipe Refusal Repair Route "

@@ -13,8 +13,8 @@ from checkfree.core.records import of_kind, read
 from checkfree.messages.control import WEIGHTS
 from checkfree.messages.tensors import StageState
 from checkfree.runtime.store import Damaged, Store, merged
-from checkfree.session.initial import Saved, saved
 from checkfree.session.merging.averages import Weights
+from checkfree.session.saved import Saved, saved
 
 
 def of_course(run: Path) -> list[Saved]:

@@ -1,0 +1,87 @@
+"""``checkfree generate``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from checkfree.cli.arguments import DONE, Commands, takes_allow
+
+
+def add(commands: Commands) -> None:
+    """Register the command."""
+    parser = commands.add_parser("generate", help="have a trained model go on with a text")
+    parser.description = (
+        "Continue a text with the model of a run, or of a folder as the Hugging Face Hub has them. "
+        "Each letter is shown as soon as it is there; equal seeds give equal texts."
+    )
+    takes_model(parser)
+    parser.add_argument("prompt", nargs="?", default="", help="how the text begins")
+    parser.add_argument(
+        "--tokens", metavar="N", type=int, default=100, help="at most so many are added (100)"
+    )
+    parser.add_argument(
+        "--temperature", metavar="T", type=float, default=0.8, help="0: the likeliest (0.8)"
+    )
+    parser.add_argument(
+        "--top-p",
+        metavar="P",
+        type=float,
+        default=1.0,
+        help="draw among the likeliest tokens that have this probability together (1)",
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the draws (0)")
+    parser.set_defaults(run=_generate, shows=True)
+
+
+def takes_model(parser: argparse.ArgumentParser) -> None:
+    """A run and an iteration, or a model's folder; and on what it is computed."""
+    parser.add_argument(
+        "model", metavar="RUN|FOLDER", type=Path, help="the folder of a run, or of a model"
+    )
+    parser.add_argument(
+        "--at",
+        metavar="ITERATION",
+        type=int,
+        help="which state of the run, of which a snapshot or checkpoint has to stand there "
+        "(default: newest)",
+    )
+    parser.add_argument(
+        "--threads", metavar="N", type=int, help="that compute (default: as many as torch takes)"
+    )
+    takes_allow(parser)
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from checkfree.session.generate import continued
+    from checkfree.session.language_model import computing, open_model
+
+    prompt = os.fsencode(arguments.prompt)
+    with computing(arguments.threads):
+        model = open_model(arguments.model, arguments.at, arguments.allow)
+        pieces = continued(
+            model,
+            prompt,
+            tokens=arguments.tokens,
+            temperature=arguments.temperature,
+            top_p=arguments.top_p,
+            seed=arguments.seed,
+        )
+        _show(prompt.decode("utf-8", "replace"))
+        try:
+            for piece in pieces:
+                _show(piece)
+                if getattr(sys.stdout, "lost", None) is not None:
+                    break  # nobody reads on
+        finally:
+            _show("\n")
+    return DONE
+
+
+def _show(text: str) -> None:
+    """A terminal gets nothing that it would obey: what a model says may be anything."""
+    if sys.stdout.isatty():
+        text = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    print(text, end="", flush=True)

@@ -1,0 +1,126 @@
+"""Text to tokens and back, for a model that is asked something."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from checkfree.core.errors import BadInput
+from checkfree.data.reading import existing_file, one_line, optional, reading
+from checkfree.data.tokenizers import Encoded, open_tokenizer
+
+HALF = "\ufffd"
+"""What stands for bytes that are no whole letter; yet, maybe."""
+
+PIECE = 1 << 16
+"""Tokens that are turned into text at a time, where no separator parts them."""
+
+
+@dataclass(frozen=True)
+class TextCodec:
+    """A tokenizer in both directions."""
+
+    identity: str
+    """As ``Tokenizer.identity``."""
+    vocabulary: int
+    """Every token is below it."""
+    end: int | None
+    """The token after a text; None: there is none."""
+    prompt: Callable[[bytes], list[int]]
+    """UTF-8 text to the tokens that a continuation begins with."""
+    text: Callable[[Sequence[int]], str]
+    """Tokens to text; bytes that are no letter become HALF."""
+    encode: Callable[[Sequence[bytes]], Encoded]
+    """Documents to tokens, as for training. Raises BadInput."""
+
+    def bytes_of(self, tokens: np.ndarray[Any, Any]) -> int:
+        """Of the text, in UTF-8, that these are, without what ends documents."""
+        if self.identity == "bytes":
+            return int(np.count_nonzero(tokens != self.end))
+        ends = np.flatnonzero(tokens == (-1 if self.end is None else self.end))
+        parts = (part[part != self.end] for part in np.split(tokens, ends))
+        pieces = (part[i : i + PIECE] for part in parts for i in range(0, len(part), PIECE))
+        return sum(len(self.text(piece.tolist()).encode()) for piece in pieces)
+
+    def spoken(self, begun: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
+        """The text of ``tokens``, behind those that are ``begun``, as soon as each letter is
+        whole."""
+        known = list(begun)
+        said = len(self.text(known).rstrip(HALF))
+        for token in tokens:
+            known.append(token)
+            text = self.text(known)
+            whole = len(text.rstrip(HALF))
+            if whole > said:
+                yield text[said:whole]
+                said = whole
+        rest = self.text(known)[said:]
+        if rest:
+            yield rest
+
+
+def bytes_codec() -> TextCodec:
+    """Of the tokenizer ``bytes``."""
+    tokenizer = open_tokenizer("bytes")
+    return TextCodec(
+        tokenizer.identity,
+        tokenizer.vocabulary,
+        tokenizer.separator,
+        lambda text: list(text) or [0],
+        lambda tokens: bytes(tokens).decode("utf-8", "replace"),
+        tokenizer.encode,
+    )
+
+
+def file_codec(file: Path, separator: str | None = None, *, begins: bool = False) -> TextCodec:
+    """Of a ``tokenizer.json``; ``separator``: the token after a text, if not the usual one.
+    ``begins``: a prompt has what the file puts around a text, and may name special tokens. Raises
+    BadInput."""
+    tokenizer = open_tokenizer(str(file), separator)
+    with reading(file):
+        model = optional("tokenizers", "a tokenizer.json").Tokenizer.from_file(str(file))
+        model.no_truncation()
+        model.no_padding()
+        model.encode_special_tokens = not begins
+
+    def prompt(text: bytes) -> list[int]:
+        try:
+            said = model.encode(text.decode("utf-8", "replace"), add_special_tokens=begins).ids
+        except Exception as error:  # of the library, which has no class of its own
+            raise BadInput(f"{file}: no tokens for the prompt ({one_line(error)})") from None
+        if not said and tokenizer.separator is None:
+            raise BadInput("the prompt is empty, and this tokenizer has no token to begin with")
+        return list(said) or [int(tokenizer.separator or 0)]
+
+    return TextCodec(
+        tokenizer.identity,
+        tokenizer.vocabulary,
+        tokenizer.separator,
+        prompt,
+        lambda tokens: str(model.decode(list(tokens), skip_special_tokens=False)),
+        tokenizer.encode,
+    )
+
+
+def folder_codec(folder: Path) -> TextCodec:
+    """Of the ``tokenizer.json`` in a model's folder, which ends a text as its tokenizer_config.json
+    says. Raises BadInput."""
+    file = folder / "tokenizer.json"
+    existing_file(file, str(file), "the tokenizer of the model; save it there")
+    return file_codec(file, _eos(folder / "tokenizer_config.json"), begins=True)
+
+
+def _eos(config: Path) -> str | None:
+    if not config.is_file():
+        return None
+    with reading(config):
+        told = json.loads(config.read_bytes()).get("eos_token")
+    named = told.get("content") if isinstance(told, dict) else told
+    if named is not None and not isinstance(named, str):
+        raise BadInput(f"{config}: eos_token is {told!r}, expected text; get the file again")
+    return named

@@ -1,0 +1,62 @@
+"""Folders of models, as the Hugging Face Hub has them, and the families that can read and write
+them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from checkfree.core.errors import BadInput
+from checkfree.core.records import RECORDS
+from checkfree.core.typed import written
+from checkfree.models.config import ModelConfig
+from checkfree.models.families import Family
+from checkfree.models.folder import SUFFIX
+from checkfree.session.blueprint import family_of
+
+MODEL_CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+
+_NEEDED = ("to_transformers", "from_transformers", "transformers_config", "model_config")
+_SHAPE = ("width", "heads", "kv_heads", "hidden", "blocks", "context", "vocabulary", "tied")
+
+
+def is_model_folder(path: Path) -> bool:
+    """A folder with a model's configuration or weights, and no run's."""
+    if not path.is_dir() or (path / RECORDS).exists():
+        return False
+    return (path / MODEL_CONFIG).exists() or any(path.glob(f"*{SUFFIX}"))
+
+
+def exchanging(model: ModelConfig) -> Family:
+    """The family of a model, if it reads and writes such folders. Raises BadInput."""
+    found = family_of(model)
+    lacks = [name for name in _NEEDED if not callable(getattr(found, name, None))]
+    if lacks:
+        raise BadInput(
+            f"model.family={model.family} has no {lacks[0]}, so nothing of it can be written as "
+            "transformers has it, or read: give the family one, see checkfree.models.families"
+        )
+    return found
+
+
+def check_shape(model: ModelConfig, theirs: ModelConfig, family: Family) -> None:
+    """Raise BadInput, with the mend, unless a model is that of a folder. One without learned
+    positions may have a shorter context."""
+    now, then = _spelled_out(model), _spelled_out(theirs)
+    learned = any(name.startswith("positions") for name in getattr(family, "NAMES", ()))
+    for key in _SHAPE:
+        ours, wanted = getattr(now, key), getattr(then, key)
+        fits = ours <= wanted if key == "context" and not learned else ours == wanted
+        if not fits:
+            name = getattr(family, "KEYS", {}).get(key, f"model.{key}")
+            raise BadInput(
+                f"model.{key}={written(ours)}, the folder has {name} {written(wanted)}: set "
+                f"model.{key}={written(wanted)}"
+            )
+
+
+def _spelled_out(model: ModelConfig) -> ModelConfig:
+    """With the defaults that follow from other values."""
+    kv_heads = model.heads if model.kv_heads is None else model.kv_heads
+    hidden = 4 * model.width if model.hidden is None else model.hidden
+    return replace(model, kv_heads=kv_heads, hidden=hidden)

@@ -1,0 +1,155 @@
+"""A run's weights as a folder that any program reads which reads models of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from checkfree.config.load import as_recorded, build
+from checkfree.config.parts import permitted
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput, RunFailed
+from checkfree.core.records import read
+from checkfree.data import tokenizer_files
+from checkfree.data.tokenizers import open_tokenizer
+from checkfree.models.config import ModelConfig
+from checkfree.models.families import Family
+from checkfree.models.folder import Draft, draft_of
+from checkfree.session.exchange import GENERATION_CONFIG, MODEL_CONFIG, exchanging
+from checkfree.session.model_card import model_card
+from checkfree.session.saved import USER, SavedState, saved_state
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+README = "README.md"
+TOKENIZERS = "tokenizer"
+"""Where a run keeps its tokenizer's files, if it does."""
+
+BYTES = "bytes"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: of which iteration, in which type, and ``lacking``: what could not be, in
+    words; "": nothing."""
+
+    folder: Path
+    iteration: int
+    parameters: int
+    dtype: str
+    shards: int
+    lacking: str
+
+
+def export(
+    run: str | Path,
+    *,
+    to: str | Path,
+    at: int | None = None,
+    dtype: str | None = None,
+    allow: Collection[str] = (),
+) -> Exported:
+    """Write the state of ``run`` after ``at`` iterations (None: the newest) to the new folder
+    ``to``, stage by stage, with one of them in memory at a time. ``dtype`` is one of DTYPES; None:
+    as it was trained. Raises BadInput, and RunFailed if the disk takes no more: then nothing is at
+    ``to``."""
+    if dtype is not None and dtype not in DTYPES:
+        raise BadInput(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
+    to, state = Path(to), saved_state(Path(run), at)
+    config, model = trained(state, allow)
+    family = exchanging(model)
+    try:
+        with draft_of(to) as draft:
+            return _write(draft, to, state, config, model, family, dtype)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    except OSError as error:
+        raise RunFailed(
+            f"cannot write {to}: {error.strerror or error}; nothing is left there: make room, or "
+            "give another --to"
+        ) from error
+
+
+def trained(state: SavedState, allow: Collection[str] = ()) -> tuple[Config, ModelConfig]:
+    """A run's configuration, and its model with all that its data told of it. Raises BadInput for
+    a run of a user's own modules, and for parts of it that may not run."""
+    began = state.began
+    if began["data"].get("name") == USER:
+        raise BadInput(
+            f"{state.told} trained modules of your own, whose names nobody else knows: its weights "
+            "are in weights/stage-*.safetensors"
+        )
+    config = permitted(build(as_recorded(began["config"])), allow)
+    vocabulary = config.model.vocabulary or began["data"]["vocabulary"]
+    cut = None if config.cut is None else tuple(config.cut)
+    return config, replace(config.model, vocabulary=vocabulary, cut=cut)
+
+
+def _write(
+    draft: Draft,
+    to: Path,
+    state: SavedState,
+    config: Config,
+    model: ModelConfig,
+    family: Family,
+    dtype: str | None,
+) -> Exported:
+    parameters, types = 0, set[torch.dtype]()
+    for stage in range(state.stages + 1):
+        loaded = state.load(stage)
+        mine: Mapping[str, Tensor] = {**loaded.params, **loaded.buffers}
+        del loaded
+        theirs = family.to_transformers(model, state.stages, stage, mine)
+        del mine
+        if dtype is not None:
+            theirs = {
+                n: t.to(DTYPES[dtype]) if t.is_floating_point() else t for n, t in theirs.items()
+            }
+        draft.shard(stage + 1, state.stages + 1, theirs)
+        parameters += sum(tensor.numel() for tensor in theirs.values())
+        types |= {tensor.dtype for tensor in theirs.values() if tensor.is_floating_point()}
+        del theirs
+    written = str(max(types, key=lambda d: d.itemsize)).removeprefix("torch.")
+    files, lacking = _tokenizer(state, config)
+    for name, data in files.items():
+        draft.write(name, data)
+    tree = _with_ends(family.transformers_config(model), state.began["data"].get("separator"))
+    draft.write_json(MODEL_CONFIG, {**tree, "dtype": written})
+    if GENERATION_CONFIG not in files:
+        ends = {key: tree.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        known = {key: value for key, value in ends.items() if value is not None}
+        draft.write_json(GENERATION_CONFIG, {"_from_model_config": True, **known})
+    card = model_card(state, read(state.run), to.name, written)
+    draft.write(README, card.encode())
+    return Exported(to, state.iteration, parameters, written, state.stages + 1, lacking)
+
+
+def _with_ends(tree: Mapping[str, Any], separator: int | None) -> dict[str, Any]:
+    """With the token that ended documents, where a family says nothing of its own: every text also
+    began behind one."""
+    return {"bos_token_id": separator, "eos_token_id": separator, **tree}
+
+
+def _tokenizer(state: SavedState, config: Config) -> tuple[dict[str, bytes], str]:
+    """Its files, and why there are none. Raises BadInput for one that has changed since."""
+    identity = state.began["data"]["tokenizer"]
+    separator, context = state.began["data"].get("separator"), config.model.context
+    if identity == BYTES:
+        return tokenizer_files.of_bytes(context), ""
+    kept = state.run / TOKENIZERS
+    path = kept if kept.is_dir() else Path(config.data.tokenizer).expanduser()
+    if config.data.tokenizer == BYTES and not kept.is_dir():
+        return {}, "its tokens were made by a tokenizer that no file of the run is"
+    if not path.exists():
+        return {}, f"data.tokenizer={path} is not there any more"
+    found = tokenizer_files.of_path(path, separator, context)
+    if open_tokenizer(str(path), config.data.separator).identity != identity:
+        raise BadInput(
+            f"{path} is another tokenizer than {state.told} was trained with: put that one back"
+        )
+    return found, ""

@@ -1,0 +1,203 @@
+"""A trained model that can be asked: a run's, its stages one behind the other, or one in a folder
+as the Hugging Face Hub has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from checkfree.config.check import MOST
+from checkfree.core.errors import BadInput, within
+from checkfree.data.text_codec import TextCodec, bytes_codec, file_codec, folder_codec
+from checkfree.models.config import ModelConfig
+from checkfree.models.families import Family, family
+from checkfree.models.folder import Folder
+from checkfree.models.hub import FRESH
+from checkfree.runtime.process import settled
+from checkfree.session.blueprint import family_of
+from checkfree.session.exchange import MODEL_CONFIG, is_model_folder
+from checkfree.session.export import BYTES, TOKENIZERS, trained
+from checkfree.session.saved import SavedState, saved_state
+
+OURS = {"llama": "llama", "gpt2": "gpt"}
+"""Types of transformers' models to families of ours that may compute them."""
+
+LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+"""What config.json calls the longest sequence that a model has positions for."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """``name`` it in words. ``state``: the run's that it is, if it is one's."""
+
+    name: str
+    logits: Callable[[Tensor], Tensor]
+    """Tokens (batch, T), int64, to logits (batch, T, vocabulary) of the token after each."""
+    codec: TextCodec
+    context: int
+    """Tokens that it has been trained to look back on."""
+    state: SavedState | None = None
+
+
+def open_model(path: Path, at: int | None = None, allow: Collection[str] = ()) -> LanguageModel:
+    """That of a run after ``at`` iterations (None: the newest), or in a folder. Raises BadInput."""
+    if not is_model_folder(path):
+        return _of_run(saved_state(path, at), allow)
+    if at is not None:
+        raise BadInput(f"--at {at}: {path} is the folder of a model, which has no iterations")
+    return _of_folder(path)
+
+
+@contextmanager
+def computing(threads: int | None) -> Iterator[None]:
+    """On so many threads of torch; None: as many as it takes by itself. Raises BadInput."""
+    if threads is not None:
+        within("--threads", threads, 1, MOST["threads"])
+    with settled(torch.get_num_threads() if threads is None else threads):
+        yield
+
+
+def _of_run(state: SavedState, allow: Collection[str]) -> LanguageModel:
+    config, model = trained(state, allow)
+    made = family_of(model)
+    tensors = []
+    for stage in range(state.stages + 1):
+        loaded = state.load(stage)
+        tensors.append({**loaded.params, **loaded.buffers})
+        del loaded
+    modules = _filled(made, model, tensors)
+    return LanguageModel(
+        f"{state.run}, iteration {state.iteration}",
+        _chained(modules, model),
+        codec_of(state, config.data.tokenizer, config.data.separator),
+        model.context,
+        state,
+    )
+
+
+def codec_of(state: SavedState, tokenizer: str, separator: str | None) -> TextCodec:
+    """The tokenizer that a run was trained with. Raises BadInput for one that is gone or another
+    one by now."""
+    identity = state.began["data"]["tokenizer"]
+    if identity == BYTES:
+        return bytes_codec()
+    kept = state.run / TOKENIZERS / "tokenizer.json"
+    file = kept if kept.is_file() else Path(tokenizer).expanduser()
+    if tokenizer == BYTES and not kept.is_file():
+        raise BadInput(f"{state.told}: no file tells the tokenizer that made its tokens")
+    codec = file_codec(file, separator)
+    if codec.identity != identity:
+        raise BadInput(
+            f"{file} is another tokenizer than {state.told} was trained with: put that one back"
+        )
+    return codec
+
+
+def _of_folder(path: Path) -> LanguageModel:
+    try:
+        folder = Folder(path)
+        tree = folder.json(MODEL_CONFIG)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    codec, name = folder_codec(path), OURS.get(str(tree.get("model_type")))
+    if name is not None:
+        made = family(name)
+        try:
+            model = made.model_config(tree)
+        except ValueError:
+            return _of_transformers(path, tree, codec)  # alike, but not exactly
+        try:
+            tensors = [made.from_transformers(model, 1, stage, folder) for stage in (0, 1)]
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+        modules = _filled(made, model, [_at_least_fp32(stage) for stage in tensors])
+        return LanguageModel(str(path), _chained(modules, model), codec, model.context)
+    return _of_transformers(path, tree, codec)
+
+
+def _at_least_fp32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n: t.to(torch.promote_types(t.dtype, torch.float32)) for n, t in tensors.items()}
+
+
+def _filled(
+    made: Family, model: ModelConfig, tensors: Sequence[Mapping[str, Tensor]]
+) -> list[nn.Module]:
+    """All stages with these weights, each in the type of its own."""
+    modules, unread = [], replace(model, weights=None if model.weights is None else FRESH)
+    for stage, mine in enumerate(tensors):
+        module = made.stage(unread, stage, len(tensors) - 1)
+        widest = max((t.dtype for t in mine.values() if t.is_floating_point()), key=_bits)
+        module.to(widest)
+        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        with torch.no_grad():
+            for name, tensor in mine.items():
+                own[name].copy_(tensor)
+        modules.append(module.eval())
+    return modules
+
+
+def _bits(dtype: torch.dtype) -> int:
+    return dtype.itemsize
+
+
+def _chained(modules: Sequence[nn.Module], model: ModelConfig) -> Callable[[Tensor], Tensor]:
+    edge: Any = modules[0]
+    if not callable(getattr(edge, "logits", None)):
+        raise BadInput(
+            f"model.family={model.family}: its stage 0 has no logits(hidden), which tells of the "
+            "next token: give it one"
+        )
+
+    def logits(tokens: Tensor) -> Tensor:
+        hidden = edge.embed(nn.functional.pad(tokens, (0, 1)))  # whose last token is no input
+        for body in modules[1:]:
+            hidden = body(hidden)
+        found: Tensor = edge.logits(hidden)
+        return found
+
+    return logits
+
+
+def _of_transformers(path: Path, tree: Mapping[str, Any], codec: TextCodec) -> LanguageModel:
+    """Computed by the package transformers. Nothing is downloaded, and no code of a folder runs."""
+    kind = tree.get("model_type")
+    try:
+        transformers: Any = import_module("transformers")
+    except ImportError:
+        raise BadInput(
+            f"{path}: a model of type {kind} is computed by transformers, which is not installed; "
+            "run: pip install 'checkfree[hf]'"
+        ) from None
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model, told = transformers.AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever a library makes of a folder
+        raise BadInput(f"{path}: transformers can't load it: {error}") from None
+    if told["missing_keys"]:
+        raise BadInput(
+            f"{path} lacks {min(told['missing_keys'])}, which transformers would draw: get the "
+            "folder again"
+        )
+    model.eval()
+
+    def logits(tokens: Tensor) -> Tensor:
+        found: Tensor = model(tokens, use_cache=False).logits
+        return found
+
+    longest = next((tree[key] for key in LONGEST if type(tree.get(key)) is int), 1024)
+    return LanguageModel(str(path), logits, codec, longest)
