@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,17 @@ def takes_config(parser: argparse.ArgumentParser, *, required: bool) -> None:
     )
     parser.add_argument("words", nargs="*", metavar="key=value", help="as in iterations=100")
     takes_allow(parser)
+
+
+def takes_state(parser: argparse.ArgumentParser) -> None:
+    """Which state of a run: of an iteration, or an average by its name."""
+    parser.add_argument(
+        "--at",
+        metavar="ITERATION|NAME",
+        type=lambda word: int(word) if re.fullmatch(r"\d{1,12}", word) else word,
+        help="which state of the run: after so many iterations, of which a snapshot or checkpoint "
+        "has to stand there, or an average that `checkfree merge` made (default: the newest)",
+    )
 
 
 def takes_resume(parser: argparse.ArgumentParser) -> None:

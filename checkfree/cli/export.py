@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from checkfree.cli.arguments import DONE, INTERRUPTED, Commands, takes_allow
+from checkfree.cli.arguments import DONE, INTERRUPTED, Commands, takes_allow, takes_state
 
 
 def add(commands: Commands) -> None:
@@ -21,12 +21,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--to", metavar="FOLDER", type=Path, required=True, help="a new folder, or an empty one"
     )
-    parser.add_argument(
-        "--at",
-        metavar="ITERATION",
-        type=int,
-        help="which state, of which a snapshot or checkpoint has to stand there (default: newest)",
-    )
+    takes_state(parser)
     parser.add_argument(
         "--dtype", choices=("fp32", "bf16", "fp16"), help="of the weights (default: as trained)"
     )

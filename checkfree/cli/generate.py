@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from checkfree.cli.arguments import DONE, Commands, takes_allow
+from checkfree.cli.arguments import DONE, Commands, takes_allow, takes_state
 
 
 def add(commands: Commands) -> None:
@@ -41,13 +41,7 @@ def takes_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="RUN|FOLDER", type=Path, help="the folder of a run, or of a model"
     )
-    parser.add_argument(
-        "--at",
-        metavar="ITERATION",
-        type=int,
-        help="which state of the run, of which a snapshot or checkpoint has to stand there "
-        "(default: newest)",
-    )
+    takes_state(parser)
     parser.add_argument(
         "--threads", metavar="N", type=int, help="that compute (default: as many as torch takes)"
     )

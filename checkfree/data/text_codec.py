@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from checkfree.core.errors import BadInput
-from checkfree.data.reading import existing_file, one_line, optional, reading
-from checkfree.data.tokenizers import Encoded, open_tokenizer
+from checkfree.data.reading import one_line, optional, reading
+from checkfree.data.tokenizer_folder import TOKENIZER
+from checkfree.data.tokenizers import BYTES, Encoded, open_tokenizer
 
 HALF = "\ufffd"
 """What stands for bytes that are no whole letter; yet, maybe."""
@@ -40,7 +40,7 @@ class TextCodec:
 
     def bytes_of(self, tokens: np.ndarray[Any, Any]) -> int:
         """Of the text, in UTF-8, that these are, without what ends documents."""
-        if self.identity == "bytes":
+        if self.identity == BYTES:
             return int(np.count_nonzero(tokens != self.end))
         ends = np.flatnonzero(tokens == (-1 if self.end is None else self.end))
         parts = (part[part != self.end] for part in np.split(tokens, ends))
@@ -66,7 +66,7 @@ class TextCodec:
 
 def bytes_codec() -> TextCodec:
     """Of the tokenizer ``bytes``."""
-    tokenizer = open_tokenizer("bytes")
+    tokenizer = open_tokenizer(BYTES)
     return TextCodec(
         tokenizer.identity,
         tokenizer.vocabulary,
@@ -77,11 +77,12 @@ def bytes_codec() -> TextCodec:
     )
 
 
-def file_codec(file: Path, separator: str | None = None, *, begins: bool = False) -> TextCodec:
-    """Of a ``tokenizer.json``; ``separator``: the token after a text, if not the usual one.
-    ``begins``: a prompt has what the file puts around a text, and may name special tokens. Raises
-    BadInput."""
-    tokenizer = open_tokenizer(str(file), separator)
+def codec_of(path: Path, separator: str | None = None, *, begins: bool = False) -> TextCodec:
+    """Of a ``tokenizer.json``, or of a folder with one; ``separator``: the token after a text, if
+    not the usual one. ``begins``: a prompt has what the file puts around a text, and may name
+    special tokens. Raises BadInput."""
+    tokenizer = open_tokenizer(str(path), separator)
+    file = path / TOKENIZER if path.is_dir() else path
     with reading(file):
         model = optional("tokenizers", "a tokenizer.json").Tokenizer.from_file(str(file))
         model.no_truncation()
@@ -105,22 +106,3 @@ def file_codec(file: Path, separator: str | None = None, *, begins: bool = False
         lambda tokens: str(model.decode(list(tokens), skip_special_tokens=False)),
         tokenizer.encode,
     )
-
-
-def folder_codec(folder: Path) -> TextCodec:
-    """Of the ``tokenizer.json`` in a model's folder, which ends a text as its tokenizer_config.json
-    says. Raises BadInput."""
-    file = folder / "tokenizer.json"
-    existing_file(file, str(file), "the tokenizer of the model; save it there")
-    return file_codec(file, _eos(folder / "tokenizer_config.json"), begins=True)
-
-
-def _eos(config: Path) -> str | None:
-    if not config.is_file():
-        return None
-    with reading(config):
-        told = json.loads(config.read_bytes()).get("eos_token")
-    named = told.get("content") if isinstance(told, dict) else told
-    if named is not None and not isinstance(named, str):
-        raise BadInput(f"{config}: eos_token is {told!r}, expected text; get the file again")
-    return named

@@ -5,18 +5,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from checkfree.core.errors import BadInput
-from checkfree.data.reading import reading
-
-TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
-BESIDE = (
-    *(TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
-)
-"""What else belongs to a tokenizer, where it lies in a model's folder."""
+from checkfree.data.tokenizer_folder import CONFIG, TOKENIZER
 
 END_OF_BYTES = "\0"
 """The byte 0, which ends documents. Its token is called as that character itself, which text holds
@@ -53,21 +45,16 @@ def of_bytes(context: int) -> dict[str, bytes]:
         "decoder": level,
         "model": model,
     }
-    return {TOKENIZER: _text(tree), TOKENIZER_CONFIG: _config(END_OF_BYTES, context)}
+    return {TOKENIZER: _text(tree), CONFIG: _config(END_OF_BYTES, context)}
 
 
-def of_path(path: Path, separator: int | None, context: int) -> dict[str, bytes]:
-    """Of a ``tokenizer.json``, or a folder with one. ``separator``: the token after each document,
-    which is told where no tokenizer_config.json does. Raises BadInput for what can't be read."""
-    file = path / TOKENIZER if path.is_dir() else path
-    found = {TOKENIZER: _read(file)}
-    if file.name == TOKENIZER:
-        beside = (file.with_name(name) for name in BESIDE)
-        found |= {other.name: _read(other) for other in beside if other.is_file()}
-    if TOKENIZER_CONFIG not in found:
-        end = None if separator is None else _spelled(found[TOKENIZER], separator)
-        found[TOKENIZER_CONFIG] = _config(end, context)
-    return found
+def whole(files: Mapping[str, bytes], separator: int | None, context: int) -> dict[str, bytes]:
+    """The files of a tokenizer, by name, with a tokenizer_config.json, if they have none.
+    ``separator``: the token after each document. Raises BadInput for a damaged tokenizer.json."""
+    if CONFIG in files:
+        return dict(files)
+    end = None if separator is None else _spelled(files[TOKENIZER], separator)
+    return {**files, CONFIG: _config(end, context)}
 
 
 def _letters() -> list[str]:
@@ -96,11 +83,6 @@ def _spelled(content: bytes, token: int) -> str | None:
         return added.get(token) or next((w for w, number in words.items() if number == token), None)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"{TOKENIZER} is none that has been trained with ({error!r})") from None
-
-
-def _read(file: Path) -> bytes:
-    with reading(file):
-        return file.read_bytes()
 
 
 def _text(tree: Mapping[str, Any]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.records import read
 from checkfree.data import tokenizer_files
-from checkfree.data.tokenizers import open_tokenizer
+from checkfree.data.tokenizer_folder import TOKENIZER, files_of, find
+from checkfree.data.tokenizers import BYTES
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import Family
 from checkfree.models.folder import Draft, draft_of
+from checkfree.runtime import folder as folders
 from checkfree.session.exchange import GENERATION_CONFIG, MODEL_CONFIG, exchanging
 from checkfree.session.model_card import model_card
 from checkfree.session.saved import USER, SavedState, saved_state
@@ -27,10 +30,6 @@ from checkfree.session.saved import USER, SavedState, saved_state
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 README = "README.md"
-TOKENIZERS = "tokenizer"
-"""Where a run keeps its tokenizer's files, if it does."""
-
-BYTES = "bytes"
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,14 @@ def export(
     run: str | Path,
     *,
     to: str | Path,
-    at: int | None = None,
+    at: int | str | None = None,
     dtype: str | None = None,
     allow: Collection[str] = (),
 ) -> Exported:
-    """Write the state of ``run`` after ``at`` iterations (None: the newest) to the new folder
-    ``to``, stage by stage, with one of them in memory at a time. ``dtype`` is one of DTYPES; None:
-    as it was trained. Raises BadInput, and RunFailed if the disk takes no more: then nothing is at
-    ``to``."""
+    """Write the state of ``run`` after ``at`` iterations, or the average of that name (None: the
+    newest state), to the new folder ``to``: stage by stage, with one of them in memory at a time.
+    ``dtype`` is one of DTYPES; None: as it was trained. Raises BadInput, and RunFailed if the disk
+    takes no more: then nothing is at ``to``."""
     if dtype is not None and dtype not in DTYPES:
         raise BadInput(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     to, state = Path(to), saved_state(Path(run), at)
@@ -117,13 +116,13 @@ def _write(
     written = str(max(types, key=lambda d: d.itemsize)).removeprefix("torch.")
     files, lacking = _tokenizer(state, config)
     for name, data in files.items():
-        draft.write(name, data)
+        if name != GENERATION_CONFIG:
+            draft.write(name, data)
     tree = _with_ends(family.transformers_config(model), state.began["data"].get("separator"))
     draft.write_json(MODEL_CONFIG, {**tree, "dtype": written})
-    if GENERATION_CONFIG not in files:
-        ends = {key: tree.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        known = {key: value for key, value in ends.items() if value is not None}
-        draft.write_json(GENERATION_CONFIG, {"_from_model_config": True, **known})
+    ends = {key: tree.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    known = {key: value for key, value in ends.items() if value is not None}
+    draft.write_json(GENERATION_CONFIG, {"_from_model_config": True, **known})
     card = model_card(state, read(state.run), to.name, written)
     draft.write(README, card.encode())
     return Exported(to, state.iteration, parameters, written, state.stages + 1, lacking)
@@ -137,19 +136,31 @@ def _with_ends(tree: Mapping[str, Any], separator: int | None) -> dict[str, Any]
 
 def _tokenizer(state: SavedState, config: Config) -> tuple[dict[str, bytes], str]:
     """Its files, and why there are none. Raises BadInput for one that has changed since."""
-    identity = state.began["data"]["tokenizer"]
     separator, context = state.began["data"].get("separator"), config.model.context
-    if identity == BYTES:
+    if state.began["data"]["tokenizer"] == BYTES:
         return tokenizer_files.of_bytes(context), ""
-    kept = state.run / TOKENIZERS
-    path = kept if kept.is_dir() else Path(config.data.tokenizer).expanduser()
-    if config.data.tokenizer == BYTES and not kept.is_dir():
-        return {}, "its tokens were made by a tokenizer that no file of the run is"
-    if not path.exists():
-        return {}, f"data.tokenizer={path} is not there any more"
-    found = tokenizer_files.of_path(path, separator, context)
-    if open_tokenizer(str(path), config.data.separator).identity != identity:
+    path, lacking = tokenizer_of_run(state, config)
+    if path is None:
+        return {}, lacking
+    files = files_of(path)
+    if f"sha256:{sha256(files[TOKENIZER]).hexdigest()}" != state.began["data"]["tokenizer"]:
         raise BadInput(
             f"{path} is another tokenizer than {state.told} was trained with: put that one back"
         )
-    return found, ""
+    return tokenizer_files.whole(files, separator, context), ""
+
+
+def tokenizer_of_run(state: SavedState, config: Config) -> tuple[Path | None, str]:
+    """The file or folder of a run's tokenizer, which is not bytes: its own copy, else the one that
+    is configured. None: there is none, and why."""
+    kept = state.run / folders.TOKENIZER
+    if (kept / TOKENIZER).is_file():
+        return kept, ""
+    if config.data.tokenizer == BYTES:
+        return None, "no file tells the tokenizer that made its tokens"
+    try:
+        path = find(config.data.tokenizer)
+    except BadInput as error:
+        return None, str(error)
+    there = path.exists()
+    return path if there else None, "" if there else f"data.tokenizer={path} is not there any more"

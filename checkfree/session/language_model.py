@@ -14,8 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from checkfree.config.check import MOST
+from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, within
-from checkfree.data.text_codec import TextCodec, bytes_codec, file_codec, folder_codec
+from checkfree.data.text_codec import TextCodec, bytes_codec, codec_of
+from checkfree.data.tokenizer_folder import OLDER, TOKENIZER
+from checkfree.data.tokenizers import BYTES
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import Family, family
 from checkfree.models.folder import Folder
@@ -23,7 +26,7 @@ from checkfree.models.hub import FRESH
 from checkfree.runtime.process import settled
 from checkfree.session.blueprint import family_of
 from checkfree.session.exchange import MODEL_CONFIG, is_model_folder
-from checkfree.session.export import BYTES, TOKENIZERS, trained
+from checkfree.session.export import tokenizer_of_run, trained
 from checkfree.session.saved import SavedState, saved_state
 
 OURS = {"llama": "llama", "gpt2": "gpt"}
@@ -46,8 +49,11 @@ class LanguageModel:
     state: SavedState | None = None
 
 
-def open_model(path: Path, at: int | None = None, allow: Collection[str] = ()) -> LanguageModel:
-    """That of a run after ``at`` iterations (None: the newest), or in a folder. Raises BadInput."""
+def open_model(
+    path: Path, at: int | str | None = None, allow: Collection[str] = ()
+) -> LanguageModel:
+    """That of a run after ``at`` iterations, or its average of that name (None: the newest state);
+    or in a folder. Raises BadInput."""
     if not is_model_folder(path):
         return _of_run(saved_state(path, at), allow)
     if at is not None:
@@ -76,26 +82,24 @@ def _of_run(state: SavedState, allow: Collection[str]) -> LanguageModel:
     return LanguageModel(
         f"{state.run}, iteration {state.iteration}",
         _chained(modules, model),
-        codec_of(state, config.data.tokenizer, config.data.separator),
+        _codec(state, config),
         model.context,
         state,
     )
 
 
-def codec_of(state: SavedState, tokenizer: str, separator: str | None) -> TextCodec:
+def _codec(state: SavedState, config: Config) -> TextCodec:
     """The tokenizer that a run was trained with. Raises BadInput for one that is gone or another
     one by now."""
-    identity = state.began["data"]["tokenizer"]
-    if identity == BYTES:
+    if state.began["data"]["tokenizer"] == BYTES:
         return bytes_codec()
-    kept = state.run / TOKENIZERS / "tokenizer.json"
-    file = kept if kept.is_file() else Path(tokenizer).expanduser()
-    if tokenizer == BYTES and not kept.is_file():
-        raise BadInput(f"{state.told}: no file tells the tokenizer that made its tokens")
-    codec = file_codec(file, separator)
-    if codec.identity != identity:
+    path, lacking = tokenizer_of_run(state, config)
+    if path is None:
+        raise BadInput(f"{state.told}: {lacking}")
+    codec = codec_of(path, config.data.separator)
+    if codec.identity != state.began["data"]["tokenizer"]:
         raise BadInput(
-            f"{file} is another tokenizer than {state.told} was trained with: put that one back"
+            f"{path} is another tokenizer than {state.told} was trained with: put that one back"
         )
     return codec
 
@@ -106,7 +110,13 @@ def _of_folder(path: Path) -> LanguageModel:
         tree = folder.json(MODEL_CONFIG)
     except ValueError as error:
         raise BadInput(str(error)) from None
-    codec, name = folder_codec(path), OURS.get(str(tree.get("model_type")))
+    if not any((path / name).exists() for name in (TOKENIZER, *OLDER)):
+        raise BadInput(f"{path} has no {TOKENIZER}, which text takes: save the model's there")
+    try:
+        codec = codec_of(path, begins=True)
+    except BadInput as error:
+        raise BadInput(str(error).removeprefix("data.tokenizer ")) from None
+    name = OURS.get(str(tree.get("model_type")))
     if name is not None:
         made = family(name)
         try:

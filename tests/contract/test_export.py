@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -175,18 +176,31 @@ def test_a_tokenizer_of_its_own_goes_along(home: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.eos_token == "<|endoftext|>"
     assert loaded(tmp_path / "out").config.eos_token_id == tokenizer.eos_token_id
-    (tmp_path / "model/chat_template.jinja").write_text("{{ messages }}")
-    (tmp_path / "model/tokenizer_config.json").write_text(json.dumps({"eos_token": "x"}))
-    checkfree.export(tmp_path / "run", to=tmp_path / "beside")
-    for name in ("chat_template.jinja", "tokenizer_config.json"):
-        copied, there = tmp_path / "beside" / name, tmp_path / "model" / name
-        assert copied.read_bytes() == there.read_bytes()
+    shutil.rmtree(tmp_path / "run/tokenizer")  # as runs were that kept none
+    checkfree.export(tmp_path / "run", to=tmp_path / "again")
+    assert (tmp_path / "again/tokenizer.json").read_bytes() == file.read_bytes()
     file.write_text(file.read_text().replace('"1.0"', '"1.0" '))
     with pytest.raises(BadInput, match=r"is another tokenizer than .* was trained with"):
         checkfree.export(tmp_path / "run", to=tmp_path / "other")
     file.unlink()
     assert "not there any more" in checkfree.export(tmp_path / "run", to=tmp_path / "bare").lacking
     assert not (tmp_path / "bare/tokenizer_config.json").exists()
+
+
+def test_with_all_that_lies_beside_it_in_a_model_s_folder(home: Path, tmp_path: Path) -> None:
+    checkfree.export(home / "runs/llama", to=tmp_path / "model")
+    beside = {"chat_template.jinja": "{{ messages }}", "special_tokens_map.json": "{}"}
+    for name, content in beside.items():
+        (tmp_path / "model" / name).write_text(content)
+    change = {"data": {"tokenizer": str(tmp_path / "model"), "cache": str(tmp_path / "cache")}}
+    train(home, tmp_path / "run", change)
+    shutil.rmtree(tmp_path / "model")
+    checkfree.export(tmp_path / "run", to=tmp_path / "out")
+    for name, content in beside.items():
+        assert (tmp_path / "out" / name).read_text() == content
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("Ā\0")["input_ids"] == list("Ā\0".encode())
+    assert tokenizer.eos_token_id == loaded(tmp_path / "out").generation_config.eos_token_id == 0
 
 
 def test_the_model_card(home: Path, tmp_path: Path) -> None:

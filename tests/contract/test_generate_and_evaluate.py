@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from checkfree.cli import main
 from checkfree.config.load import merge
 from checkfree.core.errors import BadInput
 from checkfree.core.records import of_kind
-from checkfree.data.text_codec import TextCodec, bytes_codec, file_codec
+from checkfree.data.text_codec import TextCodec, bytes_codec, codec_of
 from checkfree.session.evaluate import Evaluation, evaluate
 from checkfree.session.generate import continued, next_token
 from checkfree.session.language_model import LanguageModel, open_model
@@ -125,6 +126,18 @@ def test_by_default_all_of_the_validation_text(home: Path) -> None:
     assert evaluate(open_model(home / "llama"), context=4).loss > found.loss
 
 
+def test_an_average_of_states(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "llama", tmp_path / "run")
+    checkfree.merge(tmp_path / "run", last=2, to="mean")
+    checkfree.export(tmp_path / "run", to=tmp_path / "out", at="mean")
+    run, out = open_model(tmp_path / "run", "mean"), open_model(tmp_path / "out")
+    losses = [evaluate(model, home / "a.txt").loss for model in (run, out)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert losses[0] != pytest.approx(evaluate(open_model(home / "llama"), home / "a.txt").loss)
+    with pytest.raises(BadInput, match=r"no average of that name stands there: there are .*@mean"):
+        open_model(tmp_path / "run", "median")
+
+
 def test_a_model_of_another_family_is_computed_by_transformers(home: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = MistralConfig(
@@ -175,7 +188,7 @@ def test_letters_are_shown_once_they_are_whole() -> None:
 
 
 def test_words_are_shown_with_the_spaces_between_them(home: Path) -> None:
-    codec = file_codec(home / "tokenizer.json")
+    codec = codec_of(home / "tokenizer.json")
     ids = codec.prompt("The number 12 🎉 ä".encode())
     for cut in range(1, len(ids)):
         begun = codec.text(ids[:cut]).rstrip("\ufffd")
@@ -283,7 +296,7 @@ def void(_: object) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (_unlink("tokenizer.json"), "tokenizer.json.*expected the tokenizer of the model"),
+        (_unlink("tokenizer.json"), "has no tokenizer.json, which text takes: save"),
         (_write("tokenizer.json", "{}"), "tokenizer.json"),
         (_write("tokenizer_config.json", "[]"), "tokenizer_config.json"),
         (_write("tokenizer_config.json", '{"eos_token": 3}'), "eos_token is 3, expected text"),
