@@ -22,7 +22,7 @@ from checkfree.data.tokenizers import BYTES
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import Family, family
 from checkfree.models.folder import Folder
-from checkfree.models.hub import FRESH
+from checkfree.models.hub import FRESH, HF
 from checkfree.runtime.process import settled
 from checkfree.session.blueprint import family_of
 from checkfree.session.exchange import MODEL_CONFIG, is_model_folder
@@ -140,9 +140,14 @@ def _filled(
     made: Family, model: ModelConfig, tensors: Sequence[Mapping[str, Tensor]]
 ) -> list[nn.Module]:
     """All stages with these weights, each in the type of its own."""
-    modules, unread = [], replace(model, weights=None if model.weights is None else FRESH)
+    # Whatever it began with, it has these now; so nothing is read that may be gone.
+    drawn = replace(model, weights=FRESH) if model.family == HF else model
+    modules = []
     for stage, mine in enumerate(tensors):
-        module = made.stage(unread, stage, len(tensors) - 1)
+        try:
+            module = made.stage(drawn, stage, len(tensors) - 1)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
         widest = max((t.dtype for t in mine.values() if t.is_floating_point()), key=_bits)
         module.to(widest)
         own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
