@@ -152,8 +152,7 @@ def _check_tokens(config: Config) -> None:
     if own.read_bytes() != of_bytes(model.context)[own.name]:  # as a run on bytes is exported
         raise BadInput(
             f"data.tokenizer=bytes, and the weights of model.path={model.path} know the tokens of "
-            f"its own tokenizer.json: data.tokenizer={model.path}/tokenizer.json, or "
-            "model.weights=fresh"
+            f"its own tokenizer.json: data.tokenizer={model.path}, or model.weights=fresh"
         )
 
 
