@@ -55,6 +55,7 @@ class Shape:
             "validation_every": 2,
             "validate_after_repair": True,
             "resume_every": 2,
+            "average_every": 3,
             "max_ticks": 30,
         }
         sizes = {"stages": self.stages, "replicas": self.replicas}

@@ -1,0 +1,59 @@
+"""The running average of a swarm's run: that of one process, whoever was killed, the launcher
+too."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from checkfree.core.records import of_kind, read
+from tests.process.command import end_of, finished, run
+from tests.process.test_swarm import (
+    PATIENT,
+    assert_nothing_left,
+    begin,
+    in_one_process,
+    replays,
+    swarm,
+    up,
+)
+
+__all__ = ["swarm"]
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("hivemind") is None, reason="hivemind is not installed"
+)
+
+WORDS = (
+    "iterations=18",
+    "recovery=replay(wave_lag=2,wave_every=3)",
+    "resume.every=6",
+    "average.every=2",
+    "average.last=4",
+)
+
+
+def test_it_is_that_of_one_process(swarm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [{"iteration": tick, "stage": stage} for tick, stage in ((6, 0), (9, 2), (13, 4))]
+    (swarm / "losses.json").write_text(json.dumps({"failures": entries}))
+    process = begin(swarm, *up("failures=losses.json", *WORDS, PATIENT), tick=10)
+    process.kill()
+    finished(process, -signal.SIGKILL)
+    run(swarm, "swarm", "up", "--resume", "run", "--quiet", PATIENT)
+    assert end_of(swarm / "run")["status"] == "done"
+    alone = in_one_process(swarm, *WORDS)
+    found, expected = (
+        {file.name: file.read_bytes() for file in (folder / "merged/average").glob("stage-*")}
+        for folder in (swarm / "run", alone)
+    )
+    assert len(found) == 5 and found == expected
+    one, other = (of_kind(read(folder), "average") for folder in (swarm / "run", alone))
+    assert one == other and one[0]["iterations"] == [12, 14, 16, 18]
+    assert_nothing_left(swarm)
+    replays(swarm, capsys)
+    made = run(swarm, "merge", "run", "--last", "3", "--json")
+    assert [s["iteration"] for s in json.loads(made.stdout)["states"]] == [14, 16, 18]
