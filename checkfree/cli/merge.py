@@ -34,7 +34,10 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--to", metavar="NAME", help="what it is called (default: as the rule)")
     parser.add_argument(
-        "--penalty", metavar="P", type=float, help="metric: a loss 1/P higher weighs e times less"
+        "--penalty",
+        metavar="P",
+        type=float,
+        help="metric: a loss 1/P nats higher weighs e times less (20)",
     )
     parser.add_argument("--generations", metavar="N", type=int, help="search: how many (12)")
     parser.add_argument("--population", metavar="N", type=int, help="search: of how many (16)")

@@ -248,18 +248,18 @@ class _Work:
         stages, count = job.blueprint.stages, len(self.reads)
         parts = parted(job.feeds[Purpose.VALIDATE], wanted)
         evaluation = Evaluation(context, stages)
-        weights, chose = uniform(count), False
+        weights = uniform(count)
         if self._rule == METRIC:
             step = self._watch("losses of the states", count * evaluation.hops)
             losses = evaluation.losses(
                 self.reads, parts.choosing, step, sizes=sizes_of(parts.choosing)
             )
-            weights, chose = by_metric(losses, self._options["penalty"]), True
+            weights = by_metric(losses, self._options["penalty"])
         if self._rule == SEARCH:
             size = job.blueprint.parameters * (8 if config.precision == "fp64" else 4)
             self._check_room((count + 2) * size)
             here = [held(read, stages) for read in self.reads]
-            weights, chose = self._searched(Evaluation(context, stages, held=True), here, parts)
+            weights = self._searched(Evaluation(context, stages, held=True), here, parts)
             del here
         several = [*self.reads, combined(self.reads, weights)]
         step = self._watch("losses to report", len(several) * evaluation.hops)
@@ -272,13 +272,13 @@ class _Work:
                 "has states that went too far; merge a run that was stopped before, or by --rule "
                 f"{METRIC}"
             )
-        chosen = identities(parts.choosing) if chose else ()
+        chosen = identities(parts.choosing) if self._rule != UNIFORM else ()
         report = identities(parts.reporting)
         return weights, _Report(tuple(losses), loss, tuple(chosen), tuple(report))
 
     def _searched(
         self, evaluation: Evaluation, states: Sequence[Weights], parts: Parts
-    ) -> tuple[tuple[float, ...], bool]:
+    ) -> tuple[float, ...]:
         sizes = sizes_of(parts.choosing)
         tried = trials(len(states), **self._options)
         step = self._watch("search", tried * evaluation.hops)
@@ -287,7 +287,7 @@ class _Work:
             made = [combined(states, weights)]
             return evaluation.losses(made, parts.choosing, step, sizes=sizes)[0]
 
-        return search(len(states), loss, evaluation.seed, **self._options).weights, True
+        return search(len(states), loss, evaluation.seed, **self._options).weights
 
     def _check_room(self, wanted: int) -> None:
         free = available()

@@ -21,6 +21,7 @@ from checkfree.core.records import of_kind
 from checkfree.messages.control import RESUME, Purpose
 from checkfree.runtime import store as stores
 from checkfree.runtime.files import DiskFiles
+from checkfree.runtime.folder import locked
 from checkfree.runtime.store import Store
 from checkfree.session import merge as merging
 from checkfree.session.job import of_config
@@ -261,6 +262,11 @@ def test_an_average_that_is_there_already(run: Path, capsys: pytest.CaptureFixtu
     assert "merged/uniform stands there already" in refused(capsys, run, "--last=3")
     (run / "merged" / "uniform" / "manifest.json").unlink()  # half of one does not stand
     assert main(["merge", str(run), "--last=3", "--quiet"]) == 0
+
+
+def test_a_run_that_trains(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(run):
+        assert "is being trained by another process" in refused(capsys, run, "--last=2")
 
 
 def test_a_search_without_the_memory(

@@ -13,9 +13,10 @@ from checkfree.core.units import derive
 UNIFORM, METRIC, SEARCH = "uniform", "metric", "search"
 RULES = (UNIFORM, METRIC, SEARCH)
 
-PENALTY = 100.0
-"""Per nat: a state with a loss 0.01 higher weighs e times less. States of the end of a training lie
-some hundredths apart."""
+PENALTY = 20.0
+"""Per nat: a state with a loss 0.05 higher weighs e times less. The last states of a training lie
+some hundredths apart. Of a small LLaMa's last eight, at a constant learning rate, the mean had a
+loss of 2.314, with penalties of 10, 20, 50 and 100 it was 2.311, 2.308, 2.307 and 2.331."""
 
 GENERATIONS, POPULATION = 12, 16
 
