@@ -27,6 +27,7 @@ from checkfree.session import merge as merging
 from checkfree.session.job import of_config
 from checkfree.session.merging.averages import Evaluation
 from checkfree.session.merging.text import identities, parted
+from checkfree.session.saved import saved
 from checkfree.stage import Part, Stage
 from tests.contract.small import text, trace
 from tests.tiny import Body, Edge, batches
@@ -149,7 +150,7 @@ def test_only_the_course_that_the_run_took_is_merged(tmp_path: Path) -> None:
     tree = {**TREE, "data": data, "recovery": back, "failures": {"scenario": hits}}
     tree["resume"] = {"every": 4, "keep": 9}
     run = checkfree.train({**tree, "out": str(tmp_path / "run")}).folder
-    known = [(s.tick, s.iteration) for s in merging.saved(run)]
+    known = [(s.tick, s.iteration) for s in saved(run)]
     assert (8, 8) in known and (12, 9) in known
     states = merging._newest(run, 4, load_saved(run / "config.yaml"))
     assert [(s.tick, s.iteration) for s in states] == [(4, 4), (6, 6), (12, 9), (15, 12)]
@@ -280,7 +281,7 @@ def test_a_search_without_the_memory(
 def test_states_that_went_too_far(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Evaluation, "losses", lambda *given: [float("nan")] * 3)
+    monkeypatch.setattr(Evaluation, "losses", lambda *given, **more: [float("nan")] * 3)
     assert "has no finite loss, nothing was written" in refused(capsys, run, "--last=2")
     assert not (run / "merged").exists()
 
