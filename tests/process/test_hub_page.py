@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import re
 import runpy
 import shutil
 import subprocess
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,17 +16,22 @@ from transformers import AutoModelForCausalLM
 
 from checkfree.core.records import of_kind, read
 from tests.docs.commands import ROOT, commands, files
-from tests.process.command import end_of, finished, run
-from tests.process.test_swarm import PATIENT, begin, kill, swarm, trains
+from tests.process.command import checkfree_command, end_of, finished, run, start, wait_until
+from tests.process.test_swarm import PATIENT, begin, swarm, trains
 
 __all__ = ["swarm"]
 
 PAGE = ROOT / "docs" / "hub.md"
 
 
+def succeeds(folder: Path, words: Sequence[str]) -> bool:
+    """A command: not as long as nobody has taken the seat that it names."""
+    return finished(start(folder, checkfree_command(*words)), None).returncode == 0
+
+
 def test_its_commands_in_their_order(swarm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(swarm)
-    shutil.copytree(Path(json.__file__).parent, swarm / "text")
+    shutil.copytree(Path(asyncio.__file__).parent, swarm / "text")
     for name, text in re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL):
         (swarm / name).write_text(text)
     for name, text in files(PAGE):
@@ -36,9 +43,9 @@ def test_its_commands_in_their_order(swarm: Path, monkeypatch: pytest.MonkeyPatc
             case ["swarm", "up", *_]:
                 (swarm / "run").symlink_to("runs/hub")
                 up = begin(swarm, *words, "--quiet", PATIENT, "iterations=100000", tick=3)
-            case ["swarm", "kill", _, seat]:
+            case ["swarm", "kill", *_]:
                 assert up is not None
-                kill(swarm, up, seat)
+                wait_until(partial(succeeds, swarm, words), up)
                 trains(swarm, up, 2)
             case _:
                 if up is not None:
