@@ -142,8 +142,8 @@ def blocks_of_stage(config: ModelConfig, i: int, stages: int) -> range:
     each, rest = divmod(config.blocks, max(1, stages))
     if rest or stages < 1:
         raise ValueError(
-            f"stages is {stages}, which does not cut the {config.blocks} blocks into equal parts: "
-            f"choose among {_divisors(config.blocks)}, or have unequal ones by cut=auto"
+            f"stages is {stages}, which does not cut model.blocks {config.blocks} into equal "
+            f"parts: choose among {_divisors(config.blocks)}, or have unequal ones by cut=auto"
         )
     return range((i - 1) * each, i * each) if i else range(0)
 

@@ -33,6 +33,7 @@ from .folder import Folder
 
 try:
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.initialization import no_init_weights
     from transformers.utils import logging
@@ -356,14 +357,47 @@ def _empty(theirs: Any, mine: range) -> Any:
 
 
 def _loaded(config: ModelConfig, theirs: Any, mine: range) -> Any:
-    """From a folder's safetensors, of which only this stage's tensors are read."""
+    """From a folder's safetensors, of which only this stage's tensors are read: one after the other
+    where the family is saved as it is computed, else as transformers turns them into that."""
     folder = hub.held(config)
+    shell = _empty(theirs, mine)
+    tied, kept = shell.all_tied_weights_keys, shell.state_dict()
+    wanted = {name: tensor.shape for name, tensor in kept.items() if name not in tied}
+    if not get_model_conversion_mapping(shell, add_legacy=False):
+        found = Folder(folder)
+        if wanted.keys() <= found.names:
+            return _read(shell, found, wanted, not mine)
     how: Any = {"config": theirs, "dtype": torch.float32, "output_loading_info": True}
     with _quiet():
         shell, info = cut(theirs, mine).from_pretrained(folder, use_safetensors=True, **how)
     if info["missing_keys"]:  # transformers would draw them, and warn
         raise ValueError(f"{folder} has no {min(info['missing_keys'])}: give a folder that has")
     return shell._apply(torch.clone).train()  # it maps the files, to which someone may write
+
+
+@torch.no_grad()
+def _read(shell: Any, folder: Folder, wanted: Mapping[str, torch.Size], edge: bool) -> Any:
+    """With these tensors of a folder, in fp32, and whatever else the family makes of nothing."""
+    for name, shape in wanted.items():
+        if folder.shape(name) != tuple(shape):
+            raise ValueError(
+                f"{folder.path}: {name} has shape {list(folder.shape(name))}, expected "
+                f"{list(shape)}: config.json is that of another model"
+            )
+        if not folder.dtype(name).is_floating_point:
+            raise ValueError(
+                f"{folder.path}: {name} is {folder.dtype(name)}, and only floating-point numbers "
+                "can train: get the model that it was quantized from"
+            )
+    shell.to_empty(device="cpu")
+    if edge:
+        shell.tie_weights()
+    kept = shell.state_dict(keep_vars=True)
+    for name in wanted:
+        kept[name].copy_(folder.read(name))
+        kept[name]._is_hf_initialized = True
+    shell.initialize_weights()  # buffers that no file has
+    return shell.train()
 
 
 def _drawn(theirs: Any, mine: range) -> Any:

@@ -87,7 +87,7 @@ BAD = {
     "costs without auto": ({"cut": [2, 3], "layer_costs": [1] * 5}, "layer_costs is for cut=auto"),
     "too few costs": ({"cut": "auto", "layer_costs": [1, 2]}, "expected 5 numbers of 0 or more"),
     "a cost of text": ({"cut": "auto", "layer_costs": ["a"] * 5}, "expected 5 numbers"),
-    "without a cut": ({}, "does not cut the 5 blocks into equal parts: .* by cut=auto"),
+    "without a cut": ({}, "does not cut model.blocks 5 into equal parts: .* by cut=auto"),
     "neighbours": (
         {"cut": [2, 3], "recovery": "checkfree"},
         "makes a lost stage of its neighbours, and body stage 2 has blocks.2",

@@ -26,11 +26,11 @@ def fleet(link: Link, **changes: object) -> Fleet:
 
 def sizes(stages: int, activation: int = 0, params: int = 0) -> Sizes:
     none, same = (0,) * (stages + 1), (params,) * (stages + 1)
-    return Sizes("test", activation, activation, same, none, none, 0.0, 0.0, 0.0)
+    return Sizes("test", activation, activation, same, none, none, 0.0, (0.0,) * stages, 0.0)
 
 
 def pace(stages: int, step: float = 0.0, overhead: float = 0.0) -> ComputePace:
-    return ComputePace(NOTHING, BODY, NOTHING, (step,) * (stages + 1), overhead)
+    return ComputePace(NOTHING, (BODY,) * stages, NOTHING, (step,) * (stages + 1), overhead)
 
 
 def routes(stages: int, microbatches: int, replicas: int = 1) -> tuple[Route, ...]:

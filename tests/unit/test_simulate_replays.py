@@ -33,11 +33,11 @@ def fleet(link: Link, **changes: object) -> Fleet:
 
 def sizes(stages: int, activation: int = 0, params: int = 0) -> Sizes:
     none, same = (0,) * (stages + 1), (params,) * (stages + 1)
-    return Sizes("test", activation, activation, same, none, none, 0.0, 0.0, 0.0)
+    return Sizes("test", activation, activation, same, none, none, 0.0, (0.0,) * stages, 0.0)
 
 
 def pace(stages: int, step: float = 0.0) -> ComputePace:
-    return ComputePace(NOTHING, BODY, NOTHING, (step,) * (stages + 1))
+    return ComputePace(NOTHING, (BODY,) * stages, NOTHING, (step,) * (stages + 1))
 
 
 def copy(owner: Address, holder: Address, version: int = 4) -> Push:
