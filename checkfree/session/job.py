@@ -38,8 +38,8 @@ from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import Blueprint, check_pretrained, of_family, of_modules
 from checkfree.session.due import DueFailures
 from checkfree.session.initial import Initial, digest_of, first_batch, kept, taken_over
+from checkfree.session.kept_tokenizer import with_kept_tokenizer
 from checkfree.session.memory import check_fits
-from checkfree.session.own_tokenizer import with_own_tokenizer
 from checkfree.session.saved import USER
 from checkfree.session.sizes import OWN, named_sizes
 from checkfree.session.tensors import check_range
@@ -114,7 +114,7 @@ def of_config(
     Raises BadInput, also for a Config made by hand that no run can take."""
     check(config)
     scheduler_of(config)  # before anything is written
-    config = with_own_tokenizer(config, folder)
+    config = with_kept_tokenizer(config, folder)
     if whole:
         check_fits(config)
     check_pretrained(config.model, "a run that goes on takes model.path=, where they are now")

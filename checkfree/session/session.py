@@ -47,9 +47,9 @@ from checkfree.session.assemble import Assembly, assemble
 from checkfree.session.equipment import equipment
 from checkfree.session.initial import with_way_back
 from checkfree.session.job import Job, check_same, versions_of, write_places
+from checkfree.session.kept_tokenizer import keep_tokenizer
 from checkfree.session.log_disk import check_log_disk
 from checkfree.session.merging.running import keep_average
-from checkfree.session.own_tokenizer import keep_tokenizer
 from checkfree.session.snapshot import Snapshot, newest
 from checkfree.session.terms import kept_of, seats, terms_of
 from checkfree.session.trial import try_out

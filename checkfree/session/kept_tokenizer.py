@@ -36,7 +36,7 @@ def keep_tokenizer(config: Config, data: Mapping[str, Any], folder: Path) -> Non
         write_whole(folder / folders.TOKENIZER / name, content)
 
 
-def with_own_tokenizer(config: Config, folder: Path) -> Config:
+def with_kept_tokenizer(config: Config, folder: Path) -> Config:
     """The configuration of a run that goes on in ``folder``, if it does, with its own tokenizer: if
     it has a whole copy, and nobody has named another place since. Raises BadInput."""
     copy = folder / folders.TOKENIZER

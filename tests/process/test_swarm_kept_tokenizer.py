@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from checkfree.core.records import of_kind, read
-from tests.contract.test_own_tokenizer import tokenizer
+from tests.contract.test_kept_tokenizer import tokenizer
 from tests.process.command import end_of, finished, losses, run, start_until
 
 pytestmark = pytest.mark.skipif(

@@ -163,11 +163,11 @@ def test_a_new_run_takes_the_folder_of_an_old_one(run: Path, once: tuple[Path, A
 def test_a_tokenizer_that_changes_as_a_run_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from checkfree.session import own_tokenizer
+    from checkfree.session import kept_tokenizer
 
     tokenizer(tmp_path / "model")
     found = {"tokenizer.json": b"{}"}
-    monkeypatch.setattr(own_tokenizer, "files_of", lambda path: found)
+    monkeypatch.setattr(kept_tokenizer, "files_of", lambda path: found)
     with pytest.raises(BadInput, match="was changed while the run was about to begin"):
         checkfree.train(small(tmp_path / "run", settings(tmp_path)))
     assert not (tmp_path / "run" / "records.jsonl").exists()
