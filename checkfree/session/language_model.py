@@ -149,11 +149,14 @@ def _filled(
         except ValueError as error:
             raise BadInput(str(error)) from None
         widest = max((t.dtype for t in mine.values() if t.is_floating_point()), key=_bits)
-        module.to(widest)
-        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        kept = module.to(widest).state_dict(keep_vars=True)
+        # A tensor that has two names, as one that is tied, is saved under one of them.
+        names = {id(kept[name]): name for name in sorted(kept, key=mine.__contains__)}
+        if lacks := {*names.values()} - mine.keys():
+            raise BadInput(f"stage {stage} lacks {min(lacks)}: that is another model")
         with torch.no_grad():
-            for name, tensor in mine.items():
-                own[name].copy_(tensor)
+            for name in names.values():
+                kept[name].copy_(mine[name])
         modules.append(module.eval())
     return modules
 
