@@ -3,8 +3,10 @@ them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from checkfree.core.errors import BadInput
 from checkfree.core.records import RECORDS
@@ -17,6 +19,13 @@ from checkfree.session.blueprint import family_of
 MODEL_CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
 _NEEDED = ("to_transformers", "from_transformers", "transformers_config", "model_config")
+_ASIDE = frozenset(
+    {
+        *("dtype", "torch_dtype", "architectures", "transformers_version", "_name_or_path"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "output_router_logits"),
+    }
+)
+"""Keys of config.json of which no logit depends."""
 _SHAPE = ("width", "heads", "kv_heads", "hidden", "blocks", "context", "vocabulary", "tied")
 
 
@@ -52,6 +61,18 @@ def check_shape(model: ModelConfig, theirs: ModelConfig, family: Family) -> None
             raise BadInput(
                 f"model.{key}={written(ours)}, the folder has {name} {written(wanted)}: set "
                 f"model.{key}={written(wanted)}"
+            )
+
+    _check_architecture(model.architecture or {}, theirs.architecture or {})
+
+
+def _check_architecture(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """What only config.json tells of a model of the Hub: as one rotary base, or what it scales."""
+    for key in sorted((ours.keys() | theirs.keys()) - _ASIDE):
+        if ours.get(key) != theirs.get(key):
+            raise BadInput(
+                f"config.json of the folder has {key}={theirs.get(key)!r}, and that of this model "
+                f"has {ours.get(key)!r}: give the folder's own, model.config=FOLDER/config.json"
             )
 
 

@@ -98,7 +98,7 @@ def _write(
     family: Family,
     dtype: str | None,
 ) -> Exported:
-    parameters, types = 0, set[torch.dtype]()
+    types = set[torch.dtype]()
     for stage in range(state.stages + 1):
         loaded = state.load(stage)
         mine: Mapping[str, Tensor] = {**loaded.params, **loaded.buffers}
@@ -110,7 +110,6 @@ def _write(
                 n: t.to(DTYPES[dtype]) if t.is_floating_point() else t for n, t in theirs.items()
             }
         draft.shard(stage + 1, state.stages + 1, theirs)
-        parameters += sum(tensor.numel() for tensor in theirs.values())
         types |= {tensor.dtype for tensor in theirs.values() if tensor.is_floating_point()}
         del theirs
     written = str(max(types, key=lambda d: d.itemsize)).removeprefix("torch.")
@@ -119,12 +118,14 @@ def _write(
         if name != GENERATION_CONFIG:
             draft.write(name, data)
     tree = _with_ends(family.transformers_config(model), state.began["data"].get("separator"))
+    tree.pop("torch_dtype", None)  # as it was called before
     draft.write_json(MODEL_CONFIG, {**tree, "dtype": written})
     ends = {key: tree.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     known = {key: value for key, value in ends.items() if value is not None}
     draft.write_json(GENERATION_CONFIG, {"_from_model_config": True, **known})
     card = model_card(state, read(state.run), to.name, written)
     draft.write(README, card.encode())
+    parameters = int(state.began["parameters"])
     return Exported(to, state.iteration, parameters, written, state.stages + 1, lacking)
 
 

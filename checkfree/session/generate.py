@@ -52,7 +52,7 @@ def _tokens(
             # A vocabulary may be larger than its tokenizer, for want of an odd number.
             logits = model.logits(window)[0, -1, : model.codec.vocabulary]
         token = next_token(logits, temperature, top_p, generator)
-        if token == model.codec.end:
+        if token in model.ends:
             return
         known.append(token)
         yield token

@@ -169,6 +169,9 @@ def _of_folder(config: Config, data: Mapping[str, Any], layout: LayoutOf, path: 
             {name: found[name].to(here.dtype(wanted)) for name, wanted in of.items()}
             for of in (here.params(stage), here.buffers(stage))
         )
+        for name, tensor in params.items():
+            if not bool(tensor.isfinite().all()):
+                raise BadInput(f"{told}: {here.whole(stage, name)} is not finite: get it again")
         return StageState(params, buffers, {}, version=0)
 
     try:

@@ -25,7 +25,7 @@ from checkfree.models.folder import Folder
 from checkfree.models.hub import FRESH, HF
 from checkfree.runtime.process import settled
 from checkfree.session.blueprint import family_of
-from checkfree.session.exchange import MODEL_CONFIG, is_model_folder
+from checkfree.session.exchange import GENERATION_CONFIG, MODEL_CONFIG, is_model_folder
 from checkfree.session.export import tokenizer_of_run, trained
 from checkfree.session.saved import SavedState, saved_state
 
@@ -46,6 +46,8 @@ class LanguageModel:
     codec: TextCodec
     context: int
     """Tokens that it has been trained to look back on."""
+    ends: frozenset[int] = frozenset()
+    """Tokens that end a text."""
     state: SavedState | None = None
 
 
@@ -79,11 +81,13 @@ def _of_run(state: SavedState, allow: Collection[str]) -> LanguageModel:
         tensors.append({**loaded.params, **loaded.buffers})
         del loaded
     modules = _filled(made, model, tensors)
+    codec = _codec(state, config)
     return LanguageModel(
         f"{state.run}, iteration {state.iteration}",
         _chained(modules, model),
-        _codec(state, config),
+        codec,
         model.context,
+        _ends(codec),
         state,
     )
 
@@ -122,14 +126,26 @@ def _of_folder(path: Path) -> LanguageModel:
         try:
             model = made.model_config(tree)
         except ValueError:
-            return _of_transformers(path, tree, codec)  # alike, but not exactly
+            return _of_transformers(folder, tree, codec)  # alike, but not exactly
         try:
             tensors = [made.from_transformers(model, 1, stage, folder) for stage in (0, 1)]
         except ValueError as error:
             raise BadInput(str(error)) from None
         modules = _filled(made, model, [_at_least_fp32(stage) for stage in tensors])
-        return LanguageModel(str(path), _chained(modules, model), codec, model.context)
-    return _of_transformers(path, tree, codec)
+        logits, context = _chained(modules, model), model.context
+        return LanguageModel(str(path), logits, codec, context, _ends(codec, folder))
+    return _of_transformers(folder, tree, codec)
+
+
+def _ends(codec: TextCodec, folder: Folder | None = None) -> frozenset[int]:
+    """The separator, and what a model's folder names beside it: of a chat model, the end of a turn.
+    Raises BadInput."""
+    found: list[Any] = [codec.end]
+    for name in (GENERATION_CONFIG, MODEL_CONFIG):
+        if folder is not None and (folder.path / name).is_file():
+            said = folder.json(name).get("eos_token_id")
+            found += said if isinstance(said, list) else [said]
+    return frozenset(token for token in found if type(token) is int)
 
 
 def _at_least_fp32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -149,11 +165,14 @@ def _filled(
         except ValueError as error:
             raise BadInput(str(error)) from None
         widest = max((t.dtype for t in mine.values() if t.is_floating_point()), key=_bits)
-        module.to(widest)
-        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        kept = module.to(widest).state_dict(keep_vars=True)
+        # A tensor that has two names, as one that is tied, is saved under one of them.
+        names = {id(kept[name]): name for name in sorted(kept, key=mine.__contains__)}
+        if lacks := {*names.values()} - mine.keys():
+            raise BadInput(f"stage {stage} lacks {min(lacks)}: that is another model")
         with torch.no_grad():
-            for name, tensor in mine.items():
-                own[name].copy_(tensor)
+            for name in names.values():
+                kept[name].copy_(mine[name])
         modules.append(module.eval())
     return modules
 
@@ -180,9 +199,9 @@ def _chained(modules: Sequence[nn.Module], model: ModelConfig) -> Callable[[Tens
     return logits
 
 
-def _of_transformers(path: Path, tree: Mapping[str, Any], codec: TextCodec) -> LanguageModel:
+def _of_transformers(folder: Folder, tree: Mapping[str, Any], codec: TextCodec) -> LanguageModel:
     """Computed by the package transformers. Nothing is downloaded, and no code of a folder runs."""
-    kind = tree.get("model_type")
+    path, kind = folder.path, tree.get("model_type")
     try:
         transformers: Any = import_module("transformers")
     except ImportError:
@@ -215,4 +234,4 @@ def _of_transformers(path: Path, tree: Mapping[str, Any], codec: TextCodec) -> L
         return found
 
     longest = next((tree[key] for key in LONGEST if type(tree.get(key)) is int), 1024)
-    return LanguageModel(str(path), logits, codec, longest)
+    return LanguageModel(str(path), logits, codec, longest, _ends(codec, folder))

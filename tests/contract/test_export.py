@@ -242,6 +242,19 @@ def test_cut_another_way_it_goes_on_with_the_same_loss(
     assert (init["run"], init["kind"]) == (str(tmp_path / "model"), "folder")
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt tied"])
+def test_of_stages_that_are_unequal(home: Path, tmp_path: Path, name: str) -> None:
+    checkfree.export(home / "runs" / name, to=tmp_path / "model")
+    uneven = {"cut": [1, 3], "recovery": "none", "failures": {"scenario": "none"}}
+    change = {"init": {"run": str(tmp_path / "model")}, "model": FAMILIES[name], "iterations": 1}
+    run = train(home, tmp_path / "run", uneven, change)
+    last = of_kind(checkfree.read(home / "runs" / name), "validation")[-1]["loss"]
+    assert losses(run, "validation")[0] == pytest.approx(last, abs=1e-6)
+    checkfree.export(tmp_path / "run", to=tmp_path / "out")
+    found = validated(loaded(tmp_path / "out"), data_of(tmp_path / "run"))
+    assert found == pytest.approx(losses(run, "validation")[-1], abs=1e-6)
+
+
 def test_once_begun_the_folder_may_go(home: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     checkfree.export(home / "runs/llama", to=model, dtype="bf16")
@@ -272,6 +285,13 @@ def _edit(change: dict[str, Any]) -> Callable[[Path], None]:
     return edit
 
 
+def _overflow(model: Path) -> None:
+    """The weights of a training that went too far."""
+    file = model / "model-00002-of-00003.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-4] + b"\x00\x00\xc0\x7f")
+
+
 def _nothing(model: Path) -> None:
     pass
 
@@ -299,6 +319,7 @@ def _truncate(model: Path) -> None:
         ),
         (_edit({"rms_norm_eps": 1e-5}), {}, "rms_norm_eps=1e-05.*model.family=hf can train it"),
         (_edit({"num_hidden_layers": 2}), {"model": {"blocks": 2}}, "has no place for: that is an"),
+        (_overflow, {}, r"model\.layers\.1\.\S+ is not finite: get it again"),
         (_truncate, {}, "model-00002-of-00003.safetensors is damaged"),
         (lambda m: (m / "model-00003-of-00003.safetensors").unlink(), {}, "00003.safetensors is m"),
         (lambda m: (m / "config.json").write_text("{"), {}, "config.json is damaged"),

@@ -209,11 +209,11 @@ def _fixed(favourite: int) -> LanguageModel:
         found[..., favourite] = 100.0
         return found
 
-    return LanguageModel("fixed", logits, bytes_codec(), 8)
+    return LanguageModel("fixed", logits, bytes_codec(), 8, frozenset({0, 99}))
 
 
 def test_it_ends_where_the_text_does_and_looks_back_no_further_than_it_may() -> None:
-    assert said(_fixed(0)) == ""
+    assert said(_fixed(0)) == said(_fixed(99)) == ""
     assert said(_fixed(97), b"x" * 50, tokens=5) == "aaaaa"
 
 
@@ -385,6 +385,13 @@ def test_the_commands(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "iteration 10, on validation text:\nloss " in capsys.readouterr().out
     assert main(["evaluate", str(home / "llama"), "--threads", "0"]) == 2
     assert "--threads=0: expected a whole number" in capsys.readouterr().err
+
+
+def test_a_folder_names_all_tokens_that_end_a_text(home: Path, tmp_path: Path) -> None:
+    assert open_model(home / "llama").ends == open_model(home / "llama-out").ends == {0}
+    folder = _copied(home, tmp_path / "model")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [10, 101]}')
+    assert open_model(folder).ends == {0, 10, 101}
 
 
 def test_codecs_are_of_the_run(home: Path, tmp_path: Path) -> None:

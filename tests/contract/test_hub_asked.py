@@ -1,0 +1,74 @@
+"""Runs of a model of the Hub, asked and measured; and begun with one, by ``init``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import checkfree
+from checkfree.core.errors import BadInput
+from checkfree.session.evaluate import evaluate
+from checkfree.session.generate import continued
+from checkfree.session.language_model import open_model
+from tests.contract.hub_models import CONTEXT, VOCABULARY, folder_with
+from tests.contract.test_hub_runs import hub_run, undrawn
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from transformers import AutoModelForCausalLM
+
+__all__ = ["undrawn"]  # for all tests here, too
+
+NAMES = ["llama tied", "gemma3", "mixtral"]
+
+
+def trained(tmp_path: Path, out: str, *changes: dict[str, Any]) -> checkfree.Run:
+    return checkfree.train(hub_run(tmp_path, out, {"stages": 2, "iterations": 2}, *changes))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_is_asked_whose_folder_is_gone_and_one_begins_with_its_export(
+    name: str, tmp_path: Path
+) -> None:
+    folder_with(name, tmp_path / "model")
+    trained(tmp_path, "run")
+    made = checkfree.export(tmp_path / "run", to=tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert made.parameters == sum(p.numel() for p in model.parameters())
+    shutil.rmtree(tmp_path / "model")
+    run, out = open_model(tmp_path / "run"), open_model(tmp_path / "out")
+    ids = torch.randint(VOCABULARY, (2, CONTEXT), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(run.logits(ids), model(ids).logits)
+        assert torch.allclose(out.logits(ids), run.logits(ids), atol=1e-5)
+    assert "".join(continued(run, b"The", tokens=5)) == "".join(continued(out, b"The", tokens=5))
+    texts = [evaluate(one, tmp_path / "text", most=400, context=CONTEXT) for one in (run, out)]
+    assert texts[0].loss == pytest.approx(texts[1].loss, abs=1e-5)
+    path = {"path": str(tmp_path / "out")}
+    config = {"path": None, "config": str(tmp_path / "out/config.json")}
+    init = {"init": {"run": str(tmp_path / "out")}, "model": config, "stages": 4}
+    one, other = (
+        trained(tmp_path, f"again-{place}", change)
+        for place, change in enumerate(({"model": path}, init))
+    )
+    assert one.losses == pytest.approx(other.losses, abs=1e-5)
+
+
+def test_another_model_of_equal_shapes_is_refused(tmp_path: Path) -> None:
+    folder_with("llama", tmp_path / "model")
+    tree = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "other.json").write_text(json.dumps(tree | {"rms_norm_eps": 1e-3}))
+    config = {"path": None, "config": str(tmp_path / "other.json")}
+    change = {"model": config, "init": {"run": str(tmp_path / "model")}}
+    with pytest.raises(BadInput, match=r"rms_norm_eps=1e-06, and that of this model has 0\.001"):
+        trained(tmp_path, "run", change)
+    narrower = json.dumps(tree | {"hidden_size": 16})
+    (tmp_path / "other.json").write_text(narrower)
+    with pytest.raises(BadInput, match=r"model\.width=16, the folder has .* 32"):
+        trained(tmp_path, "run", change)
