@@ -164,7 +164,8 @@ def prepared(
             raise
         say(f"has every seat but stage 0, which reads data: {error}")
         feeds, reads = {}, False
-    context = replace(make_worker_context(config, blueprint, feeds), strangers=True)
+    made = make_worker_context(config, blueprint, feeds)
+    context = replace(made, strangers=True, shares_memory=False)
     warm_up(context, config.devices[0])
     facts = equipment(config)
     return NodeResources(context, limits_of(config), config.threads, facts, reads)
