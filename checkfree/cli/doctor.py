@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkfree.cli.arguments import BAD_INPUT, DONE, Commands, takes_config
-from checkfree.cli.swarm.shared import ANYWHERE, as_joiner, check_machine, secret_of
+from checkfree.cli.swarm.shared import (
+    ANYWHERE,
+    as_joiner,
+    check_machine,
+    secret_of,
+    takes_log_path,
+)
 from checkfree.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -39,6 +45,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--token", metavar="T", help="its token; or set CHECKFREE_TOKEN, or:")
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="a file with the token")
     parser.add_argument("--data-path", metavar="PATH", help="where its data are on this machine")
+    takes_log_path(parser)
     parser.set_defaults(run=_doctor, shows=True)
 
 
@@ -100,7 +107,9 @@ def _inquire(arguments: argparse.Namespace, secret: bytes) -> str:
     with _entering(arguments, secret) as (workdir, entry):
         from checkfree.session.swarm.member import NodeOptions, inquire
 
-        return inquire(workdir, entry, NodeOptions(data=arguments.data_path))
+        return inquire(
+            workdir, entry, NodeOptions(data=arguments.data_path, logs=arguments.log_path)
+        )
 
 
 def _called_back(arguments: argparse.Namespace, secret: bytes) -> str:

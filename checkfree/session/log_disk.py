@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,7 +21,9 @@ from checkfree.runtime.swarm.told import tell
 from checkfree.session.sizes import log_bytes, own_sizes
 from checkfree.worker.log import Log, SentLog
 
-MEND = "give a folder on a local disk, or null, which keeps in memory what seats have sent"
+OTHER = "a folder on a local disk, or null, which keeps in memory what seats have sent"
+IN_MEMORY = "null"
+"""As a node says it that has no folder for its logs."""
 
 
 def log_folder(recovery: RecoveryConfig) -> Path | None:
@@ -35,10 +38,22 @@ def log_maker(recovery: RecoveryConfig) -> Callable[[], Log]:
     return SentLog if folder is None else lambda: DiskLog(folder, say)
 
 
-def check_log_disk(config: Config, seats: int, *, measured: bool = True) -> str:
+def logging_to(config: Config, folder: str | None) -> Config:
+    """A run's configuration on a node that has its own ``folder`` for logs, or keeps them
+    IN_MEMORY; None: that of the run."""
+    if folder is None:
+        return config
+    path = None if folder == IN_MEMORY else folder
+    return replace(config, recovery=replace(config.recovery, log_path=path))
+
+
+def check_log_disk(
+    config: Config, seats: int, *, measured: bool = True, joins: bool = False
+) -> str:
     """What the logs of so many seats on this machine may take there, in words; "": nothing is
-    written. ``measured``: the stages are of a built-in model, whose bytes are known. Raises
-    BadInput if the folder is none that can be written to, or the disk has less than that."""
+    written. ``measured``: the stages are of a built-in model, whose bytes are known; ``joins``: the
+    run is another machine's, and this one a node of it. Raises BadInput if the folder is none that
+    can be written to, or the disk has less than that."""
     folder = log_folder(config.recovery)
     if folder is None:
         return ""
@@ -47,14 +62,19 @@ def check_log_disk(config: Config, seats: int, *, measured: bool = True) -> str:
             free = shutil.disk_usage(folder).free
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        raise BadInput(f"recovery.log_path={folder}: {why} (on this machine): {MEND}") from None
+        give = "--log-path gives" if joins else "give"
+        raise BadInput(
+            f"recovery.log_path={folder}: {why} (on this machine): {give} {OTHER}"
+        ) from None
     given = config.recovery.log_memory
     log = log_bytes(config, own_sizes(config)) if measured else 0 if given == AUTO else given
     wanted = seats * most_bytes(log)
     told = f"{render_bytes(wanted)} for the logs of {seats} seats, {render_bytes(free)} free"
     if wanted > free:
-        raise BadInput(
-            f"recovery.log_path={folder}: {told}: make room, give a folder on a larger disk, or "
-            "lower recovery.log_memory"
+        mend = (
+            "give --log-path a folder on a larger disk, or take fewer --seats"
+            if joins
+            else "give a folder on a larger disk, or lower recovery.log_memory"
         )
+        raise BadInput(f"recovery.log_path={folder}: {told}: make room, {mend}")
     return f"{told} in {folder}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkfree.cli.arguments import AGAIN, Commands, takes_allow
-from checkfree.cli.swarm.shared import ANYWHERE, as_joiner, seconds, secret_of
+from checkfree.cli.swarm.shared import ANYWHERE, as_joiner, seconds, secret_of, takes_log_path
 from checkfree.core.errors import BadInput
 from checkfree.runtime.swarm.told import tell
 
@@ -47,6 +47,7 @@ def add(actions: Commands) -> None:
         metavar="PATH",
         help="where data.path of the run is on this machine; only who has stage 0 needs data",
     )
+    takes_log_path(parser)
     parser.add_argument(
         "--listen",
         default=ANYWHERE,
@@ -91,7 +92,12 @@ def _run(arguments: argparse.Namespace) -> int:
     with as_joiner("join", arguments.address, secret, arguments.listen) as (workdir, entry):
         from checkfree.session.swarm.member import NodeOptions, StartAgain, join
 
-        options = NodeOptions(arguments.seats, data=arguments.data_path, device=arguments.device)
+        options = NodeOptions(
+            arguments.seats,
+            data=arguments.data_path,
+            device=arguments.device,
+            logs=arguments.log_path,
+        )
         options = replace(options, host=host or options.host, zone=zone)
         entry = replace(
             entry,

@@ -56,7 +56,7 @@ from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import of_family
 from checkfree.session.equipment import equipment
 from checkfree.session.job import Feeds, any_config, of_config
-from checkfree.session.log_disk import check_log_disk
+from checkfree.session.log_disk import IN_MEMORY, check_log_disk, log_folder, logging_to
 from checkfree.session.memory import available, room_for, seat_bytes
 from checkfree.session.swarm.limits import limits_of
 from checkfree.session.swarm.release import PACKAGE, offered, packages_of, release
@@ -127,13 +127,15 @@ class JoinOptions:
 @dataclass(frozen=True)
 class NodeOptions:
     """What whoever starts a node asks for. ``seats``: at most; None: what memory is good for, 0: a
-    spare. ``data``: where the run's data are here; None: where the run has them."""
+    spare. ``data``: where the run's data are here; None: where the run has them. ``logs``: the
+    folder that logs are written to here, see ``logging_to``."""
 
     seats: int | None = None
     host: str = field(default_factory=lambda: socket.gethostname()[:LONGEST_NAME])
     zone: str = ""
     data: str | None = None
     device: str | None = None
+    logs: str | None = None
 
 
 # --- what a run needs here -----------------------------------------------------------------------
@@ -150,7 +152,10 @@ def prepared(
     neither of checkfree nor allowed here."""
     config = permitted(any_config(run["config"]), allow)
     config = replace(config, devices=(_device(config, options.device),))
-    check_log_disk(config, max(1, options.seats or 1))
+    config = logging_to(config, options.logs)
+    if options.logs not in (None, IN_MEMORY) and log_folder(config.recovery) is None:
+        say(f"nothing is written to {options.logs}: this run keeps no logs")
+    check_log_disk(config, max(1, options.seats or 1), joins=True)
     if options.data is not None:
         config = replace(config, data=replace(config.data, path=options.data))
         check_data_keys(config.data, {"path"})
@@ -225,7 +230,7 @@ def node_of(
 ) -> Node:
     """As we apply. Raises StartAgain if there is no memory for a seat, and BadInput if there is not
     the disk for the logs of all."""
-    config = permitted(any_config(run["config"]), allow)
+    config = logging_to(permitted(any_config(run["config"]), allow), options.logs)
     count, reserve = options.seats, options.seats == 0
     if count is None and (options.device or config.devices[0]).startswith("cuda"):
         count = 1
@@ -237,7 +242,7 @@ def node_of(
                 f"{render_bytes(seat_bytes(config))} for a seat, {render_bytes(free)} available: "
                 "not enough memory now; --seats 1 tries all the same"
             )
-    check_log_disk(config, max(1, count))
+    check_log_disk(config, max(1, count), joins=True)
     name = secrets.token_hex(8)
     host, zone = options.host, options.zone
     return Node(name, host, zone, max(1, count), reserve, resources.reads)
