@@ -22,6 +22,7 @@ from checkfree.session.sizes import log_bytes, own_sizes
 from checkfree.worker.log import Log, SentLog
 
 OTHER = "a folder on a local disk, or null, which keeps in memory what seats have sent"
+LESS = "lower recovery.log_memory"
 IN_MEMORY = "null"
 """As a node says it that has no folder for its logs."""
 
@@ -48,12 +49,18 @@ def logging_to(config: Config, folder: str | None) -> Config:
 
 
 def check_log_disk(
-    config: Config, seats: int, *, measured: bool = True, joins: bool = False
+    config: Config,
+    seats: int,
+    *,
+    measured: bool = True,
+    give: str = "give",
+    less: str = LESS,
 ) -> str:
     """What the logs of so many seats on this machine may take there, in words; "": nothing is
-    written. ``measured``: the stages are of a built-in model, whose bytes are known; ``joins``: the
-    run is another machine's, and this one a node of it. Raises BadInput if the folder is none that
-    can be written to, or the disk has less than that."""
+    written. ``measured``: the stages are of a built-in model, whose bytes are known. Raises
+    BadInput if the folder is none that can be written to, or the disk has less than that; how to
+    ``give`` another there, and how its logs become ``less`` ("": they can't), depends on what is to
+    be done."""
     folder = log_folder(config.recovery)
     if folder is None:
         return ""
@@ -62,7 +69,6 @@ def check_log_disk(
             free = shutil.disk_usage(folder).free
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        give = "--log-path gives" if joins else "give"
         raise BadInput(
             f"recovery.log_path={folder}: {why} (on this machine): {give} {OTHER}"
         ) from None
@@ -71,10 +77,6 @@ def check_log_disk(
     wanted = seats * most_bytes(log)
     told = f"{render_bytes(wanted)} for the logs of {seats} seats, {render_bytes(free)} free"
     if wanted > free:
-        mend = (
-            "give --log-path a folder on a larger disk, or take fewer --seats"
-            if joins
-            else "give a folder on a larger disk, or lower recovery.log_memory"
-        )
-        raise BadInput(f"recovery.log_path={folder}: {told}: make room, {mend}")
+        ways = ["make room", f"{give} a folder on a larger disk", *filter(None, [less])]
+        raise BadInput(f"recovery.log_path={folder}: {told}: {', '.join(ways[:-1])}, or {ways[-1]}")
     return f"{told} in {folder}"

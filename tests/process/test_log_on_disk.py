@@ -146,7 +146,7 @@ def test_a_node_may_have_that_disk_elsewhere(fleet: Fleet) -> None:
     where.mkdir()
     lead = fleet.lead("small.yaml", *run_words, "recovery.log_path=gone", "out=run", "--wait=2")
     line = only_line(run(fleet.folder, *fleet.line, expect=2))
-    assert "recovery.log_path=gone: No such file or directory (on this machine): --log-path" in line
+    assert "recovery.log_path=gone: No such file or directory (on this machine): give --log" in line
     looked = run(fleet.folder, "doctor", "--join", *fleet.line[2:], "--log-path=null").stdout
     assert "its lead answers, and the data are here" in looked
     fleet.join("a", "--host=a", "--seats=2", "--log-path=nvme")

@@ -287,7 +287,7 @@ def test_a_node_has_its_logs_where_it_says(
         assert node_of(run, options, resources).room == 2
         assert type(StageWorker(seat, 0, resources.context).replayable.log) is kind
     for gone in ("gone", "text.txt"):
-        with pytest.raises(BadInput, match=rf"recovery.log_path={gone}: .*: --log-path gives a f"):
+        with pytest.raises(BadInput, match=rf"recovery.log_path={gone}: .*: give --log-path a f"):
             prepared(run, NodeOptions(logs=gone))
     monkeypatch.setattr(log_disk, "most_bytes", lambda log: 1 << 60)
     with pytest.raises(BadInput, match=r"=here: .* 2 seats.*give --log-path a folder on a larger"):

@@ -155,7 +155,7 @@ def prepared(
     config = logging_to(config, options.logs)
     if options.logs not in (None, IN_MEMORY) and log_folder(config.recovery) is None:
         say(f"nothing is written to {options.logs}: this run keeps no logs")
-    check_log_disk(config, max(1, options.seats or 1), joins=True)
+    _check_log_disk(config, options.seats or 1)
     if options.data is not None:
         config = replace(config, data=replace(config.data, path=options.data))
         check_data_keys(config.data, {"path"})
@@ -174,6 +174,11 @@ def prepared(
     warm_up(context, config.devices[0])
     facts = equipment(config)
     return NodeResources(context, limits_of(config), config.threads, facts, reads)
+
+
+def _check_log_disk(config: Config, count: int) -> None:
+    """Of so many seats here, if there are any. Raises BadInput."""
+    check_log_disk(config, max(1, count), give="give --log-path", less="take fewer --seats")
 
 
 def _feeds(config: Config, expected: Mapping[str, Any]) -> Feeds:
@@ -242,7 +247,7 @@ def node_of(
                 f"{render_bytes(seat_bytes(config))} for a seat, {render_bytes(free)} available: "
                 "not enough memory now; --seats 1 tries all the same"
             )
-    check_log_disk(config, max(1, count), joins=True)
+    _check_log_disk(config, count)
     name = secrets.token_hex(8)
     host, zone = options.host, options.zone
     return Node(name, host, zone, max(1, count), reserve, resources.reads)
