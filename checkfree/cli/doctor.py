@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkfree.cli.arguments import BAD_INPUT, DONE, Commands, takes_config
-from checkfree.cli.swarm.shared import ANYWHERE, as_joiner, check_machine, secret_of
+from checkfree.cli.swarm.shared import (
+    ANYWHERE,
+    as_joiner,
+    check_machine,
+    secret_of,
+    takes_log_path,
+)
 from checkfree.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -42,6 +48,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--model-path", metavar="PATH", help="where its pretrained weights are on this machine"
     )
+    takes_log_path(parser)
     parser.set_defaults(run=_doctor, shows=True)
 
 
@@ -103,7 +110,9 @@ def _inquire(arguments: argparse.Namespace, secret: bytes) -> str:
     with _entering(arguments, secret) as (workdir, entry):
         from checkfree.session.swarm.member import NodeOptions, inquire
 
-        options = NodeOptions(data=arguments.data_path, model=arguments.model_path)
+        options = NodeOptions(
+            data=arguments.data_path, model=arguments.model_path, logs=arguments.log_path
+        )
         return inquire(workdir, entry, options)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
@@ -39,7 +39,7 @@ from checkfree.session.blueprint import Blueprint, check_pretrained, of_family, 
 from checkfree.session.due import DueFailures
 from checkfree.session.initial import Initial, digest_of, first_batch, kept, taken_over
 from checkfree.session.kept_tokenizer import with_kept_tokenizer
-from checkfree.session.memory import check_fits
+from checkfree.session.memory import check_fits, without_logs
 from checkfree.session.saved import USER
 from checkfree.session.sizes import OWN, named_sizes
 from checkfree.session.tensors import check_range
@@ -108,15 +108,22 @@ def any_config(
 
 
 def of_config(
-    config: Config, folder: Path, listeners: Sequence[Listener], *, whole: bool = True
+    config: Config,
+    folder: Path,
+    listeners: Sequence[Listener],
+    *,
+    whole: bool = True,
+    logs: bool = True,
+    instead: Callable[[], str] | None = None,
 ) -> Job:
-    """A built-in model on configured data. ``whole``: this machine trains all of its stages.
-    Raises BadInput, also for a Config made by hand that no run can take."""
+    """A built-in model on configured data. ``whole``: this machine trains all of its stages;
+    ``logs``: it keeps what replays would need; ``instead``: what to do if it has not the memory,
+    see ``check_fits``. Raises BadInput, also for a Config made by hand that no run can take."""
     check(config)
     scheduler_of(config)  # before anything is written
     config = with_kept_tokenizer(config, folder)
     if whole:
-        check_fits(config)
+        check_fits(config if logs else without_logs(config), instead=instead)
     check_pretrained(config.model, "a run that goes on takes model.path=, where they are now")
     _check_tokens(config)
     context, batch = config.model.context, config.batch

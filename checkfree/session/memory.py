@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,7 @@ from checkfree.pipeline import peak_losses, peak_stash
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
+from checkfree.runtime.folder import CONFIG
 from checkfree.session.sizes import logged_bytes, own_sizes
 from checkfree.session.terms import scheduler_of
 from checkfree.simulator.sizes import Sizes
@@ -107,19 +109,44 @@ def least_bytes(config: Config) -> int:
     return config.replicas * states + 2 * logits
 
 
-def check_fits(config: Config, at_once: int = 1) -> None:
-    """Raise BadInput if this machine has not the memory for so many of these runs ``at_once``."""
+def check_fits(config: Config, at_once: int = 1, instead: Callable[[], str] | None = None) -> None:
+    """Raise BadInput if this machine has not the memory for so many of these runs ``at_once``.
+    ``instead``: tells what to do then; None: to lower what a new run is free to."""
     wanted, free = at_once * least_bytes(config), available()
     if wanted > free:
         runs = f" for {at_once} runs at once" if at_once > 1 else ""
         kept, exact = replays(config.recovery), spec_of(config.recovery).exact
-        raise BadInput(
-            f"at least {render_bytes(wanted)} of memory{runs}, and {render_bytes(free)} are "
-            f"available: {'give recovery.log_memory=0, or ' if kept and not exact else ''}lower "
+        lower = (
+            f"{'give recovery.log_memory=0, or ' if kept and not exact else ''}lower "
             f"{'--workers, ' if at_once > 1 else ''}"
             f"{'recovery.log_memory, ' if kept and exact else ''}batch, model.context or "
             "model.width, or spread the stages over machines by checkfree swarm"
         )
+        raise BadInput(
+            f"at least {render_bytes(wanted)} of memory{runs}, and {render_bytes(free)} are "
+            f"available: {lower if instead is None else instead()}"
+        )
+
+
+def instead_of_resuming(config: Config, run: Path) -> str:
+    """What to do where the memory lacks to go on with that run, of which only places may be others:
+    its logs may be on a disk, if that is enough. Without them it is another run."""
+    recovery, words = config.recovery, []
+    on_disk = replace(config, recovery=replace(recovery, log_path="."))
+    if least_bytes(on_disk) <= available():
+        words.append("give recovery.log_path=FOLDER, a local disk for its logs")
+    less = "batch=…"
+    if replays(recovery) and least_bytes(without_logs(config)) <= available():
+        less = "recovery=none" if spec_of(recovery).exact else "recovery.log_memory=0"
+    at = shlex.quote(str(run))
+    again = f"checkfree train {shlex.quote(str(run / CONFIG))} init={at} {less} out=NEW"
+    words.append(f"spread its stages over machines by checkfree swarm lead --resume {at}")
+    return f"{', '.join(words)}, or begin one that takes less from its state: {again}"
+
+
+def without_logs(config: Config) -> Config:
+    """As much of it as keeps nothing for replays: a run trained again from its records."""
+    return replace(config, recovery=replace(config.recovery, log_memory=0))
 
 
 def within_memory(config: Config) -> Config:
@@ -128,7 +155,7 @@ def within_memory(config: Config) -> Config:
     recovery = config.recovery
     if spec_of(recovery).exact or recovery.log_memory != AUTO or not replays(recovery):
         return config
-    without = replace(config, recovery=replace(recovery, log_memory=0))
+    without = without_logs(config)
     return without if least_bytes(config) > available() >= least_bytes(without) else config
 
 

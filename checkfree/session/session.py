@@ -48,7 +48,7 @@ from checkfree.session.equipment import equipment
 from checkfree.session.initial import with_way_back
 from checkfree.session.job import Job, check_same, versions_of, write_places
 from checkfree.session.kept_tokenizer import keep_tokenizer
-from checkfree.session.log_disk import check_log_disk
+from checkfree.session.log_disk import LESS, check_log_disk
 from checkfree.session.merging.running import keep_average
 from checkfree.session.snapshot import Snapshot, newest
 from checkfree.session.terms import kept_of, seats, terms_of
@@ -111,7 +111,7 @@ class Session:
     def create(cls, job: Job) -> Iterator[Session]:
         """In a new folder, which nobody else trains in meanwhile. Raises BadInput before anything
         is written."""
-        _check_disk(job)
+        _check_disk(job, LESS)
         job.worker_context  # noqa: B018 (what can't be built is refused)
         try_out(job)
         trace = render_trace(job.due.trace)
@@ -127,7 +127,7 @@ class Session:
         """From the newest good snapshot of its folder. Raises BadInput if that has none, or is of
         another configuration or other data."""
         check_same(job, read(job.folder))
-        _check_disk(job)
+        _check_disk(job, "")
         job.worker_context  # noqa: B018 (refused before the folder is locked)
         try_out(job)
         with folders.locked(job.folder):
@@ -236,10 +236,11 @@ class Session:
         self.recorder.write(EndRecord(status, p.committed, p.tick, reason, made, seconds))
 
 
-def _check_disk(job: Job) -> None:
-    """Raise BadInput unless its logs can be written here, where it writes any."""
+def _check_disk(job: Job, less: str) -> None:
+    """Raise BadInput unless its logs can be written here, where it writes any; ``less``: how they
+    become less."""
     measured = job.blueprint.tokens is not None  # else modules are the user's, and of any size
-    check_log_disk(job.config, len(seats(job.config)), measured=measured)
+    check_log_disk(job.config, len(seats(job.config)), measured=measured, less=less)
 
 
 def begin(job: Job, trace: str, records: Sequence[Mapping[str, Any]] = ()) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from checkfree.core.errors import BadInput
 from checkfree.runtime import folder as folders
 from checkfree.runtime.recorder import Listener
 from checkfree.session.job import Job, any_config, of_config, of_users, with_trace
-from checkfree.session.memory import within_memory
+from checkfree.session.memory import instead_of_resuming, within_memory
 from checkfree.session.session import Run, Session
 from checkfree.worker import Batches
 
@@ -77,9 +78,9 @@ def resume(
     or with other threads. Raises BadInput, RunFailed."""
     path = folders.existing(Path(folder))
     config = moved(load_saved(path / folders.CONFIG, allow), overrides)
-    job = _job(
-        with_trace(config, path / folders.TRACE), path, stages, batches, validation, listeners
-    )
+    config = with_trace(config, path / folders.TRACE)
+    instead = partial(instead_of_resuming, config, path)
+    job = _job(config, path, stages, batches, validation, listeners, instead)
     with Session.resume(job) as session:
         session.assemble()
         return session.run()
@@ -92,9 +93,10 @@ def _job(
     batches: Batches | None,
     validation: Batches | None,
     listeners: Sequence[Listener],
+    instead: Callable[[], str] | None = None,
 ) -> Job:
     if stages is not None:
         return of_users(config, folder, stages, batches, validation, listeners)
     if batches is not None or validation is not None:
         raise BadInput("batches and validation go with stages=[…]: give your modules too")
-    return of_config(config, folder, listeners)
+    return of_config(config, folder, listeners, instead=instead)

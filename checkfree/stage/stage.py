@@ -226,6 +226,11 @@ class Stage:
         numbers = (self.version, self.gradient_norm, self.clipped_norm, self.lr_scale)
         return digest(tensors, numbers)
 
+    def is_whole(self, state: StageState) -> bool:
+        """It has all parameters and buffers, as a snapshot has."""
+        own = self.params.keys(), self._buffers.keys()
+        return (state.params.keys(), state.buffers.keys()) == own
+
     @torch.no_grad()
     def restore(self, state: StageState) -> None:
         """Become ``state``; one without constants, buffers or moments leaves the stage its own, and

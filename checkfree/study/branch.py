@@ -85,7 +85,7 @@ def branch_as(request: BranchRequest, watch: Watch, workers: int = 1) -> Branchi
     """Train every branch that is not there yet, ``workers`` at a time, write table, CSV, JSON and
     picture, and return what they show. Raises BadInput, RunFailed."""
     at_least("--workers", workers, 1)
-    plan = prepare(request)
+    plan = prepare(request, workers)
     path = request.folder
     try:
         path.mkdir(parents=True, exist_ok=True)

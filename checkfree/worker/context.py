@@ -34,6 +34,9 @@ class WorkerContext:
     strangers: bool = False
     """What arrives may be somebody else's mistake, as in a swarm: then it is dropped, and whoever
     sent it is asked again. In one process nobody else is to blame for what a stage raises."""
+    shares_memory: bool = True
+    """What is sent is the receiver's memory too, as in one process: so a copy is sent of what dies
+    with its seat. Between processes it is read once, and arrives in other memory."""
     log: Callable[[], Log] = SentLog
     """Makes the log of what a seat sends, where its strategy has stages replayed."""
     fit_lr: float = 2e-3

@@ -39,16 +39,21 @@ def may_be_too_far(stage: Stage) -> bool:
 
 
 def problems_of(
-    states: Mapping[Source, StageState], stage: Stage, number: int, *, strangers: bool = True
+    states: Mapping[Source, StageState],
+    stage: Stage,
+    number: int,
+    *,
+    strangers: bool = True,
+    summed: bool = False,
 ) -> dict[Source, str]:
     """Why each bad state can't be used to rebuild ``stage``, which is ``number``; without the good
-    ones. ``strangers``: see ``problem_of``."""
+    ones. ``strangers``, ``summed``: see ``problem_of``."""
     found = {}
     for source, state in states.items():
         try:
             whole = taken_whole(number, {source: state})
             seen = state if whole else _opened(without(state, stage.constants), stage)
-            why = problem_of(seen, stage, strangers=strangers)
+            why = problem_of(seen, stage, strangers=strangers, summed=summed)
         except (ValueError, RuntimeError) as error:
             why = f"it can't be unpacked: {str(error).splitlines()[0]}"
         if why:
@@ -56,10 +61,13 @@ def problems_of(
     return found
 
 
-def problem_of(state: StageState, stage: Stage, *, strangers: bool = True) -> str:
+def problem_of(
+    state: StageState, stage: Stage, *, strangers: bool = True, summed: bool = False
+) -> str:
     """What is wrong with a state for ``stage``: the first thing found, or nothing. One line.
     ``strangers``: it may be anybody's, so absurdly large numbers are somebody's mistake. In one
-    process they are what has trained."""
+    process they are what has trained. ``summed``: a sum over its numbers will be asked for, so
+    these are not read here."""
     params, buffers = stage.params, dict(stage.module.named_buffers())
     learnt = {name: tensor for name, tensor in state.params.items() if name not in stage.constants}
     fixed = {name: tensor for name, tensor in state.params.items() if name in stage.constants}
@@ -69,6 +77,8 @@ def problem_of(state: StageState, stage: Stage, *, strangers: bool = True) -> st
         or strange_moment(state.moments, params)
     ):
         return why
+    if summed:
+        return ""
     # Read once where it is no nonsense, as nearly always: reading takes as long as a fast line.
     learnt = {name: tensor for name, tensor in learnt.items() if not _is_usual(tensor)}
     return (

@@ -27,8 +27,8 @@ class Replayable:
     """Of one seat. Nothing in it is ever written to; all but the log, which has its own place, is
     in the host's memory, which there is more of than of a GPU's."""
 
-    def __init__(self, seat: Address, life: int, log: Log):
-        self._seat, self._life = seat, life
+    def __init__(self, seat: Address, life: int, log: Log, *, shares_memory: bool = True):
+        self._seat, self._life, self._shares_memory = seat, life, shares_memory
         self.log = log
         self._own: dict[int, StageState] = {}
         self._held: dict[tuple[int, int], StageState] = {}
@@ -49,7 +49,7 @@ class Replayable:
 
     def push(self, order: Push) -> KeepState:
         """To another seat."""
-        state = _copied(self._own[order.version])
+        state = self._to_send(self._own[order.version])
         return KeepState(order.epoch, order.keep, WAVE, 0, state)
 
     def hold(self, message: KeepState) -> Kept:
@@ -60,11 +60,15 @@ class Replayable:
         return Kept(message.epoch, message.keep, state.version)
 
     def read(self, source: Source) -> StageState | None:
-        """A copy of what is held, of the seat's own stage or another."""
+        """What is held, of the seat's own stage or another, to be sent."""
         own = source.of == self._seat.stage
         place = source.of, source.version
         found = self._own.get(source.version) if own else self._held.get(place)
-        return None if found is None else _copied(found)
+        return None if found is None else self._to_send(found)
+
+    def _to_send(self, state: StageState) -> StageState:
+        """It shares no memory with what is overwritten with the seat."""
+        return _copied(state) if self._shares_memory else replace(state, held={}, heading={})
 
     # --- the log ---------------------------------------------------------------------------------
 
@@ -119,14 +123,17 @@ class Replayable:
         return ForReplays(log, self._since, own, held, reached, self.log.bytes)
 
     def destroy(self) -> None:
-        """Lost means lost. What was sent is others' memory, too: it is merely let go."""
-        for state in (*self._own.values(), *self._held.values()):
-            state.destroy()
+        """Lost means lost. What was sent may be others' memory, too, or on its way: that is merely
+        let go."""
+        if self._shares_memory:
+            for state in (*self._own.values(), *self._held.values()):
+                state.destroy()
+        self._own, self._held = {}, {}
         self.log.trim(None)
 
 
 def _copied(state: StageState) -> StageState:
-    """What is sent shares no memory with what dies with the seat."""
+    """All that it is, in memory of its own."""
     params, buffers, moments = (
         {name: tensor.clone() for name, tensor in group.items()}
         for group in (state.params, state.buffers, state.moments)

@@ -32,7 +32,7 @@ from checkfree.messages.control import (
     Resend,
     Ticket,
 )
-from checkfree.messages.tensors import Activation, Gradient, tensor_bytes
+from checkfree.messages.tensors import Activation, Gradient, StageState, tensor_bytes
 from checkfree.recovery.replay.plan import senders
 from checkfree.worker.attempt import Attempt
 from checkfree.worker.compute import Compute, Unfit, summed
@@ -49,9 +49,16 @@ Crossing = Activation | Gradient
 class StageReplay:
     """From the version that the stage of ``compute`` has to the end of the order. What it sends is
     added to the log of ``kept``, and goes to whoever waits for it there. ``answer``: what the lead
-    hears in the end."""
+    hears in the end. ``began``: the state that the stage has, where nobody else writes to it."""
 
-    def __init__(self, order: Rebuild, compute: Compute, kept: Replayable, answer: Rebuilt):
+    def __init__(
+        self,
+        order: Rebuild,
+        compute: Compute,
+        kept: Replayable,
+        answer: Rebuilt,
+        began: StageState | None = None,
+    ):
         assert order.again is not None
         self.order, self._again = order, order.again
         self.compute, self._kept, self.answer = compute, kept, answer
@@ -68,7 +75,7 @@ class StageReplay:
         self.told = False
         """The lead has its answer."""
         self._apart = answer.check.get(APART, 0.0)
-        self._keep_copy()
+        self._keep_copy(began)
         self._begin()
 
     @property
@@ -215,9 +222,9 @@ class StageReplay:
         told = Replaying(self.order.epoch, self.order.life, self.compute.address, self.version)
         return [] if self.aside else [(LEAD, told)]
 
-    def _keep_copy(self) -> None:
+    def _keep_copy(self, state: StageState | None = None) -> None:
         if self.version in self._again.clones and not self.aside:
-            self._kept.keep_own(self.compute.stage.snapshot())
+            self._kept.keep_own(state or self.compute.stage.snapshot())
 
     def finish(self) -> Rebuilt:
         """What the lead hears: it came out as it was, or close, or not."""

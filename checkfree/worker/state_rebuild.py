@@ -43,6 +43,8 @@ class StateRebuild:
         self._context = context
         self._states: dict[Source, StateReply] = {}
         self._boundaries: dict[Address, BoundaryReply] = {}
+        self.restored: StageState | None = None
+        """What a replay begins with, once the stage is that, if nothing of a snapshot lacks."""
 
     def requests(self) -> list[Outgoing]:
         """To the holders of what it is made of, and of what it is judged by."""
@@ -109,16 +111,22 @@ class StateRebuild:
             self._stage.restore(state)
         except ValueError as error:  # of a strategy from outside, which no other source would mend
             return replace(answer, problem=f"{order.recipe.rule}: {error}")
-        copied = None if order.again is None else order.again.copied
-        if copied is not None and self._stage.digest() != copied:
+        if self._copied is not None and self._stage.digest() != self._copied:
             problem = f"the copy of version {begins} is not what was copied"
             return replace(answer, problem=problem, bad=tuple(states))
+        if order.again is not None and self._stage.is_whole(state):
+            self.restored = replace(state, held={}, heading={})
         figures, problem = self._judged()
         if problem:
             return replace(answer, problem=problem, rejected=True, check=figures)
         came = [reply for reply in replies if reply.source.holder != self._address]
         moved = sum(map(tensor_bytes, (*came, *self._boundaries.values())))
         return replace(answer, weights=made.weights, bytes=moved, check=figures)
+
+    @property
+    def _copied(self) -> int | None:
+        """The sum that what it begins with has to have, if it is known."""
+        return None if self.order.again is None else self.order.again.copied
 
     def shadow(self) -> tuple[Address, StageState] | None:
         """What it was made of, if that was its own shadow in numbers that a holder has too: so the
@@ -130,9 +138,11 @@ class StateRebuild:
         return None
 
     def _problems(self, states: Mapping[Source, StageState]) -> dict[Source, str]:
-        """Of those that are no good to become what this seat is."""
+        """Of those that are no good to become what this seat is. Where a sum is known, it tells
+        more of their numbers than these do."""
         stage, strangers = self._address.stage, self._context.strangers
-        return problems_of(states, self._stage, stage, strangers=strangers)
+        summed = self._copied is not None
+        return problems_of(states, self._stage, stage, strangers=strangers, summed=summed)
 
     def _made(self, states: Mapping[Source, StageState]) -> Rebuilding:
         """What the rule makes of them."""

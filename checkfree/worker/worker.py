@@ -102,7 +102,9 @@ class StageWorker:
         self._early = ReorderBuffer()
         self._state_rebuild: StateRebuild | None = None
         self._replay: StageReplay | None = None
-        self.replayable = Replayable(address, life, context.log())
+        self.replayable = Replayable(
+            address, life, context.log(), shares_memory=context.shares_memory
+        )
         self.shadows = Shadows()
         self.pushes = Pushes(address)
         self._lead = self._heard = 0
@@ -427,7 +429,8 @@ class StageWorker:
         if not replaying:
             self._uninitialized = bool(answer.problem)
         if not answer.problem and replaying:
-            return self._begin_replay(state_rebuild.order, state_rebuild.compute, answer)
+            began = state_rebuild.restored
+            return self._begin_replay(state_rebuild.order, state_rebuild.compute, answer, began)
         if not answer.problem:
             self.pushes.restarted(state_rebuild.shadow())
         return [(LEAD, answer)]
@@ -452,10 +455,13 @@ class StageWorker:
         self._state_rebuild = StateRebuild(order, self.address, compute, self._context)
         return self._state_rebuild.requests()
 
-    def _begin_replay(self, order: Rebuild, compute: Compute, answer: Rebuilt) -> list[Outgoing]:
-        """From the version that ``compute`` has; ``answer`` is what the lead hears in the end."""
+    def _begin_replay(
+        self, order: Rebuild, compute: Compute, answer: Rebuilt, began: StageState | None = None
+    ) -> list[Outgoing]:
+        """From the version that ``compute`` has, whose state is ``began``, if that is at hand;
+        ``answer`` is what the lead hears in the end."""
         now = replace(answer, epoch=order.epoch, life=order.life)
-        self._replay = StageReplay(order, compute, self.replayable, now)
+        self._replay = StageReplay(order, compute, self.replayable, now, began)
         return self._replay.told_version()
 
     def _advance_replay(self, replay: StageReplay) -> list[Outgoing] | None:

@@ -13,7 +13,9 @@ import pytest
 
 from checkfree.core.records import of_kind, read
 from tests.process.command import (
+    DEADLINE,
     checkfree_command,
+    descendants,
     finished,
     last_tick,
     numbers,
@@ -34,10 +36,15 @@ from tests.process.test_swarm import (
     trains,
     up,
 )
+from tests.process.test_swarm_stop import Fleet, fleet
 
-__all__ = ["swarm"]
+__all__ = ["fleet", "swarm"]
 
 RECOVERY = "recovery=replay(wave_lag=2,wave_every=12)"
+REPLAYED = (
+    *("recovery=replay(wave_lag=2,wave_every=3)", "failures=none"),
+    *("microbatches=2", "validation.every=0", "resume.every=0"),
+)
 LOSSES = [(14, 2), (17, 0), (23, 3), (23, 4)]
 
 
@@ -130,3 +137,31 @@ def test_a_swarm_writes_its_logs_there(swarm: Path) -> None:
     assert numbers(swarm / "run")["weights"] == numbers(alone)["weights"]
     assert not list((swarm / "logs").iterdir())
     assert_nothing_left(swarm)
+
+
+@needs_hivemind
+def test_a_node_may_have_that_disk_elsewhere(fleet: Fleet) -> None:
+    """Or none: a folder of the lead's name is nowhere, which only who has not said so is told."""
+    where, run_words = fleet.folder / "nvme", ("stages=2", "iterations=120", *REPLAYED)
+    where.mkdir()
+    lead = fleet.lead("small.yaml", *run_words, "recovery.log_path=gone", "out=run", "--wait=2")
+    line = only_line(run(fleet.folder, *fleet.line, expect=2))
+    assert "recovery.log_path=gone: No such file or directory (on this machine): give --log" in line
+    looked = run(fleet.folder, "doctor", "--join", *fleet.line[2:], "--log-path=null").stdout
+    assert "its lead answers, and the data are here" in looked
+    fleet.join("a", "--host=a", "--seats=2", "--log-path=nvme")
+    fleet.join("b", "--host=b", "--seats=2", "--log-path=null")
+    fleet.comes_to(8, lead)
+    written = {
+        name: sum(logs_of(pid, where) for pid in descendants(node.pid))
+        for name, node in fleet.nodes.items()
+    }
+    assert written["a"] in (1, 2) and written["b"] == 0
+    fleet.nodes["a"].kill()
+    fleet.join("c", "--host=c", "--seats=2", "--log-path=nvme")
+    assert lead.wait(DEADLINE) == 0
+    recoveries = of_kind(read(fleet.run), "recovery")
+    rules = {how["rule"] for made in recoveries for how in made["rebuilds"].values()}
+    assert rules == {"replay"} and not list(where.iterdir())
+    alone = in_one_process(fleet.folder, *run_words)
+    assert numbers(fleet.run)["weights"] == numbers(alone)["weights"]

@@ -25,6 +25,7 @@ from checkfree.core.errors import BadInput
 from checkfree.core.ops import LEAD, Address, Source
 from checkfree.messages import codec
 from checkfree.messages.control import Commit, Message, StateRequest, Ticket
+from checkfree.runtime.disk_log import DiskLog
 from checkfree.runtime.swarm.joining.discovery import _Signed
 from checkfree.runtime.swarm.joining.handshake import application, hear, is_proven, signed
 from checkfree.runtime.swarm.joining.join_sessions import JoinSessions, JoinTerms
@@ -47,6 +48,8 @@ from checkfree.session.memory import FIRST_BYTES
 from checkfree.session.swarm import member
 from checkfree.session.swarm.launched import _seats_here, device_here
 from checkfree.session.swarm.member import NodeOptions, StartAgain, node_of, prepared
+from checkfree.worker import StageWorker
+from checkfree.worker.log import SentLog
 from tests.peers import id_of
 from tests.process.command import prepare
 from tests.unit.entrance import Entrance
@@ -263,6 +266,53 @@ def test_a_node_that_lacks_the_disk_for_logs_has_no_seat(
         node_of(run, NodeOptions(seats=2), resources)
     run["config"]["recovery"] = {"name": "auto", "log_memory": 0, "log_path": "nowhere"}
     assert prepared(run, NodeOptions()).reads
+
+
+def test_a_node_has_its_logs_where_it_says(
+    run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another disk than the run's folder of that name, on none, or on one where the run has
+    none; and what is wrong there names the option that mends it."""
+    Path("here").mkdir()
+    seat = Address(1)
+    for theirs, ours, kind in (
+        ("logs", "here", DiskLog),
+        (None, "here", DiskLog),
+        ("logs", "null", SentLog),
+        ("here", None, DiskLog),
+    ):
+        run["config"]["recovery"] = {"name": "replay", "log_path": theirs}
+        options = NodeOptions(seats=2, logs=ours)
+        resources = prepared(run, options)
+        assert node_of(run, options, resources).room == 2
+        assert type(StageWorker(seat, 0, resources.context).replayable.log) is kind
+    for gone in ("gone", "text.txt"):
+        with pytest.raises(BadInput, match=rf"recovery.log_path={gone}: .*: give --log-path a f"):
+            prepared(run, NodeOptions(logs=gone))
+    monkeypatch.setattr(log_disk, "most_bytes", lambda log: 1 << 60)
+    with pytest.raises(BadInput, match=r"=here: .* 2 seats.*give --log-path a folder on a larger"):
+        node_of(run, NodeOptions(seats=2, logs="here"), resources)
+
+
+def test_a_run_without_logs_needs_no_folder_for_them(run: dict[str, Any]) -> None:
+    told: list[str] = []
+    resources = prepared(run, NodeOptions(logs="gone"), told.append)
+    assert told == ["nothing is written to gone: this run keeps no logs"]
+    assert type(StageWorker(Address(1), 0, resources.context).replayable.log) is SentLog
+
+
+def test_a_node_counts_its_seats_by_where_its_logs_are(
+    run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk they take no memory but an iteration."""
+    Path("here").mkdir()
+    run["config"] |= {"recovery": {"name": "replay", "log_memory": 1 << 40}, "iterations": 10**7}
+    monkeypatch.setattr(member, "available", lambda: 1 << 34)
+    monkeypatch.setattr(log_disk, "most_bytes", lambda log: 0)
+    resources = prepared(run, NodeOptions())
+    with pytest.raises(StartAgain, match="not enough memory now"):
+        node_of(run, NodeOptions(), resources)
+    assert node_of(run, NodeOptions(logs="here"), resources).room == 5
 
 
 def test_a_lead_needs_no_disk_for_logs_but_those_of_its_own_nodes() -> None:

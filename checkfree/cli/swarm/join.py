@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkfree.cli.arguments import AGAIN, Commands, takes_allow
-from checkfree.cli.swarm.shared import ANYWHERE, as_joiner, seconds, secret_of
+from checkfree.cli.swarm.shared import ANYWHERE, as_joiner, seconds, secret_of, takes_log_path
 from checkfree.core.errors import BadInput
 from checkfree.runtime.swarm.told import tell
 
@@ -47,6 +47,7 @@ def add(actions: Commands) -> None:
         metavar="PATH",
         help="where data.path of the run is on this machine; only who has stage 0 needs data",
     )
+    takes_log_path(parser)
     parser.add_argument(
         "--model-path",
         metavar="PATH",
@@ -101,6 +102,7 @@ def _run(arguments: argparse.Namespace) -> int:
             data=arguments.data_path,
             model=arguments.model_path,
             device=arguments.device,
+            logs=arguments.log_path,
         )
         options = replace(options, host=host or options.host, zone=zone)
         entry = replace(

@@ -61,6 +61,23 @@ def takes_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, help=argparse.SUPPRESS)
 
 
+def takes_log_path(parser: argparse.ArgumentParser) -> None:
+    """Where a node that joins writes its logs."""
+    parser.add_argument(
+        "--log-path",
+        type=_folder,
+        metavar="FOLDER",
+        help="a folder on a local disk of this machine that the logs of its seats are written to, "
+        "in place of recovery.log_path of the run; null: they stay in memory",
+    )
+
+
+def _folder(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty, expected a folder, as in /mnt/nvme, or null")
+    return text
+
+
 def number(least: float, most: float, unit: str) -> Callable[[str], float]:
     """An option's type: a number from ``least`` to ``most``, which are in ``unit``."""
 

@@ -34,8 +34,8 @@ from checkfree.session.job import (
     with_trace,
     write_places,
 )
-from checkfree.session.log_disk import check_log_disk
-from checkfree.session.memory import within_memory
+from checkfree.session.log_disk import LESS, check_log_disk
+from checkfree.session.memory import instead_of_resuming, within_memory
 from checkfree.session.session import begin
 from checkfree.session.snapshot import newest
 from checkfree.session.swarm.invitation import frame_of, invitation_of, roster_of
@@ -74,7 +74,8 @@ def _resumed(order: Mapping[str, Any]) -> Job:
     path = folders.existing(Path(order["folder"]))
     config = permitted(any_config(order["config"]), order.get("allow", ()))
     config = with_trace(config, path / folders.TRACE)
-    job = of_config(config, path, (), whole="join_server" not in order)
+    instead = partial(instead_of_resuming, config, path)
+    job = of_config(config, path, (), whole="join_server" not in order, instead=instead)
     check_same(job, read(path))
     return job
 
@@ -102,7 +103,7 @@ def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir)
     if order.get("join_server"):
         job = replace(job, devices=(device_here(job.config),))
     if here := _seats_here(order, len(seats(job.config))):
-        check_log_disk(job.config, here)
+        check_log_disk(job.config, here, less="" if resume else LESS)
     warm_up(job.worker_context, (job.devices or job.config.devices)[0])
     try_out_in_fork(job)
     told: list[str] = []

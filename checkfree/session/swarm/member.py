@@ -56,7 +56,7 @@ from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import check_pretrained, of_family
 from checkfree.session.equipment import equipment
 from checkfree.session.job import Feeds, any_config, of_config
-from checkfree.session.log_disk import check_log_disk
+from checkfree.session.log_disk import IN_MEMORY, check_log_disk, log_folder, logging_to
 from checkfree.session.memory import available, room_for, seat_bytes
 from checkfree.session.swarm.limits import limits_of
 from checkfree.session.swarm.release import PACKAGE, offered, packages_of, release
@@ -128,7 +128,8 @@ class JoinOptions:
 class NodeOptions:
     """What whoever starts a node asks for. ``seats``: at most; None: what memory is good for, 0: a
     spare. ``data`` and ``model``: where the run's data and its pretrained weights are here; None:
-    where the run has them."""
+    where the run has them. ``logs``: the folder that logs are written to here, see
+    ``logging_to``."""
 
     seats: int | None = None
     host: str = field(default_factory=lambda: socket.gethostname()[:LONGEST_NAME])
@@ -136,6 +137,7 @@ class NodeOptions:
     data: str | None = None
     model: str | None = None
     device: str | None = None
+    logs: str | None = None
 
 
 # --- what a run needs here -----------------------------------------------------------------------
@@ -152,7 +154,10 @@ def prepared(
     neither of checkfree nor allowed here."""
     config = permitted(any_config(run["config"]), allow)
     config = replace(config, devices=(_device(config, options.device),))
-    check_log_disk(config, max(1, options.seats or 1))
+    config = logging_to(config, options.logs)
+    if options.logs not in (None, IN_MEMORY) and log_folder(config.recovery) is None:
+        say(f"nothing is written to {options.logs}: this run keeps no logs")
+    _check_log_disk(config, options.seats or 1)
     if options.data is not None:
         config = replace(config, data=replace(config.data, path=options.data))
         check_data_keys(config.data, {"path"})
@@ -169,10 +174,16 @@ def prepared(
             raise
         say(f"has every seat but stage 0, which reads data: {error}")
         feeds, reads = {}, False
-    context = replace(make_worker_context(config, blueprint, feeds), strangers=True)
+    made = make_worker_context(config, blueprint, feeds)
+    context = replace(made, strangers=True, shares_memory=False)
     warm_up(context, config.devices[0])
     facts = equipment(config)
     return NodeResources(context, limits_of(config), config.threads, facts, reads)
+
+
+def _check_log_disk(config: Config, count: int) -> None:
+    """Of so many seats here, if there are any. Raises BadInput."""
+    check_log_disk(config, max(1, count), give="give --log-path", less="take fewer --seats")
 
 
 def _feeds(config: Config, expected: Mapping[str, Any]) -> Feeds:
@@ -229,7 +240,7 @@ def node_of(
 ) -> Node:
     """As we apply. Raises StartAgain if there is no memory for a seat, and BadInput if there is not
     the disk for the logs of all."""
-    config = permitted(any_config(run["config"]), allow)
+    config = logging_to(permitted(any_config(run["config"]), allow), options.logs)
     count, reserve = options.seats, options.seats == 0
     if count is None and (options.device or config.devices[0]).startswith("cuda"):
         count = 1
@@ -241,7 +252,7 @@ def node_of(
                 f"{render_bytes(seat_bytes(config))} for a seat, {render_bytes(free)} available: "
                 "not enough memory now; --seats 1 tries all the same"
             )
-    check_log_disk(config, max(1, count))
+    _check_log_disk(config, count)
     name = secrets.token_hex(8)
     host, zone = options.host, options.zone
     return Node(name, host, zone, max(1, count), reserve, resources.reads)

@@ -52,7 +52,7 @@ class ForkResources:
     @property
     def context(self) -> WorkerContext:
         """What workers are built with: other processes may be strangers."""
-        return replace(self.job.worker_context, strangers=True)
+        return replace(self.job.worker_context, strangers=True, shares_memory=False)
 
     def worker(self, assignment: SpawnRequest) -> StageWorker:
         """The worker of an assignment."""

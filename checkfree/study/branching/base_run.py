@@ -47,6 +47,7 @@ Watch = Callable[[str, int], Listener]
 """(what is trained, how many iterations) -> a listener of its records."""
 
 RESUME_EVERY = 20
+ELSEWHERE = "on a machine that has more"
 _NOT_ITS_OWN = ("config", "resume", "ledger", "end")
 
 
@@ -99,7 +100,7 @@ def survey(request: BranchRequest) -> BaseRun:
         raise BadInput(f"{path} trained modules of your own, which a command has not got")
     config = with_trace(load_saved(path / folders.CONFIG, request.allow), path / folders.TRACE)
     tick = _tick(request, config, records)
-    job = of_config(config, path, ())
+    job = of_config(config, path, (), instead=lambda: f"branch it {ELSEWHERE}")
     check_same(job, records)
     failures = losses_of_seats(records, tick)
     return BaseRun(request, job, records, tick, failures, undisturbed_from(records, failures))

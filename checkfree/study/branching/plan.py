@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from math import gcd
 from pathlib import Path
 
 from checkfree.core.errors import BadInput
+from checkfree.runtime.folder import CONFIG
+from checkfree.session.log_disk import check_log_disk
+from checkfree.session.memory import check_fits
 from checkfree.session.terms import seats
-from checkfree.study.branching.base_run import BaseRun, survey
+from checkfree.study.branching.base_run import ELSEWHERE, BaseRun, survey
 from checkfree.study.branching.branch_run import BranchRun
 from checkfree.study.branching.request import (
     BranchRequest,
@@ -35,8 +38,8 @@ class Plan:
     runs: tuple[BranchRun, ...]
 
 
-def prepare(request: BranchRequest) -> Plan:
-    """Everything checked, nothing written. Raises BadInput."""
+def prepare(request: BranchRequest, workers: int = 1) -> Plan:
+    """Everything checked, nothing written; so many ``workers`` train at a time. Raises BadInput."""
     check_request(request)
     base = survey(request)
     check_stages(request.stages, base.config.stages)
@@ -47,8 +50,24 @@ def prepare(request: BranchRequest) -> Plan:
             "does not name: add it, or leave the option out"
         )
     runs = _together(tuple(_branch_runs(base, rules)))
+    _check_machine(base, rules, max(1, min(workers, len(runs))))
     every = _every(request, request.at)
     return Plan(base, BranchRun(_branches(base) / "uninterrupted", request.at, every), runs)
+
+
+def _check_machine(base: BaseRun, rules: Collection[Rule], at_once: int) -> None:
+    """Raise BadInput unless this machine has the disk for the logs of the run and of each rule, and
+    the memory for so many branches ``at_once``."""
+    count, path = len(seats(base.config)), base.request.run / CONFIG
+    check_log_disk(base.config, count, give=f"have {path} name", less="")
+    less = "lower --workers" if at_once > 1 else "leave that rule out"
+    for rule in rules:
+        config = replace(base.config, recovery=rule.config)
+        try:
+            check_fits(config, at_once, lambda: f"{less}, or branch {ELSEWHERE}")
+            check_log_disk(config, at_once * count, less=less)
+        except BadInput as error:
+            raise BadInput(f"--rules {rule.label}: {error}") from None
 
 
 def _branches(base: BaseRun) -> Path:
