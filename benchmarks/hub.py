@@ -72,7 +72,10 @@ STATES = {
     **{"lru_width": 32, "attention_window_size": 5, "head_size": 8},
 }
 FLOATING = {"attention_dropout", "attn_pdrop", "dropout", "embd_pdrop", "hidden_dropout_prob"}
-DROPOUTS = (*FLOATING, "resid_pdrop", "hidden_dropout", "activation_dropout", "embed_dropout")
+DROPOUTS = (
+    *(*FLOATING, "resid_pdrop", "hidden_dropout", "activation_dropout", "embed_dropout"),
+    *("attention_probs_dropout_prob", "layerdrop"),  # the latter leaves out whole layers
+)
 GUESSES: tuple[Mapping[str, Any], ...] = (
     {"head_dim": 8},
     {},
@@ -158,7 +161,12 @@ def made(kind: str, guess: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     if size > MOST:
         raise ValueError(f"it has {size:,} parameters by sizes that we did not guess")
     torch.manual_seed(0)
-    return family(config).float().train(), config.to_dict()
+    model = family(config).float().train()
+    with torch.no_grad():  # biases and norms, too, else none that is drawn and not read would show
+        for param in model.parameters():
+            if param.ndim == 1:
+                param.add_(torch.randn_like(param), alpha=0.1)
+    return model, config.to_dict()
 
 
 def tokens() -> Tensor:

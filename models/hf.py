@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -31,15 +32,17 @@ from .config import ModelConfig
 from .families import blocks_of_stage
 from .folder import Folder
 
+os.environ.setdefault("USE_HUB_KERNELS", "NO")  # else some families fetch theirs, and run them
 try:
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.initialization import no_init_weights
     from transformers.utils import logging
-except ImportError:
+except ImportError as error:
     raise ValueError(
-        "model.family=hf needs transformers 5 or later: pip install 'checkfree[hf]'"
+        f"model.family=hf needs transformers 5 or later ({' '.join(str(error).split())[:200]}): "
+        "pip install 'checkfree[hf]'"
     ) from None
 
 LAYERED = True
@@ -48,9 +51,6 @@ NAMES: Mapping[str, str] = MappingProxyType({})
 """The family's own; see ``transformers_name``."""
 
 TRANSPOSED: frozenset[str] = frozenset()
-
-FAILURES = (AttributeError, TypeError, RuntimeError, LookupError, ValueError, ImportError)
-"""What a class raises that can't be built or cut so."""
 
 
 def stage(config: ModelConfig, i: int, stages: int) -> Edge | Body:
@@ -65,7 +65,7 @@ def stage(config: ModelConfig, i: int, stages: int) -> Edge | Body:
         pretrained = config.weights == hub.PRETRAINED
         shell = _loaded(config, theirs, mine) if pretrained else _drawn(theirs, mine)
         check(shell, mine)
-    except FAILURES as error:
+    except Exception as error:  # whatever a class makes of it that can't be built or cut so
         raise ValueError(_refused(config, error)) from error
     return _staged(shell, mine)
 
@@ -136,7 +136,10 @@ class Cut(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self.shell._apply(fn, recurse)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        made = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if any(param.dtype == torch.float64 for param in self.parameters()):
+            self.shell.set_experts_implementation("eager")  # grouped products know no fp64
+        return made
 
 
 class Edge(Cut):
@@ -310,8 +313,9 @@ def _settings(config: ModelConfig) -> Any:
     how = {} if config.attention is None else {"attn_implementation": config.attention}
     try:
         with _quiet():
-            theirs = CONFIG_MAPPING[kind].from_dict(told, **how)
-    except FAILURES as error:
+            family = CONFIG_MAPPING[kind]
+            theirs = family.from_dict(family._decode_special_floats(told), **how)  # as infinity
+    except Exception as error:  # its types are checked by a package that raises its own
         raise ValueError(_refused(config, error)) from error
     theirs.output_router_logits = False  # no stage has all that experts' auxiliary loss is made of
     theirs.layerdrop = 0.0  # a layer is there or not by chance: a retry would be another
@@ -319,10 +323,10 @@ def _settings(config: ModelConfig) -> Any:
 
 
 def _refused(config: ModelConfig, error: Exception) -> str:
-    reason = next(iter(str(error).strip().splitlines()), "")
-    if not isinstance(error, (ValueError, ImportError)):
+    reason = " ".join(str(error).split())[:300]
+    if not isinstance(error, (ValueError, ImportError, OSError)):
         told = f"{type(error).__name__}: {reason}"
-        reason = f"its class does not run without the layers of other stages ({told})"
+        reason = f"its class does not run so, or not without the layers of other stages ({told})"
     return f"a {config.architecture['model_type']} can't be cut into stages: {reason}"
 
 
@@ -363,16 +367,28 @@ def _loaded(config: ModelConfig, theirs: Any, mine: range) -> Any:
     shell = _empty(theirs, mine)
     tied, kept = shell.all_tied_weights_keys, shell.state_dict()
     wanted = {name: tensor.shape for name, tensor in kept.items() if name not in tied}
-    if not get_model_conversion_mapping(shell, add_legacy=False):
-        found = Folder(folder)
-        if wanted.keys() <= found.names:
-            return _read(shell, found, wanted, not mine)
+    found = Folder(folder)
+    for name in tied.keys() & found.names:
+        _check_tied(found, name, tied[name])
+    if not get_model_conversion_mapping(shell, add_legacy=False) and wanted.keys() <= found.names:
+        return _read(shell, found, wanted, not mine)
     how: Any = {"config": theirs, "dtype": torch.float32, "output_loading_info": True}
+    how["local_files_only"] = True
     with _quiet():
         shell, info = cut(theirs, mine).from_pretrained(folder, use_safetensors=True, **how)
     if info["missing_keys"]:  # transformers would draw them, and warn
         raise ValueError(f"{folder} has no {min(info['missing_keys'])}: give a folder that has")
     return shell._apply(torch.clone).train()  # it maps the files, to which someone may write
+
+
+def _check_tied(folder: Folder, name: str, to: str) -> None:
+    """Raise ValueError for a folder in which what config.json ties are two: transformers, too,
+    would then have two."""
+    if to in folder.names and not torch.equal(folder.read(name), folder.read(to)):
+        raise ValueError(
+            f"config.json ties {name} to {to}, and {folder.path} has another one: set "
+            "tie_word_embeddings=false there, or take it out"
+        )
 
 
 @torch.no_grad()

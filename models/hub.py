@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -34,6 +35,16 @@ LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequenc
 OURS = ("path", "config", "weights", "attention", "architecture", "sha256")
 """Keys of the section ``model`` that only this family reads."""
 
+QUANTIZED = ("quantization_config", "compression_config")
+"""Under which config.json tells how weights are packed."""
+
+FROM_ELSEWHERE = (
+    *("auto_map", "attn_implementation", "_attn_implementation"),
+    *("experts_implementation", "_experts_implementation"),
+)
+"""Keys of config.json that tell whose code computes a model, which may be a repository of the Hub:
+a folder has no say in that."""
+
 SAMPLE = 1 << 16
 """Bytes at the start, the middle and the end of a file of weights that its fingerprint reads."""
 
@@ -49,12 +60,23 @@ def described(config: ModelConfig) -> ModelConfig:
     told = config.architecture
     if not isinstance(told, Mapping) or not isinstance(told.get("model_type"), str):
         raise ValueError("model.architecture has no model_type: leave it out, it is config.json's")
+    if config.weights == PRETRAINED and any(told.get(key) for key in QUANTIZED):
+        raise ValueError(
+            f"model.path={config.path} has quantized weights, which can't train: get the model "
+            "that they were made of, or set model.weights=fresh"
+        )
+    if config.attention is not None and "/" in config.attention:
+        raise ValueError(
+            f"model.attention={config.attention} is code of a repository, and that is never run: "
+            "take eager, sdpa, or what is installed here"
+        )
+    told = {key: told[key] for key in told if key not in (*QUANTIZED, *FROM_ELSEWHERE)}
     if isinstance(told.get("text_config"), Mapping):
         raise ValueError(
             f"a {told['model_type']} is made of several models (text_config), and only a language "
             "model is trained here: give the folder of its text model alone"
         )
-    config = replace(config, **_shape(config, told))
+    config = replace(config, architecture=told, **_shape(config, told))
     most = longest(told)
     if most is not None and config.context > most:
         raise ValueError(
@@ -66,7 +88,8 @@ def described(config: ModelConfig) -> ModelConfig:
 
 def longest(told: Mapping[str, Any]) -> int | None:
     """Tokens that a model has positions for, as its config.json says; None: it does not."""
-    return next((told[key] for key in LONGEST if isinstance(told.get(key), int)), None)
+    found = (told.get(key) for key in LONGEST)
+    return next((number for number in found if type(number) is int and number > 0), None)
 
 
 def folder_of(path: str) -> Path:
@@ -177,14 +200,18 @@ def _read(config: ModelConfig) -> ModelConfig:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        if file.is_file() and file.stat().st_size > MOST:
-            raise ValueError(f"{file} is larger than any config.json: give the model's own")
-        found = json.loads(file.read_bytes())
+        kind = file.stat()
+        regular = stat.S_ISREG(kind.st_mode) and kind.st_size <= MOST
+        text = file.read_bytes() if regular else b""
     except OSError as error:
         raise ValueError(
             f"{file}: {error.strerror}: give a model's folder or config.json"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    if not regular:
+        raise ValueError(f"{file} is no file, or larger than any config.json: give the model's own")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers that are longer than any
         raise ValueError(f"{file} is no JSON ({error}): give the model's own config.json") from None
     if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
         raise ValueError(f"{file} has no model_type: give the config.json of a Hugging Face model")
@@ -196,15 +223,18 @@ def _shape(config: ModelConfig, told: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {field.name: field.default for field in fields(ModelConfig)}
     found = dict[str, Any]()
     for key, names in KEYS.items():
-        value = next((told[name] for name in names if told.get(name) is not None), None)
-        if value is None and key in NEEDED:
+        name = next((name for name in names if told.get(name) is not None), names[0])
+        value = told.get(name)
+        if key in NEEDED and (value is None or isinstance(value, (list, tuple, dict))):
             raise ValueError(f"config.json says nothing of {', '.join(names)}: add {names[0]}")
         if value is None:
             continue
         if isinstance(value, (list, tuple, dict)):  # by layer, as some have it
             continue
-        if key != "tied" and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"config.json has {names[0]} {value!r}, expected 1 or more: mend it")
+        if key == "tied" and not isinstance(value, bool):
+            raise ValueError(f"config.json has {name} {value!r}, expected true or false: mend it")
+        if key != "tied" and (type(value) is not int or value < 1):
+            raise ValueError(f"config.json has {name} {value!r}, expected 1 or more: mend it")
         given = getattr(config, key)
         if given not in (defaults[key], value):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
 
 from checkfree.models import hf, hub
 from checkfree.models.config import ModelConfig
 from tests.contract.hub_models import (
+    CONFIG_MAPPING,
     CONTEXT,
     FAMILIES,
     LAYERS,
@@ -103,7 +106,10 @@ def test_the_comparison_sees_a_wrong_cutter(
 ) -> None:
     batch = tokens()
     whole = uncut(folder_with("granite", tmp_path).train(), batch)
-    monkeypatch.setattr(torch, "zeros_like", lambda hidden: hidden)
+    zeros = torch.zeros_like
+    monkeypatch.setattr(
+        torch, "zeros_like", lambda t, **of: t if t.requires_grad else zeros(t, **of)
+    )
     monkeypatch.setattr(hf, "entering", nothing_put_in)
     logits, *_ = cut(described(tmp_path), 2, batch)
     assert (logits - whole[0]).abs().max() > 1e-3
@@ -199,3 +205,49 @@ def test_a_stage_has_nothing_of_the_others(tmp_path: Path) -> None:
     counts = [sum(p.numel() for p in part.shell.parameters()) for part in parts]
     assert counts == [sum(p.numel() for p in part.parameters()) for part in parts]
     assert sum(counts) == hf.parameters_of(config)
+
+
+@pytest.mark.parametrize(
+    "key, value", [("num_key_value_heads", 3), ("rope_parameters", []), ("hidden_act", "none")]
+)
+def test_odd_values_of_config_json_are_told_in_one_line(key: str, value: object) -> None:
+    told = {**config_of("llama").to_dict(), key: value}
+    config = hub.described(ModelConfig("hf", context=CONTEXT, architecture=told, weights=hub.FRESH))
+    with pytest.raises(ValueError, match=r"^a llama can't be cut into stages: .") as refused:
+        hf.stage(config, 1, 1)
+    assert "\n" not in str(refused.value)
+
+
+def test_infinity_is_read_as_transformers_writes_it(tmp_path: Path) -> None:
+    sizes = {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "num_hidden_layers": 2}
+    told = CONFIG_MAPPING["mamba2"](vocab_size=VOCABULARY, hidden_size=32, **sizes)
+    told.save_pretrained(tmp_path)
+    assert "Infinity" in (tmp_path / "config.json").read_text()
+    config = described(tmp_path, weights=hub.FRESH)
+    assert hf.stage(config, 1, 2).shell.config.time_step_limit[1] == math.inf
+
+
+def test_a_head_that_is_tied_and_another_one_is_refused(tmp_path: Path) -> None:
+    """transformers has two then; here the head would be forgotten."""
+    model = folder_with("llama tied", tmp_path, shard="1GB")
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    hf.stage(described(tmp_path), 0, 2)
+    state["lm_head.weight"][0] += 1
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"ties lm_head.weight to model.embed_tokens.weight"):
+        hf.stage(described(tmp_path), 0, 2)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3"])
+def test_experts_train_in_fp64(name: str) -> None:
+    """torch's grouped products take no doubles."""
+    told = config_of(name).to_dict()
+    config = hub.described(ModelConfig("hf", context=CONTEXT, architecture=told, weights=hub.FRESH))
+    edge, body = (hf.stage(config, i, 1) for i in (0, 1))
+    batch = tokens()
+    assert isinstance(edge, hf.Edge)
+    narrow = edge.loss(body(edge.embed(batch)), batch)
+    wide = edge.double().loss(body.double()(edge.embed(batch)), batch)
+    wide.backward()  # type: ignore[no-untyped-call]
+    assert wide.dtype == torch.float64 and wide.item() == pytest.approx(narrow.item(), rel=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -93,6 +94,10 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no sizes": ({"model_type": "llama"}, {}, "says nothing of hidden_size"),
     "a size of text": ({**LLAMA, "hidden_size": "48"}, {}, "hidden_size '48', expected 1 or more"),
     "no layers": ({**LLAMA, "num_hidden_layers": 0}, {}, "num_hidden_layers 0, expected 1 or more"),
+    "a size that is a truth": ({**LLAMA, "vocab_size": True}, {}, "vocab_size True, expected 1"),
+    "sizes by layer": ({**LLAMA, "hidden_size": [48]}, {}, "says nothing of hidden_size"),
+    "tied by a word": ({**LLAMA, "tie_word_embeddings": "no"}, {}, "'no', expected true or false"),
+    "a long number": ('{"model_type": "llama", "hidden_size": ' + "9" * 5000 + "}", {}, "no JSON"),
     "a size of one's own": (LLAMA, {"width": 64}, "model.width is 64, and .* has 48: leave it"),
     "dropout": (LLAMA, {"dropout": 0.1}, "dropout is as config.json has it"),
     "a long context": (LLAMA, {"context": 65}, "has positions for 64: model.context=64"),
@@ -146,3 +151,27 @@ def test_torch_and_transformers_are_not_imported(tmp_path: Path) -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_folder_has_no_say_in_whose_code_computes(tmp_path: Path) -> None:
+    """Each of these keys has transformers fetch code of the Hub, where the package kernels is."""
+    evil = dict.fromkeys(hub.FROM_ELSEWHERE, "kernels-community/evil")
+    assert described(path=str(folder(tmp_path, LLAMA | evil))).architecture == LLAMA
+    with pytest.raises(ValueError, match="some/kernel is code of a repository"):
+        described(path=str(tmp_path), attention="some/kernel")
+
+
+@pytest.mark.parametrize("key", hub.QUANTIZED)
+def test_quantized_weights_are_refused(key: str, tmp_path: Path) -> None:
+    """Else fp8 would train without its scales, and an export would claim to be quantized."""
+    where = str(folder(tmp_path, LLAMA | {key: {"quant_method": "fp8"}}))
+    with pytest.raises(ValueError, match="has quantized weights, which can't train"):
+        described(path=where)
+    assert described(path=where, weights=hub.FRESH).architecture == LLAMA
+
+
+def test_a_config_json_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for where in ("pipe", "."):
+        with pytest.raises(ValueError, match="is no file, or larger than any"):
+            described(config=str(tmp_path / where))
