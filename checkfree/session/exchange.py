@@ -63,16 +63,20 @@ def check_shape(model: ModelConfig, theirs: ModelConfig, family: Family) -> None
                 f"model.{key}={written(wanted)}"
             )
 
-    _check_architecture(model.architecture or {}, theirs.architecture or {})
+    check_architecture(model.architecture, theirs.architecture, "folder")
 
 
-def _check_architecture(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    """What only config.json tells of a model of the Hub: as one rotary base, or what it scales."""
+def check_architecture(
+    ours: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None, whose: str
+) -> None:
+    """What only config.json tells of a model of the Hub: as one rotary base, or what it scales.
+    ``whose``: the folder or run that has the other model. Raises BadInput."""
+    ours, theirs = ours or {}, theirs or {}
     for key in sorted((ours.keys() | theirs.keys()) - _ASIDE):
         if ours.get(key) != theirs.get(key):
             raise BadInput(
-                f"config.json of the folder has {key}={theirs.get(key)!r}, and that of this model "
-                f"has {ours.get(key)!r}: give the folder's own, model.config=FOLDER/config.json"
+                f"config.json of the {whose} has {key}={theirs.get(key)!r}, and that of this model "
+                f"has {ours.get(key)!r}: give the {whose}'s own, by model.config or model.path"
             )
 
 

@@ -28,6 +28,7 @@ from checkfree.runtime.folder import CONFIG
 from checkfree.runtime.store import Damaged, Store
 from checkfree.session.exchange import (
     MODEL_CONFIG,
+    check_architecture,
     check_shape,
     exchanging,
     is_model_folder,
@@ -260,8 +261,12 @@ def _parse(word: str) -> tuple[Path, int | str | None]:
 
 # --- whether it fits -----------------------------------------------------------------------------
 
-_FREE = ("context", "dropout", "vocabulary", "code")
-"""Of a model: what a run may change, or is seen from the weights' shapes."""
+_FREE = (
+    *("context", "dropout", "vocabulary", "code"),
+    *("path", "config", "weights", "sha256", "attention", "architecture"),
+)
+"""Of a model: what a run may change, as where a model of the Hub lies whose weights it has not any
+more, is seen from the weights' shapes, or is compared by itself."""
 
 
 def _check_model(config: Config, old: Mapping[str, Any], told: str) -> None:
@@ -272,6 +277,10 @@ def _check_model(config: Config, old: Mapping[str, Any], told: str) -> None:
                 f"{told}: this run has model.{key}={written(value)}, that one had "
                 f"{written(then[key])}: set model.{key}={written(then[key])}"
             )
+    try:
+        check_architecture(now.get("architecture"), then.get("architecture"), "run")
+    except BadInput as error:
+        raise BadInput(f"{told}: {error}") from None
 
 
 def _spelled_out(model: Mapping[str, Any]) -> dict[str, Any]:

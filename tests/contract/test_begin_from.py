@@ -213,7 +213,7 @@ def test_muons_moments_go_along_into_another_cut(home: Path, begun: Begun, tmp_p
         ("@8", {"model": {"blocks": 12}}, r"model.blocks=12, that one had 6"),
         ("@8", {"model": {"vocabulary": 300}}, r"embed_tokens.weight has shape \[256, 16\], this"),
         ("@8", {"model": {"family": "gpt"}}, r"model.family=gpt, that one had llama"),
-        ("@8", {"stages": 4}, r"stages is 4, which does not cut the 6 blocks"),
+        ("@8", {"stages": 4}, r"stages is 4, which does not cut model.blocks 6"),
         (
             "@8",
             {"optimizer": {"name": "sgd"}, "init": {"optimizer": True}},

@@ -72,3 +72,23 @@ def test_another_model_of_equal_shapes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text(narrower)
     with pytest.raises(BadInput, match=r"model\.width=16, the folder has .* 32"):
         trained(tmp_path, "run", change)
+
+
+def test_a_run_begins_with_another_whose_models_folder_lies_elsewhere_or_is_gone(
+    tmp_path: Path,
+) -> None:
+    folder_with("llama", tmp_path / "model")
+    trained(tmp_path, "run")
+    shutil.copytree(tmp_path / "model", tmp_path / "moved")
+    shutil.rmtree(tmp_path / "model")
+    init = {"run": str(tmp_path / "run")}
+    config = {"path": None, "config": str(tmp_path / "moved/config.json")}
+    one, other = (
+        trained(tmp_path, f"again-{place}", {"model": model, "init": init})
+        for place, model in enumerate(({"path": str(tmp_path / "moved")}, config))
+    )
+    assert one.losses == other.losses and len(one.losses) == 2
+    tree = json.loads((tmp_path / "moved/config.json").read_text())
+    (tmp_path / "moved/config.json").write_text(json.dumps(tree | {"rms_norm_eps": 1e-3}))
+    with pytest.raises(BadInput, match=r"the run has rms_norm_eps=1e-06, and that of this model"):
+        trained(tmp_path, "refused", {"model": config, "init": init})
