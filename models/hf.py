@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -59,11 +60,12 @@ def stage(config: ModelConfig, i: int, stages: int) -> Edge | Body:
     each layer's depend on torch's seed and the layer's number alone, however the model is cut.
     Raises ValueError for a model that can't be cut so, and for a folder without its weights."""
     theirs, mine = _settings(config), blocks_of_stage(config, i, stages)
+    sketched = torch.get_default_device().type == "meta"
+    folder = None if sketched or config.weights != hub.PRETRAINED else hub.held(config)
     try:
-        if torch.get_default_device().type == "meta":
+        if sketched:
             return _staged(_empty(theirs, mine), mine)
-        pretrained = config.weights == hub.PRETRAINED
-        shell = _loaded(config, theirs, mine) if pretrained else _drawn(theirs, mine)
+        shell = _drawn(theirs, mine) if folder is None else _loaded(folder, theirs, mine)
         check(shell, mine)
     except Exception as error:  # whatever a class makes of it that can't be built or cut so
         raise ValueError(_refused(config, error)) from error
@@ -360,10 +362,9 @@ def _empty(theirs: Any, mine: range) -> Any:
     return shell
 
 
-def _loaded(config: ModelConfig, theirs: Any, mine: range) -> Any:
+def _loaded(folder: Path, theirs: Any, mine: range) -> Any:
     """From a folder's safetensors, of which only this stage's tensors are read: one after the other
     where the family is saved as it is computed, else as transformers turns them into that."""
-    folder = hub.held(config)
     shell = _empty(theirs, mine)
     tied, kept = shell.all_tied_weights_keys, shell.state_dict()
     wanted = {name: tensor.shape for name, tensor in kept.items() if name not in tied}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -14,20 +15,29 @@ def balanced(costs: Sequence[float], stages: int) -> tuple[int, ...]:
     if not 1 <= stages <= count:
         raise ValueError(f"{count} layers can't be cut into {stages} stages: 1 … {count} can")
     sums = [0.0, *accumulate(costs)]
-    # Of the first k layers in so many stages: the largest sum, their squares, the layers of each.
-    best: dict[int, tuple[float, float, tuple[int, ...]]]
-    best = {k: (sums[k], sums[k] ** 2, (k,)) for k in range(1, count + 1)}
+    largest = sums[:]  # of the first k layers in so many stages, at least
     for used in range(2, stages + 1):
+        largest = [
+            min(
+                (max(largest[before], sums[k] - sums[before]) for before in range(used - 1, k)),
+                default=math.inf,
+            )
+            for k in range(count + 1)
+        ]
+
+    def fits(before: int, k: int) -> bool:
+        return before < k and sums[k] - sums[before] <= largest[count]
+
+    # Of cuts within that: the least squares of their sums, and the layers of each stage.
+    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
+    for _ in range(stages):
         best = {
             k: min(
-                (
-                    max(largest, sums[k] - sums[before]),
-                    squares + (sums[k] - sums[before]) ** 2,
-                    (*layers, k - before),
-                )
-                for before in range(used - 1, k)
-                for largest, squares, layers in (best[before],)
+                (squares + (sums[k] - sums[before]) ** 2, (*layers, k - before))
+                for before, (squares, layers) in best.items()
+                if fits(before, k)
             )
-            for k in range(used, count + 1)
+            for k in range(1, count + 1)
+            if any(fits(before, k) for before in best)
         }
-    return best[count][2]
+    return best[count][1]

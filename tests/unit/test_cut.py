@@ -46,6 +46,8 @@ def test_no_cut_has_a_busiest_stage_that_has_less_to_do(costs: list[int], data: 
 def test_alike_layers_are_spread_evenly() -> None:
     assert balanced([1.0] * 11, 3) in ((4, 4, 3), (4, 3, 4), (3, 4, 4))
     assert balanced([5, 1, 1, 1, 1, 1], 2) == (1, 5)
+    # The last stage has 7 in any case, so the first may have 5, and more of them are alike.
+    assert sums([2, 0, 3, 4, 5, 1, 7], balanced([2, 0, 3, 4, 5, 1, 7], 5)) == [2, 3, 4, 6, 7]
     with pytest.raises(ValueError, match="2 layers can't be cut into 3 stages"):
         balanced([1, 1], 3)
 
