@@ -22,7 +22,7 @@ from checkfree.data.tokenizers import BYTES
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import Family, family
 from checkfree.models.folder import Folder
-from checkfree.models.hub import FRESH, HF
+from checkfree.models.hub import FRESH, FROM_ELSEWHERE, HF, longest
 from checkfree.runtime.process import settled
 from checkfree.session.blueprint import family_of
 from checkfree.session.exchange import GENERATION_CONFIG, MODEL_CONFIG, is_model_folder
@@ -32,8 +32,8 @@ from checkfree.session.saved import SavedState, saved_state
 OURS = {"llama": "llama", "gpt2": "gpt"}
 """Types of transformers' models to families of ours that may compute them."""
 
-LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
-"""What config.json calls the longest sequence that a model has positions for."""
+USUAL_CONTEXT = 1024
+"""Tokens that a model looks back on whose config.json says nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +209,11 @@ def _of_transformers(folder: Folder, tree: Mapping[str, Any], codec: TextCodec) 
             f"{path}: a model of type {kind} is computed by transformers, which is not installed; "
             "run: pip install 'checkfree[hf]'"
         ) from None
+    if found := [key for key in FROM_ELSEWHERE if isinstance(tree.get(key), str)]:
+        raise BadInput(
+            f"{path / MODEL_CONFIG} names code that computes it, {found[0]}={tree[found[0]]}, and "
+            "no code that a folder names is run: take that key out"
+        )
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -221,7 +226,8 @@ def _of_transformers(folder: Folder, tree: Mapping[str, Any], codec: TextCodec) 
             output_loading_info=True,
         )
     except Exception as error:  # whatever a library makes of a folder
-        raise BadInput(f"{path}: transformers can't load it: {error}") from None
+        told = " ".join(str(error).split())[:300]
+        raise BadInput(f"{path}: transformers can't load it: {told}") from None
     if told["missing_keys"]:
         raise BadInput(
             f"{path} lacks {min(told['missing_keys'])}, which transformers would draw: get the "
@@ -233,5 +239,5 @@ def _of_transformers(folder: Folder, tree: Mapping[str, Any], codec: TextCodec) 
         found: Tensor = model(tokens, use_cache=False).logits
         return found
 
-    longest = next((tree[key] for key in LONGEST if type(tree.get(key)) is int), 1024)
-    return LanguageModel(str(path), logits, codec, longest, _ends(codec, folder))
+    context = longest(tree) or USUAL_CONTEXT
+    return LanguageModel(str(path), logits, codec, context, _ends(codec, folder))

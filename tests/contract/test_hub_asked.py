@@ -92,3 +92,14 @@ def test_a_run_begins_with_another_whose_models_folder_lies_elsewhere_or_is_gone
     (tmp_path / "moved/config.json").write_text(json.dumps(tree | {"rms_norm_eps": 1e-3}))
     with pytest.raises(BadInput, match=r"the run has rms_norm_eps=1e-06, and that of this model"):
         trained(tmp_path, "refused", {"model": config, "init": init})
+
+
+def test_a_folder_that_names_code_to_compute_it_is_not_asked(tmp_path: Path) -> None:
+    folder_with("gemma3", tmp_path / "model")
+    trained(tmp_path, "run")
+    checkfree.export(tmp_path / "run", to=tmp_path / "out")
+    file = tmp_path / "out/config.json"
+    evil = {"attn_implementation": "kernels-community/evil"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | evil))
+    with pytest.raises(BadInput, match="no code that a folder names is run"):
+        open_model(tmp_path / "out")
