@@ -74,7 +74,8 @@ STATES = {
 FLOATING = {"attention_dropout", "attn_pdrop", "dropout", "embd_pdrop", "hidden_dropout_prob"}
 DROPOUTS = (
     *(*FLOATING, "resid_pdrop", "hidden_dropout", "activation_dropout", "embed_dropout"),
-    *("attention_probs_dropout_prob", "layerdrop"),  # the latter leaves out whole layers
+    *("attention_probs_dropout_prob", "residual_dropout", "router_jitter_noise"),
+    *("input_jitter_noise", "layerdrop"),  # the latter leaves out whole layers
 )
 GUESSES: tuple[Mapping[str, Any], ...] = (
     {"head_dim": 8},

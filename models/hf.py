@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -52,6 +53,9 @@ NAMES: Mapping[str, str] = MappingProxyType({})
 """The family's own; see ``transformers_name``."""
 
 TRANSPOSED: frozenset[str] = frozenset()
+
+FLASH = ("flash_attn", "flash_attn_interface", "flash_attn_3")
+"""Packages with flash attention. Without them transformers may fetch code of the Hub instead."""
 
 
 def stage(config: ModelConfig, i: int, stages: int) -> Edge | Body:
@@ -313,6 +317,11 @@ def _settings(config: ModelConfig) -> Any:
             "never run: take one that it has"
         )
     how = {} if config.attention is None else {"attn_implementation": config.attention}
+    if (config.attention or "").startswith("flash") and not any(map(find_spec, FLASH)):
+        raise ValueError(
+            f"model.attention={config.attention} needs the package flash_attn, which is not "
+            "installed: take sdpa"
+        )
     try:
         with _quiet():
             family = CONFIG_MAPPING[kind]

@@ -251,3 +251,12 @@ def test_experts_train_in_fp64(name: str) -> None:
     wide = edge.double().loss(body.double()(edge.embed(batch)), batch)
     wide.backward()  # type: ignore[no-untyped-call]
     assert wide.dtype == torch.float64 and wide.item() == pytest.approx(narrow.item(), rel=1e-5)
+
+
+def test_flash_attention_is_not_fetched_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_with("llama", tmp_path)
+    monkeypatch.setattr(hf, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs the package flash_attn"):
+        hf.stage(described(tmp_path, attention="flash_attention_2"), 1, 2)
