@@ -32,6 +32,7 @@ from .families import blocks_of_stage
 from .folder import Folder
 
 try:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import revert_weight_conversion
@@ -49,7 +50,10 @@ NAMES: Mapping[str, str] = MappingProxyType({})
 
 TRANSPOSED: frozenset[str] = frozenset()
 
-FAILURES = (AttributeError, TypeError, RuntimeError, LookupError, ValueError, ImportError)
+FAILURES = (
+    *(AttributeError, TypeError, RuntimeError, LookupError, ValueError, ImportError),
+    StrictDataclassError,
+)
 """What a class raises that can't be built or cut so."""
 
 
@@ -300,8 +304,7 @@ def _names(
 
 def _settings(config: ModelConfig) -> Any:
     """The family's own configuration. Raises ValueError for one that transformers has not."""
-    told = copy.deepcopy(dict(config.architecture))
-    kind = told["model_type"]
+    kind = config.architecture["model_type"]
     if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
             f"transformers has no causal language model called {kind}, and code of a folder is "
@@ -310,12 +313,23 @@ def _settings(config: ModelConfig) -> Any:
     how = {} if config.attention is None else {"attn_implementation": config.attention}
     try:
         with _quiet():
+            told = _spelled_out(config.architecture)
             theirs = CONFIG_MAPPING[kind].from_dict(told, **how)
     except FAILURES as error:
         raise ValueError(_refused(config, error)) from error
     theirs.output_router_logits = False  # no stage has all that experts' auxiliary loss is made of
     theirs.layerdrop = 0.0  # a layer is there or not by chance: a retry would be another
     return theirs
+
+
+def _spelled_out(told: Any) -> Any:
+    """What config.json holds, with the numbers that JSON has not, as transformers writes them:
+    ``{"__float__": "Infinity"}``."""
+    if isinstance(told, Mapping):
+        if told.keys() == {"__float__"}:
+            return float(told["__float__"])
+        return {key: _spelled_out(value) for key, value in told.items()}
+    return [_spelled_out(value) for value in told] if isinstance(told, (list, tuple)) else told
 
 
 def _refused(config: ModelConfig, error: Exception) -> str:

@@ -199,3 +199,15 @@ def test_a_stage_has_nothing_of_the_others(tmp_path: Path) -> None:
     counts = [sum(p.numel() for p in part.shell.parameters()) for part in parts]
     assert counts == [sum(p.numel() for p in part.parameters()) for part in parts]
     assert sum(counts) == hf.parameters_of(config)
+
+
+def test_numbers_that_json_has_not(tmp_path: Path) -> None:
+    """transformers writes them as objects."""
+    folder_with("mamba2", tmp_path)
+    assert '"__float__"' in (tmp_path / "config.json").read_text()
+    batch = tokens()
+    check_equal(cut(described(tmp_path), 2, batch), uncut(model_of("mamba2").train(), batch))
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace('"Infinity"', '"many"'))
+    with pytest.raises(ValueError, match=r"^a mamba2 can't be cut into stages: could not convert"):
+        hf.stage(described(tmp_path), 1, 2)
