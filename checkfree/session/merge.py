@@ -24,7 +24,7 @@ from checkfree.runtime.store import Store, merged
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.job import check_same, of_config, with_trace
 from checkfree.session.memory import available
-from checkfree.session.merging.averages import Evaluation, Weights, combined
+from checkfree.session.merging.averages import PipelineLoss, Weights, combined
 from checkfree.session.merging.rules import (
     GENERATIONS,
     METRIC,
@@ -247,7 +247,7 @@ class _Work:
         context = make_worker_context(job.config, job.blueprint, job.feeds)
         stages, count = job.blueprint.stages, len(self.reads)
         parts = parted(job.feeds[Purpose.VALIDATE], wanted)
-        evaluation = Evaluation(context, stages)
+        evaluation = PipelineLoss(context, stages)
         weights = uniform(count)
         if self._rule == METRIC:
             step = self._watch("losses of the states", count * evaluation.hops)
@@ -259,7 +259,7 @@ class _Work:
             size = job.blueprint.parameters * (8 if config.precision == "fp64" else 4)
             self._check_room((count + 2) * size)
             here = [held(read, stages) for read in self.reads]
-            weights = self._searched(Evaluation(context, stages, held=True), here, parts)
+            weights = self._searched(PipelineLoss(context, stages, held=True), here, parts)
             del here
         several = [*self.reads, combined(self.reads, weights)]
         step = self._watch("losses to report", len(several) * evaluation.hops)
@@ -277,7 +277,7 @@ class _Work:
         return weights, _Report(tuple(losses), loss, tuple(chosen), tuple(report))
 
     def _searched(
-        self, evaluation: Evaluation, states: Sequence[Weights], parts: Parts
+        self, evaluation: PipelineLoss, states: Sequence[Weights], parts: Parts
     ) -> tuple[float, ...]:
         sizes = sizes_of(parts.choosing)
         tried = trials(len(states), **self._options)

@@ -15,7 +15,7 @@ from checkfree.core.errors import BadInput
 from checkfree.session.merging.averages import combined
 from checkfree.session.merging.rules import (
     POPULATION,
-    Candidate,
+    Combination,
     by_metric,
     search,
     trials,
@@ -83,7 +83,7 @@ def test_what_has_gone_too_far_is_passed_by() -> None:
     def loss(weights: Sequence[float]) -> float:
         return math.nan if abs(weights[0]) > 1e-9 else bowl(weights)
 
-    assert search(3, loss, seed=0) == Candidate((0.0, 0.0, 1.0), bowl((0.0, 0.0, 1.0)))
+    assert search(3, loss, seed=0) == Combination((0.0, 0.0, 1.0), bowl((0.0, 0.0, 1.0)))
     with pytest.raises(BadInput, match="none of these states has a finite loss"):
         search(3, lambda weights: math.nan, seed=0, population=POPULATION)
 

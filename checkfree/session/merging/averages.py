@@ -49,7 +49,7 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-class Evaluation:
+class PipelineLoss:
     """The loss of weights on text, as a validation of the run would find it: activations are cast
     as there. ``stages``: with stage 0. A stage is in memory at a time, with the activations of all
     weights that are looked at; ``held``: all stages are, and stay there for the next time."""
