@@ -232,7 +232,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object, code: int = 2) -
         (("--rule=metric", "--penalty=nan"), "--penalty=nan: expected a number of at least 0"),
         (("--rule=metric", "--population=9"), "--population goes with --rule search"),
         (("--rule=search", "--population=2"), "--population=2: expected a whole number of at"),
+        (("--rule=search", "--population=100000000"), "--population=100000000: expected at most"),
+        (("--rule=search", "--generations=100000000"), "--generations=100000000: expected at most"),
         (("--microbatches=0",), "--microbatches=0: expected a whole number of at least 1"),
+        (("--microbatches=100000000",), "--microbatches=100000000: expected at most 100000"),
         (("iterations=9",), "a run that goes on takes data.path"),
     ],
 )
