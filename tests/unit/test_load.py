@@ -423,7 +423,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "parts"),
     [
-        ({"stages": 3}, ["stages is 3", "the 2 blocks", "choose among 1, 2"]),
+        ({"stages": 3}, ["stages is 3", "model.blocks 2", "choose among 1, 2"]),
         ({"devices": ["cuda:77"]}, ["cuda:77", "CUDA devices", "devices=[cpu]"]),
         ({"recovery": {"name": "magic"}}, ["recovery.name=magic", "checkfree, checkfree_plus"]),
         ({"recovery": {"interval": 0}}, ["recovery.interval=0", "at least 1"]),
