@@ -143,3 +143,13 @@ def test_types_stay(dtype: torch.dtype) -> None:
     made = combined(states(*several), (0.5, 0.5))(0)["w"]
     assert made.dtype == dtype and torch.equal(made, torch.full((2,), 2, dtype=dtype))
     assert several[1]["w"][0] == 3  # which were not written to
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_what_weighs_nothing_may_be_no_number(place: int) -> None:
+    """As weights that went too far: by metric they weigh 0, and 0 times NaN is NaN."""
+    values, factors = [[1.0, 2.0], [3.0, 4.0]], [0.25, 0.75]
+    values.insert(place, [math.nan, math.inf])
+    factors.insert(place, 0.0)
+    several = [{"w": torch.tensor(value)} for value in values]
+    assert combined(states(*several), factors)(0)["w"].tolist() == [2.5, 3.5]
