@@ -239,11 +239,12 @@ class Draft:
         self.write(name, (json.dumps(tree, indent=2, ensure_ascii=False) + "\n").encode())
 
     def shard(self, number: int, of: int, tensors: Mapping[str, Tensor]) -> None:
-        """Number 1 … ``of``. Needs memory for one of ``tensors`` beside these. Raises OSError."""
+        """Number 1 … ``of``, in the order of their names: equal tensors are equal bytes. Needs
+        memory for one of ``tensors`` beside these. Raises OSError."""
         name = SINGLE if of == 1 else f"model-{number:05d}-of-{of:05d}{SUFFIX}"
         tree: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        at = 0
-        for key, tensor in tensors.items():
+        at, ordered = 0, sorted(tensors.items())
+        for key, tensor in ordered:
             end = at + tensor.numel() * tensor.dtype.itemsize
             facts = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape)}
             tree[key] = facts | {"data_offsets": [at, end]}
@@ -253,7 +254,7 @@ class Draft:
         with open(self.path / name, "wb") as file:
             file.write(len(text).to_bytes(8, "little"))
             file.write(text)
-            for tensor in tensors.values():
+            for _, tensor in ordered:
                 flat = tensor.detach().cpu().contiguous().flatten()
                 file.write(flat.view(torch.uint8).numpy().data)
             file.flush()

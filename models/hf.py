@@ -309,8 +309,7 @@ def _names(
 
 def _settings(config: ModelConfig) -> Any:
     """The family's own configuration. Raises ValueError for one that transformers has not."""
-    told = copy.deepcopy(dict(config.architecture))
-    kind = told["model_type"]
+    kind = config.architecture["model_type"]
     if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
             f"transformers has no causal language model called {kind}, and code of a folder is "
@@ -324,13 +323,23 @@ def _settings(config: ModelConfig) -> Any:
         )
     try:
         with _quiet():
-            family = CONFIG_MAPPING[kind]
-            theirs = family.from_dict(family._decode_special_floats(told), **how)  # as infinity
+            told = _spelled_out(config.architecture)
+            theirs = CONFIG_MAPPING[kind].from_dict(told, **how)
     except Exception as error:  # its types are checked by a package that raises its own
         raise ValueError(_refused(config, error)) from error
     theirs.output_router_logits = False  # no stage has all that experts' auxiliary loss is made of
     theirs.layerdrop = 0.0  # a layer is there or not by chance: a retry would be another
     return theirs
+
+
+def _spelled_out(told: Any) -> Any:
+    """What config.json holds, with the numbers that JSON has not, as transformers writes them:
+    ``{"__float__": "Infinity"}``."""
+    if isinstance(told, Mapping):
+        if told.keys() == {"__float__"}:
+            return float(told["__float__"])
+        return {key: _spelled_out(value) for key, value in told.items()}
+    return [_spelled_out(value) for value in told] if isinstance(told, (list, tuple)) else told
 
 
 def _refused(config: ModelConfig, error: Exception) -> str:

@@ -87,8 +87,8 @@ def as_recorded(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     defaults, but older versions moved no shadow on, and their ``auto`` replayed nothing. And
     without the momentum that was theirs where none was given."""
     optimizer = tree.get("optimizer")
-    if isinstance(optimizer, Mapping) and optimizer.get("name") != MUON:
-        usual = optimizer.get("momentum") == USUAL_MOMENTUM[SGD]
+    if isinstance(optimizer, Mapping):
+        usual = _is_usual(optimizer.get("name"), optimizer.get("momentum"))
         kept = {k: v for k, v in optimizer.items() if k != "momentum" or not usual}
         tree = {**tree, "optimizer": kept}
     recovery = tree.get("recovery")
@@ -156,7 +156,14 @@ def build(tree: Mapping[str, Any]) -> Config:
     except ValueError as error:
         raise BadInput(str(error)) from None
     check(config)
+    if _is_usual(config.optimizer.name, config.optimizer.momentum):  # as a run's folder has it
+        config = replace(config, optimizer=replace(config.optimizer, momentum=None))
     return permitted(config)
+
+
+def _is_usual(optimizer: Any, momentum: Any) -> bool:
+    """It means no more than none given: older versions wrote SGD's down for all optimizers."""
+    return bool(optimizer != MUON and momentum == USUAL_MOMENTUM[SGD])
 
 
 def _options_apart(tree: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ the token that it says ends a text, and its files, as a run keeps them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import stat
@@ -79,6 +80,11 @@ def file_in(folder: Path, where: str) -> Path:
         "transformers sentencepiece makes it: python -c 'from transformers import AutoTokenizer as "
         f't; t.from_pretrained("{folder}").save_pretrained("{folder}")\''
     )
+
+
+def identity_of(content: bytes) -> str:
+    """What tells a tokenizer.json from any other."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def end_of_text(folder: Path) -> str | int | None:

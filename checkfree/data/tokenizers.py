@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from checkfree.data.tokenizer_folder import (
     end_of_text,
     file_in,
     find,
+    identity_of,
     is_folder,
 )
 
@@ -170,7 +170,7 @@ def _from_file(path: Path, where: str, named: str | None, folder: Path | None = 
     random = tree["model"].get("dropout")
     as_before = separator == before and not (special or leaks or random)
     return Tokenizer(
-        identity=f"sha256:{sha256(content).hexdigest()}",
+        identity=identity_of(content),
         vocabulary=vocabulary,
         separator=encoder.separator,
         encode=encoder,

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from checkfree.config.load import as_recorded, build
+from checkfree.config.load import as_recorded, build, load_saved
 from checkfree.config.parts import permitted
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.records import read
 from checkfree.data import tokenizer_files
-from checkfree.data.tokenizer_folder import TOKENIZER, files_of, find
+from checkfree.data.tokenizer_folder import TOKENIZER, files_of, find, identity_of
 from checkfree.data.tokenizers import BYTES
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import Family
 from checkfree.models.folder import Draft, draft_of
 from checkfree.runtime import folder as folders
 from checkfree.session.exchange import GENERATION_CONFIG, MODEL_CONFIG, exchanging
+from checkfree.session.kept_tokenizer import with_kept_tokenizer
 from checkfree.session.model_card import model_card
 from checkfree.session.saved import USER, SavedState, saved_state
 
@@ -75,8 +75,9 @@ def export(
 
 
 def trained(state: SavedState, allow: Collection[str] = ()) -> tuple[Config, ModelConfig]:
-    """A run's configuration, and its model with all that its data told of it. Raises BadInput for
-    a run of a user's own modules, and for parts of it that may not run."""
+    """A run's configuration, with the places where its data are by now, and its model with all that
+    its data told of it. Raises BadInput for a run of a user's own modules, and for parts of it that
+    may not run."""
     began = state.began
     if began["data"].get("name") == USER:
         raise BadInput(
@@ -84,6 +85,9 @@ def trained(state: SavedState, allow: Collection[str] = ()) -> tuple[Config, Mod
             "are in weights/stage-*.safetensors"
         )
     config = permitted(build(as_recorded(began["config"])), allow)
+    if (state.run / folders.CONFIG).is_file():
+        placed = load_saved(state.run / folders.CONFIG, allow)
+        config = with_kept_tokenizer(replace(config, data=placed.data), state.run)
     vocabulary = config.model.vocabulary or began["data"]["vocabulary"]
     cut = None if config.cut is None else tuple(config.cut)
     return config, replace(config.model, vocabulary=vocabulary, cut=cut)
@@ -144,7 +148,7 @@ def _tokenizer(state: SavedState, config: Config) -> tuple[dict[str, bytes], str
     if path is None:
         return {}, lacking
     files = files_of(path)
-    if f"sha256:{sha256(files[TOKENIZER]).hexdigest()}" != state.began["data"]["tokenizer"]:
+    if identity_of(files[TOKENIZER]) != state.began["data"]["tokenizer"]:
         raise BadInput(
             f"{path} is another tokenizer than {state.told} was trained with: put that one back"
         )
@@ -154,13 +158,11 @@ def _tokenizer(state: SavedState, config: Config) -> tuple[dict[str, bytes], str
 def tokenizer_of_run(state: SavedState, config: Config) -> tuple[Path | None, str]:
     """The file or folder of a run's tokenizer, which is not bytes: its own copy, else the one that
     is configured. None: there is none, and why."""
-    kept = state.run / folders.TOKENIZER
-    if (kept / TOKENIZER).is_file():
-        return kept, ""
-    if config.data.tokenizer == BYTES:
+    named = config.data.kept or config.data.tokenizer
+    if named == BYTES:
         return None, "no file tells the tokenizer that made its tokens"
     try:
-        path = find(config.data.tokenizer)
+        path = find(named)
     except BadInput as error:
         return None, str(error)
     there = path.exists()

@@ -3,7 +3,6 @@ which it was of may be gone or others by then."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from checkfree.config.parts import running
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.records import RECORDS, read
-from checkfree.data.tokenizer_folder import TOKENIZER, files_of, find
+from checkfree.data.tokenizer_folder import TOKENIZER, files_of, find, identity_of
 from checkfree.data.tokenizers import BYTES
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import write_whole
@@ -28,7 +27,7 @@ def keep_tokenizer(config: Config, data: Mapping[str, Any], folder: Path) -> Non
     if named == BYTES or data.get("tokenizer") is None or data["name"] == "bin":
         return
     files = files_of(find(named))
-    if _identity(files[TOKENIZER]) != data["tokenizer"]:
+    if identity_of(files[TOKENIZER]) != data["tokenizer"]:
         raise BadInput(
             f"data.tokenizer {named} was changed while the run was about to begin: start again"
         )
@@ -49,10 +48,9 @@ def with_kept_tokenizer(config: Config, folder: Path) -> Config:
     was = load_saved(folder / folders.CONFIG, running(config))
     if not began or was.data.tokenizer != config.data.tokenizer:
         return config
-    if _identity(file.read_bytes()) != began[0].get("data", {}).get("tokenizer"):
+    try:
+        if identity_of(file.read_bytes()) != began[0].get("data", {}).get("tokenizer"):
+            return config
+    except OSError:  # as where there is none
         return config
     return replace(config, data=replace(config.data, kept=str(copy)))
-
-
-def _identity(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"

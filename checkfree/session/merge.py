@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkfree.config.check import MOST
 from checkfree.config.load import load_saved
 from checkfree.config.places import moved
 from checkfree.core.config import Config
-from checkfree.core.errors import BadInput, at_least, one_of
+from checkfree.core.errors import BadInput, at_least, one_of, within
 from checkfree.core.records import read
 from checkfree.core.units import render_bytes
 from checkfree.messages.control import Purpose
@@ -24,7 +25,7 @@ from checkfree.runtime.store import Store, merged
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.job import check_same, of_config, with_trace
 from checkfree.session.memory import available
-from checkfree.session.merging.averages import Evaluation, Weights, combined
+from checkfree.session.merging.averages import PipelineLoss, Weights, combined
 from checkfree.session.merging.rules import (
     GENERATIONS,
     METRIC,
@@ -42,6 +43,9 @@ from checkfree.session.merging.running import RUNNING
 from checkfree.session.merging.states import held, keep, of_course, reader
 from checkfree.session.merging.text import Parts, identities, parted, sizes_of
 from checkfree.session.saved import MERGED_NAME, USER, Saved
+
+MOST_TRIED = 10_000
+"""Generations, and combinations of one, above which a number is a slip of the hand."""
 
 Watch = Callable[[str, int], Callable[[], None]]
 """Begin a piece of so many steps; the result is called after each."""
@@ -174,8 +178,8 @@ def _options(
                 raise BadInput(f"--{key} goes with --rule {whose}: leave it out of {rule}")
     if penalty is not None and not (math.isfinite(penalty) and penalty >= 0):
         raise BadInput(f"--penalty={penalty}: expected a number of at least 0, a nat")
-    at_least("--generations", GENERATIONS if generations is None else generations, 0)
-    at_least("--population", POPULATION if population is None else population, 4)
+    within("--generations", GENERATIONS if generations is None else generations, 0, MOST_TRIED)
+    within("--population", POPULATION if population is None else population, 4, MOST_TRIED)
     defaults = {"penalty": PENALTY, "generations": GENERATIONS, "population": POPULATION}
     return {k: defaults[k] if v is None else v for k, v in given.get(rule, {}).items()}
 
@@ -241,13 +245,13 @@ class _Work:
     ) -> tuple[tuple[float, ...], _Report]:
         """Weights, by the text that may choose them, and losses on the rest."""
         wanted = 2 * config.validation.microbatches if microbatches is None else microbatches
-        at_least("--microbatches", wanted, 1)
+        within("--microbatches", wanted, 1, MOST["microbatches"])
         job = of_config(with_trace(config, self._run / folders.TRACE), self._run, (), whole=False)
         check_same(job, read(self._run))
         context = make_worker_context(job.config, job.blueprint, job.feeds)
         stages, count = job.blueprint.stages, len(self.reads)
         parts = parted(job.feeds[Purpose.VALIDATE], wanted)
-        evaluation = Evaluation(context, stages)
+        evaluation = PipelineLoss(context, stages)
         weights = uniform(count)
         if self._rule == METRIC:
             step = self._watch("losses of the states", count * evaluation.hops)
@@ -259,7 +263,7 @@ class _Work:
             size = job.blueprint.parameters * (8 if config.precision == "fp64" else 4)
             self._check_room((count + 2) * size)
             here = [held(read, stages) for read in self.reads]
-            weights = self._searched(Evaluation(context, stages, held=True), here, parts)
+            weights = self._searched(PipelineLoss(context, stages, held=True), here, parts)
             del here
         several = [*self.reads, combined(self.reads, weights)]
         step = self._watch("losses to report", len(several) * evaluation.hops)
@@ -277,7 +281,7 @@ class _Work:
         return weights, _Report(tuple(losses), loss, tuple(chosen), tuple(report))
 
     def _searched(
-        self, evaluation: Evaluation, states: Sequence[Weights], parts: Parts
+        self, evaluation: PipelineLoss, states: Sequence[Weights], parts: Parts
     ) -> tuple[float, ...]:
         sizes = sizes_of(parts.choosing)
         tried = trials(len(states), **self._options)

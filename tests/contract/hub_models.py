@@ -64,6 +64,10 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "mixtral": ("mixtral", {**USUAL, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen3_moe": ("qwen3_moe", {**USUAL, **EXPERTS, "num_experts": 4}),
+    "mamba2": (
+        "mamba2",
+        {**USUAL, "num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "chunk_size": 8},
+    ),
     "deepseek_v3": (
         "deepseek_v3",
         {

@@ -111,6 +111,21 @@ def test_a_run_that_loses_stages_has_the_same(
     assert checkfree.verify(run.folder).difference == ""
 
 
+def test_states_that_are_stored_once_more_count(tree: dict[str, Any], tmp_path: Path) -> None:
+    """Lost right after a state was stored, the run goes back to one before it, which is stored at
+    a later tick then; no snapshot or checkpoint has it by the end."""
+    often = {**tree, "average": {"every": 1, "last": 12}, "resume": {"every": 0}}
+    hits = {"scenario": trace(tmp_path / "hits.json", (3, 1)), "stages": "all"}
+    safe = {"name": "checkpoint", "interval": 2}
+    calm = checkfree.train({**often, "out": str(tmp_path / "undisturbed")})
+    run = checkfree.train({**often, "recovery": safe, "failures": hits})
+    ticks = [record["tick"] for record in of_kind(run.records, "iteration")]
+    assert ticks[2:5] == [2, 3, 4] and len(ticks) == 13
+    (record,) = of_kind(run.records, "average")
+    assert record["iterations"] == [*range(1, 13)]
+    assert average(run) == average(calm)
+
+
 @pytest.mark.parametrize("stops_at", [1, 7, 10])
 def test_so_does_one_that_is_stopped_and_goes_on(
     stops_at: int, calm: checkfree.Run, tree: dict[str, Any]

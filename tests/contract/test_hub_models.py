@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from torch import Tensor
 from checkfree.models import hf, hub
 from checkfree.models.config import ModelConfig
 from tests.contract.hub_models import (
-    CONFIG_MAPPING,
     CONTEXT,
     FAMILIES,
     LAYERS,
@@ -218,15 +216,6 @@ def test_odd_values_of_config_json_are_told_in_one_line(key: str, value: object)
     assert "\n" not in str(refused.value)
 
 
-def test_infinity_is_read_as_transformers_writes_it(tmp_path: Path) -> None:
-    sizes = {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "num_hidden_layers": 2}
-    told = CONFIG_MAPPING["mamba2"](vocab_size=VOCABULARY, hidden_size=32, **sizes)
-    told.save_pretrained(tmp_path)
-    assert "Infinity" in (tmp_path / "config.json").read_text()
-    config = described(tmp_path, weights=hub.FRESH)
-    assert hf.stage(config, 1, 2).shell.config.time_step_limit[1] == math.inf
-
-
 def test_a_head_that_is_tied_and_another_one_is_refused(tmp_path: Path) -> None:
     """transformers has two then; here the head would be forgotten."""
     model = folder_with("llama tied", tmp_path, shard="1GB")
@@ -260,3 +249,15 @@ def test_flash_attention_is_not_fetched_from_the_hub(
     monkeypatch.setattr(hf, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs the package flash_attn"):
         hf.stage(described(tmp_path, attention="flash_attention_2"), 1, 2)
+
+
+def test_numbers_that_json_has_not(tmp_path: Path) -> None:
+    """transformers writes them as objects."""
+    folder_with("mamba2", tmp_path)
+    assert '"__float__"' in (tmp_path / "config.json").read_text()
+    batch = tokens()
+    check_equal(cut(described(tmp_path), 2, batch), uncut(model_of("mamba2").train(), batch))
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace('"Infinity"', '"many"'))
+    with pytest.raises(ValueError, match=r"^a mamba2 can't be cut into stages: could not convert"):
+        hf.stage(described(tmp_path), 1, 2)

@@ -13,6 +13,10 @@ import pytest
 import checkfree
 from checkfree.config.load import load, merge
 from checkfree.core.errors import BadInput
+from checkfree.data.tokenizer_folder import identity_of
+from checkfree.session.evaluate import evaluate
+from checkfree.session.export import export
+from checkfree.session.language_model import open_model
 from checkfree.session.verify import recording, verify_recording
 from tests.contract.small import small, text
 
@@ -121,6 +125,25 @@ def test_it_goes_on_whatever_became_of_the_files(
     assert checkfree.resume(run).losses == expected
     assert (run / "config.yaml").read_text() == before
     assert checkfree.verify(run).difference == ""
+
+
+@pytest.mark.parametrize("change", [gone, another, no_copy, torn_copy])
+def test_it_is_asked_and_exported_whatever_became_of_them(
+    run: Path, once: tuple[Path, list[float]], change: Change
+) -> None:
+    home, _ = once
+    checkfree.resume(run)
+    told = checkfree.read(run)[0]["data"]["tokenizer"]
+    expected = evaluate(open_model(run)).loss
+    (home / "a.txt").rename(home / "moved.txt")
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace(str(home / "a.txt"), str(home / "moved.txt")))
+    change(home)
+    model = open_model(run)
+    assert model.codec.identity == told
+    assert evaluate(model).loss == expected
+    export(run, to=home / "out")
+    assert identity_of((home / "out" / "tokenizer.json").read_bytes()) == told
 
 
 def test_a_run_that_is_trained_again_has_them_too(run: Path, once: tuple[Path, Any]) -> None:

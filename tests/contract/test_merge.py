@@ -25,7 +25,7 @@ from checkfree.runtime.folder import locked
 from checkfree.runtime.store import Store
 from checkfree.session import merge as merging
 from checkfree.session.job import of_config
-from checkfree.session.merging.averages import Evaluation
+from checkfree.session.merging.averages import PipelineLoss
 from checkfree.session.merging.text import identities, parted
 from checkfree.session.saved import saved
 from checkfree.stage import Part, Stage
@@ -108,10 +108,10 @@ def test_losses_are_those_of_a_validation(run: Path) -> None:
     job = of_config(config, run, (), whole=False)
     states = merging._Work(run, Store(DiskFiles(run)), merging._newest(run, 3, config), "", {}, _)
     feed = job.feeds[Purpose.VALIDATE]
-    found = Evaluation(job.worker_context, 4).losses(states.reads, [feed(0, 0), feed(0, 1)])
+    found = PipelineLoss(job.worker_context, 4).losses(states.reads, [feed(0, 0), feed(0, 1)])
     then = {r["iteration"]: r["loss"] for r in of_kind(checkfree.read(run), "validation")}
     assert found == pytest.approx([then[8], then[10], then[12]], rel=1e-6)
-    held = Evaluation(job.worker_context, 4, held=True)
+    held = PipelineLoss(job.worker_context, 4, held=True)
     assert held.losses(states.reads[:1], [feed(0, 0), feed(0, 1)]) == found[:1]
 
 
@@ -232,7 +232,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object, code: int = 2) -
         (("--rule=metric", "--penalty=nan"), "--penalty=nan: expected a number of at least 0"),
         (("--rule=metric", "--population=9"), "--population goes with --rule search"),
         (("--rule=search", "--population=2"), "--population=2: expected a whole number of at"),
+        (("--rule=search", "--population=100000000"), "--population=100000000: expected at most"),
+        (("--rule=search", "--generations=100000000"), "--generations=100000000: expected at most"),
         (("--microbatches=0",), "--microbatches=0: expected a whole number of at least 1"),
+        (("--microbatches=100000000",), "--microbatches=100000000: expected at most 100000"),
         (("iterations=9",), "a run that goes on takes data.path"),
     ],
 )
@@ -281,7 +284,7 @@ def test_a_search_without_the_memory(
 def test_states_that_went_too_far(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Evaluation, "losses", lambda *given, **more: [float("nan")] * 3)
+    monkeypatch.setattr(PipelineLoss, "losses", lambda *given, **more: [float("nan")] * 3)
     assert "has no finite loss, nothing was written" in refused(capsys, run, "--last=2")
     assert not (run / "merged").exists()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos import SOAK
 from tests.docs.commands import ROOT, SMALL, commands, scaled
 from tests.process.command import DEADLINE, checkfree_command, environment
 
@@ -55,7 +56,7 @@ def works(command: list[str]) -> bool:
     )
 
 
-@pytest.mark.parametrize("where", ["ascii", "dumb", "read-only", "nobody"])
+@pytest.mark.parametrize("where", ["ascii", "read-only", *["dumb", "nobody"] * SOAK])
 def test_commands_end_with_their_codes_and_no_traceback(where: str, tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     for file in (ROOT / "configs").glob("*.*"):

@@ -13,6 +13,7 @@ import pytest
 from checkfree.cli import main
 from checkfree.core.records import of_kind, read
 from checkfree.session.job import versions
+from tests.chaos import SOAK
 from tests.process.command import (
     DEADLINE,
     checkfree_command,
@@ -99,6 +100,7 @@ def fleet(folder: Path) -> Iterator[Fleet]:
         made.end()
 
 
+@pytest.mark.skipif(not SOAK, reason="40 seconds: CHECKFREE_SOAK=1")
 def test_who_joins_on_something_else_is_told_of_on_both_sides(
     fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.chaos import SOAK
 from tests.process.command import DEADLINE, environment
 from tests.unit.test_config_fuzz import KEYS, NUMBERS, WORDS
 
-SAMPLES = 30
+SAMPLES = 100 if SOAK else 16
 FEW = ("iterations", "microbatches", "validation.microbatches", "model.hidden", "model.vocabulary")
 """Keys of which a large number is a long run, and no mistake."""
 BASE = (

@@ -57,3 +57,18 @@ def test_it_is_that_of_one_process(swarm: Path, capsys: pytest.CaptureFixture[st
     replays(swarm, capsys)
     made = run(swarm, "merge", "run", "--last", "3", "--json")
     assert [s["iteration"] for s in json.loads(made.stdout)["states"]] == [14, 16, 18]
+
+
+def test_a_state_that_was_damaged_is_told(swarm: Path) -> None:
+    """As in one process: the run is over, its weights are stored, and its records say why there is
+    no average."""
+    words = ("iterations=16", "average.every=4", "average.last=4", "resume.every=0")
+    process = begin(swarm, *up(*words, PATIENT), tick=6)
+    file = swarm / "run" / "average" / "00000004" / "stage-1.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    told = finished(process, 1)
+    assert "average/00000004/stage-1.safetensors is damaged" in told.stderr
+    end = end_of(swarm / "run")
+    assert end["status"] == "failed" and "average/00000004" in end["reason"]
+    assert (swarm / "run" / "weights" / "manifest.json").is_file()
+    assert_nothing_left(swarm)

@@ -234,6 +234,7 @@ def test_joins_and_leaves_do_not_show_in_the_numbers(
     assert replayed(hosts.folder, capsys)
 
 
+@pytest.mark.skipif(not SOAK, reason="40 seconds: CHECKFREE_SOAK=1")
 def test_a_host_that_is_cut_off_is_replaced_and_comes_back_as_a_spare(
     hosts: Hosts, capsys: pytest.CaptureFixture[str]
 ) -> None:

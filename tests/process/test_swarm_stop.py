@@ -18,6 +18,7 @@ from checkfree.cli import main
 from checkfree.core.records import of_kind, read
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.workdir import Workdir
+from tests.chaos import SOAK
 from tests.process.command import (
     DEADLINE,
     checkfree_command,
@@ -135,6 +136,7 @@ def ended(process: Process, expect: int) -> None:
     assert process.wait(timeout=DEADLINE) == expect
 
 
+@pytest.mark.skipif(not SOAK, reason="70 seconds: CHECKFREE_SOAK=1")
 def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:

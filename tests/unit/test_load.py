@@ -423,7 +423,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "parts"),
     [
-        ({"stages": 3}, ["stages is 3", "the 2 blocks", "choose among 1, 2"]),
+        ({"stages": 3}, ["stages is 3", "model.blocks 2", "choose among 1, 2"]),
         ({"devices": ["cuda:77"]}, ["cuda:77", "CUDA devices", "devices=[cpu]"]),
         ({"recovery": {"name": "magic"}}, ["recovery.name=magic", "checkfree, checkfree_plus"]),
         ({"recovery": {"interval": 0}}, ["recovery.interval=0", "at least 1"]),
@@ -575,9 +575,12 @@ def test_a_saved_configuration_of_an_older_version_may_have_one(tmp_path: Path) 
 def test_the_momentum_that_was_every_runs_is_the_usual_one(
     tmp_path: Path, section: str, meant: float | None
 ) -> None:
-    """Else a run of before would be another than one of the same words now."""
+    """Else a run of before would be another than one of the same words now, and a comparison that
+    names it another than what its own runs have kept."""
     saved = write(tmp_path, f"optimizer: {section}\n")
     assert load_saved(saved).optimizer.momentum == meant
+    named = load(saved)
+    assert named.optimizer.momentum == meant
 
 
 def test_a_run_that_goes_on_is_given_only_what_its_data_read() -> None:

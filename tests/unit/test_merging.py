@@ -15,7 +15,7 @@ from checkfree.core.errors import BadInput
 from checkfree.session.merging.averages import combined
 from checkfree.session.merging.rules import (
     POPULATION,
-    Candidate,
+    Combination,
     by_metric,
     search,
     trials,
@@ -83,7 +83,7 @@ def test_what_has_gone_too_far_is_passed_by() -> None:
     def loss(weights: Sequence[float]) -> float:
         return math.nan if abs(weights[0]) > 1e-9 else bowl(weights)
 
-    assert search(3, loss, seed=0) == Candidate((0.0, 0.0, 1.0), bowl((0.0, 0.0, 1.0)))
+    assert search(3, loss, seed=0) == Combination((0.0, 0.0, 1.0), bowl((0.0, 0.0, 1.0)))
     with pytest.raises(BadInput, match="none of these states has a finite loss"):
         search(3, lambda weights: math.nan, seed=0, population=POPULATION)
 
@@ -143,3 +143,13 @@ def test_types_stay(dtype: torch.dtype) -> None:
     made = combined(states(*several), (0.5, 0.5))(0)["w"]
     assert made.dtype == dtype and torch.equal(made, torch.full((2,), 2, dtype=dtype))
     assert several[1]["w"][0] == 3  # which were not written to
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_what_weighs_nothing_may_be_no_number(place: int) -> None:
+    """As weights that went too far: by metric they weigh 0, and 0 times NaN is NaN."""
+    values, factors = [[1.0, 2.0], [3.0, 4.0]], [0.25, 0.75]
+    values.insert(place, [math.nan, math.inf])
+    factors.insert(place, 0.0)
+    several = [{"w": torch.tensor(value)} for value in values]
+    assert combined(states(*several), factors)(0)["w"].tolist() == [2.5, 3.5]

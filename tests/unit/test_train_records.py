@@ -150,7 +150,7 @@ def test_the_order_of_kinds(run: Run) -> None:
     kinds = [record["kind"] for record in run.records]
     assert kinds[:4] == ["config", "process", "plan", "validation"]
     assert kinds[-2:] == ["ledger", "end"]
-    assert set(kinds) == KINDS.keys() - {"resume", "replay"}
+    assert set(kinds) == KINDS.keys() - {"resume", "replay", "average"}
     first, second = (place for place, kind in enumerate(kinds) if kind == "failure")
     assert kinds[first : first + 4] == ["failure", "plan", "validation", "recovery"]
     assert kinds[second : second + 4] == ["failure", "plan", "recovery", "iteration"]  # exact

@@ -25,13 +25,17 @@ _TICKET = Ticket(0, 0, Purpose.VALIDATE)
 def combined(states: Sequence[Weights], factors: Sequence[float]) -> Weights:
     """The sum of states times ``factors``, which sum to 1. It is taken as the last state plus its
     differences to the others, in 64 bits: so what is the same in all of them, as a buffer is, comes
-    out as it is, infinite or not. Whole numbers are those of the last state. Two states of a stage
-    are in memory at once, with one in 64 bits."""
+    out as it is, infinite or not. Whole numbers are those of the last state. One that weighs
+    nothing is not read: not finite as it may be, it would weigh. Two states of a stage are in
+    memory at once, with one in 64 bits."""
+    *others, (newest, _) = [
+        (state, factor) for state, factor in zip(states, factors, strict=True) if factor
+    ]
 
     def load(stage: int) -> Mapping[str, Tensor]:
-        last = states[-1](stage)
+        last = newest(stage)
         sums: dict[str, Tensor] = {}
-        for state, factor in zip(states[:-1], factors, strict=False):
+        for state, factor in others:
             for name, tensor in state(stage).items():
                 if _summed(tensor) and not torch.equal(tensor, last[name]):
                     base = _wide(last[name])
@@ -49,7 +53,7 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-class Evaluation:
+class PipelineLoss:
     """The loss of weights on text, as a validation of the run would find it: activations are cast
     as there. ``stages``: with stage 0. A stage is in memory at a time, with the activations of all
     weights that are looked at; ``held``: all stages are, and stay there for the next time."""

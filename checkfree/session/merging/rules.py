@@ -51,8 +51,8 @@ def by_metric(losses: Sequence[float], penalty: float = PENALTY) -> tuple[float,
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """Weights that a search has tried, and the loss of what they make."""
+class Combination:
+    """Weights of states that a search has tried, and the loss of what they make."""
 
     weights: tuple[float, ...]
     loss: float
@@ -65,7 +65,7 @@ def search(
     *,
     generations: int = GENERATIONS,
     population: int = POPULATION,
-) -> Candidate:
+) -> Combination:
     """A linear combination of ``count`` states, found by evolution, as LCSC does for other models
     ("Linear Combination of Saved Checkpoints Makes Consistency and Diffusion Models Better",
     arXiv 2404.02241): an individual is a vector of weights, which may be negative; its fitness is
@@ -80,9 +80,9 @@ def search(
         moved = [weight + draw.gauss(0.0, step) for weight in weights]
         return tuple(weight + (1 - sum(moved)) / count for weight in moved)
 
-    def tried(weights: tuple[float, ...]) -> Candidate:
+    def tried(weights: tuple[float, ...]) -> Combination:
         found = loss(weights)
-        return Candidate(weights, found if math.isfinite(found) else math.inf)
+        return Combination(weights, found if math.isfinite(found) else math.inf)
 
     starts = _starts(count)
     starts += [mutated(uniform(count), _STEP) for _ in range(population - len(starts))]

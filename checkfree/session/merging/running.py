@@ -14,7 +14,7 @@ from checkfree.core.records import AverageRecord
 from checkfree.messages.control import Purpose
 from checkfree.runtime.store import Store
 from checkfree.session.job import Job
-from checkfree.session.merging.averages import Evaluation, combined
+from checkfree.session.merging.averages import PipelineLoss, combined
 from checkfree.session.merging.rules import UNIFORM, uniform
 from checkfree.session.merging.states import keep, of_course, reader
 
@@ -40,7 +40,7 @@ def keep_average(job: Job, store: Store, devices: tuple[str, ...] = ()) -> Avera
         context = replace(job, devices=devices or job.devices).worker_context
         feed, count = job.feeds[Purpose.VALIDATE], config.validation.microbatches
         batches = [feed(config.iterations, microbatch) for microbatch in range(count)]
-        loss = Evaluation(context, stages).losses([weights], batches)[0]
+        loss = PipelineLoss(context, stages).losses([weights], batches)[0]
     note = {
         "rule": UNIFORM,
         "states": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,23 @@ def of_course(run: Path) -> list[Saved]:
     and none of a course that the run left when it went back."""
     ticks, found = _course(read(run)), dict[int, Saved]()
     for state in saved(run):
-        if ticks.get(state.iteration) == state.tick:
+        if state.tick in ticks.get(state.iteration, ()):
             found.setdefault(state.iteration, state)
     return [found[iteration] for iteration in sorted(found)]
 
 
-def _course(records: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-    """The tick at which the run had committed so many iterations, for the last time."""
+def _course(records: Sequence[Mapping[str, Any]]) -> dict[int, range]:
+    """The ticks at which the run had committed so many iterations, on the course that it took in
+    the end: more than one where it went back to them, for ticks only rise."""
     steps = [(0, 0)]
     for record in of_kind(records, "iteration"):
         while steps and steps[-1][0] > record["iteration"]:
             steps.pop()
         steps.append((record["iteration"] + 1, record["tick"] + 1))
-    return dict(steps)
+    until = [tick for _, tick in steps[1:]] + [sys.maxsize]
+    return {
+        iteration: range(tick, end) for (iteration, tick), end in zip(steps, until, strict=True)
+    }
 
 
 def reader(run: Path, store: Store, state: Saved) -> Weights:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from checkfree.core.errors import RunFailed
+from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.live import LiveStatus
 from checkfree.core.ops import FAULTS, LEAD, LOG, STORE, Address
 from checkfree.core.participants import Company, Differences, Facts
@@ -207,11 +207,13 @@ class Leading:
         stopped = leader_process.stopped or (lead is not None and lead.stopped)
         status = "failed" if reason else "interrupted" if stopped else "done"
         sent = ({}, {}) if self._ending else leader_process.dismiss(status, reason)
+        if status == "done":
+            try:
+                self._session.keep_average(("cpu",))  # a fork that leads computes nothing else
+            except (BadInput, RunFailed) as error:  # the weights are stored all the same
+                status, reason = "failed", str(error)
         leader_process.launcher.tell({"ended": reason})  # who else would know, if the disk is full?
         progress = self._ending or (lead.progress if lead else began)
-        if status == "done":
-            with suppress(RunFailed):
-                self._session.keep_average(("cpu",))  # a fork that leads computes nothing else
         with suppress(RunFailed):  # a disk that is full stays full; the error counts
             self._session.end(status, reason, progress, sent, leader_process.dropped())
         self._session.recorder.close()
