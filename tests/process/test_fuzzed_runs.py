@@ -13,7 +13,7 @@ from tests.chaos import SOAK
 from tests.process.command import DEADLINE, environment
 from tests.unit.test_config_fuzz import KEYS, NUMBERS, WORDS
 
-SAMPLES = 100 if SOAK else 16
+SAMPLES = 100 if SOAK else 24
 FEW = ("iterations", "microbatches", "validation.microbatches", "model.hidden", "model.vocabulary")
 """Keys of which a large number is a long run, and no mistake."""
 BASE = (
