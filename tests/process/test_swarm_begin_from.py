@@ -60,8 +60,9 @@ def test_a_model_s_folder_is_begun_with_as_in_one_process(fleet: Fleet) -> None:
 def test_nodes_have_their_first_states_from_the_lead(fleet: Fleet) -> None:
     """They have neither the old run nor its copy; the lead dies, and all begins where it was. The
     texts are elsewhere by then."""
-    run(fleet.folder, "train", *CHILD, "out=one", "--quiet")
-    lead = fleet.lead(*CHILD, "out=run", "--chaos")
+    long = (*CHILD, "iterations=60")  # that it is not done before its lead is killed
+    run(fleet.folder, "train", *long, "out=one", "--quiet")
+    lead = fleet.lead(*long, "out=run", "--chaos")
     (fleet.folder / "parent").rename(fleet.folder / "gone")
     for name in ("attic", "barn"):
         fleet.join(name, "--host", name)
