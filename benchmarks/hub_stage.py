@@ -57,7 +57,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or Path(scratch) / "model"
         if given.folder is None:
-            write(folder, LlamaConfig(**LARGE).to_dict(), given.stages)
+            # Memory that this process had once and gave back would show in none of its forks.
+            ask_fork(lambda: write(folder, LlamaConfig(**LARGE).to_dict(), given.stages))
         load(folder, given.stages, max(2, given.rounds // 4))
     train(given.rounds)
 
@@ -67,7 +68,7 @@ def drawn(told: dict[str, Any], context: int) -> ModelConfig:
     return hub.described(made)
 
 
-def write(folder: Path, told: dict[str, Any], stages: int) -> None:
+def write(folder: Path, told: dict[str, Any], stages: int) -> str:
     """A folder of drawn weights in bf16, with one stage in memory at a time."""
     config = drawn(told, CONTEXT)
     with draft_of(folder) as draft:
@@ -76,6 +77,7 @@ def write(folder: Path, told: dict[str, Any], stages: int) -> None:
             tensors = {n: p.detach().to(torch.bfloat16) for n, p in part.named_parameters()}
             draft.shard(i + 1, stages + 1, hf.to_transformers(config, stages, i, tensors))
         draft.write_json("config.json", {**hf.transformers_config(config), "dtype": "bfloat16"})
+    return ""
 
 
 def load(folder: Path, stages: int, rounds: int) -> None:
