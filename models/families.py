@@ -1,7 +1,8 @@
 """Which families there are, and what they have in common. Imports no torch.
 
 A family is one file that can be read from top to bottom. It cuts a model into stage 0 (embedding,
-final norm and head) and equally many transformer blocks in each of the body stages 1 … n.
+final norm and head) and the transformer blocks of the body stages 1 … n: equally many in each, or
+as many as ``cut`` says.
 """
 
 from __future__ import annotations

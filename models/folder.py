@@ -57,7 +57,7 @@ _SLICES = "DCP_SHARDING_INFO"
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredTensor:
     """A tensor in a file: ``size`` bytes from ``start`` on."""
 
     dtype: torch.dtype
@@ -72,7 +72,7 @@ class Folder:
 
     def __init__(self, path: Path):
         self.path = path
-        self._headers: dict[str, Mapping[str, Entry]] = {}
+        self._headers: dict[str, Mapping[str, StoredTensor]] = {}
         self._home = self._homes()
 
     @property
@@ -118,7 +118,7 @@ class Folder:
         is missing or no JSON object."""
         return _json(self.path / name)
 
-    def _entry(self, name: str) -> Entry:
+    def _entry(self, name: str) -> StoredTensor:
         if name not in self._home:
             raise ValueError(f"{self.path} has no {name}: that is another model")
         file = self._home[name]
@@ -177,7 +177,7 @@ class Folder:
         return homes
 
 
-def header(file: Path) -> dict[str, Entry]:
+def header(file: Path) -> dict[str, StoredTensor]:
     """The tensors of a file of safetensors. Raises ValueError if it is missing, damaged, or has
     but slices of them."""
     try:
@@ -204,7 +204,7 @@ def header(file: Path) -> dict[str, Entry]:
     return entries
 
 
-def _entry_of(facts: Any, size: int, start: int) -> Entry:
+def _entry_of(facts: Any, size: int, start: int) -> StoredTensor:
     """Of what a header says, in a file of ``size`` bytes whose tensors begin at ``start``."""
     shape, (begin, end) = tuple(facts["shape"]), facts["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
@@ -214,7 +214,7 @@ def _entry_of(facts: Any, size: int, start: int) -> Entry:
     dtype = DTYPES[facts["dtype"]]
     if end - begin != prod(shape) * dtype.itemsize or start + end > size:
         raise ValueError(f"cut short: tensors end at byte {start + end} of {size}")
-    return Entry(dtype, shape, start + begin, end - begin)
+    return StoredTensor(dtype, shape, start + begin, end - begin)
 
 
 # --- writing -------------------------------------------------------------------------------------

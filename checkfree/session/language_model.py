@@ -164,7 +164,8 @@ def _filled(
             module = made.stage(drawn, stage, len(tensors) - 1)
         except ValueError as error:
             raise BadInput(str(error)) from None
-        widest = max((t.dtype for t in mine.values() if t.is_floating_point()), key=_bits)
+        types = [t.dtype for t in mine.values() if t.is_floating_point()]
+        widest = max(types, key=lambda dtype: dtype.itemsize)
         kept = module.to(widest).state_dict(keep_vars=True)
         # A tensor that has two names, as one that is tied, is saved under one of them.
         names = {id(kept[name]): name for name in sorted(kept, key=mine.__contains__)}
@@ -175,10 +176,6 @@ def _filled(
                 kept[name].copy_(mine[name])
         modules.append(module.eval())
     return modules
-
-
-def _bits(dtype: torch.dtype) -> int:
-    return dtype.itemsize
 
 
 def _chained(modules: Sequence[nn.Module], model: ModelConfig) -> Callable[[Tensor], Tensor]:
