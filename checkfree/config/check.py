@@ -19,6 +19,7 @@ from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES
 from checkfree.models.hub import HF
 from checkfree.pipeline import SCHEDULES
+from checkfree.pipeline.flow import ROUTES
 from checkfree.pipeline.routes import check_swap
 from checkfree.plugins import check_known
 from checkfree.recovery.options import AUTO, check_recovery
@@ -67,6 +68,7 @@ def check(config: Config) -> None:
     """Raise BadInput for the first value out of range."""
     _counts(config)
     check_known("schedule", config.schedule, SCHEDULES)
+    one_of("routes", config.routes, ROUTES)
     one_of("precision", config.precision, ("fp32", "bf16", "fp64"))
     one_of("wire.activations", config.wire.activations, WIRE)
     one_of("wire.gradients", config.wire.gradients, WIRE)

@@ -281,6 +281,11 @@ class FleetConfig:
     replacement: Optional[float] = None
     """Seconds until a replacement stands by; None: the fleet's."""
 
+    placement: str = "fixed"
+    """Where seats stand on the fleet's machines: ``fixed``, as the fleet has them; ``searched``, so
+    that an iteration takes as short as a search of some seconds finds. A real swarm's nodes get
+    seats by other rules, see the page on spot fleets."""
+
     upload: str = "blocking"
     """Checkpoints hold training up (``blocking``) or go beside it (``overlapped``)."""
 
@@ -411,6 +416,12 @@ class Config:
 
     replicas: int = 1
     """Seats per stage; each takes its share of the microbatches."""
+
+    routes: str = "in_order"
+    """With replicas, which of them each microbatch visits: ``in_order``, one after the other;
+    ``nearest``, at each stage the one that it reaches the soonest; ``flow``, so that the slowest
+    link and the busiest seat have the least to do, by what an iteration takes on ``fleet``. Only
+    who sums what changes by it: losses are the same but for rounding."""
 
     schedule: str = "1f1b"
     """``gpipe`` or ``1f1b``, or one from outside of checkfree, as ``my_schedules:zigzag``."""

@@ -7,11 +7,11 @@ the way to a commit is left out of it; what was decided is finished.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from checkfree.core.errors import TOO_FAR
-from checkfree.core.ops import Address, Course, Mirror, Route, Transfer
+from checkfree.core.ops import Address, Course, Kind, Mirror, Op, Route, Schedule, Transfer
 from checkfree.core.records import IterationRecord
 from checkfree.lead.progress import Terms
 from checkfree.lead.state import LeadState
@@ -120,8 +120,21 @@ def clip_factors(norms: Mapping[int, float], clip: float | None, over: str) -> d
 
 def course_of(strategy: Strategy, terms: Terms, alive: Collection[Address]) -> Course:
     """How these train an iteration."""
-    routes = strategy.routes(in_order(sorted(alive), terms.microbatches))
-    return Course(routes, strategy.ops(terms.schedule(routes), routes))
+    routes = terms.routes(sorted(alive), terms.microbatches)
+    return course_on(routes, strategy, terms.schedule, alive)
+
+
+def course_on(
+    routes: tuple[Route, ...],
+    strategy: Strategy,
+    schedule: Callable[[tuple[Route, ...]], Schedule],
+    alive: Collection[Address],
+) -> Course:
+    """What becomes of these routes. Replicas that none visits step with the others' gradients."""
+    taken = strategy.routes(routes)
+    ops = schedule(taken)
+    unvisited = dict.fromkeys(sorted({*alive} - ops.keys()), (Op(Kind.REDUCE),))
+    return Course(taken, strategy.ops({**ops, **unvisited}, taken))
 
 
 class Iterating:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from checkfree.core.ops import Route, Schedule
+from checkfree.core.ops import Address, Route, Schedule
 from checkfree.lead.trend import Trend
+from checkfree.pipeline.routes import in_order
 from checkfree.recovery.shadow.ledger import Entry, entry_of
 
 
@@ -19,6 +20,8 @@ class Terms:
     iterations: int
     microbatches: int
     schedule: Callable[[tuple[Route, ...]], Schedule]
+    routes: Callable[[Collection[Address], int], tuple[Route, ...]] = in_order
+    """Through the seats that live, one for each of so many microbatches."""
     clip: float | None = 1.0
     clip_over: str = "stage"
     validation_every: int = 0

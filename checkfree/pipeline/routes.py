@@ -26,7 +26,7 @@ def in_order(seats: Collection[Address], num_microbatches: int) -> tuple[Route, 
     At each stage, microbatch m goes over ``living[m % len(living)]``, living seats in address
     order. n is the highest stage among ``seats``. Raises ValueError if a stage below has no seat.
     """
-    living = _living(seats)
+    living = by_stage(seats)
     itinerary = [*living, living[0]]
     return tuple(
         tuple(replicas[microbatch % len(replicas)] for replicas in itinerary)
@@ -34,8 +34,8 @@ def in_order(seats: Collection[Address], num_microbatches: int) -> tuple[Route, 
     )
 
 
-def _living(seats: Collection[Address]) -> list[list[Address]]:
-    """The seats of each stage 0 ... n, in address order."""
+def by_stage(seats: Collection[Address]) -> list[list[Address]]:
+    """The seats of each stage 0 ... n, in address order. Raises ValueError if one has none."""
     highest = max((seat.stage for seat in seats), default=0)
     living = [sorted(s for s in set(seats) if s.stage == stage) for stage in range(highest + 1)]
     for stage, replicas in enumerate(living):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
@@ -20,14 +18,12 @@ from checkfree.failures import (
 )
 from checkfree.failures import strikes as strikes_of
 from checkfree.recovery.wrappers import make_strategy
-from checkfree.session.sizes import recovery_of, sizes_of
-from checkfree.session.terms import seats, terms_of
+from checkfree.session.routing import network_of
+from checkfree.session.sizes import recovery_of
+from checkfree.session.terms import scheduler_of, seats, terms_of
 from checkfree.simulator.failure_schedule import ClockStrikes, FailureSchedule, TickStrikes
-from checkfree.simulator.fleet import fleet_of
-from checkfree.simulator.profile import Profile, read_profile
 from checkfree.simulator.rehearse import Rehearsal, RehearsalSetting
 from checkfree.simulator.rehearse import rehearse as rehearse_setting
-from checkfree.simulator.sizes import pace_of
 
 
 def rehearse(
@@ -40,40 +36,18 @@ def rehearse(
 
 def setting(config: Config) -> RehearsalSetting:
     """What is simulated. Snapshots for ``--resume`` are nobody's cost (semantics 16)."""
-    fleet, sizes, profile = fleet_of(config.fleet), sizes_of(config), _profile(config)
-    if profile is not None and fleet.serial and config.fleet.store is None:
-        fleet = replace(fleet, store=profile.store)
+    every = seats(config)
+    network = network_of(config, every, scheduler_of(config))
     return RehearsalSetting(
-        seats=seats(config),
+        seats=every,
         strategy=make_strategy(recovery_of(config), config.checkpoint.every),
-        terms=replace(terms_of(config, None), resume_every=0, blind=True),
-        fleet=fleet,
-        sizes=sizes,
-        pace=pace_of(sizes, fleet, profile),
+        terms=replace(terms_of(config, None, network), resume_every=0, blind=True),
+        fleet=network.fleet,
+        sizes=network.sizes,
+        pace=network.pace,
         averages_moments=config.recovery.optimizer == "average",
         average_last=config.average.last,
     )
-
-
-def _profile(config: Config) -> Profile | None:
-    """The one that is named, if it is of ops of this configuration's sizes. Raises BadInput."""
-    path, model = config.fleet.profile, config.model
-    if path is None:
-        return None
-    profile = read_profile(Path(os.path.expanduser(path)))
-    own = {
-        "batch": config.batch,
-        "context": model.context,
-        "width": model.width,
-        "blocks_per_stage": model.blocks // config.stages,
-    }
-    for key, value in own.items():
-        if profile.sizes.get(key, value) != value:
-            raise BadInput(
-                f"fleet.profile={path} measured {key} {profile.sizes[key]}, this run has {value}: "
-                "write one of this run by checkfree profile"
-            )
-    return profile
 
 
 def strikes(config: Config) -> FailureSchedule:

@@ -7,20 +7,20 @@ from pathlib import Path
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address, Kind, Op, render_route
-from checkfree.pipeline import Costs, check, makespan, peak_stash, render, timeline
-from checkfree.pipeline.routes import in_order
+from checkfree.lead.iteration import course_on
+from checkfree.pipeline import Costs, makespan, peak_stash, render, timeline
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.schedule import draw_timeline
-from checkfree.session.terms import scheduler_of, seats
+from checkfree.session.terms import seats, terms_of
 
 
 def show_schedule(config: Config, picture: Path) -> str:
     """The schedule as text; its timeline goes to ``picture``. Raises BadInput if it can't."""
     strategy = make_strategy(config.recovery, config.checkpoint.every)
-    plain = in_order(seats(config), config.microbatches)
-    routes = strategy.routes(plain)
-    schedule = strategy.ops(scheduler_of(config)(routes), routes)
-    check(schedule, routes)
+    terms = terms_of(config, None)
+    plain = terms.routes(seats(config), config.microbatches)
+    course = course_on(plain, strategy, terms.schedule, seats(config))
+    routes, schedule = course.routes, course.schedule
     costs = Costs()
 
     def seconds(worker: Address, op: Op) -> float:

@@ -10,6 +10,7 @@ from checkfree.lead import Terms
 from checkfree.messages.control import AVERAGE, RESUME
 from checkfree.pipeline import SCHEDULES, Scheduler, check
 from checkfree.plugins import chosen
+from checkfree.session.routing import Network, router_of
 
 TICKS_PER_ITERATION = 50
 """A run that rolls back more than this many times its length gets nowhere."""
@@ -21,12 +22,15 @@ def seats(config: Config) -> tuple[Address, ...]:
     return tuple(Address(stage, replica) for stage in stages for replica in replicas)
 
 
-def terms_of(config: Config, tokens: int | None) -> Terms:
-    """What the lead has to know of a configuration."""
+def terms_of(config: Config, tokens: int | None, network: Network | None = None) -> Terms:
+    """What the lead has to know of a configuration; ``network``: that of its fleet, if somebody has
+    made it already."""
+    schedule = partial(_checked_schedule, scheduler_of(config))
     return Terms(
         iterations=config.iterations,
         microbatches=config.microbatches,
-        schedule=partial(_checked_schedule, scheduler_of(config)),
+        schedule=schedule,
+        routes=router_of(config, seats(config), schedule, network),
         clip=config.optimizer.clip,
         clip_over=config.optimizer.clip_over,
         validation_every=config.validation.every,

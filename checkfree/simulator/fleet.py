@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from checkfree.core.config import FleetConfig
@@ -14,6 +14,8 @@ from checkfree.plugins import check_known, chosen
 from checkfree.simulator import sites
 
 MIB, GB = 2**20, 1e9
+
+AS_IT_IS, SEARCHED = PLACEMENTS = ("fixed", "searched")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Fleet:
     price: float | None = None
     """Of a node, per hour."""
     spread: int = 0
+    standing: Mapping[Address, int] = field(default_factory=dict)
+    """The places of seats that stand elsewhere than so."""
 
     def link(self, one: Address, other: Address) -> Link:
         """From one seat to another."""
@@ -69,7 +73,8 @@ class Fleet:
 
     def place(self, seat: Address) -> int:
         """Where a seat stands."""
-        return (seat.stage + self.spread * seat.replica) % self.places
+        usual = (seat.stage + self.spread * seat.replica) % self.places
+        return self.standing.get(seat, usual)
 
 
 def _sevenfold(one: int, other: int) -> Link:
@@ -122,6 +127,7 @@ def check_fleet(fleet: FleetConfig) -> None:
     """Raise BadInput for the first value that no fleet could have."""
     check_known("fleet.name", fleet.name, FLEETS)
     one_of("fleet.upload", fleet.upload, ("blocking", "overlapped"))
+    one_of("fleet.placement", fleet.placement, PLACEMENTS)
     for name in ("detection", "replacement", "price"):
         value = getattr(fleet, name)
         if value is not None and not (math.isfinite(value) and value >= 0):

@@ -94,7 +94,7 @@ def price_iteration(
     for worker, clock in clocks.items():  # Begin
         clock.wait(fleet.link(LEADS_PLACE, worker).latency, 0.0)
     _run(routes, schedule, clocks, lines, sizes, pace)
-    _reduce(clocks, lines, sizes)
+    _reduce(clocks, lines, sizes, _trained(schedule))
     _keep(mirrors, clocks, lines, sizes)
     total = _commit(mirrors, clocks, fleet, pace)
     for clock in clocks.values():
@@ -138,14 +138,27 @@ def _following(op: Op, route: Route) -> Op | None:
     return None
 
 
-def _reduce(clocks: dict[Address, _WorkerClock], lines: NetworkLines, sizes: Sizes) -> None:
-    """Each replica sends its gradients to all others of its stage."""
+def _trained(schedule: Schedule) -> frozenset[Address]:
+    """Who has gradients to send: replicas that no route visits have none."""
+    return frozenset(
+        worker for worker, ops in schedule.items() if any(op.kind is Kind.BACKWARD for op in ops)
+    )
+
+
+def _reduce(
+    clocks: dict[Address, _WorkerClock],
+    lines: NetworkLines,
+    sizes: Sizes,
+    trained: frozenset[Address],
+) -> None:
+    """Each replica that has gradients sends them to all others of its stage."""
     done = {worker: clock.free for worker, clock in clocks.items()}
     for worker, clock in clocks.items():
         twins = [twin for twin in done if twin.stage == worker.stage and twin != worker]
         count = sizes.params[worker.stage]
         for arrival, ready in sorted(
-            (lines.send(done[twin], twin, worker, count), done[twin]) for twin in twins
+            (lines.send(done[twin], twin, worker, count * (twin in trained)), done[twin])
+            for twin in twins
         ):
             clock.wait(arrival, ready)
 
@@ -215,7 +228,7 @@ def message_bytes(
     hops = sum(len(route) - 1 for route in routes)
     there, back = hops * sizes.activation, hops * sizes.gradient
     replicas = Counter(worker.stage for worker in schedule)
-    shares = sum(k * (k - 1) * sizes.params[stage] for stage, k in replicas.items())
+    shares = sum((replicas[w.stage] - 1) * sizes.params[w.stage] for w in _trained(schedule))
     kept = sum(sizes.params[mirror.owner.stage] for mirror in mirrors)
     pushed = [sizes.packed[push.what][push.owner.stage] for push in transfers]
     sent = {

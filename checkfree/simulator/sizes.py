@@ -88,6 +88,11 @@ class ComputePace:
         """Of an optimizer step of a seat's stage."""
         return self.steps[seat.stage]
 
+    def both_ways(self, stage: int) -> float:
+        """Of a microbatch's forward and backward at a stage; at stage 0, of both its hops."""
+        parts = (self.body(stage),) if stage else (self.embed, self.head)
+        return sum(part.forward + part.backward for part in parts)
+
     def body(self, stage: int) -> StagePart:
         """Of a body stage."""
         return self.bodies[stage - 1]

@@ -36,6 +36,8 @@ CASES: dict[str, dict[str, Any]] = {
     "gpipe": {"schedule": "gpipe"},
     "swapped": SWAPPED,
     "two replicas": {"replicas": 2},
+    "three replicas, by flow": {"replicas": 3, "routes": "flow"},
+    "two replicas, swapped, nearest": {**SWAPPED, "replicas": 2, "routes": "nearest"},
     "two replicas, swapped, gpipe": {**SWAPPED, "replicas": 2, "schedule": "gpipe"},
     "shadow forwards": {"recovery": {"name": "redundant"}},
     "recomputed": {"recompute": True},

@@ -107,6 +107,18 @@ RUNS: dict[str, dict[str, Any]] = {
         "failures": {**EVERYWHERE, "scenario": "nodes", "seats_per_node": 1},
     },
     "replicas": {"replicas": 2, "recovery": "checkfree_plus", "failures": EVERYWHERE},
+    "routes by flow, not all replicas visited": {
+        "replicas": 3,
+        "routes": "flow",
+        "recovery": "redundant",
+        "failures": {**EVERYWHERE, "scenario": "nodes", "seats_per_node": 1, "probability": 0.1},
+    },
+    "nearest, replayed": {
+        "replicas": 2,
+        "routes": "nearest",
+        "recovery": "replay(wave_lag=1,wave_every=3)",
+        "failures": {**EVERYWHERE, "scenario": "nodes", "seats_per_node": 1, "probability": 0.1},
+    },
     "nodes": {
         "replicas": 2,
         "recovery": "redundant",

@@ -9,8 +9,12 @@ import pytest
 import torch
 
 import checkfree
+from checkfree.core.ops import Kind, Op
 from checkfree.core.records import of_kind
+from checkfree.lead.iteration import course_of
+from checkfree.recovery.wrappers import make_strategy
 from checkfree.session import session
+from checkfree.session.terms import seats, terms_of
 from tests.contract.small import small, text, trace
 
 LOSSES = ((2, 0), (5, 2), (5, 3), (8, 1), (9, 4))
@@ -74,6 +78,30 @@ def test_what_comes_back_is_what_was_lost(name: str, tmp_path: Path) -> None:
     for one, other in zip(run.stages, plain.stages, strict=True):
         pairs = zip(one.parameters(), other.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_replicas_by_flow(tmp_path: Path) -> None:
+    """A stage of which one replica had no microbatch, or fewer than the other."""
+    shared = text(tmp_path / "text")
+    lost = trace(tmp_path / "lost.json", (4, 2), (6, 0))
+    base = {
+        "iterations": 8,
+        "replicas": 3,
+        "routes": "flow",
+        "recovery": {"name": "replay", "wave_lag": 1},
+    }
+    plain, run = (
+        checkfree.train(small(tmp_path / out, base, shared, failures))
+        for out, failures in (("plain", {}), ("lossy", {"failures": {"scenario": lost}}))
+    )
+    digests = [[r["digests"] for r in of_kind(each.records, "iteration")] for each in (plain, run)]
+    assert digests[0] == digests[1]
+    first = of_kind(run.records, "recovery")[0]["rebuilds"]
+    assert {how["rule"] for how in first.values()} == {"replay"}
+    course = course_of(
+        make_strategy(run.config.recovery), terms_of(run.config, 1), seats(run.config)
+    )
+    assert (Op(Kind.REDUCE),) in course.schedule.values(), "all are visited"
 
 
 @pytest.mark.parametrize("stages", [1, 2])

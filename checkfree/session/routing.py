@@ -1,0 +1,116 @@
+"""The fleet that a configuration describes, and the routes that are taken on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.ops import Address, Course, Route, Schedule
+from checkfree.lead.iteration import course_on
+from checkfree.pipeline.flow import IN_ORDER, NEAREST, by_flow, nearest
+from checkfree.pipeline.routes import in_order
+from checkfree.recovery.wrappers import make_strategy
+from checkfree.session.sizes import sizes_of
+from checkfree.simulator.fleet import SEARCHED, Fleet, fleet_of
+from checkfree.simulator.iteration import price_iteration
+from checkfree.simulator.planning import placed, traffic_of
+from checkfree.simulator.profile import Profile, read_profile
+from checkfree.simulator.sizes import ComputePace, Sizes, pace_of
+
+Router = Callable[[Collection[Address], int], tuple[Route, ...]]
+"""Makes routes through seats, one for each of so many microbatches."""
+
+MakeSchedule = Callable[[tuple[Route, ...]], Schedule]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A fleet, and what there is to compute and to send on it."""
+
+    fleet: Fleet
+    sizes: Sizes
+    pace: ComputePace
+
+    def seconds(self, course: Course) -> float:
+        """That an iteration takes so, if nothing is kept of it or sent beside it."""
+        how = self.fleet, self.sizes, self.pace
+        return price_iteration(course.routes, course.schedule, (), (), *how).total
+
+
+def network_of(config: Config, seats: Collection[Address], schedule: MakeSchedule) -> Network:
+    """As ``fleet`` describes it, with its machines given to ``seats``. Raises BadInput."""
+    fleet, sizes, profile = fleet_of(config.fleet), sizes_of(config), _profile(config)
+    if profile is not None and fleet.serial and config.fleet.store is None:
+        fleet = replace(fleet, store=profile.store)
+    found = Network(fleet, sizes, pace_of(sizes, fleet, profile))
+    if config.fleet.placement != SEARCHED or fleet.places == 1:
+        return found
+    routes = in_order(seats, config.microbatches)
+    course = Course(routes, schedule(routes))
+    best = placed(fleet, seats, lambda option: replace(found, fleet=option).seconds(course))
+    return replace(found, fleet=best)
+
+
+def router_of(
+    config: Config,
+    seats: Collection[Address],
+    schedule: MakeSchedule,
+    network: Network | None = None,
+) -> Router:
+    """Of a run with these ``seats`` in all. ``network``: what ``network_of`` made, if it has."""
+    if config.routes == IN_ORDER:
+        return in_order
+    return _OnNetwork(config, tuple(seats), schedule, network)
+
+
+@dataclass(frozen=True)
+class _OnNetwork:
+    """A router that asks what links and seats take. Looked at when the first routes are made, for
+    that takes seconds where the placement is searched."""
+
+    config: Config
+    seats: tuple[Address, ...]
+    schedule: MakeSchedule
+    known: Network | None
+
+    def __call__(self, alive: Collection[Address], num_microbatches: int) -> tuple[Route, ...]:
+        n = self._network
+        traffic = traffic_of(alive, n.fleet, n.sizes, n.pace)
+        if self.config.routes == NEAREST:
+            return nearest(alive, num_microbatches, traffic)
+        strategy = make_strategy(self.config.recovery, self.config.checkpoint.every)
+
+        def seconds(routes: tuple[Route, ...]) -> float:
+            return n.seconds(course_on(routes, strategy, self.schedule, alive))
+
+        return by_flow(alive, num_microbatches, traffic, seconds)
+
+    @cached_property
+    def _network(self) -> Network:
+        return self.known or network_of(self.config, self.seats, self.schedule)
+
+
+def _profile(config: Config) -> Profile | None:
+    """The one that is named, if it is of ops of this configuration's sizes. Raises BadInput."""
+    path, model = config.fleet.profile, config.model
+    if path is None:
+        return None
+    profile = read_profile(Path(os.path.expanduser(path)))
+    own = {
+        "batch": config.batch,
+        "context": model.context,
+        "width": model.width,
+        "blocks_per_stage": model.blocks // config.stages,
+    }
+    for key, value in own.items():
+        if profile.sizes.get(key, value) != value:
+            raise BadInput(
+                f"fleet.profile={path} measured {key} {profile.sizes[key]}, this run has {value}: "
+                "write one of this run by checkfree profile"
+            )
+    return profile
