@@ -420,8 +420,9 @@ class Config:
     routes: str = "in_order"
     """With replicas, which of them each microbatch visits: ``in_order``, one after the other;
     ``nearest``, at each stage the one that it reaches the soonest; ``flow``, so that the slowest
-    link and the busiest seat have the least to do, by what an iteration takes on ``fleet``. Only
-    who sums what changes by it: losses are the same but for rounding."""
+    link and the busiest seat have the least to do, by what an iteration takes on ``fleet``; in a
+    swarm, by what it measures of itself, in order until then. Only who sums what changes by it:
+    losses are the same but for rounding."""
 
     schedule: str = "1f1b"
     """``gpipe`` or ``1f1b``, or one from outside of checkfree, as ``my_schedules:zigzag``."""

@@ -97,7 +97,8 @@ def close_stages(rebuilds: Mapping[str, RebuiltSeat]) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class PlanRecord(Record):
-    """Who trains from here on: at the start, after every repair, when a member joins or leaves.
+    """Who trains from here on: at the start, after every repair, when a member joins or leaves, and
+    when microbatches go other ways than before.
 
     ``members`` maps seats to their lives, ``rebuilds`` to what they were made of; ``checkpoint`` is
     the newest that a rollback could use, -1 while there is none: it tells a loss before one was
@@ -117,6 +118,8 @@ class PlanRecord(Record):
     zones: Mapping[str, str] = field(default_factory=dict, metadata=SPARSE)
     seconds: float | None = field(default=None, metadata=SPARSE)
     """Since the record before it, if nothing was rebuilt: else the recovery tells them."""
+    routes: Sequence[str] = field(default=(), metadata=SPARSE)
+    """Of the microbatches, before the strategy swaps any; (): in order."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from checkfree.core.ops import Address, Location, locations_of
+from checkfree.core.ops import Address, Location, Route, locations_of, parse_route
 from checkfree.core.records import LEADS_OWN, RecoveryRecord, close_stages
 from checkfree.lead.progress import Progress
 from checkfree.lead.trend import follow
@@ -35,12 +35,13 @@ class Planned:
 
 
 class Ran(NamedTuple):
-    """An iteration: who took part, what each stage's gradient was multiplied by, and the norm that
-    it had before."""
+    """An iteration: who took part, what each stage's gradient was multiplied by, the norm that it
+    had before, and the ways of microbatches, (): as the run's terms have them."""
 
     members: frozenset[Address]
     clip: Mapping[int, float]
     norms: Mapping[int, float]
+    routes: tuple[Route, ...] = ()
 
 
 MOST_PASSED = 10_000
@@ -72,6 +73,8 @@ class History:
     """Of each stage after the last step."""
     locations: Mapping[Address, Location] = field(default_factory=dict)
     """Of the seats of the last plan, as far as it tells."""
+    routes: tuple[Route, ...] = ()
+    """Those of the last plan; (): it tells none."""
 
 
 def history(
@@ -90,7 +93,7 @@ def history(
         found = _after(found, record)
         if record["kind"] == "iteration":
             passed[record["iteration"]] = ran(
-                found.members, record["clip"], record["gradient_norms"]
+                found.members, record["clip"], record["gradient_norms"], found.routes
             )
             passed.pop(record["iteration"] - MOST_PASSED, None)
 
@@ -104,10 +107,15 @@ def history(
     return replace(found, progress=p, passed=last)
 
 
-def ran(members: Iterable[Address], clip: Mapping[str, float], norms: Mapping[str, float]) -> Ran:
+def ran(
+    members: Iterable[Address],
+    clip: Mapping[str, float],
+    norms: Mapping[str, float],
+    routes: tuple[Route, ...] = (),
+) -> Ran:
     """As records name stages."""
     clips, before = ({int(stage): n for stage, n in found.items()} for found in (clip, norms))
-    return Ran(frozenset(members), clips, before)
+    return Ran(frozenset(members), clips, before, routes)
 
 
 def _after(before: History, record: Plain) -> History:
@@ -118,7 +126,8 @@ def _after(before: History, record: Plain) -> History:
     match kind:
         case "resume":
             now = replace(p, committed=record["iteration"], tick=record["tick"])
-            return replace(before, progress=now)
+            begun_anew = record.get("shadows") is not None
+            return replace(before, progress=now, routes=() if begun_anew else before.routes)
         case "iteration":
             trend = follow(p.trend, record["loss"])
             now = replace(
@@ -158,6 +167,7 @@ def _planned(before: History, record: Plain) -> History:
         plans=(*before.plans, plan),
         noted=frozenset(),
         locations=locations_of(record.get("hosts", {}), record.get("zones", {})),
+        routes=tuple(map(parse_route, record.get("routes", ()))),
     )
     if not rebuilds:
         return planned

@@ -118,12 +118,6 @@ def clip_factors(norms: Mapping[int, float], clip: float | None, over: str) -> d
     return {stage: min(1.0, clip / (norm + 1e-6)) for stage, norm in norms.items()}
 
 
-def course_of(strategy: Strategy, terms: Terms, alive: Collection[Address]) -> Course:
-    """How these train an iteration."""
-    routes = terms.routes(sorted(alive), terms.microbatches)
-    return course_on(routes, strategy, terms.schedule, alive)
-
-
 def course_on(
     routes: tuple[Route, ...],
     strategy: Strategy,
@@ -143,7 +137,7 @@ class Iterating:
     def __init__(self, lead_state: LeadState):
         self._lead_state = lead_state
         self.under_way: Transaction | None = None
-        self._courses: dict[frozenset[Address], Course] = {}
+        self._courses: dict[tuple[frozenset[Address], tuple[Route, ...]], Course] = {}
 
     def deliver(self, message: Prepared | Stepped) -> None:
         """What a member answers; of another ticket, it is over."""
@@ -175,9 +169,11 @@ class Iterating:
 
     def _training_course(self) -> Course:
         lead_state, alive = self._lead_state, frozenset(self._lead_state.members.alive)
-        if alive not in self._courses:
-            self._courses = {alive: course_of(lead_state.strategy, lead_state.terms, alive)}
-        return self._courses[alive]
+        routes = lead_state.routes()
+        if (alive, routes) not in self._courses:
+            course = course_on(routes, lead_state.strategy, lead_state.terms.schedule, alive)
+            self._courses = {(alive, routes): course}
+        return self._courses[alive, routes]
 
     def _begin(
         self,

@@ -22,7 +22,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from checkfree.core.errors import TOO_FAR
-from checkfree.core.ops import FAULTS, Address, Location, Mirror, Refusal, StateId, Transfer
+from checkfree.core.ops import (
+    FAULTS,
+    Address,
+    Location,
+    Mirror,
+    Refusal,
+    Route,
+    StateId,
+    Transfer,
+)
 from checkfree.core.records import ValidationRecord
 from checkfree.lead.checkpoints import Checkpointing
 from checkfree.lead.departures import Departures, Handed
@@ -57,6 +66,7 @@ from checkfree.messages.control import (
     Pushed,
     Rebuilt,
     Replaying,
+    Reroute,
     Severed,
     Stays,
     Stepped,
@@ -125,6 +135,10 @@ class Lead:
     def progress(self) -> Progress:
         """How far the run has come."""
         return self._lead_state.progress
+
+    def routes(self) -> tuple[Route, ...]:
+        """The ways of microbatches through those who live, before the strategy swaps any."""
+        return self._lead_state.routes()
 
     @property
     def exposure(self) -> Exposure:
@@ -213,6 +227,8 @@ class Lead:
                     self._lead_state.advance_epoch()
                     self._iterating.abort()
                     self.phase, self._cleared_at = Phase.IDLE, -1
+            case Reroute():
+                self._lead_state.reroute(message)
             case Severed():
                 self._begin_anew(message.one, message.other)
             case Joined():
@@ -344,7 +360,7 @@ class Lead:
         self._coordinator.note_losses()
         if self.members.uninitialized:
             return self._plan_repair()
-        if self.members.names() != self._lead_state.planned:
+        if self.members.names() != self._lead_state.planned or self._lead_state.reroutes():
             self._lead_state.note_plan({})
         if self._validation_due():
             return self._run(self._iterating.validate)

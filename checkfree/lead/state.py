@@ -6,13 +6,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from checkfree.core.ops import LEAD, LOG, Address, Mirror, Rung, Transfer, Upload, View
+from checkfree.core.ops import (
+    LEAD,
+    LOG,
+    Address,
+    Mirror,
+    Route,
+    Rung,
+    Transfer,
+    Upload,
+    View,
+    render_route,
+)
 from checkfree.core.records import PlanRecord, RebuiltSeat
 from checkfree.lead.keeping import Keeping
 from checkfree.lead.membership import Membership
 from checkfree.lead.progress import Progress, Terms
 from checkfree.lead.trend import falling
-from checkfree.messages.control import RESUME, Commit, Message, Note, Outgoing
+from checkfree.messages.control import RESUME, Commit, Message, Note, Outgoing, Reroute
+from checkfree.pipeline.routes import in_order
 from checkfree.recovery.replay.book import ReplayBook
 from checkfree.recovery.shadow.ledger import Shadowing
 from checkfree.recovery.strategy import Strategy
@@ -34,6 +46,10 @@ class LeadState:
         self.out: list[Outgoing] = []
         self.planned = members.names() if progress.notes else {}
         """Members as the last plan record names them."""
+        self._rerouted: Reroute | None = None
+        self._rerouting_noted = True
+        self._made: Reroute | None = None
+        """The routes that were made last."""
 
     def take(self) -> list[Outgoing]:
         """What is to be sent, once."""
@@ -58,7 +74,38 @@ class LeadState:
         zones = {seat: found[Address.parse(seat)].zone for seat in hosts}
         zones = {seat: zone for seat, zone in zones.items() if zone}
         plan = p.epoch, p.committed, p.tick, self.planned, rebuilds, newest
-        self.note(PlanRecord(*plan, hosts, zones))
+        self.note(PlanRecord(*plan, hosts, zones, routes=self._routes_told()))
+        self._rerouting_noted = self._rerouting_noted or self._is_rerouted()
+
+    def _routes_told(self) -> tuple[str, ...]:
+        """As a plan has them; (): in order, or a stage has nobody yet."""
+        usual = self.terms.routes is in_order and not self._is_rerouted()
+        if usual or len({seat.stage for seat in self.members.alive}) < self.members.num_stages:
+            return ()
+        return tuple(map(render_route, self.routes()))
+
+    # --- the ways of microbatches ----------------------------------------------------------------
+
+    def routes(self) -> tuple[Route, ...]:
+        """Through those who live, before the strategy swaps any."""
+        alive = tuple(sorted(self.members.alive))
+        if self._rerouted is not None and self._is_rerouted():
+            return self._rerouted.routes
+        if self._made is None or self._made.seats != alive:
+            self._made = Reroute(alive, self.terms.routes(alive, self.terms.microbatches))
+        return self._made.routes
+
+    def reroute(self, message: Reroute, *, noted: bool = False) -> None:
+        """Other ways, from the next iteration on; ``noted``: a plan record tells of them."""
+        self._rerouted, self._rerouting_noted = message, noted
+
+    def reroutes(self) -> bool:
+        """The next iteration goes other ways than the last plan record tells."""
+        return not self._rerouting_noted and self._is_rerouted()
+
+    def _is_rerouted(self) -> bool:
+        alive = tuple(sorted(self.members.alive))
+        return self._rerouted is not None and self._rerouted.seats == alive
 
     def update(self, **changes: Any) -> None:
         """Of the run's progress."""

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from checkfree.core.errors import RunFailed
-from checkfree.core.ops import Address, Course, Location, Mirror, StateId, Transfer
+from checkfree.core.ops import Address, Course, Location, Mirror, Route, StateId, Transfer
 from checkfree.core.records import IterationRecord
 from checkfree.lead.history import History, ran
-from checkfree.lead.iteration import course_of
+from checkfree.lead.iteration import course_on
 from checkfree.lead.membership import Membership
 from checkfree.lead.state import LeadState
 from checkfree.lead.trend import follow
@@ -33,6 +33,7 @@ from checkfree.messages.control import (
     Message,
     Outgoing,
     Pushed,
+    Reroute,
     Rollcall,
     Standing,
     Unlogged,
@@ -151,7 +152,8 @@ class Takeover:
             epoch=max(p.epoch, record.epoch),
             trend=follow(p.trend, record.loss),
         )
-        once_more = ran(self.history.members, record.clip, record.gradient_norms)
+        history = self.history
+        once_more = ran(history.members, record.clip, record.gradient_norms, history.routes)
         self.history = replace(
             self.history,
             progress=now,
@@ -171,6 +173,9 @@ class Takeover:
         if not self.complete:
             return False
         lead_state.members, epoch = self.members(), self.epoch()
+        if self.history.routes:
+            planned = tuple(sorted(self.history.members))
+            lead_state.reroute(Reroute(planned, self.history.routes), noted=True)
         lead_state.progress = replace(
             self.history.progress, epoch=epoch, notes=lead_state.progress.notes
         )
@@ -240,17 +245,20 @@ class Takeover:
         if since is None or any(iteration not in self.history.passed for iteration in passed):
             book.unknown(committed, alive)
             return book
-        courses: dict[frozenset[Address], Course] = {}
+        courses: dict[tuple[frozenset[Address], tuple[Route, ...]], Course] = {}
+        terms = lead_state.terms
         for iteration in passed:
-            members, clip, norms = self.history.passed[iteration]
-            if members not in courses:
-                courses[members] = course_of(strategy, lead_state.terms, members)
+            members, clip, norms, routes = self.history.passed[iteration]
+            if (members, routes) not in courses:
+                ways = routes or terms.routes(sorted(members), terms.microbatches)
+                made = course_on(ways, strategy, terms.schedule, members)
+                courses[members, routes] = made
             mean = {
                 seat: has.bytes // (committed - has.log)
                 for seat, has in alive.items()
                 if has.log <= iteration
             }
-            book.passed[iteration] = Passed(courses[members], clip, norms, mean)
+            book.passed[iteration] = Passed(courses[members, routes], clip, norms, mean)
         book.digests = {stage: (committed, d) for stage, d in self.history.digests.items()}
         drawn = since == 0 and not lead_state.terms.initial
         at_store = since in dict(self.history.progress.snapshots).values()

@@ -398,6 +398,16 @@ class BreakOff(Message):
 
 
 @dataclass(frozen=True)
+class Reroute(Message):
+    """runtime -> lead: from the next iteration on, microbatches go these ways whenever it is these
+    seats that live; whatever was said before is void."""
+
+    seats: tuple[Address, ...]
+    """Sorted."""
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True)
 class Severed(Message):
     """runtime -> lead: what these two, who both live, said to each other of late may be lost."""
 

@@ -84,9 +84,11 @@ def by_flow(
     num_microbatches: int,
     traffic: Traffic,
     seconds: Callable[[tuple[Route, ...]], float],
+    most_hops: int = MOST_HOPS,
 ) -> tuple[Route, ...]:
     """One route per microbatch, so that an iteration takes as few ``seconds`` as were found to do.
-    A replica may have none. Raises ValueError if a stage below the last has no seat."""
+    A replica may have none. ``most_hops``: of all routes together that are tried. Raises ValueError
+    if a stage below the last has no seat."""
     stages = by_stage(seats)
     plain = in_order(seats, num_microbatches)
     if all(len(replicas) == 1 for replicas in stages):
@@ -94,7 +96,8 @@ def by_flow(
     tried = [plain, nearest(seats, num_microbatches, traffic)]
     tried += [_balanced(stages, num_microbatches, traffic, power) for power in POWERS]
     best = min(((seconds(routes), n) for n, routes in enumerate(tried)), default=(0.0, 0))
-    return _searched(stages, tried[best[1]], best[0], seconds)
+    hops = sum(map(len, plain))
+    return _searched(stages, tried[best[1]], best[0], seconds, most_hops // hops - len(tried))
 
 
 def _balanced(
@@ -155,9 +158,9 @@ def _searched(
     routes: tuple[Route, ...],
     best: float,
     seconds: Callable[[tuple[Route, ...]], float],
+    left: int,
 ) -> tuple[Route, ...]:
-    """Better ones, by one change after the other, as many as may be tried."""
-    left = MOST_HOPS // sum(map(len, routes))
+    """Better ones, by one change after the other, as many as are ``left`` to be tried."""
     better = True
     while better:
         better = False

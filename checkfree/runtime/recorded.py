@@ -22,6 +22,7 @@ from checkfree.core.ops import (
     Source,
     StateId,
     View,
+    parse_route,
 )
 from checkfree.core.records import IterationRecord, RecoveryRecord, ValidationRecord
 from checkfree.lead import Lead
@@ -37,11 +38,13 @@ from checkfree.messages.control import (
     Note,
     Outgoing,
     Purpose,
+    Reroute,
     Struck,
     Ticket,
 )
 from checkfree.messages.recorded import read_rebuilt
 from checkfree.messages.tensors import StageState
+from checkfree.pipeline.routes import in_order
 from checkfree.recovery.replay.terms import ReplayTerms
 from checkfree.recovery.rungs import BACK, REPLAY, WAVE
 from checkfree.recovery.strategy import Strategy
@@ -101,6 +104,25 @@ def script(records: Iterable[Mapping[str, Any]]) -> tuple[Step, ...]:
     for number, step in reversed(resumed):  # after so many plans, of which the first is no step
         steps.insert(max(0, number - 1), step)
     return _whole(step for step in steps if _tells(step))
+
+
+def reroutes(
+    records: Iterable[Mapping[str, Any]], microbatches: int
+) -> tuple[tuple[int, Reroute], ...]:
+    """The ways of microbatches by each plan, and after how many losses: all of them, if any plan
+    tells ways that are not in order."""
+    made, found, told = 0, list[tuple[int, Reroute]](), False
+    seats: tuple[Address, ...] = ()
+    for record in records:
+        made += record["kind"] in ("iteration", "validation")
+        if record["kind"] == "plan":
+            seats = tuple(sorted(map(Address.parse, record["members"])))
+            ways = tuple(map(parse_route, record.get("routes", ())))
+            told = told or bool(ways)
+            found.append((made, Reroute(seats, ways or in_order(seats, microbatches))))
+        if record["kind"] == "resume" and record.get("shadows") is not None and seats:
+            found.append((made, Reroute(seats, in_order(seats, microbatches))))
+    return tuple(found) if told else ()
 
 
 def _tells(step: Step) -> bool:
@@ -201,7 +223,13 @@ class RecordedFaults:
     ``watch`` has to see each delivery of a runtime that delivers in order.
     """
 
-    def __init__(self, host: InProcess, steps: Sequence[Step]):
+    def __init__(
+        self,
+        host: InProcess,
+        steps: Sequence[Step],
+        reroutes: Sequence[tuple[int, Reroute]] = (),
+    ):
+        self._reroutes = deque(reroutes)
         # One repair that followed another at once has nobody left to strike: whoever was given a
         # state by it came with the first.
         told = [s for s in steps if s.gone or s.joined or s.resumed is not None]
@@ -230,6 +258,7 @@ class RecordedFaults:
             for source in recipe.sources
             if recipe.rule == SNAPSHOT
         }
+        self._reroute()
 
     def deliver(self, message: Message) -> None:
         if isinstance(message, Due):
@@ -249,10 +278,10 @@ class RecordedFaults:
         stored."""
         match message:
             case Note(_, IterationRecord() as record):
-                self._made += 1
+                self._count()
                 self._put_aside(record.iteration + 1)
             case Note(_, ValidationRecord()):
-                self._made += 1
+                self._count()
             case Note(_, RecoveryRecord()) if self._between_repairs():
                 self._strike(-1, -1)
             case Archive(epoch, "checkpoint", version) if self._now():
@@ -265,6 +294,15 @@ class RecordedFaults:
                 if (epoch, iteration) != self._watched and self._now():
                     self._watched = epoch, iteration  # each member gets a Begin
                     self._strike(epoch, -1)
+
+    def _count(self) -> None:
+        """One loss more, and the ways of whatever makes the next one."""
+        self._made += 1
+        self._reroute()
+
+    def _reroute(self) -> None:
+        while self._reroutes and self._reroutes[0][0] <= self._made:
+            self._host.post(LEAD, self._reroutes.popleft()[1])
 
     def _put_aside(self, version: int) -> None:
         """What the run goes back to later. Whatever it did in between, the last time counts."""

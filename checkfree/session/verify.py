@@ -29,9 +29,10 @@ from checkfree.core.records import (
 )
 from checkfree.failures import render_trace
 from checkfree.lead import Progress
+from checkfree.pipeline.routes import in_order
 from checkfree.runtime import folder as folders
 from checkfree.runtime.files import temporary_folder
-from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, Step, script
+from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, Step, reroutes, script
 from checkfree.session.assemble import Assembly, make_worker_context
 from checkfree.session.equipment import equipment
 from checkfree.session.job import Job, check_same, of_config
@@ -194,14 +195,15 @@ def _assembled(run: Recording, session: Session) -> Assembly:
     context = make_worker_context(quiet, job.blueprint, job.feeds)
     return session.assemble(
         replace(context, strategy=RecordedRepairs(context.strategy, run.steps)),
-        terms=terms_of(quiet, job.blueprint.tokens),
+        terms=replace(terms_of(quiet, job.blueprint.tokens), routes=in_order),
         strikes=lambda tick: (),
     )
 
 
 def _train(run: Recording, session: Session, comparison: _Comparison) -> None:
     assembly = session.assembly
-    faults = RecordedFaults(assembly.runtime, run.steps)
+    ways = reroutes(run.records, run.config.microbatches)
+    faults = RecordedFaults(assembly.runtime, run.steps, ways)
     assembly.runtime.actors[FAULTS] = faults
     try:
         comparison.begin()

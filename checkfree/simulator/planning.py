@@ -32,7 +32,7 @@ def traffic_of(
         for one in here
         for other in there
     }
-    return Traffic({seat: pace.both_ways(seat.stage) for seat in seats}, hops)
+    return Traffic({seat: pace.both_ways(seat) for seat in seats}, hops)
 
 
 def _hop(one: Address, other: Address, fleet: Fleet, sizes: Sizes) -> Hop:

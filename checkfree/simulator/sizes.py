@@ -76,22 +76,23 @@ class ComputePace:
     steps: tuple[float, ...]
     overhead: float = 0.0
     """Of an iteration, beside its ops; of one thread that does everything."""
+    slower: Mapping[Address, float] = field(default_factory=dict)
+    """Seats that take so many times as long for the same."""
 
     def seconds(self, op: Op, route: Route) -> float:
         """Of an op on a microbatch's route."""
-        part = self._part(op.hop, route)
-        if op.kind is Kind.FORWARD:
-            return part.forward
-        return part.backward if op.kind is Kind.BACKWARD else part.shadow
+        part, seat = self._part(op.hop, route), route[op.hop - (op.kind is Kind.REDUNDANT)]
+        return _of(op, part) * self.slower.get(seat, 1.0)
 
     def step(self, seat: Address) -> float:
         """Of an optimizer step of a seat's stage."""
         return self.steps[seat.stage]
 
-    def both_ways(self, stage: int) -> float:
-        """Of a microbatch's forward and backward at a stage; at stage 0, of both its hops."""
-        parts = (self.body(stage),) if stage else (self.embed, self.head)
-        return sum(part.forward + part.backward for part in parts)
+    def both_ways(self, seat: Address) -> float:
+        """Of a microbatch's forward and backward at a seat; at stage 0, of both its hops."""
+        parts = (self.body(seat.stage),) if seat.stage else (self.embed, self.head)
+        once = sum(part.forward + part.backward for part in parts)
+        return once * self.slower.get(seat, 1.0)
 
     def body(self, stage: int) -> StagePart:
         """Of a body stage."""
@@ -101,6 +102,12 @@ class ComputePace:
         if hop == 0:
             return self.embed
         return self.head if hop == len(route) - 1 else self.body(route[hop].stage)
+
+
+def _of(op: Op, part: StagePart) -> float:
+    if op.kind is Kind.FORWARD:
+        return part.forward
+    return part.backward if op.kind is Kind.BACKWARD else part.shadow
 
 
 def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B008 (frozen)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from checkfree.core.config import RecoveryConfig
-from checkfree.core.ops import FAULTS, Address
+from checkfree.core.ops import FAULTS, LEAD, Address
 from checkfree.core.records import dumps
 from checkfree.lead import Phase
-from checkfree.messages.control import Message
+from checkfree.messages.control import Message, Reroute
 from checkfree.pipeline import gpipe, one_f_one_b
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
-from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, script
+from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, reroutes, script
 from checkfree.worker import StageWorker
 from tests.tiny import Run, make
 
@@ -80,7 +81,7 @@ class Chaos:
     where: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.rng = random.Random(self.plan.seed + 1)
+        self.rng, self.ways = random.Random(self.plan.seed + 1), random.Random(self.plan.seed + 2)
         self.run = self.plan.run(self.plan.strategy(), pick=self.rng.randrange)
         self.kills = list(self.plan.kills)
         self.absent: list[tuple[Address, int, int]] = []  # seat, life, delivery of its return
@@ -98,6 +99,10 @@ class Chaos:
         for entry in due:
             self.absent.remove(entry)
             self._return(entry)
+        if self.plan.shape["replicas"] > 1 and self.ways.random() < 0.02:
+            found = any_ways(self.ways, self.run.lead.members.alive, self.plan.shape["stages"], 5)
+            if found is not None:
+                self.run.runtime.post(LEAD, found)
         if not self.kills or self.run.lead.phase is Phase.ENDED:
             return
         phase, left = self.kills[0]
@@ -120,12 +125,27 @@ class Chaos:
         self.run.runtime.join(entry[0], entry[1])
 
 
+def any_ways(
+    rng: random.Random, alive: Collection[Address], stages: int, microbatches: int
+) -> Reroute | None:
+    """Through these seats, if they make up all stages."""
+    by = {stage: sorted(s for s in alive if s.stage == stage) for stage in range(stages + 1)}
+    if not all(by.values()):
+        return None
+    routes = []
+    for _ in range(microbatches):
+        route = [rng.choice(replicas) for replicas in by.values()]
+        routes.append((*route, route[0]))
+    return Reroute(tuple(sorted(alive)), tuple(routes))
+
+
 def replay(plan: Plan, run: Run) -> Run:
     """The same run, first in first out, from the plans that it recorded."""
     plain = [json.loads(dumps(record)) for record in run.log.records]
-    steps = script(plain)
+    steps, ways = script(plain), reroutes(plain, 5)
     again = plan.run(
-        RecordedRepairs(plan.strategy(), steps), faults=lambda host: RecordedFaults(host, steps)
+        RecordedRepairs(plan.strategy(), steps),
+        faults=lambda host: RecordedFaults(host, steps, ways),
     )
     again.runtime.run(again.runtime.actors[FAULTS].watch)
     return again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,16 @@ from checkfree.messages.control import CHECKPOINT, RESUME, Leaving, Message, Rol
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.faults import Faults
-from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, script
+from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, reroutes, script
 from checkfree.runtime.store import Store
 from checkfree.worker import StageWorker
+from tests.chaos.chaos import any_ways
 from tests.tiny import Run, make
 
 IN_LEADER_PROCESS = (LEAD, LOG, STORE, FAULTS)
 """What lives in the lead's process, and dies with it."""
+
+MICROBATCHES = 2
 
 OF_LEAD = {"Begin", "Commit", "Abort", "Push", "Rebuild", "Rollcall"}
 """What only a lead says."""
@@ -51,7 +55,7 @@ class Shape:
     def run(self, strategy: Strategy | None = None, **more: Any) -> Run:
         terms = {
             "iterations": self.iterations,
-            "microbatches": 2,
+            "microbatches": MICROBATCHES,
             "validation_every": 2,
             "validate_after_repair": True,
             "resume_every": 2,
@@ -139,10 +143,11 @@ class Mutiny:
 
     def replayed(self) -> Run:
         """From its plans, with one lead throughout."""
-        steps = script(told(self.run))
+        plain = told(self.run)
+        steps, ways = script(plain), reroutes(plain, MICROBATCHES)
         again = self.shape.run(
             strategy=RecordedRepairs(self.shape.strategy(), steps),
-            faults=lambda host: RecordedFaults(host, steps),
+            faults=lambda host: RecordedFaults(host, steps, ways),
         )
         again.runtime.run(again.runtime.actors[FAULTS].watch)
         return again
@@ -165,6 +170,23 @@ class Mutiny:
         faults = Faults(self.run.runtime, self.shape.strikes)
         faults._struck = self.struck  # whoever kills remembers
         return faults
+
+
+@dataclass
+class Wandering(Mutiny):
+    """``turns``: the deliveries after which microbatches are to go other ways."""
+
+    turns: Sequence[int] = ()
+
+    def _delivered(self, to: Address, message: Message) -> None:
+        runtime = self.run.runtime
+        if runtime.delivered in self.turns:
+            rng = random.Random(runtime.delivered)
+            alive = self.run.lead.members.alive
+            found = any_ways(rng, alive, self.shape.stages, MICROBATCHES)
+            if found is not None:
+                runtime.post(LEAD, found)
+        super()._delivered(to, message)
 
 
 @dataclass

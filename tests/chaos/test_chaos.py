@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
+from checkfree.core.records import PlanRecord
 from tests.chaos import SOAK
 from tests.chaos.chaos import SHAPES, Chaos, Plan, measured, replay
 from tests.tiny import same_states
@@ -18,7 +19,7 @@ CHUNK, CHUNKS = 50, 20 if SOAK else 4
 def test_every_run_ends_and_equals_its_replay(chunk: int) -> None:
     torch.set_num_threads(1)
     where: Counter[str] = Counter()
-    finished = 0
+    finished = rerouted = 0
     for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
         chaos = Chaos(Plan.of(seed))
         run = chaos.play()
@@ -32,6 +33,8 @@ def test_every_run_ends_and_equals_its_replay(chunk: int) -> None:
             assert same_states({s: one[s] for s in both}, {s: other[s] for s in both}), seed
             finished += 1
         where += chaos.where
+        rerouted += any(r.routes for r in run.log.records if isinstance(r, PlanRecord))
+    assert rerouted >= 0.2 * CHUNK, rerouted
     assert where["committing"] + where["rebuilding"] >= 0.3 * where.total(), where
     assert finished >= 0.7 * CHUNK, finished
 

@@ -31,7 +31,7 @@ from checkfree.recovery.replay.rule import LogAndReplay
 from checkfree.recovery.replay.terms import ReplayTerms
 from tests.chaos import SOAK
 from tests.chaos.chaos import measured
-from tests.chaos.takeovers import Mutiny, Quitting, Shape, told
+from tests.chaos.takeovers import Mutiny, Quitting, Shape, Wandering, told
 from tests.tiny import same_states
 
 SHAPES = (
@@ -109,6 +109,26 @@ def test_killed_again_and_seats_with_it(shape: Shape) -> None:
         assert run.lead.failure or same_states(again.states(), run.states()), f"seed {seed}"
         ends[run.lead.done] += 1
     assert ends[True] >= 0.7 * SEEDS, ends
+
+
+def test_ways_outlive_a_lead() -> None:
+    """They stand in the plan: the next lead goes on with them, also through a loss."""
+    torch.set_num_threads(1)
+    shape = Shape("checkfree", replicas=2, losses=((2, Address(1)),), iterations=4)
+    kept = 0
+    for seed in range(4 * SEEDS):
+        draw = random.Random(seed)
+        turns = [draw.randrange(1, 150) for _ in range(2)]
+        kills = [draw.randrange(1, 200) for _ in range(draw.randrange(1, 3))]
+        mutiny = Wandering(shape, kills, seed % 2 == 0, turns=turns)
+        run = mutiny.play()
+        assert run.lead.done, (seed, run.lead.phase, run.lead.failure)
+        again = mutiny.replayed()
+        assert measured(again) == measured(run), f"seed {seed}"
+        assert same_states(again.states(), run.states()), f"seed {seed}"
+        plans = [place for place, r in enumerate(run.log.records) if r.kind == "plan" and r.routes]
+        kept += bool(plans) and mutiny.lead_life > 0
+    assert kept >= 2 * SEEDS, kept
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

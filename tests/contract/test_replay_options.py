@@ -11,7 +11,7 @@ import torch
 import checkfree
 from checkfree.core.ops import Kind, Op
 from checkfree.core.records import of_kind
-from checkfree.lead.iteration import course_of
+from checkfree.lead.iteration import course_on
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.session import session
 from checkfree.session.terms import seats, terms_of
@@ -98,9 +98,9 @@ def test_replicas_by_flow(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
     first = of_kind(run.records, "recovery")[0]["rebuilds"]
     assert {how["rule"] for how in first.values()} == {"replay"}
-    course = course_of(
-        make_strategy(run.config.recovery), terms_of(run.config, 1), seats(run.config)
-    )
+    every, terms = seats(run.config), terms_of(run.config, 1)
+    routes = terms.routes(every, run.config.microbatches)
+    course = course_on(routes, make_strategy(run.config.recovery), terms.schedule, every)
     assert (Op(Kind.REDUCE),) in course.schedule.values(), "all are visited"
 
 

@@ -43,6 +43,23 @@ def test_slow_lines_take_time_and_change_nothing(folder: Path) -> None:
     assert sum(step["seconds"] for step in steps) > 0.9 * waited
 
 
+def test_microbatches_go_round_a_line_that_is_found_to_be_slow(folder: Path) -> None:
+    """As soon as it is measured, which takes some iterations and seconds."""
+    (folder / "lines").write_text("1.0 2.0 bandwidth=1Mb\n")
+    words = ("iterations=45", "recovery=none", "replicas=2", "routes=flow", "microbatches=4")
+    sizes = ("batch=4", "stages=2", "validation.every=0")
+    try:
+        finished(start(folder, checkfree_command(*UP[:4], *words, *sizes, "--link=lines")))
+    finally:
+        Workdir.of(folder / "run").kill_leftovers()
+    records = read(folder / "run")
+    first, *later = of_kind(records, "plan")
+    assert "routes" not in first
+    assert later, [step["seconds"] for step in of_kind(records, "iteration")]
+    assert not [route for route in later[0]["routes"] if "1.0 > 2.0" in route]
+    assert "equal bit for bit" in run(folder, "verify", "run", expect=0).stdout
+
+
 def test_what_is_no_link_is_one_line(folder: Path) -> None:
     assert "as in latency=40ms" in only_line(run(folder, *UP, "--link=latency=40", expect=2))
     assert "nowhere: no file" in only_line(run(folder, *UP, "--link=nowhere", expect=2))

@@ -164,6 +164,7 @@ def test_who_computes_slowly_and_so_answers_late_is_told_for_what_it_computes() 
 def test_who_tells_rubbish_has_told_nothing() -> None:
     """As any member may, who can send any JSON."""
     pulse = {"busy": float("nan"), "lines": {"1.0": float("inf"), "2.0": -1.0, "3.0": 0.5, "x": 1}}
-    assert seconds_of(pulse, SEATS) == (None, {SEATS[3]: 0.5})
-    assert seconds_of({"busy": 2.0, "lines": []}, SEATS) == (2.0, {})
-    assert seconds_of({}, SEATS) == (None, {})
+    assert seconds_of(pulse, SEATS) == (None, {SEATS[3]: 0.5}, {})
+    assert seconds_of({"busy": 2.0, "lines": []}, SEATS) == (2.0, {}, {})
+    assert seconds_of({"ways": {"1.0": 0.25, "2.0": "x"}}, SEATS) == (None, {}, {SEATS[1]: 0.25})
+    assert seconds_of({}, SEATS) == (None, {}, {})

@@ -273,14 +273,15 @@ class LeaderProcess:
         self._committed_at = time.monotonic()
         present = self.peer_table.present
         busy, crossed = dict[Life, float](), dict[Direction, float]()
+        travels = dict[Direction, float]()
         for seat, peer in present.items():
-            computed, to = seconds_of(self._network.pulses.get(peer, {}), present)
-            if computed is not None:
-                busy[seat, peer.life] = computed
-            crossed |= {((seat, peer.life), other): seconds for other, seconds in to.items()}
-        nodes = {} if self.join_server is None else self.join_server.candidates.placed()
-        by = {seat: node for seat, node in nodes.items() if node is not None}
-        found = self.speeds.measured(iteration, self._committed_at, busy, crossed, by)
+            spent, life = seconds_of(self._network.pulses.get(peer, {}), present), (seat, peer.life)
+            if spent.busy is not None:
+                busy[life] = spent.busy
+            crossed |= {(life, other): seconds for other, seconds in spent.lines.items()}
+            travels |= {(life, other): seconds for other, seconds in spent.ways.items()}
+        by = self.nodes()
+        found = self.speeds.measured(iteration, self._committed_at, busy, crossed, by, travels)
         for measured in found:
             peer = self.peer_table.present[measured.seat]
             if measured.slow and peer not in self._slow:
@@ -288,6 +289,11 @@ class LeaderProcess:
                 self.launcher.report("slow", peer.seat, peer.life, str(measured))
         if self.join_server is not None and self.join_server.candidates.measured(found, by):
             self._remember()
+
+    def nodes(self) -> dict[Address, str]:
+        """Who has which seat, of a run that others join."""
+        nodes = {} if self.join_server is None else self.join_server.candidates.placed()
+        return {seat: node for seat, node in nodes.items() if node is not None}
 
     def locations(self) -> dict[Address, Location]:
         """Where each seat is that somebody has, of a run that others join, if that one has told."""

@@ -124,4 +124,5 @@ def pulse(
         "doing": doing and doing.to_json(),
         "busy": host.busy,
         "lines": endpoint.lines(),
+        "ways": endpoint.ways(),
     }

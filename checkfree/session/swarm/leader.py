@@ -19,6 +19,8 @@ from checkfree.core.records import (
 from checkfree.lead import History, Lead, Progress, Takeover, history
 from checkfree.lead.membership import Membership
 from checkfree.messages.control import CHECKPOINT, RESUME, WEIGHTS
+from checkfree.pipeline.flow import IN_ORDER
+from checkfree.pipeline.routes import in_order
 from checkfree.recovery.registry import replays
 from checkfree.runtime import folder as folders
 from checkfree.runtime.actor import Actor
@@ -31,8 +33,10 @@ from checkfree.runtime.swarm.transport.threaded import ThreadedActor
 from checkfree.session.initial import with_way_back
 from checkfree.session.session import Session, draw
 from checkfree.session.swarm.invitation import unused
+from checkfree.session.swarm.measured_routes import MeasuredRoutes
 from checkfree.session.swarm.shared import ForkResources
 from checkfree.session.terms import terms_of
+from checkfree.simulator.measured import Measured
 
 
 class Leading:
@@ -42,6 +46,7 @@ class Leading:
     def __init__(self, shared: ForkResources, life: int):
         self._shared, self._job = shared, shared.job
         self._lead: Lead | None = None
+        self._routing: MeasuredRoutes | None = None
         self._live = LiveStatus()
         if life:
             folders.mend(self._job.folder)
@@ -148,8 +153,11 @@ class Leading:
             background=True,
             last_rung=self._job.config.resume.last_rung,
             initial=self._job.initial is not None,
+            routes=in_order,  # until it is known what links and seats take
         )
         strategy, lives = self._job.worker_context.strategy, peer_table.lives
+        if self._job.config.routes != IN_ORDER and self._job.config.replicas > 1:
+            self._routing = MeasuredRoutes(self._job.config, strategy, rules)
         if self._leader_process.handoff.started:
             present = {seat: peer.life for seat, peer in peer_table.present.items()}
             takeover = Takeover(
@@ -227,6 +235,7 @@ class Leading:
         states = {str(seat): "trains" for seat in lead.members.alive}
         states |= {str(seat): "joins" for seat in lead.members.uninitialized}
         self._leader_process.timed(record.iteration, record.seconds or 0.0)
+        self._reroute(lead)
         told = {
             "iteration": record.iteration,
             "loss": record.loss,
@@ -237,6 +246,17 @@ class Leading:
             **self._live.to_json(),
         }
         self._leader_process.tell_status(told)
+
+    def _reroute(self, lead: Lead) -> None:
+        """Send microbatches other ways, if that has been found to be worth it."""
+        process, alive = self._leader_process, lead.members.alive
+        if self._routing is None or lead.members.uninitialized or not lead.members.whole():
+            return
+        speeds, nodes = process.speeds, process.nodes()
+        found = Measured(speeds.seconds, speeds.travels, nodes)
+        message = self._routing.better(alive, lead.routes(), found)
+        if message is not None:
+            process.host.post(LEAD, message)
 
     def live(self, status: LiveStatus) -> None:
         """Told at once while nothing is committed, else with the next iteration."""

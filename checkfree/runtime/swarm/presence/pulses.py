@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeGuard
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple, TypeGuard
 
 from checkfree.core.ops import Address
 
@@ -33,15 +33,25 @@ def all_refused(pulses: Iterable[Mapping[str, Any]], refused: Counts) -> dict[st
     return _sum(pulses, REFUSED, refused)
 
 
-def seconds_of(
-    pulse: Mapping[str, Any], seats: Iterable[Address]
-) -> tuple[float | None, dict[Address, float]]:
-    """For how long a peer has computed, and has taken its line to each of these seats; whoever
-    tells rubbish has told nothing."""
-    busy, lines = pulse.get("busy"), pulse.get("lines")
-    told = {seat: lines.get(str(seat)) for seat in seats} if isinstance(lines, dict) else {}
-    taken = {seat: seconds for seat, seconds in told.items() if _is_duration(seconds)}
-    return busy if _is_duration(busy) else None, taken
+class Spent(NamedTuple):
+    """For how long a peer has computed, has taken its line to each seat, and has had something on
+    its way there, in seconds so far."""
+
+    busy: float | None
+    lines: dict[Address, float]
+    ways: dict[Address, float]
+
+
+def seconds_of(pulse: Mapping[str, Any], seats: Collection[Address]) -> Spent:
+    """Of these seats; whoever tells rubbish has told nothing."""
+    busy = pulse.get("busy")
+    lines, ways = (_by_seat(pulse.get(key), seats) for key in ("lines", "ways"))
+    return Spent(busy if _is_duration(busy) else None, lines, ways)
+
+
+def _by_seat(told: Any, seats: Collection[Address]) -> dict[Address, float]:
+    found = {seat: told.get(str(seat)) for seat in seats} if isinstance(told, dict) else {}
+    return {seat: seconds for seat, seconds in found.items() if _is_duration(seconds)}
 
 
 def _is_duration(told: Any) -> TypeGuard[float]:

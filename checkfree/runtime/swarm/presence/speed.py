@@ -79,11 +79,13 @@ class PerIteration(Generic[Key]):
 
 
 class Speeds:
-    """``seconds`` and ``lines``: of each seat and each node, per iteration, as measured last."""
+    """``seconds`` and ``lines``: of each seat and each node, per iteration, as measured last.
+    ``travels``: for how long something is on its way from one seat to another."""
 
     def __init__(self) -> None:
         self.lines: dict[str, float] = {}
         self._busy, self._ways = PerIteration[Life](), PerIteration[Direction]()
+        self._travels = PerIteration[Direction]()
         self._waited: dict[tuple[Life, bool], float] = {}
         self._first: dict[int, float] = {}
         """Of each life of stage 0, what it took."""
@@ -92,6 +94,10 @@ class Speeds:
     def seconds(self) -> dict[Address, float]:
         return {seat: rate for (seat, _), rate in self._busy.rates.items()}
 
+    @property
+    def travels(self) -> dict[tuple[Address, Address], float]:
+        return {(seat, to): rate for ((seat, _), to), rate in self._travels.rates.items()}
+
     def measured(
         self,
         iteration: int,
@@ -99,11 +105,13 @@ class Speeds:
         busy: Mapping[Life, float],
         ways: Mapping[Direction, float] | None = None,
         nodes: Mapping[Address, str] | None = None,
+        travels: Mapping[Direction, float] | None = None,
     ) -> list[SeatTiming]:
-        """Seconds for which lives have computed, and have taken the ways from them, so far, as the
-        iteration is committed, ``now``, in seconds of any clock; ``nodes``: who has which seat.
-        Returns what there is to tell."""
+        """Seconds for which lives have computed, have taken the ways from them, and have had
+        something on its way there, so far, as the iteration is committed, ``now``, in seconds of
+        any clock; ``nodes``: who has which seat. Returns what there is to tell."""
         nodes = nodes or {}
+        self._travels.measured(iteration, now, travels or {})
         computed = self._busy.measured(iteration, now, busy)
         crossed = self._ways.measured(iteration, now, ways or {})
         self.lines = _lines(self._ways.rates, nodes)

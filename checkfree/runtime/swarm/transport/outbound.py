@@ -63,6 +63,11 @@ class Outbound:
         """Seconds for which the line there was taken by what is trained on."""
         return self._data.flow.trains
 
+    @property
+    def under_way(self) -> float:
+        """Seconds for which something of that was on its way there."""
+        return self._data.flow.under_way
+
     def cancel(self) -> None:
         self._broken = True
         for sender in (self._control, self._data):

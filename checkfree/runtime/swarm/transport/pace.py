@@ -41,13 +41,15 @@ four. As much as fills 1 Gbit over 60 ms."""
 
 class Window:
     """Of one lane of one stream. Pieces are acknowledged in the order in which they were sent.
-    ``seconds``: for how long they have had the line for themselves."""
+    ``seconds``: for how long they have had the line for themselves; ``under_way``: for how long one
+    of them, at least, was on its way or its acknowledgement was."""
 
     def __init__(self, claim: Claim = BACKGROUND):
         self._claim, self._window = claim, float(claim.first)
         self._sent: deque[tuple[float, int]] = deque()
         self._out = 0
-        self.seconds = 0.0
+        self.seconds = self.under_way = 0.0
+        self._since = 0.0
         self._smaller_at = float("-inf")
         self._least: deque[tuple[float, float]] = deque()
         """(when, seconds): shortest ways so far, ascending in both."""
@@ -60,6 +62,8 @@ class Window:
 
     def sent(self, now: float, count: int) -> None:
         """So many bytes have left."""
+        if not self._sent:
+            self._since = now
         self._sent.append((now, count))
         self._out += count
 
@@ -70,6 +74,8 @@ class Window:
             return  # nobody of ours
         at, count = self._sent.popleft()
         self._out -= count
+        if not self._sent:
+            self.under_way += now - self._since
         shortest = self._shortest(now, now - at)
         self.seconds += now - max(last, at + shortest)
         queued = (now - at) - shortest
@@ -120,3 +126,8 @@ class Flow:
     def trains(self) -> float:
         """Seconds for which the line was taken by what is trained on."""
         return self._paces[Lane.DATA].seconds
+
+    @property
+    def under_way(self) -> float:
+        """Seconds for which something of that was on its way, latency included."""
+        return self._paces[Lane.DATA].under_way

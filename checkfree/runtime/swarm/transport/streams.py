@@ -299,6 +299,11 @@ class Endpoint:
         links = list(self._links.items())  # the loop's thread may change them
         return {str(seat): round(link.trains, 3) for seat, link in links if link.trains}
 
+    def ways(self) -> dict[str, float]:
+        """Of each seat that we train with: seconds for which something was on its way there."""
+        links = list(self._links.items())
+        return {str(seat): round(link.under_way, 4) for seat, link in links if link.under_way}
+
     async def flushed(self) -> None:
         """All that was queued for living links has left."""
         await asyncio.gather(*(link.flushed() for link in self._links.values()))
