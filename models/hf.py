@@ -138,6 +138,22 @@ def transformers_config(config: ModelConfig) -> dict[str, Any]:
     return {**config.architecture, "architectures": [family.__name__]}
 
 
+def kinds_of_layers(config: ModelConfig) -> Sequence[str]:
+    """What config.json says of each layer by itself, or its family makes of what it says, as
+    ``sliding_attention``; "" where that is the same of all."""
+    found: list[list[str]] = [[] for _ in range(config.blocks)]
+    for name, values in sorted(_settings(config).to_dict().items()):
+        if "layer" not in name or not isinstance(values, (list, tuple)):
+            continue
+        words = [str(value) if isinstance(value, str) else f"{name}={value}" for value in values]
+        numbers = [value for value in values if type(value) is int]
+        places = len(numbers) == len(values) and numbers == sorted(set(numbers))  # of some layers
+        if len(words) == config.blocks and len(set(words)) > 1 and not places:
+            for kinds, word in zip(found, words, strict=True):
+                kinds.append(word)
+    return [", ".join(kinds) for kinds in found]
+
+
 def model_config(tree: Mapping[str, Any]) -> ModelConfig:
     """The reverse, with the longest context that it has positions for. Raises ValueError."""
     found = hub.described(ModelConfig(hub.HF, context=1, weights=hub.FRESH, architecture=tree))
