@@ -39,6 +39,10 @@ class Family(Protocol):
         """Optional. Each layer's first weights are drawn from torch's seed and its number alone,
         however the model is cut; and layers may be of unequal shapes."""
 
+    def experts_used(self, config: ModelConfig) -> int | None:
+        """Optional. Experts that a token goes through, where the matrices of all of a layer are one
+        parameter of three dimensions."""
+
     def kinds_of_layers(self, config: ModelConfig) -> Sequence[str]:
         """Optional. What tells each layer from others of the same shapes, as the attention that it
         computes: equal words for equal kinds."""

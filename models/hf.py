@@ -63,6 +63,12 @@ TRANSPOSED: frozenset[str] = frozenset()
 ROUTER_LOGITS = "output_router_logits"
 """What a family's forward is asked by for the loss that balances its experts."""
 
+EXPERTS_USED = (
+    *("num_experts_per_tok", "moe_k", "moe_topk", "moe_top_k"),
+    *("top_k_experts", "num_experts_per_token"),
+)
+"""What a family calls the experts of a layer that a token goes through."""
+
 COEFFICIENTS = ("router_aux_loss_coef", "aux_loss_coef")
 """What a family calls that which it multiplies this loss by."""
 
@@ -136,6 +142,13 @@ def transformers_config(config: ModelConfig) -> dict[str, Any]:
     """What stands in config.json of such a model: what stood there."""
     family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(_settings(config))]
     return {**config.architecture, "architectures": [family.__name__]}
+
+
+def experts_used(config: ModelConfig) -> int | None:
+    """Experts of a layer that a token goes through; None: its configuration says nothing of any."""
+    theirs = _settings(config)
+    found = (getattr(theirs, name, None) for name in EXPERTS_USED)
+    return next((number for number in found if type(number) is int and number > 0), None)
 
 
 def kinds_of_layers(config: ModelConfig) -> Sequence[str]:

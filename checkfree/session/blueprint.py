@@ -26,10 +26,6 @@ from checkfree.session.sketch import sketched
 from checkfree.session.tensors import check_tensors
 from checkfree.stage import CPU, seeded
 
-EXPERTS_USED = ("num_experts_per_tok", "moe_k", "num_experts_per_token")
-"""How config.json calls the experts that a token goes through, of all whose matrices a parameter of
-three dimensions has."""
-
 HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 """Where torch keeps those of a parameter."""
 
@@ -81,15 +77,23 @@ def _cut_of(
         raise ValueError(f"model.family={model.family} cuts into equal parts: leave out cut")
     if config.cut != AUTO:
         return tuple(config.cut)
-    costs = config.layer_costs or [flops(layer, model, 1) for layer in layers()[1:]]
+    used = experts_used(model)
+    costs = config.layer_costs or [flops(layer, model, 1, used) for layer in layers()[1:]]
     return balanced(costs, config.stages)
 
 
-def flops(body: nn.Module, model: ModelConfig, blocks: int) -> float:
+def experts_used(model: ModelConfig) -> int | None:
+    """Experts that a token goes through, of all whose matrices a parameter of three dimensions has;
+    None: it has none, or its family does not say."""
+    of_family: Callable[[ModelConfig], int | None] | None = getattr(
+        family_of(model), "experts_used", None
+    )
+    return None if of_family is None else of_family(model)
+
+
+def flops(body: nn.Module, model: ModelConfig, blocks: int, used: int | None) -> float:
     """Operations of a token's forward through a body stage of so many blocks: two per weight that
-    it uses, and attention over half a context."""
-    of_all = model.architecture or {}
-    used = next((of_all[key] for key in EXPERTS_USED if isinstance(of_all.get(key), int)), None)
+    it uses, and attention over half a context. ``used``: experts that a token goes through."""
     weights = 0.0
     for param in body.parameters():
         share = min(1.0, used / param.shape[0]) if used and param.ndim == 3 else 1.0
