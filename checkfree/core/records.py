@@ -51,7 +51,7 @@ class ConfigRecord(Record):
     """The run whose state it begins with, see :mod:`checkfree.session.initial`."""
     text: Mapping[str, Any] = field(default_factory=dict, metadata=SPARSE)
     notes: Sequence[str] = field(default=(), metadata=SPARSE)
-    """What there is to know of its strategy, a line each."""
+    """What there is to know of its stages, and of its strategy for them, a line each."""
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,11 @@ from checkfree.worker import Batches, WorkerContext
 
 Feeds = Mapping[Purpose, Batches]
 
+PER_STAGE = (
+    "model.router_loss is taken by each stage over its own layers, not over all as by the uncut "
+    "model; the losses that are told are without it"
+)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -94,11 +99,12 @@ class Job:
         )
 
     def notes(self, recovery: RecoveryConfig) -> tuple[str, ...]:
-        """What there is to say, a line each, of a strategy for these stages. Raises BadInput for
-        one that they are too unequal for."""
+        """What there is to say, a line each, of these stages and of a strategy for them. Raises
+        BadInput for one that they are too unequal for."""
         check_equal(recovery, self.blueprint.unequal)
         told = mixed(recovery, self.blueprint.kinds, self.blueprint.stages - 1)
-        return (told,) if told else ()
+        balanced = PER_STAGE if self.config.model.router_loss and self.blueprint.stages > 2 else ""
+        return tuple(filter(None, (told, balanced)))
 
 
 def any_config(

@@ -122,3 +122,18 @@ def test_compare_tells_it_and_refuses_unequal_stages_before_anything_is_trained(
     with pytest.raises(BadInput, match=r"^uniform: recovery.name=uniform makes a lost stage of"):
         compared(tmp_path / "unequal", "deepseek_v3", 4)
     assert not list((tmp_path / "unequal").glob("compared/runs/**/records.jsonl"))
+
+
+def test_branch_tells_it_too_and_refuses_unequal_stages(tmp_path: Path) -> None:
+    def branched(name: str) -> Any:
+        folder_with(name, tmp_path / name / "model")
+        kept = {"resume": {"every": 2}, "validation": {"every": 2, "microbatches": 1}}
+        exact = {"recovery": "checkpoint", "iterations": 4, "stages": 4, **kept}
+        run = checkfree.train(hub_run(tmp_path / name, "run", exact))
+        return checkfree.branch(run.folder, at=2, stages=[2], rules=["uniform"], gaps=[1])
+
+    told = [note for note in branched("gemma2").notes if note.startswith("recovery=uniform makes")]
+    assert len(told) == 1
+    with pytest.raises(BadInput, match=r"^--rules uniform: recovery.name=uniform makes a lost st"):
+        branched("deepseek_v3")
+    assert not list((tmp_path / "deepseek_v3").glob("**/branches"))

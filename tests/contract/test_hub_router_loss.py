@@ -170,6 +170,13 @@ def test_what_is_lost_comes_back_exactly(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
     assert checkfree.verify(run.folder).difference == ""
     assert "router_loss: config" in (run.folder / "config.yaml").read_text()
+    told = "model.router_loss is taken by each stage over its own layers, not over all as by the"
+    (note,) = of_kind(run.records, "config")[0]["notes"]
+    assert note.startswith(told)
+    checkfree.export(run.folder, to=tmp_path / "out")
+    assert note in (tmp_path / "out/README.md").read_text()
+    again = {"model": {"path": str(tmp_path / "out"), "router_loss": 0.1}}
+    assert checkfree.train(hub_run(tmp_path, "again", {"stages": 1}, again)).status == "done"
 
 
 def body_stage(tmp_path: Path, **keys: Any) -> Stage:
