@@ -56,6 +56,11 @@ class ModelConfig:
     """``hf``: how attention is computed: ``eager``, ``sdpa``, or another one that ``transformers``
     has; None: as it chooses."""
 
+    router_loss: Any = None
+    """``hf``, of a model with experts: coefficient of the loss that has its routers use them all
+    alike, or ``config``, the one that its config.json has. Each stage adds it over its own layers,
+    which is not the loss of the uncut model; see :mod:`checkfree.models.hf`. None: not added."""
+
     architecture: Any = None
     """``hf``: what config.json holds, and a run's own configuration with it. Never to be given."""
 

@@ -8,7 +8,7 @@ as many as ``cut`` says.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -38,6 +38,14 @@ class Family(Protocol):
     def LAYERED(self) -> bool:
         """Optional. Each layer's first weights are drawn from torch's seed and its number alone,
         however the model is cut; and layers may be of unequal shapes."""
+
+    def experts_used(self, config: ModelConfig) -> int | None:
+        """Optional. Experts that a token goes through, where the matrices of all of a layer are one
+        parameter of three dimensions."""
+
+    def kinds_of_layers(self, config: ModelConfig) -> Sequence[str]:
+        """Optional. What tells each layer from others of the same shapes, as the attention that it
+        computes: equal words for equal kinds."""
 
     @property
     def TRANSPOSED(self) -> frozenset[str]:

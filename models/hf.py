@@ -8,6 +8,11 @@ is put ``Elsewhere`` before anything gets memory. It runs the family's own forwa
 masks, rotary tables, scales and softcaps as ever; hidden states are put in where the stage's first
 layer is called and taken out where its last one returns, so all else that it computes is unseen.
 No code of a folder is ever run: only classes that ``transformers`` has itself.
+
+With ``router_loss`` a body stage adds the loss by which its family balances experts, over the
+routers of its own layers; an uncut model takes one product of means over all of its layers, which
+is no sum over stages. Stages weigh by how many of the routers they have, so that the coefficient
+means the same however the model is cut, and one body stage has the very loss of the uncut model.
 """
 
 from __future__ import annotations
@@ -16,11 +21,12 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -54,6 +60,18 @@ NAMES: Mapping[str, str] = MappingProxyType({})
 
 TRANSPOSED: frozenset[str] = frozenset()
 
+ROUTER_LOGITS = "output_router_logits"
+"""What a family's forward is asked by for the loss that balances its experts."""
+
+EXPERTS_USED = (
+    *("num_experts_per_tok", "moe_k", "moe_topk", "moe_top_k"),
+    *("top_k_experts", "num_experts_per_token"),
+)
+"""What a family calls the experts of a layer that a token goes through."""
+
+COEFFICIENTS = ("router_aux_loss_coef", "aux_loss_coef")
+"""What a family calls that which it multiplies this loss by."""
+
 FLASH = ("flash_attn", "flash_attn_interface", "flash_attn_3")
 """Packages with flash attention. Without them transformers may fetch code of the Hub instead."""
 
@@ -68,12 +86,16 @@ def stage(config: ModelConfig, i: int, stages: int) -> Edge | Body:
     folder = None if sketched or config.weights != hub.PRETRAINED else hub.held(config)
     try:
         if sketched:
-            return _staged(_empty(theirs, mine), mine)
-        shell = _drawn(theirs, mine) if folder is None else _loaded(folder, theirs, mine)
-        check(shell, mine)
+            shell = _empty(theirs, mine)
+        else:
+            shell = _drawn(theirs, mine) if folder is None else _loaded(folder, theirs, mine)
+            check(shell, mine)
     except Exception as error:  # whatever a class makes of it that can't be built or cut so
         raise ValueError(_refused(config, error)) from error
-    return _staged(shell, mine)
+    weight = _weight_of_router_loss(config, shell, mine)
+    if weight and not sketched:
+        check_router_loss(shell, mine)
+    return _staged(shell, mine, weight)
 
 
 def parameters_of(config: ModelConfig) -> int:
@@ -120,6 +142,29 @@ def transformers_config(config: ModelConfig) -> dict[str, Any]:
     """What stands in config.json of such a model: what stood there."""
     family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(_settings(config))]
     return {**config.architecture, "architectures": [family.__name__]}
+
+
+def experts_used(config: ModelConfig) -> int | None:
+    """Experts of a layer that a token goes through; None: its configuration says nothing of any."""
+    theirs = _settings(config)
+    found = (getattr(theirs, name, None) for name in EXPERTS_USED)
+    return next((number for number in found if type(number) is int and number > 0), None)
+
+
+def kinds_of_layers(config: ModelConfig) -> Sequence[str]:
+    """What config.json says of each layer by itself, or its family makes of what it says, as
+    ``sliding_attention``; "" where that is the same of all."""
+    found: list[list[str]] = [[] for _ in range(config.blocks)]
+    for name, values in sorted(_settings(config).to_dict().items()):
+        if "layer" not in name or not isinstance(values, (list, tuple)):
+            continue
+        words = [str(value) if isinstance(value, str) else f"{name}={value}" for value in values]
+        numbers = [value for value in values if type(value) is int]
+        places = len(numbers) == len(values) and numbers == sorted(set(numbers))  # of some layers
+        if len(words) == config.blocks and len(set(words)) > 1 and not places:
+            for kinds, word in zip(found, words, strict=True):
+                kinds.append(word)
+    return [", ".join(kinds) for kinds in found]
 
 
 def model_config(tree: Mapping[str, Any]) -> ModelConfig:
@@ -183,17 +228,45 @@ class Edge(Cut):
 
 
 class Body(Cut):
-    """A body stage. Its layers are numbered from 0, so that body stages have equal names."""
+    """A body stage. Its layers are numbered from 0, so that body stages have equal names.
+    ``router_loss``: what the loss that balances its experts is multiplied by; 0: it has none."""
 
-    def __init__(self, shell: Any, mine: range):
+    def __init__(self, shell: Any, mine: range, router_loss: float = 0.0):
         super().__init__(shell.eval())
         self.layers = nn.ModuleList(layers_of(shell)[k] for k in mine).train()
+        self._router_loss = router_loss
+        self.own_loss_scale = 0.0
+        """What a loss of its own is multiplied by in a backward: whoever trains it sets here what
+        the loss at the end of the model is multiplied by then."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(batch, T, width) -> the same shape."""
+        """(batch, T, width) -> the same shape. In the backward a loss of its own is added."""
+        adds = self._router_loss > 0 and torch.is_grad_enabled()
+        model = self.shell if adds else self.shell.base_model
+        asked = {ROUTER_LOGITS: True} if adds else {}
         with entering(self.layers[0], hidden), leaving(self.layers[-1]) as seen:
-            self.shell.base_model(inputs_embeds=torch.zeros_like(hidden), use_cache=False)
-        return seen[0]
+            made = model(inputs_embeds=torch.zeros_like(hidden), use_cache=False, **asked)
+        if not adds:
+            return seen[0]
+        apply: Callable[..., Tensor] = WithLoss.apply
+        return apply(seen[0], self._router_loss * made.aux_loss, self)
+
+
+class WithLoss(torch.autograd.Function):
+    """Hidden states as they are, which take a loss () along: its backward begins with theirs, with
+    the ``own_loss_scale`` that ``body`` has then."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, loss: Tensor, body: Body) -> Tensor:
+        """(batch, T, width), () -> the first."""
+        ctx.body, ctx.like = body, torch.zeros_like(loss)
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        """By hidden states, by the loss."""
+        scale = ctx.body.own_loss_scale
+        return gradient, torch.full_like(ctx.like, scale) if scale else None, None
 
 
 # --- hidden states, into the family's loop over its layers and out of it -------------------------
@@ -263,6 +336,7 @@ def cut(theirs: Any, mine: range) -> Any:
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         family.__init__(self, config, *args, **kwargs)
         layers = layers_of(self)
+        self.routers = routers_of(self, layers)
         if shared := _shared(self, layers):
             raise ValueError(f"layers share {shared}")
         for k in set(range(len(layers))) - set(mine):
@@ -367,8 +441,8 @@ def _keeps(module: nn.Module) -> bool:
     return bool(module._parameters or module._buffers.keys() - module._non_persistent_buffers_set)
 
 
-def _staged(shell: Any, mine: range) -> Edge | Body:
-    return Body(shell, mine) if mine else Edge(shell)
+def _staged(shell: Any, mine: range, router_loss: float = 0.0) -> Edge | Body:
+    return Body(shell, mine, router_loss) if mine else Edge(shell)
 
 
 def _empty(theirs: Any, mine: range) -> Any:
@@ -470,6 +544,49 @@ def _seeded(text: str) -> Iterator[None]:
         yield
 
 
+# --- experts -------------------------------------------------------------------------------------
+
+
+def routers_of(model: Any, layers: nn.ModuleList) -> Sequence[int]:
+    """How many modules of each layer are routers, of all whose logits the family tells."""
+    told = (getattr(model.base_model, "_can_record_outputs", None) or {}).get("router_logits", [])
+    kinds = [
+        (getattr(one, "target_class", one), (getattr(one, "layer_name", None) or "").strip("."))
+        for one in (told if isinstance(told, (list, tuple)) else [told])
+    ]
+
+    def is_router(path: str, module: nn.Module) -> bool:
+        return any(
+            isinstance(kind, type)
+            and isinstance(module, kind)
+            and (not at or f".{at}." in f".{path}.")
+            for kind, at in kinds
+        )
+
+    return [sum(is_router(*named) for named in layer.named_modules()) for layer in layers]
+
+
+def _weight_of_router_loss(config: ModelConfig, shell: Any, mine: range) -> float:
+    """What a stage multiplies the loss that balances its experts by. Raises ValueError for a model
+    that has no such loss."""
+    if not config.router_loss:
+        return 0.0
+    kind = config.architecture["model_type"]
+    given = f"model.router_loss={config.router_loss}, and"
+    if ROUTER_LOGITS not in signature(type(shell).forward).parameters:
+        raise ValueError(f"{given} transformers has no such loss for {kind}: leave it out")
+    if not any(shell.routers):
+        raise ValueError(f"{given} {kind} has no experts, as config.json has it: leave it out")
+    found = config.router_loss
+    if found == hub.AS_CONFIGURED:
+        told = (getattr(shell, name, None) for name in COEFFICIENTS)
+        found = next((one for one in told if isinstance(one, (int, float)) and one >= 0), None)
+    if found is None:
+        raise ValueError(f"{given} config.json has no coefficient for it: give a number")
+    routers: Sequence[int] = shell.routers
+    return float(found) * sum(routers[k] for k in mine) / sum(routers)
+
+
 # --- checking ------------------------------------------------------------------------------------
 
 
@@ -487,6 +604,27 @@ def check(shell: Any, mine: range) -> None:
         after = one[k + 1][0] if k + 1 < len(one) and k + 1 not in mine[:1] else left
         if after.data_ptr() != left.data_ptr():
             raise ValueError(f"something happens between layers {k} and {k + 1}")
+
+
+@torch.no_grad()
+def check_router_loss(shell: Any, mine: range) -> None:
+    """Raises ValueError for a family that makes no loss which balances experts, or one of other
+    routers than the stage has. Runs the stage once."""
+    was, generator = shell.training, torch.Generator().manual_seed(1)
+    hidden = torch.rand((3, 4, shell.config.hidden_size), generator=generator).to(shell.dtype)
+    shell.eval()
+    with entering(layers_of(shell)[mine[0]], hidden):
+        given = {"inputs_embeds": torch.zeros_like(hidden), ROUTER_LOGITS: True}
+        made = shell(**given, use_cache=False)
+    shell.train(was)
+    if not isinstance(getattr(made, "aux_loss", None), Tensor):
+        raise ValueError("model.router_loss, and its family makes no such loss: leave it out")
+    count, wanted = len(made.router_logits or ()), sum(shell.routers[k] for k in mine)
+    if count != wanted:
+        raise ValueError(
+            f"model.router_loss, and its family tells of {count} routers where a stage has "
+            f"{wanted}, so what it would balance is not known: leave it out"
+        )
 
 
 def _calls(shell: Any, mine: range, number: int) -> list[tuple[Tensor, Any, Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -16,6 +17,8 @@ from .config import ModelConfig
 HF = "hf"
 CONFIG = "config.json"
 PRETRAINED, FRESH = "pretrained", "fresh"
+AS_CONFIGURED = "config"
+"""A loss of routers is weighed as config.json says."""
 
 KEYS: Mapping[str, Sequence[str]] = {
     "width": ("hidden_size", "n_embd", "d_model"),
@@ -32,7 +35,7 @@ NEEDED = ("width", "blocks", "vocabulary")
 LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 """What the longest sequence is called that a model has positions for."""
 
-OURS = ("path", "config", "weights", "attention", "architecture", "sha256")
+OURS = ("path", "config", "weights", "attention", "router_loss", "architecture", "sha256")
 """Keys of the section ``model`` that only this family reads."""
 
 QUANTIZED = ("quantization_config", "compression_config")
@@ -76,7 +79,8 @@ def described(config: ModelConfig) -> ModelConfig:
             f"a {told['model_type']} is made of several models (text_config), and only a language "
             "model is trained here: give the folder of its text model alone"
         )
-    config = replace(config, architecture=told, **_shape(config, told))
+    loss = _coefficient(config.router_loss)
+    config = replace(config, architecture=told, router_loss=loss, **_shape(config, told))
     most = longest(told)
     if most is not None and config.context > most:
         raise ValueError(
@@ -84,6 +88,23 @@ def described(config: ModelConfig) -> ModelConfig:
             f"model.context={most}"
         )
     return config
+
+
+def _coefficient(given: Any) -> Any:
+    """``router_loss`` as it was given, text that YAML takes for no number as one. Raises
+    ValueError."""
+    if given is None or given == AS_CONFIGURED:
+        return given
+    try:
+        found = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise ValueError(
+            f"model.router_loss is {given}, expected a number of 0 or more, as in 0.001, or "
+            f"{AS_CONFIGURED}: choose one, or leave it out"
+        )
+    return found
 
 
 def longest(told: Mapping[str, Any]) -> int | None:

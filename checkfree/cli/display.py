@@ -102,6 +102,8 @@ class Display:
                 began = record.config.get("recovery", {}).get("log_memory")
                 if began == 0 != self._config.recovery.log_memory:
                     self._say(Text(NO_MEMORY, style="yellow"))
+                for note in record.notes:
+                    self._say(Text(note, style="yellow"))
                 if record.init:
                     self._event(begins_from(record.init, self._config), "cyan")
             case IterationRecord():

@@ -58,7 +58,8 @@ class OptimizerConfig:
 
     name: str = "adam"
     """``adam``, ``adamw``, ``sgd`` or ``muon``: Muon (torch 2.9 or later) for the matrices of body
-    stages, and ``adamw`` for all else, stage 0 with embedding and head included."""
+    stages, and ``adamw`` for all else: stage 0 with embedding and head, and experts that are one
+    tensor of three dimensions, as those of ``hf`` are, with their biases."""
 
     lr: float = 2e-3
     """Peak learning rate, per step. Under ``muon`` matrices move as far by it as under ``adamw``,

@@ -50,6 +50,8 @@ class ConfigRecord(Record):
     init: Mapping[str, Any] = field(default_factory=dict, metadata=SPARSE)
     """The run whose state it begins with, see :mod:`checkfree.session.initial`."""
     text: Mapping[str, Any] = field(default_factory=dict, metadata=SPARSE)
+    notes: Sequence[str] = field(default=(), metadata=SPARSE)
+    """What there is to know of its stages, and of its strategy for them, a line each."""
 
 
 @dataclass(frozen=True)

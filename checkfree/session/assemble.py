@@ -34,7 +34,7 @@ from checkfree.session.snapshot import Snapshot
 from checkfree.session.terms import seats, terms_of
 from checkfree.stage import Conditions, Stage
 from checkfree.stage.learnt import constants_of
-from checkfree.stage.optimizer import find_muon, make_optimizer
+from checkfree.stage.optimizer import find_muon, for_muon, make_optimizer
 from checkfree.worker import Batches, Casting, StageWorker, WorkerContext
 
 
@@ -156,8 +156,8 @@ def make_worker_context(
     def wrap(module: nn.Module, stage: int, host: int) -> Stage:
         if config.precision == "fp64":
             module = module.double()
-        conditions = _conditions(config, devices[host], host in recompute, edge=stage == 0)
-        return Stage(module, conditions)
+        matrices = {id(p) for name, p in module.named_parameters() if stage and for_muon(name, p)}
+        return Stage(module, _conditions(config, devices[host], host in recompute, matrices))
 
     def fresh(stage: int, tick: int) -> StageState:
         return wrap(blueprint.fresh(stage, tick), stage, stage).snapshot()
@@ -177,16 +177,19 @@ def make_worker_context(
     )
 
 
-def _conditions(config: Config, device: torch.device, recompute: bool, *, edge: bool) -> Conditions:
+def _conditions(
+    config: Config, device: torch.device, recompute: bool, matrices: Collection[int]
+) -> Conditions:
+    """``matrices``: ``id`` of each parameter that Muon would step."""
     half_life = config.recovery.lr_scale_half_life
     return Conditions(
-        optimizer=partial(make_optimizer, config.optimizer, edge=edge),
+        optimizer=partial(make_optimizer, config.optimizer, matrices=matrices),
         lr=lambda iteration: lr_at(config.optimizer, iteration, config.iterations),
         device=device,
         autocast=torch.bfloat16 if config.precision == "bf16" else None,
         recompute=recompute,
         lr_scale_decay=1.0 if half_life is None else 0.5 ** (1 / half_life),
-        coarse_steps=config.optimizer.name == MUON and not edge,
+        coarse_steps=config.optimizer.name == MUON and bool(matrices),
     )
 
 

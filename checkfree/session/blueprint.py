@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import zip_longest
 from typing import cast
 
 from torch import nn
@@ -21,15 +20,11 @@ from checkfree.models.hub import HF, PRETRAINED, held
 from checkfree.pipeline.cut import balanced
 from checkfree.plugins import not_permitted
 from checkfree.recovery.options import AUTO
-from checkfree.recovery.registry import spec_of
+from checkfree.session.likeness import check_equal, unequal
 from checkfree.session.regroup import Layout, LayoutOf
 from checkfree.session.sketch import sketched
 from checkfree.session.tensors import check_tensors
 from checkfree.stage import CPU, seeded
-
-EXPERTS_USED = ("num_experts_per_tok", "moe_k", "num_experts_per_token")
-"""How config.json calls the experts that a token goes through, of all whose matrices a parameter of
-three dimensions has."""
 
 HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 """Where torch keeps those of a parameter."""
@@ -51,6 +46,10 @@ class Blueprint:
     layout: LayoutOf
     cut: tuple[int, ...] | None = None
     """Layers of each body stage; None: equally many, or a user's own modules."""
+    unequal: str = ""
+    """Where body stages differ in shapes, in words; "": nowhere."""
+    kinds: tuple[str, ...] = ()
+    """What each layer is, where some of equal shapes compute in other ways; (): not known."""
     untried: tuple[int, ...] = ()
     """Body stages that show whether the model trains, if it is none of ours."""
 
@@ -78,15 +77,23 @@ def _cut_of(
         raise ValueError(f"model.family={model.family} cuts into equal parts: leave out cut")
     if config.cut != AUTO:
         return tuple(config.cut)
-    costs = config.layer_costs or [flops(layer, model, 1) for layer in layers()[1:]]
+    used = experts_used(model)
+    costs = config.layer_costs or [flops(layer, model, 1, used) for layer in layers()[1:]]
     return balanced(costs, config.stages)
 
 
-def flops(body: nn.Module, model: ModelConfig, blocks: int) -> float:
+def experts_used(model: ModelConfig) -> int | None:
+    """Experts that a token goes through, of all whose matrices a parameter of three dimensions has;
+    None: it has none, or its family does not say."""
+    of_family: Callable[[ModelConfig], int | None] | None = getattr(
+        family_of(model), "experts_used", None
+    )
+    return None if of_family is None else of_family(model)
+
+
+def flops(body: nn.Module, model: ModelConfig, blocks: int, used: int | None) -> float:
     """Operations of a token's forward through a body stage of so many blocks: two per weight that
-    it uses, and attention over half a context."""
-    of_all = model.architecture or {}
-    used = next((of_all[key] for key in EXPERTS_USED if isinstance(of_all.get(key), int)), None)
+    it uses, and attention over half a context. ``used``: experts that a token goes through."""
     weights = 0.0
     for param in body.parameters():
         share = min(1.0, used / param.shape[0]) if used and param.ndim == 3 else 1.0
@@ -146,12 +153,9 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
             "no tensor can be that large; give smaller sizes"
         ) from None
 
-    other = _unequal(shapes)
-    if other and spec_of(config.recovery).neighbours:
-        raise BadInput(
-            f"recovery.name={config.recovery.name} makes a lost stage of its neighbours, and "
-            f"{other}: take replay, shadow, checkpoint or redundant, or another number of stages"
-        )
+    other = unequal(shapes)
+    check_equal(config.recovery, other)
+    kinds_of = getattr(made, "kinds_of_layers", None)
 
     def layout(stages: int, cut: Sequence[int] | None = None) -> Layout:
         so_cut = replace(model, cut=None if cut is None else tuple(cut))
@@ -179,6 +183,8 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
         tokens=config.microbatches * config.batch * model.context,
         layout=layout,
         cut=cut,
+        unequal=other,
+        kinds=() if kinds_of is None else tuple(kinds_of(model)),
         untried=(1,) if layered or model.family not in FAMILIES else (),
     )
 
@@ -231,7 +237,7 @@ def check_modules(stages: Sequence[nn.Module]) -> None:
         _check_layers(place, module)
         check_tensors(place, module)
     _check_nothing_shared(stages)
-    if other := _unequal(stages):
+    if other := unequal(stages):
         raise BadInput(
             f"{other}: body stages need parameters of equal names, shapes and types, else no "
             "neighbour could stand in for another"
@@ -282,24 +288,6 @@ def _check_nothing_shared(stages: Sequence[nn.Module]) -> None:
                     f"stages {first} and {place} share a parameter ({known}, {name}), and would "
                     "each train their own: give each stage its own, as copy.deepcopy makes one"
                 )
-
-
-def _unequal(stages: Sequence[nn.Module]) -> str:
-    """The first parameter in which a body stage differs from stage 1; "" if none does."""
-    first = _shapes(stages[1])
-    for place, module in enumerate(stages[2:], 2):
-        for one, other in zip_longest(first, _shapes(module)):
-            if one != other:
-                told = (found or "nothing" for found in (other, one))
-                return "body stage {} has {} where stage 1 has {}".format(place, *told)
-    return ""
-
-
-def _shapes(module: nn.Module) -> list[str]:
-    return [
-        f"{name} {list(param.shape)} {str(param.dtype).removeprefix('torch.')}"
-        for name, param in module.named_parameters()
-    ]
 
 
 def reset(module: nn.Module, stage: int) -> None:

@@ -19,7 +19,7 @@ from checkfree.config.load import as_recorded, flat, load, load_saved, placed, t
 from checkfree.config.load import build as build_config
 from checkfree.config.parts import origins, permitted, running
 from checkfree.config.places import INIT_RUN, PLACES, moved, moves
-from checkfree.core.config import Config, DataConfig
+from checkfree.core.config import Config, DataConfig, RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.records import RECORDS, ConfigRecord, read
 from checkfree.core.typed import written
@@ -39,6 +39,7 @@ from checkfree.session.blueprint import Blueprint, check_pretrained, of_family, 
 from checkfree.session.due import DueFailures
 from checkfree.session.initial import Initial, digest_of, first_batch, kept, taken_over
 from checkfree.session.kept_tokenizer import with_kept_tokenizer
+from checkfree.session.likeness import check_equal, mixed
 from checkfree.session.memory import check_fits, without_logs
 from checkfree.session.saved import USER
 from checkfree.session.sizes import OWN, named_sizes
@@ -47,6 +48,11 @@ from checkfree.session.terms import scheduler_of
 from checkfree.worker import Batches, WorkerContext
 
 Feeds = Mapping[Purpose, Batches]
+
+PER_STAGE = (
+    "model.router_loss is taken by each stage over its own layers, not over all as by the uncut "
+    "model; the losses that are told are without it"
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,16 @@ class Job:
             self.blueprint.parameters,
             {} if self.initial is None else self.initial.about,
             self.text,
+            self.notes(self.config.recovery),
         )
+
+    def notes(self, recovery: RecoveryConfig) -> tuple[str, ...]:
+        """What there is to say, a line each, of these stages and of a strategy for them. Raises
+        BadInput for one that they are too unequal for."""
+        check_equal(recovery, self.blueprint.unequal)
+        told = mixed(recovery, self.blueprint.kinds, self.blueprint.stages - 1)
+        balanced = PER_STAGE if self.config.model.router_loss and self.blueprint.stages > 2 else ""
+        return tuple(filter(None, (told, balanced)))
 
 
 def any_config(

@@ -33,6 +33,7 @@ def model_card(
         _yaml(_data(state.began)),
         "## What it went through\n",
         *_course(until, state),
+        *(f"{note}\n" for note in state.began.get("notes", ())),
         "## Configuration\n",
         _yaml(_configuration(state.began["config"])),
         "## Versions\n",

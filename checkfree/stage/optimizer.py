@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -18,15 +18,27 @@ ADAMS: dict[str, type[torch.optim.Adam]] = {
 }
 
 
+NO_MATRICES = ("bias", "A_log")
+"""How names end of what has two dimensions and is multiplied with nothing: biases, of experts one
+each; and of state space models the decays."""
+
+
 def make_optimizer(
-    config: OptimizerConfig, params: Iterable[nn.Parameter], *, edge: bool = False
+    config: OptimizerConfig,
+    params: Iterable[nn.Parameter],
+    *,
+    edge: bool = False,
+    matrices: Collection[int] | None = None,
 ) -> torch.optim.Optimizer:
     """Fused where torch has it for the device and type of every parameter. ``edge``: of stage 0,
-    whose embedding and head Muon leaves to AdamW. Raises BadInput for ``muon`` where torch has
-    none."""
+    whose embedding and head Muon leaves to AdamW; ``matrices``: ``id`` of each parameter that it
+    does not, where names are known. Raises BadInput for ``muon`` where torch has none."""
     params = list(params)
     if config.name == MUON:
-        return _make_muon(config, params, edge)
+        known = (id(param) for param in params if for_muon("", param))
+        return _make_muon(
+            config, params, () if edge else set(known if matrices is None else matrices)
+        )
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
     if config.name == SGD:
         return torch.optim.SGD(
@@ -46,10 +58,11 @@ def make_optimizer(
     )
 
 
-def for_muon(param: nn.Parameter) -> bool:
+def for_muon(name: str, param: nn.Parameter) -> bool:
     """A parameter of a body stage is orthogonalised by Muon, and not stepped by AdamW: a matrix
     that trains. Fused matrices count as one; experts in one tensor of three dimensions are none."""
-    return param.ndim == 2 and param.requires_grad and param.dtype in COMPUTED
+    trains = param.requires_grad and param.dtype in COMPUTED
+    return param.ndim == 2 and trains and not name.endswith(NO_MATRICES)
 
 
 def find_muon() -> Callable[..., torch.optim.Optimizer]:
@@ -64,13 +77,12 @@ def find_muon() -> Callable[..., torch.optim.Optimizer]:
 
 
 def _make_muon(
-    config: OptimizerConfig, params: Sequence[nn.Parameter], edge: bool
+    config: OptimizerConfig, params: Sequence[nn.Parameter], theirs: Collection[int]
 ) -> torch.optim.Optimizer:
     """Steps of matrices are scaled to the root mean square that AdamW's have ("Muon is scalable for
     LLM training", arXiv 2502.16982), so that one learning rate and one decay serve both."""
     muon = find_muon()
-    matrices = [] if edge else [param for param in params if for_muon(param)]
-    theirs = {id(param) for param in matrices}
+    matrices = [param for param in params if id(param) in theirs]
     rest = [param for param in params if id(param) not in theirs]
     parts = []
     if matrices:

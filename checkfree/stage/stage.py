@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,7 +25,11 @@ Key = tuple[int, int]
 class Stage:
     """A module that trains by microbatches. Raises BadInput if forward changes a buffer or a
     parameter: what a retried microbatch computes must not depend on how often it was tried
-    (semantics 18)."""
+    (semantics 18).
+
+    A body that adds a loss of its own, as one that balances experts, has an attribute
+    ``own_loss_scale``: in a backward it is set to what the loss at the end of the model is
+    multiplied by then, and it is 0 at all other times."""
 
     def __init__(self, module: nn.Module, conditions: Conditions):
         self.module = spread(module.to(conditions.device))
@@ -40,6 +44,7 @@ class Stage:
         """What it computes with."""
         persistent = module.state_dict(keep_vars=True)
         self._buffers = {n: b for n, b in module.named_buffers() if n in persistent}
+        self._adds_loss = hasattr(module, "own_loss_scale")
         # torch refuses an optimizer of nothing, and an embedding may have nothing to learn.
         self._optimizer = conditions.optimizer(self._params or [nn.Parameter(torch.empty(0))])
         self._stash: dict[Key, tuple[Tensor | None, Tensor]] = {}
@@ -103,16 +108,30 @@ class Stage:
 
     def backward(self, key: Key, dy: Tensor | None, scale: float = 1.0) -> Tensor | None:
         """Add to the gradients. ``dy``: gradient by this part's output; None at the loss, whose
-        gradient is ``scale``. Returns the gradient by the part's input, None for EMBED. Raises
-        BadInput if there is none: nothing before it would learn."""
+        gradient is ``scale``, as is that of a loss of the module's own. Returns the gradient by the
+        part's input, None for EMBED. Raises BadInput if there is none: nothing before it would
+        learn."""
         entry, y = self._stash.pop(key)
         if dy is None:
             dy = torch.full_like(y, scale)
         if entry is not None or y.requires_grad:  # a frozen embedding has nothing to learn
-            y.backward(dy.to(y.device, y.dtype))  # type: ignore[no-untyped-call]
+            with self._scaled(scale):
+                y.backward(dy.to(y.device, y.dtype))  # type: ignore[no-untyped-call]
         if entry is not None and entry.grad is None:
             raise BadInput(_no_gradient_of(self.module))
         return None if entry is None else entry.grad
+
+    @contextmanager
+    def _scaled(self, scale: float) -> Iterator[None]:
+        if not self._adds_loss:
+            yield
+            return
+        module: Any = self.module
+        module.own_loss_scale = scale
+        try:
+            yield
+        finally:
+            module.own_loss_scale = 0.0
 
     def shape_of(self, key: Key) -> torch.Size:
         """Of what the forward made whose backward is next, and of the gradient by it."""

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +196,15 @@ def _gather(plan: Plan, uninterrupted: Records, branches: list[Records]) -> Bran
         microbatches=count,
         tokens=None if tokens is None else count * tokens // config.microbatches,
         before=own.get(0),
-        notes=notes,
+        notes=(*notes, *dict.fromkeys(_told_of_rules(plan))),
     )
+
+
+def _told_of_rules(plan: Plan) -> Iterator[str]:
+    """What there is to say of a rule for stages such as the run's."""
+    for run in plan.runs:
+        if run.rule is not None:
+            yield from plan.base.job.notes(run.rule.config)
 
 
 def _before(record: Mapping[str, Any], tick: int) -> bool:

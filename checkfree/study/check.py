@@ -47,9 +47,16 @@ def check_buildable(cells: Sequence[Cell], at_once: int) -> Job:
     try_out(job)
     for cell in _columns(cells):
         with _named(cell):
+            job.notes(cell.config.recovery)
             calm = _calm(cell.config)
             make_worker_context(calm, job.blueprint, job.feeds, DueFailures(calm).stages)
     return job
+
+
+def strategy_notes(cells: Sequence[Cell], job: Job) -> list[str]:
+    """What there is to say of their strategies for the stages of ``job``, one line each."""
+    found = (note for cell in _columns(cells) for note in job.notes(cell.config.recovery))
+    return list(dict.fromkeys(found))
 
 
 def _columns(cells: Sequence[Cell]) -> list[Cell]:

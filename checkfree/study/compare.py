@@ -146,13 +146,13 @@ def train_missing(request: ComparisonRequest, watcher: Watcher) -> Mapping[str, 
     others. Raises BadInput before anything is trained."""
     tree = base(request.source, request.words)
     cells = _cells(request, tree)
-    told = _check_data(_standings(cells, request), cells, request.options)
+    told = _check(_standings(cells, request), cells, request.options)
     with _alone(request):
         found = _standings(cells, request)
         study = _study(request, cells, tree)
         for folder in filter(None, (request.out, request.results)):
             write_study(study, folder)
-        for note in filter(None, (*study.notes, told)):
+        for note in (*study.notes, *told):
             watcher.note(note)
         for cell in cells:
             _keep(request, cell, found[cell.place].records)
@@ -199,14 +199,18 @@ def _make(folder: Path, option: str) -> None:
         raise BadInput(f"{option}={folder} cannot be written: {reason}; give another") from None
 
 
-def _check_data(found: Mapping[str, CellStanding], cells: Sequence[Cell], options: Options) -> str:
-    """What there is to tell of the data of the runs that are yet to come."""
+def _check(found: Mapping[str, CellStanding], cells: Sequence[Cell], options: Options) -> list[str]:
+    """What there is to tell of the runs that are yet to come, their data and their strategies, one
+    line each. Raises BadInput for what can't be trained."""
     rest = [cell for cell in cells if found[cell.place].state is not State.DONE]
     room = slots(options.workers, options.devices, cells[0].config)
     job = check.check_buildable(rest, len(room)) if rest else None
     coming = None if job is None else job.data
     check.check_data({place: s.records for place, s in found.items() if s.records}, coming)
-    return "" if job is None else render_text(job.data, job.text)
+    if job is None:
+        return []
+    text = render_text(job.data, job.text)
+    return [*([text] if text else []), *check.strategy_notes(rest, job)]
 
 
 def _notes(options: Options, cells: Sequence[Cell]) -> list[str]:

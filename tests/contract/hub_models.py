@@ -63,7 +63,19 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         {**USUAL, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0},
     ),
     "mixtral": ("mixtral", {**USUAL, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2_moe": (
+        "qwen2_moe",
+        {
+            **USUAL,
+            **EXPERTS,
+            **{"num_experts": 4, "shared_expert_intermediate_size": 24, "mlp_only_layers": [0]},
+        },
+    ),
     "qwen3_moe": ("qwen3_moe", {**USUAL, **EXPERTS, "num_experts": 4}),
+    "gpt_oss": (
+        "gpt_oss",
+        {**USUAL, **SLIDING, "num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
     "mamba2": (
         "mamba2",
         {**USUAL, "num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "chunk_size": 8},

@@ -15,7 +15,7 @@ from torch import nn
 from checkfree.core.config import OptimizerConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.rates import LR_SCHEDULES, OPTIMIZERS, check_optimizer, lr_at, momentum_of
-from checkfree.stage.optimizer import make_optimizer
+from checkfree.stage.optimizer import for_muon, make_optimizer
 
 UNIT = OptimizerConfig(lr=1.0)
 
@@ -247,3 +247,18 @@ def test_values_that_no_optimizer_takes_are_refused(change: dict[str, Any], mess
 @pytest.mark.parametrize("change", [{}, {"clip": None}, {"lr": 0.0}, {"decay": 0}, {"min_lr": 1.0}])
 def test_odd_but_fine_values_are_taken(change: dict[str, Any]) -> None:
     check_optimizer(replace(OptimizerConfig(), **change))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "is_one"),
+    [
+        ("layers.0.weight", (3, 4), True),
+        ("gate_up_proj", (2, 3, 4), False),
+        ("experts.gate_up_proj_bias", (3, 4), False),
+        ("mixer.A_log", (3, 4), False),
+        ("norm.weight", (4,), False),
+    ],
+)
+def test_muon_has_what_is_a_matrix(name: str, shape: tuple[int, ...], is_one: bool) -> None:
+    assert for_muon(name, nn.Parameter(torch.ones(shape))) is is_one
+    assert not for_muon(name, nn.Parameter(torch.ones(shape), requires_grad=False))

@@ -50,20 +50,22 @@ def prepare(request: BranchRequest, workers: int = 1) -> Plan:
             "does not name: add it, or leave the option out"
         )
     runs = _together(tuple(_branch_runs(base, rules)))
-    _check_machine(base, rules, max(1, min(workers, len(runs))))
+    _check_rules(base, rules, max(1, min(workers, len(runs))))
     every = _every(request, request.at)
     return Plan(base, BranchRun(_branches(base) / "uninterrupted", request.at, every), runs)
 
 
-def _check_machine(base: BaseRun, rules: Collection[Rule], at_once: int) -> None:
-    """Raise BadInput unless this machine has the disk for the logs of the run and of each rule, and
-    the memory for so many branches ``at_once``."""
+def _check_rules(base: BaseRun, rules: Collection[Rule], at_once: int) -> None:
+    """Raise BadInput unless the run's stages are such that each rule can be applied, and this
+    machine has the disk for the logs of the run and of each rule, and the memory for so many
+    branches ``at_once``."""
     count, path = len(seats(base.config)), base.request.run / CONFIG
     check_log_disk(base.config, count, give=f"have {path} name", less="")
     less = "lower --workers" if at_once > 1 else "leave that rule out"
     for rule in rules:
         config = replace(base.config, recovery=rule.config)
         try:
+            base.job.notes(rule.config)  # what its stages are too unequal for is refused
             check_fits(config, at_once, lambda: f"{less}, or branch {ELSEWHERE}")
             check_log_disk(config, at_once * count, less=less)
         except BadInput as error:
