@@ -12,6 +12,7 @@ from torch import nn
 from checkfree.config.check import recomputed
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
+from checkfree.core.formats import BF16_WEIGHTS
 from checkfree.core.ops import FAULTS, LEAD, LOG, STORE, Address, Upload
 from checkfree.core.rates import MUON, lr_at
 from checkfree.lead import Lead, Progress, Terms
@@ -184,6 +185,7 @@ def _conditions(config: Config, device: torch.device, recompute: bool, *, edge: 
         lr=lambda iteration: lr_at(config.optimizer, iteration, config.iterations),
         device=device,
         autocast=torch.bfloat16 if config.precision == "bf16" else None,
+        weights=torch.bfloat16 if config.precision == BF16_WEIGHTS else None,
         recompute=recompute,
         lr_scale_decay=1.0 if half_life is None else 0.5 ** (1 / half_life),
         coarse_steps=config.optimizer.name == MUON and not edge,

@@ -28,6 +28,8 @@ class Conditions:
     lr: Callable[[int], float]
     device: torch.device = CPU
     autocast: torch.dtype | None = None
+    weights: torch.dtype | None = None
+    """Compute with weights of this type, rounded from those that train; None: with those."""
     recompute: bool = False
     lr_scale_decay: float = 1.0
     """Factor per step on the excess of ``lr_scale`` over 1."""
