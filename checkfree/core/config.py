@@ -430,6 +430,11 @@ class Config:
     """Compute activations again in the backward pass instead of keeping them: true, false, or a
     list of stages."""
 
+    compile: bool = False
+    """Have ``torch.compile`` make faster code of each block of the body stages, by Triton on a GPU
+    and else by a C++ compiler. Losses may differ in the last digits, and the first iteration takes
+    a minute or so."""
+
     threads: int = 1
     """torch threads; the same bits come only from the same number (semantics 17)."""
 

@@ -34,6 +34,7 @@ from checkfree.session.sizes import recovery_of
 from checkfree.session.snapshot import Snapshot
 from checkfree.session.terms import seats, terms_of
 from checkfree.stage import Conditions, Stage
+from checkfree.stage.compiled import check_folder, find_compiler
 from checkfree.stage.learnt import constants_of
 from checkfree.stage.optimizer import find_muon, make_optimizer
 from checkfree.worker import Batches, Casting, StageWorker, WorkerContext
@@ -153,6 +154,10 @@ def make_worker_context(
 
     if config.optimizer.name == MUON:
         find_muon()  # what torch has not got is refused now
+    if config.compile:
+        check_folder()
+        for kind in {device.type for device in devices}:
+            find_compiler(kind)
 
     def wrap(module: nn.Module, stage: int, host: int) -> Stage:
         if config.precision == "fp64":
@@ -187,6 +192,7 @@ def _conditions(config: Config, device: torch.device, recompute: bool, *, edge: 
         autocast=torch.bfloat16 if config.precision == "bf16" else None,
         weights=torch.bfloat16 if config.precision == BF16_WEIGHTS else None,
         recompute=recompute,
+        compile=config.compile and not edge,
         lr_scale_decay=1.0 if half_life is None else 0.5 ** (1 / half_life),
         coarse_steps=config.optimizer.name == MUON and not edge,
     )

@@ -179,7 +179,7 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
         tokens=config.microbatches * config.batch * model.context,
         layout=layout,
         cut=cut,
-        untried=(1,) if layered or model.family not in FAMILIES else (),
+        untried=(1,) if layered or model.family not in FAMILIES or config.compile else (),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from checkfree.core.errors import BadInput
 from checkfree.messages.tensors import StageState
+from checkfree.stage.compiled import compile_blocks, leave_uncompiled, refusing
 from checkfree.stage.conditions import Conditions, Part
 from checkfree.stage.digest import digest
 from checkfree.stage.learnt import COMPUTED
@@ -49,6 +50,8 @@ class Stage:
         self._masters = None
         if conditions.weights is not None:
             self._masters = rounded(module, conditions.weights, getattr(module, "in_fp32", ()))
+        if conditions.compile:
+            compile_blocks(module)
         self._computing = [*module.parameters()]
         self.dtype = _most_usual(self._computing)
         """What it computes with."""
@@ -123,7 +126,8 @@ class Stage:
         if dy is None:
             dy = torch.full_like(y, scale)
         if entry is not None or y.requires_grad:  # a frozen embedding has nothing to learn
-            y.backward(dy.to(y.device, y.dtype))  # type: ignore[no-untyped-call]
+            with self._compiling():
+                y.backward(dy.to(y.device, y.dtype))  # type: ignore[no-untyped-call]
         if entry is not None and entry.grad is None:
             raise BadInput(_no_gradient_of(self.module))
         return None if entry is None else entry.grad
@@ -139,12 +143,15 @@ class Stage:
             inputs, run = (run, *inputs), recomputed
         before = self._versions()
         casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
-        with seeded(seed, device), casting:
+        with seeded(seed, device), casting, self._compiling():
             y: Tensor = run(*inputs)
         if before != (after := self._versions()):
             raise BadInput(self._changed(before, after))
         check_output(type(self.module).__name__, part, y)
         return y
+
+    def _compiling(self) -> AbstractContextManager[None]:
+        return refusing(self.module) if self._conditions.compile else nullcontext()
 
     def _call(
         self, part: Part, x: Any, batch: Any
@@ -290,6 +297,8 @@ class Stage:
         """The module with its parameters as they are, once the stage computes no more."""
         if self._masters is not None:
             self._masters.put_back(self.module)
+        if self._conditions.compile:
+            leave_uncompiled(self.module)
         return self.module
 
     @torch.no_grad()
