@@ -17,7 +17,12 @@ from torch import Tensor, nn
 
 from checkfree.config.load import build
 from checkfree.core.errors import BadInput
+from checkfree.messages.control import Purpose
+from checkfree.runtime.forking import count_threads
+from checkfree.session.assemble import make_worker_context
+from checkfree.session.blueprint import of_family
 from checkfree.session.equipment import equipment
+from checkfree.session.swarm.member import warm_up
 from checkfree.stage import Part, Stage
 from checkfree.stage.compiled import MOST_GRAPHS, blocks_of, check_folder, find_compiler
 from tests.tiny import WIDTH
@@ -81,6 +86,21 @@ def test_a_body_without_a_list_of_blocks_is_one(told: list[dict[str, Any]]) -> N
     assert blocks_of(module) == [module]
     train(Stage(module, conditions(compile=True)), 0)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_process_that_forks_seats_compiles_for_them(
+    threads: int, told: list[dict[str, Any]]
+) -> None:
+    """Itself if that leaves it without threads, else in a fork, for torch's folder."""
+    sizes = {"width": 8, "heads": 2, "blocks": 6, "context": 4, "vocabulary": 16}
+    config = build({"stages": 3, "compile": True, "threads": threads, "model": sizes})
+    blueprint = of_family(config, 16)
+    context = make_worker_context(config, blueprint, dict.fromkeys(Purpose, lambda i, m: None))
+    running = count_threads()
+    warm_up(context, config, "cpu")
+    assert len(told) == (4 if threads == 1 else 0), "two blocks, of the first stage and the last"
+    assert count_threads() == running
 
 
 @needs_compiler
