@@ -5,9 +5,10 @@ A machine that slows down slows both, so the ratio of neighbours can be trusted 
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from torch import Tensor, nn
 
 from checkfree.core.config import Config
 from checkfree.core.records import IterationRecord
+from checkfree.core.units import derive
 from checkfree.messages.control import Message, Note, Outgoing, Purpose
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
 from checkfree.runtime.store import Store
 from checkfree.session.assemble import assemble, make_worker_context
 from checkfree.session.blueprint import Blueprint
+from checkfree.stage import Part
 from checkfree.stage.optimizer import make_optimizer
 
 Batch = Callable[[int, int], Tensor]
@@ -72,6 +75,48 @@ def measure(config: Config, blueprint: Blueprint, batch: Batch) -> tuple[list[fl
         since = time.perf_counter()
         assembly.runtime.run()
     return ours, plain
+
+
+def stages_loop(config: Config, blueprint: Blueprint, batch: Batch) -> Iterator[None]:
+    """An iteration of the run's own stages at each step, one microbatch after the other."""
+    context = make_worker_context(
+        config, blueprint, {Purpose.TRAIN: batch, Purpose.VALIDATE: batch}
+    )
+    edge, *bodies = (context.make(place, place) for place in range(blueprint.stages))
+    last, share = len(bodies) + 1, 1 / config.microbatches
+    iteration = 0
+    while True:
+        losses = []
+        for m in range(config.microbatches):
+            tokens, seed = batch(iteration, m), derive(config.seed, "bench", iteration, m)
+            hidden = edge.forward((m, 0), Part.EMBED, None, tokens, seed)
+            for hop, body in enumerate(bodies, 1):
+                hidden = body.forward((m, hop), Part.BODY, hidden, None, seed)
+            losses.append(edge.forward((m, last), Part.HEAD, hidden, tokens, seed))
+            back = edge.backward((m, last), None, share)
+            for hop, body in reversed([*enumerate(bodies, 1)]):
+                back = body.backward((m, hop), back)
+            edge.backward((m, 0), back)
+        for stage in (edge, *bodies):
+            norm, most = stage.reduced(), config.optimizer.clip or math.inf
+            stage.step(iteration, min(1.0, most / norm) if norm else 1.0)
+        torch.stack(losses).tolist()
+        iteration += 1
+        yield
+
+
+def in_turn(loops: Sequence[Iterator[None]], rounds: int, device: str) -> list[list[float]]:
+    """Seconds of each step of each; who is first changes from round to round."""
+    times: list[list[float]] = [[] for _ in loops]
+    for number in range(rounds):
+        order = [*enumerate(loops)]
+        for place, loop in order if number % 2 else reversed(order):
+            since = time.perf_counter()
+            next(loop)
+            if device != "cpu":
+                torch.cuda.synchronize()
+            times[place].append(time.perf_counter() - since)
+    return times
 
 
 def plain_loop(config: Config, blueprint: Blueprint, batch: Batch) -> Iterator[None]:

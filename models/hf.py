@@ -185,6 +185,14 @@ class Cut(nn.Module):
         """The family's class around these weights."""
         return self.outside[0]
 
+    @property
+    def in_fp32(self) -> frozenset[str]:
+        """Names of our parameters that the family never computes with in bf16, as some routers."""
+        kept = getattr(self.shell, "_keep_in_fp32_modules_strict", None) or ()
+        theirs = {id(param): name for name, param in self.shell.named_parameters()}
+        ours = ((name, theirs[id(param)]) for name, param in self.named_parameters())
+        return frozenset(name for name, of in ours if any(part in of for part in kept))
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self.shell._apply(fn, recurse)
         made = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

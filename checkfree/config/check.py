@@ -11,7 +11,7 @@ from typing import Any
 
 from checkfree.core.config import Config, DataConfig, InitConfig
 from checkfree.core.errors import BadInput, at_least, one_of, within
-from checkfree.core.formats import WIRE
+from checkfree.core.formats import PRECISIONS, WIRE
 from checkfree.core.rates import check_optimizer
 from checkfree.core.typed import written
 from checkfree.failures import target_stages, tick_probability
@@ -69,7 +69,7 @@ def check(config: Config) -> None:
     _counts(config)
     check_known("schedule", config.schedule, SCHEDULES)
     one_of("routes", config.routes, ROUTES)
-    one_of("precision", config.precision, ("fp32", "bf16", "fp64"))
+    one_of("precision", config.precision, PRECISIONS)
     one_of("wire.activations", config.wire.activations, WIRE)
     one_of("wire.gradients", config.wire.gradients, WIRE)
     if config.microbatches < config.replicas:

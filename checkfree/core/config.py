@@ -301,10 +301,10 @@ class FleetConfig:
 
 @dataclass(frozen=True)
 class WireConfig:
-    """How numbers are written that one stage sends to the next: ``fp32`` (as they are computed;
-    64 bits wide in a run of ``fp64``), ``bf16``, ``fp16``, or ``int8`` in blocks of 256 with a
-    scale each. The sender casts, so every runtime trains on the same numbers. Sums over replicas,
-    copies and states are never cast."""
+    """How numbers are written that one stage sends to the next: ``fp32`` (as they are computed; in
+    a run of ``fp64`` 64 bits wide, in one of ``bf16_weights`` 16), ``bf16``, ``fp16``, or ``int8``
+    in blocks of 256 with a scale each. The sender casts, so every runtime trains on the same
+    numbers. Sums over replicas, copies and states are never cast."""
 
     activations: str = "fp32"
     """Of a forward, validation's included."""
@@ -435,11 +435,18 @@ class Config:
     """Where stages stand: one device for all, or several that the stages are spread over."""
 
     precision: str = "fp32"
-    """``fp32``, ``fp64``, or ``bf16`` (autocast; weights and moments stay fp32)."""
+    """``fp32``; ``fp64``; ``bf16``, by autocast; or ``bf16_weights``, in bf16 throughout, with
+    weights that are rounded from fp32 ones after each step. In both of bf16 the weights that train,
+    their gradients' sums and moments are fp32, and so is all that is saved or sent of them."""
 
     recompute: Any = False
     """Compute activations again in the backward pass instead of keeping them: true, false, or a
     list of stages."""
+
+    compile: bool = False
+    """Have ``torch.compile`` make faster code of each block of the body stages, by Triton on a GPU
+    and else by a C++ compiler. Losses may differ in the last digits, and the first iteration takes
+    a minute or so."""
 
     threads: int = 1
     """torch threads; the same bits come only from the same number (semantics 17)."""

@@ -32,6 +32,10 @@ FORMATS = (*WIRE, INT8_ROWS, INT4_ROWS)
 BLOCK = 256
 """Values that share one scale in ``int8``, counted in memory order."""
 
+BF16_WEIGHTS = "bf16_weights"
+PRECISIONS = ("fp32", "bf16", BF16_WEIGHTS, "fp64")
+"""In which a run may compute."""
+
 SCALE_BYTES = 4
 
 SIGN_BLOCK = 256

@@ -12,6 +12,7 @@ from torch import nn
 from checkfree.config.check import recomputed
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
+from checkfree.core.formats import BF16_WEIGHTS
 from checkfree.core.ops import FAULTS, LEAD, LOG, STORE, Address, Upload
 from checkfree.core.rates import MUON, lr_at
 from checkfree.lead import Lead, Progress, Terms
@@ -33,6 +34,7 @@ from checkfree.session.sizes import recovery_of
 from checkfree.session.snapshot import Snapshot
 from checkfree.session.terms import seats, terms_of
 from checkfree.stage import Conditions, Stage
+from checkfree.stage.compiled import check_folder, find_compiler
 from checkfree.stage.learnt import constants_of
 from checkfree.stage.optimizer import find_muon, for_muon, make_optimizer
 from checkfree.worker import Batches, Casting, StageWorker, WorkerContext
@@ -152,12 +154,17 @@ def make_worker_context(
 
     if config.optimizer.name == MUON:
         find_muon()  # what torch has not got is refused now
+    if config.compile:
+        check_folder()
+        for kind in {device.type for device in devices}:
+            find_compiler(kind)
 
     def wrap(module: nn.Module, stage: int, host: int) -> Stage:
         if config.precision == "fp64":
             module = module.double()
         matrices = {id(p) for name, p in module.named_parameters() if stage and for_muon(name, p)}
-        return Stage(module, _conditions(config, devices[host], host in recompute, matrices))
+        how = _conditions(config, devices[host], host in recompute, matrices, edge=stage == 0)
+        return Stage(module, how)
 
     def fresh(stage: int, tick: int) -> StageState:
         return wrap(blueprint.fresh(stage, tick), stage, stage).snapshot()
@@ -178,7 +185,12 @@ def make_worker_context(
 
 
 def _conditions(
-    config: Config, device: torch.device, recompute: bool, matrices: Collection[int]
+    config: Config,
+    device: torch.device,
+    recompute: bool,
+    matrices: Collection[int],
+    *,
+    edge: bool,
 ) -> Conditions:
     """``matrices``: ``id`` of each parameter that Muon would step."""
     half_life = config.recovery.lr_scale_half_life
@@ -187,7 +199,9 @@ def _conditions(
         lr=lambda iteration: lr_at(config.optimizer, iteration, config.iterations),
         device=device,
         autocast=torch.bfloat16 if config.precision == "bf16" else None,
+        weights=torch.bfloat16 if config.precision == BF16_WEIGHTS else None,
         recompute=recompute,
+        compile=config.compile and not edge,
         lr_scale_decay=1.0 if half_life is None else 0.5 ** (1 / half_life),
         coarse_steps=config.optimizer.name == MUON and bool(matrices),
     )

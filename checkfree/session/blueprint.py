@@ -185,7 +185,7 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
         cut=cut,
         unequal=other,
         kinds=() if kinds_of is None else tuple(kinds_of(model)),
-        untried=(1,) if layered or model.family not in FAMILIES else (),
+        untried=(1,) if layered or model.family not in FAMILIES or config.compile else (),
     )
 
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from checkfree.core.participants import RULE
 from checkfree.runtime.forking import device_names
 from checkfree.session.job import versions_of
 from checkfree.session.swarm.release import of_strategy, release
+from checkfree.stage.compiled import find_compiler
 
 FLAGS = (
     *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE"),
@@ -31,7 +34,8 @@ USUAL = "as usual"
 def equipment(config: Config, devices: Sequence[str] = ()) -> dict[str, str]:
     """Facts of a process that trains this configuration, by name: of its ``devices``, if those are
     not the configuration's. Forks share them, but for what a fork sets itself."""
-    named = dict.fromkeys(device_names(devices or config.devices))
+    wanted = devices or config.devices
+    named = dict.fromkeys(device_names(wanted))
     versions, code = versions_of(config), release(config)
     rule = of_strategy(config.recovery.name)
     return {
@@ -43,6 +47,11 @@ def equipment(config: Config, devices: Sequence[str] = ()) -> dict[str, str]:
         "threads": str(config.threads),
         "devices": ", ".join(named),
         "math": _math(),
+        **(
+            {"compiler": _compiler({torch.device(name).type for name in wanted})}
+            if config.compile
+            else {}
+        ),
     }
 
 
@@ -60,6 +69,26 @@ def _processor() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor())[:80]
+
+
+def _compiler(kinds: Collection[str]) -> str:
+    """What torch.compile has for devices of these types."""
+    told = []
+    for kind in sorted(kinds):
+        path = find_compiler(kind)
+        told.append(_version_of(path) if kind == "cpu" else f"triton {version('triton')}")
+    return ", ".join(told)
+
+
+@cache
+def _version_of(compiler: str) -> str:
+    """The first line that it says of itself."""
+    try:
+        command = [compiler, "--version"]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        told = ""
+    return next(iter(told.splitlines()), Path(compiler).name)[:80]
 
 
 def _math() -> str:

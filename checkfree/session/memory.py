@@ -20,7 +20,7 @@ from checkfree.pipeline.routes import in_order
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
 from checkfree.runtime.folder import CONFIG
-from checkfree.session.sizes import logged_bytes, own_sizes
+from checkfree.session.sizes import logged_bytes, own_sizes, rounded_bytes
 from checkfree.session.terms import scheduler_of
 from checkfree.simulator.sizes import Sizes
 
@@ -41,11 +41,17 @@ _UNLIMITED = 1 << 60  # cgroups of version 1 write a number about as large
 
 
 def seat_bytes(config: Config) -> int:
-    """Of one seat, the one that takes most: weights twice (gradients), moments, buffers, what is
-    stashed between forward and backward, what it holds for others, and its processes."""
+    """Of one seat, the one that takes most: weights twice (gradients), and rounded if they are,
+    moments, buffers, what is stashed between forward and backward, what it holds for others, and
+    its processes."""
     sizes, stashed = own_sizes(config), _stashed(config)
     largest = max(
-        2 * params + moments + buffers + stashed[stage] + _held(config, sizes, stage)
+        2 * params
+        + rounded_bytes(config, params)
+        + moments
+        + buffers
+        + stashed[stage]
+        + _held(config, sizes, stage)
         for stage, (params, moments, buffers) in enumerate(
             zip(sizes.params, sizes.moments, sizes.buffers, strict=True)
         )
@@ -76,7 +82,7 @@ def _held(config: Config, sizes: Sizes, stage: int) -> int:
     its own; stage 0 holds, and is held, twice."""
     recovery, spec = config.recovery, spec_of(config.recovery)
     if spec.mirrors:
-        return sizes.state(stage, moments=True)
+        return sizes.state(stage, moments=True) + rounded_bytes(config, sizes.params[stage])
     held = _replayable(config, sizes, stage)
     if not spec.pushes:
         return held
@@ -104,6 +110,7 @@ def least_bytes(config: Config) -> int:
     if any(device != "cpu" for device in config.devices):
         return config.replicas * kept
     states = kept + sum(map(sum, zip(sizes.params, sizes.params, sizes.moments, strict=True)))
+    states += rounded_bytes(config, sum(sizes.params))
     vocabulary = config.model.vocabulary or tokenizer_of(config.data).vocabulary
     logits = 4 * config.batch * config.model.context * vocabulary
     return config.replicas * states + 2 * logits

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +248,8 @@ class _Work:
         within("--microbatches", wanted, 1, MOST["microbatches"])
         job = of_config(with_trace(config, self._run / folders.TRACE), self._run, (), whole=False)
         check_same(job, read(self._run))
-        context = make_worker_context(job.config, job.blueprint, job.feeds)
+        eager = replace(job.config, compile=False)  # nothing is trained
+        context = make_worker_context(eager, job.blueprint, job.feeds)
         stages, count = job.blueprint.stages, len(self.reads)
         parts = parted(job.feeds[Purpose.VALIDATE], wanted)
         evaluation = PipelineLoss(context, stages)

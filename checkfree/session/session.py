@@ -204,7 +204,7 @@ class Session:
         status = "failed" if reason else "done"
         self.end(status, reason)
         draw(self.job.folder)
-        modules = (worker.stage.module for worker in self.assembly.living().values())
+        modules = (worker.stage.trained() for worker in self.assembly.living().values())
         return Run(self.job.folder, self.job.config, status, reason, tuple(modules))
 
     def keep_average(self, devices: tuple[str, ...] = ()) -> AverageRecord | None:

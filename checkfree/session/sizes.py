@@ -11,7 +11,7 @@ from torch import nn
 from checkfree.config.load import load
 from checkfree.core.config import Config, FleetConfig, OptimizerConfig, RecoveryConfig
 from checkfree.core.errors import BadInput
-from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
+from checkfree.core.formats import BF16, BF16_WEIGHTS, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
 from checkfree.core.rates import MUON, SGD, momentum_of
 from checkfree.data.tokenizers import tokenizer_of
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
@@ -63,13 +63,14 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
         tokens * flops(body, model, n, used) for body, n in zip(both[1:], counts, strict=True)
     ]
     wide = 8 if config.precision == "fp64" else 4
+    computed = 2 if config.precision == BF16_WEIGHTS else wide
     params = tuple(wide * sum(p.numel() for p in stage.parameters()) for stage in both)
     values = tokens * model.width
-    activation = _sent(values, config.wire.activations, wide)
+    activation = _sent(values, config.wire.activations, computed)
     return Sizes(
         name=name,
         activation=activation,
-        gradient=_sent(values, config.wire.gradients, wide),
+        gradient=_sent(values, config.wire.gradients, computed),
         params=params,
         buffers=tuple(_buffers(stage, wide) for stage in both),
         moments=tuple(
@@ -84,9 +85,19 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
             for how in PACKED
         },
         told=told_bytes(values, activation),
-        stashed=tuple(wide * tokens * _read_and_written(stage, used) for stage in both),
+        stashed=tuple(
+            (computed if place else wide)
+            * tokens
+            * _read_and_written(stage, used)  # a loss is fp32
+            for place, stage in enumerate(both)
+        ),
         parameters=sum(params) // wide,
     )
+
+
+def rounded_bytes(config: Config, params: int) -> int:
+    """What weights of so many bytes take once more, where they are rounded to be computed with."""
+    return params // 2 if config.precision == BF16_WEIGHTS else 0
 
 
 def _moments(optimizer: OptimizerConfig, stage: nn.Module, wide: int, *, edge: bool) -> int:

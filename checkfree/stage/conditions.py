@@ -28,7 +28,11 @@ class Conditions:
     lr: Callable[[int], float]
     device: torch.device = CPU
     autocast: torch.dtype | None = None
+    weights: torch.dtype | None = None
+    """Compute with weights of this type, rounded from those that train; None: with those."""
     recompute: bool = False
+    compile: bool = False
+    """torch.compile the blocks of a body."""
     lr_scale_decay: float = 1.0
     """Factor per step on the excess of ``lr_scale`` over 1."""
     coarse_steps: bool = False

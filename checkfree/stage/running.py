@@ -56,14 +56,25 @@ def owned(y: Tensor) -> Tensor:
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """Tensors, also those in tuples, lists and mappings."""
+    return _each(batch, lambda tensor: tensor.to(device))
+
+
+def in_type(batch: Any, dtype: torch.dtype) -> Any:
+    """Those of fp32 as ``dtype``; token numbers, and all else, as they are."""
+    return _each(
+        batch, lambda tensor: tensor.to(dtype) if tensor.dtype == torch.float32 else tensor
+    )
+
+
+def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     match batch:
         case Tensor():
-            return batch.to(device)
+            return change(batch)
         case tuple() | list():
-            moved = [to_device(item, device) for item in batch]
-            return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
+            changed = [_each(item, change) for item in batch]
+            return type(batch)(*changed) if hasattr(batch, "_fields") else type(batch)(changed)
         case dict():
-            return {key: to_device(item, device) for key, item in batch.items()}
+            return {key: _each(item, change) for key, item in batch.items()}
         case _:
             return batch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,10 +12,20 @@ from torch import Tensor, nn
 
 from checkfree.core.errors import BadInput
 from checkfree.messages.tensors import StageState
+from checkfree.stage.compiled import compile_blocks, leave_uncompiled, refusing
 from checkfree.stage.conditions import Conditions, Part
 from checkfree.stage.digest import digest
 from checkfree.stage.learnt import COMPUTED
-from checkfree.stage.running import check_output, owned, recomputed, seeded, spread, to_device
+from checkfree.stage.masters import rounded
+from checkfree.stage.running import (
+    check_output,
+    in_type,
+    owned,
+    recomputed,
+    seeded,
+    spread,
+    to_device,
+)
 from checkfree.stage.state_fit import strange_moment, unlike
 
 Key = tuple[int, int]
@@ -33,6 +43,7 @@ class Stage:
 
     def __init__(self, module: nn.Module, conditions: Conditions):
         self.module = spread(module.to(conditions.device))
+        """What computes; see ``trained``."""
         self._conditions = conditions
         # Found once: walking all layers at each forward costs more than a small op.
         self._buffered = [layer for layer in module.modules() if layer._buffers]
@@ -40,7 +51,13 @@ class Stage:
         self._params = [param for _, param in module.named_parameters()]
         self.constants = frozenset(n for n, p in module.named_parameters() if not p.requires_grad)
         """Names of the parameters that never train: they are as the stage was made with."""
-        self.dtype = _most_usual(self._params)
+        self._masters = None
+        if conditions.weights is not None:
+            self._masters = rounded(module, conditions.weights, getattr(module, "in_fp32", ()))
+        if conditions.compile:
+            compile_blocks(module)
+        self._computing = [*module.parameters()]
+        self.dtype = _most_usual(self._computing)
         """What it computes with."""
         persistent = module.state_dict(keep_vars=True)
         self._buffers = {n: b for n, b in module.named_buffers() if n in persistent}
@@ -65,7 +82,7 @@ class Stage:
 
     @property
     def params(self) -> dict[str, nn.Parameter]:
-        """All, by name."""
+        """All that it is, by name: of rounded weights their masters."""
         return dict(zip(self._names, self._params, strict=True))
 
     # --- a microbatch ------------------------------------------------------------------------
@@ -115,7 +132,7 @@ class Stage:
         if dy is None:
             dy = torch.full_like(y, scale)
         if entry is not None or y.requires_grad:  # a frozen embedding has nothing to learn
-            with self._scaled(scale):
+            with self._scaled(scale), self._compiling():
                 y.backward(dy.to(y.device, y.dtype))  # type: ignore[no-untyped-call]
         if entry is not None and entry.grad is None:
             raise BadInput(_no_gradient_of(self.module))
@@ -144,12 +161,15 @@ class Stage:
             inputs, run = (run, *inputs), recomputed
         before = self._versions()
         casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
-        with seeded(seed, device), casting:
+        with seeded(seed, device), casting, self._compiling():
             y: Tensor = run(*inputs)
         if before != (after := self._versions()):
             raise BadInput(self._changed(before, after))
         check_output(type(self.module).__name__, part, y)
         return y
+
+    def _compiling(self) -> AbstractContextManager[None]:
+        return refusing(self.module) if self._conditions.compile else nullcontext()
 
     def _call(
         self, part: Part, x: Any, batch: Any
@@ -160,16 +180,18 @@ class Stage:
         if part is Part.BODY:
             return module, (x,)
         batch = to_device(batch, self._conditions.device)
-        return (module.embed, (batch,)) if part is Part.EMBED else (module.loss, (x, batch))
+        if part is Part.HEAD:
+            return module.loss, (x, batch)
+        return module.embed, (batch if self._masters is None else in_type(batch, self.dtype),)
 
     def _versions(self) -> list[tuple[int, int]]:
         """What changes when a parameter or buffer is written to, or a buffer replaced."""
         found = (b for layer in self._buffered for b in layer._buffers.values() if b is not None)
-        return [(id(tensor), tensor._version) for tensor in (*self._params, *found)]
+        return [(id(tensor), tensor._version) for tensor in (*self._computing, *found)]
 
     def _changed(self, before: list[tuple[int, int]], after: list[tuple[int, int]]) -> str:
         changed = {which for which, _ in {*before} ^ {*after}}
-        weights = [n for n, p in zip(self._names, self._params, strict=True) if id(p) in changed]
+        weights = [n for n, p in zip(self._names, self._computing, strict=True) if id(p) in changed]
         what, without = ("parameters", "max_norm") if weights else ("buffers", "running statistics")
         names = weights or [name for name, _ in self.module.named_buffers()]  # not all are counted
         return (
@@ -210,10 +232,16 @@ class Stage:
         for group in self._optimizer.param_groups:
             group["lr"] = self._conditions.lr(iteration) * self.lr_scale
         self._optimizer.step()
+        self.recast()
         self._optimizer.zero_grad(set_to_none=True)
         self.gradient_norm, self.clipped_norm = self.reduced_norm, self.reduced_norm * clip
         self.lr_scale = 1.0 + (self.lr_scale - 1.0) * self._conditions.lr_scale_decay
         self.version = iteration + 1
+
+    def recast(self) -> None:
+        """Compute with what the parameters are by now, once somebody has changed them."""
+        if self._masters is not None:
+            self._masters.round()
 
     # --- states --------------------------------------------------------------------------------
 
@@ -269,6 +297,7 @@ class Stage:
             name, moment = key.rsplit("/", 1)
             param = params[name]
             self._optimizer.state[param][moment] = value.to(param.device, copy=True)
+        self.recast()
         self.gradient_norm, self.clipped_norm = state.gradient_norm, state.clipped_norm
         self.lr_scale, self.version = state.lr_scale, state.version
 
@@ -280,12 +309,22 @@ class Stage:
             params[name].copy_(state.params[name])
         for name, buffer in state.buffers.items():
             self._buffers[name].copy_(buffer)
+        self.recast()
+
+    def trained(self) -> nn.Module:
+        """The module with its parameters as they are, once the stage computes no more."""
+        if self._masters is not None:
+            self._masters.put_back(self.module)
+        if self._conditions.compile:
+            leave_uncompiled(self.module)
+        return self.module
 
     @torch.no_grad()
     def destroy(self) -> None:
         """Overwrite every tensor with NaN, in place: lost means lost."""
         self._stash.clear()
         doomed = [*self._params, *(p.grad for p in self._params), *self.module.buffers()]
+        doomed += self._computing
         doomed += [v for kept in self._optimizer.state.values() for v in kept.values()]
         for tensor in doomed:
             if isinstance(tensor, Tensor) and tensor.layout is torch.strided:

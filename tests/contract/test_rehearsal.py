@@ -126,6 +126,17 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "refused": {"recovery": "none", "failures": {**EVERYWHERE, "seed": 3}},
     "doubles": {"precision": "fp64", "recovery": "redundant", "failures": EVERYWHERE},
+    "weights of 16 bits": {
+        "precision": "bf16_weights",
+        "recovery": "redundant",
+        "failures": EVERYWHERE,
+    },
+    "weights of 16 bits, replayed": {
+        "precision": "bf16_weights",
+        "wire": {"gradients": "int8"},
+        "recovery": "replay(wave_lag=2)",
+        "failures": {**EVERYWHERE, "stages": "all"},
+    },
     "int8 there, bf16 back": {
         "wire": {"activations": "int8", "gradients": "bf16"},
         "recovery": "redundant",

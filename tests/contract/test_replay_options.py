@@ -40,6 +40,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "one microbatch": {"microbatches": 1},
     "validated in between": {"validation": {"every": 1, "microbatches": 1}},
     "bf16": {"precision": "bf16"},
+    "bf16 weights": {"precision": "bf16_weights"},
+    "bf16 weights, recomputed, 8 bits there": {
+        **{"precision": "bf16_weights", "recompute": True, "model": {"dropout": 0.1}},
+        "wire": {"activations": "int8"},
+    },
     "fp64": {"precision": "fp64"},
     "two copies": {"recovery": {"copies": 2}},
     "rare waves": {"recovery": {"wave_every": 7}},

@@ -32,6 +32,10 @@ SMALLEST = {
     "simulator.py": ("--rounds=1", "--iterations=3", "--simulated=50", *MODEL),
 }
 """All others have processes of their own, for minutes; tests/process/test_soak.py runs two."""
+SHORTEST = [
+    *SMALLEST.items(),
+    ("gpu.py", ("--options", "demo", "devices=[cpu]", "iterations=5", *MODEL)),
+]
 ALONE = ("rebuild.py",)
 """It tells the allocator what to do, for the life of its process."""
 
@@ -56,15 +60,18 @@ def test_a_benchmark_says_what_it_takes(
     assert takes >= {option for text in shown for option in re.findall(r"--[a-z-]+", text)}
 
 
-@pytest.mark.parametrize("script", SMALLEST)
+@pytest.mark.parametrize("script, words", SHORTEST)
 def test_a_benchmark_runs_at_its_smallest(
-    script: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    script: str,
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     if script in ALONE:
-        command = [sys.executable, str(BENCHMARKS / script), *SMALLEST[script]]
+        command = [sys.executable, str(BENCHMARKS / script), *words]
         subprocess.run(command, check=True, timeout=120)
     else:
-        run_script(BENCHMARKS / script, SMALLEST[script], monkeypatch)
+        run_script(BENCHMARKS / script, words, monkeypatch)
     assert re.search(r"\d\.\d", capfd.readouterr().out)
 
 

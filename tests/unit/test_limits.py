@@ -23,7 +23,7 @@ SIZE: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+@pytest.mark.parametrize("precision", ["fp32", "fp64", "bf16_weights"])
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_every_state_fits_with_its_moments(stage: int, precision: str) -> None:
     config = build({**SIZE, "precision": precision})
@@ -31,7 +31,7 @@ def test_every_state_fits_with_its_moments(stage: int, precision: str) -> None:
         config, of_family(config, 300), dict.fromkeys(Purpose, lambda i, m: None)
     )
     made = context.make(stage, stage)
-    made.set_gradients({n: p.detach() for n, p in made.module.named_parameters()})
+    made.set_gradients({n: p.detach() for n, p in made.params.items()})
     made.step(0, 1.0)
     assert made.snapshot().moments
     keep = Upload(Address(stage))

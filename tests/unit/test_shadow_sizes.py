@@ -32,7 +32,7 @@ def weight(state: StageState) -> int:
     return sum(tensor.nbytes for _, tensor in state.tensors())
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+@pytest.mark.parametrize("precision", ["fp32", "fp64", "bf16_weights"])
 @pytest.mark.parametrize("stage", [0, 1])
 def test_what_is_sent_and_held_is_as_large_as_foretold(stage: int, precision: str) -> None:
     made = config(precision)

@@ -42,7 +42,7 @@ def fit_and_judge(
 
 def fit(stage: Stage, pairs: Sequence[Pair], steps: int, lr: float, seed: int) -> None:
     """``steps`` steps of Adam, a pair each, in an order drawn from ``seed``."""
-    params = [param for param in stage.module.parameters() if param.requires_grad]
+    params = [param for param in stage.params.values() if param.requires_grad]
     least = max((torch.finfo(param.dtype).tiny for param in params), default=0.0)
     optimizer = torch.optim.Adam(params, lr=lr, eps=max(1e-8, least))  # fp16 holds no 1e-8
     scale = max(_skipped(pairs), 1e-30)
@@ -56,6 +56,7 @@ def fit(stage: Stage, pairs: Sequence[Pair], steps: int, lr: float, seed: int) -
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        stage.recast()
     stage.discard()
 
 

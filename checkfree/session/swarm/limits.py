@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from checkfree.core.config import Config
-from checkfree.core.formats import SIGNS
+from checkfree.core.formats import BF16_WEIGHTS, SIGNS
 from checkfree.messages.limits import Limits
 from checkfree.recovery.options import SHADOW_FORMATS
 from checkfree.recovery.shadow.references import held_as
@@ -27,6 +27,9 @@ def limits_of(config: Config) -> Limits:
     how = SHADOW_FORMATS[config.recovery.shadow_format]
     change = max(sizes.packed[SIGNS]) if how == SIGNS else 0  # a holder has the last one beside it
     shadow = max(sizes.packed[held_as(how)]) + change
-    beside = held + SHADOWS * shadow + sizes.activation + sizes.gradient
+    sent = sizes.activation + sizes.gradient
+    if config.precision == BF16_WEIGHTS:
+        sent *= 2  # some families have hidden states in fp32 even so
+    beside = held + SHADOWS * shadow + sent
     padding = ALIGNED * plain.max_tensors
     return Limits(max_message_bytes=state + beside + padding + plain.max_header_bytes)

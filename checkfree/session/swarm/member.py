@@ -24,10 +24,11 @@ from checkfree.config.check import check_data_keys
 from checkfree.config.parts import permitted
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, RunFailed
+from checkfree.core.formats import BF16_WEIGHTS
 from checkfree.core.ops import Address
 from checkfree.core.units import render_bytes, render_seconds
 from checkfree.messages import codec
-from checkfree.runtime.forking import count_cuda_devices, keep_for_forks
+from checkfree.runtime.forking import ask_fork, count_cuda_devices, keep_for_forks
 from checkfree.runtime.process import settled
 from checkfree.runtime.swarm.joining.discovery import Discovery
 from checkfree.runtime.swarm.joining.finder import AddressBook, Finder
@@ -61,6 +62,7 @@ from checkfree.session.memory import available, room_for, seat_bytes
 from checkfree.session.swarm.limits import limits_of
 from checkfree.session.swarm.release import PACKAGE, offered, packages_of, release
 from checkfree.session.terms import seats
+from checkfree.stage import Part
 from checkfree.worker import StageWorker, WorkerContext
 
 FIRST_WITHIN, AGAIN_WITHIN = 20.0, 600.0
@@ -176,7 +178,7 @@ def prepared(
         feeds, reads = {}, False
     made = make_worker_context(config, blueprint, feeds)
     context = replace(made, strangers=True, shares_memory=False)
-    warm_up(context, config.devices[0])
+    warm_up(context, config, config.devices[0])
     facts = equipment(config)
     return NodeResources(context, limits_of(config), config.threads, facts, reads)
 
@@ -223,13 +225,44 @@ def _device(config: Config, asked: str | None) -> str:
     return wanted
 
 
-def warm_up(context: WorkerContext, device: str) -> None:
-    """Import what only a first optimizer does, once for all forks; but a CUDA context would not
-    survive a fork."""
-    if torch.device(device).type == "cpu":
+def warm_up(context: WorkerContext, config: Config, device: str) -> None:
+    """Import what only a first optimizer does, and compile what is compiled, once for all forks.
+    But a CUDA context would not survive a fork, nor would threads: then what is compiled stays in
+    torch's folder alone, which takes a seat seconds to read. Raises BadInput."""
+    here = torch.device(device).type == "cpu"
+    if here:
         context.make(1, 1)
     else:
         torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    if not config.compile:
+        return
+    if here and config.threads == 1:
+        compile_ahead(context, config)
+    elif told := ask_fork(lambda: refusal_of(lambda: compile_ahead(context, config))):
+        raise BadInput(told)
+
+
+def compile_ahead(context: WorkerContext, config: Config) -> None:
+    """What the first and the last body stage take: in a seat it would look like standing still.
+    Raises BadInput."""
+    wide = {"fp64": torch.float64, BF16_WEIGHTS: torch.bfloat16}.get(
+        config.precision, torch.float32
+    )
+    x = torch.zeros(config.batch, config.model.context, config.model.width, dtype=wide)
+    with settled(config.threads):
+        for number in sorted({1, config.stages}):
+            stage = context.make(number, number)
+            stage.forward((0, number), Part.BODY, x, None, 0)
+            stage.discard()
+
+
+def refusal_of(attempt: Callable[[], None]) -> str:
+    """Of the BadInput that it raises; nothing, if it raises none."""
+    try:
+        attempt()
+    except BadInput as error:
+        return str(error)
+    return ""
 
 
 def node_of(
