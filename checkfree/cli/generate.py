@@ -39,7 +39,10 @@ def add(commands: Commands) -> None:
 def takes_model(parser: argparse.ArgumentParser) -> None:
     """A run and an iteration, or a model's folder; and on what it is computed."""
     parser.add_argument(
-        "model", metavar="RUN|FOLDER", type=Path, help="the folder of a run, or of a model"
+        "model",
+        metavar="RUN|FOLDER",
+        type=Path,
+        help="the folder of a run or a model, or a model's name in the Hub cache",
     )
     takes_state(parser)
     parser.add_argument(

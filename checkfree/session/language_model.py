@@ -25,7 +25,7 @@ from checkfree.models.folder import Folder
 from checkfree.models.hub import FRESH, FROM_ELSEWHERE, HF, longest
 from checkfree.runtime.process import settled
 from checkfree.session.blueprint import family_of
-from checkfree.session.exchange import GENERATION_CONFIG, MODEL_CONFIG, is_model_folder
+from checkfree.session.exchange import GENERATION_CONFIG, MODEL_CONFIG, model_folder
 from checkfree.session.export import tokenizer_of_run, trained
 from checkfree.session.saved import SavedState, saved_state
 
@@ -55,12 +55,13 @@ def open_model(
     path: Path, at: int | str | None = None, allow: Collection[str] = ()
 ) -> LanguageModel:
     """That of a run after ``at`` iterations, or its average of that name (None: the newest state);
-    or in a folder. Raises BadInput."""
-    if not is_model_folder(path):
+    or in a folder, which this machine's Hub cache may have by that name. Raises BadInput."""
+    folder = model_folder(path, str(path))
+    if folder is None:
         return _of_run(saved_state(path, at), allow)
     if at is not None:
         raise BadInput(f"--at {at}: {path} is the folder of a model, which has no iterations")
-    return _of_folder(path)
+    return replace(_of_folder(folder), name=str(path))
 
 
 @contextmanager

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import checkfree
+from checkfree.cli import main
 from checkfree.core.errors import BadInput
 from checkfree.session.evaluate import evaluate
 from checkfree.session.generate import continued
+from checkfree.session.initial import digest_of
 from checkfree.session.language_model import open_model
 from tests.contract.hub_models import CONTEXT, VOCABULARY, folder_with
 from tests.contract.test_hub_runs import hub_run, undrawn
@@ -103,3 +105,36 @@ def test_a_folder_that_names_code_to_compute_it_is_not_asked(tmp_path: Path) -> 
     file.write_text(json.dumps(json.loads(file.read_text()) | evil))
     with pytest.raises(BadInput, match="no code that a folder names is run"):
         open_model(tmp_path / "out")
+
+
+def test_names_of_the_hub_are_looked_for_in_this_machines_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by ``model.path``: a run begins with such a model, and it is asked and measured."""
+    folder_with("llama", tmp_path / "model")
+    trained(tmp_path, "run")
+    cached = tmp_path / "hub/models--some--model"
+    checkfree.export(tmp_path / "run", to=cached / "snapshots/abc")
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    fresh = {"path": None, "config": str(cached / "snapshots/abc/config.json")}
+    one, other = (
+        trained(tmp_path, f"from-{place}", {"model": fresh, "init": {"run": run}})
+        for place, run in enumerate(("some/model", str(cached / "snapshots/abc")))
+    )
+    assert one.losses == other.losses
+    assert digest_of("some/model") == one.records[0]["init"]["sha256"]  # as one goes on by it
+    assert main(["generate", "some/model", "The", "--tokens", "3"]) == 0
+    assert capsys.readouterr().out.startswith("The")
+    assert main(["evaluate", "some/model", "--text", str(tmp_path / "text")]) == 0
+    assert "some/model, on " in capsys.readouterr().out
+    told = (
+        "runs/typo: no such folder, and no model of that name in the Hub cache of this machine: "
+        "give a folder, or fetch it by hf download runs/typo"
+    )
+    for command in (["generate"], ["evaluate", "--text", "x"]):
+        assert main([*command, "runs/typo"]) == 2
+        assert told in capsys.readouterr().err
+    with pytest.raises(BadInput, match=f"init={told}"):
+        trained(tmp_path, "refused", {"model": fresh, "init": {"run": "runs/typo"}})
