@@ -12,7 +12,10 @@ from .config import ModelConfig
 from .families import pattern_of, renamed
 from .folder import Folder
 
-KNOWN_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", ".attention.bias")
+KNOWN_BUFFERS = (
+    *(".attn.bias", ".attn.masked_bias", ".attention.bias"),
+    *(".rotary_emb.inv_freq", ".position_ids"),
+)
 """How names end of what older versions of ``transformers`` saved beside the weights: constants."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from checkfree.cli.arguments import DONE, Commands
 from checkfree.cli.bars import Bars
-from checkfree.cli.generate import takes_model
+from checkfree.cli.generate import opened, takes_model
 
 
 def add(commands: Commands) -> None:
@@ -39,12 +39,12 @@ def add(commands: Commands) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from checkfree.session.evaluate import evaluate
-    from checkfree.session.language_model import computing, open_model
+    from checkfree.session.language_model import computing
 
     quiet = arguments.quiet or not sys.stderr.isatty()
     with computing(arguments.threads), Bars(quiet) as bars:
         found = evaluate(
-            open_model(arguments.model, arguments.at, arguments.allow),
+            opened(arguments),
             arguments.text,
             context=arguments.context,
             most=arguments.tokens,

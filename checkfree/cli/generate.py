@@ -6,8 +6,13 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from checkfree.cli.arguments import DONE, Commands, takes_allow, takes_state
+from checkfree.core.records import render_unread
+
+if TYPE_CHECKING:
+    from checkfree.session.language_model import LanguageModel
 
 
 def add(commands: Commands) -> None:
@@ -51,13 +56,23 @@ def takes_model(parser: argparse.ArgumentParser) -> None:
     takes_allow(parser)
 
 
+def opened(arguments: argparse.Namespace) -> LanguageModel:
+    """The model that ``takes_model`` was given. Raises BadInput."""
+    from checkfree.session.language_model import open_model
+
+    model = open_model(arguments.model, arguments.at, arguments.allow)
+    if told := render_unread(model.unread):
+        print(f"checkfree: {told}", file=sys.stderr)
+    return model
+
+
 def _generate(arguments: argparse.Namespace) -> int:
     from checkfree.session.generate import continued
-    from checkfree.session.language_model import computing, open_model
+    from checkfree.session.language_model import computing
 
     prompt = os.fsencode(arguments.prompt)
     with computing(arguments.threads):
-        model = open_model(arguments.model, arguments.at, arguments.allow)
+        model = opened(arguments)
         pieces = continued(
             model,
             prompt,

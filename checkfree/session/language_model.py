@@ -49,6 +49,8 @@ class LanguageModel:
     ends: frozenset[int] = frozenset()
     """Tokens that end a text."""
     state: SavedState | None = None
+    unread: tuple[str, ...] = ()
+    """Tensors of its folder that it has no place for."""
 
 
 def open_model(
@@ -238,4 +240,5 @@ def _of_transformers(folder: Folder, tree: Mapping[str, Any], codec: TextCodec) 
         return found
 
     context = longest(tree) or USUAL_CONTEXT
-    return LanguageModel(str(path), logits, codec, context, _ends(codec, folder))
+    unread = tuple(sorted(told["unexpected_keys"]))
+    return LanguageModel(str(path), logits, codec, context, _ends(codec, folder), None, unread)

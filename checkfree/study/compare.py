@@ -15,6 +15,7 @@ from checkfree.config.parts import running
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.participants import RULE, apart, participants
+from checkfree.core.records import render_unread
 from checkfree.core.text_counts import render_text
 from checkfree.plugins import packages
 from checkfree.report.study.groups import book
@@ -152,7 +153,7 @@ def train_missing(request: ComparisonRequest, watcher: Watcher) -> Mapping[str, 
         study = _study(request, cells, tree)
         for folder in filter(None, (request.out, request.results)):
             write_study(study, folder)
-        for note in filter(None, (*study.notes, told)):
+        for note in (*study.notes, *filter(None, told)):
             watcher.note(note)
         for cell in cells:
             _keep(request, cell, found[cell.place].records)
@@ -199,14 +200,16 @@ def _make(folder: Path, option: str) -> None:
         raise BadInput(f"{option}={folder} cannot be written: {reason}; give another") from None
 
 
-def _check_data(found: Mapping[str, CellStanding], cells: Sequence[Cell], options: Options) -> str:
-    """What there is to tell of the data of the runs that are yet to come."""
+def _check_data(
+    found: Mapping[str, CellStanding], cells: Sequence[Cell], options: Options
+) -> tuple[str, ...]:
+    """What there is to tell of data and model of the runs that are yet to come."""
     rest = [cell for cell in cells if found[cell.place].state is not State.DONE]
     room = slots(options.workers, options.devices, cells[0].config)
     job = check.check_buildable(rest, len(room)) if rest else None
     coming = None if job is None else job.data
     check.check_data({place: s.records for place, s in found.items() if s.records}, coming)
-    return "" if job is None else render_text(job.data, job.text)
+    return () if job is None else (render_text(job.data, job.text), render_unread(job.unread))
 
 
 def _notes(options: Options, cells: Sequence[Cell]) -> list[str]:
