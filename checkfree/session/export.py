@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from checkfree.config.load import as_recorded, build, load_saved
 from checkfree.config.parts import permitted
@@ -54,7 +53,8 @@ def export(
     allow: Collection[str] = (),
 ) -> Exported:
     """Write the state of ``run`` after ``at`` iterations, or the average of that name (None: the
-    newest state), to the new folder ``to``: stage by stage, with one of them in memory at a time.
+    newest state), to the new folder ``to``: stage by stage, with the weights of one in memory at a
+    time; twice, where a family is saved in other tensors than it computes with, as fused experts.
     ``dtype`` is one of DTYPES; None: as it was trained. Raises BadInput, and RunFailed if the disk
     takes no more: then nothing is at ``to``."""
     if dtype is not None and dtype not in DTYPES:
@@ -102,20 +102,12 @@ def _write(
     family: Family,
     dtype: str | None,
 ) -> Exported:
-    types = set[torch.dtype]()
+    types, cast = set[torch.dtype](), None if dtype is None else DTYPES[dtype]
     for stage in range(state.stages + 1):
-        loaded = state.load(stage)
-        mine: Mapping[str, Tensor] = {**loaded.params, **loaded.buffers}
-        del loaded
-        theirs = family.to_transformers(model, state.stages, stage, mine)
-        del mine
-        if dtype is not None:
-            theirs = {
-                n: t.to(DTYPES[dtype]) if t.is_floating_point() else t for n, t in theirs.items()
-            }
-        draft.shard(stage + 1, state.stages + 1, theirs)
-        types |= {tensor.dtype for tensor in theirs.values() if tensor.is_floating_point()}
-        del theirs
+        theirs = family.to_transformers(model, state.stages, stage, state.weights(stage))
+        draft.shard(stage + 1, state.stages + 1, theirs, cast)
+        types |= {cast or t.dtype for t in theirs.values() if t.is_floating_point()}
+        del theirs  # before the next one
     written = str(max(types, key=lambda d: d.itemsize)).removeprefix("torch.")
     files, lacking = _tokenizer(state, config)
     for name, data in files.items():

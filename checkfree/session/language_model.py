@@ -77,13 +77,7 @@ def computing(threads: int | None) -> Iterator[None]:
 
 def _of_run(state: SavedState, allow: Collection[str]) -> LanguageModel:
     config, model = trained(state, allow)
-    made = family_of(model)
-    tensors = []
-    for stage in range(state.stages + 1):
-        loaded = state.load(stage)
-        tensors.append({**loaded.params, **loaded.buffers})
-        del loaded
-    modules = _filled(made, model, tensors)
+    modules = _filled(family_of(model), model, state.stages, state.weights)
     codec = _codec(state, config)
     return LanguageModel(
         f"{state.run}, iteration {state.iteration}",
@@ -130,11 +124,13 @@ def _of_folder(path: Path) -> LanguageModel:
             model = made.model_config(tree)
         except ValueError:
             return _of_transformers(folder, tree, codec)  # alike, but not exactly
-        try:
-            tensors = [made.from_transformers(model, 1, stage, folder) for stage in (0, 1)]
-        except ValueError as error:
-            raise BadInput(str(error)) from None
-        modules = _filled(made, model, [_at_least_fp32(stage) for stage in tensors])
+
+        def load(stage: int) -> dict[str, Tensor]:
+            found = made.from_transformers(model, 1, stage, folder)
+            wide = {n: torch.promote_types(t.dtype, torch.float32) for n, t in found.items()}
+            return {name: found[name].to(dtype) for name, dtype in wide.items()}
+
+        modules = _filled(made, model, 1, load)
         logits, context = _chained(modules, model), model.context
         return LanguageModel(str(path), logits, codec, context, _ends(codec, folder))
     return _of_transformers(folder, tree, codec)
@@ -151,20 +147,17 @@ def _ends(codec: TextCodec, folder: Folder | None = None) -> frozenset[int]:
     return frozenset(token for token in found if type(token) is int)
 
 
-def _at_least_fp32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n: t.to(torch.promote_types(t.dtype, torch.float32)) for n, t in tensors.items()}
-
-
 def _filled(
-    made: Family, model: ModelConfig, tensors: Sequence[Mapping[str, Tensor]]
+    made: Family, model: ModelConfig, stages: int, load: Callable[[int], Mapping[str, Tensor]]
 ) -> list[nn.Module]:
-    """All stages with these weights, each in the type of its own."""
+    """All stages with the weights that are loaded of each, in the type of these. One stage is in
+    memory twice at a time. Raises BadInput."""
     # Whatever it began with, it has these now; so nothing is read that may be gone.
     drawn = replace(model, weights=FRESH) if model.family == HF else model
     modules = []
-    for stage, mine in enumerate(tensors):
+    for stage in range(stages + 1):
         try:
-            module = made.stage(drawn, stage, len(tensors) - 1)
+            mine, module = load(stage), made.stage(drawn, stage, stages)
         except ValueError as error:
             raise BadInput(str(error)) from None
         types = [t.dtype for t in mine.values() if t.is_floating_point()]

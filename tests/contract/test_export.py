@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -427,3 +429,34 @@ def test_own_modules_and_no_run(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is no run folder"):
         checkfree.export(tmp_path, to=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from checkfree.session.export import export
+
+def most():
+    return int(re.search("VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
+
+export(sys.argv[1], to=sys.argv[2] + "-small")
+before = most()
+export(sys.argv[3], to=sys.argv[2], dtype=sys.argv[4] or None)
+print(most() - before)
+"""
+"""What an export takes, beside all that another one has imported."""
+
+
+@pytest.mark.parametrize("family, dtype", [("llama", ""), ("gpt", "bf16")])
+def test_a_stage_is_in_memory_once(home: Path, tmp_path: Path, family: str, dtype: str) -> None:
+    """Without the moments that a snapshot has, a stage's bytes, or a copy in another layout."""
+    sizes = {"family": family, "kv_heads": None, "width": 128, "hidden": 24576, "blocks": 2}
+    few = {"iterations": 1, "microbatches": 1, "failures": "none", "resume": {"every": 1}}
+    train(home, tmp_path / "run", {"model": sizes, "validation": {"every": 0}}, few)
+    stage = sum(p.nbytes for p in _weights(tmp_path / "run", 1).values())
+    assert stage > 24 << 20
+    command = [sys.executable, "-c", PEAK, home / "runs" / family, tmp_path / "out"]
+    done = subprocess.run(
+        [*command, tmp_path / "run", dtype], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert int(done.stdout) < 1.9 * stage  # a tensor is written at a time, which is half of one
