@@ -22,6 +22,12 @@ def add(commands: Commands) -> None:
     )
     takes_model(parser)
     parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="where the run's data are now, as data.path=/mnt/texts",
+    )
+    parser.add_argument(
         "--text", metavar="PATH", type=Path, help="a file of text, or a folder of such files"
     )
     parser.add_argument(
@@ -44,7 +50,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     quiet = arguments.quiet or not sys.stderr.isatty()
     with computing(arguments.threads), Bars(quiet) as bars:
         found = evaluate(
-            opened(arguments),
+            opened(arguments, arguments.words),
             arguments.text,
             context=arguments.context,
             most=arguments.tokens,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,16 +52,32 @@ def takes_model(parser: argparse.ArgumentParser) -> None:
     )
     takes_state(parser)
     parser.add_argument(
+        "--tokenizer",
+        metavar="PATH",
+        help="a folder or file, or a name in the Hub cache, if the run or folder has none",
+    )
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="cpu or cuda:N (default: cuda:0, if there is one)"
+    )
+    parser.add_argument(
         "--threads", metavar="N", type=int, help="that compute (default: as many as torch takes)"
     )
     takes_allow(parser)
 
 
-def opened(arguments: argparse.Namespace) -> LanguageModel:
-    """The model that ``takes_model`` was given. Raises BadInput."""
+def opened(arguments: argparse.Namespace, words: Sequence[str] = ()) -> LanguageModel:
+    """The model that ``takes_model`` was given; ``words``: where its run's data are. Raises
+    BadInput."""
     from checkfree.session.language_model import open_model
 
-    model = open_model(arguments.model, arguments.at, arguments.allow)
+    model = open_model(
+        arguments.model,
+        arguments.at,
+        arguments.allow,
+        words=words,
+        tokenizer=arguments.tokenizer,
+        device=arguments.device,
+    )
     if told := render_unread(model.unread):
         print(f"checkfree: {told}", file=sys.stderr)
     return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 
 from checkfree.config.load import as_recorded, build, load_saved
 from checkfree.config.parts import permitted
+from checkfree.config.places import moved
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.records import read
@@ -74,10 +75,13 @@ def export(
         ) from error
 
 
-def trained(state: SavedState, allow: Collection[str] = ()) -> tuple[Config, ModelConfig]:
-    """A run's configuration, with the places where its data are by now, and its model with all that
-    its data told of it. Raises BadInput for a run of a user's own modules, and for parts of it that
-    may not run."""
+def trained(
+    state: SavedState, allow: Collection[str] = (), words: Sequence[str] = ()
+) -> tuple[Config, ModelConfig]:
+    """A run's configuration, with the places where its data are by now, as its folder has them or
+    ``key=value`` words say, and its model with all that its data told of it. Raises BadInput for a
+    run of a user's own modules, for parts of it that may not run, and for words that change more
+    than a place."""
     began = state.began
     if began["data"].get("name") == USER:
         raise BadInput(
@@ -87,7 +91,8 @@ def trained(state: SavedState, allow: Collection[str] = ()) -> tuple[Config, Mod
     config = permitted(build(as_recorded(began["config"])), allow)
     if (state.run / folders.CONFIG).is_file():
         placed = load_saved(state.run / folders.CONFIG, allow)
-        config = with_kept_tokenizer(replace(config, data=placed.data), state.run)
+        config = replace(config, data=placed.data)
+    config = with_kept_tokenizer(moved(config, words), state.run)
     vocabulary = config.model.vocabulary or began["data"]["vocabulary"]
     cut = None if config.cut is None else tuple(config.cut)
     return config, replace(config.model, vocabulary=vocabulary, cut=cut)
