@@ -74,5 +74,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     told = "" if bits is None else f", {bits:.4f} bits a byte"
     print(f"{found.model}, on {found.text}:")
     print(f"loss {found.loss:.4f} nats a token, perplexity {found.perplexity:.2f}{told}")
-    print(f"{found.tokens} tokens, {found.bytes} bytes, in windows of {found.context}")
+    size = f", {found.bytes} bytes" if found.bytes else ""
+    print(f"{found.tokens} tokens{size}, in windows of {found.context}")
     return DONE
