@@ -12,7 +12,10 @@ from .config import ModelConfig
 from .families import pattern_of, renamed
 from .folder import Folder
 
-KNOWN_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", ".attention.bias")
+KNOWN_BUFFERS = (
+    *(".attn.bias", ".attn.masked_bias", ".attention.bias"),
+    *(".rotary_emb.inv_freq", ".position_ids"),
+)
 """How names end of what older versions of ``transformers`` saved beside the weights: constants."""
 
 
@@ -33,11 +36,11 @@ class Dialect:
     """Whether the head is, where config.json doesn't say."""
 
     def to_theirs(self, first_block: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A stage's parameters, in a stage whose first block is ``first_block``. Raises ValueError
-        for a name that no parameter has."""
+        """A stage's parameters, in a stage whose first block is ``first_block``: the very ones, or
+        views of them. Raises ValueError for a name that no parameter has."""
         return {
             renamed(self.names, first_block, name): (
-                tensor.T.contiguous() if pattern_of(name) in self.transposed else tensor
+                tensor.T if pattern_of(name) in self.transposed else tensor
             )
             for name, tensor in tensors.items()
         }

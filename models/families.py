@@ -76,6 +76,10 @@ class Family(Protocol):
         """The reverse: the tensors of stage ``i``, in the types of the folder. Raises ValueError if
         it lacks one, has one of another shape, or is damaged."""
 
+    def unread(self, config: ModelConfig, folder: Folder) -> list[str]:
+        """Optional, for a family that reads folders with more in them than a model has: tensors
+        that no stage has a place for, sorted. Raises ValueError."""
+
     def transformers_config(self, config: ModelConfig) -> dict[str, Any]:
         """What stands in config.json of such a model, but for its dtype and special tokens."""
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -40,16 +40,24 @@ DTYPES: Mapping[str, torch.dtype] = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
 """Names of safetensors to types of torch."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+NO_SAFETENSORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError, EOFError)
+"""What becomes of reading a file that is something else, or cut short."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _SLICES = "DCP_SHARDING_INFO"
@@ -97,16 +105,14 @@ class Folder:
     def read(self, name: str) -> Tensor:
         """A tensor, in memory of its own. Raises ValueError, as ``shape`` does."""
         entry, file = self._entry(name), self.path / self._home[name]
-        data = torch.empty(entry.size, dtype=torch.uint8, device="cpu")
         try:
             with open(file, "rb") as opened:
                 opened.seek(entry.start)
-                got = opened.readinto(data.numpy().data) if entry.size else 0
+                return read_tensor(opened, entry)
         except OSError as error:
             raise _unreadable(file, error) from None
-        if got != entry.size:
-            raise ValueError(f"{file} is cut short, within {name}: get it again")
-        return data.view(entry.dtype).reshape(entry.shape)
+        except EOFError:
+            raise ValueError(f"{file} is cut short, within {name}: get it again") from None
 
     def digest(self) -> str:
         """SHA-256 over the SHA-256 of each file, by name. Reads them all. Raises ValueError."""
@@ -182,15 +188,7 @@ def header(file: Path) -> dict[str, StoredTensor]:
     but slices of them."""
     try:
         with open(file, "rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
-            length = int.from_bytes(opened.read(8), "little")
-            if not 2 <= length <= min(LARGEST_HEADER, size - 8):
-                raise ValueError("no header of safetensors at its beginning")
-            tree = json.loads(opened.read(length))
-        if not isinstance(tree, dict):
-            raise ValueError("its header is no JSON object")
-        notes = tree.pop("__metadata__", None) or {}
-        entries = {name: _entry_of(facts, size, 8 + length) for name, facts in tree.items()}
+            entries, notes = read_header(opened, os.fstat(opened.fileno()).st_size)
         sliced = json.loads(notes.get(_SLICES, "{}"))
         if any(any(facts["saved_offsets"]) for facts in sliced.values()):
             raise ValueError("it has slices of tensors: write it with enable_consolidation=True")
@@ -198,10 +196,33 @@ def header(file: Path) -> dict[str, StoredTensor]:
         raise ValueError(f"{file} is missing: get it again") from None
     except OSError as error:
         raise _unreadable(file, error) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except NO_SAFETENSORS as error:
         told = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{file} is damaged, or no file of safetensors ({told})") from None
     return entries
+
+
+def read_header(opened: BinaryIO, size: int) -> tuple[dict[str, StoredTensor], Mapping[str, Any]]:
+    """The tensors in a file of ``size`` bytes that is open at its beginning, and then at the first
+    of them; and its notes. Raises OSError, and NO_SAFETENSORS for what is no such file."""
+    length = int.from_bytes(opened.read(8), "little")
+    if not 2 <= length <= min(LARGEST_HEADER, size - 8):
+        raise ValueError("no header of safetensors at its beginning")
+    tree = json.loads(opened.read(length))
+    if not isinstance(tree, dict):
+        raise ValueError("its header is no JSON object")
+    notes = tree.pop("__metadata__", None) or {}
+    return {name: _entry_of(facts, size, 8 + length) for name, facts in tree.items()}, notes
+
+
+def read_tensor(opened: BinaryIO, entry: StoredTensor) -> Tensor:
+    """That at which a file is open, in memory of its own. Raises OSError, and EOFError for a file
+    that is cut short."""
+    data = torch.empty(entry.size, dtype=torch.uint8, device="cpu")
+    got = opened.readinto(data.numpy().data) if entry.size else 0  # type: ignore[attr-defined]
+    if got != entry.size:
+        raise EOFError
+    return data.view(entry.dtype).reshape(entry.shape)
 
 
 def _entry_of(facts: Any, size: int, start: int) -> StoredTensor:
@@ -238,15 +259,26 @@ class Draft:
         """As ``write``, laid out as transformers does it."""
         self.write(name, (json.dumps(tree, indent=2, ensure_ascii=False) + "\n").encode())
 
-    def shard(self, number: int, of: int, tensors: Mapping[str, Tensor]) -> None:
-        """Number 1 … ``of``, in the order of their names: equal tensors are equal bytes. Needs
-        memory for one of ``tensors`` beside these. Raises OSError."""
+    def shard(
+        self,
+        number: int,
+        of: int,
+        tensors: Mapping[str, Tensor],
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Number 1 … ``of``, in the order of their names: equal tensors are equal bytes.
+        ``dtype``: what floating-point numbers are written in; None: each as it is. Needs memory for
+        one of ``tensors`` beside these. Raises OSError."""
+
+        def type_of(tensor: Tensor) -> torch.dtype:
+            return tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+
         name = SINGLE if of == 1 else f"model-{number:05d}-of-{of:05d}{SUFFIX}"
         tree: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         at, ordered = 0, sorted(tensors.items())
         for key, tensor in ordered:
-            end = at + tensor.numel() * tensor.dtype.itemsize
-            facts = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape)}
+            end = at + tensor.numel() * type_of(tensor).itemsize
+            facts = {"dtype": _NAMES[type_of(tensor)], "shape": list(tensor.shape)}
             tree[key] = facts | {"data_offsets": [at, end]}
             at = end
         text = json.dumps(tree).encode()
@@ -255,8 +287,9 @@ class Draft:
             file.write(len(text).to_bytes(8, "little"))
             file.write(text)
             for _, tensor in ordered:
-                flat = tensor.detach().cpu().contiguous().flatten()
+                flat = tensor.detach().cpu().to(type_of(tensor)).contiguous().flatten()
                 file.write(flat.view(torch.uint8).numpy().data)
+                del flat  # before the next one is there
             file.flush()
             os.fsync(file.fileno())
         self._shards.append(name)

@@ -21,6 +21,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -37,6 +38,7 @@ from torch import Tensor, nn
 
 from . import hub
 from .config import ModelConfig
+from .exchange import KNOWN_BUFFERS
 from .families import blocks_of_stage
 from .folder import Folder
 
@@ -44,7 +46,12 @@ os.environ.setdefault("USE_HUB_KERNELS", "NO")  # else some families fetch their
 try:
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import revert_weight_conversion
+    from transformers.core_model_loading import (
+        WeightConverter,
+        WeightRenaming,
+        rename_source_key,
+        revert_weight_conversion,
+    )
     from transformers.initialization import no_init_weights
     from transformers.utils import logging
 except ImportError as error:
@@ -136,6 +143,30 @@ def from_transformers(
     whence = replace(config, path=str(folder.path), weights=hub.PRETRAINED, sha256=None)
     made = stage(whence, i, stages).state_dict()
     return {name: made[name] for name in _names_of(config, i, stages)}
+
+
+def unread(config: ModelConfig, folder: Folder) -> list[str]:
+    """Tensors of a folder, sorted, that no stage of the model has a place for: as layers behind the
+    last one, or another head. Not those that its family says may be there, or that any may have:
+    copies of what is tied, and tables that are computed. Raises ValueError."""
+    theirs = _settings(config)
+    family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(theirs)]
+    with _quiet(), torch.device("meta"), no_init_weights():
+        whole = family(copy.deepcopy(theirs))
+    kept = whole.state_dict()
+    ignored = whole._keys_to_ignore_on_load_unexpected or ()
+    turned = get_model_conversion_mapping(whole)
+    renamings = [one for one in turned if isinstance(one, WeightRenaming)]
+    converters = [one for one in turned if isinstance(one, WeightConverter)]
+    prefix = whole.base_model_prefix
+
+    def has_a_place(name: str) -> bool:
+        found, _ = rename_source_key(name, renamings, converters, prefix, kept)
+        bare, _ = rename_source_key(name, [], [], prefix, kept)
+        known = name.endswith(KNOWN_BUFFERS) or any(re.search(one, name) for one in ignored)
+        return known or found in kept or bare in kept
+
+    return sorted(name for name in folder.names if not has_a_place(name))
 
 
 def transformers_config(config: ModelConfig) -> dict[str, Any]:

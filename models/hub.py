@@ -6,9 +6,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,9 @@ LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequenc
 
 OURS = ("path", "config", "weights", "attention", "router_loss", "architecture", "sha256")
 """Keys of the section ``model`` that only this family reads."""
+
+NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.json)")
+"""How a model on the Hub is called: the name of who has it, and its own."""
 
 QUANTIZED = ("quantization_config", "compression_config")
 """Under which config.json tells how weights are packed."""
@@ -114,23 +119,38 @@ def longest(told: Mapping[str, Any]) -> int | None:
 
 
 def folder_of(path: str) -> Path:
-    """The folder at ``path``, else of the model that is called so in this machine's Hub cache;
-    nothing is downloaded. Raises ValueError."""
+    """The folder at ``path``, else of the model that is called so in this machine's Hub cache.
+    Raises ValueError."""
     folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
+    found = folder if folder.is_dir() else cached(path)
+    if found is None:
+        raise ValueError(f"model.path={path}: {absent(path)}")
+    return found
+
+
+def cached(name: str) -> Path | None:
+    """The folder of the model of that name in this machine's Hub cache, where one is; nothing is
+    downloaded. None: there is none, or no package that knows."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     except ImportError:
-        raise ValueError(f"model.path={path}: no such folder") from None
+        return None
     try:
-        return Path(snapshot_download(path, local_files_only=True))
+        return Path(snapshot_download(name, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError, OSError):
-        raise ValueError(
-            f"model.path={path}: no such folder, and no model of that name in the Hub cache of "
-            f"this machine: give a folder, or fetch it by hf download {path}"
-        ) from None
+        return None
+
+
+def absent(name: str) -> str:
+    """Of what is neither a folder nor in the cache: that, and how it gets there."""
+    if find_spec("huggingface_hub") is None:
+        return "no such folder; names of the Hub's need: pip install 'checkfree[hf]'"
+    fetched = f", or fetch it by hf download {name}" if NAME.fullmatch(name) else ""
+    return (
+        "no such folder, and no model of that name in the Hub cache of this machine: give a folder"
+        f"{fetched}"
+    )
 
 
 def own_tokenizer(config: ModelConfig) -> Path | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,9 @@ class MemoryFiles:
         if name not in self.data:
             raise FileNotFoundError(name)
         return self.data[name]
+
+    def open(self, name: str) -> BinaryIO:
+        return io.BytesIO(self.read(name, 0))
 
     def names(self, folder: str) -> list[str]:
         inside = (n[len(folder) + 1 :] for n in self.data if n.startswith(folder + "/"))

@@ -30,6 +30,7 @@ from checkfree.core.records import (
     RecoveryRecord,
     ResumeRecord,
     ValidationRecord,
+    render_unread,
 )
 from checkfree.core.text_counts import render_text
 from checkfree.core.units import render_bytes, render_seconds, render_utc
@@ -97,7 +98,8 @@ class Display:
         """Take in one record."""
         match record:
             case ConfigRecord():
-                if line := render_text(record.data, record.text):
+                told = (render_text(record.data, record.text), render_unread(record.unread))
+                for line in filter(None, told):
                     self._say(Text(line, style="yellow"))
                 began = record.config.get("recovery", {}).get("log_memory")
                 if began == 0 != self._config.recovery.log_memory:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from checkfree.cli.arguments import DONE, Commands
 from checkfree.cli.bars import Bars
-from checkfree.cli.generate import takes_model
+from checkfree.cli.generate import opened, takes_model
 
 
 def add(commands: Commands) -> None:
@@ -21,6 +21,12 @@ def add(commands: Commands) -> None:
         "is measured on all of its validation text unless another one is given."
     )
     takes_model(parser)
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="where the run's data are now, as data.path=/mnt/texts",
+    )
     parser.add_argument(
         "--text", metavar="PATH", type=Path, help="a file of text, or a folder of such files"
     )
@@ -39,12 +45,12 @@ def add(commands: Commands) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from checkfree.session.evaluate import evaluate
-    from checkfree.session.language_model import computing, open_model
+    from checkfree.session.language_model import computing
 
     quiet = arguments.quiet or not sys.stderr.isatty()
     with computing(arguments.threads), Bars(quiet) as bars:
         found = evaluate(
-            open_model(arguments.model, arguments.at, arguments.allow),
+            opened(arguments, arguments.words),
             arguments.text,
             context=arguments.context,
             most=arguments.tokens,
@@ -68,5 +74,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     told = "" if bits is None else f", {bits:.4f} bits a byte"
     print(f"{found.model}, on {found.text}:")
     print(f"loss {found.loss:.4f} nats a token, perplexity {found.perplexity:.2f}{told}")
-    print(f"{found.tokens} tokens, {found.bytes} bytes, in windows of {found.context}")
+    size = f", {found.bytes} bytes" if found.bytes else ""
+    print(f"{found.tokens} tokens{size}, in windows of {found.context}")
     return DONE

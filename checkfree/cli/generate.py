@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from checkfree.cli.arguments import DONE, Commands, takes_allow, takes_state
+from checkfree.core.records import render_unread
+
+if TYPE_CHECKING:
+    from checkfree.session.language_model import LanguageModel
 
 
 def add(commands: Commands) -> None:
@@ -39,22 +45,51 @@ def add(commands: Commands) -> None:
 def takes_model(parser: argparse.ArgumentParser) -> None:
     """A run and an iteration, or a model's folder; and on what it is computed."""
     parser.add_argument(
-        "model", metavar="RUN|FOLDER", type=Path, help="the folder of a run, or of a model"
+        "model",
+        metavar="RUN|FOLDER",
+        type=Path,
+        help="the folder of a run or a model, or a model's name in the Hub cache",
     )
     takes_state(parser)
+    parser.add_argument(
+        "--tokenizer",
+        metavar="PATH",
+        help="a folder or file, or a name in the Hub cache, if the run or folder has none",
+    )
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="cpu or cuda:N (default: cuda:0, if there is one)"
+    )
     parser.add_argument(
         "--threads", metavar="N", type=int, help="that compute (default: as many as torch takes)"
     )
     takes_allow(parser)
 
 
+def opened(arguments: argparse.Namespace, words: Sequence[str] = ()) -> LanguageModel:
+    """The model that ``takes_model`` was given; ``words``: where its run's data are. Raises
+    BadInput."""
+    from checkfree.session.language_model import open_model
+
+    model = open_model(
+        arguments.model,
+        arguments.at,
+        arguments.allow,
+        words=words,
+        tokenizer=arguments.tokenizer,
+        device=arguments.device,
+    )
+    if told := render_unread(model.unread):
+        print(f"checkfree: {told}", file=sys.stderr)
+    return model
+
+
 def _generate(arguments: argparse.Namespace) -> int:
     from checkfree.session.generate import continued
-    from checkfree.session.language_model import computing, open_model
+    from checkfree.session.language_model import computing
 
     prompt = os.fsencode(arguments.prompt)
     with computing(arguments.threads):
-        model = open_model(arguments.model, arguments.at, arguments.allow)
+        model = opened(arguments)
         pieces = continued(
             model,
             prompt,

@@ -52,6 +52,19 @@ class ConfigRecord(Record):
     text: Mapping[str, Any] = field(default_factory=dict, metadata=SPARSE)
     notes: Sequence[str] = field(default=(), metadata=SPARSE)
     """What there is to know of its stages, and of its strategy for them, a line each."""
+    unread: Sequence[str] = field(default=(), metadata=SPARSE)
+    """Tensors in the folder of the model that it begins with which the model has no place for."""
+
+
+def render_unread(names: Sequence[str]) -> str:
+    """A line on tensors of a model's folder that it has no place for; "" if there are none."""
+    if not names:
+        return ""
+    told = "a tensor" if len(names) == 1 else f"{len(names)} tensors"
+    return (
+        f"{told} of the model's folder, as {names[0]}, not read: the model that its config.json "
+        "tells of has no place for that"
+    )
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,13 @@ class TextCodec:
     """Tokens to text; bytes that are no letter become HALF."""
     encode: Callable[[Sequence[bytes]], Encoded]
     """Documents to tokens, as for training. Raises BadInput."""
+    spells: bool = True
+    """Its tokens are text."""
 
     def bytes_of(self, tokens: np.ndarray[Any, Any]) -> int:
-        """Of the text, in UTF-8, that these are, without what ends documents."""
+        """Of the text, in UTF-8, that these are, without what ends documents; 0: they are none."""
+        if not self.spells:
+            return 0
         if self.identity == BYTES:
             return int(np.count_nonzero(tokens != self.end))
         ends = np.flatnonzero(tokens == (-1 if self.end is None else self.end))
@@ -75,6 +79,15 @@ def bytes_codec() -> TextCodec:
         lambda tokens: bytes(tokens).decode("utf-8", "replace"),
         tokenizer.encode,
     )
+
+
+def no_codec(identity: str, vocabulary: int, end: int | None, why: str) -> TextCodec:
+    """Of tokens whose tokenizer is not at hand: what is asked of it raises BadInput, and why."""
+
+    def refuse(_: object) -> Any:
+        raise BadInput(why)
+
+    return TextCodec(identity, vocabulary, end, refuse, refuse, refuse, spells=False)
 
 
 def codec_of(path: Path, separator: str | None = None, *, begins: bool = False) -> TextCodec:

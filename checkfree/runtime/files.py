@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 from checkfree.core.errors import BadInput, cannot_write
 
@@ -61,6 +62,9 @@ class DiskFiles:
         if size > limit:
             raise ValueError(f"{size} bytes, expected at most {limit}")
         return path.read_bytes()
+
+    def open(self, name: str) -> BinaryIO:
+        return open(self._root / name, "rb")
 
     def names(self, folder: str) -> list[str]:
         path = self._root / folder

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -38,10 +38,12 @@ from checkfree.messages.control import (
     Withdraw,
 )
 from checkfree.messages.tensors import KeepState, StageState, StateReply
+from checkfree.models.folder import NO_SAFETENSORS, read_header, read_tensor
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 24  # bytes
 ANY_EPOCH = -1
+_OTHER_SUM = "{} is damaged: its SHA-256 is not the manifest's"
 
 BESIDE = (HANDOVER, RESUME)
 """Areas of which states travel while others train: they outdate nothing else."""
@@ -58,6 +60,9 @@ class Files(Protocol):
 
     def read(self, name: str, limit: int) -> bytes:
         """Raises OSError, or ValueError for a file larger than ``limit`` bytes."""
+
+    def open(self, name: str) -> BinaryIO:
+        """To be read in parts. Raises OSError."""
 
     def names(self, folder: str) -> list[str]:
         """Of files and folders directly in ``folder``, sorted; none if it is not there."""
@@ -277,23 +282,32 @@ class Store:
 
     def load(self, area: str, shelf: int, stage: int) -> StageState:
         """One stage's state. Raises Damaged unless it is, byte for byte, what was written."""
-        name = f"{_folder(area, shelf)}/{_of_stage(stage)}"
-        part = self._manifest(area, shelf)["stages"].get(str(stage))
-        if part is None:
-            raise Damaged(f"{name}: the manifest names no stage {stage}")
-        return self._state(name, part)
+        return self._state(*self._file_of(area, shelf, stage))
 
-    def weights(self, stage: int, area: str = WEIGHTS) -> dict[str, Tensor]:
-        """One stage's parameters and buffers, by name: the finished ones, or those of another area
-        of weights alone. Raises Damaged."""
-        name = f"{area}/{_of_stage(stage)}"
-        part = self._manifest(area, 0)["stages"].get(str(stage))
-        if part is None:
-            raise Damaged(f"{name}: the manifest names no stage {stage}")
+    def weights(self, stage: int, area: str = WEIGHTS, shelf: int = 0) -> dict[str, Tensor]:
+        """One stage's parameters and buffers, by name: the finished ones, or those of another
+        archive. Nothing else is in memory beside them. Raises Damaged."""
+        name, part = self._file_of(area, shelf, stage)
+        groups = ("",) if weights_only(area) else ("params:", "buffers:")
+        found = dict[str, Tensor]()
         try:
-            return safetensors.torch.load(self._bytes(name, part))
-        except (SafetensorError, ValueError) as error:
+            with self._files.open(name) as file:
+                if _sum_of_file(file, int(part["bytes"])) != part["sha256"]:
+                    raise Damaged(_OTHER_SUM.format(name))
+                file.seek(0)
+                entries, _ = read_header(file, int(part["bytes"]))
+                for key, entry in entries.items():
+                    group = next((g for g in groups if key.startswith(g)), None)
+                    if group is not None:
+                        file.seek(entry.start)
+                        found[key.removeprefix(group)] = read_tensor(file, entry)
+        except Damaged:
+            raise
+        except OSError as error:
+            raise Damaged(f"{name}: {error}") from None
+        except NO_SAFETENSORS as error:
             raise Damaged(f"{name} is no file of weights: {error!r}") from None
+        return found
 
     def digest(self, area: str, shelf: int) -> str:
         """SHA-256 of an archive, which has those of its files. Raises Damaged."""
@@ -309,6 +323,14 @@ class Store:
             for seat, part in seats.items()
         }
 
+    def _file_of(self, area: str, shelf: int, stage: int) -> tuple[str, Mapping[str, Any]]:
+        """Of a stage, with what the manifest says of it. Raises Damaged."""
+        name = f"{_folder(area, shelf)}/{_of_stage(stage)}"
+        part = self._manifest(area, shelf)["stages"].get(str(stage))
+        if part is None:
+            raise Damaged(f"{name}: the manifest names no stage {stage}")
+        return name, part
+
     def _state(self, name: str, part: Mapping[str, Any]) -> StageState:
         return decode_state(self._bytes(name, part), name)
 
@@ -319,7 +341,7 @@ class Store:
         except (OSError, ValueError) as error:
             raise Damaged(f"{name}: {error}") from None
         if len(data) != part["bytes"] or hashlib.sha256(data).hexdigest() != part["sha256"]:
-            raise Damaged(f"{name} is damaged: its SHA-256 is not the manifest's")
+            raise Damaged(_OTHER_SUM.format(name))
         return data
 
     def _handed_over(self, stage: int, version: int) -> int:
@@ -399,6 +421,15 @@ def _of_stage(stage: int) -> str:
 
 def _of_seat(seat: Address) -> str:
     return f"held-{seat}.safetensors"
+
+
+def _sum_of_file(file: BinaryIO, size: int) -> str:
+    """Of a file, if it has so many bytes; else of none. Raises OSError."""
+    total, left = hashlib.sha256(), size
+    while block := file.read(1 << 20):
+        total.update(block)
+        left -= len(block)
+    return total.hexdigest() if left == 0 else ""
 
 
 def _sum_of(manifest: Mapping[str, Any]) -> str:

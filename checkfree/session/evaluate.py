@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,14 @@ from checkfree.session.saved import SavedState
 BATCH_TOKENS = 1 << 13
 """About as many go through the model at once."""
 
+MOST_LOGITS = 1 << 27
+"""Or as many as have so many logits together, of which each takes 4 bytes, and its log as many."""
+
 WINDOW = 1024
 """Tokens of a window, at most, where nobody says: models of the Hub look back on far more."""
+
+
+_ELSEWHERE = "data.path= says where a run's data are now, --text FILE gives another text"
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,14 @@ def evaluate(
     if text is not None:
         tokens, told = _of_text(model, text), str(text)
     elif model.state is not None:
-        tokens, told = _of_run(model.state, allow), "validation text"
+        tokens, told = _of_run(model.state, allow, model.words), "validation text"
     else:
         raise BadInput(f"{model.name} is no run, and knows no text: give --text FILE or FOLDER")
     tokens = tokens if most is None else tokens[: most + 1]
     if len(tokens) < 2:
         raise BadInput(f"{told}: expected text of at least 2 tokens")
     largest = int(tokens.max())
-    if largest >= model.codec.vocabulary:
+    if largest >= model.vocabulary:
         raise BadInput(f"{told} has token {largest}, which the model does not know: give another")
     loss = _total(model, tokens, context, watch) / (len(tokens) - 1)
     return Evaluation(
@@ -106,14 +112,17 @@ def _of_text(model: LanguageModel, path: Path) -> Tokens:
     return np.concatenate(found)
 
 
-def _of_run(state: SavedState, allow: Collection[str]) -> Tokens:
-    config, _ = trained(state, allow)
+def _of_run(state: SavedState, allow: Collection[str], words: Sequence[str]) -> Tokens:
+    config, _ = trained(state, allow, words)
     context = config.model.context
-    data = open_data(config.data, context=context, batch=config.batch, seed=config.seed)
+    try:
+        data = open_data(config.data, context=context, batch=config.batch, seed=config.seed)
+    except BadInput as error:
+        raise BadInput(f"{error} ({_ELSEWHERE})") from None
     if json.loads(json.dumps(data.describe())) != state.began["data"]:
         raise BadInput(
-            f"{state.told}: its data are not those any more that it was trained on: put them back, "
-            "or give --text FILE"
+            f"{state.told}: its data are not those any more that it was trained on: put them back; "
+            f"{_ELSEWHERE}"
         )
     split = data.split
     split.checks[1](0, len(split.validation))
@@ -128,7 +137,7 @@ def _total(
 ) -> float:
     """Nats of all tokens but the first."""
     starts = range(0, len(tokens) - 1, context)
-    rows = max(1, BATCH_TOKENS // context)
+    rows = max(1, min(BATCH_TOKENS, MOST_LOGITS // model.vocabulary) // context)
     whole = [start for start in starts if start + context < len(tokens)]
     groups = [whole[i : i + rows] for i in range(0, len(whole), rows)]
     groups += [[start] for start in starts[len(whole) :]]
@@ -140,7 +149,8 @@ def _total(
         with torch.inference_mode():
             logits = model.logits(batch[:, :-1])
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            losses = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
+            next_ones = batch[:, 1:].flatten().to(logits.device)
+            losses = F.cross_entropy(logits.flatten(0, 1), next_ones, reduction="none")
         total += float(losses.double().sum())
         advance()
     return total

@@ -11,6 +11,7 @@ from typing import Any
 from checkfree.core.errors import BadInput
 from checkfree.core.records import RECORDS
 from checkfree.core.typed import written
+from checkfree.models import hub
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import Family
 from checkfree.models.folder import SUFFIX
@@ -34,6 +35,18 @@ def is_model_folder(path: Path) -> bool:
     if not path.is_dir() or (path / RECORDS).exists():
         return False
     return (path / MODEL_CONFIG).exists() or any(path.glob(f"*{SUFFIX}"))
+
+
+def model_folder(path: Path, told: str) -> Path | None:
+    """The folder of the model that ``path`` is, or that this machine's Hub cache has of that name.
+    None: it is a run, or nothing. Raises BadInput, about ``told``, for a name of the Hub that the
+    cache has not."""
+    if path.exists() or not hub.NAME.fullmatch(str(path)):
+        return path if is_model_folder(path) else None
+    found = hub.cached(str(path))
+    if found is None:
+        raise BadInput(f"{told}: {hub.absent(str(path))}")
+    return found
 
 
 def exchanging(model: ModelConfig) -> Family:

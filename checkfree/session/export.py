@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from checkfree.config.load import as_recorded, build, load_saved
 from checkfree.config.parts import permitted
+from checkfree.config.places import moved
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.records import read
@@ -54,7 +54,8 @@ def export(
     allow: Collection[str] = (),
 ) -> Exported:
     """Write the state of ``run`` after ``at`` iterations, or the average of that name (None: the
-    newest state), to the new folder ``to``: stage by stage, with one of them in memory at a time.
+    newest state), to the new folder ``to``: stage by stage, with the weights of one in memory at a
+    time; twice, where a family is saved in other tensors than it computes with, as fused experts.
     ``dtype`` is one of DTYPES; None: as it was trained. Raises BadInput, and RunFailed if the disk
     takes no more: then nothing is at ``to``."""
     if dtype is not None and dtype not in DTYPES:
@@ -74,10 +75,13 @@ def export(
         ) from error
 
 
-def trained(state: SavedState, allow: Collection[str] = ()) -> tuple[Config, ModelConfig]:
-    """A run's configuration, with the places where its data are by now, and its model with all that
-    its data told of it. Raises BadInput for a run of a user's own modules, and for parts of it that
-    may not run."""
+def trained(
+    state: SavedState, allow: Collection[str] = (), words: Sequence[str] = ()
+) -> tuple[Config, ModelConfig]:
+    """A run's configuration, with the places where its data are by now, as its folder has them or
+    ``key=value`` words say, and its model with all that its data told of it. Raises BadInput for a
+    run of a user's own modules, for parts of it that may not run, and for words that change more
+    than a place."""
     began = state.began
     if began["data"].get("name") == USER:
         raise BadInput(
@@ -87,7 +91,8 @@ def trained(state: SavedState, allow: Collection[str] = ()) -> tuple[Config, Mod
     config = permitted(build(as_recorded(began["config"])), allow)
     if (state.run / folders.CONFIG).is_file():
         placed = load_saved(state.run / folders.CONFIG, allow)
-        config = with_kept_tokenizer(replace(config, data=placed.data), state.run)
+        config = replace(config, data=placed.data)
+    config = with_kept_tokenizer(moved(config, words), state.run)
     vocabulary = config.model.vocabulary or began["data"]["vocabulary"]
     cut = None if config.cut is None else tuple(config.cut)
     return config, replace(config.model, vocabulary=vocabulary, cut=cut)
@@ -102,20 +107,12 @@ def _write(
     family: Family,
     dtype: str | None,
 ) -> Exported:
-    types = set[torch.dtype]()
+    types, cast = set[torch.dtype](), None if dtype is None else DTYPES[dtype]
     for stage in range(state.stages + 1):
-        loaded = state.load(stage)
-        mine: Mapping[str, Tensor] = {**loaded.params, **loaded.buffers}
-        del loaded
-        theirs = family.to_transformers(model, state.stages, stage, mine)
-        del mine
-        if dtype is not None:
-            theirs = {
-                n: t.to(DTYPES[dtype]) if t.is_floating_point() else t for n, t in theirs.items()
-            }
-        draft.shard(stage + 1, state.stages + 1, theirs)
-        types |= {tensor.dtype for tensor in theirs.values() if tensor.is_floating_point()}
-        del theirs
+        theirs = family.to_transformers(model, state.stages, stage, state.weights(stage))
+        draft.shard(stage + 1, state.stages + 1, theirs, cast)
+        types |= {cast or t.dtype for t in theirs.values() if t.is_floating_point()}
+        del theirs  # before the next one
     written = str(max(types, key=lambda d: d.itemsize)).removeprefix("torch.")
     files, lacking = _tokenizer(state, config)
     for name, data in files.items():

@@ -32,6 +32,11 @@ def continued(
     if not 0.0 < top_p <= 1.0:
         raise BadInput(f"--top-p {top_p}: expected a probability above 0, up to 1")
     begun = model.codec.prompt(prompt)
+    if max(begun) >= model.vocabulary:
+        raise BadInput(
+            f"{model.name} knows {model.vocabulary} tokens, and the prompt has token {max(begun)}: "
+            "give the model's own tokenizer"
+        )
     generator = torch.Generator().manual_seed(derive(seed, "generate"))
     drawn = _tokens(model, begun, tokens, temperature, top_p, generator)
     return model.codec.spoken(begun, drawn)
@@ -50,7 +55,7 @@ def _tokens(
         with torch.inference_mode():
             window = torch.tensor([known[-model.context :]])
             # A vocabulary may be larger than its tokenizer, for want of an odd number.
-            logits = model.logits(window)[0, -1, : model.codec.vocabulary]
+            logits = model.logits(window)[0, -1, : model.codec.vocabulary].cpu()
         token = next_token(logits, temperature, top_p, generator)
         if token in model.ends:
             return

@@ -31,7 +31,7 @@ from checkfree.session.exchange import (
     check_architecture,
     check_shape,
     exchanging,
-    is_model_folder,
+    model_folder,
 )
 from checkfree.session.regroup import LayoutOf, regrouped
 from checkfree.session.saved import MERGED_NAME, USER, SavedState, saved, saved_state
@@ -85,9 +85,10 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: LayoutOf) -> Ini
     BadInput for a run that isn't there or has nothing of that iteration, and for a state that is
     another model's."""
     assert config.init.run is not None
-    told, path = f"init={config.init.run}", _parse(config.init.run)[0]
-    if is_model_folder(path):
-        return _of_folder(config, data, layout, path)
+    told = f"init={config.init.run}"
+    folder = model_folder(_parse(config.init.run)[0], told)
+    if folder is not None:
+        return _of_folder(config, data, layout, folder)
     state = _named(config.init.run)
     began, old = state.began, state.began["config"]
     if USER not in (data["name"], began["data"].get("name")):
@@ -199,9 +200,9 @@ def _of_folder(config: Config, data: Mapping[str, Any], layout: LayoutOf, path: 
 def digest_of(word: str) -> str | None:
     """The SHA-256 of the state that ``init.run=word`` names, wherever it lies now; None: there is
     none."""
-    path = _parse(word)[0]
     try:
-        return Folder(path).digest() if is_model_folder(path) else _named(word).digest()
+        folder = model_folder(_parse(word)[0], word)
+        return _named(word).digest() if folder is None else Folder(folder).digest()
     except (ValueError, OSError):
         return None
 

@@ -27,7 +27,8 @@ from checkfree.data import open_data
 from checkfree.data.tokenizer_files import of_bytes
 from checkfree.failures import CLOCK, is_trace_file
 from checkfree.messages.control import Purpose
-from checkfree.models.hub import HF, own_tokenizer
+from checkfree.models.folder import Folder
+from checkfree.models.hub import HF, PRETRAINED, held, own_tokenizer
 from checkfree.plugins import OUTSIDE, origin, packages
 from checkfree.recovery.options import AUTO
 from checkfree.recovery.registry import spec_of
@@ -35,9 +36,15 @@ from checkfree.runtime.files import write_whole
 from checkfree.runtime.folder import CONFIG
 from checkfree.runtime.recorder import Listener
 from checkfree.session.assemble import make_worker_context
-from checkfree.session.blueprint import Blueprint, check_pretrained, of_family, of_modules
+from checkfree.session.blueprint import (
+    Blueprint,
+    check_pretrained,
+    family_of,
+    of_family,
+    of_modules,
+)
 from checkfree.session.due import DueFailures
-from checkfree.session.initial import Initial, digest_of, first_batch, kept, taken_over
+from checkfree.session.initial import FOLDER, Initial, digest_of, first_batch, kept, taken_over
 from checkfree.session.kept_tokenizer import with_kept_tokenizer
 from checkfree.session.likeness import check_equal, mixed
 from checkfree.session.memory import check_fits, without_logs
@@ -96,6 +103,7 @@ class Job:
             {} if self.initial is None else self.initial.about,
             self.text,
             self.notes(self.config.recovery),
+            self.unread,
         )
 
     def notes(self, recovery: RecoveryConfig) -> tuple[str, ...]:
@@ -105,6 +113,24 @@ class Job:
         told = mixed(recovery, self.blueprint.kinds, self.blueprint.stages - 1)
         balanced = PER_STAGE if self.config.model.router_loss and self.blueprint.stages > 2 else ""
         return tuple(filter(None, (told, balanced)))
+
+    @cached_property
+    def unread(self) -> Sequence[str]:
+        """Tensors in the folder of the model that it begins with which that has no place for.
+        Raises BadInput."""
+        model, init = self.config.model, self.initial
+        if model.family != HF:
+            return ()  # the others refuse such folders; your own modules have none
+        try:
+            if init is not None and init.about["kind"] == FOLDER:
+                folder = Path(init.about["run"])
+            elif init is None and model.weights == PRETRAINED:
+                folder = held(model)
+            else:
+                return ()
+            return family_of(model).unread(model, Folder(folder))
+        except ValueError as error:
+            raise BadInput(str(error)) from None
 
 
 def any_config(

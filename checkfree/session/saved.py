@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from checkfree.core.errors import BadInput
 from checkfree.core.records import RECORDS, read
 from checkfree.messages.control import AVERAGE, CHECKPOINT, RESUME, WEIGHTS
@@ -92,9 +94,15 @@ class SavedState:
         other way round. Raises BadInput if it is damaged."""
         with damage_told(self.told, self.mend):
             if weights_only(self.area):
-                tensors = self._store.weights(stage, self.area)
+                tensors = self.weights(stage)
                 return StageState(tensors, tensors, {}, self.iteration)
             return self._store.load(self.area, self.shelf, stage)
+
+    def weights(self, stage: int) -> dict[str, Tensor]:
+        """A stage's parameters and buffers, and nothing else in memory. Raises BadInput if it is
+        damaged."""
+        with damage_told(self.told, self.mend):
+            return self._store.weights(stage, self.area, self.shelf)
 
     def digest(self) -> str:
         """SHA-256 of all of it. Raises BadInput."""

@@ -132,7 +132,7 @@ class Session:
         try_out(job)
         with folders.locked(job.folder):
             start = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
-            write_places(job)
+            go_on(job)
             with cls.open(job, start) as session:
                 yield session
 
@@ -251,6 +251,15 @@ def begin(job: Job, trace: str, records: Sequence[Mapping[str, Any]] = ()) -> No
     keep_tokenizer(job.config, job.data, job.folder)
     lines = [dumps(job.config_record()), *map(json.dumps, records)] if records else ()
     folders.begin(job.folder, to_yaml(job.config), trace, lines, versions_of(job.config))
+
+
+def go_on(job: Job) -> None:
+    """What stands in a run folder before it goes on: its configuration, with the places where its
+    data lie by now, and its tokenizer, of which it may have no good copy, as runs of older versions
+    have none. Raises BadInput, RunFailed."""
+    write_places(job)
+    if job.config.data.kept is None:
+        keep_tokenizer(job.config, job.data, job.folder)
 
 
 def draw(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from checkfree.config.parts import running
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, RunFailed
 from checkfree.core.participants import RULE, apart, participants
+from checkfree.core.records import render_unread
 from checkfree.core.text_counts import render_text
 from checkfree.plugins import packages
 from checkfree.report.study.groups import book
@@ -200,7 +201,7 @@ def _make(folder: Path, option: str) -> None:
 
 
 def _check(found: Mapping[str, CellStanding], cells: Sequence[Cell], options: Options) -> list[str]:
-    """What there is to tell of the runs that are yet to come, their data and their strategies, one
+    """What there is to tell of the runs that are yet to come, their data, model and strategies, one
     line each. Raises BadInput for what can't be trained."""
     rest = [cell for cell in cells if found[cell.place].state is not State.DONE]
     room = slots(options.workers, options.devices, cells[0].config)
@@ -209,8 +210,8 @@ def _check(found: Mapping[str, CellStanding], cells: Sequence[Cell], options: Op
     check.check_data({place: s.records for place, s in found.items() if s.records}, coming)
     if job is None:
         return []
-    text = render_text(job.data, job.text)
-    return [*([text] if text else []), *check.strategy_notes(rest, job)]
+    told = (render_text(job.data, job.text), render_unread(job.unread))
+    return [*filter(None, told), *check.strategy_notes(rest, job)]
 
 
 def _notes(options: Options, cells: Sequence[Cell]) -> list[str]:

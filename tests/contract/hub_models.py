@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+
+from checkfree.models.folder import INDEX, Folder
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -123,3 +127,12 @@ def folder_with(name: str, folder: Path, seed: int = 0, shard: str = "40KB") -> 
     model = model_of(name, seed)
     model.save_pretrained(folder, max_shard_size=shard)
     return model
+
+
+def with_more(folder: Path, more: Mapping[str, torch.Tensor]) -> Folder:
+    """A folder, with more tensors in another file of its own."""
+    save_file({name: tensor.clone() for name, tensor in more.items()}, folder / "more.safetensors")
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"] |= dict.fromkeys(more, "more.safetensors")
+    (folder / INDEX).write_text(json.dumps(index))
+    return Folder(folder)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,6 @@ import torch.distributed.checkpoint as dcp
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 import checkfree
 from checkfree.config.load import load, merge
@@ -352,20 +353,25 @@ def test_a_shorter_context_where_no_positions_were_learned(home: Path, tmp_path:
 
 # --- torch.distributed.checkpoint ----------------------------------------------------------------
 
+known = pytest.mark.skipif(
+    not hasattr(dcp, "HuggingFaceStorageReader"), reason=f"torch {torch.__version__} has none"
+)
 alone = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 
 
 @alone
+@known
 def test_dcp_reads_what_we_write(home: Path, tmp_path: Path) -> None:
     checkfree.export(home / "runs/gpt tied", to=tmp_path / "model")
     expected = loaded(tmp_path / "model").state_dict()
     state = {name: torch.zeros_like(expected[name]) for name in Folder(tmp_path / "model").names}
-    reader = HuggingFaceStorageReader(str(tmp_path / "model"))
+    reader = dcp.HuggingFaceStorageReader(str(tmp_path / "model"))
     dcp.load(state, storage_reader=reader, no_dist=True)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())
 
 
 @alone
+@known
 @pytest.mark.parametrize("how", ["whole", "shards", "consolidated"])
 def test_we_read_what_dcp_writes(home: Path, tmp_path: Path, how: str) -> None:
     checkfree.export(home / "runs/llama", to=tmp_path / "model")
@@ -377,7 +383,7 @@ def test_we_read_what_dcp_writes(home: Path, tmp_path: Path, how: str) -> None:
         "shards": {"fqn_to_index_mapping": numbers},
         "consolidated": {"save_distributed": True, "enable_consolidation": True},
     }
-    writer = HuggingFaceStorageWriter(str(tmp_path / "theirs"), **about[how])
+    writer = dcp.HuggingFaceStorageWriter(str(tmp_path / "theirs"), **about[how])
     dcp.save(state, storage_writer=writer, no_dist=True)
     (tmp_path / "theirs/config.json").write_bytes((tmp_path / "model/config.json").read_bytes())
     found = Folder(tmp_path / "theirs")
@@ -427,3 +433,34 @@ def test_own_modules_and_no_run(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is no run folder"):
         checkfree.export(tmp_path, to=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from checkfree.session.export import export
+
+def most():
+    return int(re.search("VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
+
+export(sys.argv[1], to=sys.argv[2] + "-small")
+before = most()
+export(sys.argv[3], to=sys.argv[2], dtype=sys.argv[4] or None)
+print(most() - before)
+"""
+"""What an export takes, beside all that another one has imported."""
+
+
+@pytest.mark.parametrize("family, dtype", [("llama", ""), ("gpt", "bf16")])
+def test_a_stage_is_in_memory_once(home: Path, tmp_path: Path, family: str, dtype: str) -> None:
+    """Without the moments that a snapshot has, a stage's bytes, or a copy in another layout."""
+    sizes = {"family": family, "kv_heads": None, "width": 128, "hidden": 24576, "blocks": 2}
+    few = {"iterations": 1, "microbatches": 1, "failures": "none", "resume": {"every": 1}}
+    train(home, tmp_path / "run", {"model": sizes, "validation": {"every": 0}}, few)
+    stage = sum(p.nbytes for p in _weights(tmp_path / "run", 1).values())
+    assert stage > 24 << 20
+    command = [sys.executable, "-c", PEAK, home / "runs" / family, tmp_path / "out"]
+    done = subprocess.run(
+        [*command, tmp_path / "run", dtype], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert int(done.stdout) < 1.9 * stage  # a tensor is written at a time, which is half of one

@@ -209,7 +209,7 @@ def _fixed(favourite: int) -> LanguageModel:
         found[..., favourite] = 100.0
         return found
 
-    return LanguageModel("fixed", logits, bytes_codec(), 8, frozenset({0, 99}))
+    return LanguageModel("fixed", logits, bytes_codec(), 8, 256, frozenset({0, 99}))
 
 
 def test_it_ends_where_the_text_does_and_looks_back_no_further_than_it_may() -> None:
@@ -223,7 +223,7 @@ def test_a_model_with_more_tokens_than_its_tokenizer_says_none_of_them() -> None
         found[..., 299], found[..., 98] = 100.0, 1.0
         return found
 
-    padded = LanguageModel("padded", logits, bytes_codec(), 8)
+    padded = LanguageModel("padded", logits, bytes_codec(), 8, 300)
     assert said(padded, temperature=0.0, tokens=2) == "bb"
 
 
@@ -367,6 +367,86 @@ def test_data_that_are_others_by_now(home: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="its data are not those any more"):
         evaluate(open_model(tmp_path / "run"))
     assert evaluate(open_model(tmp_path / "run"), home / "a.txt").tokens
+
+
+def test_a_run_whose_data_have_moved(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text((home / "a.txt").read_text())
+    tree = {**CONFIG, "iterations": 1, "data": {"name": "text", "path": str(tmp_path / "a.txt")}}
+    checkfree.train({**tree, "out": str(tmp_path / "run")})
+    expected = evaluate(open_model(tmp_path / "run"))
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    with pytest.raises(BadInput, match=r"a.txt: nothing there.*data.path= says where"):
+        evaluate(open_model(tmp_path / "run"))
+    moved = open_model(tmp_path / "run", words=[f"data.path={tmp_path / 'b.txt'}"])
+    assert evaluate(moved) == expected
+    with pytest.raises(BadInput, match=r"seed=1: a run that goes on takes data.path"):
+        open_model(tmp_path / "run", words=["seed=1"])
+    with pytest.raises(BadInput, match=r"data.path=x: .*out is the folder of a model"):
+        open_model(home / "llama-out", words=["data.path=x"])
+
+
+@pytest.fixture(scope="module")
+def ready(home: Path) -> Path:
+    """A run that was trained on tokens whose tokenizer nobody knows; they are bytes."""
+    tokens = np.frombuffer((home / "a.txt").read_bytes(), np.uint8)
+    tokens.astype(np.uint16).tofile(home / "a.bin")
+    told = {"dtype": "uint16", "vocabulary": 256, "tokens": len(tokens)}
+    (home / "a.bin.json").write_text(json.dumps(told))
+    data = {"name": "bin", "path": str(home / "a.bin")}
+    checkfree.train({**CONFIG, "data": data, "out": str(home / "ready"), "iterations": 10})
+    checkfree.export(home / "ready", to=home / "ready-out")
+    return home / "ready"
+
+
+def test_a_run_on_ready_tokens_is_measured_on_its_own(ready: Path, home: Path) -> None:
+    found = evaluate(open_model(ready))
+    assert found.tokens == checkfree.read(ready)[0]["data"]["validation_tokens"] - 1
+    last = of_kind(checkfree.read(ready), "validation")[-1]["loss"]
+    assert found.loss == pytest.approx(last, abs=0.1)
+    assert (found.bytes, found.bits_per_byte) == (0, None)
+    for asked in (lambda m: said(m), lambda m: evaluate(m, home / "a.txt")):
+        with pytest.raises(
+            BadInput, match=r"ready was trained on ready tokens.*--tokenizer FOLDER"
+        ):
+            asked(open_model(ready))
+
+
+def test_a_tokenizer_that_is_given(ready: Path, home: Path) -> None:
+    for model in (ready, home / "ready-out"):
+        found = open_model(model, tokenizer="bytes")
+        assert said(found) and evaluate(found, home / "a.txt").bits_per_byte
+        with pytest.raises(BadInput, match="knows 256 tokens, and the prompt has token 2"):
+            said(open_model(model, tokenizer=str(home / "tokenizer.json")))
+        with pytest.raises(BadInput, match=r"--tokenizer .*nowhere"):
+            open_model(model, tokenizer=str(home / "nowhere"))
+    with pytest.raises(BadInput, match=r"ready-out has no tokenizer.json.*--tokenizer"):
+        open_model(home / "ready-out")
+    assert said(open_model(home / "words", tokenizer=str(home / "tokenizer.json")))
+    with pytest.raises(BadInput, match=r"--tokenizer bytes is another tokenizer than .*words"):
+        open_model(home / "words", tokenizer="bytes")
+
+
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [
+        ("gpu", "--device gpu: expected cpu or cuda:N"),
+        ("meta", "--device meta: expected cpu or cuda:N"),
+        ("cuda:99", r"--device cuda:99: torch sees \d+ CUDA devices"),
+        ("", "--device : expected cpu or cuda:N"),
+    ],
+)
+def test_no_such_device(home: Path, device: str, told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        open_model(home / "llama", device=device)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", ["llama", "words-out"])
+def test_on_a_gpu_as_on_a_cpu(home: Path, name: str) -> None:
+    models = [open_model(home / name, device=device) for device in ("cpu", "cuda:0")]
+    losses = [evaluate(model, home / "a.txt").loss for model in models]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert said(models[0], temperature=0.0) == said(models[1], temperature=0.0)
 
 
 # --- the commands --------------------------------------------------------------------------------

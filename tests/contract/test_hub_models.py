@@ -17,6 +17,7 @@ from torch import Tensor
 
 from checkfree.models import hf, hub
 from checkfree.models.config import ModelConfig
+from checkfree.models.folder import Folder
 from tests.contract.hub_models import (
     CONTEXT,
     FAMILIES,
@@ -25,6 +26,7 @@ from tests.contract.hub_models import (
     config_of,
     folder_with,
     model_of,
+    with_more,
 )
 
 Gradients = dict[str, Tensor]
@@ -226,6 +228,21 @@ def test_a_head_that_is_tied_and_another_one_is_refused(tmp_path: Path) -> None:
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"ties lm_head.weight to model.embed_tokens.weight"):
         hf.stage(described(tmp_path), 0, 2)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_nobody_reads_of_a_folder(name: str, tmp_path: Path) -> None:
+    model = folder_with(name, tmp_path)
+    config = described(tmp_path)
+    assert hf.unread(config, Folder(tmp_path)) == []
+    layers = next(n for n, m in model.named_modules() if m is hf.layers_of(model))
+    told = {n.replace(f"{layers}.1.", f"{layers}.{LAYERS}.") for n in Folder(tmp_path).names}
+    extra = sorted(told - Folder(tmp_path).names)
+    assert extra
+    known = ["lm_head.weight"] if model.config.tie_word_embeddings else []
+    known += [f"{layers}.0.self_attn.rotary_emb.inv_freq"]
+    more = dict.fromkeys((*extra, *known, "score.weight"), torch.zeros(1))
+    assert hf.unread(config, with_more(tmp_path, more)) == sorted((*extra, "score.weight"))
 
 
 @pytest.mark.parametrize("name", ["mixtral", "deepseek_v3"])

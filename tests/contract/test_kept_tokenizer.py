@@ -127,6 +127,21 @@ def test_it_goes_on_whatever_became_of_the_files(
     assert checkfree.verify(run).difference == ""
 
 
+@pytest.mark.parametrize("change", [no_copy, torn_copy])
+def test_a_run_that_goes_on_without_a_good_copy_gets_one(
+    run: Path, once: tuple[Path, list[float]], change: Change
+) -> None:
+    """As one of an older version, which kept none."""
+    home, _ = once
+    change(home)
+    checkfree.resume(run)
+    gone(home)
+    told = checkfree.read(run)[0]["data"]["tokenizer"]
+    assert identity_of((run / "tokenizer" / "tokenizer.json").read_bytes()) == told
+    assert (run / "tokenizer" / "chat_template.jinja").is_file()
+    assert open_model(run).codec.identity == told
+
+
 @pytest.mark.parametrize("change", [gone, another, no_copy, torn_copy])
 def test_it_is_asked_and_exported_whatever_became_of_them(
     run: Path, once: tuple[Path, list[float]], change: Change

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 ITERATIONS = 300
 
 
-def test_it_goes_on_when_the_files_are_gone(folder: Path) -> None:
+def test_it_goes_on_under_muon_when_the_files_are_gone(folder: Path) -> None:
     tokenizer(folder / "model")
     sizes = ("stages=2", "microbatches=2", "validation.every=0", f"iterations={ITERATIONS}")
     words = ("data.tokenizer=model", "data.cache=cache", "optimizer.name=muon", "out=run")

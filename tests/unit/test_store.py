@@ -289,6 +289,25 @@ def test_what_a_rollback_forgot_is_dropped_with_the_next_checkpoint() -> None:
     assert (store.offered(CHECKPOINT), store.offered(RESUME)) == ((0, 2), (8,))
 
 
+def test_the_weights_of_any_archive_alone() -> None:
+    files = MemoryFiles()
+    store = Store(files)
+    archive(store, 5)
+    found, whole = store.weights(1, CHECKPOINT, 5), store.load(CHECKPOINT, 5, 1)
+    expected = {**whole.params, **whole.buffers}
+    assert found.keys() == expected.keys() and len(found) == 2
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    (name,) = (name for name in files.data if name.endswith("stage-1.safetensors"))
+    good = files.data[name]
+    for bad in (good[:-1], good + b"x", bytes([good[0] ^ 1]) + good[1:], b""):
+        files.data[name] = bad
+        with pytest.raises(Damaged, match="its SHA-256 is not the manifest's"):
+            store.weights(1, CHECKPOINT, 5)
+    del files.data[name]
+    with pytest.raises(Damaged, match=r"stage-1\.safetensors"):
+        store.weights(1, CHECKPOINT, 5)
+
+
 def test_the_finished_weights_are_one_folder_of_plain_files() -> None:
     files = MemoryFiles()
     archive(Store(files), 5, area=WEIGHTS)

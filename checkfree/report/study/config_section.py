@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from checkfree.core.records import of_kind
+from checkfree.core.records import of_kind, render_unread
 from checkfree.core.text_counts import render_text
 from checkfree.report.study.cells import NOTHING, CellLines, Head, Table, TableCell, TableRow
 from checkfree.report.study.groups import Book, Group, config_of, rate_name
@@ -116,6 +116,8 @@ def _facts(run: RunSeries) -> dict[str, str]:
     found |= {"Data": ", ".join(f"{key} {value}" for key, value in data.items())} if data else {}
     if text := render_text(first.get("data") or {}, first.get("text") or {}):
         found["Text"] = text.removeprefix("data: ")
+    if unread := render_unread(first.get("unread") or ()):
+        found["Model"] = unread
     if versions:
         found["Versions"] = ", ".join(f"{key} {value}" for key, value in versions.items())
     if first.get("parameters"):

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from checkfree.core.errors import BadInput
 from checkfree.core.records import of_kind, read
-from checkfree.messages.control import WEIGHTS
 from checkfree.messages.tensors import StageState
 from checkfree.runtime.store import Damaged, Store, merged
 from checkfree.session.merging.averages import Weights
@@ -47,12 +46,9 @@ def reader(run: Path, store: Store, state: Saved) -> Weights:
 
     def load(stage: int) -> Mapping[str, Tensor]:
         try:
-            if state.area == WEIGHTS:
-                return store.weights(stage)
-            found = store.load(state.area, state.shelf, stage)
+            return store.weights(stage, state.area, state.shelf)
         except Damaged as error:
             raise BadInput(f"{run}: {error}; remove its folder, and merge what is left") from None
-        return {**found.params, **found.buffers}
 
     return load
 

@@ -32,11 +32,10 @@ from checkfree.session.job import (
     check_same,
     of_config,
     with_trace,
-    write_places,
 )
 from checkfree.session.log_disk import LESS, check_log_disk
 from checkfree.session.memory import instead_of_resuming, within_memory
-from checkfree.session.session import begin
+from checkfree.session.session import begin, go_on
 from checkfree.session.snapshot import newest
 from checkfree.session.swarm.invitation import frame_of, invitation_of, roster_of
 from checkfree.session.swarm.leader import Leading
@@ -117,7 +116,7 @@ def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir)
     with folders.locked(job.folder):
         workdir.create(invited.secret if invited else None)
         if resume:
-            write_places(job)
+            go_on(job)
         else:
             begin(job, render_trace(job.due.trace))
         (workdir.path / LINKS).write_text(order.get("links", ""), encoding="ascii")
