@@ -27,10 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .hub import LARGEST_HEADER
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SUFFIX = ".safetensors"
-LARGEST_HEADER = 100_000_000
-"""Bytes, as the library of safetensors has it."""
+PIECE = 1 << 20
+"""Bytes that are read at once of what is turned into another type: they stay in a cache."""
 LARGEST_JSON = 1 << 28
 """Bytes of an index, or of a configuration."""
 
