@@ -27,10 +27,12 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from .hub import LARGEST_HEADER
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SUFFIX = ".safetensors"
-LARGEST_HEADER = 100_000_000
-"""Bytes, as the library of safetensors has it."""
+PIECE = 1 << 20
+"""Bytes that are read at once of what is turned into another type: they stay in a cache."""
 LARGEST_JSON = 1 << 28
 """Bytes of an index, or of a configuration."""
 
@@ -104,15 +106,33 @@ class Folder:
 
     def read(self, name: str) -> Tensor:
         """A tensor, in memory of its own. Raises ValueError, as ``shape`` does."""
+        entry = self._entry(name)
+        found = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
+        self.read_into(name, found)
+        return found
+
+    @torch.no_grad()
+    def read_into(self, name: str, to: Tensor) -> None:
+        """The numbers of a tensor into a contiguous one of its shape, in the type of that: piece by
+        piece where it is another one, so that hardly any memory is needed beside it. Raises
+        ValueError, as ``shape`` does."""
         entry, file = self._entry(name), self.path / self._home[name]
+        assert to.shape == entry.shape
+        flat, size = to.view(-1), entry.dtype.itemsize
+        alike = to.dtype is entry.dtype
+        piece = flat if alike else torch.empty(PIECE // size, dtype=entry.dtype, device="cpu")
         try:
             with open(file, "rb") as opened:
                 opened.seek(entry.start)
-                return read_tensor(opened, entry)
+                for start in range(0, flat.numel(), max(1, piece.numel())):
+                    part = piece[: flat.numel() - start]
+                    got = opened.readinto(part.view(torch.uint8).numpy().data)
+                    if got != part.numel() * size:
+                        raise ValueError(f"{file} is cut short, within {name}: get it again")
+                    if not alike:
+                        flat[start : start + part.numel()].copy_(part)
         except OSError as error:
             raise _unreadable(file, error) from None
-        except EOFError:
-            raise ValueError(f"{file} is cut short, within {name}: get it again") from None
 
     def digest(self) -> str:
         """SHA-256 over the SHA-256 of each file, by name. Reads them all. Raises ValueError."""

@@ -23,9 +23,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
@@ -340,8 +340,8 @@ def leaving(layer: nn.Module, given: Tensor | None = None) -> Iterator[list[Tens
     seen: list[Tensor] = []
 
     def hook(_: nn.Module, args: Any, output: Any) -> Any:
+        seen.append(_hidden(output))
         packed = isinstance(output, (tuple, list))
-        seen.append(output[0] if packed else output)
         return None if given is None else (given, *output[1:]) if packed else given
 
     with layer.register_forward_hook(hook):
@@ -440,6 +440,12 @@ def _settings(config: ModelConfig) -> Any:
             theirs = CONFIG_MAPPING[kind].from_dict(told, **how)
     except Exception as error:  # its types are checked by a package that raises its own
         raise ValueError(_refused(config, error)) from error
+    made = getattr(theirs, "num_hidden_layers", config.blocks)
+    if made != config.blocks:  # else some of them would be in no stage
+        raise ValueError(
+            f"config.json of a {kind} tells of {config.blocks} layers, and its class makes {made}: "
+            "mend it"
+        )
     theirs.output_router_logits = False  # no stage has all that experts' auxiliary loss is made of
     theirs.layerdrop = 0.0  # a layer is there or not by chance: a retry would be another
     return theirs
@@ -542,7 +548,7 @@ def _read(shell: Any, folder: Folder, wanted: Mapping[str, torch.Size], edge: bo
         shell.tie_weights()
     kept = shell.state_dict(keep_vars=True)
     for name in wanted:
-        kept[name].copy_(folder.read(name))
+        folder.read_into(name, kept[name].detach())
         kept[name]._is_hf_initialized = True
     shell.initialize_weights()  # buffers that no file has
     return shell.train()
@@ -629,20 +635,34 @@ def _weight_of_router_loss(config: ModelConfig, shell: Any, mine: range) -> floa
 # --- checking ------------------------------------------------------------------------------------
 
 
+Call = tuple[Tensor, Any, Any]
+"""Of a layer: hidden states that it was given, all else that it was, and what it returned."""
+
+
 @torch.no_grad()
 def check(shell: Any, mine: range) -> None:
     """Raises ValueError for a family in which hidden states aren't all that a layer needs of those
-    before it. Runs the stage on two inputs: all else that its layers are called with must be
-    equal, and what each returns must be what the next one gets."""
-    one, other = (_calls(shell, mine, number) for number in (1, 2))
-    if len(one) != len(layers_of(shell)):
-        raise ValueError(f"its {len(layers_of(shell))} layers get {len(one)} calls")
-    for k, ((_, rest, left), (_, same, _)) in enumerate(zip(one, other, strict=True)):
+    before it. Runs the stage on two inputs: all else that its layers are called with must be equal,
+    and what each returns must be what the next one gets. For the second its own layers need not
+    be run: whatever they return, with other numbers, does as well, and takes no time."""
+    one = _calls(shell, mine, 1)
+    with suppress(Exception):  # of a family whose layers do more than return
+        if _problem(one, _calls(shell, mine, 2, {k: one[k][2] for k in mine}), mine) is None:
+            return
+    if problem := _problem(one, _calls(shell, mine, 2), mine):
+        raise ValueError(problem)
+
+
+def _problem(one: Sequence[Call], other: Sequence[Call], mine: range) -> str | None:
+    """Why what layers were called with can't be all that they need."""
+    for k, ((_, rest, output), (_, same, _)) in enumerate(zip(one, other, strict=True)):
         if not _equal(rest, same):
-            raise ValueError(f"layer {k} needs more than hidden states of what came before")
+            return f"layer {k} needs more than hidden states of what came before"
+        left = _hidden(output)
         after = one[k + 1][0] if k + 1 < len(one) and k + 1 not in mine[:1] else left
         if after.data_ptr() != left.data_ptr():
-            raise ValueError(f"something happens between layers {k} and {k + 1}")
+            return f"something happens between layers {k} and {k + 1}"
+    return None
 
 
 @torch.no_grad()
@@ -666,14 +686,16 @@ def check_router_loss(shell: Any, mine: range) -> None:
         )
 
 
-def _calls(shell: Any, mine: range, number: int) -> list[tuple[Tensor, Any, Tensor]]:
-    """By layer, for one of some small inputs: hidden states in, all else in, hidden states out."""
-    calls: list[tuple[Tensor, Any, Tensor]] = []
+def _calls(
+    shell: Any, mine: range, number: int, instead: Mapping[int, Any] = MappingProxyType({})
+) -> list[Call]:
+    """By layer, for one of some small inputs. ``instead``: of layers that aren't run, what they
+    return, but for its numbers, which are drawn. Raises ValueError unless each is called once."""
+    calls: list[Call] = []
 
     def hook(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
-        rest = {**kwargs, "hidden_states": None, "args": args[1:]}
-        calls.append((hidden, rest, output[0] if isinstance(output, (tuple, list)) else output))
+        calls.append((hidden, {**kwargs, "hidden_states": None, "args": args[1:]}, output))
 
     layers, was = layers_of(shell), shell.training
     generator = torch.Generator().manual_seed(number)
@@ -683,11 +705,33 @@ def _calls(shell: Any, mine: range, number: int) -> list[tuple[Tensor, Any, Tens
     with ExitStack() as stack:
         if mine:
             stack.enter_context(entering(layers[mine[0]], hidden))
-        for layer in layers:
+        for k, layer in enumerate(layers):
             stack.enter_context(layer.register_forward_hook(hook, with_kwargs=True))
+            if k in instead:
+                layer.forward = partial(_redrawn, instead[k], generator)
+                stack.callback(delattr, layer, "forward")
         shell.base_model(**given, use_cache=False)
     shell.train(was)
+    if len(calls) != len(layers):
+        raise ValueError(f"its {len(layers)} layers get {len(calls)} calls")
     return calls
+
+
+def _hidden(output: Any) -> Any:
+    """Of what a layer returned."""
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def _redrawn(output: Any, generator: torch.Generator, *_: Any, **__: Any) -> Any:
+    """The like of what a layer returned, with other numbers."""
+    if isinstance(output, (tuple, list)):
+        drawn = [_redrawn(each, generator) for each in output]
+        return drawn if isinstance(output, list) else tuple(drawn)
+    if not isinstance(output, Tensor):
+        return output
+    if not output.is_floating_point():
+        return output + 1
+    return torch.rand(output.shape, generator=generator, dtype=output.dtype)
 
 
 def _equal(one: Any, other: Any) -> bool:

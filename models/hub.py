@@ -53,8 +53,16 @@ FROM_ELSEWHERE = (
 """Keys of config.json that tell whose code computes a model, which may be a repository of the Hub:
 a folder has no say in that."""
 
-SAMPLE = 1 << 16
-"""Bytes at the start, the middle and the end of a file of weights that its fingerprint reads."""
+SAMPLE = 1 << 12
+"""Bytes that a fingerprint reads at each place of a tensor."""
+PLACES, FEWEST, ALL_PLACES = 5, 2, 1 << 14
+"""Places of a tensor, spread from its first byte to its last; fewer, but no fewer than ``FEWEST``,
+where those of a folder would be more than ``ALL_PLACES``."""
+FORMER_SAMPLE = 1 << 16
+"""Bytes at the start, the middle and the end of a file that ``former_fingerprint`` reads."""
+
+LARGEST_HEADER = 100_000_000
+"""Bytes, as the library of safetensors has it."""
 
 MOST = 1 << 24
 """Bytes of a config.json; the largest of the Hub have thousands."""
@@ -168,20 +176,66 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the names, sizes and samples of a folder's weights: other weights of the same
-    shapes differ in all of their files, so that the whole need not be read. Raises ValueError."""
+    """SHA-256 over a folder's files of weights: their names, sizes and headers, and bytes of every
+    tensor, ``PLACES`` times ``SAMPLE`` or all that it has. Raises ValueError.
+
+    The whole is not read, which would take a seat longer than its own stage. Other weights of the
+    same shapes show: of a training, of an adapter that was merged into some matrices, of biases
+    alone; so do rows at the end of a vocabulary. A few rows amid a large matrix need not."""
     found, files = hashlib.sha256(), weight_files(folder)
     try:
-        for file in files:
-            size = file.stat().st_size
-            found.update(f"{file.name} {size}\n".encode())
+        layouts = {file: _layout_of(file) for file in files}
+        count = sum(len(spans) for _, spans in layouts.values())
+        places = min(PLACES, max(FEWEST, ALL_PLACES // max(1, count)))
+        for file, (begin, spans) in layouts.items():
+            found.update(f"{file.name} {file.stat().st_size}\n".encode())
             with file.open("rb") as stream:
-                for place in (0, size // 2, max(0, size - SAMPLE)):
-                    stream.seek(place)
-                    found.update(stream.read(SAMPLE))
+                found.update(stream.read(begin))
+                for start, end in spans:
+                    last = end - start - SAMPLE
+                    whole = last < places * SAMPLE
+                    for k in range(1 if whole else places):
+                        stream.seek(start + last * k // (places - 1))
+                        found.update(stream.read(end - start if whole else SAMPLE))
     except OSError as error:
         raise ValueError(f"{error.filename} can't be read: {error.strerror}") from None
     return found.hexdigest()
+
+
+def _layout_of(file: Path) -> tuple[int, list[tuple[int, int]]]:
+    """Bytes of its header, and from which to which each tensor lies; the file as one tensor if it
+    is none of safetensors, which whoever reads it will say. Raises OSError."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        begin = 8 + int.from_bytes(stream.read(8), "little")
+        if begin > min(size, LARGEST_HEADER):
+            return 0, [(0, size)]
+        try:
+            tree = json.loads(stream.read(begin - 8))
+            offsets = [tree[key]["data_offsets"] for key in tree if key != "__metadata__"]
+            spans = sorted((begin + max(0, int(a)), begin + int(b)) for a, b in offsets)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+            return 0, [(0, size)]
+    return begin, [(start, min(size, end)) for start, end in spans if start < min(size, end)]
+
+
+def former_fingerprint(folder: Path) -> str:
+    """As runs of earlier versions have recorded it: of each file three samples."""
+    found = hashlib.sha256()
+    for file in weight_files(folder):
+        size = file.stat().st_size
+        found.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as stream:
+            for place in (0, size // 2, max(0, size - FORMER_SAMPLE)):
+                stream.seek(place)
+                found.update(stream.read(FORMER_SAMPLE))
+    return found.hexdigest()
+
+
+def has_weights(folder: Path, recorded: str) -> bool:
+    """Whether a folder has those whose fingerprint was ``recorded``, by this version or an earlier
+    one. Raises ValueError."""
+    return recorded == fingerprint(folder) or recorded == former_fingerprint(folder)
 
 
 def held(config: ModelConfig) -> Path:
@@ -189,7 +243,7 @@ def held(config: ModelConfig) -> Path:
     Raises ValueError."""
     assert config.path is not None
     folder = folder_of(config.path)
-    if config.sha256 is not None and fingerprint(folder) != config.sha256:
+    if config.sha256 is not None and not has_weights(folder, config.sha256):
         raise ValueError(
             f"model.path={config.path} has other weights than the run began with: put them back, "
             "or give model.path= where they are"

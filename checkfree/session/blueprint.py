@@ -67,18 +67,20 @@ def family_of(model: ModelConfig) -> Family:
 
 
 def _cut_of(
-    config: Config, model: ModelConfig, layers: Callable[[], Sequence[nn.Module]]
+    config: Config, model: ModelConfig, body: Callable[[], nn.Module]
 ) -> tuple[int, ...] | None:
-    """Layers of each body stage, as configured; ``layers``: the model with a stage for each.
-    Raises ValueError for a family that cuts equally only."""
+    """Layers of each body stage, as configured; ``body``: one with all of them, in a list. Raises
+    ValueError for a family that cuts equally only."""
     if config.cut is None:
         return None
     if model.family not in FAMILIES:
         raise ValueError(f"model.family={model.family} cuts into equal parts: leave out cut")
     if config.cut != AUTO:
         return tuple(config.cut)
-    used = experts_used(model)
-    costs = config.layer_costs or [flops(layer, model, 1, used) for layer in layers()[1:]]
+    costs, used = config.layer_costs, experts_used(model)
+    if costs is None:
+        layers = next(part for part in body().children() if isinstance(part, nn.ModuleList))
+        costs = [flops(layer, model, 1, used) for layer in layers]
     return balanced(costs, config.stages)
 
 
@@ -140,7 +142,7 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
         return [*found, *found[1:] * (stages - 1)] if alike else found
 
     try:
-        cut = _cut_of(config, model, lambda: sketches(model.blocks, None))
+        cut = _cut_of(config, model, lambda: sketches(1, None)[1])
         parted = replace(model, cut=cut)
         shapes = sketches(config.stages, cut)
         for stage, module in enumerate(shapes[: None if layered else 2]):

@@ -19,6 +19,7 @@ from checkfree.core.records import RECORDS, read
 from checkfree.core.typed import written
 from checkfree.failures import is_trace_file, render_trace
 from checkfree.messages.control import AVERAGE, CHECKPOINT, INIT, MERGED, RESUME, WEIGHTS
+from checkfree.models.hub import folder_of, has_weights
 from checkfree.recovery.options import ReplayOptions
 from checkfree.recovery.registry import STRATEGIES
 from checkfree.runtime.files import DiskFiles
@@ -172,7 +173,12 @@ def _check_same(
             f"{where} was trained from another state than init.run={written(run)} is now: {_MEND}"
         )
     for key, wanted, was in differences(json.loads(json.dumps(to_tree(config))), found):
-        if not (_is_free(key, config) or (key == INIT_RUN and now is not None)):
+        alike = (key == INIT_RUN and now is not None) or (
+            key == "model.sha256"  # of the same weights, as an earlier version had it
+            and config.model.path is not None
+            and has_weights(folder_of(config.model.path), str(was))
+        )
+        if not (alike or _is_free(key, config)):
             raise BadInput(
                 f"{where} was trained with {key}={written(was)}, this comparison has "
                 f"{key}={written(wanted)}: {_MEND}"

@@ -169,6 +169,48 @@ def test_what_can_not_be_cut_is_refused(kind: str, keys: dict[str, Any]) -> None
     assert "\n" not in str(refused.value)
 
 
+def watched(tmp_path: Path, pre_hook: Any) -> tuple[Any, list[int]]:
+    """The shell of layers 0 and 1 of a Llama, of which ``pre_hook`` changes what layer 1 is called
+    with; and the layers that are run from now on."""
+    folder_with("llama", tmp_path)
+    shell, run = hf.stage(described(tmp_path), 1, 2).shell, list[int]()
+    layers = hf.layers_of(shell)
+    layers[1].register_forward_pre_hook(pre_hook, with_kwargs=True)
+    for k in (0, 1):
+        layers[k].mlp.register_forward_hook(lambda *_, k=k: run.append(k))
+    return shell, run
+
+
+def test_a_check_runs_layers_once(tmp_path: Path) -> None:
+    shell, run = watched(tmp_path, lambda _, args, kwargs: None)
+    hf.check(shell, range(2))
+    assert run == [0, 1]
+
+
+def test_a_check_sees_what_is_made_of_what_a_layer_returned(tmp_path: Path) -> None:
+    def handed_on(_: Any, args: Any, kwargs: Any) -> Any:
+        return args, {**kwargs, "router": args[0].mean()}
+
+    shell, _ = watched(tmp_path, handed_on)
+    with pytest.raises(ValueError, match="layer 1 needs more than hidden states"):
+        hf.check(shell, range(2))
+
+
+def test_a_check_lets_layers_do_more_than_return(tmp_path: Path) -> None:
+    """Then they are run for the second input, too."""
+
+    def handed_on(_: Any, args: Any, kwargs: Any) -> Any:
+        return args, {**kwargs, "notes": notes[-1]}
+
+    notes: list[dict[str, int]] = []
+    shell, run = watched(tmp_path, handed_on)
+    first = hf.layers_of(shell)[0]
+    shell.base_model.register_forward_pre_hook(lambda *_: notes.append({}))
+    first.mlp.register_forward_hook(lambda *_: notes[-1].update(layer=0))
+    hf.check(shell, range(2))
+    assert run == [0, 1, 0, 1]
+
+
 def test_code_of_a_folder_is_never_run(tmp_path: Path) -> None:
     folder_with("llama", tmp_path)
     file = tmp_path / "config.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from checkfree.core.errors import BadInput
 from checkfree.core.records import RECORDS, read
 from checkfree.failures import Failure, write_trace
 from checkfree.messages.control import RESUME
+from checkfree.models import hub
+from checkfree.models.config import ModelConfig
 from checkfree.runtime.folder import CONFIG
 from checkfree.study.check import check_data, trace_notes
 from checkfree.study.compact import pack, write_compact
@@ -122,6 +125,22 @@ def test_keys_that_older_versions_lack_mean_their_defaults(cell: Cell) -> None:
     del first["config"]["fleet"], first["config"]["recovery"]["partner"]
     write_run(cell, [first, *rest])
     assert standing(cell, None).state is State.DONE
+
+
+def test_a_fingerprint_as_an_older_version_took_it(tmp_path: Path, cell: Cell) -> None:
+    told = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 9}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    model = hub.described(ModelConfig("hf", path=str(tmp_path), context=4))
+    for sha256, same in ((hub.former_fingerprint(tmp_path), True), ("0" * 64, False)):
+        now = replace(cell, config=replace(cell.config, model=model))
+        then = replace(now, config=replace(now.config, model=replace(model, sha256=sha256)))
+        write_run(then, records_of(then))
+        if same:
+            assert standing(now, None).state is State.DONE
+        else:
+            with pytest.raises(BadInput, match=r"trained with model\.sha256"):
+                standing(now, None)
 
 
 def test_a_trace_file_that_was_edited_since(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,19 +72,77 @@ def test_a_recorded_configuration_needs_no_folder(tmp_path: Path) -> None:
     assert placeless(to_tree(config))["model.architecture.vocab_size"] == 301
 
 
+def safetensors(tensors: Mapping[str, bytes]) -> bytes:
+    at, tree = 0, {}
+    for name, data in tensors.items():
+        tree[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = json.dumps(tree).encode()
+    return len(text).to_bytes(8, "little") + text + b"".join(tensors.values())
+
+
+TENSORS = {"norm": bytes(64), **{f"matrix.{k}": bytes(100_000) for k in range(5)}, "bias": bytes(8)}
+
+
 def test_other_weights_have_another_fingerprint(tmp_path: Path) -> None:
+    def taken(tensors: Mapping[str, bytes]) -> str:
+        return hub.fingerprint(folder(tmp_path / "w", weights=safetensors(tensors)))
+
+    first = taken(TENSORS)
+    assert taken(TENSORS) == first
+    for name, data in TENSORS.items():
+        sparse = bytes(k % 7 == 0 for k in range(len(data)))  # as rounding to bf16 leaves some
+        last_row = data[:-8] + bytes(range(1, 9))
+        for other in (sparse, last_row):
+            assert taken({**TENSORS, name: other}) != first, name
+    renamed = {name.replace("bias", "gain"): data for name, data in TENSORS.items()}
+    assert taken(renamed) != first
+
+
+def headed(text: bytes) -> bytes:
+    return len(text).to_bytes(8, "little") + text + bytes(9)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        *(b"", b"weights", b"\xff" * 100, headed(b"[]"), headed(b"{}"), headed(b"[" * 100_000)),
+        (1 << 62).to_bytes(8, "little") + b"{}",
+        safetensors({"w": bytes(9)})[:-4],
+        *(
+            headed(b'{"w": {"data_offsets": %s}}' % offsets)
+            for offsets in (b"[9, 0]", b"[-9, 9]", b'["a", 1]', b"[0, 1e999]", b"[0]", b"5")
+        ),
+    ],
+)
+def test_a_fingerprint_of_what_is_no_safetensors(weights: bytes, tmp_path: Path) -> None:
+    """Whoever reads it will say what is wrong with it."""
+    found = {hub.fingerprint(folder(tmp_path, weights=w)) for w in (weights, weights + b"!")}
+    assert len(found) == 2
+
+
+def test_a_fingerprint_reads_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tensors there are: then it reads less of each."""
+    monkeypatch.setattr(hub, "ALL_PLACES", 4)
+    amid = bytearray(TENSORS["matrix.0"])
+    amid[len(amid) // 2] = 1
+    found = [
+        hub.fingerprint(folder(tmp_path, weights=safetensors(tensors)))
+        for tensors in (TENSORS, {**TENSORS, "matrix.0": bytes(amid)})
+    ]
+    assert found[0] == found[1]
+
+
+def test_weights_are_those_that_a_run_began_with(tmp_path: Path) -> None:
     config = described(path=str(folder(tmp_path)))
     assert hub.held(config) == tmp_path
-    large = bytearray(5 * hub.SAMPLE)
-    for place in (0, len(large) // 2, len(large) - 1):
-        changed = bytearray(large)
-        changed[place] = 1
-        found = [hub.fingerprint(folder(tmp_path / "w", weights=w)) for w in (large, changed)]
-        assert found[0] != found[1]
-    folder(tmp_path, weights=b"Weights")
-    with pytest.raises(ValueError, match="other weights than the run began with"):
-        hub.held(config)
+    formerly = "ccad26b8ab4293b386927fc5401d4d09eaeb3b9642b98eb841db8e4352e56e63"
+    assert hub.held(replace(config, sha256=formerly)) == tmp_path
     assert hub.held(replace(config, path=str(folder(tmp_path / "moved")))).name == "moved"
+    folder(tmp_path, weights=b"Weights")
+    for recorded in (config, replace(config, sha256=formerly)):
+        with pytest.raises(ValueError, match="other weights than the run began with"):
+            hub.held(recorded)
 
 
 BAD: dict[str, tuple[Any, dict[str, Any], str]] = {

@@ -54,6 +54,22 @@ def test_what_the_library_wrote_is_read(tmp_path: Path) -> None:
         assert same(found.read(name), tensor)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, torch.float8_e4m3fn])
+def test_numbers_are_turned_into_another_type(
+    kind: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Piece by piece, of which the last is another size."""
+    monkeypatch.setattr(folders, "PIECE", 64)
+    drawn = torch.randn(7, 31, generator=torch.Generator().manual_seed(0)).to(kind)
+    tensors = {"many": drawn, "one": drawn[0, 0].clone(), "none": drawn[:0].clone()}
+    found = Folder(write(tmp_path / "out", [tensors]))
+    for name, tensor in tensors.items():
+        for wanted in (torch.float32, torch.float64):
+            to = torch.full(tensor.shape, torch.nan, dtype=wanted)
+            found.read_into(name, to)
+            assert torch.equal(to, tensor.to(wanted))
+
+
 @pytest.mark.parametrize("shards", [1, 2])
 def test_what_is_written_is_read_by_the_library(tmp_path: Path, shards: int) -> None:
     path = write(tmp_path / "out", [TENSORS] if shards == 1 else halves())
@@ -152,6 +168,15 @@ def test_a_file_that_is_cut_short_later_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cut short"):
         for name in TENSORS:
             found.read(name)
+
+
+def test_and_so_while_it_is_turned_into_another_type(tmp_path: Path) -> None:
+    found = Folder(write(tmp_path / "out", [TENSORS]))
+    assert found.dtype("b.weight") is torch.bfloat16
+    file = tmp_path / "out" / SINGLE
+    os.truncate(file, file.stat().st_size - sum(t.nbytes for t in TENSORS.values()) + 1)
+    with pytest.raises(ValueError, match=r"cut short, within b\.weight"):
+        found.read_into("b.weight", torch.empty(2))
 
 
 def test_a_missing_shard_is_told_when_something_of_it_is_wanted(tmp_path: Path) -> None:
