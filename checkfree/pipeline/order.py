@@ -65,7 +65,7 @@ _START = -1
 
 
 def key(op: Op) -> int:
-    """An op as a number: equal for equal ops."""
+    """An op as a number: equal for equal ops. Those of a hop follow each other: F, R, B, W."""
     kind, microbatch, hop = op
     place = (microbatch << 32) + (hop << 2)
     if kind is Kind.FORWARD:

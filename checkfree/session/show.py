@@ -7,7 +7,17 @@ from pathlib import Path
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address, Kind, Op, render_route
-from checkfree.pipeline import Costs, check, makespan, peak_stash, render, timeline
+from checkfree.pipeline import (
+    Costs,
+    check,
+    key,
+    makespan,
+    peak_stash,
+    render,
+    split_backwards,
+    timeline,
+)
+from checkfree.pipeline.expected import EXPECTED, bubble
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.schedule import draw_timeline
@@ -21,10 +31,12 @@ def show_schedule(config: Config, picture: Path) -> str:
     routes = strategy.routes(plain)
     schedule = strategy.ops(scheduler_of(config)(routes), routes)
     check(schedule, routes)
-    costs = Costs()
+    costs, split = Costs(), split_backwards(schedule)
 
     def seconds(worker: Address, op: Op) -> float:
-        return 0.0 if op.kind is Kind.REDUCE else costs.duration(op, routes[op.microbatch])
+        if op.kind is Kind.REDUCE:
+            return 0.0
+        return costs.duration(op, routes[op.microbatch], key(op) in split)
 
     def transfer(one: Address, other: Address) -> float:
         return costs.transfer
@@ -42,6 +54,22 @@ def show_schedule(config: Config, picture: Path) -> str:
     stash = max(peak_stash(schedule).values())
     lines += [
         f"length {span:.1f} forwards, {busy:.0%} busy, at most {stash} microbatches stashed",
-        f"timeline: {picture}",
+        f"bubble {bubble(spans):.1f} forwards: the most that a body stage idles between its first "
+        "op and its last",
     ]
+    if config.schedule in EXPECTED:
+        lines.append(_expected(config, costs, crossing=bool(swapped)))
+    lines.append(f"timeline: {picture}")
     return "\n".join(lines)
+
+
+def _expected(config: Config, costs: Costs, *, crossing: bool) -> str:
+    """What the schedule's paper says of it."""
+    expected, each = EXPECTED[config.schedule], -(-config.microbatches // config.replicas)
+    most = each
+    if expected.stash is not None:
+        most = min(each, expected.stash(config.stages + 2) + expected.crossing * crossing)
+    return (
+        f"by its paper {expected.bubble(config.stages, costs):.1f} = {expected.formula}, in order "
+        f"and of {expected.many(config.stages)} microbatches or more; stash bound here: {most}"
+    )

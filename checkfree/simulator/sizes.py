@@ -15,6 +15,10 @@ from checkfree.simulator.profile import Profile
 BACKWARD = 2.0
 """Of a forward's work, where nothing was measured."""
 
+WEIGHTS_SHARE = 0.5
+"""Of a backward, what the gradient of the weights takes where it is apart and was not measured: a
+product of matrices takes as long for either of its inputs."""
+
 ROW = 1024
 """Weights that share a scale in the paper's models: their width."""
 
@@ -63,6 +67,20 @@ class StagePart:
     forward: float
     backward: float
     shadow: float
+    halves: tuple[float, float] | None = None
+    """Of a split backward: of the gradient by the input, and of that by the weights."""
+
+    @property
+    def split(self) -> tuple[float, float]:
+        """The halves, measured or not."""
+        if self.halves is not None:
+            return self.halves
+        return (1 - WEIGHTS_SHARE) * self.backward, WEIGHTS_SHARE * self.backward
+
+    def scaled(self, share: float) -> StagePart:
+        """With so many times the work."""
+        halves = self.halves and (share * self.halves[0], share * self.halves[1])
+        return StagePart(share * self.forward, share * self.backward, share * self.shadow, halves)
 
 
 @dataclass(frozen=True)
@@ -77,12 +95,19 @@ class ComputePace:
     overhead: float = 0.0
     """Of an iteration, beside its ops; of one thread that does everything."""
 
-    def seconds(self, op: Op, route: Route) -> float:
-        """Of an op on a microbatch's route."""
+    def seconds(self, op: Op, route: Route, split: bool = False) -> float:
+        """Of an op on a microbatch's route. ``split``: it is a backward that leaves the gradient of
+        the weights to another op."""
         part = self._part(op.hop, route)
-        if op.kind is Kind.FORWARD:
-            return part.forward
-        return part.backward if op.kind is Kind.BACKWARD else part.shadow
+        match op.kind:
+            case Kind.FORWARD:
+                return part.forward
+            case Kind.BACKWARD:
+                return part.split[0] if split else part.backward
+            case Kind.WEIGHTS:
+                return part.split[1]
+            case _:
+                return part.shadow
 
     def step(self, seat: Address) -> float:
         """Of an optimizer step of a seat's stage."""
@@ -152,14 +177,11 @@ def _part(forward: float) -> StagePart:
 def _measured(profile: Profile, sizes: Sizes) -> ComputePace:
     """Of unequal body stages the profile has the mean: each takes its share of their work."""
     embed, body, head = (
-        StagePart(part.forward, part.backward, part.shadow)
+        StagePart(part.forward, part.backward, part.shadow, part.halves)
         for part in (profile.embed, profile.body, profile.head)
     )
     mean = sum(sizes.bodies) / len(sizes.bodies)
     shares = [1.0 if flops == mean else flops / mean for flops in sizes.bodies]
-    bodies = tuple(
-        StagePart(share * body.forward, share * body.backward, share * body.shadow)
-        for share in shares
-    )
+    bodies = tuple(body.scaled(share) for share in shares)
     steps = (profile.step_edge, *[profile.step_body] * len(bodies))
     return ComputePace(embed, bodies, head, steps, profile.iteration_overhead)
