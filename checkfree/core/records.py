@@ -50,6 +50,8 @@ class ConfigRecord(Record):
     init: Mapping[str, Any] = field(default_factory=dict, metadata=SPARSE)
     """The run whose state it begins with, see :mod:`checkfree.session.initial`."""
     text: Mapping[str, Any] = field(default_factory=dict, metadata=SPARSE)
+    unsplit: Sequence[int] = field(default=(), metadata=SPARSE)
+    """Stages whose backwards are whole, for they can't be split as the schedule would."""
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ class Job:
     """What it begins with, if that is another run's."""
     text: Mapping[str, Any] = field(default_factory=dict)
     """What the records say of their text: what was read, skipped, dropped."""
+    unsplit: tuple[int, ...] = ()
+    """Stages whose backwards its schedule would split, and can't."""
 
     @cached_property
     def due(self) -> DueFailures:
@@ -89,6 +91,7 @@ class Job:
             self.blueprint.parameters,
             {} if self.initial is None else self.initial.about,
             self.text,
+            self.unsplit,
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address, Kind, Op, render_route
+from checkfree.models.families import WRITTEN_HERE
 from checkfree.pipeline import (
     Costs,
     check,
@@ -22,6 +23,11 @@ from checkfree.pipeline.routes import in_order
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.schedule import draw_timeline
 from checkfree.session.terms import scheduler_of, seats
+
+UNSEEN = (
+    "W is empty where a module can't be split: this is seen when a run tries it, and told as it "
+    "begins"
+)
 
 
 def show_schedule(config: Config, picture: Path) -> str:
@@ -57,6 +63,8 @@ def show_schedule(config: Config, picture: Path) -> str:
         f"bubble {bubble(spans):.1f} forwards: the most that a body stage idles between its first "
         "op and its last",
     ]
+    if split and config.model.family not in WRITTEN_HERE:
+        lines.append(UNSEEN)
     if config.schedule in EXPECTED:
         lines.append(_expected(config, costs, crossing=bool(swapped)))
     lines.append(f"timeline: {picture}")
@@ -71,5 +79,5 @@ def _expected(config: Config, costs: Costs, *, crossing: bool) -> str:
         most = min(each, expected.stash(config.stages + 2) + expected.crossing * crossing)
     return (
         f"by its paper {expected.bubble(config.stages, costs):.1f} = {expected.formula}, in order "
-        f"and of {expected.many(config.stages)} microbatches or more; stash bound here: {most}"
+        f"and given {expected.many(config.stages)} or more microbatches; stash bound here: {most}"
     )
