@@ -49,6 +49,10 @@ NO_MEMORY = (
     "restarted from shadows (recovery.log_memory=0)"
 )
 
+UNSPLIT = (
+    "{} splits backwards, which the modules of stages {} can't be: W is empty there, B has it all"
+)
+
 
 class Display:
     """A listener of records. Use as a context: the panel is gone, its last state printed, after.
@@ -106,6 +110,9 @@ class Display:
                     self._say(Text(NO_MEMORY, style="yellow"))
                 for note in record.notes:
                     self._say(Text(note, style="yellow"))
+                if record.unsplit:
+                    stages = ", ".join(map(str, record.unsplit))
+                    self._say(Text(UNSPLIT.format(self._config.schedule, stages), style="yellow"))
                 if record.init:
                     self._event(begins_from(record.init, self._config), "cyan")
             case IterationRecord():

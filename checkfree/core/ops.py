@@ -8,6 +8,8 @@ are read off the route too, so no code anywhere computes ``stage + 1``::
 
     route 3 = 0.0 > 2.0 > 1.0 > 3.0 > 4.0 > 0.0   (stages 1 and 2 swapped)
     F3@1    = forward of microbatch 3 at hop 1    (runs on worker 2.0)
+    B3@1    = its backward: the gradient by its input, and that by the worker's weights
+    W3@1    = the latter alone: where it follows, B3@1 leaves it out (split backward)
     R3@2    = the same worker computing hop 2 as well, on its copy of stage 1 (redundant)
     R       = the worker's last: gradients are summed over the replicas of its stage
 """
@@ -63,7 +65,8 @@ class Kind(Enum):
     """What an op does."""
 
     FORWARD = "F"
-    BACKWARD = "B"
+    BACKWARD = "B"  # by input and weights; by the input alone where WEIGHTS follows
+    WEIGHTS = "W"  # by the weights, of a backward that left them out: no other worker waits for it
     REDUCE = "R"  # sum gradients over the living replicas of a stage
     REDUNDANT = "R@"  # forward of the next hop on the copy this worker holds, for nothing else
 
@@ -89,9 +92,10 @@ class Op(NamedTuple):
         a redundant forward was written before."""
         if text == "R":
             return cls(Kind.REDUCE)
-        match = re.fullmatch(r"([FBRS])(\d+)@(\d+)", text)
+        match = re.fullmatch(r"([FBWRS])(\d+)@(\d+)", text)
         if match is None:
-            raise ValueError(f"not an op: {text!r} (expected 'F3@1', 'B3@1', 'R3@1' or 'R')")
+            expected = "'F3@1', 'B3@1', 'W3@1', 'R3@1' or 'R'"
+            raise ValueError(f"not an op: {text!r} (expected {expected})")
         kind = Kind.REDUNDANT if match[1] in "RS" else Kind(match[1])
         return cls(kind, int(match[2]), int(match[3]))
 

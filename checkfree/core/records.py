@@ -54,6 +54,8 @@ class ConfigRecord(Record):
     """What there is to know of its stages, and of its strategy for them, a line each."""
     unread: Sequence[str] = field(default=(), metadata=SPARSE)
     """Tensors in the folder of the model that it begins with which the model has no place for."""
+    unsplit: Sequence[int] = field(default=(), metadata=SPARSE)
+    """Stages whose backwards are whole, for they can't be split as the schedule would."""
 
 
 def render_unread(names: Sequence[str]) -> str:

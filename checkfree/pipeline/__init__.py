@@ -8,9 +8,25 @@
 Nothing here knows a chain of stages: whom an op waits for is read off the microbatch's route.
 """
 
-from checkfree.pipeline.check import check, peak_losses, peak_stash
-from checkfree.pipeline.make import SCHEDULES, Costs, Scheduler, forward_only, gpipe, one_f_one_b
-from checkfree.pipeline.order import DeadlockError, ScheduleError, in_turn, needs
+from checkfree.pipeline.check import check, peak_losses, peak_split, peak_stash
+from checkfree.pipeline.make import (
+    SCHEDULES,
+    Costs,
+    Scheduler,
+    forward_only,
+    gpipe,
+    one_f_one_b,
+    zb_h1,
+    zb_h2,
+)
+from checkfree.pipeline.order import (
+    DeadlockError,
+    ScheduleError,
+    in_turn,
+    key,
+    needs,
+    split_backwards,
+)
 from checkfree.pipeline.picture import parse, render
 from checkfree.pipeline.timeline import makespan, timeline
 
@@ -24,12 +40,17 @@ __all__ = [
     "forward_only",
     "gpipe",
     "in_turn",
+    "key",
     "makespan",
     "needs",
     "one_f_one_b",
     "parse",
     "peak_losses",
+    "peak_split",
     "peak_stash",
     "render",
+    "split_backwards",
     "timeline",
+    "zb_h1",
+    "zb_h2",
 ]

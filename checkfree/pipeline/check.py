@@ -16,8 +16,9 @@ def check(
     Every microbatch visits every hop of its route once each way (``backward=False``: once, out),
     on the worker that the route names, forward before backward; each worker's list ends with its
     only ``R`` (``backward=False``: has none); no deadlock (DeadlockError); no worker holds more
-    than ``stash`` microbatches between forward and backward. A redundant ``R3@2`` may stand once,
-    on the worker of hop 1, after ``F3@1``.
+    than ``stash`` microbatches, see :func:`peak_stash`. ``W3@1`` may stand once, on the worker of
+    ``B3@1`` and after it. A redundant ``R3@2`` may stand once, on the worker of hop 1, after
+    ``F3@1``.
     """
     for worker in schedule:
         _check_places(schedule, worker, routes)
@@ -31,7 +32,8 @@ def check(
 
 
 def peak_stash(schedule: Schedule) -> Mapping[Address, int]:
-    """The most microbatches that each worker holds at once between forward and backward.
+    """The most microbatches that each worker holds at once between forward and backward, or the
+    gradient of its weights where that is apart.
 
     A microbatch counts once however many hops it makes at the worker: stage 0 holds it from its
     first forward there to its last backward.
@@ -45,13 +47,31 @@ def peak_losses(schedule: Schedule) -> int:
     return max((max(_held(ops), default=0) for ops in later.values()), default=0)
 
 
+def peak_split(schedule: Schedule) -> Mapping[Address, int]:
+    """The most microbatches that each worker holds at once between the two halves of a backward."""
+    found = {}
+    for worker, ops in schedule.items():
+        apart = {(op.microbatch, op.hop) for op in ops if op.kind is Kind.WEIGHTS}
+        halves = [op for op in ops if (op.microbatch, op.hop) in apart]
+        as_stash = (op._replace(kind=_HALVES[op.kind]) for op in halves if op.kind in _HALVES)
+        found[worker] = max(_held(tuple(as_stash)), default=0)
+    return found
+
+
+_HALVES = {Kind.BACKWARD: Kind.FORWARD, Kind.WEIGHTS: Kind.BACKWARD}
+"""What begins and ends what is held between halves, as what begins and ends a stash."""
+
+
 def _held(ops: Sequence[Op]) -> Iterator[int]:
     """How many microbatches a worker holds after each of its ops."""
+    apart = {(op.microbatch, op.hop) for op in ops if op.kind is Kind.WEIGHTS}
     hops: dict[int, int] = {}  # of a held microbatch, between forward and backward
-    for kind, microbatch, _ in ops:
+    for kind, microbatch, hop in ops:
         if kind is Kind.FORWARD:
             hops[microbatch] = hops.get(microbatch, 0) + 1
-        elif kind is Kind.BACKWARD:
+        elif kind is Kind.WEIGHTS or (
+            kind is Kind.BACKWARD and not (apart and (microbatch, hop) in apart)
+        ):
             hops[microbatch] -= 1
             if not hops[microbatch]:
                 del hops[microbatch]
@@ -83,17 +103,21 @@ def _check_row(schedule: Schedule, worker: Address) -> None:
         if (known := key(op)) in seen:
             raise _error(schedule, worker, at, f"stands on {worker} twice")
         seen.add(known)
-        if kind is not Kind.FORWARD:
-            forward = Op(Kind.FORWARD, microbatch, hop - (kind is Kind.REDUNDANT))
-            if key(forward) not in seen:
-                raise _error(schedule, worker, at, f"comes before {forward} of the same worker")
+        if kind is Kind.FORWARD:
+            continue
+        # As keys, for a hundred thousand ops: F, R, B, W of a hop follow each other.
+        behind = 2 if kind is Kind.BACKWARD else 1 if kind is Kind.WEIGHTS else 4 + 1
+        if known - behind not in seen:
+            first = Kind.BACKWARD if kind is Kind.WEIGHTS else Kind.FORWARD
+            needed = Op(first, microbatch, hop - (kind is Kind.REDUNDANT))
+            raise _error(schedule, worker, at, f"comes before {needed} of the same worker")
 
 
 def _check_direction(schedule: Schedule, worker: Address, backward: bool) -> None:
     """``R`` stands last, and only there; without backwards, neither they nor it stand anywhere."""
     ops = schedule[worker]
     for at, op in enumerate(ops):
-        if not backward and op.kind in (Kind.BACKWARD, Kind.REDUCE):
+        if not backward and op.kind not in (Kind.FORWARD, Kind.REDUNDANT):
             raise _error(schedule, worker, at, "has no place in a schedule that only goes forward")
         if op.kind is Kind.REDUCE and at + 1 < len(ops):
             raise _error(schedule, worker, at, "must be the worker's last op")

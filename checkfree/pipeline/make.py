@@ -8,11 +8,15 @@ one place at any moment, and the queues hold nothing but microbatch numbers.
 Rule 3: whatever the bounds, a hop of a worker with no microbatch in flight may start one. So who
 waits at a hop waits for one further out, and the one furthest out waits for nobody: no deadlock,
 whatever the routes.
+Rule 4: where backwards are split, the gradient of the weights is what a worker computes while it
+would idle. It is not on the way home, nobody waits for it, and it frees what its microbatch holds;
+so where a bound on that holds a forward back, such gradients are there to be computed.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -43,10 +47,18 @@ class Costs:
     transfer: float = 0.0
     """Of an activation or gradient from one worker to another."""
 
-    def duration(self, op: Op, route: Route) -> float:
-        """What ``op`` costs the worker that runs it. ``REDUCE`` is free."""
+    weights: float = 0.5
+    """Share of a backward that is the gradient of the weights, where that is an op of its own."""
+
+    def duration(self, op: Op, route: Route, split: bool = False) -> float:
+        """What ``op`` costs the worker that runs it. ``REDUCE`` is free. ``split``: it is a
+        backward that leaves the gradient of the weights to another op."""
         if op.kind is Kind.REDUCE:
             return 0.0
+        if op.kind is Kind.WEIGHTS:
+            return self.weights * self.duration(op._replace(kind=Kind.BACKWARD), route)
+        if split:
+            return (1 - self.weights) * self.duration(op, route)
         edge = None  # the forward of one of stage 0's two hops
         if op.hop == 0:
             edge = self.embed
@@ -72,7 +84,7 @@ def gpipe(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
 
     Each worker's list ends with ``R``.
     """
-    return _ending_in_reduce(_list_schedule(routes, costs, _Rule(forwards_first=True)))
+    return _ending_in_reduce(_list_schedule(routes, costs, _Rule(forwards_first=True))[0])
 
 
 def one_f_one_b(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
@@ -82,18 +94,48 @@ def one_f_one_b(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
     cross (CheckFree+), one more, and stage 0 three: without, they wait for each other and take up
     to 18 % longer. Each worker's list ends with ``R``.
     """
-    crossing = len({tuple(worker.stage for worker in route) for route in routes}) > 1
-    rule = _Rule(bounded=True, spare=1 if crossing else 0, spare_at_start=3 if crossing else 0)
-    return _ending_in_reduce(_list_schedule(routes, costs, rule))
+    return _ending_in_reduce(_list_schedule(routes, costs, _bounded(routes))[0])
+
+
+def zb_h1(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
+    """1F1B with split backwards: gradients of weights fill the bubble (ZB-H1, arXiv 2401.10241).
+
+    As many are in flight as with 1F1B, and no worker stashes more microbatches than 1F1B's bound
+    for the busiest of the body (stage 0: its own): a microbatch counts until the gradient of the
+    weights is there. The backward of the first hop is not split: all of it is of weights.
+    """
+    return _ending_in_reduce(_list_schedule(routes, costs, _bounded(routes, splits=True))[0])
+
+
+def zb_h2(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
+    """ZB-H1 with twice the microbatches in flight, less one, so that the first backward comes
+    before a worker has to wait for it (ZB-H2, arXiv 2401.10241).
+
+    With forwards and both halves of backwards of equal length, a worker of a plain chain does not
+    idle between its first op and its last, given twice as many microbatches as body stages and one.
+    The iteration is as long as ZB-H1's then, for it ends in a step of all, which the paper does
+    without: what there is to gain is where activations take their time from one to the next, or
+    the gradient by the input takes longer than that by the weights. Where more in flight makes it
+    longer, as with few microbatches, it is ZB-H1. No worker stashes twice of ZB-H1's bound.
+    """
+    rules = _bounded(routes, splits=True, depth=2), _bounded(routes, splits=True)
+    found = [_list_schedule(routes, costs, rule) for rule in rules]
+    lists, _ = min(found, key=lambda one: one[1])
+    return _ending_in_reduce(lists)
 
 
 def forward_only(routes: Sequence[Route]) -> Schedule:
     """Forwards alone, without ``R``: what validation runs."""
-    lists = _list_schedule(routes, _USUAL, _Rule(homeward=False))
+    lists, _ = _list_schedule(routes, _USUAL, _Rule(homeward=False))
     return {worker: tuple(ops) for worker, ops in lists.items()}
 
 
-SCHEDULES: Mapping[str, Scheduler] = {"gpipe": gpipe, "1f1b": one_f_one_b}
+SCHEDULES: Mapping[str, Scheduler] = {
+    "gpipe": gpipe,
+    "1f1b": one_f_one_b,
+    "zb_h1": zb_h1,
+    "zb_h2": zb_h2,
+}
 
 
 @dataclass(frozen=True)
@@ -103,14 +145,29 @@ class _Rule:
     bounded: bool = False  # with k hops to go, at most k + spare microbatches are in flight
     spare: int = 0
     spare_at_start: int = 0  # the same, at the first hop
+    depth: int = 1  # so many times k, less depth - 1: a chain of twice the depth has one middle
     forwards_first: bool = False  # a worker's backwards wait for its last forward
     homeward: bool = True  # there are backwards
+    splits: bool = False  # the gradient of the weights is apart, but for the first hop's
 
     def limit(self, hop: int, num_hops: int) -> float:
         """The most microbatches in flight at a hop."""
         if not self.bounded:
             return math.inf
-        return num_hops - hop + (self.spare if hop else self.spare_at_start)
+        spare = self.spare if hop else self.spare_at_start
+        return self.depth * (num_hops - hop) - (self.depth - 1) + spare
+
+    def stash(self, hop: int, num_hops: int) -> float:
+        """The most microbatches that a worker with this hop holds: what the first worker of the
+        body may have in flight, each of the body may, too, until it has all gradients."""
+        several = 1 if self.spare and hop else 0  # where routes cross, a worker has several hops
+        return self.limit(min(hop, 1), num_hops) + several
+
+
+def _bounded(routes: Sequence[Route], depth: int = 1, splits: bool = False) -> _Rule:
+    crossing = len({tuple(worker.stage for worker in route) for route in routes}) > 1
+    spare, spare_at_start = (1, 3) if crossing else (0, 0)
+    return _Rule(True, spare, spare_at_start, depth=depth, splits=splits)
 
 
 class _Step(NamedTuple):
@@ -122,6 +179,7 @@ class _Step(NamedTuple):
     kind: Kind
     hop: int
     slot: int | None  # the hop whose slot a forward takes, its backward frees; None on a revisit
+    later: int | None  # of a backward: ticks of the gradient of the weights that it leaves out
 
 
 def _steps(route: Route, costs: Costs, rule: _Rule, numbers: Mapping[Address, int]) -> list[_Step]:
@@ -131,11 +189,14 @@ def _steps(route: Route, costs: Costs, rule: _Rule, numbers: Mapping[Address, in
     steps, came_from = [], route[0]
     for kind, hop in way:
         worker = route[hop]
-        ticks = round(_TICKS * costs.duration(Op(kind, 0, hop), route))
+        split = rule.splits and kind is Kind.BACKWARD and hop > 0
+        ticks = round(_TICKS * costs.duration(Op(kind, 0, hop), route, split))
+        weights = costs.duration(Op(Kind.WEIGHTS, 0, hop), route) if split else None
         delay = round(_TICKS * costs.transfer) if worker != came_from else 0
         # Stage 0 holds a microbatch from its first hop on, so its last hop needs no second slot.
         slot = hop if route.index(worker) == hop else None
-        steps.append(_Step(numbers[worker], ticks, delay, kind, hop, slot))
+        later = None if weights is None else round(_TICKS * weights)
+        steps.append(_Step(numbers[worker], ticks, delay, kind, hop, slot, later))
         came_from = worker
     return steps
 
@@ -149,6 +210,9 @@ class _WorkerQueue:
     in_flight: dict[int, int] = field(default_factory=dict)
     outward: dict[int | None, list[int]] = field(default_factory=dict)  # slot -> heap of ready
     homeward: list[int] = field(default_factory=list)
+    later: deque[tuple[int, _Step]] = field(default_factory=deque)  # backwards that left weights
+    stash: float = math.inf
+    held: dict[int, int] = field(default_factory=dict)  # microbatch -> hops without all gradients
     forwards_left: int = 0
     busy: bool = False
     ops: list[Op] = field(default_factory=list)
@@ -162,6 +226,7 @@ class _WorkerQueue:
         if step.slot is not None:
             self.in_flight[step.slot] = 0
             self.limits[step.slot] = self.rule.limit(step.slot, num_hops)
+            self.stash = self.rule.stash(step.slot, num_hops)
 
     def file(self, microbatch: int, step: _Step) -> None:
         """The input of a step is here."""
@@ -180,7 +245,11 @@ class _WorkerQueue:
         return heappop(self.homeward) if self.homeward and not held_back else None
 
     def _may_start(self, slot: int | None) -> bool:
-        if slot is None or not self.in_flight[slot]:
+        if slot is None:
+            return True
+        if self.later and len(self.held) >= self.stash:
+            return False
+        if not self.in_flight[slot]:
             return True
         if self.in_flight[slot] >= self.limits[slot]:
             return False
@@ -196,9 +265,32 @@ class _WorkerQueue:
         self.forwards_left -= forward
         if step.slot is not None:
             self.in_flight[step.slot] += 1 if forward else -1
+        if forward:
+            self.held[microbatch] = self.held.get(microbatch, 0) + 1
+        elif step.later is None:
+            self._release(microbatch)
+        else:
+            self.later.append((microbatch, step))
+
+    def start_weights(self) -> int:
+        """Computes the gradient of the weights that waits longest; returns its ticks."""
+        self.busy = True
+        microbatch, step = self.later.popleft()
+        self.ops.append(Op(Kind.WEIGHTS, microbatch, step.hop))
+        self._release(microbatch)
+        assert step.later is not None
+        return step.later
+
+    def _release(self, microbatch: int) -> None:
+        self.held[microbatch] -= 1
+        if not self.held[microbatch]:
+            del self.held[microbatch]
 
 
-def _list_schedule(routes: Sequence[Route], costs: Costs, rule: _Rule) -> dict[Address, list[Op]]:
+def _list_schedule(
+    routes: Sequence[Route], costs: Costs, rule: _Rule
+) -> tuple[dict[Address, list[Op]], int]:
+    """The ops of each worker, and the ticks that they take together."""
     workers = sorted({worker for route in routes for worker in route})
     numbers = {worker: number for number, worker in enumerate(workers)}
     by_route = {route: _steps(route, costs, rule, numbers) for route in set(routes)}
@@ -207,12 +299,14 @@ def _list_schedule(routes: Sequence[Route], costs: Costs, rule: _Rule) -> dict[A
     for route, way in zip(routes, ways, strict=True):
         for step in way:
             queues[step.worker].expect(step, len(route))
-    _simulate(ways, queues)
-    return {worker: queue.ops for worker, queue in zip(workers, queues, strict=True)}
+    ticks = _simulate(ways, queues)
+    return {worker: queue.ops for worker, queue in zip(workers, queues, strict=True)}, ticks
 
 
-def _simulate(ways: Sequence[Sequence[_Step]], queues: Sequence[_WorkerQueue]) -> None:
-    """Runs every step. An event is a microbatch m that arrives (m) or a worker w set free (~w)."""
+def _simulate(ways: Sequence[Sequence[_Step]], queues: Sequence[_WorkerQueue]) -> int:
+    """Runs every step; returns when the last one ends, in ticks. An event is a microbatch m that
+    arrives (m) or a worker w set free (~w)."""
+    now = 0
     ahead = [iter(way) for way in ways]
     at = [next(steps) for steps in ahead]
     events = [(0, microbatch) for microbatch in range(len(ways))]
@@ -228,8 +322,12 @@ def _simulate(ways: Sequence[Sequence[_Step]], queues: Sequence[_WorkerQueue]) -
                 queues[worker].busy = False
         for worker in sorted(touched):
             queue = queues[worker]
-            microbatch = None if queue.busy else queue.choose()
+            if queue.busy:
+                continue
+            microbatch = queue.choose()
             if microbatch is None:
+                if queue.later:
+                    heappush(events, (now + queue.start_weights(), ~worker))
                 continue
             step = at[microbatch]
             queue.start(microbatch, step)
@@ -238,6 +336,7 @@ def _simulate(ways: Sequence[Sequence[_Step]], queues: Sequence[_WorkerQueue]) -
             if following is not None:
                 at[microbatch] = following
                 heappush(events, (now + step.ticks + following.delay, microbatch))
+    return now
 
 
 def _ending_in_reduce(lists: Mapping[Address, Sequence[Op]]) -> Schedule:

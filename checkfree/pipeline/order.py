@@ -22,6 +22,8 @@ def needs(op: Op, routes: Sequence[Route]) -> tuple[Op, ...]:
     """The ops that must have run, on whatever worker, before this one can."""
     if op.kind is Kind.REDUCE:
         return ()
+    if op.kind is Kind.WEIGHTS:
+        return (op._replace(kind=Kind.BACKWARD),)
     if op.kind is Kind.BACKWARD:
         forward = op._replace(kind=Kind.FORWARD)
         if op.hop == len(routes[op.microbatch]) - 1:
@@ -58,14 +60,29 @@ def in_turn(schedule: Schedule, last_hops: Mapping[int, int]) -> Iterator[tuple[
 
 
 # A microbatch goes out and home again one op at a time, so each op waits for one other: B@h needs
-# no look at F@h. Plain numbers, because hashing an Enum costs ten times more.
+# no look at F@h. W@h waits for B@h. Plain numbers, because hashing an Enum costs ten times more.
 _START = -1
 
 
 def key(op: Op) -> int:
-    """An op as a number: equal for equal ops."""
-    kind = 2 if op.kind is Kind.BACKWARD else op.kind is Kind.REDUNDANT
-    return (op.microbatch << 32) + (op.hop << 2) + kind
+    """An op as a number: equal for equal ops. Those of a hop follow each other: F, R, B, W."""
+    kind, microbatch, hop = op
+    place = (microbatch << 32) + (hop << 2)
+    if kind is Kind.FORWARD:
+        return place
+    if kind is Kind.BACKWARD:
+        return place + 2
+    return place + (3 if kind is Kind.WEIGHTS else 1)
+
+
+def split_backwards(schedule: Schedule) -> frozenset[int]:
+    """The keys of the backwards that leave the gradient of the weights to an op of its own."""
+    return frozenset(
+        (op.microbatch << 32) + (op.hop << 2) + 2
+        for ops in schedule.values()
+        for op in ops
+        if op.kind is Kind.WEIGHTS
+    )
 
 
 def _before(op: Op, last_hops: Mapping[int, int]) -> int:
@@ -73,6 +90,8 @@ def _before(op: Op, last_hops: Mapping[int, int]) -> int:
     if kind is Kind.BACKWARD:
         at_end = hop == last_hops[microbatch]
         return (microbatch << 32) + (hop << 2 if at_end else (hop + 1 << 2) + 2)
+    if kind is Kind.WEIGHTS:
+        return (microbatch << 32) + (hop << 2) + 2
     return _START if hop <= 0 else (microbatch << 32) + (hop - 1 << 2)
 
 
@@ -87,6 +106,8 @@ def _deadlock(
 
 
 def _awaited(op: Op, last_hops: Mapping[int, int]) -> Op:
+    if op.kind is Kind.WEIGHTS:
+        return op._replace(kind=Kind.BACKWARD)
     if op.kind is not Kind.BACKWARD:
         return Op(Kind.FORWARD, op.microbatch, op.hop - 1)
     if op.hop == last_hops[op.microbatch]:

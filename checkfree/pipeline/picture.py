@@ -51,7 +51,7 @@ def _grid(schedule: Schedule) -> Mapping[Address, Mapping[int, str]]:
             slot = max(free[worker], _earliest(op, ends))
             grid[worker][slot] = str(op)
             free[worker] = slot + 1
-            if op.kind in (Kind.FORWARD, Kind.BACKWARD):
+            if op.kind in (Kind.FORWARD, Kind.BACKWARD):  # only for these does another op wait
                 ends[op.microbatch, op.hop, op.kind is Kind.BACKWARD] = slot + 1
     except DeadlockError:
         return {worker: dict(enumerate(map(str, ops))) for worker, ops in schedule.items()}
@@ -59,8 +59,10 @@ def _grid(schedule: Schedule) -> Mapping[Address, Mapping[int, str]]:
 
 
 def _earliest(op: Op, ends: Mapping[tuple[int, int, bool], int]) -> int:
-    _, microbatch, hop = op
-    if op.kind is Kind.BACKWARD:
+    kind, microbatch, hop = op
+    if kind is Kind.WEIGHTS:
+        return 0  # its backward is in the same row
+    if kind is Kind.BACKWARD:
         onward = ends.get((microbatch, hop + 1, True), 0)
         return max(onward, ends.get((microbatch, hop, False), 0))
     return ends.get((microbatch, hop - 1, False), 0)

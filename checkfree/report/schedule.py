@@ -20,6 +20,7 @@ Spans = Mapping[tuple[Address, Op], tuple[float, float]]
 _STYLES = {
     Kind.FORWARD: ("forward", "#56B4E9"),
     Kind.BACKWARD: ("backward", "#E69F00"),
+    Kind.WEIGHTS: ("gradient of weights", "#009E73"),
     Kind.REDUNDANT: ("redundant forward", "#CC79A7"),
     Kind.REDUCE: ("reduce gradients", "#999999"),
 }

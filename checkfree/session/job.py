@@ -81,6 +81,8 @@ class Job:
     """What it begins with, if that is another run's."""
     text: Mapping[str, Any] = field(default_factory=dict)
     """What the records say of their text: what was read, skipped, dropped."""
+    unsplit: tuple[int, ...] = ()
+    """Stages whose backwards its schedule would split, and can't."""
 
     @cached_property
     def due(self) -> DueFailures:
@@ -104,6 +106,7 @@ class Job:
             self.text,
             self.notes(self.config.recovery),
             self.unread,
+            self.unsplit,
         )
 
     def notes(self, recovery: RecoveryConfig) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from checkfree.core.formats import SIGNS
 from checkfree.core.ops import Address
 from checkfree.core.units import render_bytes
 from checkfree.data.tokenizers import tokenizer_of
-from checkfree.pipeline import peak_losses, peak_stash
+from checkfree.pipeline import peak_losses, peak_split, peak_stash
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
@@ -35,6 +35,10 @@ SPARED = 0.1
 
 SIGNS_HELD = 4.3 / 4
 """Bytes for shadows of signs, per byte of weights in fp32: each seat is owner and holder."""
+
+HALF_HELD = 0.6
+"""Of a stash, what waits with it between the halves of a backward: the gradients by what each
+matrix writes."""
 
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _UNLIMITED = 1 << 60  # cgroups of version 1 write a number about as large
@@ -60,18 +64,27 @@ def seat_bytes(config: Config) -> int:
 
 
 def _stashed(config: Config) -> list[int]:
-    """By stage: bytes of as many microbatches as the schedule has it hold at once."""
+    """By stage: bytes of as many microbatches as the schedule has it hold at once. What recomputes
+    holds all of those between the halves of their backwards, and of one whose backward is due."""
     sizes, again = own_sizes(config), recomputed(config.recompute, config.stages)
     routes = in_order([Address(stage) for stage in range(config.stages + 1)], config.microbatches)
     schedule = scheduler_of(config)(routes)
     peak = {seat.stage: count for seat, count in peak_stash(schedule).items()}
+    halves = {seat.stage: count for seat, count in peak_split(schedule).items()}
     losses, (edge, *bodies) = peak_losses(schedule), sizes.stashed
+    waiting = {
+        stage: int(HALF_HELD * halves[stage] * one) for stage, one in enumerate(sizes.stashed)
+    }
+    whole = {stage: max(1, halves[stage]) for stage in again}
     return [
-        peak[0] * sizes.activation + (1 if 0 in again else losses) * edge,
+        peak[0] * sizes.activation + whole.get(0, losses) * edge + waiting[0],
         *(
-            peak[stage] * sizes.activation + one  # recomputed when its backward is due
-            if stage in again
-            else peak[stage] * one
+            waiting[stage]
+            + (
+                peak[stage] * sizes.activation + whole[stage] * one
+                if stage in again
+                else peak[stage] * one
+            )
             for stage, one in enumerate(bodies, start=1)
         ),
     ]

@@ -46,6 +46,9 @@ COPIES = 5
 Piece = Callable[[str, int], Callable[[], None]]
 """(label, iterations) -> what to call after each."""
 
+HALVES = ("input", "weights")
+"""Of a split backward."""
+
 Name = tuple[str, str]
 """("body", "forward"): what was timed."""
 
@@ -79,9 +82,11 @@ def profile(
 
 
 def _nothing_else(config: Config) -> Config:
-    """Nothing to do but to train."""
+    """Nothing to do but to train, with backwards that are whole: their halves are measured beside
+    the run."""
     return replace(
         config,
+        schedule="1f1b",
         failures=FailuresConfig(scenario="none"),
         recovery=RecoveryConfig(name="none"),
         validation=ValidationConfig(every=0),
@@ -152,12 +157,12 @@ class Stopwatch:
             self.inputs[part] = (x, batch, seed)
             return self.timed((part.value, "forward"), lambda: forward(key, part, x, batch, seed))
 
-        def timed_backward(key: Any, dy: Any, scale: float = 1.0) -> Any:
+        def timed_backward(key: Any, dy: Any, scale: float = 1.0, *, split: bool = False) -> Any:
             def name(dx: Any) -> Name:
                 part = Part.HEAD if dy is None else Part.EMBED if dx is None else Part.BODY
                 return part.value, "backward"
 
-            return self.timed(name, lambda: backward(key, dy, scale))
+            return self.timed(name, lambda: backward(key, dy, scale, split=split))
 
         vars(stage).update(
             forward=timed_forward,
@@ -167,13 +172,25 @@ class Stopwatch:
         )
         return stage
 
-    def redundant_forwards(self, stages: Mapping[int, Stage]) -> None:
-        """A redundant forward of each part that a stage has, on what was forwarded last."""
+    def beside(self, stages: Mapping[int, Stage]) -> None:
+        """What the run has not: a redundant forward of each part that a stage has, and a backward
+        in halves, on what was forwarded last."""
         for number, stage in stages.items():
             for part in (Part.BODY,) if number else (Part.EMBED, Part.HEAD):
                 run = partial(stage.redundant_forward, part, *self.inputs[part])
                 run()  # between iterations the caches are cold, within one they are not
                 self.timed((part.value, "shadow"), run)
+                if part is not Part.EMBED:  # which is not split
+                    self._halves(stage, part)
+
+    def _halves(self, stage: Stage, part: Part) -> None:
+        key = (0, 1)
+        y = Stage.forward(stage, key, part, *self.inputs[part])  # which is not on the clock
+        dy = None if part is Part.HEAD else torch.ones_like(y)
+        by_input = partial(Stage.backward, stage, key, dy, split=True)
+        self.timed((part.value, "input"), by_input)
+        self.timed((part.value, "weights"), partial(stage.backward_weights, key))
+        stage.discard()
 
 
 @dataclass(frozen=True)
@@ -184,7 +201,7 @@ class Measured:
     ops: Mapping[Name, float]
     """Median seconds of a call."""
     counts: Mapping[Name, float]
-    """Calls in an iteration; shadows, which are made between iterations, left out."""
+    """Calls in an iteration; what is made between iterations is left out."""
     iteration: float
     """Median seconds of an iteration."""
     messages: float
@@ -197,8 +214,13 @@ class Measured:
 
     def seconds(self) -> dict[str, Any]:
         """As a profile has it."""
-        kinds = ("forward", "backward", "shadow")
-        parts = {p.value: {kind: self.ops[p.value, kind] for kind in kinds} for p in Part}
+        kinds = ("forward", "backward", "shadow", *HALVES)
+        parts = {
+            part.value: {
+                kind: self.ops[part.value, kind] for kind in kinds if (part.value, kind) in self.ops
+            }
+            for part in Part
+        }
         steps = {k: self.ops[k, "norm"] + self.ops[k, "step"] for k in ("edge", "body")}
         return {**parts, "step": steps, "iteration_overhead": self.overhead}
 
@@ -216,7 +238,7 @@ def _measure(job: Job, repeats: int, piece: Piece, clock: Time) -> Measured:
         if not isinstance(record, IterationRecord):
             return
         iterations.append(clock() - since)
-        watch.redundant_forwards({seat.stage: w.stage for seat, w in assembly.workers.items()})
+        watch.beside({seat.stage: w.stage for seat, w in assembly.workers.items()})
         watch.sheets.append(defaultdict(list))
         advance()
         since = clock()
@@ -247,7 +269,7 @@ def _summed(
     return Measured(
         assembly,
         {name: statistics.median(seconds) for name, seconds in calls.items()},
-        {n: len(seconds) / count for n, seconds in calls.items() if n[1] != "shadow"},
+        {n: len(made) / count for n, made in calls.items() if n[1] not in ("shadow", *HALVES)},
         statistics.median(iterations),
         messages,
     )

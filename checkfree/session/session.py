@@ -113,7 +113,7 @@ class Session:
         is written."""
         _check_disk(job, LESS)
         job.worker_context  # noqa: B018 (what can't be built is refused)
-        try_out(job)
+        job = try_out(job)
         trace = render_trace(job.due.trace)
         folders.create(job.folder)
         with folders.locked(job.folder):
@@ -129,7 +129,7 @@ class Session:
         check_same(job, read(job.folder))
         _check_disk(job, "")
         job.worker_context  # noqa: B018 (refused before the folder is locked)
-        try_out(job)
+        job = try_out(job)
         with folders.locked(job.folder):
             start = newest(job.folder, Store(DiskFiles(job.folder)), seats(job.config))
             go_on(job)

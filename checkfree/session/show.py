@@ -8,10 +8,17 @@ from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address, Kind, Op, render_route
 from checkfree.lead.iteration import course_on
-from checkfree.pipeline import Costs, makespan, peak_stash, render, timeline
+from checkfree.models.families import WRITTEN_HERE
+from checkfree.pipeline import Costs, key, makespan, peak_stash, render, split_backwards, timeline
+from checkfree.pipeline.expected import EXPECTED, bubble
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.schedule import draw_timeline
 from checkfree.session.terms import seats, terms_of
+
+UNSEEN = (
+    "W is empty where a module can't be split: this is seen when a run tries it, and told as it "
+    "begins"
+)
 
 
 def show_schedule(config: Config, picture: Path) -> str:
@@ -21,10 +28,12 @@ def show_schedule(config: Config, picture: Path) -> str:
     plain = terms.routes(seats(config), config.microbatches)
     course = course_on(plain, strategy, terms.schedule, seats(config))
     routes, schedule = course.routes, course.schedule
-    costs = Costs()
+    costs, split = Costs(), split_backwards(schedule)
 
     def seconds(worker: Address, op: Op) -> float:
-        return 0.0 if op.kind is Kind.REDUCE else costs.duration(op, routes[op.microbatch])
+        if op.kind is Kind.REDUCE:
+            return 0.0
+        return costs.duration(op, routes[op.microbatch], key(op) in split)
 
     def transfer(one: Address, other: Address) -> float:
         return costs.transfer
@@ -42,6 +51,24 @@ def show_schedule(config: Config, picture: Path) -> str:
     stash = max(peak_stash(schedule).values())
     lines += [
         f"length {span:.1f} forwards, {busy:.0%} busy, at most {stash} microbatches stashed",
-        f"timeline: {picture}",
+        f"bubble {bubble(spans):.1f} forwards: the most that a body stage idles between its first "
+        "op and its last",
     ]
+    if split and config.model.family not in WRITTEN_HERE:
+        lines.append(UNSEEN)
+    if config.schedule in EXPECTED:
+        lines.append(_expected(config, costs, crossing=bool(swapped)))
+    lines.append(f"timeline: {picture}")
     return "\n".join(lines)
+
+
+def _expected(config: Config, costs: Costs, *, crossing: bool) -> str:
+    """What the schedule's paper says of it."""
+    expected, each = EXPECTED[config.schedule], -(-config.microbatches // config.replicas)
+    most = each
+    if expected.stash is not None:
+        most = min(each, expected.stash(config.stages + 2) + expected.crossing * crossing)
+    return (
+        f"by its paper {expected.bubble(config.stages, costs):.1f} = {expected.formula}, in order "
+        f"and given {expected.many(config.stages)} or more microbatches; stash bound here: {most}"
+    )

@@ -1,14 +1,17 @@
 """Whether modules that are not ours can train: one microbatch goes through copies of them, before a
-run begins. That forward changes a buffer, or where a gradient ends, shows in no other way.
+run begins. That forward changes a buffer, where a gradient ends, or that a backward can't be split
+shows in no other way.
 
 One body stage is there at a time, so that this takes no memory that the run would not.
 """
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,44 +20,51 @@ from checkfree.core.errors import BadInput
 from checkfree.core.ops import Kind, Op
 from checkfree.core.units import derive
 from checkfree.messages.control import Purpose, Ticket
+from checkfree.pipeline import split_backwards
+from checkfree.pipeline.routes import in_order
 from checkfree.runtime.forking import ask_fork
 from checkfree.runtime.process import settled
 from checkfree.session.job import Job
+from checkfree.session.terms import scheduler_of, seats
 from checkfree.stage import Part, Stage
 
 TICKET = Ticket(0, 0)
 """Of the microbatch that is tried: the run's first."""
 
 
-def try_out(job: Job) -> None:
-    """Raise BadInput, naming the stage, for a module that can't be trained, and whatever a module
-    or a batch of the user's raises. Ours can: they are not tried."""
+def try_out(job: Job) -> Job:
+    """The job, knowing which stages it can't split. Raises BadInput, naming the stage, for a module
+    that can't be trained, and whatever a module or a batch of the user's raises. Ours can: they are
+    not tried."""
     if not job.blueprint.untried:
-        return
+        return job
     with settled(job.config.threads):
-        _Trial(job, Purpose.TRAIN).run()
+        trial = _Trial(job, Purpose.TRAIN)
+        trial.run()
         if job.config.validation.every:
             _Trial(job, Purpose.VALIDATE).run()
+    return replace(job, unsplit=tuple(sorted(trial.unsplit)))
 
 
-def try_out_in_fork(job: Job) -> None:
+def try_out_in_fork(job: Job) -> Job:
     """The same where processes are still to be forked, which threads of autograd or a CUDA context
     would not survive. What a module raises is a BadInput here, its traceback on standard error."""
     if not job.blueprint.untried:
-        return
+        return job
 
     def tried() -> str:
         try:
-            try_out(job)
+            return json.dumps(try_out(job).unsplit)
         except BadInput as error:
             return str(error)
         except Exception as error:
             traceback.print_exc()
             return f"model.family={job.config.model.family} raises {type(error).__name__}: {error}"
-        return ""
 
-    if told := ask_fork(tried):
+    told = ask_fork(tried)
+    if told and not told.startswith("["):
         raise BadInput(told)
+    return replace(job, unsplit=tuple(json.loads(told or "[]")))
 
 
 class _Trial:
@@ -63,6 +73,10 @@ class _Trial:
     def __init__(self, job: Job, purpose: Purpose):
         self._context, self._bodies = job.worker_context, job.blueprint.untried
         self._trains = purpose is Purpose.TRAIN
+        routes = in_order(seats(job.config), job.config.microbatches)
+        self._splits = bool(split_backwards(scheduler_of(job.config)(routes)))
+        self.unsplit: set[int] = set()
+        """Stages whose backwards are whole, though the schedule would split them."""
         self._batch = self._context.batches[purpose](TICKET.iteration, 0)
 
     def run(self) -> None:
@@ -73,15 +87,22 @@ class _Trial:
             y = self._forward(stage, number, Part.BODY, hop, y)
             if self._trains:
                 with _named(number):
-                    stage.backward((0, hop), torch.zeros_like(y))
+                    self._backward(stage, number, hop, torch.zeros_like(y))
                     _step(stage)
         last = len(self._bodies) + 1
         self._forward(edge, 0, Part.HEAD, last, y)
         if self._trains:
             with _named(0):
-                edge.backward((0, last), None)
+                self._backward(edge, 0, last, None)
                 edge.backward((0, 0), torch.zeros_like(embedded))
                 _step(edge)
+
+    def _backward(self, stage: Stage, number: int, hop: int, dy: Tensor | None) -> None:
+        stage.backward((0, hop), dy, split=self._splits)
+        if not self._splits or stage.backward_weights((0, hop)):
+            return
+        if any(param.requires_grad and param.ndim > 1 for param in stage.params.values()):
+            self.unsplit.add(number)
 
     def _forward(self, stage: Stage, number: int, part: Part, hop: int, x: Tensor | None) -> Tensor:
         casting, op = self._context.casting, Op(Kind.FORWARD, 0, hop)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from checkfree.core.ops import Address, Kind, Mirror, Op, Route, Schedule, Transfer
-from checkfree.pipeline import in_turn
+from checkfree.pipeline import in_turn, key, split_backwards
 from checkfree.simulator.fleet import Fleet, Line
 from checkfree.simulator.sizes import ComputePace, Sizes
 
@@ -115,13 +115,15 @@ def _run(
 ) -> None:
     """Forwards, backwards and shadows. ``come``: when the input of an op was ready, and is here."""
     come: dict[Op, tuple[float, float]] = {}
+    split = split_backwards(schedule)
     for worker, op in in_turn(schedule, {m: len(route) - 1 for m, route in enumerate(routes)}):
         if op.kind is Kind.REDUCE:
             continue
         clock, route = clocks[worker], routes[op.microbatch]
         ready, here = come.pop(op, (0.0, 0.0))
         clock.wait(here, ready)
-        clock.work(pace.seconds(op, route), "redundant" if op.kind is Kind.REDUNDANT else "useful")
+        seconds = pace.seconds(op, route, key(op) in split)
+        clock.work(seconds, "redundant" if op.kind is Kind.REDUNDANT else "useful")
         following = _following(op, route)
         if following is not None:
             count = sizes.activation if op.kind is Kind.FORWARD else sizes.gradient
@@ -205,10 +207,10 @@ def _one_after_another(
     pace: ComputePace,
 ) -> Price:
     """One thread: nothing overlaps, nobody waits."""
-    clock = _WorkerClock()
+    clock, split = _WorkerClock(), split_backwards(schedule)
     for op in (op for ops in schedule.values() for op in ops if op.kind is not Kind.REDUCE):
         kind = "redundant" if op.kind is Kind.REDUNDANT else "useful"
-        clock.work(pace.seconds(op, routes[op.microbatch]), kind)
+        clock.work(pace.seconds(op, routes[op.microbatch], key(op) in split), kind)
     for worker in schedule:
         clock.work(pace.step(worker))
     for keep in mirrors:

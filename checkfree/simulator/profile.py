@@ -5,9 +5,12 @@ A profile is a small JSON file::
     {"format": 1, "checkfree": "0.1.0", "device": "cpu", "precision": "fp32", "threads": 1,
      "sizes": {"batch": 2, "context": 128, "width": 96, "blocks_per_stage": 2, "vocabulary": 257},
      "seconds": {"embed": {"forward": 1e-4, "backward": 2e-4, "shadow": 1e-4},
-                 "body": {...}, "head": {...}, "step": {"edge": 1e-3, "body": 2e-3},
+                 "body": {..., "input": 1e-4, "weights": 1e-4}, "head": {...},
+                 "step": {"edge": 1e-3, "body": 2e-3},
                  "iteration_overhead": 5e-3, "message_overhead": 2e-5},
      "bytes_per_second": {"copy": 1e9, "store": 2e8}}
+
+``input`` and ``weights`` are the halves of a split backward; older profiles have none.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ class PartSeconds:
     backward: float
     shadow: float
     """A forward that keeps nothing for a backward."""
+    halves: tuple[float, float] | None = None
+    """Of a split backward: the gradient by the input, and that by the weights. None: not measured,
+    or of what is not split."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,13 @@ def parse_profile(tree: Any) -> Profile:
 
 
 def _part(tree: Any, part: str) -> PartSeconds:
-    return PartSeconds(
-        *(_seconds(tree, "seconds", part, name) for name in ("forward", "backward", "shadow"))
+    forward, backward, shadow = (
+        _seconds(tree, "seconds", part, name) for name in ("forward", "backward", "shadow")
     )
+    if not {"input", "weights"} & _at(tree, "seconds", part).keys():
+        return PartSeconds(forward, backward, shadow)
+    both = _seconds(tree, "seconds", part, "input"), _seconds(tree, "seconds", part, "weights")
+    return PartSeconds(forward, backward, shadow, both)
 
 
 def _seconds(tree: Any, *keys: str) -> float:

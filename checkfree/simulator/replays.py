@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from checkfree.core.ops import Address, Kind, Op, Route, Schedule
 from checkfree.messages.control import Again, Rebuild
+from checkfree.pipeline import key, split_backwards
 from checkfree.simulator.fleet import Fleet, Line
 from checkfree.simulator.sizes import ComputePace, Sizes
 
@@ -53,8 +54,11 @@ def replay_seconds(orders: Orders, fleet: Fleet, sizes: Sizes, pace: ComputePace
         for step in _steps(order):
             again = _again(order)
             course = again.courses[again.steps[step][0]]
-            ops = [op for run in course.schedule.values() for op in run]
-            busy = sum(pace.seconds(op, course.routes[op.microbatch]) for op in _computed(ops))
+            ops, split = course.schedule.values(), split_backwards(course.schedule)
+            busy = sum(
+                pace.seconds(op, course.routes[op.microbatch], key(op) in split)
+                for op in _computed([op for run in ops for op in run])
+            )
             busy += pace.step(seat)
             if fleet.serial:
                 total += busy
@@ -91,7 +95,7 @@ def _steps(order: Rebuild) -> range:
 
 
 def _computed(ops: Sequence[Op]) -> list[Op]:
-    return [op for op in ops if op.kind in (Kind.FORWARD, Kind.BACKWARD)]
+    return [op for op in ops if op.kind in (Kind.FORWARD, Kind.BACKWARD, Kind.WEIGHTS)]
 
 
 def _received(again: Again, step: int, seat: Address) -> Mapping[Address, tuple[int, int]]:

@@ -15,6 +15,10 @@ from checkfree.simulator.profile import Profile
 BACKWARD = 2.0
 """Of a forward's work, where nothing was measured."""
 
+WEIGHTS_SHARE = 0.5
+"""Of a backward, what the gradient of the weights takes where it is apart and was not measured: a
+product of matrices takes as long for either of its inputs."""
+
 ROW = 1024
 """Weights that share a scale in the paper's models: their width."""
 
@@ -63,6 +67,20 @@ class StagePart:
     forward: float
     backward: float
     shadow: float
+    halves: tuple[float, float] | None = None
+    """Of a split backward: of the gradient by the input, and of that by the weights."""
+
+    @property
+    def split(self) -> tuple[float, float]:
+        """The halves, measured or not."""
+        if self.halves is not None:
+            return self.halves
+        return (1 - WEIGHTS_SHARE) * self.backward, WEIGHTS_SHARE * self.backward
+
+    def scaled(self, share: float) -> StagePart:
+        """With so many times the work."""
+        halves = self.halves and (share * self.halves[0], share * self.halves[1])
+        return StagePart(share * self.forward, share * self.backward, share * self.shadow, halves)
 
 
 @dataclass(frozen=True)
@@ -79,10 +97,11 @@ class ComputePace:
     slower: Mapping[Address, float] = field(default_factory=dict)
     """Seats that take so many times as long for the same."""
 
-    def seconds(self, op: Op, route: Route) -> float:
-        """Of an op on a microbatch's route."""
+    def seconds(self, op: Op, route: Route, split: bool = False) -> float:
+        """Of an op on a microbatch's route. ``split``: it is a backward that leaves the gradient of
+        the weights to another op."""
         part, seat = self._part(op.hop, route), route[op.hop - (op.kind is Kind.REDUNDANT)]
-        return _of(op, part) * self.slower.get(seat, 1.0)
+        return _of(op, part, split) * self.slower.get(seat, 1.0)
 
     def step(self, seat: Address) -> float:
         """Of an optimizer step of a seat's stage."""
@@ -104,10 +123,16 @@ class ComputePace:
         return self.head if hop == len(route) - 1 else self.body(route[hop].stage)
 
 
-def _of(op: Op, part: StagePart) -> float:
-    if op.kind is Kind.FORWARD:
-        return part.forward
-    return part.backward if op.kind is Kind.BACKWARD else part.shadow
+def _of(op: Op, part: StagePart, split: bool) -> float:
+    match op.kind:
+        case Kind.FORWARD:
+            return part.forward
+        case Kind.BACKWARD:
+            return part.split[0] if split else part.backward
+        case Kind.WEIGHTS:
+            return part.split[1]
+        case _:
+            return part.shadow
 
 
 def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B008 (frozen)
@@ -164,14 +189,11 @@ def _part(forward: float) -> StagePart:
 def _measured(profile: Profile, sizes: Sizes) -> ComputePace:
     """Of unequal body stages the profile has the mean: each takes its share of their work."""
     embed, body, head = (
-        StagePart(part.forward, part.backward, part.shadow)
+        StagePart(part.forward, part.backward, part.shadow, part.halves)
         for part in (profile.embed, profile.body, profile.head)
     )
     mean = sum(sizes.bodies) / len(sizes.bodies)
     shares = [1.0 if flops == mean else flops / mean for flops in sizes.bodies]
-    bodies = tuple(
-        StagePart(share * body.forward, share * body.backward, share * body.shadow)
-        for share in shares
-    )
+    bodies = tuple(body.scaled(share) for share in shares)
     steps = (profile.step_edge, *[profile.step_body] * len(bodies))
     return ComputePace(embed, bodies, head, steps, profile.iteration_overhead)

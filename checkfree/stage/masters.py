@@ -29,6 +29,11 @@ class Masters:
         """Compute with what the masters are by now."""
         torch._foreach_copy_([*self.rounded], [*self.masters])
 
+    def add_up(self) -> None:
+        """The gradients of one microbatch that autograd did not add by itself."""
+        for master, param in zip(self.masters, self.rounded, strict=True):
+            _add_up(master, param)
+
     def put_back(self, module: nn.Module) -> None:
         """Have ``module`` compute with the masters themselves."""
         _replace(module, dict(zip(self.rounded, self.masters, strict=True)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from checkfree.stage.running import (
     spread,
     to_device,
 )
+from checkfree.stage.split import WeightsBackward, input_backward
 from checkfree.stage.state_fit import strange_moment, unlike
 
 Key = tuple[int, int]
@@ -64,7 +66,8 @@ class Stage:
         self._adds_loss = hasattr(module, "own_loss_scale")
         # torch refuses an optimizer of nothing, and an embedding may have nothing to learn.
         self._optimizer = conditions.optimizer(self._params or [nn.Parameter(torch.empty(0))])
-        self._stash: dict[Key, tuple[Tensor | None, Tensor]] = {}
+        self._stash: dict[Key, tuple[Tensor | None, Tensor, Callable[[], Tensor]]] = {}
+        self._halves: dict[Key, WeightsBackward] = {}
         self.gradient_norm = 0.0
         self.clipped_norm = 0.0
         self.lr_scale = 1.0
@@ -99,7 +102,8 @@ class Stage:
         y = self._compute(part, x, batch, seed)
         if entry is not None and not y.requires_grad:
             raise BadInput(_no_gradient_of(self.module))
-        self._stash[key] = (entry, y)
+        again = partial(self._compute, part, x, batch, seed, keep=True)
+        self._stash[key] = (entry, y, again if self._conditions.recompute else lambda: y)
         return owned(y.detach())
 
     @torch.no_grad()
@@ -123,17 +127,33 @@ class Stage:
         """A body's forward with gradients and nothing stashed: for steps of its own, on ``x``."""
         return self._compute(Part.BODY, x, None, seed)
 
-    def backward(self, key: Key, dy: Tensor | None, scale: float = 1.0) -> Tensor | None:
+    def backward(
+        self, key: Key, dy: Tensor | None, scale: float = 1.0, *, split: bool = False
+    ) -> Tensor | None:
         """Add to the gradients. ``dy``: gradient by this part's output; None at the loss, whose
         gradient is ``scale``, as is that of a loss of the module's own. Returns the gradient by the
         part's input, None for EMBED. Raises BadInput if there is none: nothing before it would
-        learn."""
-        entry, y = self._stash.pop(key)
+        learn.
+
+        ``split``: leave the gradients of the weights to ``backward_weights``. What is recomputed
+        is computed again here, and kept until then. An EMBED, and what can't be split, does all
+        here.
+        """
+        entry, y, again = self._stash.pop(key)
         if dy is None:
             dy = torch.full_like(y, scale)
+        dy = dy.to(y.device, y.dtype)
+        if split and entry is not None:
+            with self._scaled(scale), self._compiling():
+                halves = input_backward(y := again(), entry, dy, self._computing)
+            if halves is not None:
+                dx, self._halves[key] = halves
+                if dx is None:
+                    raise BadInput(_no_gradient_of(self.module))
+                return owned(dx)
         if entry is not None or y.requires_grad:  # a frozen embedding has nothing to learn
             with self._scaled(scale), self._compiling():
-                y.backward(dy.to(y.device, y.dtype))  # type: ignore[no-untyped-call]
+                y.backward(dy)  # type: ignore[no-untyped-call]
         if entry is not None and entry.grad is None:
             raise BadInput(_no_gradient_of(self.module))
         return None if entry is None else entry.grad
@@ -150,14 +170,25 @@ class Stage:
         finally:
             module.own_loss_scale = 0.0
 
+    def backward_weights(self, key: Key) -> bool:
+        """Add to the gradients what a split backward left. Returns whether it was the one to
+        compute any: not where the backward did it all."""
+        half = self._halves.pop(key, None)
+        if half is not None:
+            half.run()
+            if self._masters is not None:
+                self._masters.add_up()
+        return half is not None and half.computes
+
     def shape_of(self, key: Key) -> torch.Size:
         """Of what the forward made whose backward is next, and of the gradient by it."""
         return self._stash[key][1].shape
 
-    def _compute(self, part: Part, x: Any, batch: Any, seed: int) -> Tensor:
+    def _compute(self, part: Part, x: Any, batch: Any, seed: int, *, keep: bool = False) -> Tensor:
+        """``keep``: what a backward needs, even if the conditions are to recompute it."""
         device, autocast = self._conditions.device, self._conditions.autocast
         run, inputs = self._call(part, x, batch)
-        if self._conditions.recompute and torch.is_grad_enabled():
+        if self._conditions.recompute and torch.is_grad_enabled() and not keep:
             inputs, run = (run, *inputs), recomputed
         before = self._versions()
         casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
@@ -205,6 +236,7 @@ class Stage:
     def discard(self) -> None:
         """Forget an iteration that will be started over."""
         self._stash.clear()
+        self._halves.clear()
         self._optimizer.zero_grad(set_to_none=True)
 
     def gradients(self) -> dict[str, Tensor]:
@@ -323,6 +355,7 @@ class Stage:
     def destroy(self) -> None:
         """Overwrite every tensor with NaN, in place: lost means lost."""
         self._stash.clear()
+        self._halves.clear()
         doomed = [*self._params, *(p.grad for p in self._params), *self.module.buffers()]
         doomed += self._computing
         doomed += [v for kept in self._optimizer.state.values() for v in kept.values()]

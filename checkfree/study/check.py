@@ -44,7 +44,7 @@ def check_buildable(cells: Sequence[Cell], at_once: int) -> Job:
             check_fits(cell.config)
             check_log_disk(cell.config, min(at_once, len(cells)) * len(seats(cell.config)))
     job = of_config(cells[0].config, cells[0].folder, ())
-    try_out(job)
+    job = try_out(job)
     for cell in _columns(cells):
         with _named(cell):
             job.notes(cell.config.recovery)

@@ -103,6 +103,8 @@ class Attempt:
                 return op.hop == 0 or key in self.activations
             case Kind.BACKWARD:
                 return self.part(op) is Part.HEAD or key in self.gradients
+            case Kind.WEIGHTS:
+                return True
             case Kind.REDUNDANT:
                 return key in self.doubled
 

@@ -86,6 +86,9 @@ class Compute:
                 return self._forward(attempt, op)
             case Kind.BACKWARD:
                 return self._backward(attempt, op)
+            case Kind.WEIGHTS:
+                self.stage.backward_weights((op.microbatch, op.hop))
+                return []
             case Kind.REDUNDANT:
                 return self._redundant(attempt, op)
             case Kind.REDUCE:
@@ -132,7 +135,8 @@ class Compute:
         dy = self._read(attempt.gradients.pop(key, None), self.stage)
         if dy is not None and dy.shape != self.stage.shape_of(key):
             raise Unfit(f"the gradient for {op} is {list(dy.shape)}")
-        dx = self.stage.backward(key, dy, share)
+        split = op._replace(kind=Kind.WEIGHTS) in attempt.own
+        dx = self.stage.backward(key, dy, share, split=split)
         if dx is None:
             return []
         following = op._replace(hop=op.hop - 1)

@@ -14,7 +14,7 @@ from checkfree.core.ops import FAULTS, LEAD, Address
 from checkfree.core.records import dumps
 from checkfree.lead import Phase
 from checkfree.messages.control import Message, Reroute
-from checkfree.pipeline import gpipe, one_f_one_b
+from checkfree.pipeline import gpipe, one_f_one_b, zb_h1, zb_h2
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, reroutes, script
@@ -31,6 +31,9 @@ SHAPES: tuple[dict[str, Any], ...] = (
     {"recovery": "checkpoint", "stages": 2, "replicas": 2},
     {"recovery": "random", "stages": 2, "replicas": 3},
 )
+
+
+SCHEDULES = (gpipe, one_f_one_b, zb_h1, zb_h2)
 
 
 @dataclass
@@ -63,7 +66,7 @@ class Plan:
         terms = {
             "iterations": 4,
             "microbatches": 5,
-            "schedule": (gpipe, one_f_one_b)[self.seed % 2],
+            "schedule": SCHEDULES[self.seed // len(SHAPES) % len(SCHEDULES)],
             "validation_every": 2 * (self.seed % 3 == 0),
             "validate_after_repair": self.seed % 3 == 0,
             "max_ticks": 40,

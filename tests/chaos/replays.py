@@ -20,7 +20,6 @@ from checkfree.core.ops import LEAD, Address, Location, Refusal, Repair, Source,
 from checkfree.lead import Phase
 from checkfree.messages.control import Leaving, Message, Rebuilt, Resend, Severed
 from checkfree.messages.tensors import KeepState, StageState
-from checkfree.pipeline import gpipe, one_f_one_b
 from checkfree.recovery.auto import Ladder, auto
 from checkfree.recovery.options import AutoOptions
 from checkfree.recovery.replay.plan import survives
@@ -34,6 +33,7 @@ from checkfree.runtime.faults import Faults
 from checkfree.worker import StageWorker
 from checkfree.worker.log import SentLog
 from tests.chaos import SOAK
+from tests.chaos.chaos import SCHEDULES
 from tests.chaos.takeovers import OF_LEAD, succeed
 from tests.chaos.test_severed import BETWEEN as ALWAYS
 from tests.tiny import Run, make
@@ -94,16 +94,18 @@ class Terms:
             ((None, None), (None, rng.randrange(lag + 2, 13) * SENT), (rng.randrange(1, 5), None))
         )
         terms = ReplayTerms(lag, every, memory, copies=rng.choice((1, 1, 2)))
-        return cls(seed, rng.choice((1, 2, 3, 3, 4, 4, 5)), replicas, terms, rng.randrange(2))
+        return cls(
+            seed, rng.choice((1, 2, 3, 3, 4, 4, 5)), replicas, terms, rng.randrange(len(SCHEDULES))
+        )
 
     def run(self, strategy: Strategy, **more: Any) -> Run:
         terms = {
             "iterations": ITERATIONS,
             "microbatches": MICROBATCHES,
-            "schedule": (gpipe, one_f_one_b)[self.schedule],
+            "schedule": SCHEDULES[self.schedule],
             "validation_every": 7,
             "validate_after_repair": True,
-            "clip_over": ("stage", "global")[self.schedule],
+            "clip_over": ("stage", "global")[self.schedule % 2],
             "clip": 0.3,
             "max_ticks": ITERATIONS + 36,
         }

@@ -13,11 +13,10 @@ import torch
 
 from checkfree.core.config import RecoveryConfig
 from checkfree.lead import Phase
-from checkfree.pipeline import gpipe, one_f_one_b
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 from tests.chaos import SOAK
-from tests.chaos.chaos import Chaos, Plan, measured, replay
+from tests.chaos.chaos import SCHEDULES, Chaos, Plan, measured, replay
 from tests.tiny import Run, make, same_states
 
 CHUNK, CHUNKS = 25, 40 if SOAK else 2
@@ -65,7 +64,7 @@ class Ladders(Plan):
         terms = {
             "iterations": 12,
             "microbatches": 4,
-            "schedule": (gpipe, one_f_one_b)[self.seed % 2],
+            "schedule": SCHEDULES[self.seed % 2 + 2 * (self.seed // len(SHAPES) % 2)],
             "validation_every": self.seed % 3,
             "validate_after_repair": self.seed % 3 > 0,
             "max_ticks": 60,

@@ -114,6 +114,20 @@ CASES = {
         ((3, 2, 0), (4, 2), (6, 3), (6, 4), (7, 0)),
         True,
     ),
+    "backwards split, redundant": Case(
+        {"recovery": {"name": "redundant"}, "schedule": "zb_h2"}, ((2, 0), (4, 3)), True
+    ),
+    "backwards split, swapped": Case({**PLUS, "schedule": "zb_h1"}, ((2, 1), (3, 0)), False),
+    "backwards split, replay from a wave, with replicas": Case(
+        {
+            "recovery": {"name": "replay", "wave_lag": 1, "wave_every": 2},
+            "schedule": "zb_h1",
+            "replicas": 2,
+            "iterations": 8,
+        },
+        ((3, 2, 0), (4, 2), (6, 3), (6, 4), (7, 0)),
+        True,
+    ),
     "muon, redundant": Case({"recovery": {"name": "redundant"}, **MUON}, ((2, 0), (4, 3)), True),
     "muon, replay": Case({"recovery": {"name": "replay"}, **MUON}, ((2, 3), (4, 0), (5, 1)), True),
     "muon, moments averaged": Case(

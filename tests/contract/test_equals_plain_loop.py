@@ -51,6 +51,38 @@ CASES: dict[str, dict[str, Any]] = {
         "model": {"family": "gpt", "tied": True},
         "recompute": [0, 3],
     },
+    "zb_h1": {"schedule": "zb_h1"},
+    "zb_h2": {"schedule": "zb_h2"},
+    "zb_h1, two stages, many microbatches": {
+        "schedule": "zb_h1",
+        "stages": 2,
+        "microbatches": 9,
+    },
+    "zb_h2, one stage": {"schedule": "zb_h2", "stages": 1},
+    "zb_h2, eight stages, three replicas": {
+        "schedule": "zb_h2",
+        "stages": 8,
+        "replicas": 3,
+        "microbatches": 5,
+        "model": {"blocks": 8},
+    },
+    "zb_h1, two replicas, swapped": {**SWAPPED, "replicas": 2, "schedule": "zb_h1"},
+    "zb_h2, all swapped": {
+        "recovery": {"name": "checkfree_plus", "share": 1.0},
+        "schedule": "zb_h2",
+    },
+    "zb_h1, a quarter swapped": {
+        "recovery": {"name": "checkfree_plus", "share": 0.25},
+        "microbatches": 8,
+        "schedule": "zb_h1",
+    },
+    "zb_h1, shadow forwards": {"recovery": {"name": "redundant"}, "schedule": "zb_h1"},
+    "zb_h1, recomputed": {"recompute": True, "schedule": "zb_h1"},
+    "zb_h2, gpt, tied, recomputed in part": {
+        "model": {"family": "gpt", "tied": True},
+        "recompute": [0, 3],
+        "schedule": "zb_h2",
+    },
 }
 
 
@@ -111,9 +143,11 @@ def make_optimizers(
 
 def order(config: Config, microbatch: int) -> list[int]:
     """The body stages as a microbatch visits them."""
-    if config.recovery.name == "checkfree_plus" and microbatch % 2 == 1:
+    body, recovery = list(range(1, config.stages + 1)), config.recovery
+    share = recovery.share if recovery.name == "checkfree_plus" else 0
+    if math.floor((microbatch + 1) * share) > math.floor(microbatch * share):
         return [2, 1, 4, 3]
-    return [1, 2, 3, 4]
+    return body
 
 
 def clip(config: OptimizerConfig, stages: Sequence[nn.Module]) -> None:
@@ -153,19 +187,22 @@ def test_float64_losses_and_weights_to_1e_10(case: dict[str, Any], tmp_path: Pat
     assert clips(run) >= (0 if config.optimizer.clip is None else config.iterations)
 
 
-@pytest.mark.parametrize("name", ["1f1b", "swapped", "two replicas"])
+@pytest.mark.parametrize(
+    "name", ["1f1b", "swapped", "two replicas", "zb_h1", "zb_h2", "zb_h1, two replicas, swapped"]
+)
 def test_float32_losses_to_1e_5(name: str, tmp_path: Path) -> None:
     config = small(tmp_path / "run", BASE, CASES[name])
     expected = plain_loop(config, modules(config), counting(config))
     assert train_own_modules(config).losses == pytest.approx(expected, rel=0, abs=1e-5)
 
 
+@pytest.mark.parametrize("schedule", ["1f1b", "zb_h1", "zb_h2"])
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_float32_to_the_last_bit(name: str, tmp_path: Path) -> None:
+def test_float32_to_the_last_bit(name: str, schedule: str, tmp_path: Path) -> None:
     """Where the loop's own roundings are those of a pipeline: it divides losses by a power of two,
     does not clip, and has torch's fused steps."""
     how = {"optimizer": {"name": name, "weight_decay": 0.1, **COSINE, "clip": None}}
-    config = small(tmp_path / "run", BASE, {"microbatches": 4}, how)
+    config = small(tmp_path / "run", BASE, {"microbatches": 4, "schedule": schedule}, how)
     own = modules(config)
     run, expected = train_own_modules(config), plain_loop(config, own, counting(config), fused=True)
     assert run.losses == expected
@@ -190,6 +227,18 @@ def test_the_modules_passed_in_stay_as_they_are(tmp_path: Path) -> None:
     checkfree.train(config, stages=start, batches=counting(config))
     assert largest_difference(start, modules(config)) == 0.0
     assert all(param.dtype is torch.float32 for stage in start for param in stage.parameters())
+
+
+@pytest.mark.parametrize("wire", ["fp32", "bf16", "fp16", "int8"])
+def test_on_any_wire_all_schedules_have_the_same_bits(wire: str, tmp_path: Path) -> None:
+    """In order and without replicas, all add up gradients by microbatch."""
+    wires = {"wire": {"activations": wire, "gradients": wire}, "iterations": 8, "microbatches": 6}
+    runs = [
+        train_own_modules(small(tmp_path / schedule, wires, {"schedule": schedule}))
+        for schedule in ("1f1b", "zb_h1", "zb_h2")
+    ]
+    assert runs[0].losses == runs[1].losses == runs[2].losses
+    assert all(largest_difference(runs[0].stages, run.stages) == 0.0 for run in runs)
 
 
 def test_swaps_and_clipping_show_in_the_loop(tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ RUNS: dict[str, dict[str, Any]] = {
         "average": {"every": 3, "last": 2},
     },
     "redundant": {"recovery": "redundant", "failures": EVERYWHERE},
+    "redundant, backwards split": {
+        "schedule": "zb_h1",
+        "recovery": "redundant",
+        "failures": EVERYWHERE,
+    },
     "random": {"recovery": "random", "failures": EVERYWHERE},
     "zero, net below": {"recovery": "zero", "failures": EVERYWHERE, "checkpoint": {"every": 3}},
     "copy": {"recovery": "copy", "failures": {**EVERYWHERE, "stages": "body"}},
@@ -58,6 +63,11 @@ RUNS: dict[str, dict[str, Any]] = {
         "checkpoint": {"every": 5},
     },
     "replay": {"recovery": "replay(wave_lag=2)", "failures": EVERYWHERE},
+    "replay, backwards split": {
+        "schedule": "zb_h2",
+        "recovery": "replay(wave_lag=2)",
+        "failures": EVERYWHERE,
+    },
     "replay, replicas, little memory, net below": {
         "replicas": 2,
         "recovery": "replay(wave_lag=1,wave_every=3,log_memory=4096,copies=2)",

@@ -23,6 +23,12 @@ LOSSES = ((2, 0), (5, 2), (5, 3), (8, 1), (9, 4))
 OPTIONS: dict[str, dict[str, Any]] = {
     "as usual": {},
     "fill and drain": {"schedule": "gpipe"},
+    "backwards split": {"schedule": "zb_h1"},
+    "backwards split, recomputed": {
+        "schedule": "zb_h2",
+        "model": {"dropout": 0.2},
+        "recompute": [0, 2],
+    },
     "8 bits there, 16 back": {"wire": {"activations": "int8", "gradients": "bf16"}},
     "16 bits there, 8 back": {"wire": {"activations": "fp16", "gradients": "int8"}},
     "one clip for all": {"optimizer": {"clip": 0.05, "clip_over": "global"}},

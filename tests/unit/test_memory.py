@@ -16,6 +16,7 @@ from checkfree.core.errors import BadInput
 from checkfree.models.families import family
 from checkfree.session import memory
 from checkfree.session.memory import (
+    HALF_HELD,
     available,
     check_fits,
     least_bytes,
@@ -24,6 +25,7 @@ from checkfree.session.memory import (
     within_memory,
 )
 from checkfree.session.sizes import log_bytes, logged_bytes, own_sizes
+from checkfree.stage.split import input_backward
 from checkfree.study.check import check_buildable
 from checkfree.study.options import make_options
 from checkfree.study.plan import base, plan
@@ -89,6 +91,32 @@ def test_rounded_weights_are_there_beside_those_that_train() -> None:
     more = seat_bytes(shallow[1]) - seat_bytes(shallow[0])
     assert more == pytest.approx(max(both[0].params) / 2, rel=0.2)
     assert seat_bytes(narrow) < seat_bytes(wide)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt"])
+def test_what_waits_between_the_halves_of_a_backward(name: str) -> None:
+    """Beside the stash: the gradients that arrived at each product."""
+    config = demo(f"model.family={name}")
+    body = family(name).stage(config.model, 1, config.stages)
+    hidden = torch.randn(config.batch, config.model.context, config.model.width).requires_grad_()
+    y = body(hidden)
+    halves = input_backward(y, hidden, torch.randn_like(y), body.parameters())
+    assert halves is not None
+    arrived = [dy for level in halves[1].arrived for dy in level if dy is not None]
+    waiting = {dy.untyped_storage().data_ptr(): dy.untyped_storage().nbytes() for dy in arrived}
+    told = own_sizes(config).stashed[1]
+    assert 0.7 * HALF_HELD < sum(waiting.values()) / told <= HALF_HELD
+
+
+def test_a_split_backward_holds_more() -> None:
+    plain = seat_bytes(demo("recovery=none", "microbatches=64"))
+    first, second = (
+        seat_bytes(demo("recovery=none", "microbatches=64", f"schedule={name}"))
+        for name in ("zb_h1", "zb_h2")
+    )
+    assert plain < first < second
+    again = ("recovery=none", "microbatches=64", "recompute=true")
+    assert seat_bytes(demo(*again)) < seat_bytes(demo(*again, "schedule=zb_h1"))
 
 
 def test_what_is_held_for_others_counts() -> None:

@@ -22,7 +22,7 @@ from checkfree.core.ops import (
 
 seats = st.builds(Address, st.integers(0, 999), st.integers(0, 99))
 addresses = seats | st.sampled_from([LEAD, STORE, FAULTS, LOG])
-numbered = st.sampled_from([Kind.FORWARD, Kind.BACKWARD, Kind.REDUNDANT])
+numbered = st.sampled_from([Kind.FORWARD, Kind.BACKWARD, Kind.WEIGHTS, Kind.REDUNDANT])
 ops = st.just(Op(Kind.REDUCE)) | st.builds(
     Op, numbered, st.integers(0, 10**6), st.integers(0, 1000)
 )
@@ -45,6 +45,7 @@ def test_a_route_parses_back(route: tuple[Address, ...]) -> None:
 
 def test_words_read_as_in_the_documentation() -> None:
     assert str(Op(Kind.FORWARD, 3, 1)) == "F3@1"
+    assert str(Op(Kind.WEIGHTS, 3, 1)) == "W3@1"
     assert str(Op(Kind.REDUNDANT, 3, 2)) == "R3@2"
     assert Op.parse("S3@2") == Op(Kind.REDUNDANT, 3, 2)  # as before
     assert str(Op(Kind.REDUCE)) == "R"

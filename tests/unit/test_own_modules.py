@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,9 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import checkfree
+from checkfree.cli.display import Display
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.records import of_kind
@@ -71,6 +75,30 @@ def test_it_trains_through_failures(tmp_path: Path, recovery: str) -> None:
     assert [r["seats"] for r in of_kind(run.records, "failure")] == [["2.0"], ["4.0"]]
     assert len(of_kind(run.records, "recovery")) == 2
     assert [type(module) for module in run.stages] == [Edge, Body, Body, Body, Body]
+
+
+class Reentrant(Body):
+    """Its weights get their gradient where autograd does not see it."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        made: Tensor = checkpoint(super().forward, hidden, use_reentrant=True)
+        return made
+
+
+def test_what_cannot_be_split_trains_whole_and_is_told(tmp_path: Path) -> None:
+    stages: list[nn.Module] = [*pipeline(2), Reentrant(), Body()]
+    runs = []
+    for schedule in ("1f1b", "zb_h1"):
+        text = io.StringIO()
+        config = checkfree.Config(schedule=schedule, stages=4)
+        with Display(config, Console(file=text, width=300)) as display:
+            words = {"schedule": schedule}
+            runs.append(train(tmp_path / schedule, stages, words, listeners=[display]))
+        told = "zb_h1 splits backwards, which the modules of stages 3 can't be"
+        assert (told in text.getvalue()) is (schedule == "zb_h1")
+    plain, split = runs
+    assert split.losses == plain.losses
+    assert [of_kind(run.records, "config")[0].get("unsplit", []) for run in runs] == [[], [3]]
 
 
 def test_a_run_that_cannot_be_saved_says_why(tmp_path: Path) -> None:

@@ -54,13 +54,20 @@ def test_a_profile_is_read() -> None:
     found = parse_profile(GOOD)
     assert isinstance(found, Profile)
     assert found.body == PartSeconds(forward=5e-3, backward=2e-3, shadow=9e-4)
+    assert found.body.halves is None
     assert (found.step_edge, found.step_body, found.iteration_overhead) == (1e-3, 2e-3, 0.0)
     assert (found.copy, found.store, found.sizes["width"]) == (1e9, 1e8, 16)
+
+
+def test_halves_of_a_backward_are_read() -> None:
+    both = {**PART, "input": 1.5e-3, "weights": 1e-3}
+    assert parse_profile(changed(both, "seconds", "body")).body.halves == (1.5e-3, 1e-3)
 
 
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
+        (changed({**PART, "input": 1e-3}, "seconds", "body"), "no seconds.body.weights"),
         ([], "the file is \\[\\]"),
         ({}, "no format"),
         (changed(2, "format"), "format is 2, expected 1"),
@@ -127,6 +134,8 @@ def test_a_machine_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     found = read_profile(Path("p.json"))
     for part in (found.embed, found.body, found.head):
         assert min(part.forward, part.backward, part.shadow) > 0
+    assert found.embed.halves is None
+    assert min(*(found.body.halves or (0,)), *(found.head.halves or (0,))) > 0
     assert min(found.step_edge, found.step_body, found.iteration_overhead) > 0
     assert found.sizes == {**GOOD["sizes"], "vocabulary": 256}
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "p.json"])
@@ -141,7 +150,7 @@ def test_every_op_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         pieces[label] = iterations
         return lambda: None
 
-    profile(load("small.yaml", ["recovery=redundant", "replicas=2"]), 2, piece)
+    profile(load("small.yaml", ["recovery=redundant", "replicas=2", "schedule=zb_h1"]), 2, piece)
     assert pieces == {"4 microbatches": 5, "2 microbatches": 5}
 
 

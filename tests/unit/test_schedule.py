@@ -15,18 +15,26 @@ from checkfree.pipeline import (
     check,
     forward_only,
     gpipe,
+    key,
     makespan,
     needs,
     one_f_one_b,
     parse,
+    peak_split,
     peak_stash,
     render,
+    split_backwards,
     timeline,
+    zb_h1,
+    zb_h2,
 )
+from checkfree.pipeline.expected import EXPECTED, bubble
 from checkfree.pipeline.routes import in_order, is_swapped, swapped
 from checkfree.report.schedule import draw_timeline
 
 USUAL, UNIT = Costs(), Costs(forward=1, backward=1, embed=1, head=1)
+HALVES = Costs(forward=1, backward=2, embed=0, head=0)  # F = B = W = 1, and ends that cost nothing
+SPLIT = {"zb_h1": zb_h1, "zb_h2": zb_h2}
 
 
 def seats(num_body, num_replicas=1):
@@ -35,6 +43,25 @@ def seats(num_body, num_replicas=1):
 
 def duration(routes, costs=USUAL):
     return lambda _, op: costs.duration(op, routes[op.microbatch])
+
+
+def in_time(schedule, routes, costs=USUAL):
+    """When each op runs, by the costs that the schedule was made with."""
+    split = split_backwards(schedule)
+
+    def seconds(worker, op):
+        return costs.duration(op, routes[op.microbatch], key(op) in split)
+
+    return timeline(
+        schedule,
+        routes,
+        lambda worker, op: 0.0 if op.kind is Kind.REDUCE else seconds(worker, op),
+        lambda sender, receiver: costs.transfer,
+    )
+
+
+def length(spans):
+    return max(end for _, end in spans.values())
 
 
 def at_once(sender, receiver):
@@ -184,6 +211,105 @@ def test_on_a_timeline_ops_follow_what_they_need_and_never_overlap(routes, costs
                 assert spans[sender, need][1] + travel <= spans[worker, op][0]
 
 
+# Split backwards
+
+
+def test_zb_h1_of_four_body_stages():
+    """As in figure 2 of arXiv 2401.10241, the first stages compute the gradient of weights between
+    the others from the first one on, the last ones towards the end."""
+    picture = """
+        1.0 | F0@1 F1@1 F2@1 F3@1 F4@1 B0@1 W0@1 F5@1 B1@1 W1@1 B2@1 W2@1 B3@1 B4@1 W3@1 W4@1 B5@1 W5@1 R
+        2.0 | F0@2 F1@2 F2@2 F3@2 B0@2 F4@2 B1@2 W0@2 F5@2 B2@2 W1@2 B3@2 B4@2 W2@2 W3@2 B5@2 W4@2 W5@2 R
+        3.0 | F0@3 F1@3 F2@3 B0@3 F3@3 B1@3 F4@3 B2@3 W0@3 F5@3 B3@3 B4@3 W1@3 W2@3 B5@3 W3@3 W4@3 W5@3 R
+        4.0 | F0@4 F1@4 B0@4 F2@4 B1@4 F3@4 B2@4 F4@4 B3@4 B4@4 W0@4 F5@4 W1@4 B5@4 W2@4 W3@4 W4@4 W5@4 R"""  # noqa: E501
+    made = zb_h1(in_order(seats(4), 6), HALVES)
+    assert {worker: ops for worker, ops in made.items() if worker.stage} == parse(picture)
+
+
+@given(pipelines(), st.sampled_from(sorted(SPLIT)), costs)
+@settings(deadline=None)
+def test_every_backward_but_the_embeddings_is_split(routes, name, costs):
+    schedule = SCHEDULES[name](routes, costs)
+    halves = {
+        (op.microbatch, op.hop)
+        for ops in schedule.values()
+        for op in ops
+        if op.kind is Kind.WEIGHTS
+    }
+    assert halves == {(m, hop) for m, route in enumerate(routes) for hop in range(1, len(route))}
+    assert split_backwards(schedule) == {key(Op(Kind.BACKWARD, *half)) for half in halves}
+
+
+@given(pipelines(), st.sampled_from(sorted(SPLIT)), costs)
+@settings(deadline=None)
+def test_a_stash_counts_until_the_weights_have_their_gradient(routes, name, costs):
+    """And has 1F1B's bound with ZB-H1, less than twice that with ZB-H2."""
+    hops, crossing = len(routes[0]), crosses(routes)
+    deep = 2 if name == "zb_h2" else 1
+    schedule = SCHEDULES[name](routes, costs)
+    for worker, held in peak_stash(schedule).items():
+        most = hops + 3 * crossing if worker.stage == 0 else hops - 1 + 2 * crossing
+        assert held <= most if deep == 1 else held <= 2 * most - 1
+        assert held <= EXPECTED[name].stash(hops) + 3 * crossing
+    check(schedule, routes, stash=max(peak_stash(schedule).values()))
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize("num_body", [2, 3, 4, 7, 16, 64])
+@pytest.mark.parametrize("more", [0, 1, 40])
+def test_bubbles_are_those_of_the_papers(name, num_body, more):
+    expected = EXPECTED[name]
+    routes = in_order(seats(num_body), expected.many(num_body) + more)
+    schedule = SCHEDULES[name](routes, HALVES)
+    found = bubble(in_time(schedule, routes, HALVES))
+    assert found == pytest.approx(expected.bubble(num_body, HALVES), rel=0.02, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(SPLIT))
+@pytest.mark.parametrize("num_body", [2, 4, 16])
+def test_split_backwards_leave_no_more_than_the_way_to_the_last_stage(name, num_body):
+    """It can't begin before a forward has come by all others, and then it never idles."""
+    routes = in_order(seats(num_body), 2 * num_body + 1)
+    spans = in_time(SCHEDULES[name](routes, HALVES), routes, HALVES)
+    assert length(spans) == 3 * len(routes) + num_body - 1
+
+
+@given(st.integers(1, 10), st.integers(1, 24), st.integers(1, 3))
+@settings(deadline=None)
+def test_split_backwards_take_no_longer(num_body, num_microbatches, num_replicas):
+    routes = in_order(seats(num_body, num_replicas), num_microbatches)
+    for some in (USUAL, Costs(transfer=0.5)):
+        plain, first, second = (
+            length(in_time(make(routes, some), routes, some))
+            for make in (one_f_one_b, zb_h1, zb_h2)
+        )
+        assert second - 1e-9 <= first <= plain + 1e-9
+
+
+def test_more_in_flight_hides_the_way_between_workers():
+    far = Costs(transfer=0.5)
+    routes = in_order(seats(8), 32)
+    h1, h2 = (length(in_time(make(routes, far), routes, far)) for make in (zb_h1, zb_h2))
+    assert h2 < 0.9 * h1
+
+
+@pytest.mark.parametrize(
+    ("row", "held", "halves"),
+    [
+        ("F0@1 B0@1 F1@1 B1@1 R", 1, 0),
+        ("F0@1 B0@1 W0@1 F1@1 B1@1 W1@1 R", 1, 1),
+        ("F0@1 B0@1 F1@1 W0@1 B1@1 W1@1 R", 2, 1),
+        ("F0@1 B0@1 F1@1 B1@1 W0@1 W1@1 R", 2, 2),
+        ("F0@1 B0@1 F1@1 B1@1 W0@1 R", 2, 1),
+        ("F0@0 F0@2 B0@2 B0@0 F1@0 W0@2 R", 2, 1),
+    ],
+)
+def test_what_is_held_between_halves(row, held, halves):
+    schedule = parse(f"1.0 | {row}")
+    assert peak_stash(schedule) == {Address(1): held}
+    assert peak_split(schedule) == {Address(1): halves}
+
+
 # What check refuses
 
 ROUTES = in_order(seats(2), 2)
@@ -209,6 +335,15 @@ GOOD = """
         ("F0@1 F1@1", "F0@1 R0@1 F1@1", "R0@1 stands on 1.0, but hop 0 of route 0 is 0.0"),
         ("F0@1 F1@1", "F0@1 R0@2 R0@2 F1@1", "R0@2 stands on 1.0 twice"),
         ("F0@1 F1@1", "F0@1 R0@0 F1@1", "R0@0 route 0 has no such hop"),
+        (
+            "F0@2 B0@2",
+            "F0@2 W0@2 B0@2",
+            "W0@2 comes before B0@2 of the same worker\n  2.0 | F0@2 [",
+        ),
+        ("F0@2 B0@2", "F0@2 B0@2 W0@2 W0@2", "W0@2 stands on 2.0 twice"),
+        ("F0@2 B0@2", "F0@2 B0@2 W0@1", "W0@1 stands on 2.0, but hop 1 of route 0 is 1.0"),
+        ("B1@2 R", "B1@2 R W1@2", "R must be the worker's last op"),
+        ("F0@2 B0@2", "F0@2 W0@2", "W0@2 comes before B0@2 of the same worker"),
     ],
 )
 def test_check_points_at_the_op_to_blame(right, wrong, why):
@@ -263,6 +398,10 @@ def test_a_reduction_alone_is_a_worker_without_microbatches():
     check(parse(GOOD + "    2.1 | R"), ROUTES)
 
 
+def test_some_backwards_may_be_whole():
+    check(parse(GOOD.replace("F0@2 B0@2", "F0@2 B0@2 W0@2")), ROUTES, stash=2)
+
+
 @pytest.mark.parametrize("more", [" R", " B0@2"])
 def test_forward_only_is_just_that(more):
     schedule = parse(render(forward_only(ROUTES)) + more)
@@ -280,6 +419,7 @@ def test_forward_only_is_just_that(more):
         ("F0@2", ["F0@1"]),
         ("B0@3", ["F0@3"]),
         ("B0@1", ["F0@1", "B0@2"]),
+        ("W0@3", ["B0@3"]),
         ("R0@2", ["F0@1"]),
         ("R", []),
     ],
@@ -297,12 +437,23 @@ def test_needs(op, needed):
         ("B0@0", 0.2),
         ("B0@1", 2.0),
         ("B0@3", 0.6),
+        ("W0@1", 1.0),
+        ("W0@3", 0.3),
         ("R0@2", 1.0),
         ("R", 0.0),
     ],
 )
 def test_stage_0_costs_less_at_either_end(op, cost):
     assert USUAL.duration(Op.parse(op), ROUTES[0]) == cost
+
+
+def test_both_halves_of_a_backward_are_the_whole():
+    costs = Costs(weights=0.25)
+    for hop in (1, 3):
+        whole, half = Op(Kind.BACKWARD, 0, hop), Op(Kind.WEIGHTS, 0, hop)
+        assert costs.duration(half, ROUTES[0]) == costs.duration(whole, ROUTES[0]) / 4
+        both = costs.duration(whole, ROUTES[0], split=True) + costs.duration(half, ROUTES[0])
+        assert both == pytest.approx(costs.duration(whole, ROUTES[0]))
 
 
 def test_a_timeline_adds_up():
@@ -344,5 +495,9 @@ def test_the_picture_is_an_image(tmp_path):
     draw_timeline(spans, path, swapped={m for m in range(6) if is_swapped(m, 0.5)})
     drawn = path.read_text()
     assert drawn.count("<pattern") == 3  # forward, backward and the legend's
+    halves = in_time(zb_h1(routes), routes)
+    draw_timeline(halves, tmp_path / "halves.svg")
+    assert "#009e73" in (tmp_path / "halves.svg").read_text().lower()
+    assert "#009e73" not in drawn.lower()
     draw_timeline(spans, tmp_path / "plain.svg")
     assert "<pattern" not in (tmp_path / "plain.svg").read_text()

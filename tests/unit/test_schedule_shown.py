@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ VARIANTS = [
     "recovery=checkfree_plus(share=1) replicas=2",
     "recovery=redundant",
     "recovery=redundant schedule=gpipe replicas=2",
+    "recovery=redundant schedule=zb_h1",
+    "recovery=checkfree_plus schedule=zb_h2 replicas=2",
 ]
 
 
@@ -86,6 +89,33 @@ def test_it_draws_a_picture(tmp_path: Path, suffix: str, start: bytes) -> None:
     text = show_schedule(load("demo"), picture)
     assert picture.read_bytes().startswith(start) and picture.stat().st_size > 1000
     assert text.endswith(f"timeline: {picture}")
+
+
+def test_its_bubble_and_stash_stand_beside_the_papers(tmp_path: Path) -> None:
+    words = ["model.blocks=4", "stages=4", "recovery=none", "microbatches=9"]
+    for name, formula, many, stash in (
+        ("gpipe", "9.0 = (p-1)(F + B + W)", 1, 9),
+        ("1f1b", "9.0 = (p-1)(F + B + W)", 1, 6),
+        ("zb_h1", "3.0 = (p-1)(F + B - W)", 5, 6),
+        ("zb_h2", "0.0 = (p-1)(F + B - 2W)", 9, 9),
+    ):
+        config = load(None, [*SMALL, *words, f"schedule={name}"])
+        text = show_schedule(config, tmp_path / "t.png")
+        given = f"in order and given {many} or more microbatches; stash bound here: {stash}"
+        assert f"by its paper {formula}, {given}\n" in text
+        assert ("W0@1" in text) is name.startswith("zb_")
+        assert "W is empty" not in text  # ours are seen to be split
+    assert "bubble 0.0 forwards" in text
+
+
+def test_modules_that_are_not_ours_may_not_be_split(
+    tmp_path: Path,
+) -> None:
+    config = load(None, [*SMALL, "schedule=zb_h1"])
+    other = replace(config, model=replace(config.model, family="hf"))
+    told = "W is empty where a module can't be split"
+    assert told in show_schedule(other, tmp_path / "t.png")
+    assert told not in show_schedule(replace(other, schedule="1f1b"), tmp_path / "t.png")
 
 
 def test_its_figures(tmp_path: Path) -> None:

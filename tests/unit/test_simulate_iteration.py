@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkfree.core.ops import Address, Mirror, Route
-from checkfree.pipeline import gpipe, makespan, one_f_one_b
+from checkfree.core.ops import Address, Mirror, Op, Route
+from checkfree.pipeline import (
+    gpipe,
+    key,
+    makespan,
+    one_f_one_b,
+    split_backwards,
+    zb_h1,
+    zb_h2,
+)
 from checkfree.pipeline.routes import in_order
 from checkfree.simulator.fleet import Fleet, Link
 from checkfree.simulator.iteration import NetworkLines, price_iteration
@@ -102,6 +111,39 @@ def test_one_thread_overlaps_nothing() -> None:
     assert price.seconds == {"useful": pytest.approx(price.total)}
 
 
+@pytest.mark.parametrize("make", [one_f_one_b, zb_h1, zb_h2])
+@pytest.mark.parametrize("serial", [False, True])
+def test_both_halves_of_a_backward_are_as_long_as_the_whole(make: Any, serial: bool) -> None:
+    """Where nothing else was measured; and useful work, both."""
+    found = routes(3, 8)
+    price = price_iteration(
+        found, make(found), (), (), fleet(FAST, serial=serial), sizes(3), pace(3)
+    )
+    assert price.seconds["useful"] * (1 if serial else 4) == pytest.approx(3 * 8 * (1 + 2))
+
+
+def test_halves_are_as_long_as_they_were_measured() -> None:
+    found = routes(1, 1)
+    body = StagePart(1.0, 2.0, 1.0, halves=(1.5, 0.75))
+    speed = ComputePace(NOTHING, (body,), NOTHING, (0.0, 0.0))
+    whole, split = (
+        price_iteration(found, make(found), (), (), fleet(FAST), sizes(1), speed)
+        for make in (one_f_one_b, zb_h1)
+    )
+    assert (whole.total, split.total) == (3.0, 3.25)
+    assert body.scaled(2.0).split == (3.0, 1.5)
+
+
+def test_gradients_of_weights_fill_the_bubble() -> None:
+    found = routes(4, 8)
+    plain, split = (
+        price_iteration(found, make(found), (), (), fleet(FAST), sizes(4), pace(4))
+        for make in (one_f_one_b, zb_h1)
+    )
+    assert (plain.total, split.total) == (33.0, 27.0)
+    assert split.bytes == plain.bytes
+
+
 @given(
     stages=st.integers(1, 5),
     microbatches=st.integers(1, 8),
@@ -120,15 +162,22 @@ def test_classes_add_up_to_the_whole(
     assert all(spent >= 0 for spent in price.seconds.values())
 
 
-@given(stages=st.integers(1, 5), microbatches=st.integers(1, 8))
-def test_without_bytes_it_is_the_schedules_own_length(stages: int, microbatches: int) -> None:
+@given(st.integers(1, 5), st.integers(1, 8), st.sampled_from([gpipe, one_f_one_b, zb_h1, zb_h2]))
+def test_without_bytes_it_is_the_schedules_own_length(
+    stages: int, microbatches: int, make: Any
+) -> None:
     found = routes(stages, microbatches)
-    schedule, speed = one_f_one_b(found), pace(stages)
+    schedule, speed = make(found), pace(stages)
+    split = split_backwards(schedule)
+
+    def seconds(worker: Address, op: Op) -> float:
+        return speed.seconds(op, found[op.microbatch], key(op) in split)
+
     price = price_iteration(found, schedule, (), (), fleet(FAST), sizes(stages), speed)
     length = makespan(
         schedule,
         found,
-        lambda worker, op: 0.0 if op.microbatch < 0 else speed.seconds(op, found[op.microbatch]),
+        lambda worker, op: 0.0 if op.microbatch < 0 else seconds(worker, op),
         lambda one, other: 0.0,
     )
     assert price.total == pytest.approx(length)

@@ -104,7 +104,7 @@ def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir)
     if here := _seats_here(order, len(seats(job.config))):
         check_log_disk(job.config, here, less="" if resume else LESS)
     warm_up(job.worker_context, job.config, (job.devices or job.config.devices)[0])
-    try_out_in_fork(job)
+    job = try_out_in_fork(job)
     told: list[str] = []
     invited = (
         invitation_of(workdir, order["join_server"], told) if order.get("join_server") else None

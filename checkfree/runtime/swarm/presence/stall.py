@@ -27,6 +27,7 @@ MEASURED, WARM_UP = 9, 1
 _PHASES = {
     Kind.FORWARD: "the forward of microbatch {}",
     Kind.BACKWARD: "the backward of microbatch {}",
+    Kind.WEIGHTS: "the gradient of the weights by microbatch {}",
     Kind.REDUNDANT: "the redundant forward of microbatch {}",
     Kind.REDUCE: "the all-reduce with its replicas",
 }
