@@ -9,9 +9,22 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 
-from checkfree.core.ops import Address, Route, Schedule
-from checkfree.pipeline import Costs, check, gpipe, makespan, one_f_one_b, peak_stash
+from checkfree.core.ops import Address, Kind, Op, Route, Schedule
+from checkfree.pipeline import (
+    Costs,
+    check,
+    gpipe,
+    key,
+    one_f_one_b,
+    peak_stash,
+    split_backwards,
+    timeline,
+    zb_h1,
+    zb_h2,
+)
+from checkfree.pipeline.expected import bubble
 from checkfree.pipeline.routes import in_order, swapped
+from checkfree.pipeline.timeline import Spans
 
 SIZES = (8, 64), (16, 128), (32, 256), (64, 512)
 COSTS = Costs()
@@ -25,12 +38,17 @@ def main() -> None:
     )
     sizes = SIZES[: parser.parse_args().sizes]
     print(
-        "body stages x microbatches   schedule       make s   check s   us/op  growth  span  stash"
+        "body stages x microbatches   schedule       make s   check s   us/op  growth  span  bubble"
+        "  stash"
     )
     for name, make, route in (
         ("gpipe", gpipe, tuple),
         ("1f1b", one_f_one_b, tuple),
         ("1f1b swapped", one_f_one_b, swapped),
+        ("zb_h1", zb_h1, tuple),
+        ("zb_h1 swapped", zb_h1, swapped),
+        ("zb_h2", zb_h2, tuple),
+        ("zb_h2 swapped", zb_h2, swapped),
     ):
         before = None
         for num_body, num_microbatches in sizes:
@@ -40,11 +58,12 @@ def main() -> None:
             _, check_s = timed(lambda: check(made, routes))  # noqa: B023
             each = 1e6 * (make_s + check_s) / sum(map(len, made.values()))
             growth = f"{each / before:.2f}" if before else "-"
-            before = each
+            before, spans = each, in_time(made, routes)
+            span = max(end for _, end in spans.values())
             print(
                 f"{num_body:11} x {num_microbatches:<13}  {name:13} {make_s:7.2f} {check_s:9.2f} "
-                f"{each:7.1f} {growth:>7} {length(made, routes):6.0f} "
-                f"{max(peak_stash(made).values()):5}"
+                f"{each:7.1f} {growth:>7} {span:6.0f} {bubble(spans):6.1f} "
+                f"{max(peak_stash(made).values()):6}"
             )
 
 
@@ -55,14 +74,16 @@ def timed(call: Callable[[], Schedule | None]) -> tuple[Schedule, float]:
     return result or {}, time.perf_counter() - start
 
 
-def length(schedule: Schedule, routes: Sequence[Route]) -> float:
-    """How long the schedule takes, in forwards of one body stage."""
-    return makespan(
-        schedule,
-        routes,
-        seconds=lambda _, op: COSTS.duration(op, routes[op.microbatch]),
-        transfer=lambda *_: 0.0,
-    )
+def in_time(schedule: Schedule, routes: Sequence[Route]) -> Spans:
+    """When each op runs, in forwards of one body stage."""
+    split = split_backwards(schedule)
+
+    def seconds(worker: Address, op: Op) -> float:
+        if op.kind is Kind.REDUCE:
+            return 0.0
+        return COSTS.duration(op, routes[op.microbatch], key(op) in split)
+
+    return timeline(schedule, routes, seconds, transfer=lambda *_: 0.0)
 
 
 if __name__ == "__main__":

@@ -426,7 +426,10 @@ class Config:
     losses are the same but for rounding."""
 
     schedule: str = "1f1b"
-    """``gpipe`` or ``1f1b``, or one from outside of checkfree, as ``my_schedules:zigzag``."""
+    """The order of ops on each seat: ``gpipe``, ``1f1b``, or, with split backwards, so that
+    gradients of weights are computed where a seat would idle, ``zb_h1`` (the memory of 1F1B) or
+    ``zb_h2`` (twice that, for slow links); or one from outside of checkfree, as
+    ``my_schedules:zigzag``."""
 
     code: Any = field(default=None, compare=False, repr=False, metadata=_INTERNAL)
     """Of a schedule."""

@@ -62,4 +62,5 @@ def bubble(spans: Spans) -> float:
         first[worker] = min(start, first.get(worker, start))
         last[worker] = max(end, last.get(worker, end))
         busy[worker] = busy.get(worker, 0.0) + end - start
-    return max((last[worker] - first[worker] - busy[worker] for worker in first), default=0.0)
+    idle = (last[worker] - first[worker] - busy[worker] for worker in first)
+    return max(0.0, *idle)  # roundings may make it less

@@ -20,12 +20,12 @@ from checkfree.core.errors import BadInput
 from checkfree.core.ops import Kind, Op
 from checkfree.core.units import derive
 from checkfree.messages.control import Purpose, Ticket
-from checkfree.pipeline import split_backwards
+from checkfree.pipeline import SCHEDULES, split_backwards
 from checkfree.pipeline.routes import in_order
 from checkfree.runtime.forking import ask_fork
 from checkfree.runtime.process import settled
 from checkfree.session.job import Job
-from checkfree.session.terms import scheduler_of, seats
+from checkfree.session.terms import seats
 from checkfree.stage import Part, Stage
 
 TICKET = Ticket(0, 0)
@@ -73,8 +73,9 @@ class _Trial:
     def __init__(self, job: Job, purpose: Purpose):
         self._context, self._bodies = job.worker_context, job.blueprint.untried
         self._trains = purpose is Purpose.TRAIN
-        routes = in_order(seats(job.config), job.config.microbatches)
-        self._splits = bool(split_backwards(scheduler_of(job.config)(routes)))
+        # One from outside is run when the run begins, and no sooner.
+        ours = SCHEDULES.get(job.config.schedule)
+        self._splits = bool(ours and split_backwards(ours(in_order(seats(job.config), 1))))
         self.unsplit: set[int] = set()
         """Stages whose backwards are whole, though the schedule would split them."""
         self._batch = self._context.batches[purpose](TICKET.iteration, 0)

@@ -115,17 +115,29 @@ def largest_difference(run: checkfree.Run, model: nn.Module) -> float:
 
 
 @pytest.mark.parametrize(
-    "name, stages",
-    [("llama tied", 2), ("llama tied", 4), ("gpt2", 4), ("gemma3", 2), ("deepseek_v3", 4)],
+    "name, stages, schedule",
+    [
+        ("llama tied", 2, "1f1b"),
+        ("llama tied", 4, "1f1b"),
+        ("gpt2", 4, "1f1b"),
+        ("gemma3", 2, "1f1b"),
+        ("deepseek_v3", 4, "1f1b"),
+        ("gpt2", 4, "zb_h1"),
+        ("mixtral", 2, "zb_h2"),
+    ],
 )
-def test_ten_steps_are_those_of_a_plain_loop(name: str, stages: int, tmp_path: Path) -> None:
+def test_ten_steps_are_those_of_a_plain_loop(
+    name: str, stages: int, schedule: str, tmp_path: Path
+) -> None:
     model = folder_with(name, tmp_path / "model").train()
-    config = hub_run(tmp_path, "run", {"stages": stages, "optimizer": ADAMW})
+    words = {"stages": stages, "optimizer": ADAMW, "schedule": schedule}
+    config = hub_run(tmp_path, "run", words)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, eps=1e-6, weight_decay=0.1)
     losses = plain_loop(config, model, [optimizer])
     run = checkfree.train(config)
     assert run.losses == pytest.approx(losses, rel=0, abs=1e-5)
     assert largest_difference(run, model) < 1e-4
+    assert "unsplit" not in of_kind(run.records, "config")[0]
 
 
 def muon_and_adamw(model: nn.Module, **how: bool) -> list[torch.optim.Optimizer]:

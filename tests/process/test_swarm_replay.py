@@ -38,14 +38,15 @@ def rules(folder: Path) -> list[str]:
     return [how["rule"] for made in recoveries for how in made["rebuilds"].values()]
 
 
+@pytest.mark.parametrize("schedule", ["1f1b", "zb_h1"])
 def test_the_numbers_of_a_run_that_lost_nothing(
-    swarm: Path, capsys: pytest.CaptureFixture[str]
+    swarm: Path, schedule: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By the trace: from the seed, from a wave, adjacent stages, and the ends, all by SIGKILL."""
     ticks = [(1, 2), (6, 0), (9, 2), (9, 3), (13, 4), (16, 1)]
     entries = [{"iteration": tick, "stage": stage} for tick, stage in ticks]
     (swarm / "losses.json").write_text(json.dumps({"failures": entries}))
-    words = ("iterations=18", *REPLAY, "wire.activations=int8")
+    words = ("iterations=18", *REPLAY, "wire.activations=int8", f"schedule={schedule}")
     run(swarm, *up("failures=losses.json", *words, PATIENT))
     assert end_of(swarm / "run")["status"] == "done"
     assert rules(swarm / "run") == ["replay"] * len(ticks)
