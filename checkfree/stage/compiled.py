@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -48,12 +49,15 @@ def compile_blocks(module: nn.Module) -> None:
 def leave_uncompiled(module: nn.Module) -> None:
     """The reverse."""
     for block in blocks_of(module):
-        vars(block).pop("forward", None)
+        forward = vars(block).pop("forward").__wrapped__
+        if block.forward != forward:  # its own, and not its class's
+            block.forward = forward
 
 
 def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
     made: Callable[..., Any] | None = None
 
+    @wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
         nonlocal made
         if not torch.is_grad_enabled():

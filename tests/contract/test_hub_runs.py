@@ -140,6 +140,27 @@ def test_ten_steps_are_those_of_a_plain_loop(
     assert "unsplit" not in of_kind(run.records, "config")[0]
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "gpt_neox"])
+def test_attention_is_the_same_however_it_is_computed(name: str, tmp_path: Path) -> None:
+    folder_with(name, tmp_path / "model")
+    eager, sdpa = (
+        checkfree.train(hub_run(tmp_path, how, {"stages": 2, "model": {"attention": how}}))
+        for how in ("eager", "sdpa")
+    )
+    assert eager.losses == pytest.approx(sdpa.losses, rel=0, abs=1e-5)
+    assert largest_apart(eager, sdpa) > 0.0, "both were computed alike"
+
+
+def largest_apart(one: checkfree.Run, other: checkfree.Run) -> float:
+    pairs = zip(one.stages, other.stages, strict=True)
+    with torch.no_grad():
+        return max(
+            float((a - b).abs().max())
+            for stage, twin in pairs
+            for a, b in zip(stage.parameters(), twin.parameters(), strict=True)
+        )
+
+
 def muon_and_adamw(model: nn.Module, **how: bool) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of layers."""
     own = {

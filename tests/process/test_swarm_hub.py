@@ -62,6 +62,21 @@ def test_the_numbers_of_one_process(hub: Path, capsys: pytest.CaptureFixture[str
     replays(hub, capsys)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+def test_compiled_in_16_bits(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The seats are forks of a process that has compiled, and come to the numbers of another."""
+    words = ("precision=bf16_weights", "compile=true", "failures=losses.json")
+    losses = [{"iteration": tick, "stage": stage} for tick, stage in ((8, 0), (11, 1))]
+    (hub / "losses.json").write_text(json.dumps({"failures": losses}))
+    run(hub, *up(*words, PATIENT))
+    assert end_of(hub / "run")["status"] == "done"
+    run(hub, "train", "small.yaml", "out=alone", *words)
+    assert numbers(hub / "run") == numbers(hub / "alone")
+    made = of_kind(read(hub / "run"), "recovery")
+    assert [how["rule"] for m in made for how in m["rebuilds"].values()] == ["replay"] * 2
+    replays(hub, capsys)
+
+
 def test_killed_and_resumed_where_the_folder_is_now(
     hub: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

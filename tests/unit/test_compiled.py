@@ -84,8 +84,20 @@ def test_each_block_is_compiled_once_it_trains(told: list[dict[str, Any]]) -> No
 def test_a_body_without_a_list_of_blocks_is_one(told: list[dict[str, Any]]) -> None:
     module = body()
     assert blocks_of(module) == [module]
-    train(Stage(module, conditions(compile=True)), 0)
+    made = Stage(module, conditions(compile=True))
+    train(made, 0)
     assert len(told) == 1
+    made.trained()
+    assert "forward" not in vars(module)
+
+
+def test_a_forward_of_its_own_is_given_back(told: list[dict[str, Any]]) -> None:
+    module = body()
+    own = module.forward = lambda x: 2 * x  # type: ignore[method-assign]
+    made = Stage(module, conditions(compile=True))
+    y = made.forward((0, 1), Part.BODY, tensor(0), None, 0)
+    assert torch.equal(y, 2 * tensor(0)) and len(told) == 1
+    assert made.trained().forward is own
 
 
 @pytest.mark.parametrize("threads", [1, 2])
