@@ -1,12 +1,15 @@
 """Which causal language models of transformers can be cut into stages: all types that it has.
 
-    python benchmarks/hub.py [--only TYPE …] [--markdown FILE]
+    python benchmarks/hub.py [--only TYPE …] [--router-loss] [--markdown FILE]
 
 Of each type a tiny model is made (width 32, 4 layers, 97 tokens; a window of 5 for 16 positions, so
 that it matters) and written to a folder of several shards. Then it is cut into 1, 2 and 4 body
 stages from that folder: logits, loss and every gradient have to be those of the uncut model to the
 last bit. *Refused*: before it trains, with the reason. *Not made*: no guess of ours at such sizes
 gives a model that runs. *Wrong*: it trains, and not as the uncut model does. Exit code 1 if any is.
+
+With --router-loss gradients have the loss in them that balances experts, as transformers computes
+it, and the model is one body stage; types without experts are refused.
 """
 
 from __future__ import annotations
@@ -71,6 +74,8 @@ STATES = {
     **{"linear_value_head_dim": 8, "attention_hidden_size": 32, "context_length": 64},
     **{"lru_width": 32, "attention_window_size": 5, "head_size": 8},
 }
+ROUTER_LOSS = 0.5
+"""A coefficient that shows."""
 BY_CHANCE = ("drop", "jitter")
 """In the names of what makes a forward another each time, which is turned off to compare."""
 GUESSES: tuple[Mapping[str, Any], ...] = (
@@ -92,13 +97,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", metavar="TYPE")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
+    parser.add_argument("--router-loss", action="store_true", help="balance experts, too")
     given = parser.parse_args()
+    coefficient = ROUTER_LOSS if given.router_loss else None
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(1)
     found = dict[str, tuple[str, str]]()
     for kind in given.only or sorted(kinds()):
-        found[kind] = tried(kind)
+        found[kind] = tried(kind, coefficient)
         print(f"{kind:28} {found[kind][0]:9} {found[kind][1]}", flush=True)
     counts = {what: sum(one == what for one, _ in found.values()) for what in ORDER}
     print(", ".join(f"{count} {what}" for what, count in counts.items()))
@@ -117,13 +124,13 @@ def kinds() -> Iterator[str]:
             yield kind
 
 
-def tried(kind: str) -> tuple[str, str]:
+def tried(kind: str, coefficient: float | None) -> tuple[str, str]:
     """What became of it, and why, found out in a process of its own."""
 
     def answer() -> str:
         signal.alarm(LONGEST)
         with contextlib.redirect_stderr(io.StringIO()):  # what a guess that is no good has to say
-            return json.dumps(_tried(kind))
+            return json.dumps(_tried(kind, coefficient))
 
     try:
         what, why = json.loads(ask_fork(answer))
@@ -132,21 +139,21 @@ def tried(kind: str) -> tuple[str, str]:
     return what, why
 
 
-def _tried(kind: str) -> tuple[str, str]:
+def _tried(kind: str, coefficient: float | None) -> tuple[str, str]:
     problem = ""
     for guess in GUESSES:
         try:
-            model, told = made(kind, guess)
+            model = made(kind, {**EXPERTS, **guess} if coefficient else guess)
             whole = uncut(model)
         except Exception as error:
             problem = problem or first_line(error)
             continue
-        return cut(kind, model, told, whole)
+        return cut(kind, model, whole, coefficient)
     return UNMADE, problem
 
 
-def made(kind: str, guess: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A tiny model of that type, and what its config.json holds."""
+def made(kind: str, guess: Mapping[str, Any]) -> Any:
+    """A tiny model of that type."""
     config = CONFIG_MAPPING[kind](**{**SIZES, **guess})
     for name, value in list(vars(config).items()):
         if isinstance(value, float) and any(word in name for word in BY_CHANCE):
@@ -163,7 +170,7 @@ def made(kind: str, guess: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         for param in model.parameters():
             if param.ndim == 1:
                 param.add_(torch.randn_like(param), alpha=0.1)
-    return model, config.to_dict()
+    return model
 
 
 def tokens() -> Tensor:
@@ -175,23 +182,32 @@ Measured = tuple[Tensor, Tensor, dict[str, Tensor]]
 """Logits, loss and gradients by name."""
 
 
-def uncut(model: Any) -> Measured:
-    """Of the model as transformers runs it."""
+def uncut(model: Any, coefficient: float | None = None) -> Measured:
+    """Of the model as transformers runs it; with a ``coefficient`` gradients have its loss that
+    balances experts in them."""
     batch = tokens()
-    logits = model(batch[:, :-1], use_cache=False).logits
+    asked = {"output_router_logits": True} if coefficient else {}
+    out = model(batch[:, :-1], use_cache=False, **asked)
+    logits = out.logits
     loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-    loss.backward()
+    (loss + coefficient * out.aux_loss if coefficient else loss).backward()
     named = model.named_parameters()
     return logits, loss, {name: p.grad for name, p in named if p.grad is not None}
 
 
-def cut(kind: str, model: Any, told: dict[str, Any], whole: Measured) -> tuple[str, str]:
+def cut(kind: str, model: Any, whole: Measured, coefficient: float | None) -> tuple[str, str]:
     """Whether a pipeline that was cut from the model's folder computes the same."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size="40KB")
         try:
-            config = hub.described(ModelConfig("hf", path=folder, context=CONTEXT))
-            parts = [compared(config, stages, whole) for stages in (1, 2, 4)]
+            keys: dict[str, Any] = {"path": folder, "context": CONTEXT, "router_loss": coefficient}
+            config = hub.described(ModelConfig("hf", **keys))
+            if coefficient is not None:
+                hf.stage(config, 1, 1)  # what has no such loss is refused now
+                model.zero_grad()
+                whole = uncut(model, coefficient)
+            cuts = (1,) if coefficient else (1, 2, 4)
+            parts = [compared(config, stages, whole) for stages in cuts]
         except ValueError as error:
             reason = first_line(error)
             return REFUSED, reason.removeprefix(f"a {kind} can't be cut into stages: ")
@@ -208,6 +224,7 @@ def compared(config: ModelConfig, stages: int, whole: Measured) -> float:
     assert isinstance(edge, hf.Edge)
     hidden = edge.embed(batch)
     for body in bodies:
+        body.own_loss_scale = 1.0  # type: ignore[assignment]
         hidden = body(hidden)
     logits, loss = edge.logits(hidden), edge.loss(hidden, batch)
     loss.backward()  # type: ignore[no-untyped-call]
