@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import torch
 
 import checkfree
+from checkfree.config.load import to_yaml
 from checkfree.core.errors import BadInput
 from checkfree.core.records import of_kind
 from checkfree.session import session
@@ -69,3 +73,24 @@ def test_without_a_compiler_no_run_begins(monkeypatch: pytest.MonkeyPatch, tmp_p
     with pytest.raises(BadInput, match="there is no no-such-compiler on this machine"):
         checkfree.train(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_compiler_that_fails_is_told_before_a_run_begins(tmp_path: Path) -> None:
+    """As one does that lacks headers, or whose disk is full. By itself: torch remembers it."""
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\n[ $1 = --version ] && exec echo g++ 1.0\nexit 1\n")
+    compiler.chmod(0o755)
+    config = small(tmp_path / "run", text(tmp_path / "text"), {"compile": True})
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    here = {"CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    told = subprocess.run(
+        [sys.executable, "-m", "checkfree", "train", str(tmp_path / "run.yaml")],
+        env={**os.environ, **here},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told.returncode == 2, told.stderr
+    lines = told.stderr.splitlines()
+    assert lines[-1].startswith("checkfree: stage 1: compile=true: torch can't compile Body here (")
+    assert "Traceback" not in told.stderr and not (tmp_path / "run").exists()
