@@ -145,7 +145,7 @@ class _Rule:
     bounded: bool = False  # with k hops to go, at most k + spare microbatches are in flight
     spare: int = 0
     spare_at_start: int = 0  # the same, at the first hop
-    depth: int = 1  # so many times k, less depth - 1: a chain of twice the depth has one middle
+    depth: int = 1  # so many times k are, less depth - 1
     forwards_first: bool = False  # a worker's backwards wait for its last forward
     homeward: bool = True  # there are backwards
     splits: bool = False  # the gradient of the weights is apart, but for the first hop's
@@ -158,8 +158,8 @@ class _Rule:
         return self.depth * (num_hops - hop) - (self.depth - 1) + spare
 
     def stash(self, hop: int, num_hops: int) -> float:
-        """The most microbatches that a worker with this hop holds: what the first worker of the
-        body may have in flight, each of the body may, too, until it has all gradients."""
+        """The most microbatches that a worker with this hop holds until it has all gradients: for
+        each of the body, as many as the first of them may have in flight."""
         several = 1 if self.spare and hop else 0  # where routes cross, a worker has several hops
         return self.limit(min(hop, 1), num_hops) + several
 
@@ -248,7 +248,7 @@ class _WorkerQueue:
         if slot is None:
             return True
         if self.later and len(self.held) >= self.stash:
-            return False
+            return False  # what waits for its weights' gradient makes room first
         if not self.in_flight[slot]:
             return True
         if self.in_flight[slot] >= self.limits[slot]:
