@@ -1,6 +1,6 @@
 """Which causal language models of transformers can be cut into stages: all types that it has.
 
-    python benchmarks/hub.py [--only TYPE …] [--router-loss] [--markdown FILE]
+    python benchmarks/hub.py [--only TYPE …] [--markdown FILE] [--router-loss]
 
 Of each type a tiny model is made (width 32, 4 layers, 97 tokens; a window of 5 for 16 positions, so
 that it matters) and written to a folder of several shards. Then it is cut into 1, 2 and 4 body
@@ -8,8 +8,8 @@ stages from that folder: logits, loss and every gradient have to be those of the
 last bit. *Refused*: before it trains, with the reason. *Not made*: no guess of ours at such sizes
 gives a model that runs. *Wrong*: it trains, and not as the uncut model does. Exit code 1 if any is.
 
-With --router-loss gradients have the loss in them that balances experts, as transformers computes
-it, and the model is one body stage; types without experts are refused.
+With ``--router-loss`` gradients have the loss in them that balances experts, at one body stage,
+where it is that of the uncut model; what has no such loss is refused.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import transformers
-from torch import Tensor
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
 from checkfree.models import hf, hub
 from checkfree.models.config import ModelConfig
 from checkfree.runtime.forking import ask_fork
+from tests.contract.hub_models import CONTEXT, LAYERS, Measured, cut, tokens, uncut
 
-VOCABULARY, CONTEXT, LAYERS = 97, 16, 4
-MOST = 5_000_000
+KNOWN = range(3, 97)
+"""Tokens but for padding, start and end."""
+MOST = 20_000_000
 """Parameters of what is tiny."""
 LONGEST = 300
 """Seconds for a type."""
 EXACT, REFUSED, WRONG, UNMADE = "exact", "refused", "wrong", "not made"
 
 SIZES: dict[str, Any] = {
-    **{"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48},
+    **{"vocab_size": KNOWN.stop, "hidden_size": 32, "intermediate_size": 48},
     **{"num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2},
     **{"max_position_embeddings": 64, "sliding_window": 5, "use_sliding_window": True},
     **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
@@ -54,8 +54,10 @@ SIZES: dict[str, Any] = {
     **{"d_model": 32, "n_layers": LAYERS, "n_heads": 4, "max_seq_len": 64, "ffn_dim": 48},
     **{"num_layers": LAYERS, "num_heads": 4, "word_embed_proj_dim": 32, "rotary_dim": 4},
     **{"is_decoder": True, "d_inner": 48, "decoder_layers": LAYERS, "decoder_ffn_dim": 48},
-    **{"decoder_attention_heads": 4, "encoder_layers": 1, "encoder_attention_heads": 4},
+    **{"decoder_attention_heads": 4, "encoder_attention_heads": 4, "encoder_layers": LAYERS},
     **{"attention_types": [[["global", "local"], 2]], "window_size": 5},
+    **{"num_encoder_layers": LAYERS, "num_decoder_layers": LAYERS, "emb_dim": 32},
+    **{"num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4},
 }
 EXPERTS = {
     **{"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2},
@@ -73,9 +75,59 @@ STATES = {
     **{"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8},
     **{"linear_value_head_dim": 8, "attention_hidden_size": 32, "context_length": 64},
     **{"lru_width": 32, "attention_window_size": 5, "head_size": 8},
+    **{"linear_head_dim": 8, "linear_num_heads": 4},
 }
 ROUTER_LOSS = 0.5
 """A coefficient that shows."""
+VISION = {
+    **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "image_size": 28, "crop_size": 28, "patch_size": 14},
+}
+AUDIO = {
+    **{"hidden_size": 32, "intermediate_size": 48, "num_blocks": 2, "num_attention_heads": 4},
+    **{"ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32, "nemo_conv_channels": 8},
+}
+ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+ALTERNATING = ["sliding_attention", "full_attention"] * (LAYERS // 2)
+HYBRID = ["linear_attention", "hybrid"] * (LAYERS // 2)
+PARTICULAR: Mapping[str, Mapping[str, Any]] = {
+    "cohere_compass_text": {
+        "layer_types": ALTERNATING,
+        "rope_parameters": dict.fromkeys(ALTERNATING, ROPE),
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 24},
+    },
+    "dots3_note_text": {
+        **{f"swa_{name}": size for name, size in LATENT.items() if "index" not in name},
+        **{"swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_head_dim": 8},
+        **{"shared_experts_intermediate_size": 24},
+    },
+    "gemma4_assistant": {
+        "text_config": {
+            **dict.fromkeys(("hidden_size_per_layer_input", "vocab_size_per_layer_input"), 0),
+            **{"num_hidden_layers": LAYERS, "num_kv_shared_layers": LAYERS},
+        }
+    },
+    "git": {"vision_config": {**VISION, "num_hidden_layers": 1}},
+    "iquestcoder": {"use_sliding_window": False},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)},
+    "phi4_multimodal": {"vision_config": VISION, "audio_config": AUDIO},
+    "qwen4_exp_text": {
+        **{"hc_count": 2, "hc_lowrank": 8, "indexer_n_heads": 2, "indexer_kv_heads": 1},
+        **{"indexer_head_dim": 8, "indexer_budget": 4, "indexer_compress_ratio": 2},
+    },
+    "reformer": {
+        **{"attn_layers": ["local"] * LAYERS, "local_attn_chunk_length": 4, "hash_seed": 1},
+        **{"axial_pos_shape": [4, 4], "axial_pos_embds_dim": [8, 24], "feed_forward_size": 48},
+    },
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "zamba": {"layers_block_type": HYBRID},
+    "zamba2": {"layers_block_type": HYBRID},
+    "zaya": {"num_experts_per_tok": 1, "layer_types": ["hybrid", "hybrid_sliding"] * 2},
+}
+"""What a type needs beside sizes, or names as no other does."""
 BY_CHANCE = ("drop", "jitter")
 """In the names of what makes a forward another each time, which is turned off to compare."""
 GUESSES: tuple[Mapping[str, Any], ...] = (
@@ -99,10 +151,10 @@ def main() -> int:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--router-loss", action="store_true", help="balance experts, too")
     given = parser.parse_args()
-    coefficient = ROUTER_LOSS if given.router_loss else None
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(1)
+    coefficient = ROUTER_LOSS if given.router_loss else None
     found = dict[str, tuple[str, str]]()
     for kind in given.only or sorted(kinds()):
         found[kind] = tried(kind, coefficient)
@@ -141,24 +193,51 @@ def tried(kind: str, coefficient: float | None) -> tuple[str, str]:
 
 def _tried(kind: str, coefficient: float | None) -> tuple[str, str]:
     problem = ""
+    with contextlib.suppress(Exception):  # one has no defaults
+        if why := refused(CONFIG_MAPPING[kind]()):  # by what its config.json says: it need not run
+            return REFUSED, why
     for guess in GUESSES:
         try:
-            model = made(kind, {**EXPERTS, **guess} if coefficient else guess)
-            whole = uncut(model)
+            config = configured(kind, {**EXPERTS, **guess} if coefficient else guess)
+            if why := refused(config):
+                return REFUSED, why
+            model = made(config)
+            whole = uncut(model, tokens(vocabulary=KNOWN))
         except Exception as error:
             problem = problem or first_line(error)
             continue
-        return cut(kind, model, whole, coefficient)
+        return compared(kind, model, whole, coefficient)
     return UNMADE, problem
 
 
-def made(kind: str, guess: Mapping[str, Any]) -> Any:
-    """A tiny model of that type."""
-    config = CONFIG_MAPPING[kind](**{**SIZES, **guess})
+def configured(kind: str, guess: Mapping[str, Any]) -> Any:
+    """The configuration of a tiny model of that type, without keys that only others have."""
+    kin: Any = CONFIG_MAPPING[kind]
+    keys = {**SIZES, **guess, **PARTICULAR.get(kind, {})}
+    with contextlib.suppress(Exception):  # one has no defaults
+        for name in {name for names in hub.KEYS.values() for name in names} - vars(kin()).keys():
+            keys.pop(name, None)
+    # A property follows from other keys, and often can't be set.
+    config = kin(**{k: v for k, v in keys.items() if not isinstance(getattr(kin, k, 0), property)})
     for name, value in list(vars(config).items()):
         if isinstance(value, float) and any(word in name for word in BY_CHANCE):
             setattr(config, name, 0.0)
     config.output_router_logits = False
+    return config
+
+
+def refused(config: Any) -> str | None:
+    """Why a folder with that config.json is, before anything is built."""
+    told = json.loads(config.to_json_string())
+    try:
+        hub.described(ModelConfig("hf", context=CONTEXT, weights=hub.FRESH, architecture=told))
+    except ValueError as error:
+        return first_line(error)
+    return None
+
+
+def made(config: Any) -> Any:
+    """A tiny model."""
     family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
         size = sum(param.numel() for param in family(copy.deepcopy(config)).parameters())
@@ -173,41 +252,19 @@ def made(kind: str, guess: Mapping[str, Any]) -> Any:
     return model
 
 
-def tokens() -> Tensor:
-    generator = torch.Generator().manual_seed(7)
-    return torch.randint(3, VOCABULARY, (2, CONTEXT + 1), generator=generator)
-
-
-Measured = tuple[Tensor, Tensor, dict[str, Tensor]]
-"""Logits, loss and gradients by name."""
-
-
-def uncut(model: Any, coefficient: float | None = None) -> Measured:
-    """Of the model as transformers runs it; with a ``coefficient`` gradients have its loss that
-    balances experts in them."""
-    batch = tokens()
-    asked = {"output_router_logits": True} if coefficient else {}
-    out = model(batch[:, :-1], use_cache=False, **asked)
-    logits = out.logits
-    loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-    (loss + coefficient * out.aux_loss if coefficient else loss).backward()
-    named = model.named_parameters()
-    return logits, loss, {name: p.grad for name, p in named if p.grad is not None}
-
-
-def cut(kind: str, model: Any, whole: Measured, coefficient: float | None) -> tuple[str, str]:
+def compared(kind: str, model: Any, whole: Measured, coefficient: float | None) -> tuple[str, str]:
     """Whether a pipeline that was cut from the model's folder computes the same."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size="40KB")
         try:
             keys: dict[str, Any] = {"path": folder, "context": CONTEXT, "router_loss": coefficient}
-            config = hub.described(ModelConfig("hf", **keys))
+            config, batch = hub.described(ModelConfig("hf", **keys)), tokens(vocabulary=KNOWN)
             if coefficient is not None:
                 hf.stage(config, 1, 1)  # what has no such loss is refused now
                 model.zero_grad()
-                whole = uncut(model, coefficient)
+                whole = uncut(model, batch, coefficient)
             cuts = (1,) if coefficient else (1, 2, 4)
-            parts = [compared(config, stages, whole) for stages in cuts]
+            parts = [difference(cut(config, n, batch), whole) for n in cuts]
         except ValueError as error:
             reason = first_line(error)
             return REFUSED, reason.removeprefix(f"a {kind} can't be cut into stages: ")
@@ -217,31 +274,13 @@ def cut(kind: str, model: Any, whole: Measured, coefficient: float | None) -> tu
     return (EXACT, "") if worst == 0.0 else (WRONG, f"off by {worst:.1e}")
 
 
-def compared(config: ModelConfig, stages: int, whole: Measured) -> float:
-    """The largest difference, relative to the largest value."""
-    batch = tokens()
-    edge, *bodies = (hf.stage(config, i, stages) for i in range(stages + 1))
-    assert isinstance(edge, hf.Edge)
-    hidden = edge.embed(batch)
-    for body in bodies:
-        body.own_loss_scale = 1.0  # type: ignore[assignment]
-        hidden = body(hidden)
-    logits, loss = edge.logits(hidden), edge.loss(hidden, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
-    gradients = {
-        hf.transformers_name(config, stages, i, name): param.grad
-        for i, part in enumerate((edge, *bodies))
-        for name, param in part.named_parameters()
-        if param.grad is not None
-    }
-    if gradients.keys() != whole[2].keys():
-        raise AssertionError(f"gradients of other tensors: {gradients.keys() ^ whole[2].keys()}")
-    pairs = [(logits, whole[0]), (loss, whole[1])]
-    pairs += [(gradients[name], gradient) for name, gradient in whole[2].items()]
-    return max(
-        float((one - other).abs().max() / other.abs().max().clamp_min(1e-30))
-        for one, other in pairs
-    )
+def difference(one: Measured, other: Measured) -> float:
+    """The largest, relative to the largest value of ``other``."""
+    if odd := one[2].keys() ^ other[2].keys():
+        raise AssertionError(f"gradients of other tensors: {odd}")
+    pairs = [(one[0], other[0]), (one[1], other[1])]
+    pairs += [(one[2][name], gradient) for name, gradient in other[2].items()]
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
 
 
 def first_line(error: Exception) -> str:

@@ -23,8 +23,11 @@ AS_CONFIGURED = "config"
 """A loss of routers is weighed as config.json says."""
 
 KEYS: Mapping[str, Sequence[str]] = {
-    "width": ("hidden_size", "n_embd", "d_model"),
-    "blocks": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "width": ("hidden_size", "n_embd", "d_model", "emb_dim"),
+    "blocks": (
+        *("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+        *("decoder_layers", "num_decoder_layers"),
+    ),
     "heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
     "kv_heads": ("num_key_value_heads",),
     "hidden": ("intermediate_size", "n_inner", "ffn_dim"),
@@ -33,6 +36,9 @@ KEYS: Mapping[str, Sequence[str]] = {
 }
 """Of ours what config.json says, under one of these names."""
 NEEDED = ("width", "blocks", "vocabulary")
+
+BY_LAYER = ("layer_types", "layers_block_type")
+"""Lists of the kinds of layers, whose length is their number if nothing else says it."""
 
 LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 """What the longest sequence is called that a model has positions for."""
@@ -87,10 +93,15 @@ def described(config: ModelConfig) -> ModelConfig:
             "take eager, sdpa, or what is installed here"
         )
     told = {key: told[key] for key in told if key not in (*QUANTIZED, *FROM_ELSEWHERE)}
-    if isinstance(told.get("text_config"), Mapping):
+    parts = [
+        key
+        for key, part in told.items()
+        if isinstance(part, Mapping) and ("model_type" in part or key == "text_config")
+    ]
+    if "text_config" in parts or (parts and not any(key in told for key in KEYS["width"])):
         raise ValueError(
-            f"a {told['model_type']} is made of several models (text_config), and only a language "
-            "model is trained here: give the folder of its text model alone"
+            f"a {told['model_type']} is made of several models ({', '.join(parts)}), and only a "
+            "language model is trained here: give the folder of its text model alone"
         )
     loss = _coefficient(config.router_loss)
     config = replace(config, architecture=told, router_loss=loss, **_shape(config, told))
@@ -320,6 +331,9 @@ def _shape(config: ModelConfig, told: Mapping[str, Any]) -> dict[str, Any]:
     for key, names in KEYS.items():
         name = next((name for name in names if told.get(name) is not None), names[0])
         value = told.get(name)
+        if key == "blocks" and value is None:
+            kinds = next((told[n] for n in BY_LAYER if isinstance(told.get(n), (list, tuple))), ())
+            value = len(kinds) or None
         if key in NEEDED and (value is None or isinstance(value, (list, tuple, dict))):
             raise ValueError(f"config.json says nothing of {', '.join(names)}: add {names[0]}")
         if value is None:

@@ -1,4 +1,5 @@
-"""Tiny models of many families of ``transformers``, as folders that a run trains from."""
+"""Tiny models of many families of ``transformers``, as folders that a run trains from; and what
+they compute, uncut and cut."""
 
 from __future__ import annotations
 
@@ -9,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import Tensor
 
+from checkfree.models import hf
+from checkfree.models.config import ModelConfig
 from checkfree.models.folder import INDEX, Folder
 
 with warnings.catch_warnings():
@@ -136,3 +141,45 @@ def with_more(folder: Path, more: Mapping[str, torch.Tensor]) -> Folder:
     index["weight_map"] |= dict.fromkeys(more, "more.safetensors")
     (folder / INDEX).write_text(json.dumps(index))
     return Folder(folder)
+
+
+Measured = tuple[Tensor, Tensor, dict[str, Tensor]]
+"""Logits, loss, and gradients by the family's names."""
+
+
+def tokens(rows: int = 2, vocabulary: range = range(VOCABULARY)) -> Tensor:
+    """(rows, CONTEXT + 1), always the same."""
+    generator = torch.Generator().manual_seed(7)
+    size = (rows, CONTEXT + 1)
+    return torch.randint(vocabulary.start, vocabulary.stop, size, generator=generator)
+
+
+def uncut(model: Any, batch: Tensor, coefficient: float | None = None) -> Measured:
+    """Of the model as transformers runs it; with a ``coefficient`` gradients have its loss that
+    balances experts in them."""
+    asked = {"output_router_logits": True} if coefficient else {}
+    out = model(batch[:, :-1], use_cache=False, **asked)
+    logits = out.logits
+    loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    (loss + coefficient * out.aux_loss if coefficient else loss).backward()
+    named = model.named_parameters()
+    return logits, loss, {name: p.grad for name, p in named if p.grad is not None}
+
+
+def cut(config: ModelConfig, stages: int, batch: Tensor) -> Measured:
+    """The same of a pipeline of so many body stages."""
+    edge, *bodies = (hf.stage(config, i, stages) for i in range(stages + 1))
+    assert isinstance(edge, hf.Edge)
+    hidden = edge.embed(batch)
+    for body in bodies:
+        body.own_loss_scale = 1.0  # type: ignore[assignment]
+        hidden = body(hidden)
+    logits, loss = edge.logits(hidden), edge.loss(hidden, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = {
+        hf.transformers_name(config, stages, i, name): param.grad
+        for i, part in enumerate((edge, *bodies))
+        for name, param in part.named_parameters()
+        if param.grad is not None
+    }
+    return logits, loss, gradients

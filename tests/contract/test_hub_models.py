@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,12 +23,13 @@ from tests.contract.hub_models import (
     LAYERS,
     VOCABULARY,
     config_of,
+    cut,
     folder_with,
     model_of,
+    tokens,
+    uncut,
     with_more,
 )
-
-Gradients = dict[str, Tensor]
 
 
 @pytest.fixture(autouse=True)
@@ -39,38 +39,6 @@ def one_thread() -> None:
 
 def described(folder: Path, **keys: Any) -> ModelConfig:
     return hub.described(ModelConfig("hf", path=str(folder), context=CONTEXT, **keys))
-
-
-def tokens(rows: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(7)
-    return torch.randint(0, VOCABULARY, (rows, CONTEXT + 1), generator=generator)
-
-
-def uncut(model: Any, batch: Tensor) -> tuple[Tensor, Tensor, Gradients]:
-    """Logits, loss and gradients by the family's names."""
-    logits = model(batch[:, :-1], use_cache=False).logits
-    loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-    loss.backward()
-    named = model.named_parameters()
-    return logits, loss, {name: p.grad for name, p in named if p.grad is not None}
-
-
-def cut(config: ModelConfig, stages: int, batch: Tensor) -> tuple[Tensor, Tensor, Gradients]:
-    """The same of a pipeline of so many body stages."""
-    edge, *bodies = (hf.stage(config, i, stages) for i in range(stages + 1))
-    assert isinstance(edge, hf.Edge)
-    hidden = edge.embed(batch)
-    for body in bodies:
-        hidden = body(hidden)
-    logits, loss = edge.logits(hidden), edge.loss(hidden, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
-    gradients = {
-        hf.transformers_name(config, stages, i, name): param.grad
-        for i, part in enumerate((edge, *bodies))
-        for name, param in part.named_parameters()
-        if param.grad is not None
-    }
-    return logits, loss, gradients
 
 
 def check_equal(one: Any, other: Any) -> None:
@@ -299,6 +267,14 @@ def test_experts_train_in_fp64(name: str) -> None:
     wide = edge.double().loss(body.double()(edge.embed(batch)), batch)
     wide.backward()  # type: ignore[no-untyped-call]
     assert wide.dtype == torch.float64 and wide.item() == pytest.approx(narrow.item(), rel=1e-5)
+
+
+def test_layers_that_would_be_in_no_stage_are_refused() -> None:
+    """A GPT-2 knows no ``num_layers``, and has 12."""
+    told = {"model_type": "gpt2", "n_embd": 32, "n_head": 4, "vocab_size": 260, "num_layers": 2}
+    config = hub.described(ModelConfig("hf", context=CONTEXT, architecture=told, weights=hub.FRESH))
+    with pytest.raises(ValueError, match="a gpt2 tells of 2 layers, and its class makes 12"):
+        hf.stage(config, 1, 2)
 
 
 def test_flash_attention_is_not_fetched_from_the_hub(

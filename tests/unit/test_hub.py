@@ -60,6 +60,21 @@ def test_sizes_are_as_config_json_says(tmp_path: Path) -> None:
     assert config.weights == hub.FRESH and config.sha256 is None
 
 
+@pytest.mark.parametrize(
+    "telling",
+    [
+        {"layers_block_type": ["mamba", "attention", "mamba", "moe"]},
+        {"layer_types": ["full_attention"] * 4, "num_hidden_layers": None},
+        {"decoder_layers": 4, "encoder_layers": 2},
+        {"num_hidden_layers": 4, "layer_types": ["full_attention"] * 2},
+    ],
+)
+def test_how_many_layers_there_are(telling: dict[str, Any]) -> None:
+    told = {key: value for key, value in LLAMA.items() if key != "num_hidden_layers"}
+    config = described(architecture={**told, **telling}, weights=hub.FRESH)
+    assert config.blocks == 4
+
+
 def test_a_recorded_configuration_needs_no_folder(tmp_path: Path) -> None:
     tree = {"model": {"family": "hf", "path": str(folder(tmp_path / "model")), "context": 16}}
     config = build({**tree, "stages": 4})
@@ -161,6 +176,11 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "dropout": (LLAMA, {"dropout": 0.1}, "dropout is as config.json has it"),
     "a long context": (LLAMA, {"context": 65}, "has positions for 64: model.context=64"),
     "of several models": ({"model_type": "gemma3", "text_config": LLAMA}, {}, "several models"),
+    "of several by other names": (
+        {"model_type": "musicgen", "decoder": {"model_type": "musicgen_decoder"}},
+        {},
+        r"a musicgen is made of several models \(decoder\)",
+    ),
     "weights": (LLAMA, {"weights": "none"}, "expected pretrained or fresh"),
 }
 
