@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -247,7 +248,9 @@ def test_what_nobody_reads_of_a_folder(name: str, tmp_path: Path) -> None:
     assert hf.unread(config, Folder(tmp_path)) == []
     layers = next(n for n, m in model.named_modules() if m is hf.layers_of(model))
     told = {n.replace(f"{layers}.1.", f"{layers}.{LAYERS}.") for n in Folder(tmp_path).names}
-    extra = sorted(told - Folder(tmp_path).names)
+    ignored = model._keys_to_ignore_on_load_unexpected or ()  # gpt2's are wider than it means
+    beyond = told - Folder(tmp_path).names
+    extra = sorted(n for n in beyond if not any(re.search(one, n) for one in ignored))
     assert extra
     known = ["lm_head.weight"] if model.config.tie_word_embeddings else []
     known += [f"{layers}.0.self_attn.rotary_emb.inv_freq"]
