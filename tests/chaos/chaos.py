@@ -21,6 +21,8 @@ from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, reroutes
 from checkfree.worker import StageWorker
 from tests.tiny import Run, make
 
+MICROBATCHES = 5
+
 SHAPES: tuple[dict[str, Any], ...] = (
     {"recovery": "checkfree", "stages": 5, "replicas": 1},
     {"recovery": "checkfree_plus", "stages": 4, "replicas": 1},
@@ -65,7 +67,7 @@ class Plan:
     def run(self, strategy: Strategy, **more: Any) -> Run:
         terms = {
             "iterations": 4,
-            "microbatches": 5,
+            "microbatches": MICROBATCHES,
             "schedule": SCHEDULES[self.seed // len(SHAPES) % len(SCHEDULES)],
             "validation_every": 2 * (self.seed % 3 == 0),
             "validate_after_repair": self.seed % 3 == 0,
@@ -103,7 +105,9 @@ class Chaos:
             self.absent.remove(entry)
             self._return(entry)
         if self.plan.shape["replicas"] > 1 and self.ways.random() < 0.02:
-            found = any_ways(self.ways, self.run.lead.members.alive, self.plan.shape["stages"], 5)
+            found = any_ways(
+                self.ways, self.run.lead.members.alive, self.plan.shape["stages"], MICROBATCHES
+            )
             if found is not None:
                 self.run.runtime.post(LEAD, found)
         if not self.kills or self.run.lead.phase is Phase.ENDED:
@@ -145,7 +149,7 @@ def any_ways(
 def replay(plan: Plan, run: Run) -> Run:
     """The same run, first in first out, from the plans that it recorded."""
     plain = [json.loads(dumps(record)) for record in run.log.records]
-    steps, ways = script(plain), reroutes(plain, 5)
+    steps, ways = script(plain), reroutes(plain, MICROBATCHES)
     again = plan.run(
         RecordedRepairs(plan.strategy(), steps),
         faults=lambda host: RecordedFaults(host, steps, ways),
