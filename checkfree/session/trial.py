@@ -43,7 +43,10 @@ def try_out(job: Job) -> Job:
         trial.run()
         if job.config.validation.every:
             _Trial(job, Purpose.VALIDATE).run()
-    return replace(job, unsplit=tuple(sorted(trial.unsplit)))
+    unsplit = trial.unsplit
+    if job.blueprint.untried == (1,) and 1 in unsplit:  # it stands for all of the body
+        unsplit |= {*range(1, job.config.stages + 1)}
+    return replace(job, unsplit=tuple(sorted(unsplit)))
 
 
 def try_out_in_fork(job: Job) -> Job:

@@ -18,7 +18,7 @@ layer's projections of one input, say. What can't be had so is computed in the f
   whenever it runs.
 
 A graph with such a function that may hide weights from autograd, as reentrant checkpoints do, is
-not split.
+not split; nor is one of torch.compile, whose backwards can be run once only.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
+
+COMPILED = "CompiledFunctionBackward"
+"""As torch calls all that it compiles, whatever the backend."""
 
 
 @dataclass
@@ -84,6 +87,8 @@ def input_backward(
     if y.grad_fn is None:
         return None
     found = _Graph(y.grad_fn, y.output_nr, x)
+    if found.is_compiled:
+        return None
     trained = {weight for weight in weights if weight.requires_grad}
     if found.has_custom and not trained <= found.weights:
         return None
@@ -102,6 +107,8 @@ class _Graph:
     def __init__(self, root: Node, output: int, x: Tensor):
         self.has_custom = False
         """A function written in Python is in it."""
+        self.is_compiled = False
+        """One that torch.compile has made."""
         self.weights: set[Tensor] = set()
         """All leaves but ``x``."""
         self._heights: dict[Node, int] = {}
@@ -115,7 +122,9 @@ class _Graph:
     def _visit(self, node: Node, edges: Sequence[tuple[Node, int]], x: Tensor) -> None:
         """Above ``x``, a node has a height: one more than the highest below it. Elsewhere, it has
         the weights below it."""
-        self.has_custom = self.has_custom or isinstance(node, BackwardCFunction)
+        if isinstance(node, BackwardCFunction):
+            self.has_custom = True
+            self.is_compiled = self.is_compiled or node.name() == COMPILED
         leaf = getattr(node, "variable", None) if not edges else None
         if leaf is x:
             self._heights[node] = 0

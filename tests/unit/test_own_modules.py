@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ from checkfree.cli.display import Display
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.records import of_kind
+from checkfree.session.job import of_config
+from checkfree.session.trial import try_out
+from tests.contract.small import small, text
 from tests.tiny import WIDTH, Body, Edge, batches
 
 TRAIN, HELD_OUT = batches(0, "train"), batches(0, "validation")
@@ -99,6 +103,19 @@ def test_what_cannot_be_split_trains_whole_and_is_told(tmp_path: Path) -> None:
     plain, split = runs
     assert split.losses == plain.losses
     assert [of_kind(run.records, "config")[0].get("unsplit", []) for run in runs] == [[], [3]]
+
+
+@pytest.mark.parametrize("schedule, unsplit", [("zb_h2", (1, 2, 3, 4)), ("1f1b", ())])
+def test_nor_can_what_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, unsplit: tuple[int, ...]
+) -> None:
+    """Of a family of ours one stage is tried, for all of them."""
+    compiling = torch.compile
+    monkeypatch.setattr(shutil, "which", lambda name: name)  # by a backend without a compiler
+    monkeypatch.setattr(torch, "compile", lambda run, **how: compiling(run, backend="aot_eager"))
+    changes = text(tmp_path / "text"), {"compile": True, "schedule": schedule}
+    job = of_config(small(tmp_path / "run", *changes), tmp_path / "run", ())
+    assert try_out(job).unsplit == unsplit
 
 
 def test_a_run_that_cannot_be_saved_says_why(tmp_path: Path) -> None:

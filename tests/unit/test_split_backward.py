@@ -177,11 +177,20 @@ SPLIT: dict[str, Callable[[], nn.Module]] = {
     "norms and attention": normed,
     "deep": lambda: nn.Sequential(*[Branches() for _ in range(5)]),
 }
+
+
+def compiled() -> nn.Module:
+    """One of two layers; by a backend that calls no compiler."""
+    inner = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh())
+    return nn.Sequential(torch.compile(inner, backend="aot_eager"), nn.Linear(WIDTH, WIDTH))
+
+
 WHOLE: dict[str, Callable[[], nn.Module]] = {
     "hidden weights": Hidden,
     "nothing but a norm": lambda: nn.LayerNorm(WIDTH),
     "shared alone": lambda: nn.Sequential(*[nn.Linear(WIDTH, WIDTH)] * 2),
     "identity": nn.Identity,
+    "compiled in part": compiled,
 }
 
 
