@@ -301,9 +301,9 @@ class FleetConfig:
 @dataclass(frozen=True)
 class WireConfig:
     """How numbers are written that one stage sends to the next: ``fp32`` (as they are computed;
-    64 bits wide in a run of ``fp64``), ``bf16``, ``fp16``, or ``int8`` in blocks of 256 with a
-    scale each. The sender casts, so every runtime trains on the same numbers. Sums over replicas,
-    copies and states are never cast."""
+    64 bits wide in a run of ``fp64``), ``bf16``, ``fp16``, ``int8`` in blocks of 256 with a
+    scale each, or ``int4`` in blocks of 64. The sender casts, so every runtime trains on the same
+    numbers. Sums over replicas, copies and states are never cast."""
 
     activations: str = "fp32"
     """Of a forward, validation's included."""

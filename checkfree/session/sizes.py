@@ -62,11 +62,12 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
     wide = 8 if config.precision == "fp64" else 4
     params = tuple(wide * sum(p.numel() for p in stage.parameters()) for stage in both)
     values = tokens * model.width
-    activation = _sent(values, config.wire.activations, wide)
+    shape = tokens, model.width
+    activation = _sent(shape, config.wire.activations, wide)
     return Sizes(
         name=name,
         activation=activation,
-        gradient=_sent(values, config.wire.gradients, wide),
+        gradient=_sent(shape, config.wire.gradients, wide),
         params=params,
         buffers=tuple(_buffers(stage, wide) for stage in both),
         moments=tuple(
@@ -176,9 +177,9 @@ def _read_and_written(stage: nn.Module) -> int:
     return sum(sum(p.shape) for p in stage.parameters() if p.ndim == 2)
 
 
-def _sent(values: int, how: str, wide: int) -> int:
+def _sent(shape: tuple[int, int], how: str, wide: int) -> int:
     """Bytes, of values that are computed in ``wide`` bytes each."""
-    return wide * values if how == FP32 else bytes_of((values,), how)
+    return wide * math.prod(shape) if how == FP32 else bytes_of(shape, how)
 
 
 def _buffers(stage: nn.Module, wide: int) -> int:

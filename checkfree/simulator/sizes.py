@@ -113,8 +113,9 @@ def _of(op: Op, part: StagePart) -> float:
 def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B008 (frozen)
     """The paper's throughput set-up: 32 MiB activations, 256 MiB of weights in a stage of four
     blocks, microbatches of 16 samples. Its work is stated in seconds, see ``pace_of``."""
-    values = (sites.ACTIVATION // 4,)
-    activation, gradient = (bytes_of(values, how) for how in (wire.activations, wire.gradients))
+    values = sites.ACTIVATION // 4
+    shape = values // ROW, ROW
+    activation, gradient = (bytes_of(shape, how) for how in (wire.activations, wire.gradients))
     params = (sites.EMBEDDING, *[sites.STAGE] * stages)
     none, moments = (0,) * (stages + 1), tuple(2 * count for count in params)
     packed = {
@@ -122,7 +123,7 @@ def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B
         for how in (FP32, BF16, INT8_ROWS, INT4_ROWS, SIGNS)
     }
     work = 0.0, (0.0,) * stages, 0.0
-    told = told_bytes(values[0], activation)
+    told = told_bytes(values, activation)
     return Sizes(
         "published",
         activation,

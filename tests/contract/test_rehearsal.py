@@ -131,6 +131,17 @@ RUNS: dict[str, dict[str, Any]] = {
         "recovery": "redundant",
         "failures": EVERYWHERE,
     },
+    "int4, of odd rows": {
+        "model": {**SIZE["model"], "family": "gpt", "width": 9, "heads": 3},  # type: ignore[dict-item]
+        "wire": {"activations": "int4", "gradients": "int4"},
+        "recovery": "redundant",
+        "failures": EVERYWHERE,
+    },
+    "int4, replayed": {
+        "wire": {"activations": "int4", "gradients": "int4"},
+        "recovery": "replay(wave_lag=2)",
+        "failures": EVERYWHERE,
+    },
     "doubles, halved": {
         "precision": "fp64",
         "wire": {"gradients": "fp16"},

@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "as usual": {},
     "fill and drain": {"schedule": "gpipe"},
     "8 bits there, 16 back": {"wire": {"activations": "int8", "gradients": "bf16"}},
+    "4 bits": {"wire": {"activations": "int4", "gradients": "int4"}},
     "16 bits there, 8 back": {"wire": {"activations": "fp16", "gradients": "int8"}},
     "one clip for all": {"optimizer": {"clip": 0.05, "clip_over": "global"}},
     "one clip each": {"optimizer": {"clip": 0.05}},
