@@ -311,6 +311,10 @@ class WireConfig:
     gradients: str = "fp32"
     """Of a backward. ``fp16`` has no number below 6e-8: those become zero."""
 
+    feedback: bool = False
+    """What rounding takes of a gradient is added to the next one that goes the same way in the same
+    iteration. So the sum over microbatches is right, but for the last; each of them is less so."""
+
 
 @dataclass(frozen=True)
 class ValidationConfig:

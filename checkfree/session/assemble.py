@@ -171,7 +171,7 @@ def make_worker_context(
         fresh=fresh,
         strategy=strategy,
         batches=batches,
-        casting=Casting(config.wire.activations, config.wire.gradients),
+        casting=Casting(config.wire.activations, config.wire.gradients, config.wire.feedback),
         log=log_maker(config.recovery),
         fit_lr=config.recovery.fit_lr,
     )

@@ -136,8 +136,9 @@ class Compute:
         if dx is None:
             return []
         following = op._replace(hop=op.hop - 1)
-        message = self._context.casting.gradient(attempt.ticket, following, dx)
-        return [_logged(attempt, attempt.route(op)[following.hop], message)]
+        to, casting = attempt.route(op)[following.hop], self._context.casting
+        message = casting.gradient(attempt.ticket, following, dx, to, attempt.feedback)
+        return [_logged(attempt, to, message)]
 
     def _redundant(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         stage = attempt.route(op)[op.hop].stage

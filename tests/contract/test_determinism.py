@@ -78,6 +78,15 @@ CASES = {
         ((2, 0), (4, 3)),
         True,
     ),
+    "with error feedback, its replicas": Case(
+        {
+            "recovery": {"name": "none"},
+            "replicas": 2,
+            "wire": {"activations": "int8", "gradients": "int4", "feedback": True},
+        },
+        ((2, 3, 0), (4, 0, 1)),
+        True,
+    ),
     "on a wire of 8 bits": Case(
         {
             "recovery": {"name": "redundant"},

@@ -138,7 +138,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "failures": EVERYWHERE,
     },
     "int4, replayed": {
-        "wire": {"activations": "int4", "gradients": "int4"},
+        "wire": {"activations": "int4", "gradients": "int4", "feedback": True},
         "recovery": "replay(wave_lag=2)",
         "failures": EVERYWHERE,
     },
