@@ -315,6 +315,13 @@ class WireConfig:
     """What rounding takes of a gradient is added to the next one that goes the same way in the same
     iteration. So the sum over microbatches is right, but for the last; each of them is less so."""
 
+    links: tuple[str, ...] = ()
+    """Links that carry activations and gradients in another, coarser format, as in
+    ``[0.0>1.0=int4]``: what seat 0.0 sends to 1.0. ``auto``, or ``wire=auto``: those on which, by
+    the configured fleet, a message takes longer than a tenth of what either end computes for it,
+    each in the finest of ``bf16`` and ``int8`` that is fast enough, and gradients with ``feedback``
+    in ``int4`` if those are not; the run's records have them."""
+
 
 @dataclass(frozen=True)
 class ValidationConfig:

@@ -11,7 +11,8 @@ from torch import nn
 from checkfree.config.load import load
 from checkfree.core.config import Config, FleetConfig, OptimizerConfig, RecoveryConfig
 from checkfree.core.errors import BadInput
-from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
+from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, WIRE, bytes_of
+from checkfree.core.links import parse_links
 from checkfree.core.rates import MUON, SGD, momentum_of
 from checkfree.data.tokenizers import tokenizer_of
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
@@ -62,12 +63,12 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
     wide = 8 if config.precision == "fp64" else 4
     params = tuple(wide * sum(p.numel() for p in stage.parameters()) for stage in both)
     values = tokens * model.width
-    shape = tokens, model.width
-    activation = _sent(shape, config.wire.activations, wide)
+    written = {how: _sent((tokens, model.width), how, wide) for how in WIRE}
+    activation = written[config.wire.activations]
     return Sizes(
         name=name,
         activation=activation,
-        gradient=_sent(shape, config.wire.gradients, wide),
+        gradient=written[config.wire.gradients],
         params=params,
         buffers=tuple(_buffers(stage, wide) for stage in both),
         moments=tuple(
@@ -84,6 +85,8 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
         told=told_bytes(values, activation),
         stashed=tuple(wide * tokens * _read_and_written(stage) for stage in both),
         parameters=sum(params) // wide,
+        written=written,
+        links=parse_links(config.wire.links),
     )
 
 

@@ -142,6 +142,26 @@ RUNS: dict[str, dict[str, Any]] = {
         "recovery": "replay(wave_lag=2)",
         "failures": EVERYWHERE,
     },
+    "slow links coarser, replicas, swapped": {
+        "replicas": 2,
+        "wire": "auto",
+        "fleet": {"name": "paper", "sizes": "own", "flops": 1e10},
+        "recovery": "checkfree_plus",
+        "failures": {**EVERYWHERE, "stages": "body"},
+    },
+    "slow links coarser, searched, replayed, error feedback": {
+        "replicas": 2,
+        "routes": "flow",
+        "wire": {"links": "auto", "feedback": True},
+        "fleet": {"name": "paper", "sizes": "own", "flops": 1e10, "placement": "searched"},
+        "recovery": "replay(wave_lag=1,wave_every=3)",
+        "failures": {**EVERYWHERE, "scenario": "nodes", "seats_per_node": 1, "probability": 0.1},
+    },
+    "two links in 4 bits, fitted": {
+        "wire": {"activations": "bf16", "links": ["1.0>2.0=int4", "2.0>1.0=int4"]},
+        "recovery": "auto(shadow_every=6)",
+        "failures": EVERYWHERE,
+    },
     "doubles, halved": {
         "precision": "fp64",
         "wire": {"gradients": "fp16"},

@@ -30,7 +30,7 @@ def as_read(
     made = []
     for microbatch, gradient in enumerate(given):
         op = Op(Kind.BACKWARD, microbatch, 1)
-        message = casting.gradient(Ticket(0, 0), op, gradient, to, owed)
+        message = casting.gradient(Ticket(0, 0), op, gradient, (Address(2), to), owed)
         made.append(casting.read(message, gradient.dtype))
     return made
 

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from checkfree.core.formats import BLOCK, BLOCK_OF_4, FORMATS, INT4, INT4_ROWS, INT8, INT8_ROWS, bytes_of
+from checkfree.core.formats import (
+    BLOCK,
+    BLOCK_OF_4,
+    FORMATS,
+    INT4,
+    INT4_ROWS,
+    INT8,
+    INT8_ROWS,
+    bytes_of,
+)
 from checkfree.messages.quantize import pack, unpack
 
 SHAPES = [(), (1,), (0,), (7,), (BLOCK,), (BLOCK + 1,), (3, 5), (4, 8), (0, 5), (5, 0), (2, 3, 129)]
