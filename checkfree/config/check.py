@@ -11,7 +11,8 @@ from typing import Any
 
 from checkfree.core.config import Config, DataConfig, InitConfig
 from checkfree.core.errors import BadInput, at_least, one_of, within
-from checkfree.core.formats import PRECISIONS, WIRE
+from checkfree.core.formats import PRECISIONS, WIRE, bytes_of
+from checkfree.core.links import parse_links
 from checkfree.core.rates import check_optimizer
 from checkfree.core.typed import written
 from checkfree.failures import target_stages, tick_probability
@@ -72,6 +73,7 @@ def check(config: Config) -> None:
     one_of("precision", config.precision, PRECISIONS)
     one_of("wire.activations", config.wire.activations, WIRE)
     one_of("wire.gradients", config.wire.gradients, WIRE)
+    _links(config)
     if config.microbatches < config.replicas:
         raise BadInput(
             f"microbatches={config.microbatches} is fewer than replicas={config.replicas}: a "
@@ -178,6 +180,32 @@ def _devices(devices: tuple[str, ...]) -> None:
     for device in devices:
         if not re.fullmatch(r"cpu|cuda(:\d+)?", str(device)):
             raise BadInput(f"devices: {device!r} is none: expected cpu, cuda or cuda:0")
+
+
+def _links(config: Config) -> None:
+    """Coarser than the others: what is planned for all is enough for them, then."""
+    wire = config.wire
+    try:
+        links = parse_links(wire.links)
+    except ValueError as error:
+        raise BadInput(
+            f"wire.links={written(wire.links)}: {error}: expected auto, or links as in "
+            "0.0>1.0=int4, each once; for all links there are wire.activations and wire.gradients"
+        ) from None
+    finest = min(bytes_of((1, 1024), how) for how in (wire.activations, wire.gradients))
+    for (one, other), how in links.items():
+        one_of(f"wire.links: {one}>{other}", how, WIRE)
+        for seat in (one, other):
+            if not (0 <= seat.stage <= config.stages and 0 <= seat.replica < config.replicas):
+                raise BadInput(
+                    f"wire.links: {one}>{other}: there is no seat {seat}, expected 0.0 … "
+                    f"{config.stages}.{config.replicas - 1}"
+                )
+        if bytes_of((1, 1024), how) > finest:
+            raise BadInput(
+                f"wire.links: {one}>{other}={how} is finer than wire.activations="
+                f"{wire.activations} or wire.gradients={wire.gradients}: expected a coarser one"
+            )
 
 
 def _cut(config: Config) -> None:

@@ -41,7 +41,7 @@ COMPARE_TEXTS = ("out", "results", "title")
 
 INIT = "init"
 
-SHORT = {"recovery": "name", "failures": "scenario", "init": "run"}
+SHORT = {"recovery": "name", "failures": "scenario", "init": "run", "wire": "links"}
 """Sections that may be given as one word, and the key that the word is for."""
 
 

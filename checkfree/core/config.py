@@ -302,15 +302,26 @@ class FleetConfig:
 @dataclass(frozen=True)
 class WireConfig:
     """How numbers are written that one stage sends to the next: ``fp32`` (as they are computed; in
-    a run of ``fp64`` 64 bits wide, in one of ``bf16_weights`` 16), ``bf16``, ``fp16``, or ``int8``
-    in blocks of 256 with a scale each. The sender casts, so every runtime trains on the same
-    numbers. Sums over replicas, copies and states are never cast."""
+    a run of ``fp64`` 64 bits wide, in one of ``bf16_weights`` 16), ``bf16``, ``fp16``, ``int8`` in
+    blocks of 256 with a scale each, or ``int4`` in blocks of 64. The sender casts, so every runtime
+    trains on the same numbers. Sums over replicas, copies and states are never cast."""
 
     activations: str = "fp32"
     """Of a forward, validation's included."""
 
     gradients: str = "fp32"
     """Of a backward. ``fp16`` has no number below 6e-8: those become zero."""
+
+    feedback: bool = False
+    """What rounding takes of a gradient is added to the next one that goes the same way in the same
+    iteration. So the sum over microbatches is right, but for the last; each of them is less so."""
+
+    links: tuple[str, ...] = ()
+    """Links that carry activations and gradients in another, coarser format, as in
+    ``[0.0>1.0=int4]``: what seat 0.0 sends to 1.0. ``auto``, or ``wire=auto``: those on which, by
+    the configured fleet, a message takes longer than a tenth of what either end computes for it,
+    each in the finest of ``bf16`` and ``int8`` that is fast enough, and gradients with ``feedback``
+    in ``int4`` if those are not; the run's records have them."""
 
 
 @dataclass(frozen=True)

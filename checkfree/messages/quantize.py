@@ -18,9 +18,11 @@ from torch.nn.functional import pad
 from checkfree.core.formats import (
     BF16,
     BLOCK,
+    BLOCK_OF_4,
     FORMATS,
     FP16,
     FP32,
+    INT4,
     INT4_ROWS,
     INT8,
     INT8_ROWS,
@@ -28,6 +30,9 @@ from checkfree.core.formats import (
 )
 
 VALUES, CODES, SCALES = "values", "codes", "scales"
+
+ROWS = (INT4, INT8_ROWS, INT4_ROWS)
+"""Formats in which what has no rows stays fp32."""
 
 FLOATS = {FP32: torch.float32, BF16: torch.bfloat16, FP16: torch.float16}
 
@@ -45,11 +50,14 @@ def pack(tensor: Tensor, how: str) -> dict[str, Tensor]:
     ``largest`` is the scale that ``x`` shares. Raises ValueError for no format.
     """
     x = tensor.detach()
-    if how in FLOATS or (how in (INT8_ROWS, INT4_ROWS) and not in_rows(tuple(x.shape))):
+    if how in FLOATS or (how in ROWS and not in_rows(tuple(x.shape))):
         return {VALUES: _copy(x, FLOATS.get(how, torch.float32))}
     if how == INT8:
-        codes, scales = _codes(_blocks(x.float()), EIGHT)
+        codes, scales = _codes(_blocks(x.float(), BLOCK), EIGHT)
         return {CODES: _copy(codes.view(-1)[: x.numel()].view(x.shape)), SCALES: scales}
+    if how == INT4:
+        codes, scales = _codes(_blocks(x.float(), BLOCK_OF_4), FOUR)
+        return {CODES: _paired(codes.view(-1)[: x.numel()].view(x.shape)), SCALES: scales}
     if how == INT8_ROWS:
         codes, scales = _codes(x.float(), EIGHT)
         return {CODES: codes, SCALES: scales}
@@ -69,7 +77,7 @@ def unpack(parts: Mapping[str, Tensor], how: str, dtype: torch.dtype) -> Tensor:
     if parts.keys() != {CODES, SCALES} or how in FLOATS:
         raise ValueError(f"not what {how} is made of: {', '.join(parts) or 'nothing'}")
     codes, scales = parts[CODES], parts[SCALES]
-    if how in (INT4_ROWS, INT8_ROWS) and not in_rows(tuple(codes.shape)):
+    if how in ROWS and not in_rows(tuple(codes.shape)):
         raise ValueError(f"codes {list(codes.shape)}: expected rows")
     if how == INT4_ROWS:
         _agree(codes, scales, torch.uint8, codes.shape[:-1])
@@ -78,9 +86,12 @@ def unpack(parts: Mapping[str, Tensor], how: str, dtype: torch.dtype) -> Tensor:
         _agree(codes, scales, torch.int8, codes.shape[:-1])
         return _values(codes, scales, EIGHT).to(dtype)
     if how == INT8:
-        _agree(codes, scales, torch.int8, (-(-codes.numel() // BLOCK),))
-        values = _values(_blocks(codes), scales, EIGHT).view(-1)[: codes.numel()]
-        return values.view(codes.shape).to(dtype)
+        _agree(codes, scales, torch.int8, _scales(codes, BLOCK))
+        return _in_blocks(codes, scales, BLOCK, EIGHT).to(dtype)
+    if how == INT4:
+        found = _unpaired(codes) if codes.dtype == torch.uint8 else codes
+        _agree(codes, scales, torch.uint8, _scales(found, BLOCK_OF_4))
+        return _in_blocks(found, scales, BLOCK_OF_4, FOUR).to(dtype)
     raise ValueError(f"not a format: {how!r} (expected one of {', '.join(FORMATS)})")
 
 
@@ -88,10 +99,20 @@ def _copy(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return tensor.to(dtype or tensor.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def _blocks(tensor: Tensor) -> Tensor:
-    """All values in rows of ``BLOCK``, the last filled up with zeros."""
+def _blocks(tensor: Tensor, size: int) -> Tensor:
+    """All values in rows of ``size``, the last filled up with zeros."""
     flat = tensor.reshape(-1)
-    return pad(flat, (0, -flat.numel() % BLOCK)).view(-1, BLOCK)
+    return pad(flat, (0, -flat.numel() % size)).view(-1, size)
+
+
+def _scales(codes: Tensor, size: int) -> tuple[int]:
+    """The shape of the scales of codes in blocks of ``size``."""
+    return (-(-codes.numel() // size),)
+
+
+def _in_blocks(codes: Tensor, scales: Tensor, size: int, most: int) -> Tensor:
+    values = _values(_blocks(codes, size), scales, most).view(-1)[: codes.numel()]
+    return values.view(codes.shape)
 
 
 def _codes(rows: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from checkfree.messages.control import Message, Ticket
 class Activation(Message):
     """What hop ``hop`` of the microbatch's route consumes. (batch, sequence, width)
 
-    With ``scales``, ``tensor`` has the codes of ``checkfree.messages.quantize`` (int8)."""
+    With ``scales``, ``tensor`` has the codes of ``checkfree.messages.quantize`` (int8, int4)."""
 
     ticket: Ticket
     microbatch: int

@@ -13,6 +13,7 @@ from checkfree.config.check import recomputed
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import BF16_WEIGHTS
+from checkfree.core.links import parse_links
 from checkfree.core.ops import FAULTS, LEAD, LOG, STORE, Address, Upload
 from checkfree.core.rates import MUON, lr_at
 from checkfree.lead import Lead, Progress, Terms
@@ -178,7 +179,12 @@ def make_worker_context(
         fresh=fresh,
         strategy=strategy,
         batches=batches,
-        casting=Casting(config.wire.activations, config.wire.gradients),
+        casting=Casting(
+            config.wire.activations,
+            config.wire.gradients,
+            config.wire.feedback,
+            parse_links(config.wire.links),
+        ),
         log=log_maker(config.recovery),
         fit_lr=config.recovery.fit_lr,
     )

@@ -52,6 +52,7 @@ from checkfree.session.saved import USER
 from checkfree.session.sizes import OWN, named_sizes
 from checkfree.session.tensors import check_range
 from checkfree.session.terms import scheduler_of
+from checkfree.session.wired import with_links
 from checkfree.worker import Batches, WorkerContext
 
 Feeds = Mapping[Purpose, Batches]
@@ -175,6 +176,7 @@ def of_config(
     blueprint, about = of_family(config, data.vocabulary), data.describe()
     if config.cut == AUTO:  # what a run was cut into is in its records
         config = replace(config, cut=blueprint.cut, layer_costs=None)
+    config = with_links(config)
     initial = _initial(config, folder, blueprint, about)
     after = first_batch(config, initial)
     feeds: Feeds = {
@@ -241,6 +243,12 @@ def of_users(
         )
     if config.cut is not None:
         raise BadInput("cut is for layers of a model family, and your stages are cut: leave it out")
+    if config.wire.links == (AUTO,) and named_sizes(config.fleet) == OWN:
+        raise BadInput(
+            "wire.links=auto needs to know how much stages compute and send, and your own modules "
+            "are not measured: name the slow links, as in wire.links=[0.0>1.0=int8], or give "
+            "fleet.sizes, as in published or paper/500m"
+        )
     blueprint = of_modules(stages, config)
     if spec_of(config.recovery).pushes:
         for place, module in enumerate(stages):
@@ -253,6 +261,7 @@ def of_users(
         config = replace(config, validation=replace(config.validation, every=0))
     check(config)
     scheduler_of(config)
+    config = with_links(config)
     assert batches is not None
     train: Batches = batches
     last = config.iterations - 1

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from checkfree.config.check import recomputed
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
-from checkfree.core.formats import SIGNS
+from checkfree.core.formats import FP32, SIGNS
 from checkfree.core.ops import Address
 from checkfree.core.units import render_bytes
 from checkfree.data.tokenizers import tokenizer_of
@@ -46,9 +46,10 @@ _UNLIMITED = 1 << 60  # cgroups of version 1 write a number about as large
 
 def seat_bytes(config: Config) -> int:
     """Of one seat, the one that takes most: weights twice (gradients), and rounded if they are,
-    moments, buffers, what is stashed between forward and backward, what it holds for others, and
-    its processes."""
+    moments, buffers, what is stashed between forward and backward, what rounding took of a gradient
+    for each seat that gets some, what it holds for others, and its processes."""
     sizes, stashed = own_sizes(config), _stashed(config)
+    owed = config.replicas * sizes.written[FP32] if config.wire.feedback else 0
     largest = max(
         2 * params
         + rounded_bytes(config, params)
@@ -56,6 +57,7 @@ def seat_bytes(config: Config) -> int:
         + buffers
         + stashed[stage]
         + _held(config, sizes, stage)
+        + owed
         for stage, (params, moments, buffers) in enumerate(
             zip(sizes.params, sizes.moments, sizes.buffers, strict=True)
         )

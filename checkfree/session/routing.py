@@ -6,14 +6,17 @@ import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
+from checkfree.core.links import AUTO, Way
 from checkfree.core.ops import Address, Course, Route, Schedule
 from checkfree.lead.iteration import course_on
 from checkfree.pipeline.flow import IN_ORDER, NEAREST, by_flow, nearest
 from checkfree.pipeline.routes import in_order
+from checkfree.recovery.registry import spec_of
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.session.sizes import sizes_of
 from checkfree.simulator.fleet import SEARCHED, Fleet, fleet_of
@@ -21,6 +24,7 @@ from checkfree.simulator.iteration import price_iteration
 from checkfree.simulator.planning import placed, traffic_of
 from checkfree.simulator.profile import Profile, read_profile
 from checkfree.simulator.sizes import ComputePace, Sizes, pace_of
+from checkfree.simulator.wire import coarse_links, ways_between
 
 Router = Callable[[Collection[Address], int], tuple[Route, ...]]
 """Makes routes through seats, one for each of so many microbatches."""
@@ -43,17 +47,35 @@ class Network:
 
 
 def network_of(config: Config, seats: Collection[Address], schedule: MakeSchedule) -> Network:
-    """As ``fleet`` describes it, with its machines given to ``seats``. Raises BadInput."""
+    """As ``fleet`` describes it, with its machines given to ``seats``, and formats to slow links if
+    they are to be chosen. Raises BadInput."""
     fleet, sizes, profile = fleet_of(config.fleet), sizes_of(config), _profile(config)
     if profile is not None and fleet.serial and config.fleet.store is None:
         fleet = replace(fleet, store=profile.store)
     found = Network(fleet, sizes, pace_of(sizes, fleet, profile))
-    if config.fleet.placement != SEARCHED or fleet.places == 1:
+    if config.fleet.placement == SEARCHED and fleet.places > 1:
+        routes = in_order(seats, config.microbatches)
+        course = Course(routes, schedule(routes))
+        taken = {way for route in routes for way in pairwise(route)}
+        both = {*taken, *((other, one) for one, other in taken)}
+
+        def seconds(option: Fleet) -> float:
+            return _wired(replace(found, fleet=option), config, both).seconds(course)
+
+        found = replace(found, fleet=placed(fleet, seats, seconds))
+    if config.wire.links[1:]:  # they were chosen when the run began
         return found
-    routes = in_order(seats, config.microbatches)
-    course = Course(routes, schedule(routes))
-    best = placed(fleet, seats, lambda option: replace(found, fleet=option).seconds(course))
-    return replace(found, fleet=best)
+    swaps = spec_of(config.recovery).swaps(config.recovery)
+    return _wired(found, config, ways_between(seats, 2 if swaps else 1))
+
+
+def _wired(network: Network, config: Config, ways: Collection[Way]) -> Network:
+    """With the formats of these links chosen, if the configuration leaves that to us."""
+    if config.wire.links[:1] != (AUTO,):
+        return network
+    plain = replace(network.sizes, links={})
+    links = coarse_links(ways, network.fleet, plain, network.pace, feedback=config.wire.feedback)
+    return replace(network, sizes=replace(plain, links=links))
 
 
 def router_of(

@@ -11,7 +11,17 @@ from torch import nn
 from checkfree.config.load import load
 from checkfree.core.config import Config, FleetConfig, OptimizerConfig, RecoveryConfig
 from checkfree.core.errors import BadInput
-from checkfree.core.formats import BF16, BF16_WEIGHTS, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
+from checkfree.core.formats import (
+    BF16,
+    BF16_WEIGHTS,
+    FP32,
+    INT4_ROWS,
+    INT8_ROWS,
+    SIGNS,
+    WIRE,
+    bytes_of,
+)
+from checkfree.core.links import parse_links
 from checkfree.core.rates import MUON, SGD, momentum_of
 from checkfree.data.tokenizers import tokenizer_of
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
@@ -66,11 +76,12 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
     computed = 2 if config.precision == BF16_WEIGHTS else wide
     params = tuple(wide * sum(p.numel() for p in stage.parameters()) for stage in both)
     values = tokens * model.width
-    activation = _sent(values, config.wire.activations, computed)
+    written = {how: _sent((tokens, model.width), how, computed) for how in WIRE}
+    activation = written[config.wire.activations]
     return Sizes(
         name=name,
         activation=activation,
-        gradient=_sent(values, config.wire.gradients, computed),
+        gradient=written[config.wire.gradients],
         params=params,
         buffers=tuple(_buffers(stage, wide) for stage in both),
         moments=tuple(
@@ -92,6 +103,8 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
             for place, stage in enumerate(both)
         ),
         parameters=sum(params) // wide,
+        written=written,
+        links=parse_links(config.wire.links),
     )
 
 
@@ -200,9 +213,9 @@ def _read_and_written(stage: nn.Module, used: int | None) -> int:
     return values
 
 
-def _sent(values: int, how: str, wide: int) -> int:
+def _sent(shape: tuple[int, int], how: str, wide: int) -> int:
     """Bytes, of values that are computed in ``wide`` bytes each."""
-    return wide * values if how == FP32 else bytes_of((values,), how)
+    return wide * math.prod(shape) if how == FP32 else bytes_of(shape, how)
 
 
 def _buffers(stage: nn.Module, wide: int) -> int:

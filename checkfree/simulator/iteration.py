@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from checkfree.core.ops import Address, Kind, Mirror, Op, Route, Schedule, Transfer
 from checkfree.pipeline import in_turn, key, split_backwards
@@ -126,8 +127,9 @@ def _run(
         clock.work(seconds, "redundant" if op.kind is Kind.REDUNDANT else "useful")
         following = _following(op, route)
         if following is not None:
-            count = sizes.activation if op.kind is Kind.FORWARD else sizes.gradient
-            arrival = lines.send(clock.free, worker, route[following.hop], count)
+            on = sizes.activation_on if op.kind is Kind.FORWARD else sizes.gradient_on
+            to = route[following.hop]
+            arrival = lines.send(clock.free, worker, to, on(worker, to))
             come[following] = clock.free, arrival
 
 
@@ -227,8 +229,9 @@ def message_bytes(
     sizes: Sizes,
 ) -> dict[str, int]:
     """What the workers send, by name of message, as a run's ledger counts it."""
-    hops = sum(len(route) - 1 for route in routes)
-    there, back = hops * sizes.activation, hops * sizes.gradient
+    hops = [hop for route in routes for hop in pairwise(route)]
+    there = sum(sizes.activation_on(one, other) for one, other in hops)
+    back = sum(sizes.gradient_on(other, one) for one, other in hops)
     replicas = Counter(worker.stage for worker in schedule)
     shares = sum((replicas[w.stage] - 1) * sizes.params[w.stage] for w in _trained(schedule))
     kept = sum(sizes.params[mirror.owner.stage] for mirror in mirrors)

@@ -69,8 +69,8 @@ def _rates(found: Measured, routes: Sequence[Route], sizes: Sizes) -> Rates:
     crossed: Counter[tuple[Address, Address]] = Counter()
     for route in routes:
         for one, other in pairwise(route):
-            crossed[one, other] += sizes.activation
-            crossed[other, one] += sizes.gradient
+            crossed[one, other] += sizes.activation_on(one, other)
+            crossed[other, one] += sizes.gradient_on(other, one)
     return {
         way: crossed[way] / seconds
         for way, seconds in found.lines.items()

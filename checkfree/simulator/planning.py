@@ -37,7 +37,8 @@ def traffic_of(
 
 def _hop(one: Address, other: Address, fleet: Fleet, sizes: Sizes) -> Hop:
     there, back = fleet.link(one, other), fleet.link(other, one)
-    out, home = there.seconds(sizes.activation), back.seconds(sizes.gradient)
+    out = there.seconds(sizes.activation_on(one, other))
+    home = back.seconds(sizes.gradient_on(other, one))
     lines = ((fleet.line(one, other), out), (fleet.line(other, one), home))
     return Hop(lines, out + home + there.latency + back.latency)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
+from checkfree.core.links import Way
 from checkfree.core.ops import Address, Kind, Op, Route, Schedule
 from checkfree.messages.control import Again, Rebuild
 from checkfree.pipeline import key, split_backwards
@@ -18,23 +20,23 @@ Orders = Sequence[tuple[Address, Rebuild]]
 def logged(schedule: Schedule, routes: Sequence[Route], sizes: Sizes) -> Mapping[Address, int]:
     """Bytes that each seat sends to others in an iteration, and adds to its log."""
     found: Counter[Address] = Counter(dict.fromkeys(schedule, 0))
-    for route in routes:
-        for hop, seat in enumerate(route):
-            found[seat] += sizes.activation * (hop + 1 < len(route)) + sizes.gradient * (hop > 0)
+    for one, other in (hop for route in routes for hop in pairwise(route)):
+        found[one] += sizes.activation_on(one, other)
+        found[other] += sizes.gradient_on(other, one)
     return found
 
 
 def resent(orders: Orders, sizes: Sizes) -> tuple[int, int]:
     """Bytes of activations and of gradients that all who are replayed get."""
     ways = [
-        way
+        (way, counts)
         for seat, order in orders
         for step in _steps(order)
-        for way in _received(_again(order), step, seat).values()
+        for way, counts in _received(_again(order), step, seat).items()
     ]
-    forwards = sum(there for there, _ in ways)
-    backwards = sum(back for _, back in ways)
-    return forwards * sizes.activation, backwards * sizes.gradient
+    forwards = sum(there * sizes.activation_on(*way) for way, (there, _) in ways)
+    backwards = sum(back * sizes.gradient_on(*way) for way, (_, back) in ways)
+    return forwards, backwards
 
 
 def received(seat: Address, order: Rebuild, sizes: Sizes) -> int:
@@ -63,7 +65,8 @@ def replay_seconds(orders: Orders, fleet: Fleet, sizes: Sizes, pace: ComputePace
             if fleet.serial:
                 total += busy
                 continue
-            lines = (fleet.line(s, seat) for s in _received(again, step, seat) if s != seat)
+            senders = {sender for sender, _ in _received(again, step, seat)} - {seat}
+            lines = (fleet.line(sender, seat) for sender in senders)
             total += max(busy, *(carried[again.start + step, line] for line in lines), 0.0)
             if len(orders) > 1:
                 total += (len(orders) - 1) * busy / max(1, len(course.routes))
@@ -76,10 +79,11 @@ def _carried(orders: Orders, fleet: Fleet, sizes: Sizes) -> Mapping[tuple[int, L
     found: defaultdict[tuple[int, Line], float] = defaultdict(float)
     for seat, order in () if fleet.serial else orders:
         for step in _steps(order):
-            for sender, (there, back) in _received(_again(order), step, seat).items():
+            for way, (there, back) in _received(_again(order), step, seat).items():
+                sender, _ = way
                 if sender == seat:
                     continue
-                count = there * sizes.activation + back * sizes.gradient
+                count = there * sizes.activation_on(*way) + back * sizes.gradient_on(*way)
                 key = _again(order).start + step, fleet.line(sender, seat)
                 found[key] += fleet.link(sender, seat).seconds(count)
     return found
@@ -98,19 +102,19 @@ def _computed(ops: Sequence[Op]) -> list[Op]:
     return [op for op in ops if op.kind in (Kind.FORWARD, Kind.BACKWARD, Kind.WEIGHTS)]
 
 
-def _received(again: Again, step: int, seat: Address) -> Mapping[Address, tuple[int, int]]:
-    """By sender, how many activations and gradients went to a seat's stage."""
+def _received(again: Again, step: int, seat: Address) -> Mapping[Way, tuple[int, int]]:
+    """By link, how many activations and gradients went to a seat's stage."""
     return _to_stage(again.courses[again.steps[step][0]].routes, seat.stage)
 
 
 @lru_cache(maxsize=1024)
-def _to_stage(routes: tuple[Route, ...], stage: int) -> Mapping[Address, tuple[int, int]]:
-    there: Counter[Address] = Counter()
-    back: Counter[Address] = Counter()
+def _to_stage(routes: tuple[Route, ...], stage: int) -> Mapping[Way, tuple[int, int]]:
+    there: Counter[Way] = Counter()
+    back: Counter[Way] = Counter()
     for route in routes:
         for hop, seat in enumerate(route):
             if seat.stage == stage and hop > 0:
-                there[route[hop - 1]] += 1
+                there[route[hop - 1], seat] += 1
             if seat.stage == stage and hop + 1 < len(route):
-                back[route[hop + 1]] += 1
-    return {sender: (there[sender], back[sender]) for sender in (*there, *back)}
+                back[route[hop + 1], seat] += 1
+    return {way: (there[way], back[way]) for way in (*there, *back)}

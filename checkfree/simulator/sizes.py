@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from checkfree.core.config import WireConfig
-from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, bytes_of
+from checkfree.core.formats import BF16, FP32, INT4_ROWS, INT8_ROWS, SIGNS, WIRE, bytes_of
+from checkfree.core.links import Way, parse_links
 from checkfree.core.ops import Address, Kind, Op, Route
 from checkfree.simulator import sites
 from checkfree.simulator.fleet import Fleet
@@ -33,7 +34,7 @@ class Sizes:
 
     name: str
     activation: int
-    """Of one microbatch between two stages, as it is sent."""
+    """Of one microbatch between two stages, as it is sent where ``links`` say nothing else."""
     gradient: int
     """The same of what comes back."""
     params: tuple[int, ...]
@@ -54,6 +55,20 @@ class Sizes:
     what its loss needs."""
     parameters: int = 0
     """Numbers that all stages have to train; 0: it is not told."""
+    written: Mapping[str, int] = field(default_factory=dict)
+    """Of an activation or its gradient, by format of the wire."""
+    links: Mapping[Way, str] = field(default_factory=dict)
+    """Formats of single links."""
+
+    def activation_on(self, one: Address, other: Address) -> int:
+        """Bytes of an activation from one seat to another."""
+        how = self.links.get((one, other))
+        return self.activation if how is None else self.written[how]
+
+    def gradient_on(self, one: Address, other: Address) -> int:
+        """Bytes of a gradient from one seat to another."""
+        how = self.links.get((one, other))
+        return self.gradient if how is None else self.written[how]
 
     def state(self, stage: int, *, moments: bool) -> int:
         """Bytes of a stage's state as it is sent."""
@@ -109,9 +124,19 @@ class ComputePace:
 
     def both_ways(self, seat: Address) -> float:
         """Of a microbatch's forward and backward at a seat; at stage 0, of both its hops."""
-        parts = (self.body(seat.stage),) if seat.stage else (self.embed, self.head)
-        once = sum(part.forward + part.backward for part in parts)
+        once = sum(part.forward + part.backward for part in self._parts(seat))
         return once * self.slower.get(seat, 1.0)
+
+    def forward(self, seat: Address) -> float:
+        """Of a microbatch's forward at a seat; at stage 0, of the longer of both its hops."""
+        return max(part.forward for part in self._parts(seat)) * self.slower.get(seat, 1.0)
+
+    def backward(self, seat: Address) -> float:
+        """The same of its backward."""
+        return max(part.backward for part in self._parts(seat)) * self.slower.get(seat, 1.0)
+
+    def _parts(self, seat: Address) -> tuple[StagePart, ...]:
+        return (self.body(seat.stage),) if seat.stage else (self.embed, self.head)
 
     def body(self, stage: int) -> StagePart:
         """Of a body stage."""
@@ -138,8 +163,10 @@ def _of(op: Op, part: StagePart, split: bool) -> float:
 def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B008 (frozen)
     """The paper's throughput set-up: 32 MiB activations, 256 MiB of weights in a stage of four
     blocks, microbatches of 16 samples. Its work is stated in seconds, see ``pace_of``."""
-    values = (sites.ACTIVATION // 4,)
-    activation, gradient = (bytes_of(values, how) for how in (wire.activations, wire.gradients))
+    values = sites.ACTIVATION // 4
+    shape = values // ROW, ROW
+    written = {how: bytes_of(shape, how) for how in WIRE}
+    activation, gradient = written[wire.activations], written[wire.gradients]
     params = (sites.EMBEDDING, *[sites.STAGE] * stages)
     none, moments = (0,) * (stages + 1), tuple(2 * count for count in params)
     packed = {
@@ -147,7 +174,7 @@ def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B
         for how in (FP32, BF16, INT8_ROWS, INT4_ROWS, SIGNS)
     }
     work = 0.0, (0.0,) * stages, 0.0
-    told = told_bytes(values[0], activation)
+    told = told_bytes(values, activation)
     return Sizes(
         "published",
         activation,
@@ -159,6 +186,8 @@ def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B
         packed,
         told,
         parameters=sum(params) // 4,
+        written=written,
+        links=parse_links(wire.links),
     )
 
 

@@ -115,11 +115,12 @@ class SimulatedWorkers:
         """What crossed the boundaries of all seats in an iteration that is committed."""
         if not self.limits.memory:
             return
-        count, iteration = self.sizes.activation, begin.ticket.iteration
-        told = count if self.sizes.told is None else self.sizes.told
+        iteration, most = begin.ticket.iteration, self.sizes.told
         for microbatch, route in enumerate(begin.routes):
             for hop in range(1, len(route)):
                 crossing, one, other = (iteration, microbatch, hop), route[hop - 1], route[hop]
+                count = self.sizes.activation_on(one, other)
+                told = count if most is None else min(count, most)
                 self.rings[one].sent.add(crossing, other.stage, told, count)
                 self.rings[other].got.add(crossing, one.stage, told, count)
 

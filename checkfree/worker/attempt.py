@@ -14,6 +14,7 @@ from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
 from checkfree.recovery.fit.activations import BufferLimits, Ring
 from checkfree.recovery.fit.boundary import Crossed
 from checkfree.stage import Key, Part
+from checkfree.worker.feedback import Feedback
 from checkfree.worker.log import Sent
 
 Data = Activation | Gradient | Share | KeepGradient
@@ -39,6 +40,8 @@ class Attempt:
     crossed: Crossed = field(default_factory=lambda: Ring(BufferLimits()))
     sent: list[Sent] = field(default_factory=list)
     """What has left for other stages, if that is kept."""
+    feedback: Feedback = field(default_factory=Feedback)
+    """What rounding has taken of the gradients that have left."""
     shared: bool = False
     pushed: bool = False
     prepared: bool = False

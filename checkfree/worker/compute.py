@@ -104,12 +104,13 @@ class Compute:
             attempt.losses[op.microbatch] = y
             return []
         following = op._replace(hop=op.hop + 1)
-        message = self._context.casting.activation(attempt.ticket, following, y)
+        to, casting = attempt.route(op)[following.hop], self._context.casting
+        message = casting.activation(attempt.ticket, following, y, (attempt.address, to))
         if attempt.todo and attempt.todo[0] == following._replace(kind=Kind.REDUNDANT):
             attempt.doubled[following.microbatch, following.hop] = message
         if attempt.training and attempt.crossed.holds:
             file_output(attempt.crossed, attempt.route(op), message)
-        return [_logged(attempt, attempt.route(op)[following.hop], message)]
+        return [_logged(attempt, to, message)]
 
     def _through(self, attempt: Attempt, op: Op, x: Tensor | None) -> Tensor:
         """What the stage makes of ``x``. If it can't, and never was given that shape but others,
@@ -140,8 +141,10 @@ class Compute:
         if dx is None:
             return []
         following = op._replace(hop=op.hop - 1)
-        message = self._context.casting.gradient(attempt.ticket, following, dx)
-        return [_logged(attempt, attempt.route(op)[following.hop], message)]
+        to, casting = attempt.route(op)[following.hop], self._context.casting
+        link = attempt.address, to
+        message = casting.gradient(attempt.ticket, following, dx, link, attempt.feedback)
+        return [_logged(attempt, to, message)]
 
     def _redundant(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         stage = attempt.route(op)[op.hop].stage

@@ -70,6 +70,23 @@ CASES = {
     ),
     "checkpoint": Case({"recovery": {"name": "checkpoint", "interval": 2}}, ((3, 2), (5, 4)), True),
     "redundant": Case({"recovery": {"name": "redundant"}}, ((2, 0), (4, 3)), True),
+    "on a wire of 4 bits": Case(
+        {
+            "recovery": {"name": "redundant"},
+            "wire": {"activations": "int4", "gradients": "int4"},
+        },
+        ((2, 0), (4, 3)),
+        True,
+    ),
+    "with error feedback, its replicas": Case(
+        {
+            "recovery": {"name": "none"},
+            "replicas": 2,
+            "wire": {"activations": "int8", "gradients": "int4", "feedback": True},
+        },
+        ((2, 3, 0), (4, 0, 1)),
+        True,
+    ),
     "on a wire of 8 bits": Case(
         {
             "recovery": {"name": "redundant"},

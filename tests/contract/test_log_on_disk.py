@@ -21,6 +21,7 @@ from tests.contract.small import counting, modules, small, text, trace
 LOSSES = ((2, 0), (5, 2), (5, 3), (8, 1), (9, 4))
 OPTIONS: dict[str, dict[str, Any]] = {
     "as usual": {},
+    "4 bits": {"wire": {"activations": "int4", "gradients": "int4"}},
     "8 bits there, 16 back": {"wire": {"activations": "int8", "gradients": "bf16"}},
     "bf16": {"precision": "bf16"},
     "two replicas": {"replicas": 2},

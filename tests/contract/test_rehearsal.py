@@ -152,6 +152,37 @@ RUNS: dict[str, dict[str, Any]] = {
         "recovery": "redundant",
         "failures": EVERYWHERE,
     },
+    "int4, of odd rows": {
+        "model": {**SIZE["model"], "family": "gpt", "width": 9, "heads": 3},  # type: ignore[dict-item]
+        "wire": {"activations": "int4", "gradients": "int4"},
+        "recovery": "redundant",
+        "failures": EVERYWHERE,
+    },
+    "int4, replayed": {
+        "wire": {"activations": "int4", "gradients": "int4", "feedback": True},
+        "recovery": "replay(wave_lag=2)",
+        "failures": EVERYWHERE,
+    },
+    "slow links coarser, replicas, swapped": {
+        "replicas": 2,
+        "wire": "auto",
+        "fleet": {"name": "paper", "sizes": "own", "flops": 1e10},
+        "recovery": "checkfree_plus",
+        "failures": {**EVERYWHERE, "stages": "body"},
+    },
+    "slow links coarser, searched, replayed, error feedback": {
+        "replicas": 2,
+        "routes": "flow",
+        "wire": {"links": "auto", "feedback": True},
+        "fleet": {"name": "paper", "sizes": "own", "flops": 1e10, "placement": "searched"},
+        "recovery": "replay(wave_lag=1,wave_every=3)",
+        "failures": {**EVERYWHERE, "scenario": "nodes", "seats_per_node": 1, "probability": 0.1},
+    },
+    "two links in 4 bits, fitted": {
+        "wire": {"activations": "bf16", "links": ["1.0>2.0=int4", "2.0>1.0=int4"]},
+        "recovery": "auto(shadow_every=6)",
+        "failures": EVERYWHERE,
+    },
     "doubles, halved": {
         "precision": "fp64",
         "wire": {"gradients": "fp16"},

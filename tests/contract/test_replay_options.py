@@ -30,6 +30,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "recompute": [0, 2],
     },
     "8 bits there, 16 back": {"wire": {"activations": "int8", "gradients": "bf16"}},
+    "4 bits": {"wire": {"activations": "int4", "gradients": "int4"}},
+    "8 bits there, 4 back with feedback": {
+        "wire": {"activations": "int8", "gradients": "int4", "feedback": True}
+    },
     "16 bits there, 8 back": {"wire": {"activations": "fp16", "gradients": "int8"}},
     "one clip for all": {"optimizer": {"clip": 0.05, "clip_over": "global"}},
     "one clip each": {"optimizer": {"clip": 0.05}},

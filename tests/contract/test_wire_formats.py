@@ -22,7 +22,7 @@ from checkfree.session.blueprint import of_modules
 from tests.contract.small import TREE, counting, modules, small
 
 Train = Callable[[str, str], checkfree.Run]
-NEAR = {"fp32": 0.0, "bf16": 0.02, "fp16": 0.002, "int8": 0.02}
+NEAR = {"fp32": 0.0, "bf16": 0.02, "fp16": 0.002, "int8": 0.02, "int4": 0.1}
 """How far a loss may be off after 20 iterations, in nats; of about 3."""
 
 

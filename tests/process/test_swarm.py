@@ -45,7 +45,12 @@ SLOWLY = "--link=latency=20ms"
 """For runs that are only there to be disturbed: whatever they train meanwhile proves nothing."""
 PLUS = ("failures=losses.json", "recovery=checkfree_plus")
 LADDER = ("failures=losses.json", "recovery=auto(shadow_every=6,fit_steps=8)")
-FEW_BITS = ("wire.activations=int8", "wire.gradients=fp16")
+FEW_BITS = (
+    "wire.activations=int8",
+    "wire.gradients=fp16",
+    "wire.feedback=true",
+    "wire.links=[1.0>2.0=int4,2.0>1.0=int4]",
+)
 STARTED: list[subprocess.Popen[str]] = []
 KILLED: dict[str, int] = {}
 """Of each seat the life that a test has killed."""

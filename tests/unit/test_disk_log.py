@@ -102,7 +102,7 @@ def activation(iteration: int, tensor: Tensor, to: int = 1) -> Sent:
     return Address(to), Activation(Ticket(0, iteration), 0, 1, tensor)
 
 
-@pytest.mark.parametrize("how", ["bf16", "fp16", "int8"])
+@pytest.mark.parametrize("how", ["bf16", "fp16", "int8", "int4"])
 def test_what_is_cast_comes_back_as_it_left(how: str, tmp_path: Path) -> None:
     parts = pack(torch.randn(3, 300), how)
     tensor = parts.get("values", parts.get(CODES))

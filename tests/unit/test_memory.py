@@ -74,6 +74,7 @@ def test_a_schedule_that_holds_more_a_stage_that_recomputes_less() -> None:
     plain = seat_bytes(demo("recovery=none"))
     assert seat_bytes(demo("recovery=none", "schedule=gpipe")) > plain
     assert seat_bytes(demo("recovery=none", "recompute=true")) < plain
+    assert seat_bytes(demo("recovery=none", "wire.feedback=true")) > plain
     deep = demo("recovery=none", "microbatches=64")
     assert seat_bytes(deep) == seat_bytes(replace(deep, microbatches=128))  # 1F1B's bound
 

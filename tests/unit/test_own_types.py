@@ -221,7 +221,7 @@ def test_an_exact_repair_changes_no_bit(name: str, tmp_path: Path) -> None:
         assert all(map(same, one.state_dict().values(), other.state_dict().values()))
 
 
-@pytest.mark.parametrize("wire", ["bf16", "fp16", "int8"])
+@pytest.mark.parametrize("wire", ["bf16", "fp16", "int8", "int4"])
 def test_whatever_way_activations_are_sent(wire: str, tmp_path: Path) -> None:
     words = {"wire": {"activations": wire, "gradients": wire}, "recovery": recovery("auto")}
     run = train(tmp_path, "everything", "neighbours", words)

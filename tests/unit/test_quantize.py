@@ -10,13 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from checkfree.core.formats import BLOCK, FORMATS, INT4_ROWS, INT8, INT8_ROWS, bytes_of
+from checkfree.core.formats import (
+    BLOCK,
+    BLOCK_OF_4,
+    FORMATS,
+    INT4,
+    INT4_ROWS,
+    INT8,
+    INT8_ROWS,
+    bytes_of,
+)
 from checkfree.messages.quantize import pack, unpack
 
 SHAPES = [(), (1,), (0,), (7,), (BLOCK,), (BLOCK + 1,), (3, 5), (4, 8), (0, 5), (5, 0), (2, 3, 129)]
 
 LOST = {"fp32": 0.0, "bf16": 2**-8, "fp16": 2**-11, INT8: 1 / 254, INT8_ROWS: 1 / 254}
-LOST[INT4_ROWS] = 1 / 14
+LOST[INT4] = LOST[INT4_ROWS] = 1 / 14
 
 
 def back(x: Tensor, how: str) -> Tensor:
@@ -57,11 +66,22 @@ def test_a_row_loses_at_most_half_a_step(how: str, values: list[list[float]]) ->
     assert (lost <= LOST[how] * largest * (1 + 1e-5) + 1e-44).all()
 
 
+@pytest.mark.parametrize(("how", "size"), [(INT8, BLOCK), (INT4, BLOCK_OF_4)])
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=9))
 @settings(deadline=None)
-def test_a_block_loses_at_most_half_a_step(values: list[float]) -> None:
-    x = torch.tensor(values).repeat_interleave(BLOCK)
-    assert torch.equal(back(x, INT8), x), "each block holds one value, which is its largest"
+def test_a_block_loses_at_most_half_a_step(how: str, size: int, values: list[float]) -> None:
+    x = torch.tensor(values).repeat_interleave(size).view(-1, size // 2)
+    assert torch.equal(back(x, how), x), "each block holds one value, which is its largest"
+
+
+def test_blocks_of_4_bits_go_on_from_row_to_row() -> None:
+    """Rows of an odd width, which fill up a byte each: no scale is theirs alone."""
+    x = random((129, 3)) * torch.arange(1, 130).unsqueeze(-1)
+    lost, flat = (x - back(x, INT4)).view(-1), x.view(-1)
+    for begin in range(0, len(flat), BLOCK_OF_4):
+        block = slice(begin, begin + BLOCK_OF_4)
+        assert lost[block].abs().max() <= LOST[INT4] * flat[block].abs().max() * (1 + 1e-5)
+    assert bytes_of((129, 3), INT4) == 129 * 2 + 4 * 7
 
 
 @pytest.mark.parametrize("how", FORMATS)
@@ -103,7 +123,7 @@ def test_memory_layout_does_not_matter(how: str) -> None:
 def test_the_widest_values_survive() -> None:
     most = torch.finfo(torch.float32).max
     x = torch.tensor([[most, -most], [1e-45, 0.0]])
-    for how in (INT8, INT8_ROWS, INT4_ROWS):
+    for how in (INT8, INT4, INT8_ROWS, INT4_ROWS):
         assert torch.equal(back(x[:1], how), x[:1]), how
     assert back(x, INT8_ROWS).isfinite().all()
 
@@ -122,7 +142,13 @@ def test_what_packs_to_nothing_sane_is_refused() -> None:
         unpack(parts, INT4_ROWS, torch.float32)
     with pytest.raises(ValueError, match="made of"):
         unpack({"codes": parts["codes"]}, INT8_ROWS, torch.float32)
-    for how, dtype in ((INT8_ROWS, torch.int8), (INT4_ROWS, torch.uint8)):
+    with pytest.raises(ValueError, match=r"torch\.uint8"):
+        unpack(parts, INT4, torch.float32)
+    fours = pack(random((3, 8)), INT4)
+    with pytest.raises(ValueError, match="scales"):
+        unpack({**fours, "scales": fours["scales"].repeat(2)}, INT4, torch.float32)
+    kinds = ((INT8_ROWS, torch.int8), (INT4_ROWS, torch.uint8), (INT4, torch.uint8))
+    for how, dtype in kinds:
         for shape in ((), (3,), (3, 0)):
             odd = {"codes": torch.ones(shape).to(dtype), "scales": torch.ones(shape[:-1])}
             with pytest.raises(ValueError, match="expected rows"):

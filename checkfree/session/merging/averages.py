@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from checkfree.core.errors import BadInput
-from checkfree.core.ops import Kind, Op
+from checkfree.core.ops import Address, Kind, Op
 from checkfree.core.units import derive
 from checkfree.messages.control import Purpose, Ticket
 from checkfree.messages.tensors import StageState
@@ -102,7 +102,9 @@ class PipelineLoss:
         casting = self._context.casting
         seed = derive(self._context.seed, "forward", _TICKET.iteration, op.microbatch, op.hop)
         if x is not None:
-            x = casting.read(casting.activation(_TICKET, op, x), stage.dtype)
+            ends = (op.hop - 1) % self._stages, op.hop % self._stages
+            link = Address(ends[0]), Address(ends[1])  # of the first replicas
+            x = casting.read(casting.activation(_TICKET, op, x, link), stage.dtype)
         return stage.evaluate(part, x, batch, seed)
 
 

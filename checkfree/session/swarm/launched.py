@@ -44,6 +44,7 @@ from checkfree.session.swarm.member import NodeResources, join_here, warm_up
 from checkfree.session.swarm.shared import ForkResources
 from checkfree.session.terms import seats
 from checkfree.session.trial import try_out_in_fork
+from checkfree.session.wired import check_given
 
 
 def be(shared: ForkResources, await_request: Callable[[], SpawnRequest], spare: bool) -> int:
@@ -63,6 +64,7 @@ def be(shared: ForkResources, await_request: Callable[[], SpawnRequest], spare: 
 
 def _fresh(order: Mapping[str, Any]) -> Job:
     config = permitted(any_config(order["config"]), order.get("allow", ()))
+    check_given(config)
     whole = "join_server" not in order
     if whole:
         config = within_memory(config)

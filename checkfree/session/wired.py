@@ -1,0 +1,31 @@
+"""The formats of slow links, chosen before a run begins: so its records have them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from checkfree.core.config import Config
+from checkfree.core.errors import BadInput
+from checkfree.core.links import AUTO, render_links
+from checkfree.session.routing import network_of
+from checkfree.session.terms import scheduler_of, seats
+
+
+def with_links(config: Config) -> Config:
+    """With the link formats that ``wire.links=auto`` leaves to the configured fleet; as it is, if
+    they are given, or were chosen before. Raises BadInput."""
+    if config.wire.links != (AUTO,):
+        return config
+    network = network_of(config, seats(config), scheduler_of(config))
+    links = (AUTO, *render_links(network.sizes.links))
+    return replace(config, wire=replace(config.wire, links=links))
+
+
+def check_given(config: Config) -> None:
+    """Raise BadInput if a swarm is to choose: its lines are none of the configured fleet's."""
+    if config.wire.links == (AUTO,):
+        raise BadInput(
+            "wire.links=auto chooses by the lines of a configured fleet, and a swarm has its own: "
+            "name the slow ones, as in wire.links=[0.0>1.0=int8,1.0>0.0=int8], or give "
+            "wire.activations=int8 and wire.gradients=int8 to all"
+        )
