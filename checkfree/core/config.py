@@ -320,8 +320,8 @@ class WireConfig:
     """Links that carry activations and gradients in another, coarser format, as in
     ``[0.0>1.0=int4]``: what seat 0.0 sends to 1.0. ``auto``, or ``wire=auto``: those on which, by
     the configured fleet, a message takes longer than a tenth of what either end computes for it,
-    each in the finest of ``bf16`` and ``int8`` that is fast enough, and gradients with ``feedback``
-    in ``int4`` if those are not; the run's records have them."""
+    each in the finest of ``bf16``, ``int8`` and, for gradients, ``int4`` that is fast enough; the
+    run's records have them."""
 
 
 @dataclass(frozen=True)

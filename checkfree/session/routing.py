@@ -74,7 +74,7 @@ def _wired(network: Network, config: Config, ways: Collection[Way]) -> Network:
     if config.wire.links[:1] != (AUTO,):
         return network
     plain = replace(network.sizes, links={})
-    links = coarse_links(ways, network.fleet, plain, network.pace, feedback=config.wire.feedback)
+    links = coarse_links(ways, network.fleet, plain, network.pace)
     return replace(network, sizes=replace(plain, links=links))
 
 

@@ -10,9 +10,10 @@ from checkfree.core.ops import Address
 from checkfree.simulator.fleet import Fleet
 from checkfree.simulator.sizes import ComputePace, Sizes
 
-LADDER = (BF16, INT8)
-"""From fine to coarse. These cost nothing that could be measured, see ``experiments/wire_formats``;
-activations in 4 bits do, and so do gradients without error feedback."""
+THERE: tuple[str, ...] = BF16, INT8
+BACK: tuple[str, ...] = BF16, INT8, INT4
+"""For activations and for gradients, from fine to coarse. These cost nothing that could be
+measured; activations in 4 bits cost 0.1 nats, see ``experiments/wire_formats``."""
 
 SHARE = 0.1
 """Of what an end computes for a microbatch, that a message may take: a pipe that fills and drains
@@ -33,26 +34,25 @@ def ways_between(seats: Collection[Address], reach: int = 1) -> tuple[Way, ...]:
 
 
 def coarse_links(
-    ways: Collection[Way], fleet: Fleet, sizes: Sizes, pace: ComputePace, *, feedback: bool
+    ways: Collection[Way], fleet: Fleet, sizes: Sizes, pace: ComputePace
 ) -> Mapping[Way, str]:
     """The format of each link that is slow: on which a message, as all are sent, takes longer than
     a tenth of what either end computes for it. It gets the finest format that is fast enough, or
-    the coarsest there is: ``int4`` for links that carry gradients alone, with error ``feedback``.
-    Latency is the same in any format."""
+    the coarsest there is, which is ``int4`` for links that carry gradients alone. Latency is the
+    same in any format."""
     least, count = min(sizes.activation, sizes.gradient), len(sizes.params)
-    coarser = [how for how in LADDER if sizes.written[how] < least]
     found: dict[Way, str] = {}
     for one, other in ways:
         link, back = fleet.link(one, other), (one.stage - other.stage) % count == 1
         there = (other.stage - one.stage) % count == 1
-        options = coarser
         if back and not there:
-            usual, limit = sizes.gradient, SHARE * max(pace.backward(one), pace.backward(other))
-            if feedback and sizes.written[INT4] < least:
-                options = [*coarser, INT4]
+            ladder, usual = BACK, sizes.gradient
+            takes = max(pace.backward(one), pace.backward(other))
         else:
-            usual, limit = sizes.activation, SHARE * max(pace.forward(one), pace.forward(other))
-        if options and link.seconds(usual) > limit:
-            fits = (how for how in options if link.seconds(sizes.written[how]) <= limit)
+            ladder, usual = THERE, sizes.activation
+            takes = max(pace.forward(one), pace.forward(other))
+        options = [how for how in ladder if sizes.written[how] < least]
+        if options and link.seconds(usual) > SHARE * takes:
+            fits = (how for how in options if link.seconds(sizes.written[how]) <= SHARE * takes)
             found[one, other] = next(fits, options[-1])
     return found
