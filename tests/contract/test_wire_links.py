@@ -23,7 +23,7 @@ from checkfree.session.verify import verify
 from checkfree.session.wired import check_given, with_links
 from checkfree.worker.casting import Casting
 from checkfree.worker.feedback import Feedback
-from tests.contract.small import TREE, small
+from tests.contract.small import TREE, counting, modules, small
 
 PAPER = {"fleet": {"name": "paper", "sizes": "own", "flops": 1e10}}
 SLOW = {
@@ -143,3 +143,13 @@ def test_a_study_knows_a_run_whose_links_were_chosen(tmp_path: Path) -> None:
     other = replace(config, fleet=replace(config.fleet, flops=1e9))
     with pytest.raises(BadInput, match=r"was trained with wire\.links=\[auto, 0\.0>1\.0"):
         checkfree.compare(other, out=out, **given)
+
+
+def test_for_modules_of_ones_own_sizes_have_to_be_given(tmp_path: Path) -> None:
+    own = small(tmp_path / "run", {"wire": "auto", "fleet": {"sizes": "own"}})
+    parts: dict[str, Any] = {"stages": modules(own), "batches": counting(own)}
+    with pytest.raises(BadInput, match=r"your own modules are not measured: name the slow links"):
+        checkfree.train(own, **parts)
+    given = replace(own, fleet=replace(own.fleet, name="paper", sizes="published"))
+    run = checkfree.train(given, **parts)
+    assert run.records[0]["config"]["wire"]["links"][1:]
