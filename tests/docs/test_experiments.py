@@ -105,10 +105,10 @@ def test_what_was_replayed_ends_where_nothing_was_lost(name: str) -> None:
 
 
 def test_all_scripts_are_looked_at() -> None:
-    assert SCRIPTS.keys() == {"catching_up", "rungs", "shapes", "swap_similarity"}
+    assert SCRIPTS.keys() == {"catching_up", "rungs", "shapes", "swap_similarity", "wire_formats"}
 
 
-@pytest.mark.parametrize("name", ["catching_up", "rungs", "shapes"])
+@pytest.mark.parametrize("name", ["catching_up", "rungs", "shapes", "wire_formats"])
 def test_a_script_trains_nothing_again(
     name: str, experiments: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +160,19 @@ def test_catching_up_in_few_iterations(experiments: Path, monkeypatch: pytest.Mo
     assert file.name.endswith("-of-21.json")
     (loss,) = json.loads(file.read_text())["losses"]
     assert 3 < loss < 5.6, "of 256 bytes, after 20 iterations"
+
+
+def test_wire_formats_in_few_iterations(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a format loses of a gradient shows at once, and that error feedback takes some back."""
+    ((script, _, *words),) = SCRIPTS["wire_formats"]
+    few = ["few", *words, "--seeds", "1", "--iterations", "22", "--only", "int4"]
+    run_script(Path(script), few, monkeypatch)
+    rows = [*csv.DictReader(Path("few/table.csv").read_text().splitlines())]
+    assert [row["way"] for row in rows] == ["fp32", "int4"]
+    assert float(rows[0]["gap"]) == 0 != float(rows[1]["gap"])
+    off = json.loads(Path("few/seed-0.json").read_text())["fp32"]["errors"]
+    assert 0 == off["fp32"] < off["bf16"] < off["int8"] < off["int8 there, int4 back"] < off["int4"]
+    assert off["int8 there, int4 back, feedback"] < off["int8 there, int4 back"]
 
 
 def test_how_alike_stages_are(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
