@@ -24,7 +24,12 @@ from checkfree.core.ops import (
     View,
     parse_route,
 )
-from checkfree.core.records import IterationRecord, RecoveryRecord, ValidationRecord
+from checkfree.core.records import (
+    IterationRecord,
+    PlanRecord,
+    RecoveryRecord,
+    ValidationRecord,
+)
 from checkfree.lead import Lead
 from checkfree.lead.membership import first_seats
 from checkfree.messages.control import (
@@ -110,18 +115,22 @@ def reroutes(
     records: Iterable[Mapping[str, Any]], microbatches: int
 ) -> tuple[tuple[int, Reroute], ...]:
     """The ways of microbatches by each plan, and after how many losses: all of them, if any plan
-    tells ways that are not in order."""
+    tells ways that are not in order. A run that is resumed begins in order again."""
     made, found, told = 0, list[tuple[int, Reroute]](), False
     seats: tuple[Address, ...] = ()
+    stages = set[int]()
     for record in records:
         made += record["kind"] in ("iteration", "validation")
-        if record["kind"] == "plan":
+        anew = record["kind"] == "resume" and record.get("shadows") is not None
+        if record["kind"] != "plan" and not anew:
+            continue
+        if not anew:
             seats = tuple(sorted(map(Address.parse, record["members"])))
-            ways = tuple(map(parse_route, record.get("routes", ())))
-            told = told or bool(ways)
+            stages |= {seat.stage for seat in seats}
+        ways = tuple(map(parse_route, record.get("routes", ())))
+        told = told or bool(ways)
+        if seats and stages == {seat.stage for seat in seats}:  # where not, nobody trains
             found.append((made, Reroute(seats, ways or in_order(seats, microbatches))))
-        if record["kind"] == "resume" and record.get("shadows") is not None and seats:
-            found.append((made, Reroute(seats, in_order(seats, microbatches))))
     return tuple(found) if told else ()
 
 
@@ -282,8 +291,8 @@ class RecordedFaults:
                 self._put_aside(record.iteration + 1)
             case Note(_, ValidationRecord()):
                 self._count()
-            case Note(_, RecoveryRecord()) if self._between_repairs():
-                self._strike(-1, -1)
+            case Note(_, RecoveryRecord() | PlanRecord()) if self._between_repairs():
+                self._strike(-1, -1)  # at the plan, where a validation is to tell the recovery
             case Archive(epoch, "checkpoint", version) if self._now():
                 stored = self._steps[0].checkpoint
                 if stored is not None and stored < version:

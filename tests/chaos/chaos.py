@@ -80,9 +80,11 @@ class Plan:
 
 @dataclass
 class Chaos:
-    """Kills as planned, while any pending message may be delivered next."""
+    """Kills as planned, while any pending message may be delivered next. ``wanders``: now and then
+    microbatches are told to go other ways."""
 
     plan: Plan
+    wanders: bool = False
     where: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -104,7 +106,7 @@ class Chaos:
         for entry in due:
             self.absent.remove(entry)
             self._return(entry)
-        if self.plan.shape["replicas"] > 1 and self.ways.random() < 0.02:
+        if self.wanders and self.plan.shape["replicas"] > 1 and self.ways.random() < 0.02:
             found = any_ways(
                 self.ways, self.run.lead.members.alive, self.plan.shape["stages"], MICROBATCHES
             )

@@ -14,9 +14,9 @@ from checkfree.core.ops import FAULTS
 from checkfree.core.records import dumps
 from checkfree.messages.control import INIT
 from checkfree.messages.tensors import StageState
-from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, reroutes, script
+from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, script
 from checkfree.worker import StageWorker
-from tests.chaos.chaos import MICROBATCHES, Chaos, Plan, measured
+from tests.chaos.chaos import Chaos, Plan, measured
 from tests.chaos.test_last_rung import TERMS, last
 from tests.tiny import Run, same_states, worker_context
 
@@ -86,10 +86,9 @@ def test_every_run_begins_with_it_ends_and_equals_its_replay(chunk: int) -> None
 
 def replayed(plan: Plan, run: Run) -> Run:
     """From its plans, begun as one process begins."""
-    plain = [json.loads(dumps(record)) for record in run.log.records]
-    steps, ways = script(plain), reroutes(plain, MICROBATCHES)
+    steps = script([json.loads(dumps(record)) for record in run.log.records])
     strategy = RecordedRepairs(plan.strategy(), steps)
-    again = plan.run(strategy, faults=lambda host: RecordedFaults(host, steps, ways))
+    again = plan.run(strategy, faults=lambda host: RecordedFaults(host, steps))
     filled(plan, again)
     began = run.of_kind("plan")[0].members
     for seat in [seat for seat in again.lead.members.alive if str(seat) not in began]:

@@ -1,0 +1,55 @@
+"""What does each lever take off an iteration of paper/500m, alone and with the others?
+
+    python experiments/faster/measure.py experiments/faster/results
+
+Simulated, from the very plans that train: seconds of an iteration in which nothing fails. Writes
+``levers.json``, and prints the table of the page.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import checkfree
+
+FLEETS: Mapping[str, Sequence[str]] = {
+    "paper": (),
+    "home": ("fleet.name=home",),
+    "datacenter": ("fleet.name=datacenter",),
+}
+PLACED, FLOW = "fleet.placement=searched", "routes=flow"
+SPLIT, NARROW = "schedule=zb_h1", "wire=auto"
+LEVERS: Mapping[str, Sequence[str]] = {
+    "as it is": (),
+    "machines searched": (PLACED,),
+    "routes by flow": (FLOW,),
+    "split backward, zb_h1": (SPLIT,),
+    "formats by link": (NARROW,),
+    "all in fp32": (PLACED, FLOW, SPLIT),
+    "all": (PLACED, FLOW, SPLIT, NARROW),
+}
+
+
+def main(results: Path) -> None:
+    found: dict[str, dict[str, float]] = {}
+    for lever, words in LEVERS.items():
+        found[lever] = {
+            fleet: checkfree.simulate(
+                "paper/500m", strategies=["none"], words=("iterations=3", *where, *words)
+            )[0].seconds_per_iteration
+            for fleet, where in FLEETS.items()
+        }
+        print(row(lever, found[lever], found["as it is"]), flush=True)
+    (results / "levers.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def row(lever: str, seconds: Mapping[str, float], before: Mapping[str, float]) -> str:
+    told = (f"{s:.1f} ({s / before[fleet]:.2f})" for fleet, s in seconds.items())
+    return f"| {lever} | {' | '.join(told)} |"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
