@@ -1,6 +1,6 @@
 """What does each lever take off an iteration of paper/500m, alone and with the others?
 
-    python experiments/faster/measure.py experiments/faster/results
+    python experiments/faster/measure.py experiments/faster/results [--only 'as it is;all']
 
 Simulated, from the very plans that train: seconds of an iteration in which nothing fails. Writes
 ``levers.json``, and prints the table of the page.
@@ -8,8 +8,8 @@ Simulated, from the very plans that train: seconds of an iteration in which noth
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,9 +33,16 @@ LEVERS: Mapping[str, Sequence[str]] = {
 }
 
 
-def main(results: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--only", metavar="LEVERS", help="the first has to be among them")
+    given = parser.parse_args()
+    wanted = given.only.split(";") if given.only else LEVERS
     found: dict[str, dict[str, float]] = {}
     for lever, words in LEVERS.items():
+        if lever not in wanted:
+            continue
         found[lever] = {
             fleet: checkfree.simulate(
                 "paper/500m", strategies=["none"], words=("iterations=3", *where, *words)
@@ -43,7 +50,8 @@ def main(results: Path) -> None:
             for fleet, where in FLEETS.items()
         }
         print(row(lever, found[lever], found["as it is"]), flush=True)
-    (results / "levers.json").write_text(json.dumps(found, indent=1) + "\n")
+    given.results.mkdir(exist_ok=True)
+    (given.results / "levers.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def row(lever: str, seconds: Mapping[str, float], before: Mapping[str, float]) -> str:
@@ -52,4 +60,4 @@ def row(lever: str, seconds: Mapping[str, float], before: Mapping[str, float]) -
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -105,7 +105,8 @@ def test_what_was_replayed_ends_where_nothing_was_lost(name: str) -> None:
 
 
 def test_all_scripts_are_looked_at() -> None:
-    assert SCRIPTS.keys() == {"catching_up", "rungs", "shapes", "swap_similarity", "wire_formats"}
+    trained = {"catching_up", "rungs", "shapes", "swap_similarity", "wire_formats"}
+    assert SCRIPTS.keys() == {*trained, "faster"}
 
 
 @pytest.mark.parametrize("name", ["catching_up", "rungs", "shapes", "wire_formats"])
@@ -160,6 +161,17 @@ def test_catching_up_in_few_iterations(experiments: Path, monkeypatch: pytest.Mo
     assert file.name.endswith("-of-21.json")
     (loss,) = json.loads(file.read_text())["losses"]
     assert 3 < loss < 5.6, "of 256 bytes, after 20 iterations"
+
+
+def test_levers_are_worth_what_was_committed(
+    experiments: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of them, of which the search for machines is none: it takes seconds."""
+    ((script, results),) = SCRIPTS["faster"]
+    two = ["as it is", "split backward, zb_h1"]
+    run_script(Path(script), ["few", "--only", ";".join(two)], monkeypatch)
+    told = json.loads((Path(results) / "levers.json").read_text())
+    assert json.loads(Path("few/levers.json").read_text()) == {lever: told[lever] for lever in two}
 
 
 def test_wire_formats_in_few_iterations(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
