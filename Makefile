@@ -37,7 +37,8 @@ soak: $(VENV)/.installed-test ## Hours: chaos a thousand times, fleets that come
 		tests/contract/test_resume_ladders.py tests/process/test_swarm_stop.py \
 		tests/process/test_swarm_clocks.py tests/process/test_equipment.py \
 		tests/process/test_environments.py tests/process/test_fuzzed_runs.py \
-		tests/process/test_before.py
+		tests/process/test_before.py tests/process/test_swarm_hub.py \
+		tests/unit/test_compiled.py tests/contract/test_compiled_runs.py
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/exact.py
 	$(BIN)/python benchmarks/churn.py

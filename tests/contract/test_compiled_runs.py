@@ -17,6 +17,7 @@ from checkfree.config.load import to_yaml
 from checkfree.core.errors import BadInput
 from checkfree.core.records import of_kind
 from checkfree.session import session
+from tests.chaos import SOAK
 from tests.contract.hub_models import CONTEXT, folder_with
 from tests.contract.small import small, text, trace
 
@@ -33,7 +34,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
-@pytest.mark.parametrize("family", ["llama", "gpt", "hf"])
+@pytest.mark.parametrize("family", [*["llama", "gpt"] * SOAK, "hf"])
 def test_it_is_the_run_that_it_was_and_replays_to_the_last_bit(family: str, tmp_path: Path) -> None:
     """With dropout, as far as the family has it, and one stage recomputed."""
     folder_with("qwen2", tmp_path / "model")  # of two kinds of layer

@@ -261,6 +261,7 @@ def test_a_host_that_is_cut_off_is_replaced_and_comes_back_as_a_spare(
     assert replayed(hosts.folder, capsys)
 
 
+@pytest.mark.skipif(not SOAK, reason="30 seconds: CHECKFREE_SOAK=1")
 def test_two_that_cant_reach_each_other_train_on(
     hosts: Hosts, capsys: pytest.CaptureFixture[str]
 ) -> None:

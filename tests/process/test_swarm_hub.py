@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from checkfree.core.records import of_kind, read
+from tests.chaos import SOAK
 from tests.contract.hub_models import folder_with
 from tests.process.command import TEXT, end_of, finished, numbers, run
 from tests.process.test_swarm import (
@@ -63,6 +64,7 @@ def test_the_numbers_of_one_process(hub: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+@pytest.mark.skipif(not SOAK, reason="a minute: CHECKFREE_SOAK=1")
 def test_compiled_in_16_bits(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The seats are forks of a process that has compiled, and come to the numbers of another."""
     words = ("precision=bf16_weights", "compile=true", "failures=losses.json")

@@ -24,6 +24,7 @@ from checkfree.session.equipment import equipment
 from checkfree.session.swarm.member import warm_up
 from checkfree.stage import Part, Stage
 from checkfree.stage.compiled import MOST_GRAPHS, blocks_of, check_folder, find_compiler
+from tests.chaos import SOAK
 from tests.tiny import WIDTH
 from tests.unit.states import body, conditions, same, tensor, train
 
@@ -115,7 +116,7 @@ def test_a_process_that_forks_seats_compiles_for_them(
 
 
 @needs_compiler
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("dropout", [*[0.0] * SOAK, 0.5])
 def test_it_computes_what_it_did_uncompiled(dropout: float) -> None:
     """Dropout's numbers, too; and recomputed in the backward."""
     states = []
