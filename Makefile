@@ -32,13 +32,7 @@ optimized: $(VENV)/.installed-test ## The tests, or TESTS, with python -O: nothi
 
 soak: export OMP_NUM_THREADS = 1
 soak: $(VENV)/.installed-test ## Hours: chaos a thousand times, fleets that come and go, cut links
-	CHECKFREE_SOAK=1 $(BIN)/python -m pytest -n 2 tests/chaos tests/process/test_soak.py \
-		tests/process/test_swarm_hosts.py tests/process/test_spot_fleet_page.py \
-		tests/contract/test_resume_ladders.py tests/process/test_swarm_stop.py \
-		tests/process/test_swarm_clocks.py tests/process/test_equipment.py \
-		tests/process/test_environments.py tests/process/test_fuzzed_runs.py \
-		tests/process/test_before.py tests/process/test_swarm_hub.py \
-		tests/unit/test_compiled.py tests/contract/test_compiled_runs.py
+	CHECKFREE_SOAK=1 $(BIN)/python -m pytest -n 2
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/exact.py
 	$(BIN)/python benchmarks/churn.py

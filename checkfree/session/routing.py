@@ -85,7 +85,7 @@ def router_of(
     network: Network | None = None,
 ) -> Router:
     """Of a run with these ``seats`` in all. ``network``: what ``network_of`` made, if it has."""
-    if config.routes == IN_ORDER:
+    if config.routes == IN_ORDER or config.replicas == 1:
         return in_order
     return _OnNetwork(config, tuple(seats), schedule, network)
 

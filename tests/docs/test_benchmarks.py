@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from tests.chaos import SOAK
 from tests.docs.commands import ROOT, run_script
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -34,7 +35,8 @@ SMALLEST = {
 """All others have processes of their own, for minutes; tests/process/test_soak.py runs two."""
 SHORTEST = [
     *SMALLEST.items(),
-    ("gpu.py", ("--options", "demo", "devices=[cpu]", "iterations=5", *MODEL)),
+    # Half a minute: most of it compiles.
+    *[("gpu.py", ("--options", "demo", "devices=[cpu]", "iterations=5", *MODEL))] * SOAK,
 ]
 ALONE = ("rebuild.py",)
 """It tells the allocator what to do, for the life of its process."""

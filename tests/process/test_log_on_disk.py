@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from checkfree.core.records import of_kind, read
+from tests.chaos import SOAK
 from tests.process.command import (
     DEADLINE,
     checkfree_command,
@@ -139,6 +140,7 @@ def test_a_swarm_writes_its_logs_there(swarm: Path) -> None:
     assert_nothing_left(swarm)
 
 
+@pytest.mark.skipif(not SOAK, reason="half a minute: CHECKFREE_SOAK=1")
 @needs_hivemind
 def test_a_node_may_have_that_disk_elsewhere(fleet: Fleet) -> None:
     """Or none: a folder of the lead's name is nowhere, which only who has not said so is told."""

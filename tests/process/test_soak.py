@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 KILLS, WALKS = BENCHMARKS / "kills.py", BENCHMARKS / "elastic.py"
 
 
+@pytest.mark.skipif(not SOAK, reason="half a minute: CHECKFREE_SOAK=1")
 @pytest.mark.skipif(
     importlib.util.find_spec("hivemind") is None, reason="hivemind is not installed"
 )

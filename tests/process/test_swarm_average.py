@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from checkfree.core.records import of_kind, read
+from tests.chaos import SOAK
 from tests.process.command import end_of, finished, run
 from tests.process.test_swarm import (
     PATIENT,
@@ -37,6 +38,7 @@ WORDS = (
 )
 
 
+@pytest.mark.skipif(not SOAK, reason="half a minute: CHECKFREE_SOAK=1")
 def test_it_is_that_of_one_process(swarm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entries = [{"iteration": tick, "stage": stage} for tick, stage in ((6, 0), (9, 2), (13, 4))]
     (swarm / "losses.json").write_text(json.dumps({"failures": entries}))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from checkfree.core.records import of_kind, read
+from tests.chaos import SOAK
 from tests.process.command import end_of, last_tick, losses, numbers, run
 from tests.process.test_swarm_stop import Fleet, ended
 
@@ -57,6 +58,7 @@ def test_a_model_s_folder_is_begun_with_as_in_one_process(fleet: Fleet) -> None:
     run(fleet.folder, "verify", "run", "--quiet")
 
 
+@pytest.mark.skipif(not SOAK, reason="half a minute: CHECKFREE_SOAK=1")
 def test_nodes_have_their_first_states_from_the_lead(fleet: Fleet) -> None:
     """They have neither the old run nor its copy; the lead dies, and all begins where it was. The
     texts are elsewhere by then."""

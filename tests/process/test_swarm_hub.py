@@ -79,6 +79,7 @@ def test_compiled_in_16_bits(hub: Path, capsys: pytest.CaptureFixture[str]) -> N
     replays(hub, capsys)
 
 
+@pytest.mark.skipif(not SOAK, reason="half a minute: CHECKFREE_SOAK=1")
 def test_killed_and_resumed_where_the_folder_is_now(
     hub: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from checkfree.core.records import of_kind, read
+from tests.chaos import SOAK
 from tests.contract.test_kept_tokenizer import tokenizer
 from tests.process.command import end_of, finished, losses, run, start_until
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.skipif(
 ITERATIONS = 300
 
 
+@pytest.mark.skipif(not SOAK, reason="half a minute: CHECKFREE_SOAK=1")
 def test_it_goes_on_under_muon_when_the_files_are_gone(folder: Path) -> None:
     tokenizer(folder / "model")
     sizes = ("stages=2", "microbatches=2", "validation.every=0", f"iterations={ITERATIONS}")

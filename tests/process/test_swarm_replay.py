@@ -112,6 +112,7 @@ def test_a_replay_is_seen_while_it_runs(swarm: Path) -> None:
     assert_nothing_left(swarm)
 
 
+@pytest.mark.skipif(not SOAK, reason="half a minute: CHECKFREE_SOAK=1")
 def test_a_machine_is_lost_with_all_that_it_has(
     swarm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,15 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from checkfree.config.load import build
+from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.messages.control import Purpose
 from checkfree.runtime.forking import count_threads
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.blueprint import of_family
 from checkfree.session.equipment import equipment
+from checkfree.session.swarm import member
 from checkfree.session.swarm.member import warm_up
 from checkfree.stage import Part, Stage
 from checkfree.stage.compiled import MOST_GRAPHS, blocks_of, check_folder, find_compiler
+from checkfree.worker import WorkerContext
 from tests.chaos import SOAK
 from tests.tiny import WIDTH
 from tests.unit.states import body, conditions, same, tensor, train
@@ -100,19 +103,31 @@ def test_a_forward_of_its_own_is_given_back(told: list[dict[str, Any]]) -> None:
     assert made.trained().forward is own
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_process_that_forks_seats_compiles_for_them(
-    threads: int, told: list[dict[str, Any]]
+def test_a_process_that_forks_seats_compiles_for_them(told: list[dict[str, Any]]) -> None:
+    """Itself, which leaves it without threads."""
+    running = count_threads()
+    warm_up(*_small_run(threads=1))
+    assert len(told) == 4, "two blocks, of the first stage and the last"
+    assert count_threads() == running
+
+
+def test_and_in_a_fork_if_threads_were_left(
+    told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Itself if that leaves it without threads, else in a fork, for torch's folder."""
+    """For torch's folder alone. This process has had threads, and none of torch's outlives a fork:
+    what the fork would do is not run."""
+    asked: list[Any] = []
+    monkeypatch.setattr(member, "ask_fork", lambda work: asked.append(work) or "")
+    warm_up(*_small_run(threads=2))
+    assert len(asked) == 1 and not told
+
+
+def _small_run(threads: int) -> tuple[WorkerContext, Config, str]:
     sizes = {"width": 8, "heads": 2, "blocks": 6, "context": 4, "vocabulary": 16}
     config = build({"stages": 3, "compile": True, "threads": threads, "model": sizes})
     blueprint = of_family(config, 16)
     context = make_worker_context(config, blueprint, dict.fromkeys(Purpose, lambda i, m: None))
-    running = count_threads()
-    warm_up(context, config, "cpu")
-    assert len(told) == (4 if threads == 1 else 0), "two blocks, of the first stage and the last"
-    assert count_threads() == running
+    return context, config, "cpu"
 
 
 @needs_compiler

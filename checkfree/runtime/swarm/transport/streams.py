@@ -29,6 +29,7 @@ from checkfree.messages.control import (
     Note,
     Push,
     Rebuild,
+    Reroute,
     Rollcall,
     Underway,
 )
@@ -68,7 +69,9 @@ NOBODY = "checkfree-nobody"
 """Of this name no stream is served: whoever is asked for one says so, if it can be reached."""
 LIVES_WITHIN = 1.0
 """Seconds for that: two round trips of any line that one trains over."""
-FROM_LEAD = (*(Abort, Archive, Begin, Commit, Dismissed, Note, Push, Rebuild, Rollcall, Underway),)
+FROM_LEAD = (
+    *(Abort, Archive, Begin, Commit, Dismissed, Note, Push, Rebuild, Reroute, Rollcall, Underway),
+)
 """Nobody else may send these."""
 
 
