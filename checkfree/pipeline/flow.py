@@ -50,7 +50,7 @@ class Hop:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class RouteTraffic:
     """What one microbatch asks of a network. ``work``: seconds of its forward and backward at each
     seat; ``hops``: between seats of stages that follow each other, the first after the last."""
 
@@ -59,7 +59,7 @@ class Traffic:
 
 
 def nearest(
-    seats: Collection[Address], num_microbatches: int, traffic: Traffic
+    seats: Collection[Address], num_microbatches: int, traffic: RouteTraffic
 ) -> tuple[Route, ...]:
     """One route per microbatch, hop by hop to the nearest replica that has had less than its equal
     share so far; microbatch m begins at the same seat of stage 0 as ``in_order`` has it. Raises
@@ -82,7 +82,7 @@ def nearest(
 def by_flow(
     seats: Collection[Address],
     num_microbatches: int,
-    traffic: Traffic,
+    traffic: RouteTraffic,
     seconds: Callable[[tuple[Route, ...]], float],
     most_hops: int = MOST_HOPS,
 ) -> tuple[Route, ...]:
@@ -101,7 +101,7 @@ def by_flow(
 
 
 def _balanced(
-    stages: Sequence[Sequence[Address]], num_microbatches: int, traffic: Traffic, power: int
+    stages: Sequence[Sequence[Address]], num_microbatches: int, traffic: RouteTraffic, power: int
 ) -> tuple[Route, ...]:
     """Each on the way that adds least to the sum of all loads to that power, given the others'."""
     load: defaultdict[Resource, float] = defaultdict(float)
@@ -146,7 +146,7 @@ def _balanced(
     return tuple(routes)
 
 
-def _asked(route: Route, traffic: Traffic) -> Iterator[tuple[Resource, float]]:
+def _asked(route: Route, traffic: RouteTraffic) -> Iterator[tuple[Resource, float]]:
     """What a microbatch on that route adds to the load of seats and lines."""
     for seat, following in pairwise(route):
         yield (seat,), traffic.work[seat]

@@ -22,7 +22,7 @@ EDGE_SHARES = 0.1, 0.9
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredFleet:
     """Seconds per iteration: for which each seat ``computes``, and for which something is on its
     way from one seat to another (``lines``). ``nodes``: who has which seat; nobody may be known."""
 
@@ -39,7 +39,7 @@ class Measured:
 
 
 def fleet_measured(
-    found: Measured, routes: Sequence[Route], seats: Collection[Address], sizes: Sizes
+    found: MeasuredFleet, routes: Sequence[Route], seats: Collection[Address], sizes: Sizes
 ) -> Fleet:
     """Lines as fast as they were when microbatches took these ``routes``, latencies among it."""
     rates = _rates(found, routes, sizes)
@@ -65,7 +65,7 @@ Rates = Mapping[tuple[Address, Address], float]
 """Bytes per second."""
 
 
-def _rates(found: Measured, routes: Sequence[Route], sizes: Sizes) -> Rates:
+def _rates(found: MeasuredFleet, routes: Sequence[Route], sizes: Sizes) -> Rates:
     crossed: Counter[tuple[Address, Address]] = Counter()
     for route in routes:
         for one, other in pairwise(route):
@@ -100,7 +100,7 @@ def _bandwidth(one: Address, other: Address, rates: Rates, nodes: Mapping[Addres
 
 
 def pace_measured(
-    found: Measured, routes: Sequence[Route], seats: Collection[Address], stages: int
+    found: MeasuredFleet, routes: Sequence[Route], seats: Collection[Address], stages: int
 ) -> ComputePace:
     """Seconds of a microbatch at each seat: by stage what is usual there, and by seat how many
     times as long it takes."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from checkfree.core.ops import Address
-from checkfree.pipeline.flow import Hop, Traffic
+from checkfree.pipeline.flow import Hop, RouteTraffic
 from checkfree.pipeline.routes import by_stage
 from checkfree.simulator.fleet import Fleet
 from checkfree.simulator.sizes import ComputePace, Sizes
@@ -22,7 +22,7 @@ Standing = Mapping[Address, int]
 
 def traffic_of(
     seats: Collection[Address], fleet: Fleet, sizes: Sizes, pace: ComputePace
-) -> Traffic:
+) -> RouteTraffic:
     """What one microbatch asks of a fleet's seats and lines."""
     stages = by_stage(seats)
     following = [*stages[1:], stages[0]]
@@ -32,7 +32,7 @@ def traffic_of(
         for one in here
         for other in there
     }
-    return Traffic({seat: pace.both_ways(seat) for seat in seats}, hops)
+    return RouteTraffic({seat: pace.both_ways(seat) for seat in seats}, hops)
 
 
 def _hop(one: Address, other: Address, fleet: Fleet, sizes: Sizes) -> Hop:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from checkfree.core.ops import Address, Route, parse_route
 from checkfree.pipeline import check, one_f_one_b
-from checkfree.pipeline.flow import Hop, Traffic, by_flow, nearest
+from checkfree.pipeline.flow import Hop, RouteTraffic, by_flow, nearest
 from checkfree.pipeline.routes import in_order
 
 
@@ -27,7 +27,7 @@ def traffic(
     replicas: int,
     slow: Mapping[str, float] | None = None,
     work: Mapping[str, float] | None = None,
-) -> Traffic:
+) -> RouteTraffic:
     """Hops of 1 second each way and seats of 1 second, but for those that are named: lines as
     ``1.0 > 2.0``, both ways."""
     every = seats(stages, replicas)
@@ -39,10 +39,10 @@ def traffic(
             seconds = (slow or {}).get(f"{one} > {other}", 1.0)
             lines = (((one, other), seconds), ((other, one), seconds))
             hops[one, other] = Hop(lines, 2 * seconds)
-    return Traffic({seat: (work or {}).get(str(seat), 1.0) for seat in every}, hops)
+    return RouteTraffic({seat: (work or {}).get(str(seat), 1.0) for seat in every}, hops)
 
 
-def busiest(asked: Traffic, routes: tuple[Route, ...]) -> float:
+def busiest(asked: RouteTraffic, routes: tuple[Route, ...]) -> float:
     """What the seat or line with the most to do has to do, and a little of all the rest."""
     load: Counter[tuple[Address, ...]] = Counter()
     for route in routes:

@@ -13,7 +13,7 @@ from checkfree.recovery.wrappers import make_strategy
 from checkfree.session.sizes import own_sizes
 from checkfree.session.swarm.measured_routes import TURNS, MeasuredRoutes
 from checkfree.session.terms import terms_of
-from checkfree.simulator.measured import Measured, fleet_measured, pace_measured
+from checkfree.simulator.measured import MeasuredFleet, fleet_measured, pace_measured
 
 CONFIG = build(
     {
@@ -39,9 +39,9 @@ def lines(slow: float = 0.4, fast: float = 0.02) -> dict[tuple[Address, Address]
     return {way: slow if way in (SLOW, SLOW[::-1]) else fast for way in both}
 
 
-def measured(**changes: object) -> Measured:
+def measured(**changes: object) -> MeasuredFleet:
     found = {"computes": dict.fromkeys(SEATS, 0.02), "lines": lines(), "nodes": {}, **changes}
-    return Measured(**found)  # type: ignore[arg-type]
+    return MeasuredFleet(**found)  # type: ignore[arg-type]
 
 
 def test_what_was_measured_is_what_a_line_carries() -> None:

@@ -36,7 +36,7 @@ from checkfree.session.swarm.invitation import unused
 from checkfree.session.swarm.measured_routes import MeasuredRoutes
 from checkfree.session.swarm.shared import ForkResources
 from checkfree.session.terms import terms_of
-from checkfree.simulator.measured import Measured
+from checkfree.simulator.measured import MeasuredFleet
 
 
 class Leading:
@@ -253,7 +253,7 @@ class Leading:
         if self._routing is None or lead.members.uninitialized or not lead.members.whole():
             return
         speeds, nodes = process.speeds, process.nodes()
-        found = Measured(speeds.seconds, speeds.travels, nodes)
+        found = MeasuredFleet(speeds.seconds, speeds.travels, nodes)
         message = self._routing.better(alive, lead.routes(), found)
         if message is not None:
             process.host.post(LEAD, message)

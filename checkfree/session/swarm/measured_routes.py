@@ -14,7 +14,7 @@ from checkfree.pipeline.flow import NEAREST, by_flow, nearest
 from checkfree.recovery.strategy import Strategy
 from checkfree.session.routing import Network
 from checkfree.session.sizes import own_sizes
-from checkfree.simulator.measured import Measured, fleet_measured, pace_measured
+from checkfree.simulator.measured import MeasuredFleet, fleet_measured, pace_measured
 from checkfree.simulator.planning import traffic_of
 from checkfree.simulator.sizes import Sizes
 
@@ -42,7 +42,7 @@ class MeasuredRoutes:
         """Lines that were known when routes were made last."""
 
     def better(
-        self, alive: Collection[Address], routes: tuple[Route, ...], found: Measured
+        self, alive: Collection[Address], routes: tuple[Route, ...], found: MeasuredFleet
     ) -> Reroute | None:
         """Than ``routes``, which those alive go by now; None: there are none, or not enough is
         known yet."""
