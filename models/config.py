@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from .chunks import Chunks
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -68,7 +70,12 @@ class ModelConfig:
     """``hf``: fingerprint of the files of pretrained weights. Never to be given."""
 
     cut: Any = field(default=None, compare=False, repr=False, metadata={"internal": True})
-    """Never configured here: the blocks of each body stage, if they are not equally many."""
+    """Never configured here: the blocks of each chunk, if they are not equally many."""
+
+    chunks: Any = field(
+        default=Chunks.WHOLE, compare=False, repr=False, metadata={"internal": True}
+    )
+    """Never configured here: the chunks of each body stage, which the schedule asks for."""
 
     code: Any = field(default=None, compare=False, repr=False, metadata={"internal": True})
     """Never configured: a family from outside, once somebody has permitted it."""

@@ -16,10 +16,11 @@ from checkfree.core.links import parse_links
 from checkfree.core.rates import check_optimizer
 from checkfree.core.typed import written
 from checkfree.failures import target_stages, tick_probability
+from checkfree.models.chunks import Chunks
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES
 from checkfree.models.hub import HF
-from checkfree.pipeline import SCHEDULES
+from checkfree.pipeline import SCHEDULES, TWICE
 from checkfree.pipeline.flow import ROUTES
 from checkfree.pipeline.routes import check_swap
 from checkfree.plugins import check_known
@@ -106,6 +107,12 @@ def check(config: Config) -> None:
             f"{config.recovery.name} stand beside its name, as in recovery.{min(spec.options)}=…"
             if spec.options
             else f"recovery.options: {config.recovery.name} has none"
+        )
+    if spec.mirrors and config.schedule in TWICE:
+        raise BadInput(
+            f"recovery={config.recovery.name} has each stage computed by the one before it, too, "
+            f"which is not the same one for both of its chunks (schedule={config.schedule}): take "
+            f"another schedule, or recovery=replay"
         )
     if spec.swaps(config.recovery):
         check_swap(config.stages, config.recovery.share)
@@ -226,10 +233,14 @@ def _cut(config: Config) -> None:
     if not isinstance(cut, (list, tuple)) or not all(type(count) is int for count in cut):
         told = written(cut)
         raise BadInput(f"cut={told}: expected auto, or layers of each stage as in [4, 4, 3]")
-    if len(cut) != config.stages or min(cut) < 1 or sum(cut) != config.model.blocks:
+    chunks = TWICE.get(config.schedule, Chunks.WHOLE).count
+    if len(cut) != chunks * config.stages or min(cut) < 1 or sum(cut) != config.model.blocks:
+        each = f"stages={config.stages}" + (
+            f" of two chunks each (schedule={config.schedule})" if chunks > 1 else ""
+        )
         raise BadInput(
-            f"cut={written(cut)}: expected {config.stages} whole numbers of 1 or more, for "
-            f"stages={config.stages}, whose sum is the model's {config.model.blocks} layers"
+            f"cut={written(cut)}: expected {chunks * config.stages} whole numbers of 1 or more, "
+            f"for {each}, whose sum is the model's {config.model.blocks} layers"
         )
 
 

@@ -17,8 +17,9 @@ from checkfree.lead.progress import Terms
 from checkfree.lead.state import LeadState
 from checkfree.lead.trend import follow
 from checkfree.messages.control import Abort, Begin, Commit, Prepared, Purpose, Stepped, Ticket
+from checkfree.models.chunks import Chunks
 from checkfree.pipeline import forward_only
-from checkfree.pipeline.routes import in_order
+from checkfree.pipeline.routes import in_order, revisiting
 from checkfree.recovery.replay.book import Passed
 from checkfree.recovery.shadow.ledger import Entry
 from checkfree.recovery.strategy import Strategy
@@ -123,9 +124,11 @@ def course_on(
     strategy: Strategy,
     schedule: Callable[[tuple[Route, ...]], Schedule],
     alive: Collection[Address],
+    chunks: Chunks = Chunks.WHOLE,
 ) -> Course:
-    """What becomes of these routes. Replicas that none visits step with the others' gradients."""
-    taken = strategy.routes(routes)
+    """What becomes of these routes, through each seat's ``chunks``. Replicas that none visits step
+    with the others' gradients."""
+    taken = revisiting(strategy.routes(routes), chunks)
     ops = schedule(taken)
     unvisited = dict.fromkeys(sorted({*alive} - ops.keys()), (Op(Kind.REDUCE),))
     return Course(taken, strategy.ops({**ops, **unvisited}, taken))
@@ -163,15 +166,17 @@ class Iterating:
 
     def validate(self) -> None:
         """Begin a validation of the committed weights."""
-        count = self._lead_state.terms.validation_microbatches
-        routes = in_order(sorted(self._lead_state.members.alive), count)
+        terms = self._lead_state.terms
+        plain = in_order(sorted(self._lead_state.members.alive), terms.validation_microbatches)
+        routes = revisiting(plain, terms.chunks)
         self._begin(Purpose.VALIDATE, Course(routes, forward_only(routes)))
 
     def _training_course(self) -> Course:
         lead_state, alive = self._lead_state, frozenset(self._lead_state.members.alive)
         routes = lead_state.routes()
         if (alive, routes) not in self._courses:
-            course = course_on(routes, lead_state.strategy, lead_state.terms.schedule, alive)
+            terms = lead_state.terms
+            course = course_on(routes, lead_state.strategy, terms.schedule, alive, terms.chunks)
             self._courses = {(alive, routes): course}
         return self._courses[alive, routes]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from checkfree.core.ops import Address, Route, Schedule
 from checkfree.lead.trend import Trend
+from checkfree.models.chunks import Chunks
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.shadow.ledger import Entry, entry_of
 
@@ -22,6 +23,8 @@ class Terms:
     schedule: Callable[[tuple[Route, ...]], Schedule]
     routes: Callable[[Collection[Address], int], tuple[Route, ...]] = in_order
     """Through the seats that live, one for each of so many microbatches."""
+    chunks: Chunks = Chunks.WHOLE
+    """Of each body seat: how often these routes come to it."""
     clip: float | None = 1.0
     clip_over: str = "stage"
     validation_every: int = 0

@@ -251,7 +251,7 @@ class Takeover:
             members, clip, norms, routes = self.history.passed[iteration]
             if (members, routes) not in courses:
                 ways = routes or terms.routes(sorted(members), terms.microbatches)
-                made = course_on(ways, strategy, terms.schedule, members)
+                made = course_on(ways, strategy, terms.schedule, members, terms.chunks)
                 courses[members, routes] = made
             mean = {
                 seat: has.bytes // (committed - has.log)

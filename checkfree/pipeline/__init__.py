@@ -11,13 +11,18 @@ Nothing here knows a chain of stages: whom an op waits for is read off the micro
 from checkfree.pipeline.check import check, peak_losses, peak_split, peak_stash
 from checkfree.pipeline.make import (
     SCHEDULES,
+    TWICE,
     Costs,
     Scheduler,
     forward_only,
     gpipe,
+    interleaved,
     one_f_one_b,
+    v_half,
+    v_min,
     zb_h1,
     zb_h2,
+    zbv,
 )
 from checkfree.pipeline.order import (
     DeadlockError,
@@ -32,6 +37,7 @@ from checkfree.pipeline.timeline import makespan, timeline
 
 __all__ = [
     "SCHEDULES",
+    "TWICE",
     "Costs",
     "DeadlockError",
     "ScheduleError",
@@ -40,6 +46,7 @@ __all__ = [
     "forward_only",
     "gpipe",
     "in_turn",
+    "interleaved",
     "key",
     "makespan",
     "needs",
@@ -51,6 +58,9 @@ __all__ = [
     "render",
     "split_backwards",
     "timeline",
+    "v_half",
+    "v_min",
     "zb_h1",
     "zb_h2",
+    "zbv",
 ]

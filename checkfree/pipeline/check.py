@@ -35,16 +35,16 @@ def peak_stash(schedule: Schedule) -> Mapping[Address, int]:
     """The most microbatches that each worker holds at once between forward and backward, or the
     gradient of its weights where that is apart.
 
-    A microbatch counts once however many hops it makes at the worker: stage 0 holds it from its
-    first forward there to its last backward.
+    At stage 0 a microbatch counts once, from its first forward there to its last backward; at a
+    body stage that is visited twice, once for each chunk.
     """
-    return {worker: max(_held(ops), default=0) for worker, ops in schedule.items()}
+    return {worker: max(_held(worker, ops), default=0) for worker, ops in schedule.items()}
 
 
 def peak_losses(schedule: Schedule) -> int:
     """The most microbatches of which stage 0 holds, at once, what its loss was computed from."""
     later = {w: [op for op in ops if op.hop > 0] for w, ops in schedule.items() if w.stage == 0}
-    return max((max(_held(ops), default=0) for ops in later.values()), default=0)
+    return max((max(_held(w, ops), default=0) for w, ops in later.items()), default=0)
 
 
 def peak_split(schedule: Schedule) -> Mapping[Address, int]:
@@ -54,7 +54,7 @@ def peak_split(schedule: Schedule) -> Mapping[Address, int]:
         apart = {(op.microbatch, op.hop) for op in ops if op.kind is Kind.WEIGHTS}
         halves = [op for op in ops if (op.microbatch, op.hop) in apart]
         as_stash = (op._replace(kind=_HALVES[op.kind]) for op in halves if op.kind in _HALVES)
-        found[worker] = max(_held(tuple(as_stash)), default=0)
+        found[worker] = max(_held(worker, tuple(as_stash)), default=0)
     return found
 
 
@@ -62,19 +62,20 @@ _HALVES = {Kind.BACKWARD: Kind.FORWARD, Kind.WEIGHTS: Kind.BACKWARD}
 """What begins and ends what is held between halves, as what begins and ends a stash."""
 
 
-def _held(ops: Sequence[Op]) -> Iterator[int]:
-    """How many microbatches a worker holds after each of its ops."""
+def _held(worker: Address, ops: Sequence[Op]) -> Iterator[int]:
+    """How many microbatches, or chunks of them, a worker holds after each of its ops."""
     apart = {(op.microbatch, op.hop) for op in ops if op.kind is Kind.WEIGHTS}
-    hops: dict[int, int] = {}  # of a held microbatch, between forward and backward
+    hops: dict[tuple[int, int], int] = {}  # of what is held, between forward and backward
     for kind, microbatch, hop in ops:
+        held = microbatch, hop if worker.stage else 0
         if kind is Kind.FORWARD:
-            hops[microbatch] = hops.get(microbatch, 0) + 1
+            hops[held] = hops.get(held, 0) + 1
         elif kind is Kind.WEIGHTS or (
             kind is Kind.BACKWARD and not (apart and (microbatch, hop) in apart)
         ):
-            hops[microbatch] -= 1
-            if not hops[microbatch]:
-                del hops[microbatch]
+            hops[held] -= 1
+            if not hops[held]:
+                del hops[held]
         yield len(hops)
 
 
@@ -142,7 +143,7 @@ def _check_whole(schedule: Schedule, routes: Sequence[Route], backward: bool) ->
 
 def _check_stash(schedule: Schedule, stash: int) -> None:
     for worker, ops in schedule.items():
-        for at, held in enumerate(_held(ops)):
+        for at, held in enumerate(_held(worker, ops)):
             if held > stash:
                 why = f"makes {worker} hold {held} microbatches, and at most {stash} are allowed"
                 raise _error(schedule, worker, at, why)

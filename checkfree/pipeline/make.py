@@ -11,18 +11,25 @@ whatever the routes.
 Rule 4: where backwards are split, the gradient of the weights is what a worker computes while it
 would idle. It is not on the way home, nobody waits for it, and it frees what its microbatch holds;
 so where a bound on that holds a forward back, such gradients are there to be computed.
+Rule 5: where a seat has two chunks, ops go by the places that a pattern gives them, see
+``checkfree.pipeline.patterns``, and rules 1 and 3 do not count. A worker that would idle runs a
+later op whose input is there, if it never holds more for it than the pattern has it hold.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple, Protocol
 
 from checkfree.core.ops import Address, Kind, Op, Route, Schedule
+from checkfree.models.chunks import Chunks
+from checkfree.pipeline.order import key
+from checkfree.pipeline.patterns import V_SCHEDULES, Pattern, loop_pattern
+from checkfree.pipeline.routes import visits
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,11 @@ class Costs:
             edge = self.embed
         elif op.hop == len(route) - 1:
             edge = self.head
+        # A body stage of two chunks computes half of itself at each of its two hops.
+        share = 1 if edge is not None else 1 / visits(route)
         if op.kind is Kind.BACKWARD:
-            return self.backward if edge is None else 2 * edge
-        return self.forward if edge is None else edge
+            return share * self.backward if edge is None else 2 * edge
+        return share * self.forward if edge is None else edge
 
 
 _USUAL = Costs()
@@ -124,6 +133,59 @@ def zb_h2(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
     return _ending_in_reduce(lists)
 
 
+def interleaved(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
+    """Interleaved 1F1B (arXiv 2104.04473): with two chunks a seat, half the bubble of 1F1B, for
+    which twice as much is sent and half as much again is held. Each list ends with ``R``."""
+    stages = _stages_of_two_chunks(routes)
+    return _steady(routes, costs, loop_pattern(stages, 3 * stages), splits=False)
+
+
+def zbv(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
+    """ZBV (V-ZB of arXiv 2405.15362): no bubble with the memory of 1F1B, where forwards and both
+    halves of backwards are of equal length. Each list ends with ``R``."""
+    return _v_schedule("zbv", routes, costs)
+
+
+def v_half(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
+    """V-Half (arXiv 2405.15362): half the memory of 1F1B, and half its bubble."""
+    return _v_schedule("v_half", routes, costs)
+
+
+def v_min(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
+    """V-Min (arXiv 2405.15362): a third of the memory of 1F1B, and two thirds of its bubble."""
+    return _steady(routes, costs, _v_pattern("v_min", routes, costs), splits=True)
+
+
+def _steady(routes: Sequence[Route], costs: Costs, pattern: Pattern, *, splits: bool) -> Schedule:
+    """By a pattern that running ahead may push out of its step for good: whether that pays is tried
+    on the first microbatches."""
+    first = routes[: 3 * _stages_of_two_chunks(routes)]
+    in_order, ahead = (
+        _by_pattern(first, costs, pattern, splits=splits, ahead=ahead)[1] for ahead in (False, True)
+    )
+    found = _by_pattern(routes, costs, pattern, splits=splits, ahead=ahead < in_order)
+    return _ending_in_reduce(found[0])
+
+
+def _v_schedule(name: str, routes: Sequence[Route], costs: Costs) -> Schedule:
+    pattern = _v_pattern(name, routes, costs)
+    return _ending_in_reduce(_by_pattern(routes, costs, pattern, splits=True)[0])
+
+
+def _v_pattern(name: str, routes: Sequence[Route], costs: Costs) -> Pattern:
+    stages = _stages_of_two_chunks(routes)
+    slot = max(costs.forward / 2, 1 / _TICKS)
+    lag = math.ceil(3 * costs.head / slot)  # its forward, and a backward of twice that
+    return V_SCHEDULES[name].pattern(stages, min(lag, stages))
+
+
+def _stages_of_two_chunks(routes: Sequence[Route]) -> int:
+    """Body stages, each of which these routes visit twice. Raises ValueError."""
+    if any(visits(route) != 2 for route in routes):
+        raise ValueError("this schedule is for seats of two chunks, which a route visits twice")
+    return max(((len(route) - 2) // 2 for route in routes), default=1)
+
+
 def forward_only(routes: Sequence[Route]) -> Schedule:
     """Forwards alone, without ``R``: what validation runs."""
     lists, _ = _list_schedule(routes, _USUAL, _Rule(homeward=False))
@@ -135,7 +197,17 @@ SCHEDULES: Mapping[str, Scheduler] = {
     "1f1b": one_f_one_b,
     "zb_h1": zb_h1,
     "zb_h2": zb_h2,
+    "interleaved": interleaved,
+    "zbv": zbv,
+    "v_half": v_half,
+    "v_min": v_min,
 }
+
+TWICE: Mapping[str, Chunks] = {
+    "interleaved": Chunks.LOOP,
+    **dict.fromkeys(V_SCHEDULES, Chunks.V),
+}
+"""The schedules whose routes visit a body seat twice, and what it has then."""
 
 
 @dataclass(frozen=True)
@@ -285,6 +357,101 @@ class _WorkerQueue:
         self.held[microbatch] -= 1
         if not self.held[microbatch]:
             del self.held[microbatch]
+
+
+@dataclass
+class _PlacedQueue(_WorkerQueue):
+    """A worker that runs its ops by their places, as far as it needs not idle."""
+
+    planned: list[Op | None] = field(default_factory=list)  # in order; None: has run
+    counted: bool = False  # a microbatch counts once, as at stage 0, and not each of its hops
+    most: int = 0  # that it may hold
+    ahead: bool = True  # it may leave the order
+    ready: set[Op] = field(default_factory=set)
+    first: int = 0  # of those that have not run
+    holds: int = 0  # without those whose weights' gradient alone is missing
+
+    def expect(self, step: _Step, num_hops: int) -> None:
+        """Its ops are known."""
+
+    def bound(self, most: int) -> None:
+        """It may hold so many, or as many as its order takes."""
+        held = peak = 0
+        for op in self.planned:
+            held += self._adds(op)
+            peak = max(peak, held)
+        self.most = max(most, peak)
+
+    def file(self, microbatch: int, step: _Step) -> None:
+        self.ready.add(Op(step.kind, microbatch, step.hop))
+
+    def choose(self) -> int | None:
+        if not self.ready:
+            return None
+        while self.planned[self.first] is None:
+            self.first += 1
+        op = self.planned[self.first]
+        full = bool(self.later) and self._adds(op) > 0 and self._all_held >= self.most
+        if op in self.ready and not full:
+            return self._take(self.first)
+        return self._ahead() if self.ahead and not self.later else None
+
+    def _ahead(self) -> int | None:
+        """The next op that can run, if what is before it still finds room then."""
+        held = peak = self.holds
+        for at in range(self.first, min(len(self.planned), self.first + 2 * self.most)):
+            op = self.planned[at]
+            if op in self.ready and peak + max(0, self._adds(op)) <= self.most:
+                return self._take(at)
+            held += self._adds(op)
+            peak = max(peak, held)
+        return None
+
+    def _take(self, at: int) -> int:
+        op, self.planned[at] = self.planned[at], None
+        assert op is not None
+        self.ready.discard(op)
+        self.holds += self._adds(op)
+        return op.microbatch
+
+    @property
+    def _all_held(self) -> int:
+        return self.holds + len(self.later)
+
+    def _adds(self, op: Op | None) -> int:
+        """To what it holds."""
+        if op is None or (self.counted and op.hop):
+            return 0
+        return 1 if op.kind is Kind.FORWARD else -1
+
+
+def _by_pattern(
+    routes: Sequence[Route], costs: Costs, pattern: Pattern, *, splits: bool, ahead: bool = True
+) -> tuple[dict[Address, list[Op]], int]:
+    """The ops of each worker, by a pattern's places, and the ticks that they take together."""
+    places: dict[Address, list[tuple[float, Op]]] = {}
+    busiest = max(Counter(seat for route in routes for seat in {*route[1:-1]}).values())
+    for microbatch, route in enumerate(routes):
+        number = microbatch * busiest // len(routes)  # about the how manieth it is there
+        for hop, seat in enumerate(route):
+            for kind in (Kind.FORWARD, Kind.BACKWARD):
+                place = pattern.place(number, hop, forward=kind is Kind.FORWARD)
+                places.setdefault(seat, []).append((place, Op(kind, microbatch, hop)))
+    rule, workers = _Rule(splits=splits), sorted(places)
+    numbers = {worker: number for number, worker in enumerate(workers)}
+    by_route = {
+        route: [step._replace(slot=None) for step in _steps(route, costs, rule, numbers)]
+        for route in set(routes)
+    }
+    queues = []
+    for worker in workers:
+        order = sorted(places[worker], key=lambda placed: (placed[0], key(placed[1])))
+        ops: list[Op | None] = [op for _, op in order]
+        queue = _PlacedQueue(rule, planned=ops, counted=worker.stage == 0, ahead=ahead)
+        queue.bound(pattern.most if worker.stage else 0)
+        queues.append(queue)
+    ticks = _simulate([by_route[route] for route in routes], queues)
+    return {worker: queue.ops for worker, queue in zip(workers, queues, strict=True)}, ticks
 
 
 def _list_schedule(

@@ -5,6 +5,7 @@ stages 1 ... n, and ends at the same seat of stage 0, which takes the loss::
 
     in order   0.0 > 1.0 > 2.0 > 3.0 > 4.0 > 0.0
     swapped    0.0 > 2.0 > 1.0 > 4.0 > 3.0 > 0.0     (CheckFree+, arXiv 2506.15461, section 4.3)
+    in a V     0.0 > 1.0 > 2.0 > 3.0 > 4.0 > 4.0 > 3.0 > 2.0 > 1.0 > 0.0     (two chunks a seat)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from math import floor
 
 from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address, Route
+from checkfree.models.chunks import Chunks
 
 FEWEST_TO_SWAP = 4
 """Body stages below which the first two and the last two are not four different ones."""
@@ -32,6 +34,23 @@ def in_order(seats: Collection[Address], num_microbatches: int) -> tuple[Route, 
         tuple(replicas[microbatch % len(replicas)] for replicas in itinerary)
         for microbatch in range(num_microbatches)
     )
+
+
+def revisiting(routes: Sequence[Route], chunks: Chunks) -> tuple[Route, ...]:
+    """Each route with the second visits of its body seats, if they have two chunks: once more in
+    the same order, or back again."""
+    match chunks:
+        case Chunks.WHOLE:
+            return tuple(routes)
+        case Chunks.LOOP:
+            return tuple((embed, *body, *body, loss) for embed, *body, loss in routes)
+        case Chunks.V:
+            return tuple((embed, *body, *body[::-1], loss) for embed, *body, loss in routes)
+
+
+def visits(route: Route) -> int:
+    """How often a route comes to each of its body seats: once a chunk."""
+    return max(1, (len(route) - 2) // max(1, len(set(route[1:-1]))))
 
 
 def by_stage(seats: Collection[Address]) -> list[list[Address]]:

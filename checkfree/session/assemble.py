@@ -186,6 +186,8 @@ def make_worker_context(
             parse_links(config.wire.links),
         ),
         log=log_maker(config.recovery),
+        body_stages=config.stages,
+        chunks=blueprint.chunks,
         fit_lr=config.recovery.fit_lr,
     )
 

@@ -14,9 +14,12 @@ from torch.nn.parameter import UninitializedParameter
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.units import derive
+from checkfree.models.chunks import Chunks
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES, Family, family
 from checkfree.models.hub import HF, PRETRAINED, held
+from checkfree.models.two_chunks import InTwoChunks, TwoChunks
+from checkfree.pipeline import TWICE
 from checkfree.pipeline.cut import balanced
 from checkfree.plugins import not_permitted
 from checkfree.recovery.options import AUTO
@@ -45,7 +48,9 @@ class Blueprint:
     """Tokens per iteration, where they can be known beforehand."""
     layout: LayoutOf
     cut: tuple[int, ...] | None = None
-    """Layers of each body stage; None: equally many, or a user's own modules."""
+    """Layers of each chunk of the body; None: equally many, or a user's own modules."""
+    chunks: Chunks = Chunks.WHOLE
+    """Of each body stage."""
     unequal: str = ""
     """Where body stages differ in shapes, in words; "": nowhere."""
     kinds: tuple[str, ...] = ()
@@ -58,18 +63,20 @@ def family_of(model: ModelConfig) -> Family:
     """One of ours, or one from outside that may run. Raises BadInput."""
     if model.family in FAMILIES:
         try:
-            return family(model.family)
+            found = family(model.family)
         except ValueError as error:  # it needs a package that is not installed
             raise BadInput(str(error)) from None
-    if model.code is None:
+    elif model.code is None:
         raise not_permitted("model.family", model.family, FAMILIES)
-    return cast(Family, model.code)
+    else:
+        found = cast(Family, model.code)
+    return found if model.chunks is Chunks.WHOLE else InTwoChunks(found, model.chunks)
 
 
 def _cut_of(
     config: Config, model: ModelConfig, body: Callable[[], nn.Module]
 ) -> tuple[int, ...] | None:
-    """Layers of each body stage, as configured; ``body``: one with all of them, in a list. Raises
+    """Layers of each chunk, as configured; ``body``: one with all of them, in a list. Raises
     ValueError for a family that cuts equally only."""
     if config.cut is None:
         return None
@@ -81,7 +88,7 @@ def _cut_of(
     if costs is None:
         layers = next(part for part in body().children() if isinstance(part, nn.ModuleList))
         costs = [flops(layer, model, 1, used) for layer in layers]
-    return balanced(costs, config.stages)
+    return balanced(costs, config.stages * chunks_of(config).count)
 
 
 def experts_used(model: ModelConfig) -> int | None:
@@ -103,6 +110,11 @@ def flops(body: nn.Module, model: ModelConfig, blocks: int, used: int | None) ->
     return 2.0 * weights + blocks * 2 * model.context * model.width
 
 
+def chunks_of(config: Config) -> Chunks:
+    """Of each body stage, as the schedule has routes visit them."""
+    return TWICE.get(config.schedule, Chunks.WHOLE)
+
+
 def check_pretrained(model: ModelConfig, mend: str) -> None:
     """Raise BadInput, with the ``mend`` in brackets, unless pretrained weights that a run begins
     with are here."""
@@ -122,29 +134,37 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
             f"set model.vocabulary={vocabulary} or leave it out"
         )
     model = replace(model, vocabulary=model.vocabulary or vocabulary)
-    made = family_of(model)
+    made, chunks = family_of(model), chunks_of(config)
     layered = getattr(made, "LAYERED", False)
 
     def build(stage: int, purpose: str, *parts: int) -> nn.Module:
-        number = () if layered else (stage,)
-        with seeded(derive(config.seed, purpose, *number, *parts), CPU):
-            try:
-                return made.stage(parted, stage, config.stages)
-            except ValueError as error:  # of a folder, or of what only weights show
-                raise BadInput(str(error)) from error
+        """Each chunk is drawn by itself: as the stage that it were, were it a seat's only one."""
+        numbers = chunks.of(stage, config.stages) if stage else (0,)
+        made_of = []
+        for chunk in numbers:
+            number = () if layered else (chunk,)
+            with seeded(derive(config.seed, purpose, *number, *parts), CPU):
+                try:
+                    made_of.append(made.stage(parted, chunk, config.stages * chunks.count))
+                except ValueError as error:  # of a folder, or of what only weights show
+                    raise BadInput(str(error)) from error
+        return TwoChunks(*made_of) if len(made_of) > 1 else made_of[0]
 
     @cache
-    def sketches(stages: int, cut: tuple[int, ...] | None) -> Sequence[nn.Module]:
+    def sketches(
+        stages: int, cut: tuple[int, ...] | None, chunks: Chunks = Chunks.WHOLE
+    ) -> Sequence[nn.Module]:
         """All stages; where body stages are alike, one for all of them."""
-        alike, so_cut = not layered and cut is None, replace(model, cut=cut)
+        alike, so_cut = not layered and cut is None, replace(model, cut=cut, chunks=chunks)
         with sketched():
-            found = [made.stage(so_cut, i, stages) for i in range((1 if alike else stages) + 1)]
+            kind = family_of(so_cut)
+            found = [kind.stage(so_cut, i, stages) for i in range((1 if alike else stages) + 1)]
         return [*found, *found[1:] * (stages - 1)] if alike else found
 
     try:
         cut = _cut_of(config, model, lambda: sketches(1, None)[1])
         parted = replace(model, cut=cut)
-        shapes = sketches(config.stages, cut)
+        shapes = sketches(config.stages, cut, chunks)
         for stage, module in enumerate(shapes[: None if layered else 2]):
             check_tensors(stage, module)
     except ValueError as error:
@@ -159,14 +179,17 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
     check_equal(config.recovery, other)
     kinds_of = getattr(made, "kinds_of_layers", None)
 
-    def layout(stages: int, cut: Sequence[int] | None = None) -> Layout:
-        so_cut = replace(model, cut=None if cut is None else tuple(cut))
+    def layout(
+        stages: int, cut: Sequence[int] | None = None, chunks: Chunks = Chunks.WHOLE
+    ) -> Layout:
+        so_cut = replace(model, cut=None if cut is None else tuple(cut), chunks=chunks)
         try:
-            modules = sketches(stages, so_cut.cut)
+            modules = sketches(stages, so_cut.cut, chunks)
         except ValueError as error:
             raise BadInput(str(error)) from None
-        name = getattr(made, "transformers_name", None)
-        if name is None and stages != config.stages:
+        named = getattr(made, "transformers_name", None)
+        name = None if named is None else family_of(so_cut).transformers_name
+        if name is None and (stages, chunks) != (config.stages, chunks_of(config)):
             raise BadInput(
                 f"model.family={model.family} has no transformers_name, which tells how a "
                 f"parameter is called however the model is cut: keep stages={stages}"
@@ -187,6 +210,7 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
         cut=cut,
         unequal=other,
         kinds=() if kinds_of is None else tuple(kinds_of(model)),
+        chunks=chunks,
         untried=(1,) if layered or model.family not in FAMILIES or config.compile else (),
     )
 
@@ -202,8 +226,10 @@ def of_modules(stages: Sequence[nn.Module], config: Config) -> Blueprint:
             reset(module, stage)
         return module
 
-    def layout(count: int, cut: Sequence[int] | None = None) -> Layout:
-        if count != len(stages) - 1:
+    def layout(
+        count: int, cut: Sequence[int] | None = None, chunks: Chunks = Chunks.WHOLE
+    ) -> Layout:
+        if (count, chunks) != (len(stages) - 1, chunks_of(config)):
             raise BadInput(
                 f"it had {count} body stages, these are {len(stages) - 1}: only a built-in model "
                 "can be cut anew"
@@ -217,8 +243,25 @@ def of_modules(stages: Sequence[nn.Module], config: Config) -> Blueprint:
         parameters=sum(p.numel() for module in stages for p in module.parameters()),
         tokens=None,
         layout=layout,
+        chunks=chunks_of(config),
         untried=tuple(range(1, len(stages))),
     )
+
+
+def paired(stages: Sequence[nn.Module], config: Config) -> Sequence[nn.Module]:
+    """The user's own stages, of which body stages have as many chunks as the schedule asks for, in
+    the order of the model. Raises BadInput."""
+    chunks, bodies = chunks_of(config), len(stages) - 1
+    if chunks is Chunks.WHOLE or bodies < 1:
+        return stages
+    if bodies % chunks.count:
+        raise BadInput(
+            f"got {bodies} body modules, and schedule={config.schedule} gives each body stage two: "
+            "an even number of them, or another schedule"
+        )
+    count = bodies // chunks.count
+    pairs = (chunks.of(stage, count) for stage in range(1, count + 1))
+    return [stages[0], *(TwoChunks(stages[first], stages[second]) for first, second in pairs)]
 
 
 def check_modules(stages: Sequence[nn.Module]) -> None:

@@ -12,6 +12,7 @@ from checkfree.core.errors import BadInput
 from checkfree.core.records import RECORDS
 from checkfree.core.typed import written
 from checkfree.models import hub
+from checkfree.models.chunks import Chunks
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import Family
 from checkfree.models.folder import SUFFIX
@@ -52,7 +53,8 @@ def model_folder(path: Path, told: str) -> Path | None:
 def exchanging(model: ModelConfig) -> Family:
     """The family of a model, if it reads and writes such folders. Raises BadInput."""
     found = family_of(model)
-    lacks = [name for name in _NEEDED if not callable(getattr(found, name, None))]
+    plain = family_of(replace(model, chunks=Chunks.WHOLE))
+    lacks = [name for name in _NEEDED if not callable(getattr(plain, name, None))]
     if lacks:
         raise BadInput(
             f"model.family={model.family} has no {lacks[0]}, so nothing of it can be written as "

@@ -22,6 +22,7 @@ from checkfree.models.config import ModelConfig
 from checkfree.models.families import Family
 from checkfree.models.folder import Draft, draft_of
 from checkfree.runtime import folder as folders
+from checkfree.session.blueprint import chunks_of
 from checkfree.session.exchange import GENERATION_CONFIG, MODEL_CONFIG, exchanging
 from checkfree.session.kept_tokenizer import with_kept_tokenizer
 from checkfree.session.model_card import model_card
@@ -95,7 +96,8 @@ def trained(
     config = with_kept_tokenizer(moved(config, words), state.run)
     vocabulary = config.model.vocabulary or began["data"]["vocabulary"]
     cut = None if config.cut is None else tuple(config.cut)
-    return config, replace(config.model, vocabulary=vocabulary, cut=cut)
+    chunks = chunks_of(config)
+    return config, replace(config.model, vocabulary=vocabulary, cut=cut, chunks=chunks)
 
 
 def _write(

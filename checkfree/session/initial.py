@@ -22,10 +22,13 @@ from checkfree.core.typed import written
 from checkfree.lead import Progress
 from checkfree.messages.control import INIT, WEIGHTS
 from checkfree.messages.tensors import StageState
+from checkfree.models.chunks import Chunks
 from checkfree.models.folder import Folder
+from checkfree.pipeline import TWICE
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.folder import CONFIG
 from checkfree.runtime.store import Damaged, Store
+from checkfree.session.blueprint import chunks_of
 from checkfree.session.exchange import (
     MODEL_CONFIG,
     check_architecture,
@@ -111,7 +114,10 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: LayoutOf) -> Ini
         return found if moments else replace(found, moments={})
 
     try:
-        there, here = layout(state.stages, old.get("cut")), layout(config.stages, config.cut)
+        there, here = (
+            layout(state.stages, old.get("cut"), TWICE.get(old.get("schedule"), Chunks.WHOLE)),
+            layout(config.stages, config.cut, chunks_of(config)),
+        )
     except BadInput as error:
         raise BadInput(f"{told}: {error}") from None
 
@@ -158,9 +164,9 @@ def _of_folder(config: Config, data: Mapping[str, Any], layout: LayoutOf, path: 
         )
     cut = None if config.cut is None else tuple(config.cut)
     vocabulary = config.model.vocabulary or data["vocabulary"]
-    model = replace(config.model, vocabulary=vocabulary, cut=cut)
+    model = replace(config.model, vocabulary=vocabulary, cut=cut, chunks=chunks_of(config))
     family = exchanging(model)
-    here = layout(config.stages, cut)
+    here = layout(config.stages, cut, model.chunks)
 
     def load(stage: int) -> StageState:
         try:

@@ -42,6 +42,7 @@ from checkfree.session.blueprint import (
     family_of,
     of_family,
     of_modules,
+    paired,
 )
 from checkfree.session.due import DueFailures
 from checkfree.session.initial import FOLDER, Initial, digest_of, first_batch, kept, taken_over
@@ -114,7 +115,8 @@ class Job:
         """What there is to say, a line each, of these stages and of a strategy for them. Raises
         BadInput for one that they are too unequal for."""
         check_equal(recovery, self.blueprint.unequal)
-        told = mixed(recovery, self.blueprint.kinds, self.blueprint.stages - 1)
+        chunks = self.blueprint.chunks.count * (self.blueprint.stages - 1)
+        told = mixed(recovery, self.blueprint.kinds, chunks)
         balanced = PER_STAGE if self.config.model.router_loss and self.blueprint.stages > 2 else ""
         return tuple(filter(None, (told, balanced)))
 
@@ -249,6 +251,7 @@ def of_users(
             "are not measured: name the slow links, as in wire.links=[0.0>1.0=int8], or give "
             "fleet.sizes, as in published or paper/500m"
         )
+    stages = paired(stages, config)
     blueprint = of_modules(stages, config)
     if spec_of(config.recovery).pushes:
         for place, module in enumerate(stages):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from checkfree.config.check import MOST
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput, within
+from checkfree.core.ops import Address
 from checkfree.data.text_codec import TextCodec, bytes_codec, codec_of, no_codec
 from checkfree.data.tokenizer_folder import OLDER, TOKENIZER, find
 from checkfree.data.tokenizers import BYTES
@@ -23,11 +24,13 @@ from checkfree.models.config import ModelConfig
 from checkfree.models.families import Family, family
 from checkfree.models.folder import Folder
 from checkfree.models.hub import FRESH, FROM_ELSEWHERE, HF, longest
+from checkfree.pipeline.routes import in_order, revisiting
 from checkfree.runtime.process import settled
 from checkfree.session.blueprint import family_of
 from checkfree.session.exchange import GENERATION_CONFIG, MODEL_CONFIG, model_folder
 from checkfree.session.export import tokenizer_of_run, trained
 from checkfree.session.saved import SavedState, saved_state
+from checkfree.stage import body_part
 
 OURS = {"llama": "llama", "gpt2": "gpt"}
 """Types of transformers' models to families of ours that may compute them."""
@@ -266,12 +269,18 @@ def _chained(
             "next token: give it one"
         )
 
+    (route,) = revisiting(in_order([Address(i) for i in range(len(modules))], 1), model.chunks)
+    chunks, runs = model.chunks.count, list[Callable[[Tensor], Tensor]]()
+    for hop, (stage, _) in enumerate(route[1:-1], 1):
+        part = body_part(hop, len(modules) - 1, chunks)
+        runs.append(modules[stage] if chunks == 1 else getattr(modules[stage], part.value))
+
     def logits(tokens: Tensor) -> Tensor:
         hidden = edge.embed(
             nn.functional.pad(tokens.to(device), (0, 1))
         )  # whose last token is no input
-        for body in modules[1:]:
-            hidden = body(hidden)
+        for run in runs:
+            hidden = run(hidden)
         found: Tensor = edge.logits(hidden)
         return found
 

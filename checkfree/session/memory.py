@@ -16,10 +16,11 @@ from checkfree.core.ops import Address
 from checkfree.core.units import render_bytes
 from checkfree.data.tokenizers import tokenizer_of
 from checkfree.pipeline import peak_losses, peak_split, peak_stash
-from checkfree.pipeline.routes import in_order
+from checkfree.pipeline.routes import in_order, revisiting
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
 from checkfree.runtime.folder import CONFIG
+from checkfree.session.blueprint import chunks_of
 from checkfree.session.sizes import logged_bytes, own_sizes, rounded_bytes
 from checkfree.session.terms import scheduler_of
 from checkfree.simulator.sizes import Sizes
@@ -69,14 +70,14 @@ def _stashed(config: Config) -> list[int]:
     """By stage: bytes of as many microbatches as the schedule has it hold at once. What recomputes
     holds all of those between the halves of their backwards, and of one whose backward is due."""
     sizes, again = own_sizes(config), recomputed(config.recompute, config.stages)
-    routes = in_order([Address(stage) for stage in range(config.stages + 1)], config.microbatches)
-    schedule = scheduler_of(config)(routes)
+    plain = in_order([Address(stage) for stage in range(config.stages + 1)], config.microbatches)
+    schedule = scheduler_of(config)(revisiting(plain, chunks_of(config)))
     peak = {seat.stage: count for seat, count in peak_stash(schedule).items()}
     halves = {seat.stage: count for seat, count in peak_split(schedule).items()}
-    losses, (edge, *bodies) = peak_losses(schedule), sizes.stashed
-    waiting = {
-        stage: int(HALF_HELD * halves[stage] * one) for stage, one in enumerate(sizes.stashed)
-    }
+    # Of what a body stage keeps of a microbatch, each chunk keeps its share.
+    kept = [one // (sizes.visits if stage else 1) for stage, one in enumerate(sizes.stashed)]
+    losses, (edge, *bodies) = peak_losses(schedule), kept
+    waiting = {stage: int(HALF_HELD * halves[stage] * one) for stage, one in enumerate(kept)}
     whole = {stage: max(1, halves[stage]) for stage in again}
     return [
         peak[0] * sizes.activation + whole.get(0, losses) * edge + waiting[0],

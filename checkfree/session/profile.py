@@ -33,10 +33,11 @@ from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
 from checkfree.runtime.store import Store
 from checkfree.session.assemble import Assembly, save
+from checkfree.session.blueprint import chunks_of
 from checkfree.session.job import Job, of_config, versions
 from checkfree.session.session import Session
 from checkfree.simulator.profile import FORMAT
-from checkfree.stage import Part, Stage
+from checkfree.stage import Part, Stage, body_parts
 
 WARM_UP = 3
 REPEATS = 20
@@ -112,12 +113,17 @@ def _sizes(config: Config, vocabulary: int) -> dict[str, int]:
         "batch": config.batch,
         "context": model.context,
         "width": model.width,
-        "blocks_per_stage": model.blocks // config.stages,
+        "blocks_per_stage": model.blocks // (config.stages * chunks_of(config).count),
         "vocabulary": model.vocabulary or vocabulary,
     }
 
 
 # --- a run with clocks ---------------------------------------------------------------------------
+
+
+def _called(part: Part) -> str:
+    """As a profile has it: either chunk of a body stage is a body."""
+    return part.value if part.ends else Part.BODY.value
 
 
 @dataclass
@@ -155,7 +161,8 @@ class Stopwatch:
 
         def timed_forward(key: Any, part: Part, x: Any, batch: Any, seed: int) -> Any:
             self.inputs[part] = (x, batch, seed)
-            return self.timed((part.value, "forward"), lambda: forward(key, part, x, batch, seed))
+            name = _called(part), "forward"
+            return self.timed(name, lambda: forward(key, part, x, batch, seed))
 
         def timed_backward(key: Any, dy: Any, scale: float = 1.0, *, split: bool = False) -> Any:
             def name(dx: Any) -> Name:
@@ -176,10 +183,10 @@ class Stopwatch:
         """What the run has not: a redundant forward of each part that a stage has, and a backward
         in halves, on what was forwarded last."""
         for number, stage in stages.items():
-            for part in (Part.BODY,) if number else (Part.EMBED, Part.HEAD):
+            for part in body_parts(stage.chunks) if number else (Part.EMBED, Part.HEAD):
                 run = partial(stage.redundant_forward, part, *self.inputs[part])
                 run()  # between iterations the caches are cold, within one they are not
-                self.timed((part.value, "shadow"), run)
+                self.timed((_called(part), "shadow"), run)
                 if part is not Part.EMBED:  # which is not split
                     self._halves(stage, part)
 
@@ -188,8 +195,8 @@ class Stopwatch:
         y = Stage.forward(stage, key, part, *self.inputs[part])  # which is not on the clock
         dy = None if part is Part.HEAD else torch.ones_like(y)
         by_input = partial(Stage.backward, stage, key, dy, split=True)
-        self.timed((part.value, "input"), by_input)
-        self.timed((part.value, "weights"), partial(stage.backward_weights, key))
+        self.timed((_called(part), "input"), by_input)
+        self.timed((_called(part), "weights"), partial(stage.backward_weights, key))
         stage.discard()
 
 
@@ -219,7 +226,7 @@ class Measured:
             part.value: {
                 kind: self.ops[part.value, kind] for kind in kinds if (part.value, kind) in self.ops
             }
-            for part in Part
+            for part in (Part.EMBED, Part.BODY, Part.HEAD)
         }
         steps = {k: self.ops[k, "norm"] + self.ops[k, "step"] for k in ("edge", "body")}
         return {**parts, "step": steps, "iteration_overhead": self.overhead}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from checkfree.core.errors import BadInput
 from checkfree.messages.tensors import StageState
+from checkfree.models.chunks import Chunks
 
 STEP = "step"
 """What Adam calls the steps that it has taken: fp32, whatever it counts them for."""
@@ -49,9 +50,9 @@ class Layout:
         }
 
 
-LayoutOf = Callable[[int, Sequence[int] | None], Layout]
-"""Of a model in so many body stages, with so many layers each; None: equally many. Raises BadInput
-if it can't be cut so."""
+LayoutOf = Callable[[int, Sequence[int] | None, Chunks], Layout]
+"""Of a model in so many body stages of such chunks, with so many layers each; None: equally many.
+Raises BadInput if it can't be cut so."""
 
 
 def regrouped(

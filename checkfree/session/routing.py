@@ -14,10 +14,12 @@ from checkfree.core.errors import BadInput
 from checkfree.core.links import AUTO, Way
 from checkfree.core.ops import Address, Course, Route, Schedule
 from checkfree.lead.iteration import course_on
+from checkfree.models.chunks import Chunks
 from checkfree.pipeline.flow import IN_ORDER, NEAREST, by_flow, nearest
-from checkfree.pipeline.routes import in_order
+from checkfree.pipeline.routes import in_order, revisiting
 from checkfree.recovery.registry import spec_of
 from checkfree.recovery.wrappers import make_strategy
+from checkfree.session.blueprint import chunks_of
 from checkfree.session.sizes import sizes_of
 from checkfree.simulator.fleet import SEARCHED, Fleet, fleet_of
 from checkfree.simulator.iteration import price_iteration
@@ -54,9 +56,9 @@ def network_of(config: Config, seats: Collection[Address], schedule: MakeSchedul
         fleet = replace(fleet, store=profile.store)
     found = Network(fleet, sizes, pace_of(sizes, fleet, profile))
     if config.fleet.placement == SEARCHED and fleet.places > 1:
-        routes = in_order(seats, config.microbatches)
+        routes = revisiting(in_order(seats, config.microbatches), chunks_of(config))
         course = Course(routes, schedule(routes))
-        taken = {way for route in routes for way in pairwise(route)}
+        taken = {way for route in routes for way in pairwise(route) if way[0] != way[1]}
         both = {*taken, *((other, one) for one, other in taken)}
 
         def seconds(option: Fleet) -> float:
@@ -66,7 +68,9 @@ def network_of(config: Config, seats: Collection[Address], schedule: MakeSchedul
     if config.wire.links[1:]:  # they were chosen when the run began
         return found
     swaps = spec_of(config.recovery).swaps(config.recovery)
-    return _wired(found, config, ways_between(seats, 2 if swaps else 1))
+    # Where a route begins anew at stage 1, the last stage sends to the next but one.
+    far = swaps or chunks_of(config) is Chunks.LOOP
+    return _wired(found, config, ways_between(seats, 2 if far else 1))
 
 
 def _wired(network: Network, config: Config, ways: Collection[Way]) -> Network:
@@ -108,7 +112,8 @@ class _OnNetwork:
         strategy = make_strategy(self.config.recovery, self.config.checkpoint.every)
 
         def seconds(routes: tuple[Route, ...]) -> float:
-            return n.seconds(course_on(routes, strategy, self.schedule, alive))
+            chunks = chunks_of(self.config)
+            return n.seconds(course_on(routes, strategy, self.schedule, alive, chunks))
 
         return by_flow(alive, num_microbatches, traffic, seconds)
 
@@ -127,7 +132,7 @@ def _profile(config: Config) -> Profile | None:
         "batch": config.batch,
         "context": model.context,
         "width": model.width,
-        "blocks_per_stage": model.blocks // config.stages,
+        "blocks_per_stage": model.blocks // (config.stages * chunks_of(config).count),
     }
     for key, value in own.items():
         if profile.sizes.get(key, value) != value:

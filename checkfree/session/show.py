@@ -8,11 +8,13 @@ from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address, Kind, Op, render_route
 from checkfree.lead.iteration import course_on
+from checkfree.models.chunks import Chunks
 from checkfree.models.families import WRITTEN_HERE
 from checkfree.pipeline import Costs, key, makespan, peak_stash, render, split_backwards, timeline
 from checkfree.pipeline.expected import EXPECTED, bubble
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.schedule import draw_timeline
+from checkfree.session.blueprint import chunks_of
 from checkfree.session.terms import seats, terms_of
 
 UNSEEN = (
@@ -26,7 +28,7 @@ def show_schedule(config: Config, picture: Path) -> str:
     strategy = make_strategy(config.recovery, config.checkpoint.every)
     terms = terms_of(config, None)
     plain = terms.routes(seats(config), config.microbatches)
-    course = course_on(plain, strategy, terms.schedule, seats(config))
+    course = course_on(plain, strategy, terms.schedule, seats(config), terms.chunks)
     routes, schedule = course.routes, course.schedule
     costs, split = Costs(), split_backwards(schedule)
 
@@ -49,8 +51,9 @@ def show_schedule(config: Config, picture: Path) -> str:
     lines = [render(schedule), ""]
     lines += [f"route {m}: {render_route(routes[m])}" for m in (0, *swapped[:1])]
     stash = max(peak_stash(schedule).values())
+    held = "microbatches" if terms.chunks is Chunks.WHOLE else "microbatches of one chunk"
     lines += [
-        f"length {span:.1f} forwards, {busy:.0%} busy, at most {stash} microbatches stashed",
+        f"length {span:.1f} forwards, {busy:.0%} busy, at most {stash} {held} stashed",
         f"bubble {bubble(spans):.1f} forwards: the most that a body stage idles between its first "
         "op and its last",
     ]
@@ -67,7 +70,8 @@ def _expected(config: Config, costs: Costs, *, crossing: bool) -> str:
     expected, each = EXPECTED[config.schedule], -(-config.microbatches // config.replicas)
     most = each
     if expected.stash is not None:
-        most = min(each, expected.stash(config.stages + 2) + expected.crossing * crossing)
+        chunks = chunks_of(config).count
+        most = min(chunks * each, expected.stash(config.stages + 2) + expected.crossing * crossing)
     return (
         f"by its paper {expected.bubble(config.stages, costs):.1f} = {expected.formula}, in order "
         f"and given {expected.many(config.stages)} or more microbatches; stash bound here: {most}"

@@ -26,7 +26,7 @@ from checkfree.core.rates import MUON, SGD, momentum_of
 from checkfree.data.tokenizers import tokenizer_of
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
-from checkfree.session.blueprint import experts_used, flops, of_family
+from checkfree.session.blueprint import chunks_of, experts_used, flops, of_family
 from checkfree.simulator.sizes import Sizes, published, told_bytes
 from checkfree.stage.optimizer import for_muon
 
@@ -48,7 +48,7 @@ def sizes_of(config: Config) -> Sizes:
     """Those that ``fleet.sizes`` names. Raises BadInput."""
     named = named_sizes(config.fleet)
     if named == PUBLISHED:
-        return published(config.stages, config.wire)
+        return replace(published(config.stages, config.wire), visits=chunks_of(config).count)
     if named == OWN:
         return own_sizes(config)
     try:
@@ -57,7 +57,8 @@ def sizes_of(config: Config) -> Sizes:
         raise BadInput(
             f"fleet.sizes={named}: expected own, published or a configuration: {error}"
         ) from None
-    return own_sizes(replace(other, stages=config.stages, wire=config.wire), Path(named).name)
+    same = replace(other, stages=config.stages, wire=config.wire, schedule=config.schedule)
+    return own_sizes(same, Path(named).name)
 
 
 def own_sizes(config: Config, name: str = OWN) -> Sizes:
@@ -66,8 +67,17 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
     vocabulary = config.model.vocabulary or tokenizer_of(config.data).vocabulary
     model = replace(config.model, vocabulary=vocabulary)
     blueprint = of_family(config, vocabulary)
-    both = blueprint.layout(config.stages, blueprint.cut).modules
-    counts = blueprint.cut or [model.blocks // config.stages] * config.stages
+    chunks = blueprint.chunks
+    both = blueprint.layout(config.stages, blueprint.cut, chunks).modules
+    cut = blueprint.cut
+    counts = (
+        [model.blocks // config.stages] * config.stages
+        if cut is None
+        else [
+            sum(cut[chunk - 1] for chunk in chunks.of(stage, config.stages))
+            for stage in range(1, config.stages + 1)
+        ]
+    )
     used = experts_used(model)
     bodies = [
         tokens * flops(body, model, n, used) for body, n in zip(both[1:], counts, strict=True)
@@ -105,6 +115,7 @@ def own_sizes(config: Config, name: str = OWN) -> Sizes:
         parameters=sum(params) // wide,
         written=written,
         links=parse_links(config.wire.links),
+        visits=chunks.count,
     )
 
 
@@ -138,7 +149,8 @@ def recovery_of(config: Config, sizes: Sizes | None = None) -> RecoveryConfig:
         recovery = _replayed(config, recovery, sizes or own_sizes(config))
     if not spec_of(recovery).pushes or recovery.shadow_every != AUTO:
         return recovery
-    sizes, hops = sizes or own_sizes(config), config.microbatches * (config.stages + 1)
+    sizes = sizes or own_sizes(config)
+    hops = config.microbatches * (config.stages * sizes.visits + 1)
     budget = recovery.shadow_budget * hops * (sizes.activation + sizes.gradient)
     least = math.ceil(sum(sizes.packed[SHADOW_FORMATS[recovery.shadow_format]]) / budget)
     return replace(recovery, shadow_least=max(recovery.shadow_least, least))
@@ -154,7 +166,7 @@ def _replayed(config: Config, recovery: RecoveryConfig, sizes: Sizes) -> Recover
         )
     both = sizes.activation + sizes.gradient
     largest = max(sizes.state(stage, moments=True) for stage in range(config.stages + 1))
-    budget = recovery.wave_budget * config.microbatches * both
+    budget = recovery.wave_budget * config.microbatches * sizes.visits * both
     lag = recovery.wave_lag or math.ceil(largest / budget) + 1
     reach = _reach(recovery, lag)
     least = reach * _logged(config, sizes)
@@ -176,7 +188,7 @@ def _reach(recovery: RecoveryConfig, lag: int) -> int:
 def _logged(config: Config, sizes: Sizes) -> int:
     """Bytes that an iteration adds to a seat's log."""
     microbatches = math.ceil(config.microbatches / config.replicas)
-    return microbatches * (sizes.activation + sizes.gradient)
+    return microbatches * sizes.visits * (sizes.activation + sizes.gradient)
 
 
 def logged_bytes(config: Config, sizes: Sizes) -> int:

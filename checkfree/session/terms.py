@@ -10,6 +10,7 @@ from checkfree.lead import Terms
 from checkfree.messages.control import AVERAGE, RESUME
 from checkfree.pipeline import SCHEDULES, Scheduler, check
 from checkfree.plugins import chosen
+from checkfree.session.blueprint import chunks_of
 from checkfree.session.routing import Network, router_of
 
 TICKS_PER_ITERATION = 50
@@ -31,6 +32,7 @@ def terms_of(config: Config, tokens: int | None, network: Network | None = None)
         microbatches=config.microbatches,
         schedule=schedule,
         routes=router_of(config, seats(config), schedule, network),
+        chunks=chunks_of(config),
         clip=config.optimizer.clip,
         clip_over=config.optimizer.clip_over,
         validation_every=config.validation.every,

@@ -21,12 +21,13 @@ from checkfree.core.ops import Kind, Op
 from checkfree.core.units import derive
 from checkfree.messages.control import Purpose, Ticket
 from checkfree.pipeline import SCHEDULES, split_backwards
-from checkfree.pipeline.routes import in_order
+from checkfree.pipeline.routes import in_order, revisiting
 from checkfree.runtime.forking import ask_fork
 from checkfree.runtime.process import settled
+from checkfree.session.blueprint import chunks_of
 from checkfree.session.job import Job
 from checkfree.session.terms import seats
-from checkfree.stage import Part, Stage
+from checkfree.stage import Part, Stage, body_parts
 
 TICKET = Ticket(0, 0)
 """Of the microbatch that is tried: the run's first."""
@@ -78,7 +79,8 @@ class _Trial:
         self._trains = purpose is Purpose.TRAIN
         # One from outside is run when the run begins, and no sooner.
         ours = SCHEDULES.get(job.config.schedule)
-        self._splits = bool(ours and split_backwards(ours(in_order(seats(job.config), 1))))
+        routes = revisiting(in_order(seats(job.config), 1), chunks_of(job.config))
+        self._splits = bool(ours and split_backwards(ours(routes)))
         self.unsplit: set[int] = set()
         """Stages whose backwards are whole, though the schedule would split them."""
         self._batch = self._context.batches[purpose](TICKET.iteration, 0)
@@ -86,14 +88,18 @@ class _Trial:
     def run(self) -> None:
         edge = self._context.make(0, 0)
         embedded = y = self._forward(edge, 0, Part.EMBED, 0, None)
-        for hop, number in enumerate(self._bodies, 1):
+        last = 1
+        for number in self._bodies:
             stage = self._context.make(number, number)
-            y = self._forward(stage, number, Part.BODY, hop, y)
+            for part in body_parts(stage.chunks):
+                y = self._forward(stage, number, part, last, y)
+                if self._trains:
+                    with _named(number):
+                        self._backward(stage, number, last, torch.zeros_like(y))
+                last += 1
             if self._trains:
                 with _named(number):
-                    self._backward(stage, number, hop, torch.zeros_like(y))
                     _step(stage)
-        last = len(self._bodies) + 1
         self._forward(edge, 0, Part.HEAD, last, y)
         if self._trains:
             with _named(0):

@@ -100,13 +100,14 @@ def _bandwidth(one: Address, other: Address, rates: Rates, nodes: Mapping[Addres
 
 
 def pace_measured(
-    found: MeasuredFleet, routes: Sequence[Route], seats: Collection[Address], stages: int
+    found: MeasuredFleet, routes: Sequence[Route], seats: Collection[Address], sizes: Sizes
 ) -> ComputePace:
     """Seconds of a microbatch at each seat: by stage what is usual there, and by seat how many
     times as long it takes."""
-    visits = Counter(seat for route in routes for seat in set(route))
+    stages = len(sizes.bodies)
+    crossed = Counter(seat for route in routes for seat in set(route))
     each = {
-        seat: seconds / visits[seat] for seat, seconds in found.computes.items() if visits[seat]
+        seat: seconds / crossed[seat] for seat, seconds in found.computes.items() if crossed[seat]
     }
     by: defaultdict[int, list[float]] = defaultdict(list)
     for seat, seconds in each.items():
@@ -115,9 +116,9 @@ def pace_measured(
     body = median([usual[s] for s in usual if s > 0] or [0.0])
     edge = usual.get(0, 0.0)
     embed, head = (_part(edge * share) for share in EDGE_SHARES)
-    bodies = tuple(_part(usual.get(stage, body)) for stage in range(1, stages + 1))
+    bodies = tuple(_part(usual.get(stage, body) / sizes.visits) for stage in range(1, stages + 1))
     steps = (0.0,) * (stages + 1)  # every seat steps as often, whatever the routes
-    pace = ComputePace(embed, bodies, head, steps)
+    pace = ComputePace(embed, bodies, head, steps, visits=sizes.visits)
     slower = {
         seat: each[seat] / usual[seat.stage]
         for seat in seats

@@ -59,14 +59,21 @@ class Sizes:
     """Of an activation or its gradient, by format of the wire."""
     links: Mapping[Way, str] = field(default_factory=dict)
     """Formats of single links."""
+    visits: int = 1
+    """Of a microbatch to each body stage, at each of which it computes an equal share."""
 
     def activation_on(self, one: Address, other: Address) -> int:
-        """Bytes of an activation from one seat to another."""
+        """Bytes of an activation from one seat to another; from one chunk of a seat to the other
+        nothing is sent."""
+        if one == other:
+            return 0
         how = self.links.get((one, other))
         return self.activation if how is None else self.written[how]
 
     def gradient_on(self, one: Address, other: Address) -> int:
         """Bytes of a gradient from one seat to another."""
+        if one == other:
+            return 0
         how = self.links.get((one, other))
         return self.gradient if how is None else self.written[how]
 
@@ -104,13 +111,15 @@ class ComputePace:
 
     embed: StagePart
     bodies: tuple[StagePart, ...]
-    """Of each body stage."""
+    """Of each body stage, at one of its hops."""
     head: StagePart
     steps: tuple[float, ...]
     overhead: float = 0.0
     """Of an iteration, beside its ops; of one thread that does everything."""
     slower: Mapping[Address, float] = field(default_factory=dict)
     """Seats that take so many times as long for the same."""
+    visits: int = 1
+    """Hops of a microbatch at each body stage."""
 
     def seconds(self, op: Op, route: Route, split: bool = False) -> float:
         """Of an op on a microbatch's route. ``split``: it is a backward that leaves the gradient of
@@ -125,7 +134,7 @@ class ComputePace:
     def both_ways(self, seat: Address) -> float:
         """Of a microbatch's forward and backward at a seat; at stage 0, of both its hops."""
         once = sum(part.forward + part.backward for part in self._parts(seat))
-        return once * self.slower.get(seat, 1.0)
+        return once * (self.visits if seat.stage else 1) * self.slower.get(seat, 1.0)
 
     def forward(self, seat: Address) -> float:
         """Of a microbatch's forward at a seat; at stage 0, of the longer of both its hops."""
@@ -139,7 +148,7 @@ class ComputePace:
         return (self.body(seat.stage),) if seat.stage else (self.embed, self.head)
 
     def body(self, stage: int) -> StagePart:
-        """Of a body stage."""
+        """Of a body stage at one hop."""
         return self.bodies[stage - 1]
 
     def _part(self, hop: int, route: Route) -> StagePart:
@@ -205,10 +214,11 @@ def pace_of(sizes: Sizes, fleet: Fleet, profile: Profile | None = None) -> Compu
         both = sites.SECONDS_PER_SAMPLE_AND_BLOCK * sites.SAMPLES * sites.BLOCKS_PER_STAGE
         body = _part(both * FORWARD_SHARE)
         head = _part(body.forward * sites.HEAD_BLOCKS / sites.BLOCKS_PER_STAGE)
-        bodies = (body,) * len(sizes.bodies)
-        return ComputePace(StagePart(0.0, 0.0, 0.0), bodies, head, free)
+        bodies = (body.scaled(1 / sizes.visits),) * len(sizes.bodies)
+        return ComputePace(StagePart(0.0, 0.0, 0.0), bodies, head, free, visits=sizes.visits)
     embed, head = (_part(flops / fleet.flops) for flops in (sizes.embed, sizes.head))
-    return ComputePace(embed, tuple(_part(f / fleet.flops) for f in sizes.bodies), head, free)
+    bodies = tuple(_part(f / (fleet.flops * sizes.visits)) for f in sizes.bodies)
+    return ComputePace(embed, bodies, head, free, visits=sizes.visits)
 
 
 def _part(forward: float) -> StagePart:
@@ -225,4 +235,5 @@ def _measured(profile: Profile, sizes: Sizes) -> ComputePace:
     shares = [1.0 if flops == mean else flops / mean for flops in sizes.bodies]
     bodies = tuple(body.scaled(share) for share in shares)
     steps = (profile.step_edge, *[profile.step_body] * len(bodies))
-    return ComputePace(embed, bodies, head, steps, profile.iteration_overhead)
+    overhead = profile.iteration_overhead
+    return ComputePace(embed, bodies, head, steps, overhead, visits=sizes.visits)

@@ -43,7 +43,8 @@ def coarse_links(
     least, count = min(sizes.activation, sizes.gradient), len(sizes.params)
     found: dict[Way, str] = {}
     for one, other in ways:
-        link, back = fleet.link(one, other), (one.stage - other.stage) % count == 1
+        link = fleet.link(one, other)
+        back = sizes.visits == 1 and (one.stage - other.stage) % count == 1
         there = (other.stage - one.stage) % count == 1
         if back and not there:
             ladder, usual = BACK, sizes.gradient

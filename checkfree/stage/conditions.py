@@ -13,11 +13,30 @@ CPU = torch.device("cpu")
 
 
 class Part(Enum):
-    """Which share of a stage a hop runs. Only stage 0 has an EMBED and a HEAD."""
+    """Which share of a stage a hop runs. Only stage 0 has an EMBED and a HEAD; a body stage of two
+    chunks has a FIRST and a SECOND, and no BODY."""
 
     EMBED = "embed"
     BODY = "body"
+    FIRST = "first"
+    SECOND = "second"
     HEAD = "head"
+
+    @property
+    def ends(self) -> bool:
+        """It reads what the pipeline is fed."""
+        return self in (Part.EMBED, Part.HEAD)
+
+
+def body_parts(chunks: int) -> tuple[Part, ...]:
+    """All that a body stage of so many chunks runs of a microbatch, in turn."""
+    return (Part.BODY,) if chunks == 1 else (Part.FIRST, Part.SECOND)
+
+
+def body_part(hop: int, stages: int, chunks: int) -> Part:
+    """What a hop of 1 and more runs of a body stage, one of ``stages`` that each have so many
+    ``chunks``."""
+    return body_parts(chunks)[hop > stages if chunks > 1 else 0]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from checkfree.core.errors import BadInput
 from checkfree.messages.tensors import StageState
+from checkfree.models.two_chunks import TwoChunks
 from checkfree.stage.compiled import compile_blocks, leave_uncompiled, refusing
 from checkfree.stage.conditions import Conditions, Part
 from checkfree.stage.digest import digest
@@ -73,6 +74,8 @@ class Stage:
         self.lr_scale = 1.0
         self.version = 0
         self.reduced_norm = 0.0
+        self.chunks = 2 if isinstance(module, TwoChunks) else 1
+        """How often a microbatch visits it, if it is none of stage 0."""
 
     @property
     def tolerance(self) -> float:
@@ -94,7 +97,7 @@ class Stage:
         """Run one part and stash what its backward needs.
 
         ``x`` is the activation (batch, sequence, width), unused by EMBED; ``batch`` what the
-        pipeline was fed, unused by BODY. Returns an activation, or the mean loss () for HEAD.
+        pipeline was fed, used by EMBED and HEAD. Returns an activation, or HEAD's mean loss ().
         """
         entry = None
         if part is not Part.EMBED:
@@ -123,9 +126,9 @@ class Stage:
             for layer, training in modes:
                 layer.training = training
 
-    def predict(self, x: Tensor, seed: int) -> Tensor:
+    def predict(self, part: Part, x: Tensor, seed: int) -> Tensor:
         """A body's forward with gradients and nothing stashed: for steps of its own, on ``x``."""
-        return self._compute(Part.BODY, x, None, seed)
+        return self._compute(part, x, None, seed)
 
     def backward(
         self, key: Key, dy: Tensor | None, scale: float = 1.0, *, split: bool = False
@@ -208,8 +211,9 @@ class Stage:
         module: Any = self.module
         if isinstance(x, Tensor):
             x = x.to(self._conditions.device)
-        if part is Part.BODY:
-            return module, (x,)
+        if not part.ends:
+            run = module if part is Part.BODY else getattr(module, part.value)
+            return run, (x,)
         batch = to_device(batch, self._conditions.device)
         if part is Part.HEAD:
             return module.loss, (x, batch)

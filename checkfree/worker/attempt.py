@@ -11,9 +11,10 @@ from torch import Tensor
 from checkfree.core.ops import Address, Kind, Mirror, Op, Route
 from checkfree.messages.control import Begin, Purpose, Ticket
 from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
+from checkfree.pipeline.routes import visits
 from checkfree.recovery.fit.activations import BufferLimits, Ring
 from checkfree.recovery.fit.boundary import Crossed
-from checkfree.stage import Key, Part
+from checkfree.stage import Key, Part, body_part
 from checkfree.worker.feedback import Feedback
 from checkfree.worker.log import Sent
 
@@ -68,9 +69,13 @@ class Attempt:
 
     def part(self, op: Op) -> Part:
         """Which share of its stage an op's hop runs."""
+        route = self.route(op)
         if op.hop == 0:
             return Part.EMBED
-        return Part.HEAD if op.hop == len(self.route(op)) - 1 else Part.BODY
+        if op.hop == len(route) - 1:
+            return Part.HEAD
+        chunks = visits(route)
+        return body_part(op.hop, (len(route) - 2) // chunks, chunks)
 
     def expects(self, message: Data) -> bool:
         """One of the plan's ops, or its end, needs it."""

@@ -97,7 +97,8 @@ class Compute:
     def _forward(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         key, part = (op.microbatch, op.hop), attempt.part(op)
         came = attempt.activations.pop(key, None)
-        y = self._through(attempt, op, self._read(came, self.stage))
+        before = attempt.route(op)[op.hop - 1]
+        y = self._through(attempt, op, self._read(came, self.stage, before))
         if attempt.training and came is not None and attempt.crossed.holds:
             file_input(attempt.crossed, attempt.route(op), op, came)
         if part is Part.HEAD:
@@ -105,6 +106,9 @@ class Compute:
             return []
         following = op._replace(hop=op.hop + 1)
         to, casting = attempt.route(op)[following.hop], self._context.casting
+        if to == attempt.address:  # its other chunk: nothing is sent
+            attempt.file(Activation(attempt.ticket, *following[1:], y))
+            return []
         message = casting.activation(attempt.ticket, following, y, (attempt.address, to))
         if attempt.todo and attempt.todo[0] == following._replace(kind=Kind.REDUNDANT):
             attempt.doubled[following.microbatch, following.hop] = message
@@ -133,7 +137,8 @@ class Compute:
 
     def _backward(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         key, share = (op.microbatch, op.hop), 1 / len(attempt.plan.routes)
-        dy = self._read(attempt.gradients.pop(key, None), self.stage)
+        after = attempt.route(op)[op.hop + 1 : op.hop + 2]
+        dy = self._read(attempt.gradients.pop(key, None), self.stage, *after)
         if dy is not None and dy.shape != self.stage.shape_of(key):
             raise Unfit(f"the gradient for {op} is {list(dy.shape)}")
         split = op._replace(kind=Kind.WEIGHTS) in attempt.own
@@ -142,6 +147,9 @@ class Compute:
             return []
         following = op._replace(hop=op.hop - 1)
         to, casting = attempt.route(op)[following.hop], self._context.casting
+        if to == attempt.address:
+            attempt.file(Gradient(attempt.ticket, *following[1:], dx))
+            return []
         link = attempt.address, to
         message = casting.gradient(attempt.ticket, following, dx, link, attempt.feedback)
         return [_logged(attempt, to, message)]
@@ -162,10 +170,14 @@ class Compute:
             self.stage.set_gradients(summed(shares))
         return []
 
-    def _read(self, message: Activation | Gradient | None, stage: Stage) -> Tensor | None:
+    def _read(
+        self, message: Activation | Gradient | None, stage: Stage, sender: Address | None = None
+    ) -> Tensor | None:
         """As whoever it was sent to reads it."""
         if message is None:
             return None
+        if sender is not None and sender.stage == self.address.stage:
+            return message.tensor
         try:
             found = self._context.casting.read(message, stage.dtype)
         except (ValueError, RuntimeError) as error:
@@ -184,7 +196,7 @@ class Compute:
     def _batch(self, attempt: Attempt, op: Op) -> Any:
         """What the embedding reads, and the head of the same seat once more."""
         part = attempt.part(op)
-        if part is Part.BODY:
+        if not part.ends:
             return None
         if part is Part.HEAD and op.microbatch in attempt.batches:
             return attempt.batches.pop(op.microbatch)

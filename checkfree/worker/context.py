@@ -8,6 +8,7 @@ from typing import Any
 
 from checkfree.messages.control import Purpose
 from checkfree.messages.tensors import StageState
+from checkfree.models.chunks import Chunks
 from checkfree.recovery.strategy import Strategy
 from checkfree.stage import Stage
 from checkfree.worker.casting import Casting
@@ -39,5 +40,9 @@ class WorkerContext:
     with its seat. Between processes it is read once, and arrives in other memory."""
     log: Callable[[], Log] = SentLog
     """Makes the log of what a seat sends, where its strategy has stages replayed."""
+    body_stages: int = 0
+    """Of the whole run; only who has two chunks asks."""
+    chunks: Chunks = Chunks.WHOLE
+    """Of each body stage."""
     fit_lr: float = 2e-3
     """Of the local steps of a rebuilt stage."""

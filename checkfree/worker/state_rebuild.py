@@ -28,6 +28,7 @@ from checkfree.recovery.rungs import REPLAY, WAVE
 from checkfree.recovery.shadow.ahead import moved_on
 from checkfree.recovery.shadow.references import HELD
 from checkfree.recovery.strategy import Rebuilding, taken_whole
+from checkfree.stage import body_part
 from checkfree.stage.learnt import in_types_of, real, without
 from checkfree.worker.compute import Compute
 from checkfree.worker.context import WorkerContext
@@ -161,7 +162,11 @@ class StateRebuild:
         seed = derive(context.seed, "fit", self._address.stage, order.tick)
         try:
             pairs = [
-                (read(x, stage.dtype).to(stage.dtype), read(y, stage.dtype).to(stage.dtype))
+                (
+                    read(x, stage.dtype).to(stage.dtype),
+                    read(y, stage.dtype).to(stage.dtype),
+                    body_part(x.hop, context.body_stages, stage.chunks),
+                )
                 for x, y in pairs_of(boundaries)
             ]
             figures, problem = fit_and_judge(stage, order.recipe, pairs, context.fit_lr, seed)

@@ -14,6 +14,7 @@ from checkfree.config.load import build, merge
 from checkfree.core.config import Config
 from checkfree.core.units import derive
 from checkfree.models.families import family
+from checkfree.session.blueprint import chunks_of
 
 VOCABULARY = 23
 
@@ -38,14 +39,16 @@ def small(out: Path, *changes: Mapping[str, Any]) -> Config:
 
 
 def modules(config: Config) -> list[nn.Module]:
-    """Stages 0 … n with the weights that a run of ``config`` starts from (semantics 18)."""
-    return [_module(config, stage) for stage in range(config.stages + 1)]
+    """Stages 0 … n with the weights that a run of ``config`` starts from (semantics 18); of body
+    stages of two chunks these, in the order of the model."""
+    count = chunks_of(config).count * config.stages
+    return [_module(config, stage, count) for stage in range(count + 1)]
 
 
-def _module(config: Config, stage: int) -> nn.Module:
+def _module(config: Config, stage: int, count: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "init", stage))
-        return family(config.model.family).stage(config.model, stage, config.stages)
+        return family(config.model.family).stage(config.model, stage, count)
 
 
 def counting(config: Config, purpose: str = "train") -> Callable[[int, int], Tensor]:

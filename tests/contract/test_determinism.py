@@ -58,6 +58,7 @@ BASE: dict[str, Any] = {
 }
 PLUS = {"recovery": {"name": "checkfree_plus"}}
 MUON = {"optimizer": {"name": "muon", "lr": 1e-3}}
+TWO = {"schedule": "zbv", "model": {"blocks": 8}}
 CASES = {
     "none": Case({"recovery": {"name": "none"}, "replicas": 2}, ((2, 3, 0), (4, 0, 1)), True),
     "checkfree": Case({"recovery": {"name": "checkfree"}}, ((2, 2), (4, 3)), False),
@@ -143,6 +144,26 @@ CASES = {
             "iterations": 8,
         },
         ((3, 2, 0), (4, 2), (6, 3), (6, 4), (7, 0)),
+        True,
+    ),
+    "two chunks, swapped": Case(
+        {**PLUS, **TWO, "schedule": "interleaved"}, ((2, 1), (3, 0)), False
+    ),
+    "two chunks, fit": Case({"recovery": {"name": "fit"}, **TWO}, ((2, 2), (4, 1)), False),
+    "two chunks, auto, no logs": Case(
+        {"recovery": {"name": "auto", "shadow_every": 5, "log_memory": 0}, **TWO},
+        ((2, 3), (4, 1), (5, 2), (5, 3)),
+        False,
+    ),
+    "two chunks, replay from a wave, with replicas": Case(
+        {
+            "recovery": {"name": "replay", "wave_lag": 1, "wave_every": 2},
+            **TWO,
+            "schedule": "v_half",
+            "replicas": 2,
+            "iterations": 8,
+        },
+        ((3, 2, 0), (4, 4), (6, 3), (6, 4), (7, 0)),
         True,
     ),
     "muon, redundant": Case({"recovery": {"name": "redundant"}, **MUON}, ((2, 0), (4, 3)), True),

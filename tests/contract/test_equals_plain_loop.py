@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import checkfree
 from checkfree.core.config import Config, OptimizerConfig
 from checkfree.data import open_data
+from checkfree.session.blueprint import paired
 from tests.contract.small import counting, modules, small, text
 
 Batches = Callable[[int, int], Tensor]
@@ -31,6 +32,7 @@ BASE = {
 }
 SWAPPED = {"recovery": {"name": "checkfree_plus"}}
 COSINE = {"schedule": "cosine", "warmup": 4, "min_lr": 0.1}
+EIGHT = {"model": {"blocks": 8}}
 CASES: dict[str, dict[str, Any]] = {
     "1f1b": {"schedule": "1f1b"},
     "gpipe": {"schedule": "gpipe"},
@@ -83,6 +85,34 @@ CASES: dict[str, dict[str, Any]] = {
         "recompute": [0, 3],
         "schedule": "zb_h2",
     },
+    "interleaved, two replicas": {**EIGHT, "schedule": "interleaved", "replicas": 2},
+    "zbv": {**EIGHT, "schedule": "zbv"},
+    "zbv, swapped, by flow": {
+        **EIGHT,
+        **SWAPPED,
+        "schedule": "zbv",
+        "replicas": 2,
+        "routes": "flow",
+    },
+    "zbv, one stage": {"model": {"blocks": 2}, "schedule": "zbv", "stages": 1},
+    "v_half, three stages, recomputed in part": {
+        "model": {"blocks": 6},
+        "schedule": "v_half",
+        "stages": 3,
+        "microbatches": 7,
+        "recompute": [0, 2],
+    },
+    "v_min, gpt, tied, clipped over all": {
+        "model": {"family": "gpt", "tied": True, "blocks": 8},
+        "schedule": "v_min",
+        "optimizer": {"clip_over": "global", "clip": 0.7},
+    },
+    "interleaved, swapped, muon": {
+        **EIGHT,
+        **SWAPPED,
+        "schedule": "interleaved",
+        "optimizer": {"name": "muon"},
+    },
 }
 
 
@@ -99,6 +129,8 @@ def plain_loop(
 ) -> list[float]:
     """Train ``stages`` in place as any tutorial would; ``how`` Adams step. Returns the loss of each
     step."""
+    chunks = stages
+    stages = paired(stages, config)
     optimizers = [
         made for stage in stages for made in make_optimizers(config.optimizer, stage, **how)
     ]
@@ -109,7 +141,7 @@ def plain_loop(
             batch = batches(iteration, microbatch)
             hidden = stages[0].embed(batch)
             for stage in order(config, microbatch):
-                hidden = stages[stage](hidden)
+                hidden = chunks[stage](hidden)
             loss = stages[0].loss(hidden, batch) / config.microbatches
             loss.backward()
             total += loss.item()
@@ -142,12 +174,16 @@ def make_optimizers(
 
 
 def order(config: Config, microbatch: int) -> list[int]:
-    """The body stages as a microbatch visits them."""
+    """The chunks of body stages as a microbatch visits them."""
     body, recovery = list(range(1, config.stages + 1)), config.recovery
     share = recovery.share if recovery.name == "checkfree_plus" else 0
     if math.floor((microbatch + 1) * share) > math.floor(microbatch * share):
-        return [2, 1, 4, 3]
-    return body
+        body = [2, 1, 4, 3]
+    again = {
+        "interleaved": [config.stages + stage for stage in body],
+        "zbv": [2 * config.stages + 1 - stage for stage in reversed(body)],
+    }
+    return body + again.get("zbv" if config.schedule.startswith("v_") else config.schedule, [])
 
 
 def clip(config: OptimizerConfig, stages: Sequence[nn.Module]) -> None:
@@ -182,13 +218,14 @@ def test_float64_losses_and_weights_to_1e_10(case: dict[str, Any], tmp_path: Pat
     run = train_own_modules(config)
     expected = plain_loop(config, own, batches)
     assert run.losses == pytest.approx(expected, rel=0, abs=1e-10)
-    assert largest_difference(run.stages, own) < 1e-10
+    assert largest_difference(run.stages, paired(own, config)) < 1e-10
     assert expected[-1] < expected[0] - 0.2, "nothing was learnt, so little was compared"
     assert clips(run) >= (0 if config.optimizer.clip is None else config.iterations)
 
 
 @pytest.mark.parametrize(
-    "name", ["1f1b", "swapped", "two replicas", "zb_h1", "zb_h2", "zb_h1, two replicas, swapped"]
+    "name",
+    ["1f1b", "swapped", "two replicas", "zb_h1", "zb_h2", "zb_h1, two replicas, swapped", "zbv"],
 )
 def test_float32_losses_to_1e_5(name: str, tmp_path: Path) -> None:
     config = small(tmp_path / "run", BASE, CASES[name])
@@ -196,17 +233,17 @@ def test_float32_losses_to_1e_5(name: str, tmp_path: Path) -> None:
     assert train_own_modules(config).losses == pytest.approx(expected, rel=0, abs=1e-5)
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", "zb_h1", "zb_h2"])
+@pytest.mark.parametrize("schedule", ["1f1b", "zb_h1", "zb_h2", "zbv"])
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_float32_to_the_last_bit(name: str, schedule: str, tmp_path: Path) -> None:
     """Where the loop's own roundings are those of a pipeline: it divides losses by a power of two,
     does not clip, and has torch's fused steps."""
-    how = {"optimizer": {"name": name, "weight_decay": 0.1, **COSINE, "clip": None}}
+    how = {"optimizer": {"name": name, "weight_decay": 0.1, **COSINE, "clip": None}, **EIGHT}
     config = small(tmp_path / "run", BASE, {"microbatches": 4, "schedule": schedule}, how)
     own = modules(config)
     run, expected = train_own_modules(config), plain_loop(config, own, counting(config), fused=True)
     assert run.losses == expected
-    assert largest_difference(run.stages, own) == 0.0
+    assert largest_difference(run.stages, paired(own, config)) == 0.0
     assert expected[-1] < expected[0] - 0.1
 
 
@@ -231,7 +268,8 @@ def test_the_modules_passed_in_stay_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wire", ["fp32", "bf16", "fp16", "int8"])
 def test_on_any_wire_all_schedules_have_the_same_bits(wire: str, tmp_path: Path) -> None:
-    """In order and without replicas, all add up gradients by microbatch."""
+    """In order and without replicas, all add up gradients by microbatch. What a seat passes from
+    one of its chunks to the other is not sent, so V schedules have bits of their own, all the same."""
     wires = {"wire": {"activations": wire, "gradients": wire}, "iterations": 8, "microbatches": 6}
     runs = [
         train_own_modules(small(tmp_path / schedule, wires, {"schedule": schedule}))
@@ -239,6 +277,11 @@ def test_on_any_wire_all_schedules_have_the_same_bits(wire: str, tmp_path: Path)
     ]
     assert runs[0].losses == runs[1].losses == runs[2].losses
     assert all(largest_difference(runs[0].stages, run.stages) == 0.0 for run in runs)
+    v_shaped = [
+        train_own_modules(small(tmp_path / schedule, wires, EIGHT, {"schedule": schedule}))
+        for schedule in ("zbv", "v_half", "v_min")
+    ]
+    assert v_shaped[0].losses == v_shaped[1].losses == v_shaped[2].losses
 
 
 def test_swaps_and_clipping_show_in_the_loop(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_it_is_added_in_the_backward_of_training_alone(tmp_path: Path) -> None:
     hidden = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(2))
 
     def fitted(stage: Stage) -> None:
-        stage.predict(hidden, 0).square().mean().backward()  # type: ignore[no-untyped-call]
+        stage.predict(Part.BODY, hidden, 0).square().mean().backward()  # type: ignore[no-untyped-call]
 
     def trained(stage: Stage) -> None:
         stage.forward((0, 1), Part.BODY, hidden, None, 0)

@@ -144,7 +144,9 @@ def test_constants_that_are_taken_are_computed_with() -> None:
 def test_a_fit_steps_the_masters() -> None:
     made, target = stage(), stage(module=body(seed=5))
     before = made.snapshot()
-    pairs = [(tensor(m), target.evaluate(Part.BODY, tensor(m), None, 0)) for m in range(8)]
+    pairs = [
+        (tensor(m), target.evaluate(Part.BODY, tensor(m), None, 0), Part.BODY) for m in range(8)
+    ]
     figures, why = fit_and_judge(made, Recipe("fit", fit=60), pairs, 1e-2, 0)
     assert not why and figures["error"] < 0.5 * figures["unfitted"]
     assert not same(made.snapshot(), before)

@@ -62,7 +62,7 @@ def test_a_line_that_nobody_used_is_as_good_as_the_worse_end_has_shown() -> None
 
 def test_a_seat_that_takes_longer_for_the_same_is_slower() -> None:
     computes = {**dict.fromkeys(SEATS, 0.02), Address(1, 1): 0.06}
-    pace = pace_measured(measured(computes=computes), PLAIN, SEATS, 2)
+    pace = pace_measured(measured(computes=computes), PLAIN, SEATS, SIZES)
     assert pace.both_ways(Address(1, 1)) == pytest.approx(3 * pace.both_ways(Address(1, 0)))
     assert pace.both_ways(Address(2, 0)) == pytest.approx(0.02 / 2)
     assert pace.both_ways(Address(0)) == pytest.approx(0.02 / 2)

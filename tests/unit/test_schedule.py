@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkfree.core.ops import Address, Kind, Op, parse_route
+from checkfree.models.chunks import Chunks
 from checkfree.pipeline import (
     SCHEDULES,
+    TWICE,
     Costs,
     DeadlockError,
     ScheduleError,
@@ -27,18 +29,25 @@ from checkfree.pipeline import (
     timeline,
     zb_h1,
     zb_h2,
+    zbv,
 )
 from checkfree.pipeline.expected import EXPECTED, bubble
-from checkfree.pipeline.routes import in_order, is_swapped, swapped
+from checkfree.pipeline.routes import in_order, is_swapped, revisiting, swapped
 from checkfree.report.schedule import draw_timeline
 
 USUAL, UNIT = Costs(), Costs(forward=1, backward=1, embed=1, head=1)
 HALVES = Costs(forward=1, backward=2, embed=0, head=0)  # F = B = W = 1, and ends that cost nothing
 SPLIT = {"zb_h1": zb_h1, "zb_h2": zb_h2}
+V_SHAPED = ("zbv", "v_half", "v_min")
 
 
 def seats(num_body, num_replicas=1):
     return [Address(s, r) for s in range(num_body + 1) for r in range(num_replicas)]
+
+
+def visited(routes, name):
+    """As the routes of that schedule come to body seats: twice, if these have two chunks."""
+    return revisiting(routes, TWICE.get(name, Chunks.WHOLE))
 
 
 def duration(routes, costs=USUAL):
@@ -151,6 +160,7 @@ def test_a_worker_does_not_wait_for_what_is_on_its_way():
 @given(pipelines(), st.sampled_from(sorted(SCHEDULES)), costs)
 @settings(deadline=None)
 def test_every_schedule_covers_its_routes_and_ends(routes, name, costs):
+    routes = visited(routes, name)
     schedule = SCHEDULES[name](routes, costs)
     check(schedule, routes)
     assert {ops[-1] for ops in schedule.values()} == {Op(Kind.REDUCE)}
@@ -192,7 +202,7 @@ def test_validation_needs_forwards_alone(routes):
 @given(pipelines(), st.sampled_from(sorted(SCHEDULES)))
 @settings(deadline=None)
 def test_what_is_rendered_can_be_parsed(routes, name):
-    schedule = SCHEDULES[name](routes)
+    schedule = SCHEDULES[name](visited(routes, name))
     assert parse(render(schedule)) == schedule
 
 
@@ -226,9 +236,10 @@ def test_zb_h1_of_four_body_stages():
     assert {worker: ops for worker, ops in made.items() if worker.stage} == parse(picture)
 
 
-@given(pipelines(), st.sampled_from(sorted(SPLIT)), costs)
+@given(pipelines(), st.sampled_from((*SPLIT, *V_SHAPED)), costs)
 @settings(deadline=None)
 def test_every_backward_but_the_embeddings_is_split(routes, name, costs):
+    routes = visited(routes, name)
     schedule = SCHEDULES[name](routes, costs)
     halves = {
         (op.microbatch, op.hop)
@@ -254,15 +265,62 @@ def test_a_stash_counts_until_the_weights_have_their_gradient(routes, name, cost
     check(schedule, routes, stash=max(peak_stash(schedule).values()))
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize("name", sorted({*EXPECTED} - {"v_half", "v_min"}))
 @pytest.mark.parametrize("num_body", [2, 3, 4, 7, 16, 64])
 @pytest.mark.parametrize("more", [0, 1, 40])
 def test_bubbles_are_those_of_the_papers(name, num_body, more):
     expected = EXPECTED[name]
-    routes = in_order(seats(num_body), expected.many(num_body) + more)
+    if name == "interleaved":
+        more -= more % num_body  # its microbatches come in groups of as many as there are stages
+    routes = visited(in_order(seats(num_body), expected.many(num_body) + more), name)
     schedule = SCHEDULES[name](routes, HALVES)
     found = bubble(in_time(schedule, routes, HALVES))
     assert found == pytest.approx(expected.bubble(num_body, HALVES), rel=0.02, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["v_half", "v_min"])
+@pytest.mark.parametrize("num_body", [2, 3, 4, 5, 8, 16, 32])
+@pytest.mark.parametrize("more", [0, 1, 40])
+def test_v_schedules_idle_no_longer_than_their_paper_has_it(name, num_body, more):
+    """Which rounds: it has both bubbles as about so long."""
+    expected = EXPECTED[name]
+    routes = visited(in_order(seats(num_body), expected.many(num_body) + more), name)
+    found = bubble(in_time(SCHEDULES[name](routes, HALVES), routes, HALVES))
+    assert found <= 1.02 * expected.bubble(num_body, HALVES)
+
+
+@given(pipelines(), st.sampled_from(sorted(TWICE)), costs)
+@settings(deadline=None)
+def test_a_seat_of_two_chunks_holds_no_more_than_its_paper_has_it(routes, name, costs):
+    bodies, crossing = len(routes[0]) - 2, crosses(routes)
+    schedule = SCHEDULES[name](visited(routes, name), costs)
+    for worker, held in peak_stash(schedule).items():
+        if worker.stage:
+            assert held <= EXPECTED[name].stash(bodies + 2) + 3 * crossing
+
+
+def test_memory_of_v_schedules_is_that_share_of_1f1b_s():
+    routes = in_order(seats(16), 64)
+    held = {
+        name: peak_stash(SCHEDULES[name](visited(routes, name), HALVES))[Address(1)]
+        for name in ("1f1b", *V_SHAPED)
+    }
+    whole = held.pop("1f1b")  # each of these microbatches as large as two of one chunk
+    assert held == {"zbv": 33, "v_half": 19, "v_min": 12} and whole == 17
+
+
+def test_zbv_of_two_body_stages():
+    """A microbatch comes to the first stage at hops 1 and 4, to the second at 2 and 3 in turn."""
+    picture = """
+        1.0 | F0@1 F1@1 F2@1 F0@4 B0@4 F1@4 W0@4 B1@4 B0@1 W1@4 F3@1 F2@4 W0@1 B2@4 B1@1 F3@4 W2@4 B3@4 B2@1 W1@1 B3@1 W3@4 W2@1 W3@1 R
+        2.0 | F0@2 F0@3 F1@2 F1@3 B0@3 B0@2 F2@2 F2@3 B1@3 B1@2 W0@3 F3@2 W0@2 F3@3 B2@3 B2@2 W1@3 B3@3 B3@2 W1@2 W2@3 W2@2 W3@3 W3@2 R"""  # noqa: E501
+    made = zbv(visited(in_order(seats(2), 4), "zbv"), HALVES)
+    assert {worker: ops for worker, ops in made.items() if worker.stage} == parse(picture)
+
+
+def test_a_seat_of_two_chunks_takes_routes_that_come_to_it_twice():
+    with pytest.raises(ValueError, match="two chunks, which a route visits twice"):
+        zbv(in_order(seats(2), 2))
 
 
 @pytest.mark.parametrize("name", sorted(SPLIT))

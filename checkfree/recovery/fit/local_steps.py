@@ -12,8 +12,8 @@ from checkfree.core.ops import Recipe
 from checkfree.core.units import derive
 from checkfree.stage import Part, Stage
 
-Pair = tuple[Tensor, Tensor]
-"""What went into the lost stage, and what came out of it."""
+Pair = tuple[Tensor, Tensor, Part]
+"""What went into the lost stage, what came out of it, and which share of it that was."""
 
 JUDGED_BY = 8
 """Newest pairs that an error is measured on."""
@@ -50,8 +50,8 @@ def fit(stage: Stage, pairs: Sequence[Pair], steps: int, lr: float, seed: int) -
     places: list[int] = []
     for step in range(steps):
         places = places or torch.randperm(len(pairs), generator=generator).tolist()
-        x, y = pairs[places.pop()]
-        made = stage.predict(x, derive(seed, "step", step))
+        x, y, part = pairs[places.pop()]
+        made = stage.predict(part, x, derive(seed, "step", step))
         loss = (made.float() - y.to(made.device).float()).square().mean() / scale
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -66,13 +66,13 @@ def error(stage: Stage, pairs: Sequence[Pair]) -> float:
     stage out."""
     judged = pairs[-JUDGED_BY:]
     wrong = 0.0
-    for x, y in judged:
-        made = stage.evaluate(Part.BODY, x, None, 0)
+    for x, y, part in judged:
+        made = stage.evaluate(part, x, None, 0)
         wrong += float((made.float() - y.to(made.device).float()).square().mean())
     return wrong / len(judged) / max(_skipped(judged), 1e-30)
 
 
 def _skipped(pairs: Sequence[Pair]) -> float:
     """Mean square of what leaving the stage out makes wrong."""
-    apart = (float((y.to(x.device).float() - x.float()).square().mean()) for x, y in pairs)
+    apart = (float((y.to(x.device).float() - x.float()).square().mean()) for x, y, _ in pairs)
     return sum(apart) / len(pairs)

@@ -278,8 +278,9 @@ def _lacking(
 
 @lru_cache(maxsize=4096)
 def senders(routes: tuple[Route, ...], stage: int) -> frozenset[Address]:
-    """The seats that a stage gets activations and gradients from."""
-    return frozenset(_beside(routes, stage))
+    """The seats that a stage gets activations and gradients from; what it gives to itself, as at
+    the turn of a V, nobody has to send."""
+    return frozenset(seat for seat in _beside(routes, stage) if seat.stage != stage)
 
 
 def _beside(routes: Iterable[Route], stage: int) -> Iterator[Address]:

@@ -13,7 +13,8 @@ from checkfree.core.ops import Address, Kind, Op
 from checkfree.core.units import derive
 from checkfree.messages.control import Purpose, Ticket
 from checkfree.messages.tensors import StageState
-from checkfree.stage import Part, Stage
+from checkfree.pipeline.routes import in_order, revisiting
+from checkfree.stage import Part, Stage, body_part
 from checkfree.worker import WorkerContext
 
 Weights = Callable[[int], Mapping[str, Tensor]]
@@ -60,7 +61,9 @@ class PipelineLoss:
 
     def __init__(self, context: WorkerContext, stages: int, *, held: bool = False):
         self._context, self._stages = context, stages
-        self.seed, self.hops = context.seed, stages + 1
+        plain = in_order([Address(stage) for stage in range(stages)], 1)
+        (self._route,) = revisiting(plain, context.chunks)
+        self.seed, self.hops = context.seed, len(self._route)
         self._held: dict[int, Stage] | None = {} if held else None
 
     def losses(
@@ -76,9 +79,11 @@ class PipelineLoss:
         hop of each. Raises BadInput for weights that are not the run's."""
         crossing: list[list[Tensor | None]] = [[None] * len(batches) for _ in several]
         for hop in range(self.hops):
-            number = hop % self._stages
+            number = self._route[hop].stage
             stage = self._stage(number)
-            part = Part.BODY if number else Part.HEAD if hop else Part.EMBED
+            part = Part.HEAD if hop else Part.EMBED
+            if number:
+                part = body_part(hop, self._stages - 1, stage.chunks)
             for weights, row in zip(several, crossing, strict=True):
                 _restore(stage, number, weights(number))
                 for place, (x, batch) in enumerate(zip(row, batches, strict=True)):
@@ -101,9 +106,9 @@ class PipelineLoss:
     def _forward(self, stage: Stage, part: Part, op: Op, x: Tensor | None, batch: Any) -> Tensor:
         casting = self._context.casting
         seed = derive(self._context.seed, "forward", _TICKET.iteration, op.microbatch, op.hop)
-        if x is not None:
-            ends = (op.hop - 1) % self._stages, op.hop % self._stages
-            link = Address(ends[0]), Address(ends[1])  # of the first replicas
+        one, other = self._route[op.hop - 1], self._route[op.hop]
+        if x is not None and one != other:
+            link = one, other  # of the first replicas
             x = casting.read(casting.activation(_TICKET, op, x, link), stage.dtype)
         return stage.evaluate(part, x, batch, seed)
 

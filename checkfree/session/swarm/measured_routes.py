@@ -11,6 +11,7 @@ from checkfree.lead.iteration import course_on
 from checkfree.lead.progress import Terms
 from checkfree.messages.control import Reroute
 from checkfree.pipeline.flow import NEAREST, by_flow, nearest
+from checkfree.pipeline.routes import revisiting
 from checkfree.recovery.strategy import Strategy
 from checkfree.session.routing import Network
 from checkfree.session.sizes import own_sizes
@@ -49,7 +50,7 @@ class MeasuredRoutes:
         seats = tuple(sorted(alive))
         if seats != self._seats:
             self._seats, self._turns, self._measured = seats, 0, frozenset()
-        taken = self._strategy.routes(routes)
+        taken = revisiting(self._strategy.routes(routes), self._terms.chunks)
         news = found.lines.keys() - self._measured
         if self._turns >= TURNS or not news or not found.covers(taken):
             return None
@@ -57,7 +58,7 @@ class MeasuredRoutes:
         network = Network(
             fleet_measured(found, taken, self._seats, self._sizes),
             self._sizes,
-            pace_measured(found, taken, self._seats, self._config.stages),
+            pace_measured(found, taken, self._seats, self._sizes),
         )
         made = self._made(network)
         if network.seconds(self._course(made)) >= WORTH * network.seconds(self._course(routes)):
@@ -76,7 +77,8 @@ class MeasuredRoutes:
         return by_flow(self._seats, count, traffic, seconds, MOST_HOPS)
 
     def _course(self, routes: tuple[Route, ...]) -> Course:
-        return course_on(routes, self._strategy, self._terms.schedule, self._seats)
+        terms = self._terms
+        return course_on(routes, self._strategy, terms.schedule, self._seats, terms.chunks)
 
     @cached_property
     def _sizes(self) -> Sizes:

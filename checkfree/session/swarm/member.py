@@ -62,7 +62,7 @@ from checkfree.session.memory import available, room_for, seat_bytes
 from checkfree.session.swarm.limits import limits_of
 from checkfree.session.swarm.release import PACKAGE, offered, packages_of, release
 from checkfree.session.terms import seats
-from checkfree.stage import Part
+from checkfree.stage import body_parts
 from checkfree.worker import StageWorker, WorkerContext
 
 FIRST_WITHIN, AGAIN_WITHIN = 20.0, 600.0
@@ -252,7 +252,8 @@ def compile_ahead(context: WorkerContext, config: Config) -> None:
     with settled(config.threads):
         for number in sorted({1, config.stages}):
             stage = context.make(number, number)
-            stage.forward((0, number), Part.BODY, x, None, 0)
+            for part in body_parts(stage.chunks):
+                stage.forward((0, number), part, x, None, 0)
             stage.discard()
 
 
