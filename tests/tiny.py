@@ -17,7 +17,9 @@ from checkfree.lead import Lead, Progress, Terms
 from checkfree.lead.membership import Membership
 from checkfree.messages.control import Message, Note, Outgoing, Purpose, Underway
 from checkfree.messages.tensors import StageState
-from checkfree.pipeline import one_f_one_b
+from checkfree.models.chunks import Chunks
+from checkfree.models.two_chunks import TwoChunks
+from checkfree.pipeline import TWICE, one_f_one_b
 from checkfree.recovery.strategy import Strategy
 from checkfree.runtime.disk_log import DiskLog
 from checkfree.runtime.faults import Faults
@@ -71,22 +73,33 @@ def module(seed: int, purpose: str, stage: int, tick: int = 0, dropout: float = 
         return Edge() if stage == 0 else Body(dropout)
 
 
-def worker_context(seed: int, strategy: Strategy, dropout: float = 0.1) -> WorkerContext:
+def worker_context(
+    seed: int, strategy: Strategy, dropout: float = 0.1, chunks: Chunks = Chunks.WHOLE
+) -> WorkerContext:
     conditions = Conditions(
         optimizer=lambda params: torch.optim.Adam(params, lr=0.01), lr=lambda iteration: 0.01
     )
 
-    def fresh(stage: int, tick: int) -> StageState:
-        return Stage(module(seed, "reinit", stage, tick), conditions).snapshot()
+    def stage_of(purpose: str, stage: int, tick: int, dropout: float) -> Stage:
+        made = module(seed, purpose, stage, tick, dropout)
+        if stage and chunks.count > 1:
+            made = TwoChunks(made, module(seed, purpose, -stage, tick, dropout))
+        return Stage(made, conditions)
 
     return WorkerContext(
         seed,
-        lambda stage, host: Stage(module(seed, "init", stage, dropout=dropout), conditions),
-        fresh,
+        lambda stage, host: stage_of("init", stage, 0, dropout),
+        lambda stage, tick: stage_of("reinit", stage, tick, 0.1).snapshot(),
         strategy,
         {Purpose.TRAIN: batches(seed, "train"), Purpose.VALIDATE: batches(seed, "validation")},
         strangers=True,
+        chunks=chunks,
     )
+
+
+def chunks_of(schedule: Callable[..., Any]) -> Chunks:
+    """Of a body stage, where one of ours makes schedules."""
+    return TWICE.get(getattr(schedule, "__name__", ""), Chunks.WHOLE)
 
 
 @dataclass
@@ -182,10 +195,12 @@ def make(
 ) -> Run:
     """A run that has not begun: call ``run.runtime.run()``. ``sent`` makes the logs of seats."""
     seats = [Address(s, r) for s in range(stages + 1) for r in range(replicas)]
-    made = replace(worker_context(seed, strategy, dropout), log=sent)
+    rules = replace(Terms(iterations=3, microbatches=4, schedule=one_f_one_b), **(terms or {}))
+    rules = replace(rules, chunks=chunks_of(rules.schedule))
+    context = worker_context(seed, strategy, dropout, rules.chunks)
+    made = replace(context, log=sent, body_stages=stages)
     log, files = Log(), files or MemoryFiles()
     store = Store(files)
-    rules = replace(Terms(iterations=3, microbatches=4, schedule=one_f_one_b), **(terms or {}))
     lead = Lead(Membership(seats), strategy, rules, progress or Progress())
     actors: dict[Address, Any] = {s: StageWorker(s, 0, made) for s in seats}
     runtime = InProcess(

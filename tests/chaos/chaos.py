@@ -14,12 +14,23 @@ from checkfree.core.ops import FAULTS, LEAD, Address
 from checkfree.core.records import dumps
 from checkfree.lead import Phase
 from checkfree.messages.control import Message, Reroute
-from checkfree.pipeline import gpipe, one_f_one_b, zb_h1, zb_h2
+from checkfree.models.chunks import Chunks
+from checkfree.pipeline import (
+    Scheduler,
+    gpipe,
+    interleaved,
+    one_f_one_b,
+    v_half,
+    v_min,
+    zb_h1,
+    zb_h2,
+    zbv,
+)
 from checkfree.recovery.strategy import Strategy
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.runtime.recorded import RecordedFaults, RecordedRepairs, reroutes, script
 from checkfree.worker import StageWorker
-from tests.tiny import Run, make
+from tests.tiny import Run, chunks_of, make
 
 MICROBATCHES = 5
 
@@ -35,7 +46,9 @@ SHAPES: tuple[dict[str, Any], ...] = (
 )
 
 
-SCHEDULES = (gpipe, one_f_one_b, zb_h1, zb_h2)
+WITH_COPIES = (gpipe, one_f_one_b, zb_h1, zb_h2)
+"""That redundant forwards can stand in: each seat has one chunk."""
+SCHEDULES = (*WITH_COPIES, interleaved, zbv, v_half, v_min)
 
 
 @dataclass
@@ -64,11 +77,20 @@ class Plan:
     def strategy(self) -> Strategy:
         return make_strategy(RecoveryConfig(name=self.shape["recovery"], interval=2))
 
+    @property
+    def schedule(self) -> Scheduler:
+        among = WITH_COPIES if self.shape["recovery"] == "redundant" else SCHEDULES
+        return among[self.seed // len(SHAPES) % len(among)]
+
+    @property
+    def chunks(self) -> Chunks:
+        return chunks_of(self.schedule)
+
     def run(self, strategy: Strategy, **more: Any) -> Run:
         terms = {
             "iterations": 4,
             "microbatches": MICROBATCHES,
-            "schedule": SCHEDULES[self.seed // len(SHAPES) % len(SCHEDULES)],
+            "schedule": self.schedule,
             "validation_every": 2 * (self.seed % 3 == 0),
             "validate_after_repair": self.seed % 3 == 0,
             "max_ticks": 40,

@@ -34,7 +34,7 @@ def plan_of(seed: int) -> Plan:
 
 def states_of(plan: Plan) -> dict[int, StageState]:
     """Of another run, of another seed."""
-    other = worker_context(plan.seed + 1000, plan.strategy())
+    other = worker_context(plan.seed + 1000, plan.strategy(), chunks=plan.chunks)
     return {stage: other.make(stage, stage).snapshot() for stage in range(plan.shape["stages"] + 1)}
 
 
@@ -42,7 +42,7 @@ def bare(plan: Plan, run: Run) -> Run:
     """Before it begins: nobody has a state, the store has all."""
     run.store.shelve(INIT, 0, states_of(plan), {})
     run.lead.members.empty(list(run.lead.members.alive))
-    context = worker_context(plan.seed, plan.strategy())
+    context = worker_context(plan.seed, plan.strategy(), chunks=plan.chunks)
     for seat, actor in list(run.runtime.actors.items()):
         if isinstance(actor, StageWorker):
             run.runtime.actors[seat] = StageWorker(seat, 0, context, uninitialized=True)

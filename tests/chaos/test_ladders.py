@@ -64,7 +64,7 @@ class Ladders(Plan):
         terms = {
             "iterations": 12,
             "microbatches": 4,
-            "schedule": SCHEDULES[self.seed % 2 + 2 * (self.seed // len(SHAPES) % 2)],
+            "schedule": SCHEDULES[self.seed % 2 + 2 * (self.seed // len(SHAPES) % 4)],
             "validation_every": self.seed % 3,
             "validate_after_repair": self.seed % 3 > 0,
             "max_ticks": 60,

@@ -269,7 +269,7 @@ def test_the_modules_passed_in_stay_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wire", ["fp32", "bf16", "fp16", "int8"])
 def test_on_any_wire_all_schedules_have_the_same_bits(wire: str, tmp_path: Path) -> None:
     """In order and without replicas, all add up gradients by microbatch. What a seat passes from
-    one of its chunks to the other is not sent, so V schedules have bits of their own, all the same."""
+    one of its chunks to the other is not sent, so V schedules have bits of their own."""
     wires = {"wire": {"activations": wire, "gradients": wire}, "iterations": 8, "microbatches": 6}
     runs = [
         train_own_modules(small(tmp_path / schedule, wires, {"schedule": schedule}))

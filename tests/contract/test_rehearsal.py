@@ -68,6 +68,20 @@ RUNS: dict[str, dict[str, Any]] = {
         "recovery": "replay(wave_lag=2)",
         "failures": EVERYWHERE,
     },
+    "replay, two chunks": {
+        "model": {**SIZE["model"], "blocks": 8},  # type: ignore[dict-item]
+        "schedule": "zbv",
+        "recovery": "replay(wave_lag=1,wave_every=3)",
+        "failures": EVERYWHERE,
+    },
+    "auto, two chunks, replicas, by flow, swapped": {
+        "model": {**SIZE["model"], "blocks": 8},  # type: ignore[dict-item]
+        "replicas": 2,
+        "routes": "flow",
+        "schedule": "interleaved",
+        "recovery": "auto(shadow_every=5,swap=true)",
+        "failures": {**EVERYWHERE, "scenario": "nodes", "seats_per_node": 1, "probability": 0.1},
+    },
     "replay, replicas, little memory, net below": {
         "replicas": 2,
         "recovery": "replay(wave_lag=1,wave_every=3,log_memory=4096,copies=2)",

@@ -187,7 +187,7 @@ def test_the_half_life_is_counted_in_steps(half_life: float | None, scales: list
         optimizer=OptimizerConfig(lr=0.5),
         recovery=RecoveryConfig(lr_scale_half_life=half_life),
     )
-    stage = make_worker_context(config, of_modules([Edge(), Body()], 0), {}).make(1, 1)
+    stage = make_worker_context(config, of_modules([Edge(), Body()], config), {}).make(1, 1)
     stage.restore(replace(stage.snapshot(), lr_scale=1.8))
     found = []
     for iteration in range(4):
