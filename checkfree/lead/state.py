@@ -47,7 +47,8 @@ class LeadState:
         self.planned = members.names() if progress.notes else {}
         """Members as the last plan record names them."""
         self._rerouted: Reroute | None = None
-        self._rerouting_noted = True
+        self._told: tuple[str, ...] | None = None
+        """Routes by the last plan record that this lead has written or read; None: by none."""
         self._made: Reroute | None = None
         """The routes that were made last."""
 
@@ -74,10 +75,10 @@ class LeadState:
         zones = {seat: found[Address.parse(seat)].zone for seat in hosts}
         zones = {seat: zone for seat, zone in zones.items() if zone}
         plan = p.epoch, p.committed, p.tick, self.planned, rebuilds, newest
-        self.note(PlanRecord(*plan, hosts, zones, routes=self._routes_told()))
-        self._rerouting_noted = self._rerouting_noted or self._is_rerouted()
+        self._told = self._routes_to_tell()
+        self.note(PlanRecord(*plan, hosts, zones, routes=self._told))
 
-    def _routes_told(self) -> tuple[str, ...]:
+    def _routes_to_tell(self) -> tuple[str, ...]:
         """As a plan has them; (): in order, or a stage has nobody yet."""
         usual = self.terms.routes is in_order and not self._is_rerouted()
         if usual or len({seat.stage for seat in self.members.alive}) < self.members.num_stages:
@@ -89,7 +90,7 @@ class LeadState:
     def routes(self) -> tuple[Route, ...]:
         """Through those who live, before the strategy swaps any."""
         alive = tuple(sorted(self.members.alive))
-        if self._rerouted is not None and self._is_rerouted():
+        if self._rerouted is not None and self._rerouted.seats == alive:
             return self._rerouted.routes
         if self._made is None or self._made.seats != alive:
             self._made = Reroute(alive, self.terms.routes(alive, self.terms.microbatches))
@@ -97,11 +98,16 @@ class LeadState:
 
     def reroute(self, message: Reroute, *, noted: bool = False) -> None:
         """Other ways, from the next iteration on; ``noted``: a plan record tells of them."""
-        self._rerouted, self._rerouting_noted = message, noted
+        self._rerouted = message
+        if noted:
+            self._told = tuple(map(render_route, message.routes))
 
     def reroutes(self) -> bool:
-        """The next iteration goes other ways than the last plan record tells."""
-        return not self._rerouting_noted and self._is_rerouted()
+        """The next iteration goes other ways than the last plan record tells: than those that are
+        made for who lives, where none has told any."""
+        if self._told is None:
+            return self._is_rerouted()
+        return self._routes_to_tell() != self._told
 
     def _is_rerouted(self) -> bool:
         alive = tuple(sorted(self.members.alive))
