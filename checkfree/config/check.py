@@ -69,7 +69,7 @@ may read any."""
 def check(config: Config) -> None:
     """Raise BadInput for the first value out of range."""
     _counts(config)
-    check_known("schedule", config.schedule, SCHEDULES)
+    check_known("schedule", config.schedule, (*SCHEDULES, AUTO))
     one_of("routes", config.routes, ROUTES)
     one_of("precision", config.precision, PRECISIONS)
     one_of("wire.activations", config.wire.activations, WIRE)

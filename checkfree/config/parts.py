@@ -12,6 +12,7 @@ from checkfree.failures import is_ours
 from checkfree.models.families import FAMILIES
 from checkfree.pipeline import SCHEDULES
 from checkfree.plugins import code_of, packages, written_at
+from checkfree.recovery.options import AUTO
 from checkfree.recovery.registry import STRATEGIES, permit
 from checkfree.simulator.fleet import FLEETS, Fleet
 
@@ -67,9 +68,16 @@ def _is_fleet(found: Any) -> bool:
     return isinstance(found, Fleet)
 
 
+_SCHEDULES = *SCHEDULES, AUTO
 _FAMILY = "family: it has no stage or no parameters_of"
 CHOICES = (
-    Choice("", "schedule", SCHEDULES.__contains__, callable, "function from routes to a schedule"),
+    Choice(
+        "",
+        "schedule",
+        _SCHEDULES.__contains__,
+        callable,
+        "function from routes to a schedule",
+    ),
     Choice("failures", "scenario", is_ours, callable, "function from a Setting to failures"),
     Choice("data", "name", _is_hub, callable, "function from a DataConfig to a Corpus"),
     Choice("model", "family", FAMILIES.__contains__, _is_family, _FAMILY),

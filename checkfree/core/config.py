@@ -290,6 +290,10 @@ class FleetConfig:
     upload: str = "blocking"
     """Checkpoints hold training up (``blocking``) or go beside it (``overlapped``)."""
 
+    memory: Optional[int] = None
+    """Bytes that the smallest seat has, for ``schedule: auto``; None: its share of what this
+    machine has."""
+
     store: Optional[float] = None
     """Bytes per second between a node and the checkpoint store; None: the fleet's."""
 
@@ -412,7 +416,8 @@ class Config:
     """Body stages S1 … Sn; stage 0 (embedding and head) comes on top."""
 
     cut: Any = None
-    """Layers of each body stage, as ``[4, 4, 3]``; ``auto``: so that the busiest stage has as
+    """Layers of each body stage, as ``[4, 4, 3]``, or of each of their chunks, in the order of the
+    model; ``auto``: so that the busiest stage has as
     little to do as can be, by ``layer_costs``; None: equally many. Where stages are unequal none
     can be made of its neighbours."""
 
@@ -439,8 +444,11 @@ class Config:
     schedule: str = "1f1b"
     """The order of ops on each seat: ``gpipe``, ``1f1b``, or, with split backwards, so that
     gradients of weights are computed where a seat would idle, ``zb_h1`` (the memory of 1F1B) or
-    ``zb_h2`` (twice that, for slow links); or one from outside of checkfree, as
-    ``my_schedules:zigzag``."""
+    ``zb_h2`` (twice that, for slow links). With two chunks of the model in each body stage, which a
+    microbatch visits twice: ``interleaved`` (1F1B with half the bubble), and with split backwards
+    ``zbv``, ``v_half`` and ``v_min`` (all, half and a third of the memory of 1F1B). ``auto``: the
+    one by which an iteration takes the shortest on ``fleet``, of those that its memory allows; a
+    run's records have it. Or one from outside of checkfree, as ``my_schedules:zigzag``."""
 
     code: Any = field(default=None, compare=False, repr=False, metadata=_INTERNAL)
     """Of a schedule."""

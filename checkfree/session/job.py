@@ -29,6 +29,7 @@ from checkfree.failures import CLOCK, is_trace_file
 from checkfree.messages.control import Purpose
 from checkfree.models.folder import Folder
 from checkfree.models.hub import HF, PRETRAINED, held, own_tokenizer
+from checkfree.pipeline import SCHEDULES
 from checkfree.plugins import OUTSIDE, origin, packages
 from checkfree.recovery.options import AUTO
 from checkfree.recovery.registry import spec_of
@@ -36,6 +37,7 @@ from checkfree.runtime.files import write_whole
 from checkfree.runtime.folder import CONFIG
 from checkfree.runtime.recorder import Listener
 from checkfree.session.assemble import make_worker_context
+from checkfree.session.auto_schedule import with_schedule
 from checkfree.session.blueprint import (
     Blueprint,
     check_pretrained,
@@ -167,6 +169,7 @@ def of_config(
     ``logs``: it keeps what replays would need; ``instead``: what to do if it has not the memory,
     see ``check_fits``. Raises BadInput, also for a Config made by hand that no run can take."""
     check(config)
+    config = with_schedule(config)
     scheduler_of(config)  # before anything is written
     config = with_kept_tokenizer(config, folder)
     if whole:
@@ -250,6 +253,11 @@ def of_users(
             "wire.links=auto needs to know how much stages compute and send, and your own modules "
             "are not measured: name the slow links, as in wire.links=[0.0>1.0=int8], or give "
             "fleet.sizes, as in published or paper/500m"
+        )
+    if config.schedule == AUTO:
+        raise BadInput(
+            "schedule=auto needs to know how much stages compute and hold, and your own modules "
+            f"are not measured: name one of {', '.join(SCHEDULES)}"
         )
     stages = paired(stages, config)
     blueprint = of_modules(stages, config)

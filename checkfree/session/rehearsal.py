@@ -18,6 +18,7 @@ from checkfree.failures import (
 )
 from checkfree.failures import strikes as strikes_of
 from checkfree.recovery.wrappers import make_strategy
+from checkfree.session.auto_schedule import with_schedule
 from checkfree.session.routing import network_of
 from checkfree.session.sizes import recovery_of
 from checkfree.session.terms import scheduler_of, seats, terms_of
@@ -31,12 +32,13 @@ def rehearse(
 ) -> Rehearsal:
     """The run that ``config`` would make, on its fleet, for at most ``until`` ticks. Raises
     BadInput."""
+    config = with_schedule(config)
     return rehearse_setting(setting(config), strikes(config), listener, until)
 
 
 def setting(config: Config) -> RehearsalSetting:
     """What is simulated. Snapshots for ``--resume`` are nobody's cost (semantics 16)."""
-    every = seats(config)
+    config, every = with_schedule(config), seats(config)
     network = network_of(config, every, scheduler_of(config))
     return RehearsalSetting(
         seats=every,

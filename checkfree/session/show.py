@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address, Kind, Op, render_route
+from checkfree.core.units import render_bytes
 from checkfree.lead.iteration import course_on
 from checkfree.models.chunks import Chunks
 from checkfree.models.families import WRITTEN_HERE
 from checkfree.pipeline import Costs, key, makespan, peak_stash, render, split_backwards, timeline
 from checkfree.pipeline.expected import EXPECTED, bubble
+from checkfree.recovery.options import AUTO
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.schedule import draw_timeline
+from checkfree.session.auto_schedule import ScheduleOption, chosen_of, schedule_options
 from checkfree.session.blueprint import chunks_of
 from checkfree.session.terms import seats, terms_of
 
@@ -24,7 +29,11 @@ UNSEEN = (
 
 
 def show_schedule(config: Config, picture: Path) -> str:
-    """The schedule as text; its timeline goes to ``picture``. Raises BadInput if it can't."""
+    """The schedule as text; its timeline goes to ``picture``. Of ``auto``, all that were looked at
+    come first. Raises BadInput if it can't."""
+    options = schedule_options(config) if config.schedule == AUTO else ()
+    if options:
+        config = replace(config, schedule=chosen_of(options).name)
     strategy = make_strategy(config.recovery, config.checkpoint.every)
     terms = terms_of(config, None)
     plain = terms.routes(seats(config), config.microbatches)
@@ -48,7 +57,7 @@ def show_schedule(config: Config, picture: Path) -> str:
         raise BadInput(f"--picture {picture} cannot be written: {error}") from None
     span = makespan(schedule, routes, seconds, transfer)
     busy = sum(end - start for start, end in spans.values()) / (span * len(seats(config)))
-    lines = [render(schedule), ""]
+    lines = [*_compared(options, config), render(schedule), ""]
     lines += [f"route {m}: {render_route(routes[m])}" for m in (0, *swapped[:1])]
     stash = max(peak_stash(schedule).values())
     held = "microbatches" if terms.chunks is Chunks.WHOLE else "microbatches of one chunk"
@@ -63,6 +72,16 @@ def show_schedule(config: Config, picture: Path) -> str:
         lines.append(_expected(config, costs, crossing=bool(swapped)))
     lines.append(f"timeline: {picture}")
     return "\n".join(lines)
+
+
+def _compared(options: Sequence[ScheduleOption], config: Config) -> Iterator[str]:
+    """What each schedule would take, a line each."""
+    for option in options:
+        takes = render_bytes(option.bytes) if option.bytes else "not known"
+        told = option.refused or f"{option.seconds:.3g} s an iteration, largest seat {takes}"
+        yield f"{'*' if option.name == config.schedule else ' '} {option.name:<11}  {told}"
+    if options:
+        yield f"* {config.schedule} is taken, by the fleet {config.fleet.name}\n"
 
 
 def _expected(config: Config, costs: Costs, *, crossing: bool) -> str:

@@ -1,4 +1,5 @@
-"""The formats of slow links, chosen before a run begins: so its records have them."""
+"""What a configuration leaves to us, as the formats of slow links, chosen before a run begins: so
+its records have it."""
 
 from __future__ import annotations
 
@@ -7,8 +8,15 @@ from dataclasses import replace
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.links import AUTO, render_links
+from checkfree.session.auto_schedule import with_schedule
 from checkfree.session.routing import network_of
 from checkfree.session.terms import scheduler_of, seats
+
+
+def with_choices(config: Config) -> Config:
+    """With its schedule and the formats of its links, as far as they are to be chosen. Raises
+    BadInput."""
+    return with_links(with_schedule(config))
 
 
 def with_links(config: Config) -> Config:

@@ -132,6 +132,8 @@ def check_fleet(fleet: FleetConfig) -> None:
         value = getattr(fleet, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise BadInput(f"fleet.{name}={value}: expected a number of at least 0")
+    if fleet.memory is not None and fleet.memory < 1:
+        raise BadInput(f"fleet.memory={fleet.memory}: expected bytes, 1 or more")
     for name in ("flops", "store"):
         value = getattr(fleet, name)
         if value is not None and not (math.isfinite(value) and value > 0):

@@ -28,7 +28,7 @@ from checkfree.runtime.store import Damaged, Store
 from checkfree.session.due import DueFailures
 from checkfree.session.initial import digest_of
 from checkfree.session.job import recorded_config
-from checkfree.session.wired import with_links
+from checkfree.session.wired import with_choices
 from checkfree.study.plan import Cell
 
 OURS = (CONFIG, VERSIONS, TRACE, RECORDS, SUPERSEDED, PICTURE, ".lock")
@@ -107,8 +107,8 @@ def _half(cell: Cell) -> CellStanding:
     """A run that was killed before its first snapshot begins anew, see :func:`clear`."""
     folder = cell.folder
     if (folder / CONFIG).exists():
-        found = to_tree(with_links(load_saved(folder / CONFIG)))  # it may not have begun
-        _check_same(with_links(cell.config), found, _kept_init(folder), folder)
+        found = to_tree(with_choices(load_saved(folder / CONFIG)))  # it may not have begun
+        _check_same(with_choices(cell.config), found, _kept_init(folder), folder)
     return CellStanding(State.NEW)
 
 
@@ -160,7 +160,7 @@ _MEND = "give another --out, or remove it to train it anew"
 def check_trained(cell: Cell, records: Records) -> None:
     """Raise BadInput, naming the key, unless the cell's run was trained as the cell says."""
     found = _config_of(cell.folder, records)
-    _check_same(with_links(cell.config), found, records[0].get("init", {}), cell.folder)
+    _check_same(with_choices(cell.config), found, records[0].get("init", {}), cell.folder)
 
 
 def _check_same(

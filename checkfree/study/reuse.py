@@ -21,7 +21,7 @@ from checkfree.recovery.registry import spec_of
 from checkfree.report.study.model import REFERENCE
 from checkfree.runtime.folder import begin
 from checkfree.session.rehearsal import rehearse
-from checkfree.session.wired import with_links
+from checkfree.session.wired import with_choices
 from checkfree.simulator.rehearse import Rehearsal
 from checkfree.study.folders import Records, clear, differences, ended
 from checkfree.study.plan import Cell
@@ -99,7 +99,7 @@ def has_whole_curve(reference: Records) -> bool:
 
 def reused_records(run: ReusedRun, reference: Records, made: Rehearsal) -> list[dict[str, Any]]:
     """The records of the cell that reuses: as rehearsed, with the reference's losses."""
-    trained = to_tree(with_links(run.cell.config))
+    trained = to_tree(with_choices(run.cell.config))
     config = {**reference[0], "config": trained, "reused": run.reference.place}
     records: list[dict[str, Any]] = [config]
     filler = _Filler(reference)
@@ -146,6 +146,6 @@ def write_reused(
     records = reused_records(run, reference, made)
     folder = run.cell.folder
     clear(folder)
-    config = to_yaml(with_links(run.cell.config))
+    config = to_yaml(with_choices(run.cell.config))
     begin(folder, config, render_trace(made.trace), map(json.dumps, records))
     return records
