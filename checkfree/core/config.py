@@ -268,10 +268,14 @@ class FleetConfig:
     sizes: Optional[str] = None
     """Whose bytes and work are priced: ``own`` (the trained model's), ``published`` (the paper's
     throughput set-up), or a configuration such as ``paper/500m``. None: ``published`` for the
-    fleet ``paper``, else ``own``."""
+    fleet ``paper`` on its own lines, else ``own``."""
 
     profile: Optional[str] = None
     """A file that ``checkfree profile`` wrote: measured seconds of every op."""
+
+    links: Optional[str] = None
+    """A file that ``checkfree profile --links`` wrote: machines, which seats stand there, and
+    measured lines between them, in place of the fleet's own."""
 
     flops: Optional[float] = None
     """Floating-point operations that a node really does per second; None: the fleet's."""

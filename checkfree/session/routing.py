@@ -26,6 +26,7 @@ from checkfree.simulator.iteration import price_iteration
 from checkfree.simulator.planning import placed, traffic_of
 from checkfree.simulator.profile import Profile, read_profile
 from checkfree.simulator.sizes import ComputePace, Sizes, pace_of
+from checkfree.simulator.surveyed import read_surveyed
 from checkfree.simulator.wire import coarse_links, ways_between
 
 Router = Callable[[Collection[Address], int], tuple[Route, ...]]
@@ -51,7 +52,7 @@ class Network:
 def network_of(config: Config, seats: Collection[Address], schedule: MakeSchedule) -> Network:
     """As ``fleet`` describes it, with its machines given to ``seats``, and formats to slow links if
     they are to be chosen. Raises BadInput."""
-    fleet, sizes, profile = fleet_of(config.fleet), sizes_of(config), _profile(config)
+    fleet, sizes, profile = _fleet(config), sizes_of(config), _profile(config)
     if profile is not None and fleet.serial and config.fleet.store is None:
         fleet = replace(fleet, store=profile.store)
     found = Network(fleet, sizes, pace_of(sizes, fleet, profile))
@@ -120,6 +121,15 @@ class _OnNetwork:
     @cached_property
     def _network(self) -> Network:
         return self.known or network_of(self.config, self.seats, self.schedule)
+
+
+def _fleet(config: Config) -> Fleet:
+    """The described one, on its own lines or on measured ones. Raises BadInput."""
+    fleet, path = fleet_of(config.fleet), config.fleet.links
+    if path is None:
+        return fleet
+    found = read_surveyed(Path(os.path.expanduser(path))).over(fleet)
+    return replace(found, name=f"{fleet.name}, lines of {Path(path).name}")
 
 
 def _profile(config: Config) -> Profile | None:

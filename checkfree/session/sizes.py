@@ -41,7 +41,8 @@ STEP_BYTES = 4
 
 def named_sizes(fleet: FleetConfig) -> str:
     """``published``, ``own`` or a configuration's name."""
-    return fleet.sizes or (PUBLISHED if fleet.name == "paper" else OWN)
+    sites = fleet.name == "paper" and fleet.links is None
+    return fleet.sizes or (PUBLISHED if sites else OWN)
 
 
 def sizes_of(config: Config) -> Sizes:

@@ -30,10 +30,12 @@ def with_links(config: Config) -> Config:
 
 
 def check_given(config: Config) -> None:
-    """Raise BadInput if a swarm is to choose: its lines are none of the configured fleet's."""
-    if config.wire.links == (AUTO,):
+    """Raise BadInput if a swarm is to choose, and nobody has measured its lines: those of a fleet's
+    preset are none of its own."""
+    if config.wire.links == (AUTO,) and config.fleet.links is None:
         raise BadInput(
-            "wire.links=auto chooses by the lines of a configured fleet, and a swarm has its own: "
-            "name the slow ones, as in wire.links=[0.0>1.0=int8,1.0>0.0=int8], or give "
+            "wire.links=auto chooses by lines that are known before a run, and this swarm's are "
+            "not: have them measured by checkfree profile --links RUN, for fleet.links=FILE; or "
+            "name the slow ones, as in wire.links=[0.0>1.0=int8,1.0>0.0=int8]; or give "
             "wire.activations=int8 and wire.gradients=int8 to all"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -80,19 +81,25 @@ def _key(records: Sequence[Mapping[str, Any]], config: Config, fleet: FleetConfi
         for r in records
     ]
     trained = {key: value for key, value in records[0]["config"].items() if key != "out"}
-    content = [trained, told, plain(fleet), _profile(fleet), _source()]
+    content = [trained, told, plain(fleet), _measured(fleet), _source()]
     content += [origin(top) for top in sorted(packages(origins(replace(config, fleet=fleet))))]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _profile(fleet: FleetConfig) -> str:
-    """The content of the file that a fleet's seconds are read from."""
-    if fleet.profile is None:
-        return ""
+def _measured(fleet: FleetConfig) -> list[str]:
+    """The content of the files that a fleet's seconds and lines are read from."""
+    return [
+        _content(key, path)
+        for key, path in (("profile", fleet.profile), ("links", fleet.links))
+        if path is not None
+    ]
+
+
+def _content(key: str, path: str) -> str:
     try:
-        return hashlib.sha256(Path(fleet.profile).read_bytes()).hexdigest()
+        return hashlib.sha256(Path(os.path.expanduser(path)).read_bytes()).hexdigest()
     except OSError as error:
-        raise BadInput(f"fleet.profile={fleet.profile}: {error.strerror}") from None
+        raise BadInput(f"fleet.{key}={path}: {error.strerror}") from None
 
 
 @cache

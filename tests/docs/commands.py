@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -34,6 +35,12 @@ SHORT = {
     "compare": {"--seeds": "1"},  # of each strategy one run: a run is a process of its own
 }
 """Commands, and what some of their options are instead."""
+LINKS = {
+    "format": 1,
+    "machines": [{"name": "here", "seats": ["0.0", "1.0"]}, {"name": "there", "seats": ["2.0"]}],
+    "links": [{"from": "here", "to": "there", "latency": 0.02, "bandwidth": 1e6}],
+}
+"""What ``profile --links`` would have measured."""
 
 
 def commands(page: Path, program: str = "checkfree") -> list[list[str]]:
@@ -63,7 +70,8 @@ def scaled(words: list[str]) -> list[str]:
 
 def run_as_shown(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Run a page's commands one after the other in ``folder``, which has what a checkout's has.
-    Those of a swarm are left out: tests/process has them. Returns those that ran."""
+    Those of a swarm, and what measures it, are left out: tests/process has them. Returns those
+    that ran."""
     shutil.copytree(ROOT / "configs", folder / "configs")
     for script in (ROOT / "experiments").glob("own_*.py"):
         shutil.copy(script, folder)
@@ -72,7 +80,8 @@ def run_as_shown(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> l
     (folder / "spot.csv").write_text("0,add,a\n0,add,b\n60000,remove,a\n90000,add,c\n")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the processes that compare and branch start
-    found = [words for words in commands(page) if words[0] != "swarm"]
+    (folder / "links.json").write_text(json.dumps(LINKS))
+    found = [words for words in commands(page) if words[0] != "swarm" and "--links" not in words]
     for words in found:
         assert main(scaled(words)) == 0, words
     return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,19 @@ import checkfree
 from checkfree.config.load import load
 from checkfree.core.records import of_kind, read
 from checkfree.runtime.swarm.processes.workdir import Workdir
-from tests.process.command import checkfree_command, finished, numbers, only_line, run, start
+from checkfree.simulator.surveyed import read_surveyed
+from tests.process.command import (
+    DEADLINE,
+    checkfree_command,
+    finished,
+    last_tick,
+    numbers,
+    only_line,
+    run,
+    start,
+    wait_until,
+)
+from tests.process.hosts import may, network
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("hivemind") is None, reason="hivemind is not installed"
@@ -58,6 +72,59 @@ def test_microbatches_go_round_a_line_that_is_found_to_be_slow(folder: Path) -> 
     assert later, [step["seconds"] for step in of_kind(records, "iteration")]
     assert not [route for route in later[0]["routes"] if "1.0 > 2.0" in route]
     assert "equal bit for bit" in run(folder, "verify", "run", expect=0).stdout
+
+
+def test_lines_are_measured_while_a_run_trains(folder: Path) -> None:
+    (folder / "lines").write_text("* * latency=5ms\n0 1 latency=40ms,bandwidth=3Mb\n")
+    words = ("iterations=100000", "stages=2", "recovery=none", "out=run")
+    up = start(folder, checkfree_command("swarm", "up", "small.yaml", *words, "--link=lines"))
+    try:
+        wait_until(lambda: last_tick(folder / "run") > 0, up)
+        told = run(folder, "profile", "run", "--links", "--to=links.json", expect=0).stdout
+    finally:
+        up.kill()
+        up.communicate()
+        Workdir.of(folder / "run").kill_leftovers()
+    found = read_surveyed(folder / "links.json")
+    assert set(found.machines) == {"0.0", "1.0", "2.0"} and len(found.links) == 6
+    slow = found.link("0.0", "1.0")
+    # Machines are busy with tests: what was measured can be late, and never early.
+    assert slow.latency >= 0.04 and 0.5 * 375e3 < slow.bandwidth < 1.1 * 375e3
+    assert slow.bandwidth < found.link("0.0", "2.0").bandwidth
+    assert "use it as fleet.links=links.json" in told and "1.0 > 0.0" in told
+
+
+@pytest.mark.skipif("CHECKFREE_SOAK" not in os.environ, reason="20 seconds: CHECKFREE_SOAK=1")
+@pytest.mark.skipif(not may(), reason="no right to make network namespaces")
+def test_real_lines_between_hosts_are_measured_by_address(folder: Path) -> None:
+    """Of 20 Mbit/s; the run waits for a third stage, and has sent nothing."""
+    with network(3) as net:
+        for host in range(3):
+            net.narrow(host, 20.0, 0.4)
+        words = ("iterations=100000", "stages=2", "recovery=none", "out=run", "--wait=1")
+        lead = checkfree_command("swarm", "lead", "small.yaml", *words, "--listen=0.0.0.0:0")
+        log = folder / "log"
+        processes = [net.on(0, folder, lead, log)]
+        try:
+            wait_until(lambda: "swarm join" in log.read_text(), processes[0])
+            line = re.search(r"^checkfree (swarm join \S+ --token \S+)$", log.read_text(), re.M)
+            assert line is not None
+            for host in (1, 2):
+                join = (*line[1].split(), f"--host=h{host}", "--seats=1")
+                processes.append(net.on(host, folder, checkfree_command(*join), log))
+            wait_until(lambda: log.read_text().count("takes seat") == 2, processes[0])
+            address, token = line[1].split()[2], line[1].split()[-1]
+            ask = ("profile", address, "--links", "--token", token, "--to=links.json", "--json")
+            assert net.on(2, folder, checkfree_command(*ask), log).wait(DEADLINE) == 0
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+            Workdir.of(folder / "run").kill_leftovers()
+    found = read_surveyed(folder / "links.json")
+    assert set(found.machines) == {"h1", "h2"}
+    for link in found.links.values():
+        assert 0.6 * 2.5e6 < link.bandwidth < 1.2 * 2.5e6
 
 
 def test_what_is_no_link_is_one_line(folder: Path) -> None:

@@ -40,6 +40,7 @@ from checkfree.runtime.swarm.presence.pulses import all_refused, all_sent, secon
 from checkfree.runtime.swarm.presence.roster import LeaderHandoff, Roster
 from checkfree.runtime.swarm.presence.speed import Direction, Life, Speeds
 from checkfree.runtime.swarm.presence.stall import Watch
+from checkfree.runtime.swarm.presence.survey import LinkSurvey
 from checkfree.runtime.swarm.processes.fork_server import NO_ROOM, full_disk
 from checkfree.runtime.swarm.processes.launcher_client import LauncherClient
 from checkfree.runtime.swarm.processes.workdir import Workdir
@@ -139,6 +140,7 @@ class LeaderProcess:
                 self._say,
                 lambda: {**self._told, "waiting": waited(self._told.get("waiting"))},
                 lambda peer, equipment: self.met(peer, equipment),
+                self._links_asked,
             )
             self.join_server.candidates.open = False
         self.grace, self.wait, self.relay = GRACE, Wait(), RELAY
@@ -154,6 +156,9 @@ class LeaderProcess:
         self.first_stored = False
         """The states that the run begins with are in the lead's store, and nowhere else."""
         self.speeds, self._slow = Speeds(), set[Peer]()
+        self._survey = LinkSurvey()
+        self._surveyed: Mapping[str, Any] = {}
+        """Replaced, never changed: the network thread reads it."""
         self._relayed = set[frozenset[Peer]]()
 
     @property
@@ -290,6 +295,38 @@ class LeaderProcess:
         if self.join_server is not None and self.join_server.candidates.measured(found, by):
             self._remember()
 
+    def _links_asked(self) -> Mapping[str, Any]:
+        """From elsewhere, on the network thread: what is known of the lines between machines, of
+        which more is known soon."""
+        self._network.inbox.put(Order({"links": True}))
+        return self._surveyed
+
+    def _measure_links(self) -> None:
+        """Have the next member measure its lines, if that is asked for and nobody does."""
+        ask = self._survey.next(time.monotonic())
+        if ask is not None:
+            self._network.notify(ask[0], {"measure": ask[1]})
+        told = self._survey.to_json()
+        if told != self._surveyed:
+            self._surveyed = told
+            self.launcher.tell({"surveyed": told})
+
+    def _machines(self) -> dict[Address, str]:
+        """Of each seat that somebody has; two of one name are told apart."""
+        if self.join_server is None:
+            return {seat: str(seat) for seat in self.peer_table.present}
+        found, named = dict[Address, str](), dict[str, list[str]]()
+        for seat in sorted(self.peer_table.present):
+            node = self.join_server.candidates.node_of(seat)
+            if node is None:
+                continue
+            alike = named.setdefault(node.host, [])
+            if node.id not in alike:
+                alike.append(node.id)
+            number = alike.index(node.id)
+            found[seat] = f"{node.host}#{number + 1}" if number else node.host
+        return found
+
     def nodes(self) -> dict[Address, str]:
         """Who has which seat, of a run that others join."""
         nodes = {} if self.join_server is None else self.join_server.candidates.placed()
@@ -423,6 +460,9 @@ class LeaderProcess:
                 self.reason = self.reason or f"worker {peer.seat}: {reason}"
             case {"suspect": plain, "why": str(why)}:
                 self._suspect(peer, plain, why)
+            case {"measured": told}:
+                self._survey.heard(peer.seat, told)
+                self._measure_links()
 
     def _suspect(self, witness: Peer, plain: Any, why: str) -> None:
         """Somebody cannot reach another. Whoever is dead will be noticed to be; if not, what was
@@ -551,9 +591,13 @@ class LeaderProcess:
                 self._remind()
                 self._break_off()
                 self._limit_relays()
+                self._measure_links()
                 postponed, self._postponed = self._postponed, []
                 for visit in postponed:
                     self._visited(visit)
+            case {"links": True}:
+                self._survey.begin(self._machines())
+                self._measure_links()
             case {"stop": how}:
                 self._for_good = how == "all"
                 if self._lead() is None:

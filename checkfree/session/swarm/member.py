@@ -69,6 +69,7 @@ FIRST_WITHIN, AGAIN_WITHIN = 20.0, 600.0
 """Seconds for which the lead's address is tried: at first, and once we were a member."""
 LEAVE_WITHIN = 5.0  # seconds, to leave the DHT
 ASK_AT_MOST = 3  # times
+ASK_EVERY = 0.5  # seconds
 CLOCKS_APART = 10.0
 """Seconds that two clocks have to differ by to be told of: as long as an answer may take."""
 UNTIL_KNOWN = codec.Limits(max_message_bytes=1 << 16, max_header_bytes=1 << 15)
@@ -396,16 +397,20 @@ class Member:
                 network.wait(finder.close(), LEAVE_WITHIN)
             network.close()
 
-    def inquire(self, what: str = "") -> Mapping[str, Any]:
-        """What the lead tells of its run, or says to who asks ``what``, without taking part. Raises
-        NotFound, or another BadInput."""
+    def inquire(
+        self, what: str = "", until: Callable[[Mapping[str, Any]], bool] = lambda said: True
+    ) -> Mapping[str, Any]:
+        """What the lead tells of its run, or says to who asks ``what``, again and again ``until``
+        that is enough, without taking part. Raises NotFound, or another BadInput."""
         network = NetworkThread(self._workdir.secret(), UNTIL_KNOWN)
         finder = Finder(Discovery(network.endpoint, self._entry.secret), self._book)
         try:
             self._open(network)
             join_client = self._join_client(network, finder)
             run = self._apply(network, join_client)
-            return network.wait(join_client.ask(what)) if what else run
+            while what and not until(run := network.wait(join_client.ask(what))):
+                time.sleep(ASK_EVERY)
+            return run
         except (Unreachable, *BROKEN_STREAM) as error:
             raise NotFound(
                 f"{self._entry.place} can't be reached ({error}): is the lead up, is its address "
@@ -636,6 +641,15 @@ def called_back(workdir: Workdir, entry: JoinOptions) -> str:
 def status(workdir: Workdir, entry: JoinOptions) -> Mapping[str, Any]:
     """How the run goes, as its lead says. Raises BadInput."""
     return Member(workdir, entry, Node("asks", "asks"), None, lambda text: None).inquire("status")
+
+
+def links(
+    workdir: Workdir, entry: JoinOptions, until: Callable[[Mapping[str, Any]], bool]
+) -> Mapping[str, Any]:
+    """What the lines between the run's machines carry, measured now. Raises BadInput, or what
+    ``until`` raises."""
+    member = Member(workdir, entry, Node("asks", "asks"), None, lambda text: None)
+    return member.inquire("links", until)
 
 
 def join_here(

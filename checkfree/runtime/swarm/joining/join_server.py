@@ -100,8 +100,8 @@ class Change:
 class JoinServer:
     """``taken`` tells who sits, ``tell`` tells the lead, ``say`` whoever watches. ``evict``: have
     whoever sits at a seat without a state of use, or is on the way there, get up. ``status`` is
-    what is told of the run to whoever asks, ``met`` is told who takes a seat. In the main
-    thread."""
+    what is told of the run to whoever asks, ``links`` of its lines, ``met`` is told who takes a
+    seat. In the main thread."""
 
     def __init__(
         self,
@@ -115,11 +115,12 @@ class JoinServer:
         say: Callable[[str], None],
         status: Callable[[], Mapping[str, Any]] = dict,
         met: Met = lambda peer, equipment: (),
+        links: Callable[[], Mapping[str, Any]] = dict,
     ):
         self.frame = frame
         self._network, self._patience, self._taken = network, patience, taken
         self._tell, self._returning, self._evict = tell, returning, evict
-        self._say, self._status, self._met = say, status, met
+        self._say, self._status, self._met, self._links = say, status, met, links
         self._me: Peer | None = None
         self._book = Register(frame.register)
         self._visitors: dict[str, Visitor] = {}
@@ -151,6 +152,7 @@ class JoinServer:
             self.frame.release,
             lambda: {**run, **self._told()},
             self._status,
+            self._links,
         )
         self._network.wait(JoinSessions(self._network, terms).open())
         self._network.start(self._be_found(me))

@@ -28,6 +28,7 @@ from checkfree.runtime.swarm.joining.handshake import (
 )
 from checkfree.runtime.swarm.placement.nodes import Node
 from checkfree.runtime.swarm.presence.liveness import RoundTrip, beat_every
+from checkfree.runtime.swarm.presence.survey import aged
 from checkfree.runtime.swarm.transport.frames import BadFrame, Notice
 from checkfree.runtime.swarm.transport.network_thread import JoinRequest, NetworkThread, Visitor
 from checkfree.runtime.swarm.transport.outbound import BROKEN_STREAM
@@ -41,13 +42,14 @@ MOST_FACTS, LONGEST_FACT = 64, 200
 class JoinTerms:
     """``release`` is what has to be equal on both sides; ``welcome`` what a joiner is told of the
     run, made anew for each; None: we are no lead, and say so. ``status``: what whoever asks is
-    told of how it goes."""
+    told of how it goes; ``links``: and of the lines between its machines."""
 
     secret: bytes
     patience: float
     release: Mapping[str, str]
     welcome: Callable[[], Mapping[str, Any]] | None
     status: Callable[[], Mapping[str, Any]] = dict
+    links: Callable[[], Mapping[str, Any]] = dict
 
 
 class JoinSessions:
@@ -130,6 +132,8 @@ class JoinSessions:
                 self._network.inbox.put(JoinRequest("ready", visitor))
             if "status" in said:
                 say(writer, {"status": dict(self._terms.status())})
+            if "links" in said:
+                say(writer, {"links": aged(self._terms.links())})
             for what in ("leaving", "heir", "has", "called", "dialled"):
                 if what in said:
                     self._network.inbox.put(JoinRequest(what, visitor, said))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from checkfree.runtime.swarm.presence.survey import aged
 from checkfree.runtime.swarm.processes.children import LEAD_SEAT, SIGNALS, Child, Children
 from checkfree.runtime.swarm.told import waited
 
@@ -28,6 +29,8 @@ class ControlApi:
     status: Mapping[str, Any] = field(default_factory=dict)
     fleet: list[dict[str, Any]] = field(default_factory=list)
     """Of a run that others join: its nodes, as the lead tells of them."""
+    links: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured of the lines between its machines."""
     waiting: Mapping[str, Any] | None = None
     """And for what it waits, if for anything."""
     events: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=EVENTS))
@@ -54,6 +57,8 @@ class ControlApi:
                 return self._move(seat, host)
             case {"ask": "drain", "host": host}:
                 return self._drain(host)
+            case {"ask": "links"}:
+                return aged(self.links) if self.tell_lead({"links": True}) else _no_lead()
             case {"ask": "stop", "all": bool(everybody)}:
                 return {"stops": True} if self.stop(everybody=everybody) else _no_lead()
         return None

@@ -311,6 +311,8 @@ class Launcher:
                         self.children.kill(seat, SIGNALS[name])
             case {"fleet": list(nodes)}:
                 self._asked.fleet = nodes
+            case {"surveyed": dict(links)}:
+                self._asked.links = links
             case {"status": status}:
                 if "iteration" in status:  # this lead has committed one
                     self._leads_lost = 0

@@ -261,8 +261,15 @@ class NetworkThread:
     def notice(self, peer: Peer, notice: dict[str, Any]) -> None:
         if "pulse" in notice:
             self.pulses[peer] = notice
+        elif "measure" in notice and peer.seat == LEAD:
+            self._start(self._measure(notice["measure"]))
         else:
             self.inbox.put(PeerMessage(peer, notice))
+
+    async def _measure(self, seats: Sequence[str]) -> None:
+        """The lines to these seats, one after the other, and tell the lead."""
+        found = await self.endpoint.prober.measure([Address.parse(seat) for seat in seats])
+        self.endpoint.notify(LEAD, {"measured": found})
 
     def broken(self, peer: Peer, why: str) -> None:
         self.inbox.put(PeerEvent("broken", peer, why))

@@ -57,6 +57,7 @@ from checkfree.runtime.swarm.transport.outbound import (
     Outbound,
     Streams,
 )
+from checkfree.runtime.swarm.transport.probes import Prober
 
 Serve = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 """Serves a stream that the peer with this id, which libp2p has verified, opened to us."""
@@ -136,6 +137,7 @@ class Endpoint:
         them."""
         self._by_lead: set[tuple[Address, int]] = set()
         """Lives that we reach by the lead alone."""
+        self.prober = Prober(self.notify)
         self.lead_id = ""
         """How libp2p knows the lead in each of its lives; "": it has a new name in each."""
 
@@ -375,6 +377,10 @@ class Endpoint:
                 return self.notify(peer.seat, {"pong": sent})
             case {"pong": float(sent)}:
                 return self._events.answered(peer, sent)
+            case {"probe": int(number)} if peer.seat in self._links:
+                return self.notify(peer.seat, {"probed": number})
+            case {"probed": int(number)}:
+                return self.prober.answered(peer.seat, number)
             case {"relay": plain} if peer.seat == LEAD:
                 self._go_by_lead(Peer.from_json(plain))
         if peer.seat == LEAD:
