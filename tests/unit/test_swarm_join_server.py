@@ -61,7 +61,9 @@ ONE, TWO = Address(1), Address(2)
 
 
 class Line:
-    """A stream's writer; ``reader`` gets what is written."""
+    """A stream's writer, which the other side has left; ``reader`` gets what is written."""
+
+    transport = SimpleNamespace(is_closing=lambda: True)
 
     def __init__(self) -> None:
         self.reader = asyncio.StreamReader()

@@ -33,9 +33,10 @@ from checkfree.messages.tensors import (
 Parts = Sequence[bytes | memoryview]
 
 PIECE = 1 << 18
-"""Bytes of a message that are sent before others may go first: 0.2 s of a line of 10 Mbit."""
+"""Bytes of a word that are sent before a notice may go first: 0.2 s of a line of 10 Mbit."""
 LARGEST_PIECE = 1 << 22
-"""Bytes that a receiver takes as one."""
+"""Bytes that a receiver takes as one. Of what is paced, as much goes as one as its line takes in a
+fraction of a second (``pace.py``)."""
 
 
 class Lane(IntEnum):

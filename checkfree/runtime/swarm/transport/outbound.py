@@ -23,8 +23,17 @@ from checkfree.runtime.swarm.transport.lanes import Lane, Parts, Piece, Pieces
 from checkfree.runtime.swarm.transport.links import EmulatedLine
 from checkfree.runtime.swarm.transport.pace import Flow
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Dial = Callable[[Peer, str], Awaitable[Streams]]
+
+@dataclass(frozen=True)
+class Opened:
+    """A stream to a peer. ``local``: of one machine, without a network between."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    local: bool = False
+
+
+Dial = Callable[[Peer, str], Awaitable[Opened]]
 """Opens a stream of that name, which has said hello; raises one of BROKEN_STREAM."""
 Broken = Callable[[Peer, str], None]
 """Told that what goes to a peer arrives no more, and why."""
@@ -98,7 +107,7 @@ class Sender:
     def __init__(
         self,
         line: EmulatedLine | None,
-        dial: Callable[[], Awaitable[Streams]],
+        dial: Callable[[], Awaitable[Opened]],
         broken: Callable[[str], None],
     ):
         self._line, self._dial, self._tell = line, dial, broken
@@ -127,8 +136,9 @@ class Sender:
         writer, others = None, list[asyncio.Future[None]]()
         await self._awake.wait()
         try:
-            reader, writer = await self._dial()
-            others.append(asyncio.ensure_future(self._hear(reader)))
+            opened = await self._dial()
+            writer, self.flow.local = opened.writer, opened.local
+            others.append(asyncio.ensure_future(self._hear(opened.reader)))
             if self._line is not None:
                 others.append(asyncio.ensure_future(self._deliver(writer)))
             while True:
