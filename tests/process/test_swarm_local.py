@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import queue
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from checkfree.messages.control import Ticket
 from checkfree.messages.tensors import Activation, Share
 from checkfree.runtime.swarm.transport import local
 from checkfree.runtime.swarm.transport.frames import FIRST_LANE, Peer, notice_frame, piece_frame
-from checkfree.runtime.swarm.transport.lanes import LARGEST_PIECE, Lane
+from checkfree.runtime.swarm.transport.lanes import LARGEST_PIECE, MOST_BEHIND, Lane
 from checkfree.runtime.swarm.transport.links import Links
 from checkfree.runtime.swarm.transport.network_thread import Delivered, NetworkThread, PeerEvent
 from checkfree.runtime.swarm.transport.outbound import Opened
@@ -76,6 +76,7 @@ def networks(
 def pair(networks: tuple[NetworkThread, NetworkThread]) -> Pair:
     """In a life of the receiver that is new to both."""
     one, two = networks
+    two.endpoint.refused.clear()
     return one, two, two.sit(TWO, next(LIVES))
 
 
@@ -206,7 +207,6 @@ def malformed() -> Iterator[tuple[str, bytes]]:
 @pytest.mark.parametrize(("why", "said"), list(malformed()))
 def test_what_is_malformed_is_refused(why: str, said: bytes, pair: Pair) -> None:
     one, two, second = pair
-    two.endpoint.refused.clear()
 
     async def say() -> None:
         stream: Opened = await one.endpoint.dial(second, "data")
@@ -275,14 +275,25 @@ def tell(process: subprocess.Popen[str], word: str) -> None:
     process.stdin.flush()
 
 
+@contextmanager
+def held(network: NetworkThread) -> Iterator[None]:
+    """Nobody reads what comes."""
+    goes_on, begun = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        goes_on.wait(WITHIN)
+
+    network.loop.call_soon_threadsafe(hold)
+    assert begun.wait(WITHIN)
+    try:
+        yield
+    finally:
+        goes_on.set()
+
+
 def test_who_is_killed_in_the_middle_of_a_message_has_sent_none(tmp_path: Path) -> None:
     """And its stream ends, as it does by libp2p."""
-    hold, held = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        held.set()
-        hold.wait(WITHIN)
-
     with (
         opened(tmp_path / "2", TWO) as (two, me),
         another("sends", tmp_path / "1", *me.addresses) as other,
@@ -290,16 +301,54 @@ def test_who_is_killed_in_the_middle_of_a_message_has_sent_none(tmp_path: Path) 
         line(other)
         tell(other, me.id)
         assert delivered(two).microbatch == 0
-        two.loop.call_soon_threadsafe(wait)  # from here on nobody reads what comes
-        assert held.wait(WITHIN)
-        tell(other, "go")
-        assert line(other) == ["sent"]
-        other.kill()
-        other.wait()
-        hold.set()
+        with held(two):
+            tell(other, "go")
+            assert line(other) == ["sent"]
+            other.kill()
+            other.wait()
         ended = wanted(two, lambda item: isinstance(item, Delivered) or is_event(item, "closed"))
         assert ended.peer.seat == ONE and ended.peer.life == 7
         assert not holds_message(two) and not two.endpoint.refused
+
+
+async def sent_at_once(network: NetworkThread, count: int) -> None:
+    """Nothing has left when this returns."""
+    for _ in range(count):
+        network.endpoint.send(TWO, Lane.DATA, codec.encode(large()))
+
+
+async def begun(network: NetworkThread) -> None:
+    """The first of two that were sent leaves."""
+    while network.endpoint.behind()[0] >= 2 * LARGE:
+        await asyncio.sleep(0.001)
+
+
+def test_who_has_too_much_to_send_is_told_when_there_is_room(pair: Pair) -> None:
+    one, two, second = pair
+    exchange(*pair)
+    with held(two):
+        one.wait(sent_at_once(one, 2))
+        one.wait(begun(one))
+        assert one.endpoint.behind() > (MOST_BEHIND, TWO)  # the second, behind the first
+        holds_message(one)  # the first had to wait too, for a moment
+    assert wanted(one, lambda item: is_event(item, "drained")).peer == second
+    for _ in range(2):
+        assert torch.equal(delivered(two).tensors["w"], large().tensors["w"])
+    assert one.endpoint.behind()[0] == 0
+
+
+def test_a_link_that_is_over_is_not_full(pair: Pair) -> None:
+    one, _, second = pair
+
+    async def send_and_replace() -> None:
+        one.endpoint.learn(second)
+        await sent_at_once(one, 2)
+        assert one.endpoint.behind() > (MOST_BEHIND, TWO)
+        one.endpoint.learn(replace(second, life=next(LIVES)))
+        assert one.endpoint.behind()[0] == 0
+
+    one.wait(send_and_replace())
+    assert wanted(one, lambda item: is_event(item, "drained")).peer == second
 
 
 def test_whoever_sends_to_the_killed_is_told(tmp_path: Path) -> None:
@@ -312,8 +361,6 @@ def test_whoever_sends_to_the_killed_is_told(tmp_path: Path) -> None:
         assert is_local(one)
         other.send_signal(signal.SIGSTOP)
         one.send(TWO, large())
-        with pytest.raises(queue.Empty):
-            one.inbox.get(timeout=0.2)
         other.kill()
         assert wanted(one, lambda item: is_event(item, "broken")).peer == peer
         one.send(TWO, message(1))  # to the dead: dropped

@@ -390,7 +390,7 @@ class Ear:
     def _nothing(self, *said: object) -> None:
         pass
 
-    heard = closed = answered = message = notice = broken = _nothing
+    heard = closed = answered = message = notice = broken = drained = _nothing
 
 
 def greet(
@@ -479,7 +479,8 @@ def linked(me: Address, *others: Peer) -> tuple[Endpoint, dict[Address, Link], l
     """An endpoint with links to these, and what is heard there."""
     heard: list[Message] = []
     ear = SimpleNamespace(
-        message=lambda to, message: heard.append(message), notice=print, broken=print
+        message=lambda to, message: heard.append(message),
+        **dict.fromkeys(("notice", "broken", "drained"), print),
     )
     endpoint = Endpoint(SECRET, ear, codec.Limits())  # type: ignore[arg-type]
     endpoint.me = peer(me)

@@ -67,6 +67,7 @@ class LocalServer:
         self._serve, self._expected = serve, dict[bytes, Peer]()
         self._name = b""
         self._server: asyncio.AbstractServer | None = None
+        self._open = set[asyncio.StreamWriter]()
 
     async def open(self) -> None:
         """Raises OSError."""
@@ -96,10 +97,14 @@ class LocalServer:
         self._expected.pop(token, None)
 
     def close(self) -> None:
+        """Whoever is served is hung up on."""
         if self._server is not None:
             self._server.close()
+        for writer in self._open:
+            writer.close()
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
         try:
             if not _same_user(writer.get_extra_info("socket")):
                 return
@@ -111,6 +116,7 @@ class LocalServer:
         except (OSError, EOFError, asyncio.TimeoutError):
             pass  # who never was let in is nobody; of all others ``serve`` has told
         finally:
+            self._open.discard(writer)
             with suppress(OSError):
                 writer.close()
 

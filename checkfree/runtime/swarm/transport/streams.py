@@ -97,6 +97,8 @@ class Events(Protocol):
 
     def broken(self, peer: Peer, why: str) -> None: ...
 
+    def drained(self, peer: Peer) -> None: ...
+
 
 def host_of(address: Address) -> Address:
     """The process that an actor lives in: store, log and faults are the lead's."""
@@ -247,7 +249,8 @@ class Endpoint:
         if known is not None:
             known.cancel()
         line = self.links.line(self.me.seat, peer.seat) if self.me else None
-        self._links[peer.seat] = link = Outbound(peer, line, self.dial, self._events.broken)
+        tell = self._events
+        self._links[peer.seat] = link = Outbound(peer, line, self.dial, tell.broken, tell.drained)
         if self.goes_by_lead(peer):
             link.cancel()
         for put in self._held.pop(peer.seat, ()):
@@ -304,6 +307,12 @@ class Endpoint:
             self._held.setdefault(seat, deque()).append(put)
         else:
             put(link)
+
+    def behind(self) -> tuple[int, Address | None]:
+        """Bytes of what is trained on that wait for the line that has most of them waiting, and to
+        whom that is."""
+        links = list(self._links.items())  # the loop's thread may change them
+        return max(((link.behind, seat) for seat, link in links), default=(0, None))
 
     def lines(self) -> dict[str, float]:
         """Of each seat that we train with: seconds for which the line there was taken."""
