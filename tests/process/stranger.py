@@ -91,10 +91,10 @@ async def annoy(network: NetworkThread, peer: Peer, count: int, seed: int) -> in
     draw, sent = random.Random(seed), 0
     while sent < count:
         try:
-            reader, writer = await network.endpoint.dial(peer)
+            opened = await network.endpoint.dial(peer)
         except P2PDaemonError:
             continue
-        goes_on = True
+        reader, writer, goes_on = opened.reader, opened.writer, True
         try:
             while goes_on and sent < count:
                 data, goes_on = rubbish(draw, peer.seat)

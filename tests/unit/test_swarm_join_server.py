@@ -61,7 +61,9 @@ ONE, TWO = Address(1), Address(2)
 
 
 class Line:
-    """A stream's writer; ``reader`` gets what is written."""
+    """A stream's writer, which the other side has left; ``reader`` gets what is written."""
+
+    transport = SimpleNamespace(is_closing=lambda: True)
 
     def __init__(self) -> None:
         self.reader = asyncio.StreamReader()
@@ -388,7 +390,7 @@ class Ear:
     def _nothing(self, *said: object) -> None:
         pass
 
-    heard = closed = answered = message = notice = broken = _nothing
+    heard = closed = answered = message = notice = broken = drained = _nothing
 
 
 def greet(
@@ -477,7 +479,8 @@ def linked(me: Address, *others: Peer) -> tuple[Endpoint, dict[Address, Link], l
     """An endpoint with links to these, and what is heard there."""
     heard: list[Message] = []
     ear = SimpleNamespace(
-        message=lambda to, message: heard.append(message), notice=print, broken=print
+        message=lambda to, message: heard.append(message),
+        **dict.fromkeys(("notice", "broken", "drained"), print),
     )
     endpoint = Endpoint(SECRET, ear, codec.Limits())  # type: ignore[arg-type]
     endpoint.me = peer(me)

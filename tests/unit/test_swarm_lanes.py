@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -46,8 +47,9 @@ def test_every_byte_arrives_in_the_order_of_its_lane(
         if any(parts):
             pieces.put(lane, HERE, parts)
             expected[lane] += b"".join(parts)
+    assert pieces.behind == Counter({lane: len(data) for lane, data in expected.items()})
     found = all_of(pieces, most)
-    assert not pieces
+    assert not pieces and not any(pieces.behind.values())
     assert all(0 < piece.size <= most for piece in found)
     lanes = [piece.lane for piece in found]
     assert lanes == sorted(lanes)  # type: ignore[type-var]
@@ -67,6 +69,15 @@ def test_what_comes_later_goes_first_between_two_pieces() -> None:
         *((Lane.BACKGROUND, 4), (None, 4), (Lane.DATA, 3)),
         *((Lane.BACKGROUND, 4), (Lane.BACKGROUND, 2)),
     ]
+
+
+def test_what_has_begun_to_leave_is_not_behind() -> None:
+    pieces = Pieces()
+    for size in (10, 20):
+        pieces.put(Lane.DATA, HERE, [b"x" * size])
+    assert pieces.behind[Lane.DATA] == 30
+    pieces.take(lambda lane: 1)
+    assert pieces.behind[Lane.DATA] == 20
 
 
 def test_a_lane_without_room_is_passed_by() -> None:

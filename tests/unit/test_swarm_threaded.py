@@ -6,6 +6,7 @@ import importlib.util
 import queue
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -63,8 +64,11 @@ class Lead:
 
 
 class NetworkThread:
+    """What a host has of one, where nothing is to be sent."""
+
     def __init__(self) -> None:
         self.inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self.endpoint = SimpleNamespace(behind=lambda: (0, None))
 
 
 def hosted(work: Callable[[Message], None], lead: Lead) -> tuple[Host, ThreadedActor]:

@@ -216,8 +216,8 @@ class RemoteWorker:
                 worker.bring(wanted, state)
             watch, lines = self._marks.watching(worker), _ReplayWatch(worker, self._say)
 
-            def look() -> None:
-                watch()
+            def look(full: Address | None) -> None:
+                watch(full)
                 lines()
 
             self._host = Host({seat: worker}, self._network, self._handle, look)

@@ -81,9 +81,17 @@ class Baselines:
         self._now = now
         self._mark: tuple[State, float] | None = None
 
-    def watching(self, worker: HasState) -> Callable[[], None]:
-        """Marks what the worker is at, whenever called."""
-        return lambda: self.mark(worker.doing, worker.address)
+    def watching(self, worker: HasState) -> Callable[[Address | None], None]:
+        """Marks what the worker is at, whenever called. With a seat: it waits until that has taken
+        some of what was sent to it."""
+
+        def mark(full: Address | None) -> None:
+            state = worker.doing
+            if state is not None and full is not None:
+                state = (*state[:2], full)
+            self.mark(state, worker.address)
+
+        return mark
 
     def mark(self, state: State | None, own: Address | None = None) -> None:
         """What comes next. One message after the other that we are told is no standing still."""

@@ -4,7 +4,8 @@
               piece of a message, whose own prefix tells how long all of it is. Of each lane one
               message is under way at a time; the kind tells the lane
     hello   = the first notice on a stream: who opens which, and the proof that it knows the run's
-              secret, for exactly this pair of peers
+              secret, for exactly this pair of peers. ``local.py`` tells what may follow it on a
+              stream of data
     ack     = one byte, the other way: a piece of any lane but control is here
 
 Notices are the runtime's own: who sits where, that one lives, that a run ends.
@@ -27,7 +28,7 @@ NOTICE, FIRST_LANE = 2, 16
 ACK = b"\x06"
 ENVELOPE = struct.Struct("<BhiI")
 LARGEST_NOTICE = 1 << 20  # bytes
-PROTOCOL = 5
+PROTOCOL = 6
 
 Notice = Mapping[str, Any]
 
@@ -88,10 +89,12 @@ def read_notice(data: bytes) -> dict[str, Any]:
     return found
 
 
-def hello(me: Peer, to: str, secret: bytes, stream: str = "control") -> Notice:
-    """The first notice from ``me`` to the peer with the id ``to``, on a stream of that name."""
+def hello(me: Peer, to: str, secret: bytes, stream: str = "control", machine: str = "") -> Notice:
+    """The first notice from ``me`` to the peer with the id ``to``, on a stream of that name. With
+    ``machine`` it asks for a shorter way."""
     proof = _proof(me, to, secret, stream)
-    return {"hello": me.to_json(), "protocol": PROTOCOL, "stream": stream, "proof": proof}
+    told = {"hello": me.to_json(), "protocol": PROTOCOL, "stream": stream, "proof": proof}
+    return {**told, "machine": machine} if machine else told
 
 
 def check_hello(notice: Notice, sender: str, receiver: str, secret: bytes) -> tuple[Peer, str]:

@@ -1,7 +1,9 @@
 """Host actors in one process: their messages come from a network thread, and from one another.
 
 The main thread computes, one op at a time; between two ops it files what has arrived, so that an
-Abort or a newer ticket is heeded at once and an early activation is at hand when it is needed.
+Abort or a newer ticket is heeded at once and an early activation is at hand when it is needed. An
+op's output leaves while the next is computed; when more than ``MOST_BEHIND`` waits for one line, a
+worker waits too.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Callable, Mapping
 from checkfree.core.ops import Address
 from checkfree.messages.control import Message, Outgoing
 from checkfree.runtime.actor import Actor, Traffic
+from checkfree.runtime.swarm.transport.lanes import MOST_BEHIND, Lane, lane_of
 from checkfree.runtime.swarm.transport.network_thread import (
     Answered,
     Delivered,
@@ -24,14 +27,15 @@ from checkfree.runtime.swarm.transport.network_thread import (
 
 class Host:
     """``handle`` gets whatever comes in that is no message for an actor; ``watch`` is called
-    before every op, and before waiting for a message; ``sent`` is told what goes to others."""
+    before every op, and before waiting for a message, with the seat that no more can be sent to
+    for now; ``sent`` is told what goes to others."""
 
     def __init__(
         self,
         actors: Mapping[Address, Actor],
         network: NetworkThread,
         handle: Callable[[Item], None],
-        watch: Callable[[], None] = lambda: None,
+        watch: Callable[[Address | None], None] = lambda full: None,
         sent: Callable[[Address, Message], None] = lambda to, message: None,
     ):
         self.actors = dict(actors)
@@ -41,6 +45,7 @@ class Host:
         self._network, self._handle, self._watch = network, handle, watch
         self._told_of = sent
         self._pending: deque[Outgoing] = deque()
+        self._most = MOST_BEHIND
 
     def run(self, until: Callable[[], bool]) -> None:
         """Until ``until`` holds, which can only come of something that is delivered or handled,
@@ -59,8 +64,11 @@ class Host:
             to, message = self._pending.popleft()
             if to in self.actors:
                 self.actors[to].deliver(message)
-        for actor in self.actors.values():
-            self._watch()
+        for address, actor in self.actors.items():
+            full = self._full() if address.stage >= 0 else None  # a lead waits for nobody
+            self._watch(full)
+            if full is not None:
+                continue
             began = time.perf_counter()
             out = actor.advance()
             if out is not None:
@@ -69,6 +77,13 @@ class Host:
                 self._send(to, message)
             moved = moved or out is not None
         return moved
+
+    def _full(self) -> Address | None:
+        """Whom no more can be sent to for now."""
+        behind, seat = self._network.endpoint.behind()
+        if behind <= MOST_BEHIND:
+            self._most = MOST_BEHIND
+        return seat if behind > self._most else None
 
     def _send(self, to: Address, message: Message) -> None:
         self.traffic.count(message)
@@ -91,6 +106,9 @@ class Host:
                     self._handle(item)
                 elif item.to in self.actors:
                     self.actors[item.to].deliver(item.message)
+                    if lane_of(item.message) is Lane.CONTROL:
+                        # Whoever takes nothing may be lost, and we be told to go on without it.
+                        self._most = MOST_BEHIND + self._network.endpoint.behind()[0]
         except queue.Empty:
             return
 

@@ -12,7 +12,7 @@ pieces whatever is of an earlier lane goes first.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -33,9 +33,14 @@ from checkfree.messages.tensors import (
 Parts = Sequence[bytes | memoryview]
 
 PIECE = 1 << 18
-"""Bytes of a message that are sent before others may go first: 0.2 s of a line of 10 Mbit."""
+"""Bytes of a word that are sent before a notice may go first: 0.2 s of a line of 10 Mbit."""
 LARGEST_PIECE = 1 << 22
-"""Bytes that a receiver takes as one."""
+"""Bytes that a receiver takes as one. Of what is paced, as much goes as one as its line takes in a
+fraction of a second (``pace.py``)."""
+MOST_BEHIND = 1 << 26
+"""Bytes of what is trained on that may wait for a line behind the message that it takes: as many as
+the longest of lines has on its way at once. Whoever has more to send computes nothing until then.
+"""
 
 
 class Lane(IntEnum):
@@ -79,6 +84,8 @@ class Piece:
 class _Waiting:
     to: Address
     parts: deque[memoryview]
+    size: int
+    begun: bool = False
 
 
 @dataclass
@@ -89,6 +96,8 @@ class Pieces:
     lanes: dict[Lane, deque[_Waiting]] = field(
         default_factory=lambda: {lane: deque() for lane in Lane}
     )
+    behind: Counter[Lane] = field(default_factory=Counter)
+    """Bytes of all messages of which nothing has left."""
 
     def __bool__(self) -> bool:
         return bool(self.notices) or any(self.lanes.values())
@@ -96,7 +105,9 @@ class Pieces:
     def put(self, lane: Lane, to: Address, parts: Parts) -> None:
         """A message."""
         views = deque(memoryview(part).cast("B") for part in parts if len(part))
-        self.lanes[lane].append(_Waiting(to, views))
+        size = sum(map(len, views))
+        self.lanes[lane].append(_Waiting(to, views, size))
+        self.behind[lane] += size
 
     def take(self, most: Callable[[Lane], int]) -> Piece | None:
         """What goes next: at most so many bytes of its lane; None: nothing may, now."""
@@ -110,6 +121,9 @@ class Pieces:
 
     def _cut(self, lane: Lane, waiting: deque[_Waiting], room: int) -> Piece:
         message, taken = waiting[0], list[bytes | memoryview]()
+        if not message.begun:
+            message.begun = True
+            self.behind[lane] -= message.size
         while message.parts and room > 0:
             view = message.parts.popleft()
             taken.append(view[:room])

@@ -40,7 +40,8 @@ class Delivered:
 @dataclass(frozen=True)
 class PeerEvent:
     """What became of a peer: "opened" or "closed" its stream to us, "silent" for too long, or
-    "broken", ours to it. ``peer`` None and "daemon": we are cut off ourselves."""
+    "broken", ours to it; "drained": so much has left for it that there is room for more. ``peer``
+    None and "daemon": we are cut off ourselves."""
 
     what: str
     peer: Peer | None
@@ -273,6 +274,9 @@ class NetworkThread:
 
     def broken(self, peer: Peer, why: str) -> None:
         self.inbox.put(PeerEvent("broken", peer, why))
+
+    def drained(self, peer: Peer) -> None:
+        self.inbox.put(PeerEvent("drained", peer))
 
 
 def _cannot_open(listen: str, error: Exception) -> str:

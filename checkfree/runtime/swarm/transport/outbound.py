@@ -19,15 +19,26 @@ from hivemind.p2p import P2PDaemonError
 
 from checkfree.core.ops import Address
 from checkfree.runtime.swarm.transport.frames import ACK, Peer, piece_frame
-from checkfree.runtime.swarm.transport.lanes import Lane, Parts, Piece, Pieces
+from checkfree.runtime.swarm.transport.lanes import MOST_BEHIND, Lane, Parts, Piece, Pieces
 from checkfree.runtime.swarm.transport.links import EmulatedLine
 from checkfree.runtime.swarm.transport.pace import Flow
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Dial = Callable[[Peer, str], Awaitable[Streams]]
+
+@dataclass(frozen=True)
+class Opened:
+    """A stream to a peer. ``local``: of one machine, without a network between."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    local: bool = False
+
+
+Dial = Callable[[Peer, str], Awaitable[Opened]]
 """Opens a stream of that name, which has said hello; raises one of BROKEN_STREAM."""
 Broken = Callable[[Peer, str], None]
 """Told that what goes to a peer arrives no more, and why."""
+Drained = Callable[[Peer], None]
+"""Told that a link is not ``full`` any more."""
 
 CONTROL, DATA = "control", "data"
 """The two streams."""
@@ -39,10 +50,13 @@ BROKEN_STREAM = (OSError, EOFError, P2PDaemonError, asyncio.TimeoutError)
 class Outbound:
     """What goes to one life of a peer."""
 
-    def __init__(self, peer: Peer, line: EmulatedLine | None, dial: Dial, broken: Broken):
+    def __init__(
+        self, peer: Peer, line: EmulatedLine | None, dial: Dial, broken: Broken, drained: Drained
+    ):
         self.peer, self._tell, self._broken = peer, broken, False
         self._control, self._data = (
-            Sender(line, partial(dial, peer, name), self._fail) for name in (CONTROL, DATA)
+            Sender(line, partial(dial, peer, name), self._fail, partial(drained, peer))
+            for name in (CONTROL, DATA)
         )
 
     def notify(self, frame: bytes) -> None:
@@ -57,6 +71,11 @@ class Outbound:
             sender = self._control if lane is Lane.CONTROL else self._data
             sender.pieces.put(lane, to, parts)
             sender.wake()
+
+    @property
+    def behind(self) -> int:
+        """Bytes of what is trained on, of all messages of which nothing has left."""
+        return self._data.pieces.behind[Lane.DATA]
 
     @property
     def trains(self) -> float:
@@ -98,10 +117,11 @@ class Sender:
     def __init__(
         self,
         line: EmulatedLine | None,
-        dial: Callable[[], Awaitable[Streams]],
+        dial: Callable[[], Awaitable[Opened]],
         broken: Callable[[str], None],
+        drained: Callable[[], None],
     ):
-        self._line, self._dial, self._tell = line, dial, broken
+        self._line, self._dial, self._tell, self._drained = line, dial, broken, drained
         self.pieces, self.flow = Pieces(), Flow()
         self._writing = 0
         self._awake, self._idle = asyncio.Event(), asyncio.Event()
@@ -116,9 +136,15 @@ class Sender:
         self._awake.set()
 
     def cancel(self) -> None:
-        self.pieces = Pieces()
+        left, self.pieces = self.pieces.behind[Lane.DATA], Pieces()
         self._idle.set()
         self._task.cancel()
+        self._tell_drained(left)
+
+    def _tell_drained(self, before: int) -> None:
+        """If it was full when so many bytes waited."""
+        if before > MOST_BEHIND >= self.pieces.behind[Lane.DATA]:
+            self._drained()
 
     async def flushed(self) -> None:
         await self._idle.wait()
@@ -127,8 +153,9 @@ class Sender:
         writer, others = None, list[asyncio.Future[None]]()
         await self._awake.wait()
         try:
-            reader, writer = await self._dial()
-            others.append(asyncio.ensure_future(self._hear(reader)))
+            opened = await self._dial()
+            writer, self.flow.local = opened.writer, opened.local
+            others.append(asyncio.ensure_future(self._hear(opened.reader)))
             if self._line is not None:
                 others.append(asyncio.ensure_future(self._deliver(writer)))
             while True:
@@ -153,7 +180,9 @@ class Sender:
         while True:
             if self._line is not None:
                 await _until(self._line.free)
+            behind = self.pieces.behind[Lane.DATA]
             piece = self.pieces.take(self.flow.room)
+            self._tell_drained(behind)
             if piece is not None:
                 self._writing += 1
                 if piece.lane is not None:

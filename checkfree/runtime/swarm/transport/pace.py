@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from checkfree.runtime.swarm.transport.lanes import PIECE, Lane
+from checkfree.runtime.swarm.transport.lanes import LARGEST_PIECE, PIECE, Lane
 
 LEAST = 1 << 14
 """Bytes on their way at once, at least: a few milliseconds of any line that trains a model."""
@@ -99,6 +99,9 @@ class Window:
 class Flow:
     """What is on its way over one stream, of all its lanes. Of ``control`` all may be."""
 
+    local = False
+    """The stream is a kernel's, which takes no more than it has room for; and no line."""
+
     def __init__(self) -> None:
         claims = {Lane.DATA: FOREGROUND, Lane.STATE: FOREGROUND, Lane.BACKGROUND: BACKGROUND}
         self._paces = {lane: Window(claim) for lane, claim in claims.items()}
@@ -107,8 +110,10 @@ class Flow:
 
     def room(self, lane: Lane) -> int:
         """Bytes of a lane to send now as one piece; 0: none, until one is acknowledged."""
+        if self.local:
+            return LARGEST_PIECE
         pace = self._paces.get(lane)
-        return PIECE if pace is None else min(PIECE, pace.room)
+        return PIECE if pace is None else min(LARGEST_PIECE, pace.room)
 
     def sent(self, now: float, lane: Lane, count: int) -> None:
         """A piece has left."""

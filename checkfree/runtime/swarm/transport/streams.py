@@ -1,4 +1,5 @@
-"""Messages over libp2p: two raw streams each way between two peers, all in one event loop.
+"""Messages over libp2p: two raw streams each way between two peers, all in one event loop. What
+goes over the second may take a shorter way, on one machine.
 
 What comes in is checked before it is believed, or memory is taken for it.
 """
@@ -11,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +35,9 @@ from checkfree.messages.control import (
     Rollcall,
     Underway,
 )
+from checkfree.runtime.swarm.transport import local
 from checkfree.runtime.swarm.transport.addresses import readable
+from checkfree.runtime.swarm.transport.direct_reader import DirectReader
 from checkfree.runtime.swarm.transport.frames import (
     ACK,
     ENVELOPE,
@@ -54,8 +58,8 @@ from checkfree.runtime.swarm.transport.outbound import (
     BROKEN_STREAM,
     CONTROL,
     DATA,
+    Opened,
     Outbound,
-    Streams,
 )
 from checkfree.runtime.swarm.transport.probes import Prober
 
@@ -66,6 +70,7 @@ HERE = "/ip4/127.0.0.1/tcp/0"
 """Only processes of this machine can call; any port."""
 DIALS, PAUSE = 5, 0.05  # tries, seconds between them
 HELLO_WITHIN = 10.0  # seconds
+LARGEST_HELLO = 1 << 12  # bytes
 NOBODY = "checkfree-nobody"
 """Of this name no stream is served: whoever is asked for one says so, if it can be reached."""
 LIVES_WITHIN = 1.0
@@ -92,6 +97,8 @@ class Events(Protocol):
     def notice(self, peer: Peer, notice: dict[str, Any]) -> None: ...
 
     def broken(self, peer: Peer, why: str) -> None: ...
+
+    def drained(self, peer: Peer) -> None: ...
 
 
 def host_of(address: Address) -> Address:
@@ -120,6 +127,7 @@ class Endpoint:
 
     def __init__(self, secret: bytes, events: Events, limits: codec.Limits):
         self._secret, self._events, self.limits = secret, events, limits
+        self._local, self._machine = local.LocalServer(self._take), local.machine(secret)
         self._p2p: P2P | None = None
         self._links: dict[Address, Outbound] = {}
         self._held: dict[Address, deque[Callable[[Outbound], None]]] = {}
@@ -142,7 +150,7 @@ class Endpoint:
         """How libp2p knows the lead in each of its lives; "": it has a new name in each."""
 
     async def open(self, sockets: Path, identity: Path, listen: str = HERE) -> None:
-        """Start a libp2p daemon of our own and listen. Raises P2PDaemonError."""
+        """Start a libp2p daemon of our own and listen. Raises P2PDaemonError or OSError."""
         P2P._UNIX_SOCKET_PREFIX = f"/unix{sockets}/"
         self._p2p = p2p = await P2P.create(
             auto_nat=False,
@@ -153,6 +161,7 @@ class Endpoint:
             host_maddrs=[listen],
         )
         await p2p.add_binary_stream_handler(NAME, self._serve)
+        await self._local.open()
 
     @property
     def p2p(self) -> P2P:
@@ -228,6 +237,7 @@ class Endpoint:
         """Stop the daemon; whatever is still queued is lost."""
         for link in self._links.values():
             link.cancel()
+        self._local.close()
         if self._p2p is not None:
             await self._p2p.shutdown()
 
@@ -241,7 +251,8 @@ class Endpoint:
         if known is not None:
             known.cancel()
         line = self.links.line(self.me.seat, peer.seat) if self.me else None
-        self._links[peer.seat] = link = Outbound(peer, line, self.dial, self._events.broken)
+        tell = self._events
+        self._links[peer.seat] = link = Outbound(peer, line, self.dial, tell.broken, tell.drained)
         if self.goes_by_lead(peer):
             link.cancel()
         for put in self._held.pop(peer.seat, ()):
@@ -299,6 +310,12 @@ class Endpoint:
         else:
             put(link)
 
+    def behind(self) -> tuple[int, Address | None]:
+        """Bytes of what is trained on that wait for the line that has most of them waiting, and to
+        whom that is."""
+        links = list(self._links.items())  # the loop's thread may change them
+        return max(((link.behind, seat) for seat, link in links), default=(0, None))
+
     def lines(self) -> dict[str, float]:
         """Of each seat that we train with: seconds for which the line there was taken."""
         links = list(self._links.items())  # the loop's thread may change them
@@ -313,7 +330,7 @@ class Endpoint:
         """All that was queued for living links has left."""
         await asyncio.gather(*(link.flushed() for link in self._links.values()))
 
-    async def dial(self, peer: Peer, stream: str = CONTROL) -> Streams:
+    async def dial(self, peer: Peer, stream: str = CONTROL) -> Opened:
         """A stream to a peer that has said hello. Raises one of BROKEN_STREAM."""
         assert self.me is not None
         for attempt in range(DIALS):
@@ -324,35 +341,69 @@ class Endpoint:
                 if attempt + 1 == DIALS:
                     raise
                 await asyncio.sleep(PAUSE)
-        writer.write(notice_frame(hello(self.me, peer.id, self._secret, stream)))
-        return reader, writer
+        # Over lines that are slower than they are nothing goes past them.
+        asks = self._machine if stream == DATA and not self.links.rules else ""
+        writer.write(notice_frame(hello(self.me, peer.id, self._secret, stream, asks)))
+        opened = Opened(reader, writer)
+        if not asks:
+            return opened
+        try:
+            shorter = await local.connect(await _answer(reader))
+        except BaseException:
+            writer.close()
+            raise
+        if shorter is None:
+            return opened
+        writer.close()
+        return Opened(*shorter, local=True)
 
     # --- in --------------------------------------------------------------------------------------
 
     async def _serve(
         self, info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        peer, stream = None, ""
+        peer, stream, token = None, "", b""
         try:
-            peer, stream = await asyncio.wait_for(self._greeted(info, reader), HELLO_WITHIN)
+            greeted = await asyncio.wait_for(self._greeted(info, reader), HELLO_WITHIN)
+            peer, stream, asks = greeted
             if self.vouched(peer):
                 self.learn(peer)
             if stream == CONTROL:
                 self._events.opened(peer)
-            await _Inbound(self, peer, reader, writer).take_all()
+            if asks:
+                answer: Notice = {}
+                if asks == self._machine:
+                    answer, token = self._local.offer(peer)
+                writer.write(notice_frame(answer))
+            await self._take(peer, reader, writer)
         except BadFrame:
-            self.refused["stranger" if peer is None else "frame"] += 1
+            self.refused["stranger"] += 1
         except BROKEN_STREAM:
             pass  # it is gone; the end of its stream says so
         finally:
+            self._local.withdraw(token)
             with suppress(*BROKEN_STREAM):
                 writer.close()
             if peer is not None and stream == CONTROL:
                 self._events.closed(peer)
 
-    async def _greeted(self, info: Any, reader: asyncio.StreamReader) -> tuple[Peer, str]:
+    async def _take(
+        self, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """All that comes over a stream, until it ends or nobody knows where a frame begins."""
+        try:
+            heard = partial(self._events.heard, peer)
+            direct = await DirectReader.taking_over(reader, writer, heard)
+            await _Inbound(self, peer, direct, writer).take_all()
+        except BadFrame:
+            self.refused["frame"] += 1
+        except BROKEN_STREAM:
+            pass
+
+    async def _greeted(self, info: Any, reader: asyncio.StreamReader) -> tuple[Peer, str, str]:
+        """Who opened which stream, and the machine of who asks for a shorter way."""
         kind, _, _, size = ENVELOPE.unpack(await reader.readexactly(ENVELOPE.size))
-        if kind != NOTICE or size > 1 << 12:
+        if kind != NOTICE or size > LARGEST_HELLO:
             raise BadFrame("no hello")
         notice = read_notice(await reader.readexactly(size))
         if self.me is None:
@@ -365,10 +416,10 @@ class Endpoint:
             raise BadFrame("leads under another name")
         if stream not in (CONTROL, DATA):
             raise BadFrame("opens a stream that we don't know")
-        return peer, stream
-
-    def heard(self, peer: Peer) -> None:
-        self._events.heard(peer)
+        machine = notice.get("machine", "")
+        if type(machine) is not str or (machine and stream != DATA):
+            raise BadFrame("asks for what there is not")
+        return peer, stream, machine
 
     def noticed(self, peer: Peer, notice: dict[str, Any]) -> None:
         """A notice has come."""
@@ -433,7 +484,7 @@ class _Inbound:
         self,
         endpoint: Endpoint,
         peer: Peer,
-        reader: asyncio.StreamReader,
+        reader: DirectReader,
         writer: asyncio.StreamWriter,
     ):
         self._endpoint, self._peer, self._reader, self._writer = endpoint, peer, reader, writer
@@ -442,11 +493,10 @@ class _Inbound:
     async def take_all(self) -> None:
         """Until it ends. Raises BadFrame, or one of BROKEN_STREAM."""
         while True:
-            head = await self._reader.readexactly(ENVELOPE.size)
+            head = await self._reader.exactly(ENVELOPE.size)
             kind, stage, replica, size = ENVELOPE.unpack(head)
-            self._endpoint.heard(self._peer)
             if kind == NOTICE and size <= LARGEST_NOTICE:
-                notice = read_notice(await self._reader.readexactly(size))
+                notice = read_notice(await self._reader.exactly(size))
                 self._endpoint.noticed(self._peer, notice)
             elif kind - FIRST_LANE in iter(Lane) and 0 < size <= LARGEST_PIECE:
                 await self._piece(Lane(kind - FIRST_LANE), Address(stage, replica), size)
@@ -460,7 +510,8 @@ class _Inbound:
             size -= codec.PREFIX
         if coming.to != to or size > len(coming.data) - coming.here:
             raise BadFrame("a piece of another message than the one under way")
-        await self._fill(coming, size)
+        await self._reader.fill(coming.data[coming.here : coming.here + size])
+        coming.here += size
         if lane is not Lane.CONTROL:
             self._writer.write(ACK)
         if coming.here == len(coming.data):
@@ -471,7 +522,7 @@ class _Inbound:
         """Memory for a whole message, once it is known that it may be as long as it says."""
         if size < codec.PREFIX:
             raise BadFrame(f"a message that begins with {size} bytes")
-        prefix = await self._reader.readexactly(codec.PREFIX)
+        prefix = await self._reader.exactly(codec.PREFIX)
         try:
             data = codec.buffer(codec.measure(prefix, self._endpoint.limits))
         except codec.Malformed as error:
@@ -480,12 +531,17 @@ class _Inbound:
         data[: len(prefix)] = prefix
         return _Coming(to, data, len(prefix))
 
-    async def _fill(self, coming: _Coming, size: int) -> None:
-        end = coming.here + size
-        while coming.here < end:
-            chunk = await self._reader.read(min(1 << 20, end - coming.here))
-            if not chunk:
-                raise EOFError
-            coming.data[coming.here : coming.here + len(chunk)] = chunk
-            coming.here += len(chunk)
-            self._endpoint.heard(self._peer)
+
+async def _answer(reader: asyncio.StreamReader) -> Notice:
+    """To a hello that asked for a shorter way. Raises one of BROKEN_STREAM."""
+
+    async def read() -> Notice:
+        kind, _, _, size = ENVELOPE.unpack(await reader.readexactly(ENVELOPE.size))
+        if kind != NOTICE or size > LARGEST_HELLO:
+            raise EOFError("no answer")
+        try:
+            return read_notice(await reader.readexactly(size))
+        except BadFrame:
+            raise EOFError("no answer") from None
+
+    return await asyncio.wait_for(read(), HELLO_WITHIN)
