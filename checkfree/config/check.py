@@ -7,8 +7,8 @@ import re
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import fields
-from typing import Any
 
+from checkfree.config.stash import stash_of
 from checkfree.core.config import Config, DataConfig, InitConfig
 from checkfree.core.errors import BadInput, at_least, one_of, within
 from checkfree.core.formats import PRECISIONS, WIRE, bytes_of
@@ -81,7 +81,7 @@ def check(config: Config) -> None:
             f"replica without a microbatch trains nothing; set microbatches={config.replicas}"
         )
     _devices(config.devices)
-    recomputed(config.recompute, config.stages)
+    _stash(config)
     _model(config.model)
     _cut(config)
     share = config.data.validation_share
@@ -244,16 +244,12 @@ def _cut(config: Config) -> None:
         )
 
 
-def recomputed(recompute: Any, stages: int) -> frozenset[int]:
-    """The stages that recompute activations. Raises BadInput unless true, false or stages."""
-    if isinstance(recompute, bool):
-        return frozenset(range(stages + 1)) if recompute else frozenset()
-    if not isinstance(recompute, (list, tuple)):
-        raise BadInput(f"recompute={recompute}: expected true, false, or stages as in [1, 2]")
-    for stage in recompute:
-        if isinstance(stage, bool) or not isinstance(stage, int) or not 0 <= stage <= stages:
-            raise BadInput(f"recompute names stage {stage}: this pipeline has 0 … {stages}")
-    return frozenset(recompute)
+def _stash(config: Config) -> None:
+    stash_of(config)
+    if config.stash_path == "":
+        raise BadInput("stash_path is empty: expected a folder on a local disk, as in /mnt/nvme")
+    if config.stash_room is not None:
+        at_least("stash_room", config.stash_room, 0)
 
 
 def _model(model: ModelConfig) -> None:

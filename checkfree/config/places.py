@@ -17,7 +17,7 @@ from checkfree.core.typed import written
 
 WHERE = (
     *("data.path", "data.cache", "data.tokenizer"),
-    *("model.path", "model.config", "recovery.log_path", "devices"),
+    *("model.path", "model.config", "recovery.log_path", "stash_path", "devices"),
 )
 """No number of a run depends on these, where its devices compute alike: what data, tokenizer and
 pretrained weights hold is compared by their hashes, and config.json is in a run's own

@@ -301,6 +301,10 @@ class FleetConfig:
     store: Optional[float] = None
     """Bytes per second between a node and the checkpoint store; None: the fleet's."""
 
+    offload: Optional[float] = None
+    """Bytes per second between a node and where it offloads its stash to, each way; None: the
+    fleet's."""
+
     price: Optional[float] = None
     """What a node costs per hour, in any currency; None: no costs are told."""
 
@@ -465,9 +469,24 @@ class Config:
     weights that are rounded from fp32 ones after each step. In both of bf16 the weights that train,
     their gradients' sums and moments are fp32, and so is all that is saved or sent of them."""
 
+    stash: Any = "keep"
+    """What a stage does with what it holds of a microbatch between forward and backward: ``keep``
+    it; ``recompute`` it in the backward; ``offload`` it, from a GPU to the host's memory and else
+    to a file, as much as can be moved while it computes; or ``auto``, what this machine has the
+    memory for, by what it costs. One for all stages, or stages by word as in ``{offload: [1, 2]}``,
+    where all others keep. No bit of a run depends on it."""
+
+    stash_path: Optional[str] = None
+    """Folder on a local disk that stages which are not on a GPU offload to; nothing is left in it.
+    None: ``/var/tmp``."""
+
+    stash_room: Optional[int] = None
+    """Bytes of memory that a seat may hold of what it offloads: as few microbatches are moved as
+    that takes, and it waits for them if it must. None: as many are moved as can be while it
+    computes."""
+
     recompute: Any = False
-    """Compute activations again in the backward pass instead of keeping them: true, false, or a
-    list of stages."""
+    """The older form of ``stash: recompute``: true, false, or a list of stages."""
 
     compile: bool = False
     """Have ``torch.compile`` make faster code of each block of the body stages, by Triton on a GPU

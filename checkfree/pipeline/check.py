@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from checkfree.core.ops import Address, Kind, Op, Route, Schedule
 from checkfree.pipeline.order import ScheduleError, excerpt, in_turn, key
+from checkfree.pipeline.stash import Moves, in_memory
 
 
 def check(
-    schedule: Schedule, routes: Sequence[Route], stash: int | None = None, backward: bool = True
+    schedule: Schedule,
+    routes: Sequence[Route],
+    stash: int | None = None,
+    backward: bool = True,
+    moved: Mapping[Address, Moves] = MappingProxyType({}),
 ) -> None:
     """Raises ScheduleError unless a schedule can run and covers its routes.
 
     Every microbatch visits every hop of its route once each way (``backward=False``: once, out),
     on the worker that the route names, forward before backward; each worker's list ends with its
     only ``R`` (``backward=False``: has none); no deadlock (DeadlockError); no worker holds more
-    than ``stash`` microbatches, see :func:`peak_stash`. ``W3@1`` may stand once, on the worker of
-    ``B3@1`` and after it. A redundant ``R3@2`` may stand once, on the worker of hop 1, after
-    ``F3@1``.
+    than ``stash`` microbatches, see :func:`peak_stash`; where it moves some of them out of its
+    memory (``moved``), of those that stay and those on their way. ``W3@1`` may stand once, on the
+    worker of ``B3@1`` and after it. A redundant ``R3@2`` may stand once, on the worker of hop 1,
+    after ``F3@1``.
     """
     for worker in schedule:
         _check_places(schedule, worker, routes)
@@ -28,7 +35,7 @@ def check(
     for _ in in_turn(schedule, {m: len(route) - 1 for m, route in enumerate(routes)}):
         pass
     if stash is not None:
-        _check_stash(schedule, stash)
+        _check_stash(schedule, stash, moved)
 
 
 def peak_stash(schedule: Schedule) -> Mapping[Address, int]:
@@ -141,9 +148,11 @@ def _check_whole(schedule: Schedule, routes: Sequence[Route], backward: bool) ->
                     raise _missing(schedule, worker, op)
 
 
-def _check_stash(schedule: Schedule, stash: int) -> None:
+def _check_stash(schedule: Schedule, stash: int, moved: Mapping[Address, Moves]) -> None:
     for worker, ops in schedule.items():
-        for at, held in enumerate(_held(worker, ops)):
+        moves = moved.get(worker)
+        stays = _held(worker, ops) if moves is None else in_memory(ops, moves, lambda hop: 1)
+        for at, held in enumerate(stays):
             if held > stash:
                 why = f"makes {worker} hold {held} microbatches, and at most {stash} are allowed"
                 raise _error(schedule, worker, at, why)

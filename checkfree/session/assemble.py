@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import nn
 
-from checkfree.config.check import recomputed
+from checkfree.config.stash import RECOMPUTE, stash_of
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import BF16_WEIGHTS
@@ -33,6 +33,7 @@ from checkfree.session.due import DueFailures
 from checkfree.session.log_disk import log_maker
 from checkfree.session.sizes import recovery_of
 from checkfree.session.snapshot import Snapshot
+from checkfree.session.stash import offloadings
 from checkfree.session.terms import seats, terms_of
 from checkfree.stage import Conditions, Stage
 from checkfree.stage.compiled import check_folder, find_compiler
@@ -151,7 +152,7 @@ def make_worker_context(
     recovery = recovery_of(config) if known else config.recovery
     strategy: Strategy = make_strategy(recovery, config.checkpoint.every)
     devices = _devices(config)
-    recompute = recomputed(config.recompute, config.stages)
+    ways, offloading = stash_of(config), offloadings(config, measured=known)
 
     if config.optimizer.name == MUON:
         find_muon()  # what torch has not got is refused now
@@ -164,7 +165,8 @@ def make_worker_context(
         if config.precision == "fp64":
             module = module.double()
         matrices = {id(p) for name, p in module.named_parameters() if stage and for_muon(name, p)}
-        how = _conditions(config, devices[host], host in recompute, matrices, edge=stage == 0)
+        how = _conditions(config, devices[host], ways[host], matrices, edge=stage == 0)
+        how = replace(how, offload=offloading.get(host))
         return Stage(module, how)
 
     def fresh(stage: int, tick: int) -> StageState:
@@ -195,7 +197,7 @@ def make_worker_context(
 def _conditions(
     config: Config,
     device: torch.device,
-    recompute: bool,
+    stash: str,
     matrices: Collection[int],
     *,
     edge: bool,
@@ -208,7 +210,7 @@ def _conditions(
         device=device,
         autocast=torch.bfloat16 if config.precision == "bf16" else None,
         weights=torch.bfloat16 if config.precision == BF16_WEIGHTS else None,
-        recompute=recompute,
+        recompute=stash == RECOMPUTE,
         compile=config.compile and not edge,
         lr_scale_decay=1.0 if half_life is None else 0.5 ** (1 / half_life),
         coarse_steps=config.optimizer.name == MUON and bool(matrices),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from checkfree.config.check import recomputed
+from checkfree.config.stash import OFFLOAD, RECOMPUTE, stash_of
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import FP32, SIGNS
@@ -22,6 +22,7 @@ from checkfree.recovery.registry import replays, spec_of
 from checkfree.runtime.folder import CONFIG
 from checkfree.session.blueprint import chunks_of
 from checkfree.session.sizes import logged_bytes, own_sizes, rounded_bytes
+from checkfree.session.stash import moving_of
 from checkfree.session.terms import scheduler_of
 from checkfree.simulator.sizes import Sizes
 
@@ -67,30 +68,30 @@ def seat_bytes(config: Config) -> int:
 
 
 def _stashed(config: Config) -> list[int]:
-    """By stage: bytes of as many microbatches as the schedule has it hold at once. What recomputes
-    holds all of those between the halves of their backwards, and of one whose backward is due."""
-    sizes, again = own_sizes(config), recomputed(config.recompute, config.stages)
+    """By stage: bytes of as many microbatches as the schedule has it hold at once, and of each what
+    it was made of where the rest is not kept. What recomputes holds all of those between the halves
+    of their backwards, and of one whose backward is due; what offloads, those that stay, and those
+    that are on their way."""
+    sizes, ways = own_sizes(config), stash_of(config)
     plain = in_order([Address(stage) for stage in range(config.stages + 1)], config.microbatches)
     schedule = scheduler_of(config)(revisiting(plain, chunks_of(config)))
     peak = {seat.stage: count for seat, count in peak_stash(schedule).items()}
     halves = {seat.stage: count for seat, count in peak_split(schedule).items()}
-    # Of what a body stage keeps of a microbatch, each chunk keeps its share.
-    kept = [one // (sizes.visits if stage else 1) for stage, one in enumerate(sizes.stashed)]
-    losses, (edge, *bodies) = peak_losses(schedule), kept
-    waiting = {stage: int(HALF_HELD * halves[stage] * one) for stage, one in enumerate(kept)}
-    whole = {stage: max(1, halves[stage]) for stage in again}
-    return [
-        peak[0] * sizes.activation + whole.get(0, losses) * edge + waiting[0],
-        *(
-            waiting[stage]
-            + (
-                peak[stage] * sizes.activation + whole[stage] * one
-                if stage in again
-                else peak[stage] * one
-            )
-            for stage, one in enumerate(bodies, start=1)
-        ),
-    ]
+    losses = peak_losses(schedule)
+    moving = moving_of(config, sizes) if OFFLOAD in ways else None
+    found = []
+    for stage in range(config.stages + 1):
+        one = sizes.stash_at(stage)
+        inputs = peak[stage] * sizes.activation
+        ops = schedule[Address(stage)]
+        if ways[stage] == RECOMPUTE:
+            whole = inputs + max(1, halves[stage]) * one
+        elif ways[stage] == OFFLOAD and moving is not None:
+            whole = inputs + moving.peak(stage, ops, moving.chosen(stage, ops))
+        else:
+            whole = peak[stage] * one if stage else inputs + losses * one
+        found.append(whole + int(HALF_HELD * halves[stage] * one))
+    return found
 
 
 def _held(config: Config, sizes: Sizes, stage: int) -> int:

@@ -84,10 +84,12 @@ def profile(
 
 def _nothing_else(config: Config) -> Config:
     """Nothing to do but to train, with backwards that are whole: their halves are measured beside
-    the run."""
+    the run; and what they need is kept: what else becomes of that is computed from the seconds."""
     return replace(
         config,
         schedule="1f1b",
+        stash="keep",
+        recompute=False,
         failures=FailuresConfig(scenario="none"),
         recovery=RecoveryConfig(name="none"),
         validation=ValidationConfig(every=0),

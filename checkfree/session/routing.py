@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
+from checkfree.config.stash import OFFLOAD, RECOMPUTE, stash_of
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.links import AUTO, Way
@@ -52,10 +53,18 @@ class Network:
 def network_of(config: Config, seats: Collection[Address], schedule: MakeSchedule) -> Network:
     """As ``fleet`` describes it, with its machines given to ``seats``, and formats to slow links if
     they are to be chosen. Raises BadInput."""
-    fleet, sizes, profile = _fleet(config), sizes_of(config), _profile(config)
+    fleet, sizes, profile = _fleet(config), sizes_of(config), profile_of(config)
     if profile is not None and fleet.serial and config.fleet.store is None:
         fleet = replace(fleet, store=profile.store)
-    found = Network(fleet, sizes, pace_of(sizes, fleet, profile))
+    ways = stash_of(config)  # of ``auto``, which looks at this machine's memory: as if kept
+    again, offload = (
+        frozenset(stage for stage, way in enumerate(ways) if way == wanted)
+        for wanted in (RECOMPUTE, OFFLOAD)
+    )
+    pace = replace(
+        pace_of(sizes, fleet, profile), again=again, offload=offload, room=config.stash_room
+    )
+    found = Network(fleet, sizes, pace)
     if config.fleet.placement == SEARCHED and fleet.places > 1:
         routes = revisiting(in_order(seats, config.microbatches), chunks_of(config))
         course = Course(routes, schedule(routes))
@@ -132,7 +141,7 @@ def _fleet(config: Config) -> Fleet:
     return replace(found, name=f"{fleet.name}, lines of {Path(path).name}")
 
 
-def _profile(config: Config) -> Profile | None:
+def profile_of(config: Config) -> Profile | None:
     """The one that is named, if it is of ops of this configuration's sizes. Raises BadInput."""
     path, model = config.fleet.profile, config.model
     if path is None:

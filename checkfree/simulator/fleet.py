@@ -15,6 +15,10 @@ from checkfree.simulator import sites
 
 MIB, GB = 2**20, 1e9
 
+BUS = 25 * GB
+"""Bytes per second from a GPU to pinned memory of its host: PCIe 4.0 with 16 lanes, less what its
+protocol takes."""
+
 AS_IT_IS, SEARCHED = PLACEMENTS = ("fixed", "searched")
 
 
@@ -59,6 +63,9 @@ class Fleet:
     """Checkpoints go to the store beside training; the next one waits for the last."""
     price: float | None = None
     """Of a node, per hour."""
+    offload: float = 1 * GB
+    """Bytes per second between a node's memory and where it offloads what it has stashed to, each
+    way: of a local disk, or of a GPU's bus."""
     spread: int = 0
     standing: Mapping[Address, int] = field(default_factory=dict)
     """The places of seats that stand elsewhere than so."""
@@ -100,10 +107,29 @@ FLEETS: Mapping[str, Fleet] = MappingProxyType(
                 detection=2.0,
                 replacement=0.0,
                 store=3 * sites.STAGE / sites.CHECKPOINT_SECONDS,
+                offload=BUS,
                 spread=2,
             ),
-            Fleet("datacenter", _everywhere(50e-6, 12.5 * GB), 1, 150e12, 1.0, 30.0, 2 * GB),
-            Fleet("machine", _everywhere(10e-6, 50 * GB), 1, 150e12, 0.1, 1.0, 2 * GB),
+            Fleet(
+                "datacenter",
+                _everywhere(50e-6, 12.5 * GB),
+                places=1,
+                flops=150e12,
+                detection=1.0,
+                replacement=30.0,
+                store=2 * GB,
+                offload=BUS,
+            ),
+            Fleet(
+                "machine",
+                _everywhere(10e-6, 50 * GB),
+                places=1,
+                flops=150e12,
+                detection=0.1,
+                replacement=1.0,
+                store=2 * GB,
+                offload=BUS,
+            ),
             Fleet(
                 "home",
                 _everywhere(0.03, 2.5e6),
@@ -112,6 +138,7 @@ FLEETS: Mapping[str, Fleet] = MappingProxyType(
                 detection=3.0,
                 replacement=60.0,
                 store=2.5e6,
+                offload=BUS,
                 shared_uplink=True,
             ),
             Fleet("thread", _everywhere(0.0, math.inf), 1, 50e9, 0.0, 0.0, 0.3 * GB, serial=True),
@@ -134,7 +161,7 @@ def check_fleet(fleet: FleetConfig) -> None:
             raise BadInput(f"fleet.{name}={value}: expected a number of at least 0")
     if fleet.memory is not None and fleet.memory < 1:
         raise BadInput(f"fleet.memory={fleet.memory}: expected bytes, 1 or more")
-    for name in ("flops", "store"):
+    for name in ("flops", "store", "offload"):
         value = getattr(fleet, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise BadInput(f"fleet.{name}={value}: expected a number above 0")
@@ -143,7 +170,7 @@ def check_fleet(fleet: FleetConfig) -> None:
 def fleet_of(config: FleetConfig) -> Fleet:
     """The preset with the configuration's own values over it. Raises BadInput."""
     check_fleet(config)
-    names = ("flops", "detection", "replacement", "store", "price")
+    names = ("flops", "detection", "replacement", "store", "offload", "price")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     fleet = chosen("fleet.name", config.name, FLEETS, config.code)
     return replace(fleet, overlapped=config.upload == "overlapped", **given)

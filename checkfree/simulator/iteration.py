@@ -15,6 +15,7 @@ from itertools import pairwise
 from checkfree.core.ops import Address, Kind, Mirror, Op, Route, Schedule, Transfer
 from checkfree.pipeline import in_turn, key, split_backwards
 from checkfree.simulator.fleet import Fleet, Line
+from checkfree.simulator.moving import Moving
 from checkfree.simulator.sizes import ComputePace, Sizes
 
 LEADS_PLACE = Address(0)
@@ -85,8 +86,10 @@ def price_iteration(
     """From Begin to the last Stepped, the messages to and from the lead included. The transfers
     travel beside it: they take their share of the lines, and who waits for them last."""
     sent = message_bytes(routes, schedule, mirrors, transfers, sizes)
+    moving = Moving(sizes, pace, fleet.offload, pace.room)
     if fleet.serial:
-        return replace(_one_after_another(routes, schedule, mirrors, pace), bytes=sent)
+        made = _one_after_another(routes, schedule, mirrors, moving, pace)
+        return replace(made, bytes=sent)
     clocks, lines = {worker: _WorkerClock() for worker in schedule}, NetworkLines(fleet)
     arrivals = (
         lines.send(0.0, t.owner, t.holder, sizes.packed[t.what][t.owner.stage]) for t in transfers
@@ -94,7 +97,7 @@ def price_iteration(
     shadowed = max(arrivals, default=0.0)  # the shadows leave at once
     for worker, clock in clocks.items():  # Begin
         clock.wait(fleet.link(LEADS_PLACE, worker).latency, 0.0)
-    _run(routes, schedule, clocks, lines, sizes, pace)
+    _run(routes, schedule, clocks, lines, moving)
     _reduce(clocks, lines, sizes, _trained(schedule))
     _keep(mirrors, clocks, lines, sizes)
     total = _commit(mirrors, clocks, fleet, pace)
@@ -111,20 +114,30 @@ def _run(
     schedule: Schedule,
     clocks: dict[Address, _WorkerClock],
     lines: NetworkLines,
-    sizes: Sizes,
-    pace: ComputePace,
+    moving: Moving,
 ) -> None:
-    """Forwards, backwards and shadows. ``come``: when the input of an op was ready, and is here."""
+    """Forwards, backwards and shadows. ``come``: when the input of an op was ready, and is here.
+    Of who offloads, ops wait for what is moved, too."""
+    sizes, pace = moving.sizes, moving.pace
     come: dict[Op, tuple[float, float]] = {}
+    carriers = {
+        worker: moving.carrier(worker.stage, ops)
+        for worker, ops in schedule.items()
+        if worker.stage in pace.offload
+    }
     split = split_backwards(schedule)
     for worker, op in in_turn(schedule, {m: len(route) - 1 for m, route in enumerate(routes)}):
         if op.kind is Kind.REDUCE:
             continue
-        clock, route = clocks[worker], routes[op.microbatch]
+        clock, route, carrier = clocks[worker], routes[op.microbatch], carriers.get(worker)
         ready, here = come.pop(op, (0.0, 0.0))
         clock.wait(here, ready)
+        if carrier is not None:
+            clock.wait(carrier.begin(clock.free), clock.free)
         seconds = pace.seconds(op, route, key(op) in split)
         clock.work(seconds, "redundant" if op.kind is Kind.REDUNDANT else "useful")
+        if carrier is not None:
+            clock.wait(carrier.end(clock.free), clock.free)
         following = _following(op, route)
         if following is not None:
             on = sizes.activation_on if op.kind is Kind.FORWARD else sizes.gradient_on
@@ -206,15 +219,19 @@ def _one_after_another(
     routes: Sequence[Route],
     schedule: Schedule,
     mirrors: Sequence[Mirror],
+    moving: Moving,
     pace: ComputePace,
 ) -> Price:
-    """One thread: nothing overlaps, nobody waits."""
+    """One thread: nothing overlaps; each seat waits for what it moves, as if it was alone."""
     clock, split = _WorkerClock(), split_backwards(schedule)
     for op in (op for ops in schedule.values() for op in ops if op.kind is not Kind.REDUCE):
         kind = "redundant" if op.kind is Kind.REDUNDANT else "useful"
         clock.work(pace.seconds(op, routes[op.microbatch], key(op) in split), kind)
-    for worker in schedule:
+    for worker, ops in schedule.items():
         clock.work(pace.step(worker))
+        if worker.stage in pace.offload:
+            waited = moving.waits(worker.stage, ops, moving.chosen(worker.stage, ops))
+            clock.wait(clock.free + waited, clock.free)
     for keep in mirrors:
         clock.work(pace.step(keep.owner), "redundant")
     clock.work(pace.overhead)

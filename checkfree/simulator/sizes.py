@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from checkfree.core.config import WireConfig
@@ -77,6 +77,10 @@ class Sizes:
         how = self.links.get((one, other))
         return self.gradient if how is None else self.written[how]
 
+    def stash_at(self, stage: int) -> int:
+        """Bytes that a stage keeps of one microbatch at one hop; of stage 0, of its last one."""
+        return self.stashed[stage] // (self.visits if stage else 1)
+
     def state(self, stage: int, *, moments: bool) -> int:
         """Bytes of a stage's state as it is sent."""
         return self.params[stage] + self.buffers[stage] + self.moments[stage] * moments
@@ -120,12 +124,33 @@ class ComputePace:
     """Seats that take so many times as long for the same."""
     visits: int = 1
     """Hops of a microbatch at each body stage."""
+    again: frozenset[int] = frozenset()
+    """Stages that run each forward once more, for its backward."""
+    offload: frozenset[int] = frozenset()
+    """Stages that move what they hold between forward and backward."""
+    room: int | None = None
+    """Bytes of that which may stay; None: as much as can't be moved while they compute."""
 
     def seconds(self, op: Op, route: Route, split: bool = False) -> float:
         """Of an op on a microbatch's route. ``split``: it is a backward that leaves the gradient of
         the weights to another op."""
         part, seat = self._part(op.hop, route), route[op.hop - (op.kind is Kind.REDUNDANT)]
-        return _of(op, part, split) * self.slower.get(seat, 1.0)
+        seconds = _of(op, part, split)
+        if op.kind is Kind.BACKWARD and op.hop and seat.stage in self.again:
+            seconds += part.forward
+        return seconds * self.slower.get(seat, 1.0)
+
+    def at(self, stage: int, ops: Collection[Op]) -> Callable[[Op], float]:
+        """Seconds of each of a seat's ``ops`` by itself; of a redundant forward, nothing."""
+        apart = {op[1:] for op in ops if op.kind is Kind.WEIGHTS}
+
+        def seconds(op: Op) -> float:
+            if op.kind in (Kind.REDUCE, Kind.REDUNDANT):
+                return 0.0
+            part = self.body(stage) if stage else self.head if op.hop else self.embed
+            return _of(op, part, op[1:] in apart)
+
+        return seconds
 
     def step(self, seat: Address) -> float:
         """Of an optimizer step of a seat's stage."""
@@ -134,6 +159,7 @@ class ComputePace:
     def both_ways(self, seat: Address) -> float:
         """Of a microbatch's forward and backward at a seat; at stage 0, of both its hops."""
         once = sum(part.forward + part.backward for part in self._parts(seat))
+        once += self._parts(seat)[-1].forward * (seat.stage in self.again)
         return once * (self.visits if seat.stage else 1) * self.slower.get(seat, 1.0)
 
     def forward(self, seat: Address) -> float:
@@ -142,7 +168,9 @@ class ComputePace:
 
     def backward(self, seat: Address) -> float:
         """The same of its backward."""
-        return max(part.backward for part in self._parts(seat)) * self.slower.get(seat, 1.0)
+        again = self._parts(seat)[-1].forward * (seat.stage in self.again)
+        once = max(part.backward for part in self._parts(seat)) + again
+        return once * self.slower.get(seat, 1.0)
 
     def _parts(self, seat: Address) -> tuple[StagePart, ...]:
         return (self.body(seat.stage),) if seat.stage else (self.embed, self.head)
@@ -184,6 +212,8 @@ def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B
     }
     work = 0.0, (0.0,) * stages, 0.0
     told = told_bytes(values, activation)
+    # As if all matrices of a stage were as wide as the hidden state, which each reads and writes.
+    stashed = tuple(values // ROW * 2 * (count // ROW) for count in params)
     return Sizes(
         "published",
         activation,
@@ -194,6 +224,7 @@ def published(stages: int, wire: WireConfig = WireConfig()) -> Sizes:  # noqa: B
         *work,
         packed,
         told,
+        stashed,
         parameters=sum(params) // 4,
         written=written,
         links=parse_links(wire.links),

@@ -9,6 +9,8 @@ from enum import Enum
 import torch
 from torch import nn
 
+from checkfree.stage.offload import Offloading
+
 CPU = torch.device("cpu")
 
 
@@ -50,6 +52,8 @@ class Conditions:
     weights: torch.dtype | None = None
     """Compute with weights of this type, rounded from those that train; None: with those."""
     recompute: bool = False
+    offload: Offloading | None = None
+    """Move away what is stashed; None: keep it, or have it computed again."""
     compile: bool = False
     """torch.compile the blocks of a body."""
     lr_scale_decay: float = 1.0

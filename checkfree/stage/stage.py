@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from checkfree.stage.conditions import Conditions, Part
 from checkfree.stage.digest import digest
 from checkfree.stage.learnt import COMPUTED
 from checkfree.stage.masters import rounded
+from checkfree.stage.offload import Offloading, Parcel, mover_of
 from checkfree.stage.running import (
     check_output,
     in_type,
@@ -69,6 +70,11 @@ class Stage:
         self._optimizer = conditions.optimizer(self._params or [nn.Parameter(torch.empty(0))])
         self._stash: dict[Key, tuple[Tensor | None, Tensor, Callable[[], Tensor]]] = {}
         self._halves: dict[Key, WeightsBackward] = {}
+        how = conditions.offload
+        self._mover = None if how is None else mover_of(how, conditions.device)
+        self._parcels: dict[Key, tuple[Parcel, Callable[[], Tensor]]] = {}
+        self.moving: Collection[Key] | None = None
+        """What of its stash is moved away until the backward, where it offloads; None: all."""
         self.gradient_norm = 0.0
         self.clipped_norm = 0.0
         self.lr_scale = 1.0
@@ -102,10 +108,13 @@ class Stage:
         entry = None
         if part is not Part.EMBED:
             entry = x = x.detach().to(self._conditions.device).requires_grad_()
-        y = self._compute(part, x, batch, seed)
+        again = partial(self._compute, part, x, batch, seed, keep=True)
+        if entry is None or not self._moves(key):
+            y = self._compute(part, x, batch, seed)
+        else:
+            y = self._put_away(key, entry, again)
         if entry is not None and not y.requires_grad:
             raise BadInput(_no_gradient_of(self.module))
-        again = partial(self._compute, part, x, batch, seed, keep=True)
         self._stash[key] = (entry, y, again if self._conditions.recompute else lambda: y)
         return owned(y.detach())
 
@@ -142,7 +151,7 @@ class Stage:
         is computed again here, and kept until then. An EMBED, and what can't be split, does all
         here.
         """
-        entry, y, again = self._stash.pop(key)
+        entry, y, again = self._brought_back(key)
         if dy is None:
             dy = torch.full_like(y, scale)
         dy = dy.to(y.device, y.dtype)
@@ -160,6 +169,52 @@ class Stage:
         if entry is not None and entry.grad is None:
             raise BadInput(_no_gradient_of(self.module))
         return None if entry is None else entry.grad
+
+    # --- what is moved away meanwhile --------------------------------------------------------
+
+    @property
+    def offloads(self) -> Offloading | None:
+        """How it moves what it has stashed, if it does."""
+        return self._conditions.offload
+
+    def read_ahead(self, key: Key) -> None:
+        """Its backward comes soon after what is computed now."""
+        if self._mover is not None and key in self._parcels:
+            self._mover.ahead(self._parcels[key][0])
+
+    def _moves(self, key: Key) -> bool:
+        return self._mover is not None and (self.moving is None or key in self.moving)
+
+    def _put_away(self, key: Key, entry: Tensor, run: Callable[[], Tensor]) -> Tensor:
+        """What a forward makes; of what that saves, all that is not held anyway leaves."""
+        assert self._mover is not None
+        buffers = (b for layer in self._buffered for b in layer._buffers.values() if b is not None)
+        parcel = Parcel([entry, *self._computing, *self._params, *buffers])
+        try:
+            with parcel.saving():
+                y = run()
+        except RuntimeError as error:
+            if "saved tensor hooks" not in str(error):
+                raise
+            raise BadInput(
+                f"{type(self.module).__name__} differentiates within its forward, by torch.func, "
+                "and then torch does not tell what it saves: have its stage keep its stash"
+            ) from error
+        parcel.close(y)
+        self._parcels[key] = parcel, run
+        self._mover.put(parcel)
+        return y
+
+    def _brought_back(self, key: Key) -> tuple[Tensor | None, Tensor, Callable[[], Tensor]]:
+        """What was stashed, as if it had never been away; lost, it is computed again."""
+        entry, y, again = self._stash.pop(key)
+        parcel, run = self._parcels.pop(key, (None, again))
+        if self._mover is not None and parcel is not None and not self._mover.fetch(parcel):
+            y = run()
+            return entry, y, lambda: y
+        return entry, y, again
+
+    # --- a backward ----------------------------------------------------------------------------
 
     @contextmanager
     def _scaled(self, scale: float) -> Iterator[None]:
@@ -240,6 +295,7 @@ class Stage:
     def discard(self) -> None:
         """Forget an iteration that will be started over."""
         self._stash.clear()
+        self._parcels.clear()
         self._halves.clear()
         self._optimizer.zero_grad(set_to_none=True)
 
@@ -359,6 +415,7 @@ class Stage:
     def destroy(self) -> None:
         """Overwrite every tensor with NaN, in place: lost means lost."""
         self._stash.clear()
+        self._parcels.clear()
         self._halves.clear()
         doomed = [*self._params, *(p.grad for p in self._params), *self.module.buffers()]
         doomed += self._computing

@@ -12,6 +12,7 @@ from checkfree.core.ops import Address, Kind, Mirror, Op, Route
 from checkfree.messages.control import Begin, Purpose, Ticket
 from checkfree.messages.tensors import Activation, Gradient, KeepGradient, Share
 from checkfree.pipeline.routes import visits
+from checkfree.pipeline.stash import Moves
 from checkfree.recovery.fit.activations import BufferLimits, Ring
 from checkfree.recovery.fit.boundary import Crossed
 from checkfree.stage import Key, Part, body_part
@@ -43,6 +44,8 @@ class Attempt:
     """What has left for other stages, if that is kept."""
     feedback: Feedback = field(default_factory=Feedback)
     """What rounding has taken of the gradients that have left."""
+    moves: Moves | None = None
+    """What its stage moves out of memory meanwhile; None: that is not chosen yet."""
     shared: bool = False
     pushed: bool = False
     prepared: bool = False

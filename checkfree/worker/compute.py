@@ -18,6 +18,7 @@ from checkfree.recovery.fit.activations import Ring
 from checkfree.recovery.fit.boundary import Crossed, file_input, file_output
 from checkfree.stage import Part, Stage
 from checkfree.stage.learnt import COMPUTED
+from checkfree.stage.offload import Offloading
 from checkfree.worker.attempt import Attempt
 from checkfree.worker.context import WorkerContext
 from checkfree.worker.inspection import are_gradients
@@ -81,6 +82,8 @@ class Compute:
     def run(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         """One op whose inputs are here. Raises Unfit for those that are no good; they are gone; and
         BadInput for a module that can't be trained, with its stage, and for data."""
+        if attempt.training and self.stage.offloads is not None:
+            self._look_ahead(attempt, self.stage.offloads)
         match op.kind:
             case Kind.FORWARD:
                 return self._forward(attempt, op)
@@ -93,6 +96,16 @@ class Compute:
                 return self._redundant(attempt, op)
             case Kind.REDUCE:
                 return self._reduce(attempt)
+
+    def _look_ahead(self, attempt: Attempt, how: Offloading) -> None:
+        """Have the stage move what its seat is to move, and bring back what an op soon needs."""
+        if attempt.moves is None:
+            attempt.moves = how.chosen(attempt.plan.schedule[attempt.address])
+        moves, todo = attempt.moves, attempt.todo
+        self.stage.moving = moves.keys
+        key = moves.back(todo[moves.ahead - 1] if len(todo) >= moves.ahead else None)
+        if key is not None:
+            self.stage.read_ahead(key)
 
     def _forward(self, attempt: Attempt, op: Op) -> list[Outgoing]:
         key, part = (op.microbatch, op.hop), attempt.part(op)

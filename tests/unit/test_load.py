@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -29,6 +30,7 @@ from checkfree.config.load import (
     to_yaml,
 )
 from checkfree.config.places import moved
+from checkfree.config.stash import as_stash, stash_of
 from checkfree.core.config import (
     Config,
     DataConfig,
@@ -231,6 +233,29 @@ def test_a_preset_replaces_the_rate_of_the_file() -> None:
     assert (failures.scenario, failures.probability) == ("paper/500m/10", None)
 
 
+# --- what is stashed ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "ways"),
+    [
+        ("", "kkkk"),
+        ("stash=offload", "oooo"),
+        ("stash.offload=[1,2]", "kook"),
+        ("stash.offload=[1] stash.recompute=[0,2]", "rork"),
+        ("stash={recompute: [3]}", "kkkr"),
+        ("recompute=[1,3]", "krkr"),
+        ("recompute=true", "rrrr"),
+        ("recompute=true stash=recompute", "rrrr"),
+    ],
+)
+def test_what_stages_do_with_their_stash(words: str, ways: str) -> None:
+    given = re.findall(r"\S+=.*?(?= \S+=|$)", words)
+    found = stash_of(load(None, ["stages=3", "model.blocks=3", *given]))
+    assert "".join(way[0] for way in found) == ways
+    assert stash_of(load(None, ["stages=3", f"stash={json.dumps(as_stash(found))}"])) == found
+
+
 # --- there and back ------------------------------------------------------------------------------
 
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
@@ -249,6 +274,7 @@ configs = st.builds(
     replicas=st.integers(1, 2),
     devices=st.sampled_from([("cpu",), ("cuda:0", "cuda:1"), ("cpu", "cuda")]),
     recompute=st.sampled_from([True, False, [1, 3]]),
+    stash_room=st.none() | counts,
     optimizer=st.builds(
         OptimizerConfig,
         lr=numbers,
@@ -383,6 +409,16 @@ def test_a_wrong_type_is_told_the_right_one(word: str, expected: str) -> None:
         ("precision=fp8", ["precision=fp8", "fp32, bf16"]),
         ("recompute=[9]", ["9", "0 … 6"]),
         ("recompute=some", ["recompute=some", "true, false"]),
+        ("stash=disk", ["stash=disk", "keep, recompute, offload, auto", "{offload: [1, 2]}"]),
+        ("stash=[1,2]", ["stash=[1, 2]", "{offload: [1, 2]}"]),
+        ("stash.disk=[1]", ["stash.disk", "keep, recompute, offload, auto"]),
+        ("stash.offload=3", ["stash.offload=3", "[1, 2]"]),
+        ("stash.offload=[9]", ["stash.offload names stage 9", "0 … 6"]),
+        ("stash.offload=[1] stash.keep=[1]", ["offload and keep of stage 1", "choose one"]),
+        ("recompute=true stash=offload", ["recompute=true", "stash=offload", "leave recompute"]),
+        ("stash_path=", ["stash_path is empty", "/mnt/nvme"]),
+        ("stash_room=-1", ["stash_room=-1", "at least 0"]),
+        ("fleet.offload=0", ["fleet.offload=0", "above 0"]),
         ("model.family=bert", ["model.family=bert", "llama, gpt"]),
         ("model.width=10 model.heads=4", ["model.width=10", "model.heads=4", "set model.width="]),
         ("model.dropout=1", ["model.dropout=1", "[0, 1)"]),
