@@ -91,7 +91,7 @@ CASES: dict[str, dict[str, Any]] = {
         "schedule": "zb_h2",
     },
     "interleaved, two replicas": {**EIGHT, "schedule": "interleaved", "replicas": 2},
-    "zbv": {**EIGHT, "schedule": "zbv"},
+    "zbv, offloaded": {**EIGHT, "schedule": "zbv", "stash": "offload", "stash_room": 0},
     "zbv, swapped, by flow": {
         **EIGHT,
         **SWAPPED,
@@ -230,7 +230,15 @@ def test_float64_losses_and_weights_to_1e_10(case: dict[str, Any], tmp_path: Pat
 
 @pytest.mark.parametrize(
     "name",
-    ["1f1b", "swapped", "two replicas", "zb_h1", "zb_h2", "zb_h1, two replicas, swapped", "zbv"],
+    [
+        "1f1b",
+        "swapped",
+        "two replicas",
+        "zb_h1",
+        "zb_h2",
+        "zb_h1, two replicas, swapped",
+        "zbv, offloaded",
+    ],
 )
 def test_float32_losses_to_1e_5(name: str, tmp_path: Path) -> None:
     config = small(tmp_path / "run", BASE, CASES[name])

@@ -122,7 +122,7 @@ def test_a_run_that_stopped_goes_on_with_what_was_chosen(tmp_path: Path) -> None
 
 def test_a_swarm_does_not_choose() -> None:
     config = build({**TREE, "wire": "auto"})
-    with pytest.raises(BadInput, match=r"a swarm has its own: name the slow ones"):
+    with pytest.raises(BadInput, match=r"this swarm's are not: have them measured"):
         check_given(config)
     check_given(with_links(build({**TREE, **SLOW, "model": MODEL})))
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkfree.core.ops import Address, Kind, Op
-from checkfree.pipeline import SCHEDULES, ScheduleError, check, one_f_one_b, peak_stash
-from checkfree.pipeline.routes import in_order, swapped
+from checkfree.models.chunks import Chunks
+from checkfree.pipeline import SCHEDULES, TWICE, ScheduleError, check, one_f_one_b, peak_stash
+from checkfree.pipeline.routes import in_order, revisiting, swapped
 from checkfree.pipeline.stash import (
     AHEAD,
     NOTHING,
@@ -49,7 +50,10 @@ def ops_of(text: str) -> list[Op]:
 
 schedules = st.builds(
     lambda name, stages, microbatches, cross: SCHEDULES[name](
-        (swapped if cross and stages >= 4 else tuple)(in_order(seats(stages), microbatches))
+        revisiting(
+            (swapped if cross and stages >= 4 else tuple)(in_order(seats(stages), microbatches)),
+            TWICE.get(name, Chunks.WHOLE),
+        )
     ),
     st.sampled_from([*SCHEDULES]),
     st.integers(1, 6),
