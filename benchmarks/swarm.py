@@ -5,9 +5,11 @@
 
 4 stages × 8 microbatches of 4 × 128 tokens, width 512: 1 MB activations and about 6M parameters a
 stage, one thread a worker. CPU time is that of all processes, launcher, lead and libp2p daemons
-included, between two iterations; memory pages and imports of the start are left out. --replay: a
-swarm that keeps logs and sends two waves of copies beside one that does not, in so many pairs, and
-the memory that all processes had at most, beside what checkfree itself counts for it.
+included, between two iterations; memory pages and imports of the start are left out. Seats of one
+machine send tensors past the daemons: with ``--link "98 99 latency=1ms"`` among the words, a line
+that nobody has, they go through them, as between machines. --replay: a swarm that keeps logs and
+sends two waves of copies beside one that does not, in so many pairs, and the memory that all
+processes had at most, beside what checkfree itself counts for it.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 A middle stage is killed, and made of the weights of its two neighbours. Timed is all between the
 lead's plan and the last seat's answer: both states asked for, copied, sent, inspected, averaged
 and put in place. The bare stream sends as many bytes through two libp2p daemons into memory, and
-nothing else, before and after. What the new process has read from its sockets, over the size of the
-states, says how often a byte was moved.
+nothing else, before and after. The swarm goes by libp2p too, as between machines. What the new
+process has read from its sockets, over the size of the states, says how often a byte was moved.
 
 --copy: the stage is replayed from the copy on another seat. Timed is all until that is in place:
 asked for, sent, held against its sum, and kept as the seat's own too. Then what a replayed
@@ -53,6 +53,8 @@ WORDS = [
     *("model.width=1024", "model.heads=8", "model.hidden=2816", "model.blocks=8"),
     *("model.context=16", "model.vocabulary=256"),
 ]
+BY_LIBP2P = ("--link", "98 99 latency=1ms")
+"""Two seats that nobody has: where a line is emulated, no stream goes past the daemons."""
 COPIES = "recovery=replay(wave_every=20,wave_lag=2)"
 SETTLED = 30  # iterations, in which a wave counts
 SEAT = "2.0"
@@ -208,7 +210,7 @@ def main() -> None:
     os.environ["HIVEMIND_LOGLEVEL"] = "ERROR"
     with tempfile.TemporaryDirectory(prefix="checkfree-transfer-") as name:
         before, own = bare(ABOUT), alone(config) if arguments.copy else []
-        with living(Path(name), words) as swarm:
+        with living(Path(name), [*BY_LIBP2P, *words]) as swarm:
             swarm.read()
             rebuilds = [rebuild(swarm, copied) for _ in range(arguments.kills)]
         size = rebuilds[0].size

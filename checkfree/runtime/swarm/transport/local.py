@@ -70,7 +70,7 @@ class LocalServer:
         self._open = set[asyncio.StreamWriter]()
 
     async def open(self) -> None:
-        """Raises OSError."""
+        """Where there are no such sockets, or none may be made, nobody is told of one."""
         if sys.platform != "linux":
             return
         # A name without a file: it is gone with the process, and known in one network namespace.
@@ -81,7 +81,7 @@ class LocalServer:
             self._server = await asyncio.start_unix_server(self._greet, sock=listening)
         except OSError:
             listening.close()
-            raise
+            return
         self._name = name
 
     def offer(self, peer: Peer) -> tuple[Notice, bytes]:

@@ -150,7 +150,7 @@ class Endpoint:
         """How libp2p knows the lead in each of its lives; "": it has a new name in each."""
 
     async def open(self, sockets: Path, identity: Path, listen: str = HERE) -> None:
-        """Start a libp2p daemon of our own and listen. Raises P2PDaemonError or OSError."""
+        """Start a libp2p daemon of our own and listen. Raises P2PDaemonError."""
         P2P._UNIX_SOCKET_PREFIX = f"/unix{sockets}/"
         self._p2p = p2p = await P2P.create(
             auto_nat=False,
@@ -533,15 +533,12 @@ class _Inbound:
 
 
 async def _answer(reader: asyncio.StreamReader) -> Notice:
-    """To a hello that asked for a shorter way. Raises one of BROKEN_STREAM."""
-
-    async def read() -> Notice:
-        kind, _, _, size = ENVELOPE.unpack(await reader.readexactly(ENVELOPE.size))
-        if kind != NOTICE or size > LARGEST_HELLO:
-            raise EOFError("no answer")
-        try:
-            return read_notice(await reader.readexactly(size))
-        except BadFrame:
-            raise EOFError("no answer") from None
-
-    return await asyncio.wait_for(read(), HELLO_WITHIN)
+    """To a hello that asked for a shorter way; who hangs is found by its silence. Raises one of
+    BROKEN_STREAM."""
+    kind, _, _, size = ENVELOPE.unpack(await reader.readexactly(ENVELOPE.size))
+    if kind != NOTICE or size > LARGEST_HELLO:
+        raise EOFError("no answer")
+    try:
+        return read_notice(await reader.readexactly(size))
+    except BadFrame:
+        raise EOFError("no answer") from None
