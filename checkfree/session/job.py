@@ -19,6 +19,7 @@ from checkfree.config.load import as_recorded, flat, load, load_saved, placed, t
 from checkfree.config.load import build as build_config
 from checkfree.config.parts import origins, permitted, running
 from checkfree.config.places import INIT_RUN, PLACES, moved, moves
+from checkfree.config.stash import stash_of
 from checkfree.core.config import Config, DataConfig, RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.records import RECORDS, ConfigRecord, read
@@ -36,6 +37,7 @@ from checkfree.runtime.files import write_whole
 from checkfree.runtime.folder import CONFIG
 from checkfree.runtime.recorder import Listener
 from checkfree.session.assemble import make_worker_context
+from checkfree.session.auto_stash import with_stash
 from checkfree.session.blueprint import (
     Blueprint,
     check_pretrained,
@@ -84,6 +86,8 @@ class Job:
     """What the records say of their text: what was read, skipped, dropped."""
     unsplit: tuple[int, ...] = ()
     """Stages whose backwards its schedule would split, and can't."""
+    stash: str = ""
+    """What ``stash=auto`` has become, in a line."""
 
     @cached_property
     def due(self) -> DueFailures:
@@ -108,6 +112,7 @@ class Job:
             self.notes(self.config.recovery),
             self.unread,
             self.unsplit,
+            self.stash,
         )
 
     def notes(self, recovery: RecoveryConfig) -> tuple[str, ...]:
@@ -176,7 +181,7 @@ def of_config(
     blueprint, about = of_family(config, data.vocabulary), data.describe()
     if config.cut == AUTO:  # what a run was cut into is in its records
         config = replace(config, cut=blueprint.cut, layer_costs=None)
-    config = with_links(config)
+    config, stash = with_stash(with_links(config), alone=not whole)
     initial = _initial(config, folder, blueprint, about)
     after = first_batch(config, initial)
     feeds: Feeds = {
@@ -193,6 +198,7 @@ def of_config(
         data.vocabulary,
         initial=initial,
         text=data.text(),
+        stash=stash,
     )
 
 
@@ -248,6 +254,11 @@ def of_users(
             "wire.links=auto needs to know how much stages compute and send, and your own modules "
             "are not measured: name the slow links, as in wire.links=[0.0>1.0=int8], or give "
             "fleet.sizes, as in published or paper/500m"
+        )
+    if AUTO in stash_of(config):
+        raise BadInput(
+            "stash=auto needs to know what stages hold, and your own modules are not measured: "
+            "choose among keep, recompute and offload"
         )
     blueprint = of_modules(stages, config)
     if spec_of(config.recovery).pushes:
