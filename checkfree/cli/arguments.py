@@ -49,7 +49,7 @@ def takes_resume(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         type=Path,
         help="the folder of a stopped run; of key=value it takes data.path, data.cache, "
-        "data.tokenizer, recovery.log_path, devices and threads, where they are others now",
+        "data.tokenizer, recovery.log_path, stash, devices and threads, where they are others now",
     )
 
 

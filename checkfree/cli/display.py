@@ -108,7 +108,7 @@ class Display:
                 began = record.config.get("recovery", {}).get("log_memory")
                 if began == 0 != self._config.recovery.log_memory:
                     self._say(Text(NO_MEMORY, style="yellow"))
-                for note in record.notes:
+                for note in (*record.notes, *filter(None, [record.stash])):
                     self._say(Text(note, style="yellow"))
                 if record.unsplit:
                     stages = ", ".join(map(str, record.unsplit))

@@ -20,6 +20,7 @@ from yaml import YAMLError
 
 from checkfree.config.check import check, check_data_keys
 from checkfree.config.parts import permitted
+from checkfree.config.stash import as_stash, stash_of
 from checkfree.core.config import Config, InitConfig, RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import SIGNS
@@ -156,6 +157,8 @@ def build(tree: Mapping[str, Any]) -> Config:
     except ValueError as error:
         raise BadInput(str(error)) from None
     check(config)
+    if isinstance(config.stash, Mapping):
+        config = replace(config, stash=as_stash(stash_of(config)))
     if _is_usual(config.optimizer.name, config.optimizer.momentum):  # as a run's folder has it
         config = replace(config, optimizer=replace(config.optimizer, momentum=None))
     return permitted(config)

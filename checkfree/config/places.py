@@ -1,6 +1,6 @@
-"""What may be another when a run goes on: where its data lie and its logs are written, and on what
-it computes. A run is its configuration, its code and what its data hold; none of that changes with
-these."""
+"""What may be another when a run goes on: where its data lie and its logs are written, on what it
+computes, and what its stages keep in memory meanwhile. A run is its configuration, its code and
+what its data hold; none of that changes with these."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from checkfree.core.typed import written
 
 WHERE = (
     *("data.path", "data.cache", "data.tokenizer"),
-    *("model.path", "model.config", "recovery.log_path", "stash_path", "devices"),
+    *("model.path", "model.config", "recovery.log_path", "devices"),
+    *("stash", "stash_path", "stash_room", "recompute"),
 )
 """No number of a run depends on these, where its devices compute alike: what data, tokenizer and
 pretrained weights hold is compared by their hashes, and config.json is in a run's own

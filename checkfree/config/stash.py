@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from checkfree.core.config import Config
@@ -18,6 +18,8 @@ def stash_of(config: Config) -> tuple[str, ...]:
     told, stages = config.stash, config.stages
     if isinstance(told, Mapping):
         ways = _by_way(told, stages)
+    elif isinstance(told, (list, tuple)):
+        ways = _listed(told, stages)
     elif told in WAYS:
         ways = (told,) * (stages + 1)
     else:
@@ -38,15 +40,19 @@ def stash_of(config: Config) -> tuple[str, ...]:
 
 
 def as_stash(ways: Iterable[str]) -> Any:
-    """The value of ``stash`` that :func:`stash_of` makes these of."""
-    ways = tuple(ways)
-    if len({*ways}) == 1:
-        return ways[0]
-    stages: dict[str, list[int]] = {}
-    for stage, way in enumerate(ways):
-        if way != KEEP:
-            stages.setdefault(way, []).append(stage)
-    return stages
+    """The value of ``stash`` that :func:`stash_of` makes these of, as a run's records have it: one
+    word, or one for each stage."""
+    ways = list(ways)
+    return ways[0] if len({*ways}) == 1 else ways
+
+
+def _listed(told: Sequence[Any], stages: int) -> tuple[str, ...]:
+    if len(told) != stages + 1 or any(way not in WAYS for way in told):
+        raise BadInput(
+            f"stash={written(told)}: expected one of {', '.join(WAYS)} for each of the stages 0 … "
+            f"{stages}, or stages by word as in {{offload: [1, 2]}}"
+        )
+    return tuple(told)
 
 
 def _by_way(told: Mapping[Any, Any], stages: int) -> tuple[str, ...]:

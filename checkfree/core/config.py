@@ -474,7 +474,7 @@ class Config:
     it; ``recompute`` it in the backward; ``offload`` it, from a GPU to the host's memory and else
     to a file, as much as can be moved while it computes; or ``auto``, what this machine has the
     memory for, by what it costs. One for all stages, or stages by word as in ``{offload: [1, 2]}``,
-    where all others keep. No bit of a run depends on it."""
+    where all others keep, or a list of one for each stage. No bit of a run depends on it."""
 
     stash_path: Optional[str] = None
     """Folder on a local disk that stages which are not on a GPU offload to; nothing is left in it.

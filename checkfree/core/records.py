@@ -56,6 +56,8 @@ class ConfigRecord(Record):
     """Tensors in the folder of the model that it begins with which the model has no place for."""
     unsplit: Sequence[int] = field(default=(), metadata=SPARSE)
     """Stages whose backwards are whole, for they can't be split as the schedule would."""
+    stash: str = field(default="", metadata=SPARSE)
+    """What ``stash=auto`` has become, in a line; "": it was not given."""
 
 
 def render_unread(names: Sequence[str]) -> str:

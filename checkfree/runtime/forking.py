@@ -65,6 +65,20 @@ def device_names(devices: Sequence[str]) -> tuple[str, ...]:
     return tuple(told.split("\n")) if told else tuple(devices)
 
 
+def gpu_memory(device: str) -> int:
+    """Bytes that a GPU has, with no trace left in this process; 0: there is no such one."""
+    import torch
+
+    def told() -> str:
+        try:
+            return str(torch.cuda.get_device_properties(torch.device(device)).total_memory)
+        except (RuntimeError, AssertionError):
+            return ""
+
+    late = count_threads() > 1 or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return int((told() if late else ask_fork(told)) or 0)
+
+
 def ask_fork(answer: Callable[[], str]) -> str:
     """What ``answer`` says, in a fork of this process that leaves no trace here; nothing, if it
     dies of it."""

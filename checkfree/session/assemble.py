@@ -34,7 +34,7 @@ from checkfree.session.log_disk import log_maker
 from checkfree.session.sizes import recovery_of
 from checkfree.session.snapshot import Snapshot
 from checkfree.session.stash import offloadings
-from checkfree.session.terms import seats, terms_of
+from checkfree.session.terms import devices_of, seats, terms_of
 from checkfree.stage import Conditions, Stage
 from checkfree.stage.compiled import check_folder, find_compiler
 from checkfree.stage.learnt import constants_of
@@ -228,5 +228,4 @@ def _devices(config: Config) -> list[torch.device]:
                 f"devices names {device} and torch sees {present} CUDA devices: use devices=[cpu]"
                 + (f" or cuda:0 … cuda:{present - 1}" if present else "")
             )
-    count = config.stages + 1
-    return [devices[stage * len(devices) // count] for stage in range(count)]
+    return [torch.device(name) for name in devices_of(config)]

@@ -19,6 +19,7 @@ from checkfree.config.load import as_recorded, flat, load, load_saved, placed, t
 from checkfree.config.load import build as build_config
 from checkfree.config.parts import origins, permitted, running
 from checkfree.config.places import INIT_RUN, PLACES, moved, moves
+from checkfree.config.stash import stash_of
 from checkfree.core.config import Config, DataConfig, RecoveryConfig
 from checkfree.core.errors import BadInput
 from checkfree.core.records import RECORDS, ConfigRecord, read
@@ -38,6 +39,7 @@ from checkfree.runtime.folder import CONFIG
 from checkfree.runtime.recorder import Listener
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.auto_schedule import with_schedule
+from checkfree.session.auto_stash import with_stash
 from checkfree.session.blueprint import (
     Blueprint,
     check_pretrained,
@@ -87,6 +89,8 @@ class Job:
     """What the records say of their text: what was read, skipped, dropped."""
     unsplit: tuple[int, ...] = ()
     """Stages whose backwards its schedule would split, and can't."""
+    stash: str = ""
+    """What ``stash=auto`` has become, in a line."""
 
     @cached_property
     def due(self) -> DueFailures:
@@ -111,6 +115,7 @@ class Job:
             self.notes(self.config.recovery),
             self.unread,
             self.unsplit,
+            self.stash,
         )
 
     def notes(self, recovery: RecoveryConfig) -> tuple[str, ...]:
@@ -181,7 +186,7 @@ def of_config(
     blueprint, about = of_family(config, data.vocabulary), data.describe()
     if config.cut == AUTO:  # what a run was cut into is in its records
         config = replace(config, cut=blueprint.cut, layer_costs=None)
-    config = with_links(config)
+    config, stash = with_stash(with_links(config), alone=not whole)
     initial = _initial(config, folder, blueprint, about)
     after = first_batch(config, initial)
     feeds: Feeds = {
@@ -198,6 +203,7 @@ def of_config(
         data.vocabulary,
         initial=initial,
         text=data.text(),
+        stash=stash,
     )
 
 
@@ -258,6 +264,11 @@ def of_users(
         raise BadInput(
             "schedule=auto needs to know how much stages compute and hold, and your own modules "
             f"are not measured: name one of {', '.join(SCHEDULES)}"
+        )
+    if AUTO in stash_of(config):
+        raise BadInput(
+            "stash=auto needs to know what stages hold, and your own modules are not measured: "
+            "choose among keep, recompute and offload"
         )
     stages = paired(stages, config)
     blueprint = of_modules(stages, config)

@@ -12,7 +12,7 @@ from checkfree.config.stash import OFFLOAD, RECOMPUTE, stash_of
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.formats import FP32, SIGNS
-from checkfree.core.ops import Address
+from checkfree.core.ops import Address, Schedule
 from checkfree.core.units import render_bytes
 from checkfree.data.tokenizers import tokenizer_of
 from checkfree.pipeline import peak_losses, peak_split, peak_stash
@@ -47,49 +47,57 @@ _UNLIMITED = 1 << 60  # cgroups of version 1 write a number about as large
 
 
 def seat_bytes(config: Config) -> int:
-    """Of one seat, the one that takes most: weights twice (gradients), and rounded if they are,
-    moments, buffers, what is stashed between forward and backward, what rounding took of a gradient
-    for each seat that gets some, what it holds for others, and its processes."""
-    sizes, stashed = own_sizes(config), _stashed(config)
+    """Of one seat, the one that takes most: what it holds all the time, what is stashed between
+    forward and backward, and its processes."""
+    both = zip(held_bytes(config), stashed_bytes(config), strict=True)
+    return max(map(sum, both)) + FORK_BYTES + DAEMON_BYTES
+
+
+def held_bytes(config: Config) -> list[int]:
+    """By stage, what a seat holds all the time: weights twice (gradients), and rounded if they are,
+    moments, buffers, what rounding took of a gradient for each seat that gets some, and what it
+    holds for others."""
+    sizes = own_sizes(config)
     owed = config.replicas * sizes.written[FP32] if config.wire.feedback else 0
-    largest = max(
+    return [
         2 * params
         + rounded_bytes(config, params)
         + moments
         + buffers
-        + stashed[stage]
         + _held(config, sizes, stage)
         + owed
         for stage, (params, moments, buffers) in enumerate(
             zip(sizes.params, sizes.moments, sizes.buffers, strict=True)
         )
-    )
-    return largest + FORK_BYTES + DAEMON_BYTES
+    ]
 
 
-def _stashed(config: Config) -> list[int]:
-    """By stage: bytes of as many microbatches as the schedule has it hold at once, and of each what
-    it was made of where the rest is not kept. What recomputes holds all of those between the halves
-    of their backwards, and of one whose backward is due; what offloads, those that stay, and those
-    that are on their way."""
-    sizes, ways = own_sizes(config), stash_of(config)
+def plain_schedule(config: Config) -> Schedule:
+    """That of a chain of one replica, which holds as many microbatches as any."""
     plain = in_order([Address(stage) for stage in range(config.stages + 1)], config.microbatches)
-    schedule = scheduler_of(config)(revisiting(plain, chunks_of(config)))
+    return scheduler_of(config)(revisiting(plain, chunks_of(config)))
+
+
+def stashed_bytes(config: Config) -> list[int]:
+    """By stage: bytes of as many microbatches as the schedule has it hold at once. What recomputes
+    holds all of those between the halves of their backwards, and of one whose backward is due; what
+    offloads, those that stay, and those that are on their way. What came in stays of all."""
+    sizes, ways, schedule = own_sizes(config), stash_of(config), plain_schedule(config)
     peak = {seat.stage: count for seat, count in peak_stash(schedule).items()}
     halves = {seat.stage: count for seat, count in peak_split(schedule).items()}
-    losses = peak_losses(schedule)
     moving = moving_of(config, sizes) if OFFLOAD in ways else None
     found = []
     for stage in range(config.stages + 1):
         one = sizes.stash_at(stage)
-        inputs = peak[stage] * sizes.activation
-        ops = schedule[Address(stage)]
+        inputs, ops = peak[stage] * sizes.activation, schedule[Address(stage)]
         if ways[stage] == RECOMPUTE:
             whole = inputs + max(1, halves[stage]) * one
         elif ways[stage] == OFFLOAD and moving is not None:
-            whole = inputs + moving.peak(stage, ops, moving.chosen(stage, ops))
+            moves = moving.chosen(stage, ops)
+            away = min(peak[stage], len(moves.keys)) * sizes.activation
+            whole = away + moving.peak(stage, ops, moves)
         else:
-            whole = peak[stage] * one if stage else inputs + losses * one
+            whole = peak[stage] * one if stage else inputs + peak_losses(schedule) * one
         found.append(whole + int(HALF_HELD * halves[stage] * one))
     return found
 

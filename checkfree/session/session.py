@@ -51,6 +51,7 @@ from checkfree.session.kept_tokenizer import keep_tokenizer
 from checkfree.session.log_disk import LESS, check_log_disk
 from checkfree.session.merging.running import keep_average
 from checkfree.session.snapshot import Snapshot, newest
+from checkfree.session.stash import check_stash_disk
 from checkfree.session.terms import kept_of, seats, terms_of
 from checkfree.session.trial import try_out
 from checkfree.worker import WorkerContext
@@ -237,10 +238,11 @@ class Session:
 
 
 def _check_disk(job: Job, less: str) -> None:
-    """Raise BadInput unless its logs can be written here, where it writes any; ``less``: how they
-    become less."""
+    """Raise BadInput unless its logs, and what it offloads, can be written here, where it writes
+    any; ``less``: how they become less."""
     measured = job.blueprint.tokens is not None  # else modules are the user's, and of any size
     check_log_disk(job.config, len(seats(job.config)), measured=measured, less=less)
+    check_stash_disk(job.config)
 
 
 def begin(job: Job, trace: str, records: Sequence[Mapping[str, Any]] = ()) -> None:

@@ -23,6 +23,12 @@ def seats(config: Config) -> tuple[Address, ...]:
     return tuple(Address(stage, replica) for stage in stages for replica in replicas)
 
 
+def devices_of(config: Config) -> list[str]:
+    """By stage the device that it stands on: runs of neighbours share one."""
+    devices, count = config.devices, config.stages + 1
+    return [devices[stage * len(devices) // count] for stage in range(count)]
+
+
 def terms_of(config: Config, tokens: int | None, network: Network | None = None) -> Terms:
     """What the lead has to know of a configuration; ``network``: that of its fleet, if somebody has
     made it already."""

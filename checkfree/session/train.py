@@ -74,8 +74,8 @@ def resume(
 
     ``overrides`` say where it has its data now and on what it computes, if not as before:
     ``"data.path=/mnt/texts"``, ``data.cache``, ``data.tokenizer``, ``recovery.log_path``,
-    ``devices``, ``threads``. What data hold has to be the same; bits may differ on another device
-    or with other threads. Raises BadInput, RunFailed."""
+    ``stash``, ``devices``, ``threads``. What data hold has to be the same; bits may differ on
+    another device or with other threads. Raises BadInput, RunFailed."""
     path = folders.existing(Path(folder))
     config = moved(load_saved(path / folders.CONFIG, allow), overrides)
     config = with_trace(config, path / folders.TRACE)

@@ -17,6 +17,7 @@ from checkfree.session.job import Job, of_config
 from checkfree.session.log_disk import check_log_disk
 from checkfree.session.memory import check_fits
 from checkfree.session.rehearsal import setting, strikes
+from checkfree.session.stash import check_stash_disk
 from checkfree.session.terms import seats
 from checkfree.session.trial import try_out
 from checkfree.study.folders import Records
@@ -42,6 +43,7 @@ def check_buildable(cells: Sequence[Cell], at_once: int) -> Job:
     for cell in _columns(cells):
         with _named(cell):
             check_fits(cell.config)
+            check_stash_disk(cell.config)
             check_log_disk(cell.config, min(at_once, len(cells)) * len(seats(cell.config)))
     job = of_config(cells[0].config, cells[0].folder, ())
     job = try_out(job)

@@ -43,7 +43,6 @@ CASES: dict[str, dict[str, Any]] = {
     "two replicas, swapped, gpipe": {**SWAPPED, "replicas": 2, "schedule": "gpipe"},
     "shadow forwards": {"recovery": {"name": "redundant"}},
     "recomputed": {"stash": "recompute"},
-    "offloaded": {"stash": "offload", "stash_room": 0},
     "clipped over all stages": {"optimizer": {"clip_over": "global", "clip": 0.7}},
     "not clipped": {"optimizer": {"clip": None}},
     "adamw, warm-up, cosine": {"optimizer": {"name": "adamw", "weight_decay": 0.1, **COSINE}},
@@ -80,11 +79,7 @@ CASES: dict[str, dict[str, Any]] = {
         "schedule": "zb_h1",
     },
     "zb_h1, shadow forwards": {"recovery": {"name": "redundant"}, "schedule": "zb_h1"},
-    "zb_h1, offloaded or recomputed": {
-        "stash": {"offload": [0, 1, 3], "recompute": [2]},
-        "stash_room": 0,
-        "schedule": "zb_h1",
-    },
+    "zb_h1, recomputed": {"recompute": True, "schedule": "zb_h1"},
     "zb_h2, gpt, tied, recomputed in part": {
         "model": {"family": "gpt", "tied": True},
         "recompute": [0, 3],

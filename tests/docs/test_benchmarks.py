@@ -30,6 +30,7 @@ SMALLEST = {
     "replay.py": ("--pairs=2", "--iterations=8", "--replays=2", *MODEL),
     "schedule.py": ("--sizes=1",),
     "shadow.py": ("--iterations=90", "shadow", *MODEL[2:], "stages=1", "model.blocks=1"),
+    "stash.py": ("--iterations=1", *MODEL),
     "simulator.py": ("--rounds=1", "--iterations=3", "--simulated=50", *MODEL),
 }
 """All others have processes of their own, for minutes; tests/process/test_soak.py runs two."""

@@ -37,6 +37,7 @@ from checkfree.session.log_disk import LESS, check_log_disk
 from checkfree.session.memory import instead_of_resuming, within_memory
 from checkfree.session.session import begin, go_on
 from checkfree.session.snapshot import newest
+from checkfree.session.stash import check_stash_disk
 from checkfree.session.swarm.invitation import frame_of, invitation_of, roster_of
 from checkfree.session.swarm.leader import Leading
 from checkfree.session.swarm.limits import limits_of
@@ -105,6 +106,7 @@ def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir)
         job = replace(job, devices=(device_here(job.config),))
     if here := _seats_here(order, len(seats(job.config))):
         check_log_disk(job.config, here, less="" if resume else LESS)
+        check_stash_disk(job.config)
     warm_up(job.worker_context, job.config, (job.devices or job.config.devices)[0])
     job = try_out_in_fork(job)
     told: list[str] = []
