@@ -8,9 +8,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from checkfree.core.ops import Address, Kind, Op, Route, Schedule
 from checkfree.pipeline import (
+    SCHEDULES,
+    TWICE,
     Costs,
     check,
     gpipe,
@@ -23,7 +26,7 @@ from checkfree.pipeline import (
     zb_h2,
 )
 from checkfree.pipeline.expected import bubble
-from checkfree.pipeline.routes import in_order, swapped
+from checkfree.pipeline.routes import in_order, revisiting, swapped
 from checkfree.pipeline.timeline import Spans
 
 SIZES = (8, 64), (16, 128), (32, 256), (64, 512)
@@ -49,6 +52,7 @@ def main() -> None:
         ("zb_h1 swapped", zb_h1, swapped),
         ("zb_h2", zb_h2, tuple),
         ("zb_h2 swapped", zb_h2, swapped),
+        *((name, SCHEDULES[name], partial(revisiting, chunks=TWICE[name])) for name in TWICE),
     ):
         before = None
         for num_body, num_microbatches in sizes:
