@@ -294,6 +294,9 @@ class DiskMover:
         except OSError as error:
             self._works = False
             self._say(f"{self._told(error)}: what is stashed is kept in memory from now on")
+        except BaseException as error:  # whoever needs it is told
+            assert parcel is not None
+            parcel.error = error
         finally:
             with self._turn:
                 self._leaving = False

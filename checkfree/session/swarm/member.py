@@ -252,6 +252,7 @@ def compile_ahead(context: WorkerContext, config: Config) -> None:
     with settled(config.threads):
         for number in sorted({1, config.stages}):
             stage = context.make(number, number)
+            stage.moving = ()  # by a thread, and this process is to have none
             stage.forward((0, number), Part.BODY, x, None, 0)
             stage.discard()
 
