@@ -6,20 +6,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from checkfree.config.stash import OFFLOAD, stash_of
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
-from checkfree.core.ops import Address, Kind, Op, render_route
+from checkfree.core.ops import Address, Kind, Op, Schedule, render_route
 from checkfree.core.units import render_bytes
 from checkfree.lead.iteration import course_on
 from checkfree.models.chunks import Chunks
 from checkfree.models.families import WRITTEN_HERE
 from checkfree.pipeline import Costs, key, makespan, peak_stash, render, split_backwards, timeline
 from checkfree.pipeline.expected import EXPECTED, bubble
+from checkfree.pipeline.stash import peak_in_memory
 from checkfree.recovery.options import AUTO
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.schedule import draw_timeline
 from checkfree.session.auto_schedule import ScheduleOption, chosen_of, schedule_options
 from checkfree.session.blueprint import chunks_of
+from checkfree.session.stash import moving_of
 from checkfree.session.terms import seats, terms_of
 
 UNSEEN = (
@@ -66,6 +69,8 @@ def show_schedule(config: Config, picture: Path) -> str:
         f"bubble {bubble(spans):.1f} forwards: the most that a body stage idles between its first "
         "op and its last",
     ]
+    if OFFLOAD in stash_of(config):
+        lines.append(_offloaded(config, schedule))
     if split and config.model.family not in WRITTEN_HERE:
         lines.append(UNSEEN)
     if config.schedule in EXPECTED:
@@ -82,6 +87,20 @@ def _compared(options: Sequence[ScheduleOption], config: Config) -> Iterator[str
         yield f"{'*' if option.name == config.schedule else ' '} {option.name:<11}  {told}"
     if options:
         yield f"* {config.schedule} is taken, by the fleet {config.fleet.name}\n"
+
+
+def _offloaded(config: Config, schedule: Schedule) -> str:
+    """What those body seats move that offload, and what stays in the memory of the fullest."""
+    moving, ways, found = moving_of(config), stash_of(config), [(0, 0)]
+    for seat, ops in schedule.items():
+        if seat.stage and ways[seat.stage] == OFFLOAD:
+            moves = moving.chosen(seat.stage, ops)
+            found.append((peak_in_memory(ops, moves, lambda hop: 1), len(moves.keys)))
+    stays, moved = max(found)
+    return (
+        f"of seats that offload, at most {stays} microbatches in memory, those on their way "
+        f"included; that one moves {moved} an iteration"
+    )
 
 
 def _expected(config: Config, costs: Costs, *, crossing: bool) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -27,7 +27,13 @@ USUAL = "/var/tmp"
 ``/tmp`` may be memory itself."""
 
 
+ALIKE = 8
+"""Schedules of a seat that are remembered: an iteration has that of the last one, as long as nobody
+is lost, and what is chosen for long ones takes as long as an op."""
+
+
 def stash_folder(config: Config) -> Path:
+    """Where stages that are not on a GPU offload to."""
     return Path(os.path.expanduser(config.stash_path or USUAL))
 
 
@@ -55,7 +61,10 @@ def offloadings(config: Config, *, measured: bool) -> Mapping[int, Offloading]:
             stages, Offloading(folder, say, lambda o: Moves(frozenset(worth_moving(o))))
         )
     moving = moving_of(config)
-    return {stage: Offloading(folder, say, partial(moving.chosen, stage)) for stage in stages}
+    return {
+        stage: Offloading(folder, say, lru_cache(ALIKE)(partial(moving.chosen, stage)))
+        for stage in stages
+    }
 
 
 def check_stash_disk(config: Config) -> None:

@@ -88,17 +88,20 @@ class _Saved:
             )
         if found is not None:
             return found
-        assert self.memory is not None and self.memory.bytes is not None
-        whole = torch.empty(0, dtype=self.dtype, device=self.memory.bytes.device)
-        storage = self.memory.bytes.untyped_storage()
-        return whole.set_(storage, self.offset, self.size, self.stride)
+        assert self.memory is not None
+        flat = self.memory.bytes
+        assert flat is not None
+        whole = torch.empty(0, dtype=self.dtype, device=flat.device)
+        return whole.set_(flat.untyped_storage(), self.offset, self.size, self.stride)
 
 
 class Parcel:
-    """What is moved of one microbatch. ``kept``: tensors whose memory is held anyway."""
+    """What is moved of one microbatch. ``entry``: what the stage was given; it, and ``kept``, are
+    tensors whose memory is held anyway. What is on another device than it stays there."""
 
-    def __init__(self, kept: Iterable[Tensor]):
-        self._kept = {_address(tensor) for tensor in kept}
+    def __init__(self, entry: Tensor, kept: Iterable[Tensor]):
+        self._kept = {_address(tensor) for tensor in (entry, *kept)}
+        self._device = entry.device
         self._memories: dict[int, _Memory] = {}
         self._saved: list[_Saved] = []
         self.memories: tuple[_Memory, ...] = ()
@@ -131,7 +134,7 @@ class Parcel:
 
     def _pack(self, tensor: Tensor) -> _Saved:
         memory = None
-        if _is_plain(tensor):
+        if _is_plain(tensor) and tensor.device == self._device:
             storage = tensor.untyped_storage()
             address = storage.data_ptr()
             if storage.nbytes() >= LEAST and address not in self._kept:
@@ -148,7 +151,7 @@ def _is_plain(tensor: Tensor) -> bool:
     """Its bytes, type and strides are all that it is."""
     odd = tensor.is_conj() or tensor.is_neg() or tensor.is_quantized
     known = type(tensor) in (Tensor, torch.nn.Parameter)
-    return known and tensor.layout is torch.strided and tensor.device.type != "meta" and not odd
+    return known and tensor.layout is torch.strided and not odd
 
 
 def _address(tensor: Tensor) -> int:
@@ -294,6 +297,9 @@ class DiskMover:
         except OSError as error:
             self._works = False
             self._say(f"{self._told(error)}: what is stashed is kept in memory from now on")
+        except BaseException as error:  # whoever needs it is told
+            assert parcel is not None
+            parcel.error = error
         finally:
             with self._turn:
                 self._leaving = False

@@ -189,7 +189,7 @@ class Stage:
         """What a forward makes; of what that saves, all that is not held anyway leaves."""
         assert self._mover is not None
         buffers = (b for layer in self._buffered for b in layer._buffers.values() if b is not None)
-        parcel = Parcel([entry, *self._computing, *self._params, *buffers])
+        parcel = Parcel(entry, [*self._computing, *self._params, *buffers])
         try:
             with parcel.saving():
                 y = run()

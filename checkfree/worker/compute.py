@@ -100,7 +100,7 @@ class Compute:
     def _look_ahead(self, attempt: Attempt, how: Offloading) -> None:
         """Have the stage move what its seat is to move, and bring back what an op soon needs."""
         if attempt.moves is None:
-            attempt.moves = how.chosen(attempt.plan.schedule[attempt.address])
+            attempt.moves = how.chosen(tuple(attempt.plan.schedule[attempt.address]))
         moves, todo = attempt.moves, attempt.todo
         self.stage.moving = moves.keys
         key = moves.back(todo[moves.ahead - 1] if len(todo) >= moves.ahead else None)

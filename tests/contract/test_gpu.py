@@ -11,7 +11,11 @@ import torch
 
 import checkfree
 from checkfree.core.records import of_kind
+from checkfree.pipeline.stash import NOTHING
+from checkfree.stage import Part, Stage, offload
+from checkfree.stage.offload import Offloading
 from tests.contract.small import counting, modules, small
+from tests.unit.states import conditions
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="torch sees no CUDA device on this machine"
@@ -58,6 +62,43 @@ def test_bf16_trains(tmp_path: Path) -> None:
     run = train(tmp_path / "bf16", devices=["cuda:0"], precision="bf16", iterations=20)
     assert run.losses[-1] < run.losses[0]
     assert all(p.dtype is torch.float32 for stage in run.stages for p in stage.parameters())
+
+
+@pytest.mark.parametrize("devices", [["cuda:0"], ["cpu", "cuda:0"]])
+@pytest.mark.parametrize("schedule", ["gpipe", "zb_h1"])
+def test_what_is_offloaded_changes_nothing(
+    tmp_path: Path, devices: list[str], schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offload, "LEAST", 1)
+    how = {"devices": devices, "schedule": schedule, "microbatches": 8, "model": {"dropout": 0.2}}
+    kept, away = (
+        train(tmp_path / stash, "replay(wave_lag=1)", stash=stash, **how)
+        for stash in ("keep", "offload")
+    )
+    assert away.losses == pytest.approx(kept.losses, rel=1e-6)
+
+
+def test_what_is_offloaded_is_not_on_the_gpu() -> None:
+    """And comes back as it was."""
+    device, most, found = torch.device("cuda:0"), {}, {}
+    how = Offloading(Path("/"), print, lambda ops: NOTHING)
+    for name, given in (("keep", None), ("offload", how)):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(*[torch.nn.Linear(256, 256), torch.nn.Tanh()] * 4)
+        stage = Stage(module, conditions(device=device, offload=given))
+        x = torch.randn(4096, 256, generator=torch.Generator().manual_seed(0))
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        for m in range(6):
+            stage.forward((m, 1), Part.BODY, x + m, None, m)
+        torch.cuda.synchronize()
+        most[name] = torch.cuda.memory_allocated() - before
+        for m in range(6):
+            stage.read_ahead((m, 1))
+            stage.backward((m, 1), x)
+        found[name] = [gradient.cpu() for gradient in stage.gradients().values()]
+    assert most["offload"] < 0.6 * most["keep"]
+    assert all(map(torch.equal, found["keep"], found["offload"]))
 
 
 def test_a_resumed_run_goes_on_alike(tmp_path: Path) -> None:

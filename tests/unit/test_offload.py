@@ -19,6 +19,7 @@ from checkfree.core.errors import BadInput
 from checkfree.pipeline.stash import NOTHING
 from checkfree.stage import Part, Stage, offload
 from checkfree.stage.offload import Offloading, _File
+from tests.chaos import SOAK
 from tests.tiny import WIDTH, Edge
 from tests.unit.states import body, conditions, same, tensor
 from tests.unit.test_split_backward import SPLIT, WHOLE, run
@@ -101,7 +102,7 @@ def iterations(stage: Stage, *, split: bool = False, between: Callable[[], Any] 
 # --- the same bits -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", [False, True], ids=["whole", "split"])
+@pytest.mark.parametrize("split", [*[False] * SOAK, True])
 @pytest.mark.parametrize("name", [*SPLIT, *WHOLE])
 def test_no_bit_depends_on_it(name: str, split: bool, how: Offloading, moved: list[int]) -> None:
     make = {**SPLIT, **WHOLE}[name]

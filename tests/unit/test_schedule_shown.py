@@ -118,6 +118,15 @@ def test_modules_that_are_not_ours_may_not_be_split(
     assert told not in show_schedule(replace(other, schedule="1f1b"), tmp_path / "t.png")
 
 
+def test_what_stays_of_what_is_offloaded(tmp_path: Path) -> None:
+    words = ("microbatches=12", "stash.offload=[1,2]", "stash_room=0")
+    text = show_schedule(load("demo", words), tmp_path / "t.png")
+    assert "at most 11 microbatches stashed" in text
+    assert "at most 2 microbatches in memory, those on their way included; that one moves" in text
+    slow = [*words, "stash_room=null", "fleet.offload=1"]
+    assert "moves 0 an iteration" in show_schedule(load("demo", slow), tmp_path / "t.png")
+
+
 def test_its_figures(tmp_path: Path) -> None:
     """GPipe, two body stages, one microbatch: nothing overlaps, so one worker in three is busy."""
     words = ["stages=2", "microbatches=1", "schedule=gpipe", "recovery=none", "model.blocks=2"]

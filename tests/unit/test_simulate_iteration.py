@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from checkfree.pipeline import (
     zb_h2,
 )
 from checkfree.pipeline.routes import in_order
+from checkfree.pipeline.stash import SLACK
 from checkfree.simulator.fleet import Fleet, Link
 from checkfree.simulator.iteration import NetworkLines, price_iteration
 from checkfree.simulator.sizes import ComputePace, Sizes, StagePart
@@ -109,6 +111,39 @@ def test_one_thread_overlaps_nothing() -> None:
     price = price_iteration(found, one_f_one_b(found), (), (), serial, sizes(3), pace(3, 0.5, 0.1))
     assert price.total == pytest.approx(3 * 4 * (1 + 2) + 4 * 0.5 + 0.1)
     assert price.seconds == {"useful": pytest.approx(price.total)}
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_what_is_recomputed_takes_its_forwards_once_more(serial: bool) -> None:
+    found = routes(3, 8)
+    with_each = []
+    for again in (frozenset[int](), frozenset({2}), frozenset({1, 2, 3})):
+        how = replace(pace(3), again=again)
+        price = price_iteration(
+            found, zb_h1(found), (), (), fleet(FAST, serial=serial), sizes(3), how
+        )
+        with_each.append(price.seconds["useful"] * (1 if serial else 4))
+    assert with_each == pytest.approx([3 * 8 * 3, 3 * 8 * 3 + 8, 3 * 8 * 4])
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_what_is_offloaded_is_waited_for_where_it_must_be(serial: bool) -> None:
+    """As much is moved as the line carries meanwhile, so nobody waits for long; with little room
+    everything, and a slow line takes its time. What is the last stage's is not worth it."""
+    found, weigh = routes(3, 12), replace(sizes(3), stashed=(0, 10, 10, 10))
+
+    def seconds(bandwidth: float, room: int | None, stages: frozenset[int]) -> float:
+        how = replace(pace(3), offload=stages, room=room)
+        on = fleet(FAST, serial=serial, offload=bandwidth)
+        return price_iteration(found, one_f_one_b(found), (), (), on, weigh, how).total
+
+    body = frozenset({1, 2, 3})
+    plain = seconds(10.0, None, frozenset())
+    assert seconds(math.inf, 0, body) == plain
+    assert seconds(1e-3, None, body) == plain, "too slow for any"
+    assert plain <= seconds(20.0, None, body) <= (1 + 3 * SLACK) * plain
+    assert seconds(1.0, 0, body) > 2 * plain
+    assert seconds(1e-3, 0, frozenset({3})) == plain
 
 
 @pytest.mark.parametrize("make", [one_f_one_b, zb_h1, zb_h2])

@@ -253,6 +253,7 @@ def compile_ahead(context: WorkerContext, config: Config) -> None:
     with settled(config.threads):
         for number in sorted({1, config.stages}):
             stage = context.make(number, number)
+            stage.moving = ()  # by a thread, and this process is to have none
             for part in body_parts(stage.chunks):
                 stage.forward((0, number), part, x, None, 0)
             stage.discard()
