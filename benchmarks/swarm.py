@@ -1,15 +1,15 @@
 """A swarm on this machine beside one process and beside torch's own pipeline over gloo, in turn.
 
-    python benchmarks/swarm.py [--iterations 12] [--gloo] [key=value …]
+    python benchmarks/swarm.py [--iterations 12] [--rounds 1] [--gloo] [--libp2p] [key=value …]
     python benchmarks/swarm.py --replay 10 --iterations 40 [key=value …]
 
 4 stages × 8 microbatches of 4 × 128 tokens, width 512: 1 MB activations and about 6M parameters a
 stage, one thread a worker. CPU time is that of all processes, launcher, lead and libp2p daemons
 included, between two iterations; memory pages and imports of the start are left out. Seats of one
-machine send tensors past the daemons: with ``--link "98 99 latency=1ms"`` among the words, a line
-that nobody has, they go through them, as between machines. --replay: a swarm that keeps logs and
-sends two waves of copies beside one that does not, in so many pairs, and the memory that all
-processes had at most, beside what checkfree itself counts for it.
+machine send tensors past the daemons; --libp2p: through them, as between machines. --rounds: all
+sides in turn, back and forth, so many times; medians, and those of each round's ratios. --replay: a
+swarm that keeps logs and sends two waves of copies beside one that does not, in so many pairs, and
+the memory that all processes had at most, beside what checkfree itself counts for it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from living import BY_LIBP2P
 from replay import interval
 from torch import Tensor, nn
 
@@ -57,6 +58,10 @@ class Figures:
     cpu_seconds: float
     peak_bytes: float
     """Resident memory, of each process at its most."""
+
+
+Side = Callable[[Path], Figures]
+"""What is measured; it gets a folder of its own."""
 
 
 def processor_seconds(pids: list[int]) -> float:
@@ -184,6 +189,7 @@ def rank_main(rank: int, port: int, words: list[str], iterations: int, progress:
 
 def gloo(folder: Path, words: list[str], iterations: int) -> Figures:
     """The same modules in torch's 1F1B."""
+    folder.mkdir()
     progress, port = folder / "gloo", str(random.randrange(20000, 30000))
     command = [sys.executable, __file__, "--ranks", port, str(progress), str(iterations), *words]
 
@@ -219,6 +225,27 @@ def scale(folder: Path, config: list[str], iterations: int) -> None:
         each = one.seconds / (stages * microbatches)
         ideal, least = (microbatches + stages - 1) * each, one.seconds / min(cores, stages)
         print(f"{stages:6}{many.seconds:7.3f}{ideal:20.3f}{least:23.3f}")
+
+
+def beside(sides: Mapping[str, Side], folder: Path, rounds: int) -> None:
+    """Seconds of an iteration of each side; its CPU over that of the first, its wall time over that
+    of the last."""
+    found: dict[str, list[Figures]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in [*sides][:: -1 if number % 2 else 1]:
+            found[name].append(sides[name](folder / f"{name.split()[0]}-{number}"))
+    first, *_, last = found.values()
+    for name, figures in found.items():
+        wall = statistics.median(each.seconds for each in figures)
+        cpu = statistics.median(each.cpu_seconds for each in figures)
+        more = statistics.median(
+            a.cpu_seconds / b.cpu_seconds for a, b in zip(figures, first, strict=True)
+        )
+        longer = statistics.median(
+            a.seconds / b.seconds for a, b in zip(figures, last, strict=True)
+        )
+        print(f"{name:12} {wall:.3f} s  CPU {cpu:.3f} s = {more:.2f}×  wall {longer:.2f}×")
+    print(f"CPU × that of {next(iter(found))}, wall × that of {[*found][-1]}")
 
 
 def replay_beside_none(folder: Path, config: list[str], iterations: int, pairs: int) -> None:
@@ -258,6 +285,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=12)
     parser.add_argument("--gloo", action="store_true", help="torch's pipeline too")
+    parser.add_argument("--rounds", type=int, default=1, help="all sides in turn, so many times")
+    parser.add_argument("--libp2p", action="store_true", help="as between machines")
     parser.add_argument(
         "--replay", metavar="PAIRS", type=int, help="what replays cost, nothing else"
     )
@@ -274,15 +303,14 @@ def main() -> None:
             return replay_beside_none(folder, config, count, arguments.replay)
         if arguments.scaling:
             return scale(folder, config, count)
-        one = ours(["train"], folder / "one", config, count)
-        swarm = ours(["swarm", "up"], folder / "swarm", config, count)
-        print(f"one process  {one.seconds:.3f} s  CPU {one.cpu_seconds:.3f} s")
-        ratio = swarm.cpu_seconds / one.cpu_seconds
-        print(f"swarm        {swarm.seconds:.3f} s  CPU {swarm.cpu_seconds:.3f} s = {ratio:.2f}×")
+        kind = ["swarm", "up", *(BY_LIBP2P if arguments.libp2p else ())]
+        sides: dict[str, Side] = {
+            "one process": lambda at: ours(["train"], at, config, count),
+            "swarm": lambda at: ours(kind, at, config, count),
+        }
         if arguments.gloo:
-            other = gloo(folder, words, count)
-            print(f"torch, gloo  {other.seconds:.3f} s  CPU {other.cpu_seconds:.3f} s")
-            print(f"swarm / gloo {swarm.seconds / other.seconds:.2f}× wall")
+            sides["torch, gloo"] = lambda at: gloo(at, words, count)
+        beside(sides, folder, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ import torch
 import uvloop
 from hivemind.p2p import P2P, PeerID
 from hivemind.utils.multiaddr import Multiaddr
-from living import Living, living
+from living import BY_LIBP2P, Living, living
 
 from checkfree.config.load import load
 from checkfree.core.config import Config
@@ -53,8 +53,6 @@ WORDS = [
     *("model.width=1024", "model.heads=8", "model.hidden=2816", "model.blocks=8"),
     *("model.context=16", "model.vocabulary=256"),
 ]
-BY_LIBP2P = ("--link", "98 99 latency=1ms")
-"""Two seats that nobody has: where a line is emulated, no stream goes past the daemons."""
 COPIES = "recovery=replay(wave_every=20,wave_lag=2)"
 SETTLED = 30  # iterations, in which a wave counts
 SEAT = "2.0"

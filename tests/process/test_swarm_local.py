@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -155,11 +156,19 @@ def test_what_is_no_way_leaves_that_of_libp2p(
     assert not is_local(pair[0])
 
 
-def test_another_user_or_network_is_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("getuid", lambda: 12345), ("stat", lambda path: SimpleNamespace(st_dev=1, st_ino=2))],
+)
+def test_another_user_or_network_is_another_machine(
+    name: str, found: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours = local.machine(SECRET)
     assert ours == local.machine(SECRET) != local.machine(b"another run")
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
-    assert local.machine(SECRET) != ours
+    with monkeypatch.context() as changed:
+        changed.setattr(os, name, found)
+        theirs = local.machine(SECRET)
+    assert theirs and theirs != ours
 
 
 # --- strangers -----------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ Dial = Callable[[Peer, str], Awaitable[Opened]]
 Broken = Callable[[Peer, str], None]
 """Told that what goes to a peer arrives no more, and why."""
 Drained = Callable[[Peer], None]
-"""Told that a link is not ``full`` any more."""
+"""Told that ``MOST_BEHIND`` or less waits for a link, after more did."""
 
 CONTROL, DATA = "control", "data"
 """The two streams."""
