@@ -275,7 +275,8 @@ class FleetConfig:
 
     links: Optional[str] = None
     """A file that ``checkfree profile --links`` wrote: machines, which seats stand there, and
-    measured lines between them, in place of the fleet's own."""
+    measured lines between them, in place of the fleet's own. A swarm's placement avoids slow ones
+    between neighbours."""
 
     flops: Optional[float] = None
     """Floating-point operations that a node really does per second; None: the fleet's."""

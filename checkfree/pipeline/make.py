@@ -21,12 +21,13 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import NamedTuple, Protocol
 
 from checkfree.core.ops import Address, Kind, Op, Route, Schedule
 from checkfree.models.chunks import Chunks
+from checkfree.pipeline.lookahead import MOST, SHARES, first_to_end, least_ticks
 from checkfree.pipeline.order import key
 from checkfree.pipeline.patterns import V_SCHEDULES, Pattern, loop_pattern
 from checkfree.pipeline.routes import visits
@@ -113,7 +114,7 @@ def zb_h1(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
     for the busiest of the body (stage 0: its own): a microbatch counts until the gradient of the
     weights is there. The backward of the first hop is not split: all of it is of weights.
     """
-    return _ending_in_reduce(_list_schedule(routes, costs, _bounded(routes, splits=True))[0])
+    return _ending_in_reduce(_placed(routes, costs, _bounded(routes, splits=True)))
 
 
 def zb_h2(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
@@ -128,9 +129,7 @@ def zb_h2(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
     longer, as with few microbatches, it is ZB-H1. No worker stashes twice of ZB-H1's bound.
     """
     rules = _bounded(routes, splits=True, depth=2), _bounded(routes, splits=True)
-    found = [_list_schedule(routes, costs, rule) for rule in rules]
-    lists, _ = min(found, key=lambda one: one[1])
-    return _ending_in_reduce(lists)
+    return _ending_in_reduce(_placed(routes, costs, *rules))
 
 
 def interleaved(routes: Sequence[Route], costs: Costs = _USUAL) -> Schedule:
@@ -221,6 +220,7 @@ class _Rule:
     forwards_first: bool = False  # a worker's backwards wait for its last forward
     homeward: bool = True  # there are backwards
     splits: bool = False  # the gradient of the weights is apart, but for the first hop's
+    ahead: float = 0.0  # which is begun only if this share of it is done before anything arrives
 
     def limit(self, hop: int, num_hops: int) -> float:
         """The most microbatches in flight at a hop."""
@@ -283,6 +283,7 @@ class _WorkerQueue:
     outward: dict[int | None, list[int]] = field(default_factory=dict)  # slot -> heap of ready
     homeward: list[int] = field(default_factory=list)
     later: deque[tuple[int, _Step]] = field(default_factory=deque)  # backwards that left weights
+    coming: list[int] = field(default_factory=list)  # heap: when what is on its way here arrives
     stash: float = math.inf
     held: dict[int, int] = field(default_factory=dict)  # microbatch -> hops without all gradients
     forwards_left: int = 0
@@ -343,6 +344,12 @@ class _WorkerQueue:
             self._release(microbatch)
         else:
             self.later.append((microbatch, step))
+
+    def has_time(self, now: int) -> bool:
+        """For the gradient of the weights that waits longest, before something arrives."""
+        ticks = self.later[0][1].later
+        assert ticks is not None
+        return not self.coming or self.coming[0] >= now + self.rule.ahead * ticks
 
     def start_weights(self) -> int:
         """Computes the gradient of the weights that waits longest; returns its ticks."""
@@ -454,6 +461,21 @@ def _by_pattern(
     return {worker: queue.ops for worker, queue in zip(workers, queues, strict=True)}, ticks
 
 
+def _placed(routes: Sequence[Route], costs: Costs, *rules: _Rule) -> dict[Address, list[Op]]:
+    """The ops of each worker by the rule that ends first, with gradients of weights where they hold
+    up the least."""
+    numbers = {worker: n for n, worker in enumerate({w for route in routes for w in route})}
+    parts = {
+        route: [(s.worker, s.ticks, s.later or 0, s.delay) for s in way]
+        for route in set(routes)
+        for way in [_steps(route, costs, rules[0], numbers)]
+    }
+    least = least_ticks(parts[route] for route in routes)
+    options = [replace(rule, ahead=share) for share in SHARES for rule in rules]
+    most = max(len(rules), MOST // (3 * sum(map(len, routes))))
+    return first_to_end((_list_schedule(routes, costs, o) for o in options[:most]), least)
+
+
 def _list_schedule(
     routes: Sequence[Route], costs: Costs, rule: _Rule
 ) -> tuple[dict[Address, list[Op]], int]:
@@ -485,6 +507,8 @@ def _simulate(ways: Sequence[Sequence[_Step]], queues: Sequence[_WorkerQueue]) -
             touched.add(worker)
             if event >= 0:
                 queues[worker].file(event, at[event])
+                if queues[worker].coming:
+                    heappop(queues[worker].coming)
             else:
                 queues[worker].busy = False
         for worker in sorted(touched):
@@ -493,7 +517,7 @@ def _simulate(ways: Sequence[Sequence[_Step]], queues: Sequence[_WorkerQueue]) -
                 continue
             microbatch = queue.choose()
             if microbatch is None:
-                if queue.later:
+                if queue.later and queue.has_time(now):
                     heappush(events, (now + queue.start_weights(), ~worker))
                 continue
             step = at[microbatch]
@@ -502,7 +526,9 @@ def _simulate(ways: Sequence[Sequence[_Step]], queues: Sequence[_WorkerQueue]) -
             following = next(ahead[microbatch], None)
             if following is not None:
                 at[microbatch] = following
-                heappush(events, (now + step.ticks + following.delay, microbatch))
+                arrives = now + step.ticks + following.delay
+                heappush(events, (arrives, microbatch))
+                heappush(queues[following.worker].coming, arrives)
     return now
 
 

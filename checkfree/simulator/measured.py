@@ -38,14 +38,15 @@ class MeasuredFleet:
         return seats <= self.computes.keys() and both <= self.lines.keys()
 
 
-def fleet_measured(
-    found: MeasuredFleet, routes: Sequence[Route], seats: Collection[Address], sizes: Sizes
-) -> Fleet:
-    """Lines as fast as they were when microbatches took these ``routes``, latencies among it."""
-    rates = _rates(found, routes, sizes)
+Rates = Mapping[tuple[Address, Address], float]
+"""Bytes per second, from one seat to another."""
+
+
+def fleet_measured(rates: Rates, nodes: Mapping[Address, str], seats: Collection[Address]) -> Fleet:
+    """Lines as fast as they were when microbatches took them, latencies among it."""
     order = sorted(seats)
     table = {
-        (a, b): Link(0.0, _bandwidth(order[a], order[b], rates, found.nodes))
+        (a, b): Link(0.0, _bandwidth(order[a], order[b], rates, nodes))
         for a in range(len(order))
         for b in range(len(order))
     }
@@ -61,11 +62,8 @@ def fleet_measured(
     )
 
 
-Rates = Mapping[tuple[Address, Address], float]
-"""Bytes per second."""
-
-
-def _rates(found: MeasuredFleet, routes: Sequence[Route], sizes: Sizes) -> Rates:
+def rates_measured(found: MeasuredFleet, routes: Sequence[Route], sizes: Sizes) -> Rates:
+    """Of the lines that microbatches crossed on these ``routes``."""
     crossed: Counter[tuple[Address, Address]] = Counter()
     for route in routes:
         for one, other in pairwise(route):

@@ -14,12 +14,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 from checkfree.core.errors import BadInput
 from checkfree.core.ops import Address
 from checkfree.simulator.fleet import GB, Fleet, Link
+from checkfree.simulator.sizes import Sizes
 
 FORMAT = 1
 LARGEST = 1 << 24
@@ -28,6 +31,8 @@ MOST = 256
 """Machines."""
 WITHIN = Link(10e-6, 50 * GB)
 """Between two seats of one machine, as in the fleet ``machine``."""
+SLOW = 2.0
+"""Times what most pairs take: measured lines vary by less."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,17 @@ class SurveyedFleet:
         found = self.links.get((one, other)) or self.links.get((other, one))
         every = self.links.values()
         return found or Link(max(x.latency for x in every), min(x.bandwidth for x in every))
+
+    def slow(self, sizes: Sizes) -> frozenset[frozenset[str]]:
+        """Pairs between which a microbatch and its gradient take much longer than between most."""
+        takes = {
+            frozenset((a, b)): sum(link.latency for link in (self.link(a, b), self.link(b, a)))
+            + self.link(a, b).seconds(sizes.activation)
+            + self.link(b, a).seconds(sizes.gradient)
+            for a, b in combinations(self.machines, 2)
+        }
+        usual = median_low(takes.values()) if takes else 0.0
+        return frozenset(pair for pair, seconds in takes.items() if seconds > SLOW * usual)
 
     def over(self, fleet: Fleet) -> Fleet:
         """That fleet with these machines and lines for its own. Seats that none of them has stand

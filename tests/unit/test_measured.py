@@ -13,7 +13,13 @@ from checkfree.recovery.wrappers import make_strategy
 from checkfree.session.sizes import own_sizes
 from checkfree.session.swarm.measured_routes import TURNS, MeasuredRoutes
 from checkfree.session.terms import terms_of
-from checkfree.simulator.measured import MeasuredFleet, fleet_measured, pace_measured
+from checkfree.simulator.fleet import Fleet
+from checkfree.simulator.measured import (
+    MeasuredFleet,
+    fleet_measured,
+    pace_measured,
+    rates_measured,
+)
 
 CONFIG = build(
     {
@@ -44,19 +50,23 @@ def measured(**changes: object) -> MeasuredFleet:
     return MeasuredFleet(**found)  # type: ignore[arg-type]
 
 
+def fleet_of(found: MeasuredFleet) -> Fleet:
+    return fleet_measured(rates_measured(found, PLAIN, SIZES), found.nodes, SEATS)
+
+
 def test_what_was_measured_is_what_a_line_carries() -> None:
-    fleet = fleet_measured(measured(), PLAIN, SEATS, SIZES)
+    fleet = fleet_of(measured())
     # Two of the four microbatches crossed it.
     assert fleet.link(*SLOW).seconds(SIZES.activation) == pytest.approx(0.4 / 2)
     assert fleet.link(Address(0), Address(1)).seconds(SIZES.activation) == pytest.approx(0.02 / 2)
 
 
 def test_a_line_that_nobody_used_is_as_good_as_the_worse_end_has_shown() -> None:
-    fleet = fleet_measured(measured(), PLAIN, SEATS, SIZES)
+    fleet = fleet_of(measured())
     unused = fleet.link(Address(1, 0), Address(2, 1))
     assert unused.seconds(SIZES.activation) == pytest.approx(0.02 / 2)
     same_nodes = {Address(1, 0): "a", Address(2, 0): "b", Address(2, 1): "b"}
-    fleet = fleet_measured(measured(nodes=same_nodes), PLAIN, SEATS, SIZES)
+    fleet = fleet_of(measured(nodes=same_nodes))
     assert fleet.link(Address(1, 0), Address(2, 1)) == fleet.link(*SLOW)
 
 
@@ -80,6 +90,20 @@ def test_microbatches_go_round_a_slow_line_once_it_is_measured() -> None:
     assert found is not None
     assert not [route for route in found.routes if route[1:3] == SLOW]
     assert asked.better(SEATS, found.routes, measured()) is None, "nothing new is known"
+
+
+def test_a_line_that_is_avoided_stays_slow() -> None:
+    """Nothing is on its way there any more, so that there is nothing new to measure it by."""
+    asked = routing()
+    assert asked.better(SEATS, PLAIN, measured()) is not None
+    first, other = Address(1, 0), Address(2, 1)
+    crowded = tuple((route[0], first, other, route[0]) for route in PLAIN)
+    ways = {way for route in crowded for way in itertools.pairwise(route)}
+    used = {way: 0.02 for one, to in ways for way in ((one, to), (to, one))}
+    slow = dict.fromkeys((*SEATS[:2], first, other), 0.4)  # whoever else sits has nothing to do
+    found = asked.better(SEATS, crowded, measured(lines={**lines(0.0, 0.0), **used}, computes=slow))
+    assert found is not None
+    assert not [route for route in found.routes if route[1:3] == SLOW]
 
 
 def test_what_is_about_as_good_is_left_alone() -> None:

@@ -323,6 +323,27 @@ def test_a_seat_of_two_chunks_takes_routes_that_come_to_it_twice():
         zbv(in_order(seats(2), 2))
 
 
+@pytest.mark.parametrize("num_body", [2, 4, 7, 16])
+@pytest.mark.parametrize("weights", [0.2, 0.3, 0.4, 0.45])
+def test_bubbles_are_those_of_the_papers_where_halves_differ(num_body, weights):
+    """A gradient of weights that a backward would wait for is put off."""
+    unequal = Costs(embed=0, head=0, weights=weights)
+    routes = in_order(seats(num_body), 3 * num_body + 2)
+    found = bubble(in_time(zb_h1(routes, unequal), routes, unequal))
+    assert found == pytest.approx(EXPECTED["zb_h1"].bubble(num_body, unequal))
+
+
+@given(pipelines(), st.sampled_from(sorted(SPLIT)), costs)
+@settings(deadline=None)
+def test_to_look_ahead_never_takes_longer(routes, name, costs):
+    made = SCHEDULES[name](routes, costs)
+    check(made, routes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("checkfree.pipeline.make.SHARES", (0.0,))
+        greedy = SCHEDULES[name](routes, costs)
+    assert length(in_time(made, routes, costs)) <= length(in_time(greedy, routes, costs)) + 1e-3
+
+
 @pytest.mark.parametrize("name", sorted(SPLIT))
 @pytest.mark.parametrize("num_body", [2, 4, 16])
 def test_split_backwards_leave_no_more_than_the_way_to_the_last_stage(name, num_body):

@@ -24,6 +24,7 @@ from checkfree.runtime.swarm.transport.frames import Notice
 from checkfree.runtime.swarm.transport.links import EmulatedLine, EmulatedLink
 from checkfree.runtime.swarm.transport.probes import MOST, Prober
 from checkfree.session.routing import network_of
+from checkfree.session.swarm.launched import slow_pairs
 from checkfree.session.terms import scheduler_of, seats
 from checkfree.session.wired import check_given, with_links
 from checkfree.simulator.fleet import FLEETS, Link
@@ -154,6 +155,19 @@ def test_it_is_read_as_it_is_written() -> None:
     assert fleet.link(Address(2), Address(1)) == Link(0.04, 1e6)
     assert (fleet.places, fleet.store) == (3, FLEETS["home"].store)
     assert fleet.place(Address(5)) == 2, "nobody has it: one machine after the other"
+
+
+def test_pairs_are_slow_beside_what_most_take(tmp_path: Path) -> None:
+    config = config_on(GOOD, tmp_path)
+    near = {"from": "a", "to": "c", "latency": 0.01, "bandwidth": 1e6}
+    far = broken(lambda t: (t["links"][0].update(latency=0.4), t["links"].append(near)))
+    assert slow_pairs(config, resume=False) == frozenset()
+    config = config_on(far, tmp_path)
+    assert slow_pairs(config, resume=False) == {frozenset("ab")}
+    (tmp_path / "links.json").unlink()
+    assert slow_pairs(config, resume=True) == frozenset()
+    with pytest.raises(BadInput, match="cannot be read"):
+        slow_pairs(config, resume=False)
 
 
 def broken(change: Callable[[Any], object]) -> Any:

@@ -112,6 +112,21 @@ def test_nobody_gets_a_seat_before_seats_are_given_away() -> None:
     assert len([seat for seat in seats.values() if seat]) == 3
 
 
+def test_neighbours_get_machines_with_a_fast_line_between_them() -> None:
+    pool = Pool([])
+    pool.candidates.open = False
+    pool.candidates.slow = frozenset(
+        frozenset((one, other)) for one in ("a", "b") for other in ("x", "y")
+    )
+    for stage in range(4):
+        pool.candidates.order(Address(stage), 0, uninitialized=False)
+    for name in ("a", "x", "b", "y"):
+        pool.came(name)
+    pool.candidates.started()
+    seats = {pool.seat(name): name for name in pool.told}
+    assert [seats[f"{stage}.0"] for stage in range(4)] == ["a", "b", "x", "y"]
+
+
 def test_who_brings_a_state_gets_its_seat() -> None:
     pool, state = Pool([Address(0)]), StateId(Address(1), 2, 7)
     pool.came("a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 from hypothesis import given
@@ -55,6 +56,42 @@ def test_seats_are_spread_evenly_and_neighbours_apart(count: int) -> None:
     assert max(load.values()) == -(-5 // min(count, 5))
     beside = sum(seats[Address(s)] == seats[Address((s + 1) % 5)] for s in range(5))
     assert beside == (1 if count == 2 else 0)  # five in a ring can't alternate
+
+
+def far_apart(*groups: str) -> frozenset[frozenset[str]]:
+    """Lines between nodes of two groups are slow."""
+    pairs = combinations(groups, 2)
+    return frozenset(frozenset((a, b)) for one, other in pairs for a in one for b in other)
+
+
+def slow_hops(where: Site, seats: dict[Address, str | None]) -> int:
+    ways = zip(seats.values(), [*list(seats.values())[1:], seats[Address(0)]], strict=True)
+    return sum(frozenset(way) in where.slow for way in ways)
+
+
+def test_neighbours_stand_where_lines_are_fast() -> None:
+    """There and back again over the slow ones, and no more."""
+    where = site(*"adbec", slow=far_apart("abc", "de"))
+    seats = settled(where, held("- - - - -"))
+    assert sorted(map(str, seats.values())) == [*"abcde"]
+    assert slow_hops(where, seats) == 2 < slow_hops(where, held("a d b e c"))
+    late = replace(where, nodes={**where.nodes, "f": Node("f", "f")}, standing={"f": 1})
+    late = replace(late, slow=far_apart("abcf", "de"))
+    (move,) = place(late, held("a d b c e"))
+    assert move == Move(Address(1), "f", "d"), "one that comes by in the middle of fast ones"
+
+
+def test_slow_lines_count_for_less_than_protection_and_load() -> None:
+    near = site(*"abcd", room=2, slow=far_apart("ab", "cd"))
+    hosts = {"a": "x", "b": "x", "c": "y", "d": "y"}
+    where = replace(near, nodes={n: replace(near.nodes[n], host=hosts[n]) for n in "abcd"})
+    seats = settled(where, held("- - - -"))
+    assert not [
+        s
+        for s in range(4)
+        if hosts[str(seats[Address(s)])] == hosts[str(seats[Address((s + 1) % 4)])]
+    ]
+    assert max(Counter(settled(near, held("- - - -")).values()).values()) == 1
 
 
 def test_who_comes_later_gets_a_seat_of_the_fullest() -> None:

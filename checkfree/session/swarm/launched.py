@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -36,6 +37,7 @@ from checkfree.session.job import (
 from checkfree.session.log_disk import LESS, check_log_disk
 from checkfree.session.memory import instead_of_resuming, within_memory
 from checkfree.session.session import begin, go_on
+from checkfree.session.sizes import own_sizes
 from checkfree.session.snapshot import newest
 from checkfree.session.stash import check_stash_disk
 from checkfree.session.swarm.invitation import frame_of, invitation_of, roster_of
@@ -46,6 +48,7 @@ from checkfree.session.swarm.shared import ForkResources
 from checkfree.session.terms import seats
 from checkfree.session.trial import try_out_in_fork
 from checkfree.session.wired import check_given
+from checkfree.simulator.surveyed import read_surveyed
 
 
 def be(shared: ForkResources, await_request: Callable[[], SpawnRequest], spare: bool) -> int:
@@ -82,6 +85,15 @@ def _resumed(order: Mapping[str, Any]) -> Job:
     return job
 
 
+def slow_pairs(config: Config, *, resume: bool) -> frozenset[frozenset[str]]:
+    """Of machines, by the lines of ``fleet.links`` and what this run sends over them; none without
+    such a file, which a run that goes on can do without. Raises BadInput."""
+    path = Path(os.path.expanduser(config.fleet.links or ""))
+    if config.fleet.links is None or (resume and not path.exists()):
+        return frozenset()
+    return read_surveyed(path).slow(own_sizes(config))
+
+
 def _seats_here(order: Mapping[str, Any], count: int) -> int:
     """Of ``count`` in all, those that processes of this machine may take: all, or those of the
     nodes that stand beside a lead."""
@@ -107,6 +119,7 @@ def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir)
     if here := _seats_here(order, len(seats(job.config))):
         check_log_disk(job.config, here, less="" if resume else LESS)
         check_stash_disk(job.config)
+    slow = slow_pairs(job.config, resume=resume)
     warm_up(job.worker_context, job.config, (job.devices or job.config.devices)[0])
     job = try_out_in_fork(job)
     told: list[str] = []
@@ -130,6 +143,7 @@ def raise_children(channel: Channel, order: Mapping[str, Any], workdir: Workdir)
         shared.replacements = bool(order.get("replacements", True))
         shared.grace, shared.wait = float(order.get("grace", GRACE)), Wait(**order.get("wait", {}))
         shared.relay = int(order.get("relay", RELAY))
+        shared.slow = slow
         before: dict[str, Any] = {}
         if invited is not None:
             incarnation = secrets.token_hex(8)

@@ -61,6 +61,8 @@ class Leading:
         self._leader_process.resumes = self._resumes
         self._leader_process.met = self._met
         join_server, kept = self._leader_process.join_server, replays(self._job.config.recovery)
+        if join_server is not None:
+            join_server.candidates.slow = shared.slow
         if join_server is not None and kept:
             join_server.candidates.copies = self._job.config.recovery.copies
         self._leader_process.peer_table.replacing = shared.replacements

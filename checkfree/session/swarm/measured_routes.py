@@ -15,7 +15,12 @@ from checkfree.pipeline.routes import revisiting
 from checkfree.recovery.strategy import Strategy
 from checkfree.session.routing import Network
 from checkfree.session.sizes import own_sizes
-from checkfree.simulator.measured import MeasuredFleet, fleet_measured, pace_measured
+from checkfree.simulator.measured import (
+    MeasuredFleet,
+    fleet_measured,
+    pace_measured,
+    rates_measured,
+)
 from checkfree.simulator.planning import traffic_of
 from checkfree.simulator.sizes import Sizes
 
@@ -41,6 +46,8 @@ class MeasuredRoutes:
         self._turns = 0
         self._measured = frozenset[tuple[Address, Address]]()
         """Lines that were known when routes were made last."""
+        self._rates = dict[tuple[Address, Address], float]()
+        """Of lines that these seats use or have used: what is avoided for being slow stays slow."""
 
     def better(
         self, alive: Collection[Address], routes: tuple[Route, ...], found: MeasuredFleet
@@ -49,14 +56,15 @@ class MeasuredRoutes:
         known yet."""
         seats = tuple(sorted(alive))
         if seats != self._seats:
-            self._seats, self._turns, self._measured = seats, 0, frozenset()
+            self._seats, self._turns, self._measured, self._rates = seats, 0, frozenset(), {}
         taken = revisiting(self._strategy.routes(routes), self._terms.chunks)
         news = found.lines.keys() - self._measured
         if self._turns >= TURNS or not news or not found.covers(taken):
             return None
         self._turns, self._measured = self._turns + 1, frozenset(found.lines)
+        self._rates |= rates_measured(found, taken, self._sizes)
         network = Network(
-            fleet_measured(found, taken, self._seats, self._sizes),
+            fleet_measured(self._rates, found.nodes, self._seats),
             self._sizes,
             pace_measured(found, taken, self._seats, self._sizes),
         )

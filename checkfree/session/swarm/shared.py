@@ -41,6 +41,8 @@ class ForkResources:
     grace: float = GRACE
     wait: Wait = Wait()  # noqa: RUF009 (frozen)
     relay: int = RELAY
+    slow: frozenset[frozenset[str]] = frozenset()
+    """Pairs of machines with slow lines between them, as ``fleet.links`` has them."""
     started: float = field(default_factory=time.perf_counter)
 
     def lives(self) -> dict[Address, int]:

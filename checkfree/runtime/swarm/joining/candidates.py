@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from checkfree.core.ops import Address, StateId
@@ -81,6 +82,8 @@ class Candidates:
     """Nodes that are to have no more seats."""
     copies: int = 0
     """Of each stage on others' seats, which placement keeps off its machine."""
+    slow: frozenset[frozenset[str]] = frozenset()
+    """Pairs of machines, as far as lines were measured before the run."""
 
     # --- who comes and goes ----------------------------------------------------------------------
 
@@ -242,7 +245,11 @@ class Candidates:
             for who in self.standing_by.values()
             if who.heir_to is None and who.node.id not in no_more
         )
-        return Site(nodes, free, self.speed, frozenset(self.apart), self.copies)
+        apart, pairs = frozenset(self.apart), combinations(nodes.values(), 2)
+        slow = (
+            frozenset((a.id, b.id)) for a, b in pairs if frozenset((a.host, b.host)) in self.slow
+        )
+        return Site(nodes, free, self.speed, apart, self.copies, frozenset(slow))
 
     def of(self, node: str) -> Candidate | None:
         """One of that node who stands by for no seat in particular."""

@@ -29,6 +29,9 @@ SLOW = 0.6
 """A node of less speed makes everybody wait, and a reserve is used rather: ``presence.speed`` names
 it at half of what others have. A node that has two seats where others have one is not slow."""
 
+LOADS = -3, -1
+"""The places of what nodes have to do among what a placement is judged by."""
+
 Seats = Mapping[Address, str | None]
 """Of every seat the node that has it; None: vacant."""
 Cost = tuple[float, ...]
@@ -46,7 +49,8 @@ class Move:
 @dataclass(frozen=True)
 class Site:
     """What is known of the nodes. ``speed``: work done in a second, of 1.0 for most. ``apart``:
-    pairs that can't reach each other. ``standing``: how many more seats each can take now.
+    pairs that can't reach each other; ``slow``: pairs between which a microbatch takes long.
+    ``standing``: how many more seats each can take now.
     ``copies``: of each stage on others' seats, to be replayed from; 0: none is."""
 
     nodes: Mapping[str, Node]
@@ -54,6 +58,7 @@ class Site:
     speed: Mapping[str, float] = field(default_factory=dict)
     apart: frozenset[frozenset[str]] = frozenset()
     copies: int = 0
+    slow: frozenset[frozenset[str]] = frozenset()
 
     def carries(self, node: str, count: int) -> float:
         """How long it takes for the work of so many seats."""
@@ -103,7 +108,8 @@ def judged(site: Site, seats: Seats) -> Cost:
     longer everybody waits for slow nodes than they would for others; seats on reserves; replicas on
     one machine; a stage on one machine with what it is restored from, and in one zone: its
     neighbours, or, where it is replayed, those half the pipeline away that hold its copies if they
-    can; how much the fullest node has to do; how uneven the rest is.
+    can; how much the fullest node has to do; neighbours with a slow line between them; how uneven
+    the rest is.
     """
     has: defaultdict[int, list[str]] = defaultdict(list)
     for seat, node in seats.items():
@@ -130,6 +136,7 @@ def judged(site: Site, seats: Seats) -> Cost:
         sum(_all_on_one(one, other, host) for one, other in kept),
         sum(_all_on_one(one, other, zone) for one, other in kept),
         busy[0] if busy else 0.0,
+        sum(frozenset((a, b)) in site.slow for one, other in pairs for a in one for b in other),
         sum(seconds**2 for seconds in busy),
     )
 
@@ -189,8 +196,7 @@ def _moved(site: Site, seats: Seats, left: Mapping[str, int]) -> Move | None:
 def worth(before: Cost, after: Cost) -> bool:
     """Whether a move is: anything but load must get better, or the load by much, and nothing of
     more weight worse."""
-    if after[:-2] != before[:-2]:
-        return after[:-2] < before[:-2]
-    if after[-2] != before[-2]:
-        return after[-2] * WORTH <= before[-2]
-    return after[-1] * WORTH <= before[-1]
+    for place, (was, now) in enumerate(zip(before, after, strict=True), -len(before)):
+        if now != was:
+            return now < was if place not in LOADS else now * WORTH <= was
+    return False
