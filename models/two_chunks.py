@@ -25,14 +25,15 @@ class TwoChunks(nn.Module):
         super().__init__()
         self.first = first
         self.second = second
-        if all(hasattr(chunk, "own_loss_scale") for chunk in (first, second)):
+        if any(hasattr(chunk, "own_loss_scale") for chunk in (first, second)):
             self.own_loss_scale = 0.0
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name == "own_loss_scale":
             for chunk in (self.first, self.second):
-                chunk.own_loss_scale = value
+                if hasattr(chunk, name):
+                    chunk.own_loss_scale = value
 
     @property
     def in_fp32(self) -> tuple[str, ...]:

@@ -16,11 +16,10 @@ from checkfree.core.links import parse_links
 from checkfree.core.rates import check_optimizer
 from checkfree.core.typed import written
 from checkfree.failures import target_stages, tick_probability
-from checkfree.models.chunks import Chunks
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES
 from checkfree.models.hub import HF
-from checkfree.pipeline import SCHEDULES, TWICE
+from checkfree.pipeline import SCHEDULES, TWICE, chunks_of
 from checkfree.pipeline.flow import ROUTES
 from checkfree.pipeline.routes import check_swap
 from checkfree.plugins import check_known
@@ -146,7 +145,7 @@ def check_data_keys(data: DataConfig, keys: Collection[str] | None = None) -> No
 def _counts(config: Config) -> None:
     for key, most in MOST.items():
         within(key, getattr(config, key), 1, most)
-    ops = config.microbatches * (config.stages + 1)
+    ops = config.microbatches * (config.stages + 1) * (2 if config.schedule in TWICE else 1)
     if ops > MOST_OPS:
         raise BadInput(
             f"microbatches={config.microbatches} through {config.stages + 1} stages are {ops} "
@@ -233,7 +232,9 @@ def _cut(config: Config) -> None:
     if not isinstance(cut, (list, tuple)) or not all(type(count) is int for count in cut):
         told = written(cut)
         raise BadInput(f"cut={told}: expected auto, or layers of each stage as in [4, 4, 3]")
-    chunks = TWICE.get(config.schedule, Chunks.WHOLE).count
+    if config.schedule == AUTO:
+        raise BadInput("cut has layers by chunk, and schedule=auto may take one or two: name one")
+    chunks = chunks_of(config.schedule).count
     if len(cut) != chunks * config.stages or min(cut) < 1 or sum(cut) != config.model.blocks:
         each = f"stages={config.stages}" + (
             f" of two chunks each (schedule={config.schedule})" if chunks > 1 else ""

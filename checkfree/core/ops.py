@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, NamedTuple
 
+from checkfree.models.chunks import Chunks
+
 
 class Address(NamedTuple):
     """Where a message can be sent: a stage's replica ("2.0"), or one of the singletons."""
@@ -280,7 +282,7 @@ class View:
     this run has made. ``shadows`` are those that can be counted on, ``pushed`` also those on their
     way; ``falling`` is how much the loss falls per iteration, None as long as that isn't known.
     ``rejected``: what was tried for these losses and proved no good. ``protection``: None where
-    nothing is logged.
+    nothing is logged. ``chunks`` of each body stage.
     """
 
     alive: frozenset[Address]
@@ -295,6 +297,7 @@ class View:
     falling: float | None = None
     rejected: frozenset[Rung] = frozenset()
     protection: Protection | None = None
+    chunks: Chunks = Chunks.WHOLE
 
     def living(self, stage: int) -> Address | None:
         """The first living replica of a stage."""

@@ -155,4 +155,5 @@ class LeadState:
             None if self.terms.blind else falling(p.trend),
             self.rejected,
             self.replays.protection(p.committed, alive),
+            self.terms.chunks,
         )

@@ -159,10 +159,11 @@ def _steady(routes: Sequence[Route], costs: Costs, pattern: Pattern, *, splits: 
     """By a pattern that running ahead may push out of its step for good: whether that pays is tried
     on the first microbatches."""
     first = routes[: 3 * _stages_of_two_chunks(routes)]
-    in_order, ahead = (
-        _by_pattern(first, costs, pattern, splits=splits, ahead=ahead)[1] for ahead in (False, True)
+    strictly, freely = (
+        _by_pattern(first, costs, pattern, splits=splits, strict=strict)[1]
+        for strict in (True, False)
     )
-    found = _by_pattern(routes, costs, pattern, splits=splits, ahead=ahead < in_order)
+    found = _by_pattern(routes, costs, pattern, splits=splits, strict=strictly <= freely)
     return _ending_in_reduce(found[0])
 
 
@@ -207,6 +208,14 @@ TWICE: Mapping[str, Chunks] = {
     **dict.fromkeys(V_SCHEDULES, Chunks.V),
 }
 """The schedules whose routes visit a body seat twice, and what it has then."""
+
+
+def chunks_of(schedule: str) -> Chunks:
+    """Of each body stage, as a schedule of that name has routes visit them. Raises ValueError for
+    ``auto``, which nobody has decided yet."""
+    if schedule == "auto":
+        raise ValueError("schedule=auto is not decided yet")
+    return TWICE.get(schedule, Chunks.WHOLE)
 
 
 @dataclass(frozen=True)
@@ -373,7 +382,7 @@ class _PlacedQueue(_WorkerQueue):
     planned: list[Op | None] = field(default_factory=list)  # in order; None: has run
     counted: bool = False  # a microbatch counts once, as at stage 0, and not each of its hops
     most: int = 0  # that it may hold
-    ahead: bool = True  # it may leave the order
+    strict: bool = False  # it never leaves the order
     ready: set[Op] = field(default_factory=set)
     first: int = 0  # of those that have not run
     holds: int = 0  # without those whose weights' gradient alone is missing
@@ -401,9 +410,9 @@ class _PlacedQueue(_WorkerQueue):
         full = bool(self.later) and self._adds(op) > 0 and self._all_held >= self.most
         if op in self.ready and not full:
             return self._take(self.first)
-        return self._ahead() if self.ahead and not self.later else None
+        return None if self.strict or self.later else self._out_of_turn()
 
-    def _ahead(self) -> int | None:
+    def _out_of_turn(self) -> int | None:
         """The next op that can run, if what is before it still finds room then."""
         held = peak = self.holds
         for at in range(self.first, min(len(self.planned), self.first + 2 * self.most)):
@@ -433,7 +442,7 @@ class _PlacedQueue(_WorkerQueue):
 
 
 def _by_pattern(
-    routes: Sequence[Route], costs: Costs, pattern: Pattern, *, splits: bool, ahead: bool = True
+    routes: Sequence[Route], costs: Costs, pattern: Pattern, *, splits: bool, strict: bool = False
 ) -> tuple[dict[Address, list[Op]], int]:
     """The ops of each worker, by a pattern's places, and the ticks that they take together."""
     places: dict[Address, list[tuple[float, Op]]] = {}
@@ -454,7 +463,7 @@ def _by_pattern(
     for worker in workers:
         order = sorted(places[worker], key=lambda placed: (placed[0], key(placed[1])))
         ops: list[Op | None] = [op for _, op in order]
-        queue = _PlacedQueue(rule, planned=ops, counted=worker.stage == 0, ahead=ahead)
+        queue = _PlacedQueue(rule, planned=ops, counted=worker.stage == 0, strict=strict)
         queue.bound(pattern.most if worker.stage else 0)
         queues.append(queue)
     ticks = _simulate([by_route[route] for route in routes], queues)

@@ -153,11 +153,13 @@ def far_away(stage: int, num_stages: int) -> tuple[int, ...]:
 
 def beside_on_routes(stage: int, routes: Sequence[Route]) -> tuple[frozenset[int], frozenset[int]]:
     """The stages that a stage's body gets its input from, and those that read its output, on any
-    of the routes; both empty for stage 0."""
+    of the routes; both empty for stage 0. What it passes on to itself, at the turn of a V, nobody
+    else has."""
     before, after = set(), set()
     for route in routes:
         for hop, seat in enumerate(route[1:-1], 1):
-            if seat.stage == stage:
-                before.add(route[hop - 1].stage)
-                after.add(route[hop + 1].stage)
+            ends = route[hop - 1].stage, route[hop + 1].stage
+            if seat.stage == stage and stage not in ends:
+                before.add(ends[0])
+                after.add(ends[1])
     return frozenset(before), frozenset(after)

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from checkfree.config.check import check as check_config
+from checkfree.config.stash import AUTO as STASH_AUTO
+from checkfree.config.stash import KEEP, RECOMPUTE, stash_of
 from checkfree.core.config import Config
 from checkfree.core.errors import BadInput
 from checkfree.core.units import render_bytes
 from checkfree.lead.iteration import course_on
-from checkfree.pipeline import SCHEDULES, ScheduleError, check
+from checkfree.pipeline import SCHEDULES, ScheduleError, check, chunks_of
 from checkfree.pipeline.routes import in_order
 from checkfree.recovery.options import AUTO
 from checkfree.recovery.wrappers import make_strategy
-from checkfree.session.blueprint import chunks_of
 from checkfree.session.memory import seat_bytes
 from checkfree.session.routing import network_of
 from checkfree.session.sizes import OWN, named_sizes
@@ -47,6 +48,11 @@ def with_schedule(config: Config) -> Config:
 
 def schedule_options(config: Config) -> Sequence[ScheduleOption]:
     """All that are ours, the usual one first."""
+    if config.fleet.memory is not None and named_sizes(config.fleet) != OWN:
+        raise BadInput(
+            "fleet.memory is what seats of the trained model have, and fleet.sizes prices another "
+            "one: fleet.sizes=own, or leave fleet.memory out"
+        )
     most = config.fleet.memory or _of_this_machine() // len(seats(config))
     names = sorted(SCHEDULES, key=lambda name: name != USUAL)
     return [_option(replace(config, schedule=name), most) for name in names]
@@ -57,7 +63,7 @@ def chosen_of(options: Sequence[ScheduleOption]) -> ScheduleOption:
     found = [option for option in options if not option.refused]
     if not found:
         least = min(options, key=lambda option: option.bytes or float("inf"))
-        raise BadInput(f"schedule=auto: {least.refused}: lower batch, or raise fleet.memory")
+        raise BadInput(f"schedule=auto: {least.refused}")
     fastest = min(found, key=lambda option: option.seconds)
     usual = found[0]
     return fastest if fastest.seconds < WORTH * usual.seconds else usual
@@ -72,13 +78,22 @@ def _option(config: Config, most: int) -> ScheduleOption:
     name = config.schedule
     try:
         check_config(config)
-        taken = seat_bytes(config) if named_sizes(config.fleet) == OWN else 0
+        taken = _least_bytes(config) if named_sizes(config.fleet) == OWN else 0
         if taken > most:
-            why = f"{name} takes {render_bytes(taken)} a seat, and there are {render_bytes(most)}"
+            why = (
+                f"{name} takes {render_bytes(taken)} a seat, and there are {render_bytes(most)}: "
+                "lower batch, or raise fleet.memory"
+            )
             return ScheduleOption(name, 0.0, taken, why)
         return ScheduleOption(name, _seconds(config), taken)
     except (BadInput, ScheduleError) as error:
         return ScheduleOption(name, 0.0, 0, str(error).splitlines()[0])
+
+
+def _least_bytes(config: Config) -> int:
+    """Of the largest seat, whose stash is kept unless ``stash=auto`` may have it computed again."""
+    ways = [KEEP, RECOMPUTE] if STASH_AUTO in stash_of(config) else [config.stash]
+    return min(seat_bytes(replace(config, stash=way)) for way in ways)
 
 
 def _seconds(config: Config) -> float:
@@ -86,6 +101,6 @@ def _seconds(config: Config) -> float:
     make, every = scheduler_of(config), seats(config)
     strategy = make_strategy(config.recovery, config.checkpoint.every)
     plain = in_order(every, config.microbatches)
-    course = course_on(plain, strategy, make, every, chunks_of(config))
+    course = course_on(plain, strategy, make, every, chunks_of(config.schedule))
     check(course.schedule, course.routes)
     return network_of(config, every, make).seconds(course)

@@ -19,7 +19,7 @@ from checkfree.models.config import ModelConfig
 from checkfree.models.families import FAMILIES, Family, family
 from checkfree.models.hub import HF, PRETRAINED, held
 from checkfree.models.two_chunks import InTwoChunks, TwoChunks
-from checkfree.pipeline import TWICE
+from checkfree.pipeline import chunks_of
 from checkfree.pipeline.cut import balanced
 from checkfree.plugins import not_permitted
 from checkfree.recovery.options import AUTO
@@ -78,7 +78,16 @@ def _cut_of(
 ) -> tuple[int, ...] | None:
     """Layers of each chunk, as configured; ``body``: one with all of them, in a list. Raises
     ValueError for a family that cuts equally only."""
+    chunks = chunks_of(config.schedule)
+    count = config.stages * chunks.count
     if config.cut is None:
+        if chunks is not Chunks.WHOLE and model.blocks % count:
+            raise ValueError(
+                f"stages={config.stages} of two chunks each (schedule={config.schedule}) are "
+                f"{count} equal parts, which model.blocks={model.blocks} can't be cut into: set "
+                f"model.blocks={count * max(1, round(model.blocks / count))}, or have unequal ones "
+                "by cut=auto"
+            )
         return None
     if model.family not in FAMILIES:
         raise ValueError(f"model.family={model.family} cuts into equal parts: leave out cut")
@@ -88,7 +97,7 @@ def _cut_of(
     if costs is None:
         layers = next(part for part in body().children() if isinstance(part, nn.ModuleList))
         costs = [flops(layer, model, 1, used) for layer in layers]
-    return balanced(costs, config.stages * chunks_of(config).count)
+    return balanced(costs, count)
 
 
 def experts_used(model: ModelConfig) -> int | None:
@@ -110,11 +119,6 @@ def flops(body: nn.Module, model: ModelConfig, blocks: int, used: int | None) ->
     return 2.0 * weights + blocks * 2 * model.context * model.width
 
 
-def chunks_of(config: Config) -> Chunks:
-    """Of each body stage, as the schedule has routes visit them."""
-    return TWICE.get(config.schedule, Chunks.WHOLE)
-
-
 def check_pretrained(model: ModelConfig, mend: str) -> None:
     """Raise BadInput, with the ``mend`` in brackets, unless pretrained weights that a run begins
     with are here."""
@@ -134,7 +138,7 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
             f"set model.vocabulary={vocabulary} or leave it out"
         )
     model = replace(model, vocabulary=model.vocabulary or vocabulary)
-    made, chunks = family_of(model), chunks_of(config)
+    made, chunks = family_of(model), chunks_of(config.schedule)
     layered = getattr(made, "LAYERED", False)
 
     def build(stage: int, purpose: str, *parts: int) -> nn.Module:
@@ -189,16 +193,17 @@ def of_family(config: Config, vocabulary: int) -> Blueprint:
             raise BadInput(str(error)) from None
         named = getattr(made, "transformers_name", None)
         name = None if named is None else family_of(so_cut).transformers_name
-        if name is None and (stages, chunks) != (config.stages, chunks_of(config)):
+        if name is None and (stages, chunks) != (config.stages, chunks_of(config.schedule)):
             raise BadInput(
                 f"model.family={model.family} has no transformers_name, which tells how a "
-                f"parameter is called however the model is cut: keep stages={stages}"
+                f"parameter is called however the model is cut: keep stages={stages}, and the "
+                "schedule's chunks"
             )
 
         def whole(stage: int, param: str) -> str:
             return f"{stage}.{param}" if name is None else str(name(so_cut, stages, stage, param))
 
-        return Layout(modules, whole, config.precision == "fp64")
+        return Layout(modules, whole, config.precision == "fp64", chunks)
 
     return Blueprint(
         stages=config.stages + 1,
@@ -229,12 +234,13 @@ def of_modules(stages: Sequence[nn.Module], config: Config) -> Blueprint:
     def layout(
         count: int, cut: Sequence[int] | None = None, chunks: Chunks = Chunks.WHOLE
     ) -> Layout:
-        if (count, chunks) != (len(stages) - 1, chunks_of(config)):
+        if (count, chunks) != (len(stages) - 1, chunks_of(config.schedule)):
             raise BadInput(
-                f"it had {count} body stages, these are {len(stages) - 1}: only a built-in model "
-                "can be cut anew"
+                f"it had {count} body stages, these are {len(stages) - 1}, or other chunks: only a "
+                "built-in model can be cut anew"
             )
-        return Layout(stages, lambda i, param: f"{i}.{param}", config.precision == "fp64")
+        double = config.precision == "fp64"
+        return Layout(stages, lambda i, param: f"{i}.{param}", double, chunks)
 
     return Blueprint(
         stages=len(stages),
@@ -243,7 +249,7 @@ def of_modules(stages: Sequence[nn.Module], config: Config) -> Blueprint:
         parameters=sum(p.numel() for module in stages for p in module.parameters()),
         tokens=None,
         layout=layout,
-        chunks=chunks_of(config),
+        chunks=chunks_of(config.schedule),
         untried=tuple(range(1, len(stages))),
     )
 
@@ -251,7 +257,7 @@ def of_modules(stages: Sequence[nn.Module], config: Config) -> Blueprint:
 def paired(stages: Sequence[nn.Module], config: Config) -> Sequence[nn.Module]:
     """The user's own stages, of which body stages have as many chunks as the schedule asks for, in
     the order of the model. Raises BadInput."""
-    chunks, bodies = chunks_of(config), len(stages) - 1
+    chunks, bodies = chunks_of(config.schedule), len(stages) - 1
     if chunks is Chunks.WHOLE or bodies < 1:
         return stages
     if bodies % chunks.count:
@@ -259,13 +265,14 @@ def paired(stages: Sequence[nn.Module], config: Config) -> Sequence[nn.Module]:
             f"got {bodies} body modules, and schedule={config.schedule} gives each body stage two: "
             "an even number of them, or another schedule"
         )
+    check_each(stages)
     count = bodies // chunks.count
     pairs = (chunks.of(stage, count) for stage in range(1, count + 1))
     return [stages[0], *(TwoChunks(stages[first], stages[second]) for first, second in pairs)]
 
 
-def check_modules(stages: Sequence[nn.Module]) -> None:
-    """Raise BadInput, naming the first thing that is wrong."""
+def check_each(stages: Sequence[nn.Module]) -> None:
+    """Raise BadInput for the first module that no stage, or no chunk of one, can be."""
     if len(stages) < 2:
         raise BadInput(f"got {len(stages)} stages, expected stage 0 and at least one body stage")
     for place, module in enumerate(stages):
@@ -282,6 +289,11 @@ def check_modules(stages: Sequence[nn.Module]) -> None:
         _check_layers(place, module)
         check_tensors(place, module)
     _check_nothing_shared(stages)
+
+
+def check_modules(stages: Sequence[nn.Module]) -> None:
+    """Raise BadInput, naming the first thing that is wrong."""
+    check_each(stages)
     if other := unequal(stages):
         raise BadInput(
             f"{other}: body stages need parameters of equal names, shapes and types, else no "

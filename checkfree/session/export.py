@@ -21,8 +21,8 @@ from checkfree.data.tokenizers import BYTES
 from checkfree.models.config import ModelConfig
 from checkfree.models.families import Family
 from checkfree.models.folder import Draft, draft_of
+from checkfree.pipeline import chunks_of
 from checkfree.runtime import folder as folders
-from checkfree.session.blueprint import chunks_of
 from checkfree.session.exchange import GENERATION_CONFIG, MODEL_CONFIG, exchanging
 from checkfree.session.kept_tokenizer import with_kept_tokenizer
 from checkfree.session.model_card import model_card
@@ -96,7 +96,7 @@ def trained(
     config = with_kept_tokenizer(moved(config, words), state.run)
     vocabulary = config.model.vocabulary or began["data"]["vocabulary"]
     cut = None if config.cut is None else tuple(config.cut)
-    chunks = chunks_of(config)
+    chunks = chunks_of(config.schedule)
     return config, replace(config.model, vocabulary=vocabulary, cut=cut, chunks=chunks)
 
 

@@ -22,13 +22,11 @@ from checkfree.core.typed import written
 from checkfree.lead import Progress
 from checkfree.messages.control import INIT, WEIGHTS
 from checkfree.messages.tensors import StageState
-from checkfree.models.chunks import Chunks
 from checkfree.models.folder import Folder
-from checkfree.pipeline import TWICE
+from checkfree.pipeline import chunks_of
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.folder import CONFIG
 from checkfree.runtime.store import Damaged, Store
-from checkfree.session.blueprint import chunks_of
 from checkfree.session.exchange import (
     MODEL_CONFIG,
     check_architecture,
@@ -115,8 +113,8 @@ def taken_over(config: Config, data: Mapping[str, Any], layout: LayoutOf) -> Ini
 
     try:
         there, here = (
-            layout(state.stages, old.get("cut"), TWICE.get(old.get("schedule"), Chunks.WHOLE)),
-            layout(config.stages, config.cut, chunks_of(config)),
+            layout(state.stages, old.get("cut"), chunks_of(old.get("schedule", ""))),
+            layout(config.stages, config.cut, chunks_of(config.schedule)),
         )
     except BadInput as error:
         raise BadInput(f"{told}: {error}") from None
@@ -164,7 +162,7 @@ def _of_folder(config: Config, data: Mapping[str, Any], layout: LayoutOf, path: 
         )
     cut = None if config.cut is None else tuple(config.cut)
     vocabulary = config.model.vocabulary or data["vocabulary"]
-    model = replace(config.model, vocabulary=vocabulary, cut=cut, chunks=chunks_of(config))
+    model = replace(config.model, vocabulary=vocabulary, cut=cut, chunks=chunks_of(config.schedule))
     family = exchanging(model)
     here = layout(config.stages, cut, model.chunks)
 

@@ -124,7 +124,7 @@ class Job:
         check_equal(recovery, self.blueprint.unequal)
         chunks = self.blueprint.chunks.count * (self.blueprint.stages - 1)
         told = mixed(recovery, self.blueprint.kinds, chunks)
-        balanced = PER_STAGE if self.config.model.router_loss and self.blueprint.stages > 2 else ""
+        balanced = PER_STAGE if self.config.model.router_loss and chunks > 1 else ""
         return tuple(filter(None, (told, balanced)))
 
     @cached_property

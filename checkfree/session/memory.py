@@ -15,12 +15,11 @@ from checkfree.core.formats import FP32, SIGNS
 from checkfree.core.ops import Address, Schedule
 from checkfree.core.units import render_bytes
 from checkfree.data.tokenizers import tokenizer_of
-from checkfree.pipeline import peak_losses, peak_split, peak_stash
+from checkfree.pipeline import chunks_of, peak_losses, peak_split, peak_stash
 from checkfree.pipeline.routes import in_order, revisiting
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
 from checkfree.runtime.folder import CONFIG
-from checkfree.session.blueprint import chunks_of
 from checkfree.session.sizes import logged_bytes, own_sizes, rounded_bytes
 from checkfree.session.stash import moving_of
 from checkfree.session.terms import scheduler_of
@@ -58,7 +57,7 @@ def held_bytes(config: Config) -> list[int]:
     moments, buffers, what rounding took of a gradient for each seat that gets some, and what it
     holds for others."""
     sizes = own_sizes(config)
-    owed = config.replicas * sizes.written[FP32] if config.wire.feedback else 0
+    owed = sizes.visits * config.replicas * sizes.written[FP32] if config.wire.feedback else 0
     return [
         2 * params
         + rounded_bytes(config, params)
@@ -75,7 +74,7 @@ def held_bytes(config: Config) -> list[int]:
 def plain_schedule(config: Config) -> Schedule:
     """That of a chain of one replica, which holds as many microbatches as any."""
     plain = in_order([Address(stage) for stage in range(config.stages + 1)], config.microbatches)
-    return scheduler_of(config)(revisiting(plain, chunks_of(config)))
+    return scheduler_of(config)(revisiting(plain, chunks_of(config.schedule)))
 
 
 def stashed_bytes(config: Config) -> list[int]:

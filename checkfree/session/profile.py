@@ -29,15 +29,15 @@ from checkfree.core.config import (
 )
 from checkfree.core.errors import BadInput, at_least
 from checkfree.core.records import IterationRecord, Record
+from checkfree.pipeline import TWICE
 from checkfree.runtime.files import DiskFiles
 from checkfree.runtime.process import settled
 from checkfree.runtime.store import Store
 from checkfree.session.assemble import Assembly, save
-from checkfree.session.blueprint import chunks_of
 from checkfree.session.job import Job, of_config, versions
 from checkfree.session.session import Session
 from checkfree.simulator.profile import FORMAT
-from checkfree.stage import Part, Stage, body_parts
+from checkfree.stage import Part, Stage
 
 WARM_UP = 3
 REPEATS = 20
@@ -84,10 +84,16 @@ def profile(
 
 def _nothing_else(config: Config) -> Config:
     """Nothing to do but to train, with backwards that are whole: their halves are measured beside
-    the run; and what they need is kept: what else becomes of that is computed from the seconds."""
+    the run; and what they need is kept: what else becomes of that is computed from the seconds. A
+    stage of two chunks is measured as one."""
+    chunks, cut = TWICE.get(config.schedule), config.cut
+    if chunks is not None and isinstance(cut, (list, tuple)):
+        of = (chunks.of(stage, config.stages) for stage in range(1, config.stages + 1))
+        cut = [sum(cut[chunk - 1] for chunk in both) for both in of]
     return replace(
         config,
         schedule="1f1b",
+        cut=cut,
         stash="keep",
         recompute=False,
         failures=FailuresConfig(scenario="none"),
@@ -115,17 +121,12 @@ def _sizes(config: Config, vocabulary: int) -> dict[str, int]:
         "batch": config.batch,
         "context": model.context,
         "width": model.width,
-        "blocks_per_stage": model.blocks // (config.stages * chunks_of(config).count),
+        "blocks_per_stage": model.blocks // config.stages,
         "vocabulary": model.vocabulary or vocabulary,
     }
 
 
 # --- a run with clocks ---------------------------------------------------------------------------
-
-
-def _called(part: Part) -> str:
-    """As a profile has it: either chunk of a body stage is a body."""
-    return part.value if part.ends else Part.BODY.value
 
 
 @dataclass
@@ -163,8 +164,7 @@ class Stopwatch:
 
         def timed_forward(key: Any, part: Part, x: Any, batch: Any, seed: int) -> Any:
             self.inputs[part] = (x, batch, seed)
-            name = _called(part), "forward"
-            return self.timed(name, lambda: forward(key, part, x, batch, seed))
+            return self.timed((part.value, "forward"), lambda: forward(key, part, x, batch, seed))
 
         def timed_backward(key: Any, dy: Any, scale: float = 1.0, *, split: bool = False) -> Any:
             def name(dx: Any) -> Name:
@@ -185,10 +185,10 @@ class Stopwatch:
         """What the run has not: a redundant forward of each part that a stage has, and a backward
         in halves, on what was forwarded last."""
         for number, stage in stages.items():
-            for part in body_parts(stage.chunks) if number else (Part.EMBED, Part.HEAD):
+            for part in (Part.BODY,) if number else (Part.EMBED, Part.HEAD):
                 run = partial(stage.redundant_forward, part, *self.inputs[part])
                 run()  # between iterations the caches are cold, within one they are not
-                self.timed((_called(part), "shadow"), run)
+                self.timed((part.value, "shadow"), run)
                 if part is not Part.EMBED:  # which is not split
                     self._halves(stage, part)
 
@@ -197,8 +197,8 @@ class Stopwatch:
         y = Stage.forward(stage, key, part, *self.inputs[part])  # which is not on the clock
         dy = None if part is Part.HEAD else torch.ones_like(y)
         by_input = partial(Stage.backward, stage, key, dy, split=True)
-        self.timed((_called(part), "input"), by_input)
-        self.timed((_called(part), "weights"), partial(stage.backward_weights, key))
+        self.timed((part.value, "input"), by_input)
+        self.timed((part.value, "weights"), partial(stage.backward_weights, key))
         stage.discard()
 
 

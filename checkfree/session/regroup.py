@@ -26,6 +26,8 @@ class Layout:
     whole: Callable[[int, str], str]
     double: bool = False
     """It computes in fp64, whatever the modules say."""
+    chunks: Chunks = Chunks.WHOLE
+    """Of each body stage."""
 
     def dtype(self, tensor: Tensor) -> torch.dtype:
         """Of a tensor of its modules, once they compute."""
@@ -86,10 +88,11 @@ def _buffers(
     stage: int, old: Layout, new: Layout, load: Callable[[int], StageState]
 ) -> dict[str, Tensor]:
     wanted = new.buffers(stage)
-    if wanted and len(old.modules) != len(new.modules):
+    if wanted and (len(old.modules), old.chunks) != (len(new.modules), new.chunks):
+        chunks = "" if old.chunks is new.chunks else ", and a schedule with its chunks"
         raise BadInput(
             f"its buffers ({', '.join(wanted)}) are each of a stage, and can't be cut anew: "
-            f"stages={len(old.modules) - 1} as there"
+            f"stages={len(old.modules) - 1}{chunks} as there"
         )
     found = load(stage).buffers if wanted else {}
     return {

@@ -16,11 +16,11 @@ from checkfree.core.links import AUTO, Way
 from checkfree.core.ops import Address, Course, Route, Schedule
 from checkfree.lead.iteration import course_on
 from checkfree.models.chunks import Chunks
+from checkfree.pipeline import chunks_of
 from checkfree.pipeline.flow import IN_ORDER, NEAREST, by_flow, nearest
 from checkfree.pipeline.routes import in_order, revisiting
 from checkfree.recovery.registry import spec_of
 from checkfree.recovery.wrappers import make_strategy
-from checkfree.session.blueprint import chunks_of
 from checkfree.session.sizes import sizes_of
 from checkfree.simulator.fleet import SEARCHED, Fleet, fleet_of
 from checkfree.simulator.iteration import price_iteration
@@ -66,7 +66,7 @@ def network_of(config: Config, seats: Collection[Address], schedule: MakeSchedul
     )
     found = Network(fleet, sizes, pace)
     if config.fleet.placement == SEARCHED and fleet.places > 1:
-        routes = revisiting(in_order(seats, config.microbatches), chunks_of(config))
+        routes = revisiting(in_order(seats, config.microbatches), chunks_of(config.schedule))
         course = Course(routes, schedule(routes))
         taken = {way for route in routes for way in pairwise(route) if way[0] != way[1]}
         both = {*taken, *((other, one) for one, other in taken)}
@@ -79,8 +79,8 @@ def network_of(config: Config, seats: Collection[Address], schedule: MakeSchedul
         return found
     swaps = spec_of(config.recovery).swaps(config.recovery)
     # Where a route begins anew at stage 1, the last stage sends to the next but one.
-    far = swaps or chunks_of(config) is Chunks.LOOP
-    return _wired(found, config, ways_between(seats, 2 if far else 1))
+    far = 1 + bool(swaps) + (chunks_of(config.schedule) is Chunks.LOOP)
+    return _wired(found, config, ways_between(seats, far))
 
 
 def _wired(network: Network, config: Config, ways: Collection[Way]) -> Network:
@@ -122,7 +122,7 @@ class _OnNetwork:
         strategy = make_strategy(self.config.recovery, self.config.checkpoint.every)
 
         def seconds(routes: tuple[Route, ...]) -> float:
-            chunks = chunks_of(self.config)
+            chunks = chunks_of(self.config.schedule)
             return n.seconds(course_on(routes, strategy, self.schedule, alive, chunks))
 
         return by_flow(alive, num_microbatches, traffic, seconds)
@@ -151,7 +151,7 @@ def profile_of(config: Config) -> Profile | None:
         "batch": config.batch,
         "context": model.context,
         "width": model.width,
-        "blocks_per_stage": model.blocks // (config.stages * chunks_of(config).count),
+        "blocks_per_stage": model.blocks // config.stages,
     }
     for key, value in own.items():
         if profile.sizes.get(key, value) != value:

@@ -14,14 +14,22 @@ from checkfree.core.units import render_bytes
 from checkfree.lead.iteration import course_on
 from checkfree.models.chunks import Chunks
 from checkfree.models.families import WRITTEN_HERE
-from checkfree.pipeline import Costs, key, makespan, peak_stash, render, split_backwards, timeline
+from checkfree.pipeline import (
+    Costs,
+    chunks_of,
+    key,
+    makespan,
+    peak_stash,
+    render,
+    split_backwards,
+    timeline,
+)
 from checkfree.pipeline.expected import EXPECTED, bubble
 from checkfree.pipeline.stash import peak_in_memory
 from checkfree.recovery.options import AUTO
 from checkfree.recovery.wrappers import make_strategy
 from checkfree.report.schedule import draw_timeline
 from checkfree.session.auto_schedule import ScheduleOption, chosen_of, schedule_options
-from checkfree.session.blueprint import chunks_of
 from checkfree.session.stash import moving_of
 from checkfree.session.terms import seats, terms_of
 
@@ -108,7 +116,7 @@ def _expected(config: Config, costs: Costs, *, crossing: bool) -> str:
     expected, each = EXPECTED[config.schedule], -(-config.microbatches // config.replicas)
     most = each
     if expected.stash is not None:
-        chunks = chunks_of(config).count
+        chunks = chunks_of(config.schedule).count
         most = min(chunks * each, expected.stash(config.stages + 2) + expected.crossing * crossing)
     return (
         f"by its paper {expected.bubble(config.stages, costs):.1f} = {expected.formula}, in order "

@@ -24,9 +24,10 @@ from checkfree.core.formats import (
 from checkfree.core.links import parse_links
 from checkfree.core.rates import MUON, SGD, momentum_of
 from checkfree.data.tokenizers import tokenizer_of
+from checkfree.pipeline import chunks_of
 from checkfree.recovery.options import AUTO, SHADOW_FORMATS
 from checkfree.recovery.registry import replays, spec_of
-from checkfree.session.blueprint import chunks_of, experts_used, flops, of_family
+from checkfree.session.blueprint import experts_used, flops, of_family
 from checkfree.simulator.sizes import Sizes, published, told_bytes
 from checkfree.stage.optimizer import for_muon
 
@@ -49,7 +50,9 @@ def sizes_of(config: Config) -> Sizes:
     """Those that ``fleet.sizes`` names. Raises BadInput."""
     named = named_sizes(config.fleet)
     if named == PUBLISHED:
-        return replace(published(config.stages, config.wire), visits=chunks_of(config).count)
+        return replace(
+            published(config.stages, config.wire), visits=chunks_of(config.schedule).count
+        )
     if named == OWN:
         return own_sizes(config)
     try:

@@ -8,9 +8,8 @@ from checkfree.core.config import Config
 from checkfree.core.ops import Address, Route, Schedule
 from checkfree.lead import Terms
 from checkfree.messages.control import AVERAGE, RESUME
-from checkfree.pipeline import SCHEDULES, Scheduler, check
+from checkfree.pipeline import SCHEDULES, Scheduler, check, chunks_of
 from checkfree.plugins import chosen
-from checkfree.session.blueprint import chunks_of
 from checkfree.session.routing import Network, router_of
 
 TICKS_PER_ITERATION = 50
@@ -38,7 +37,7 @@ def terms_of(config: Config, tokens: int | None, network: Network | None = None)
         microbatches=config.microbatches,
         schedule=schedule,
         routes=router_of(config, seats(config), schedule, network),
-        chunks=chunks_of(config),
+        chunks=chunks_of(config.schedule),
         clip=config.optimizer.clip,
         clip_over=config.optimizer.clip_over,
         validation_every=config.validation.every,

@@ -20,11 +20,10 @@ from checkfree.core.errors import BadInput
 from checkfree.core.ops import Kind, Op
 from checkfree.core.units import derive
 from checkfree.messages.control import Purpose, Ticket
-from checkfree.pipeline import SCHEDULES, split_backwards
+from checkfree.pipeline import SCHEDULES, chunks_of, split_backwards
 from checkfree.pipeline.routes import in_order, revisiting
 from checkfree.runtime.forking import ask_fork
 from checkfree.runtime.process import settled
-from checkfree.session.blueprint import chunks_of
 from checkfree.session.job import Job
 from checkfree.session.terms import seats
 from checkfree.stage import Part, Stage, body_parts
@@ -79,7 +78,7 @@ class _Trial:
         self._trains = purpose is Purpose.TRAIN
         # One from outside is run when the run begins, and no sooner.
         ours = SCHEDULES.get(job.config.schedule)
-        routes = revisiting(in_order(seats(job.config), 1), chunks_of(job.config))
+        routes = revisiting(in_order(seats(job.config), 1), chunks_of(job.config.schedule))
         self._splits = bool(ours and split_backwards(ours(routes)))
         self.unsplit: set[int] = set()
         """Stages whose backwards are whole, though the schedule would split them."""

@@ -113,8 +113,8 @@ def _to_stage(routes: tuple[Route, ...], stage: int) -> Mapping[Way, tuple[int, 
     back: Counter[Way] = Counter()
     for route in routes:
         for hop, seat in enumerate(route):
-            if seat.stage == stage and hop > 0:
+            if seat.stage == stage and hop > 0 and route[hop - 1] != seat:
                 there[route[hop - 1], seat] += 1
-            if seat.stage == stage and hop + 1 < len(route):
+            if seat.stage == stage and hop + 1 < len(route) and route[hop + 1] != seat:
                 back[route[hop + 1], seat] += 1
     return {way: (there[way], back[way]) for way in (*there, *back)}

@@ -264,7 +264,7 @@ def _measured(profile: Profile, sizes: Sizes) -> ComputePace:
     )
     mean = sum(sizes.bodies) / len(sizes.bodies)
     shares = [1.0 if flops == mean else flops / mean for flops in sizes.bodies]
-    bodies = tuple(body.scaled(share) for share in shares)
+    bodies = tuple(body.scaled(share / sizes.visits) for share in shares)
     steps = (profile.step_edge, *[profile.step_body] * len(bodies))
     overhead = profile.iteration_overhead
     return ComputePace(embed, bodies, head, steps, overhead, visits=sizes.visits)

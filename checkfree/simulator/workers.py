@@ -119,6 +119,8 @@ class SimulatedWorkers:
         for microbatch, route in enumerate(begin.routes):
             for hop in range(1, len(route)):
                 crossing, one, other = (iteration, microbatch, hop), route[hop - 1], route[hop]
+                if one == other:
+                    continue
                 count = self.sizes.activation_on(one, other)
                 told = count if most is None else min(count, most)
                 self.rings[one].sent.add(crossing, other.stage, told, count)

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from checkfree.core.errors import BadInput
+from checkfree.models.two_chunks import TwoChunks
 
 LISTS = ("blocks", "layers")
 """Where a body stage may keep its blocks, in an nn.ModuleList."""
@@ -32,7 +33,9 @@ MOST_GRAPHS = 1024
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """A body's blocks, or the module itself where it lists none."""
+    """A body's blocks, or the module itself where it lists none; of both chunks, if it has two."""
+    if isinstance(module, TwoChunks):
+        return [*blocks_of(module.first), *blocks_of(module.second)]
     for name in LISTS:
         found = getattr(module, name, None)
         if isinstance(found, nn.ModuleList) and len(found):

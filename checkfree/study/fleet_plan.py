@@ -25,6 +25,7 @@ from checkfree.core.ops import Address
 from checkfree.core.units import render_bytes
 from checkfree.failures import poisson_rate_per_hour, target_stages
 from checkfree.plugins import packages
+from checkfree.session.auto_schedule import with_schedule
 from checkfree.session.memory import seat_bytes
 from checkfree.session.rehearsal import rehearse, setting
 from checkfree.session.sizes import log_bytes, own_sizes, recovery_of
@@ -303,7 +304,9 @@ class FleetSearch:
         if label not in self._configs:
             given = {"strategies": [label], "rates": [] if label == UNDISTURBED else [self._rate]}
             cells = plan(self._tree, make_options({}, given), Path("planned"), self._allow)
-            self._configs |= {cell.label: cell.config for cell in cells if cell.label == label}
+            self._configs |= {
+                cell.label: with_schedule(cell.config) for cell in cells if cell.label == label
+            }
         return self._configs[label]
 
     def _needed(self, label: str, config: Config) -> PlanChoice:

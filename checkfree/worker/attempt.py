@@ -84,9 +84,11 @@ class Attempt:
         """One of the plan's ops, or its end, needs it."""
         match message:
             case Activation():
-                return Op(Kind.FORWARD, message.microbatch, message.hop) in self.own
+                op = Op(Kind.FORWARD, message.microbatch, message.hop)
+                return op in self.own and self._sender(op) != self.address
             case Gradient():
-                return Op(Kind.BACKWARD, message.microbatch, message.hop) in self.own
+                op = Op(Kind.BACKWARD, message.microbatch, message.hop)
+                return op in self.own and self._sender(op) != self.address
             case Share():
                 return message.sender in self.twins
             case KeepGradient():
@@ -129,9 +131,9 @@ class Attempt:
     def _sender(self, op: Op) -> Address | None:
         match op.kind:
             case Kind.FORWARD:
-                return self.route(op)[op.hop - 1]
+                return self.route(op)[op.hop - 1] if op.hop else None
             case Kind.BACKWARD:
-                return self.route(op)[op.hop + 1]
+                return next(iter(self.route(op)[op.hop + 1 : op.hop + 2]), None)
             case _:
                 others = (twin for twin in self.twins if twin != self.address)
                 return next((twin for twin in others if twin not in self.shares), None)

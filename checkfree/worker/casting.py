@@ -18,6 +18,7 @@ from checkfree.core.ops import Op
 from checkfree.messages.control import Ticket
 from checkfree.messages.quantize import CODES, SCALES, VALUES, pack, unpack
 from checkfree.messages.tensors import Activation, Gradient
+from checkfree.stage import Part
 from checkfree.worker.feedback import Feedback
 
 
@@ -41,17 +42,18 @@ class Casting:
         return Activation(ticket, op.microbatch, op.hop, values, scales)
 
     def gradient(
-        self, ticket: Ticket, op: Op, tensor: Tensor, link: Way, owed: Feedback
+        self, ticket: Ticket, op: Op, tensor: Tensor, link: Way, owed: Feedback, part: Part
     ) -> Gradient:
-        """``tensor`` as the input of ``op``, over ``link``. ``owed``: of this attempt."""
+        """``tensor`` as the input of ``op``, over ``link``. ``owed``: of this attempt; ``part`` of
+        the sender's stage made it."""
         how, (_, to) = self.links.get(link, self.gradients), link
         if not self.feedback or how == FP32:
             values, scales = _written(tensor, how)
             return Gradient(ticket, op.microbatch, op.hop, values, scales)
-        due = owed.due(to, tensor)
+        due = owed.due(to, part, tensor)
         values, scales = _written(due, how)
         message = Gradient(ticket, op.microbatch, op.hop, values, scales)
-        owed.sent(to, due, self.read(message, due.dtype))
+        owed.sent(to, part, due, self.read(message, due.dtype))
         return message
 
     def read(self, message: Activation | Gradient, dtype: torch.dtype) -> Tensor:

@@ -112,7 +112,8 @@ class Compute:
         came = attempt.activations.pop(key, None)
         before = attempt.route(op)[op.hop - 1]
         y = self._through(attempt, op, self._read(came, self.stage, before))
-        if attempt.training and came is not None and attempt.crossed.holds:
+        others = before != attempt.address
+        if attempt.training and came is not None and others and attempt.crossed.holds:
             file_input(attempt.crossed, attempt.route(op), op, came)
         if part is Part.HEAD:
             attempt.losses[op.microbatch] = y
@@ -164,7 +165,8 @@ class Compute:
             attempt.file(Gradient(attempt.ticket, *following[1:], dx))
             return []
         link = attempt.address, to
-        message = casting.gradient(attempt.ticket, following, dx, link, attempt.feedback)
+        owed, part = attempt.feedback, attempt.part(op)
+        message = casting.gradient(attempt.ticket, following, dx, link, owed, part)
         return [_logged(attempt, to, message)]
 
     def _redundant(self, attempt: Attempt, op: Op) -> list[Outgoing]:

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from checkfree.core.ops import Address
+from checkfree.stage import Part
 
-LinkKey = tuple[Address, torch.Size]
-"""Whom it was for, and its shape: only what has the same one can make up for it."""
+LinkKey = tuple[Address, Part, torch.Size]
+"""Whom it was for, by which share of its stage the sender made it, and its shape: only what is
+alike in these can make up for it."""
 
 
 @dataclass
@@ -29,13 +31,13 @@ class Feedback:
 
     _owed: dict[LinkKey, Tensor] = field(default_factory=dict)
 
-    def due(self, to: Address, gradient: Tensor) -> Tensor:
+    def due(self, to: Address, part: Part, gradient: Tensor) -> Tensor:
         """What is to be sent instead of ``gradient``; in 32 bits at least."""
         wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-        owed = self._owed.get((to, gradient.shape))
+        owed = self._owed.get((to, part, gradient.shape))
         return wide if owed is None else wide + owed
 
-    def sent(self, to: Address, due: Tensor, as_read: Tensor) -> None:
+    def sent(self, to: Address, part: Part, due: Tensor, as_read: Tensor) -> None:
         """``due`` has left, and whoever gets it reads ``as_read``. What is not finite stays so in
         that one message: nothing is owed of it."""
-        self._owed[to, due.shape] = (due - as_read).nan_to_num_(0.0, 0.0, 0.0)
+        self._owed[to, part, due.shape] = (due - as_read).nan_to_num_(0.0, 0.0, 0.0)

@@ -14,7 +14,7 @@ from checkfree.config.load import build, merge
 from checkfree.core.config import Config
 from checkfree.core.units import derive
 from checkfree.models.families import family
-from checkfree.session.blueprint import chunks_of
+from checkfree.pipeline import chunks_of
 
 VOCABULARY = 23
 
@@ -41,7 +41,7 @@ def small(out: Path, *changes: Mapping[str, Any]) -> Config:
 def modules(config: Config) -> list[nn.Module]:
     """Stages 0 … n with the weights that a run of ``config`` starts from (semantics 18); of body
     stages of two chunks these, in the order of the model."""
-    count = chunks_of(config).count * config.stages
+    count = chunks_of(config.schedule).count * config.stages
     return [_module(config, stage, count) for stage in range(count + 1)]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from checkfree.core.ops import Address, Recipe, Refusal, Route, View
-from checkfree.pipeline.routes import beside_on_routes, in_order
+from checkfree.pipeline.routes import beside_on_routes, in_order, revisiting
 from checkfree.recovery.options import FitOptions
 
 MICROBATCHES = 64
@@ -47,9 +47,9 @@ def witnesses(stage: int, view: View, routes: Swap) -> tuple[Address, ...] | Ref
     """The living seats that may hold inputs and outputs of a body stage, or why none do: it takes
     one before it and one after it."""
     plain = in_order([Address(s) for s in range(view.num_stages)], MICROBATCHES)
-    before, after = beside_on_routes(stage, routes(plain))
+    before, after = beside_on_routes(stage, revisiting(routes(plain), view.chunks))
     if not before:
-        return Refusal("stage 0 has no inputs and outputs that others hold")
+        return Refusal(f"stage {stage} has no inputs and outputs that others hold")
     alive = sorted(view.alive)
     one, other = ([a for a in alive if a.stage in side] for side in (before, after))
     if not one or not other:

@@ -23,6 +23,7 @@ from checkfree.core.errors import BadInput
 from checkfree.core.units import render_bytes
 from checkfree.runtime.swarm.processes.sockets import clear_sockets, make_sockets
 from checkfree.runtime.swarm.processes.workdir import SOCKETS, Workdir
+from checkfree.session.auto_schedule import with_schedule
 from checkfree.session.job import of_config
 from checkfree.session.log_disk import check_log_disk, log_folder
 from checkfree.session.memory import FIRST_BYTES, available, seat_bytes
@@ -67,9 +68,9 @@ def of_run(config: Config, here: int | None = None) -> Iterator[Check]:
     """What a configuration needs, with ``here`` of its seats on this machine (None: all)."""
     count = len(seats(config)) if here is None else here
     yield "data", lambda: _data(config)
-    yield "memory", lambda: _memory(config, count)
+    yield "memory", lambda: _memory(with_schedule(config), count)
     yield "run folder", lambda: _run_folder(config)
-    yield "disk", lambda: _disk(config)
+    yield "disk", lambda: _disk(with_schedule(config))
     if log_folder(config.recovery) is not None:
         yield "log", lambda: check_log_disk(config, count)
 
