@@ -167,11 +167,26 @@ def test_levers_are_worth_what_was_committed(
     experiments: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two of them, of which the search for machines is none: it takes seconds."""
-    ((script, results),) = SCRIPTS["faster"]
+    (script, results), _ = SCRIPTS["faster"]
     two = ["as it is", "split backward, zb_h1"]
     run_script(Path(script), ["few", "--only", ";".join(two)], monkeypatch)
     told = json.loads((Path(results) / "levers.json").read_text())
     assert json.loads(Path("few/levers.json").read_text()) == {lever: told[lever] for lever in two}
+
+
+def test_what_a_swarm_gained_is_what_is_simulated_now(
+    experiments: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the profile that is committed; of the fleet that has ways to choose."""
+    _, (script, results) = SCRIPTS["faster"]
+    was = json.loads((Path(results) / "swarm.json").read_text())
+    run_script(Path(script), [results, "--simulate", "--only", "wide"], monkeypatch)
+    assert json.loads((Path(results) / "swarm.json").read_text()) == was
+    for fleet in was.values():
+        before = fleet["levers"]["as it is"]
+        for lever in fleet["levers"].values():
+            real, said = (lever[who] / before[who] for who in ("swarm", "simulated"))
+            assert abs(real / said - 1) < 0.15
 
 
 def test_wire_formats_in_few_iterations(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
