@@ -11,6 +11,7 @@ from typing import Any
 from checkfree.core.config import Config, FailuresConfig
 from checkfree.core.errors import BadInput
 from checkfree.failures import CLOCK, is_trace_file
+from checkfree.recovery.options import AUTO
 from checkfree.session.assemble import make_worker_context
 from checkfree.session.due import DueFailures
 from checkfree.session.job import Job, of_config
@@ -39,6 +40,11 @@ def check_buildable(cells: Sequence[Cell], at_once: int) -> Job:
     """The first of these cells as a job, whose data are those of all, after all has been built once
     that a run is built of, and there is memory for each, and for so many of the first ``at_once``.
     Opens the data, and so fills their cache. Raises BadInput."""
+    if any(cell.config.schedule == AUTO for cell in cells):
+        raise BadInput(
+            "schedule=auto may take another one for each strategy, and runs that are compared have "
+            "the same: name the one that checkfree schedule shows for it"
+        )
     check_fits(cells[0].config, min(at_once, len(cells)))
     for cell in _columns(cells):
         with _named(cell):

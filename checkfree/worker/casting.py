@@ -42,7 +42,13 @@ class Casting:
         return Activation(ticket, op.microbatch, op.hop, values, scales)
 
     def gradient(
-        self, ticket: Ticket, op: Op, tensor: Tensor, link: Way, owed: Feedback, part: Part
+        self,
+        ticket: Ticket,
+        op: Op,
+        tensor: Tensor,
+        link: Way,
+        owed: Feedback,
+        part: Part = Part.BODY,
     ) -> Gradient:
         """``tensor`` as the input of ``op``, over ``link``. ``owed``: of this attempt; ``part`` of
         the sender's stage made it."""

@@ -71,7 +71,7 @@ def test_stages_of_any_precision_get_their_own(tmp_path: Path) -> None:
     for how in ("fp32", "bf16"):
         config = small(tmp_path / how, {"wire": {"activations": how, "gradients": how}})
         stages = [module.bfloat16() for module in modules(config)]
-        assert of_modules(stages, 0).stages == config.stages + 1
+        assert of_modules(stages, config).stages == config.stages + 1
         losses.append(checkfree.train(config, stages=stages, batches=counting(config)).losses)
     assert losses[0] == losses[1]
     assert all(torch.tensor(losses[0]).isfinite())

@@ -1,10 +1,12 @@
 """``schedule=auto``: the fastest on a fleet that the memory allows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import checkfree
+from checkfree.cli import main
 from checkfree.config.load import load, load_saved
 from checkfree.core.config import Config
 from checkfree.core.records import of_kind
@@ -61,7 +63,7 @@ def test_memory_bounds_it() -> None:
 
 def test_what_can_not_be_cut_in_two_is_left_out() -> None:
     options = {o.name: o for o in schedule_options(demo(*BUSY, "stages=12"))}
-    assert "does not cut model.blocks 12" in options["zbv"].refused
+    assert "model.blocks=12 can't be cut into" in options["zbv"].refused
     assert not options["zb_h1"].refused
     kept = {o.name: o for o in schedule_options(demo(*BUSY, "recovery=redundant"))}
     assert "take another schedule" in kept["v_min"].refused
@@ -79,7 +81,31 @@ def test_a_run_has_the_one_that_was_taken(tmp_path: Path) -> None:
 
 
 def test_own_modules_are_not_measured(tmp_path: Path) -> None:
-    config = small(tmp_path / "run", {"schedule": "auto"})
+    config = small(tmp_path / "run")
     own, feed = modules(config), counting(config)
+    auto = replace(config, schedule="auto")
     with pytest.raises(checkfree.BadInput, match="your own modules are not measured: name one of"):
-        checkfree.train(config, stages=own, batches=feed)
+        checkfree.train(auto, stages=own, batches=feed)
+
+
+def test_plan_and_doctor_decide_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = f"out={tmp_path / 'run'}"
+    assert main(["doctor", "demo", "schedule=auto", "stages=2", "model.blocks=4", out]) in (0, 2)
+    assert "schedule=auto" not in capsys.readouterr().out
+
+
+def test_a_stash_that_may_be_computed_again_counts_so() -> None:
+    words = (*BUSY, "fleet.sizes=own", "microbatches=32", "batch=16")
+    kept = {option.name: option.bytes for option in schedule_options(demo(*words))}
+    free = {o.name: o.bytes for o in schedule_options(demo(*words, "stash=auto"))}
+    assert all(free[name] <= kept[name] for name in kept) and free["gpipe"] < kept["gpipe"]
+
+
+def test_memory_of_another_model_is_not_compared(tmp_path: Path) -> None:
+    with pytest.raises(checkfree.BadInput, match=r"fleet\.sizes=own, or leave fleet\.memory out"):
+        with_schedule(demo("fleet.name=paper", "fleet.memory=1000"))
+
+
+def test_runs_that_are_compared_have_one_schedule(tmp_path: Path) -> None:
+    with pytest.raises(checkfree.BadInput, match="runs that are compared have the same"):
+        checkfree.compare(demo(), out=tmp_path / "study")
