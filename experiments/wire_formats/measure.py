@@ -32,6 +32,7 @@ from checkfree.core.units import derive
 from checkfree.data import open_data
 from checkfree.messages.quantize import pack, unpack
 from checkfree.models.families import family
+from checkfree.stage import Part
 from checkfree.worker.feedback import Feedback
 
 WARMUP, LEAST, VALIDATED = 20, 0.05, 64
@@ -81,9 +82,9 @@ class Boundaries:
             return x
         if what not in self.way.owed:
             return unpack(pack(x, how), how, x.dtype)
-        due = self.owed[what].due(Address(place), x)
+        due = self.owed[what].due(Address(place), Part.BODY, x)
         read = unpack(pack(due, how), how, x.dtype)
-        self.owed[what].sent(Address(place), due, read)
+        self.owed[what].sent(Address(place), Part.BODY, due, read)
         return read
 
 
