@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import floor
 
 _PERIOD = 6  # slots of a microbatch at a body seat: F, B and W of both chunks
 
@@ -29,6 +30,20 @@ class Pattern:
     group: int
     period: float
     most: int
+
+    @property
+    def held(self) -> int:
+        """Chunks that a body seat of a V holds at most, once all of its slots are taken."""
+        hops = len(self.forwards) - 2
+        return max(
+            sum(
+                floor((now - self.forwards[hop]) / self.period)
+                - floor((now - self.backwards[hop]) / self.period)
+                for hop in (seat, hops + 1 - seat)
+            )
+            for seat in range(1, hops // 2 + 1)
+            for now in (self.forwards[seat], self.forwards[hops + 1 - seat])
+        )
 
     def place(self, microbatch: int, hop: int, *, forward: bool) -> float:
         """Of the op of a microbatch, the how manieth on its seats, at a hop."""
@@ -115,9 +130,13 @@ class VSchedule:
         return (stages + self.more) // self.share + 1
 
     def pattern(self, stages: int, lag: int) -> Pattern:
-        """For so many body stages, and slots of a loss."""
-        most = 2 * self.most(stages)
-        return v_pattern(self.delays, stages, most, lag if self.lags else 0)
+        """For so many body stages, and slots of a loss: as many as leave it within its bound."""
+        most, lag = 2 * self.most(stages), lag if self.lags else 0
+        found = v_pattern(self.delays, stages, most, lag)
+        while found.held > most and lag:
+            lag -= 1
+            found = v_pattern(self.delays, stages, most, lag)
+        return found
 
 
 V_SCHEDULES: Mapping[str, VSchedule] = {
