@@ -34,7 +34,7 @@ def on_disk(folder: Path) -> partial[DiskLog]:
     return partial(DiskLog, folder, lambda told: None)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [*[1] * SOAK, 2])
 def test_a_run_is_the_same_with_its_logs_on_a_disk(replicas: int, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     replays = 0
@@ -61,7 +61,7 @@ class Watched(Losing):
         super()._after(to, message)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, *[2] * SOAK])
 def test_a_disk_that_fails_changes_no_bit(
     replicas: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from tests.chaos import SOAK
 from tests.chaos.chaos import SCHEDULES, Chaos, Plan, measured, replay
 from tests.tiny import Run, make, same_states
 
-CHUNK, CHUNKS = 25, 40 if SOAK else 2
+CHUNK, CHUNKS = 25, 40 if SOAK else 1
 
 SHAPES: tuple[dict[str, Any], ...] = (
     {"recovery": "auto", "stages": 4, "replicas": 1},

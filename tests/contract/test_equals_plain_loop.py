@@ -22,6 +22,7 @@ import checkfree
 from checkfree.core.config import Config, OptimizerConfig
 from checkfree.data import open_data
 from checkfree.session.blueprint import paired
+from tests.chaos import SOAK
 from tests.contract.small import counting, modules, small, text
 
 Batches = Callable[[int, int], Tensor]
@@ -274,7 +275,7 @@ def test_the_modules_passed_in_stay_as_they_are(tmp_path: Path) -> None:
     assert all(param.dtype is torch.float32 for stage in start for param in stage.parameters())
 
 
-@pytest.mark.parametrize("wire", ["fp32", "bf16", "fp16", "int8"])
+@pytest.mark.parametrize("wire", ["fp32", "int8", *["bf16", "fp16"] * SOAK])
 def test_on_any_wire_all_schedules_have_the_same_bits(wire: str, tmp_path: Path) -> None:
     """In order and without replicas, all add up gradients by microbatch. What a seat passes from
     one of its chunks to the other is not sent, so V schedules have bits of their own."""

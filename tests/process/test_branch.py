@@ -20,6 +20,7 @@ from checkfree.report.branches import Branch, Branching
 from checkfree.runtime.recorder import Listener
 from checkfree.study.branch import branch_as
 from checkfree.study.branching.request import BranchRequest
+from tests.chaos import SOAK
 from tests.process.command import losses, prepare
 
 AT = 20
@@ -264,6 +265,7 @@ def test_a_stopped_command_goes_on(grown: Branching) -> None:
         assert Path("stopped", name).read_bytes() == Path("grown", name).read_bytes()
 
 
+@pytest.mark.skipif(not SOAK, reason="10 seconds: CHECKFREE_SOAK=1")
 def test_branches_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     """Those too that share what one of them trains first."""
     words = ["branch", "run", "--at", str(AT), "--stages", "1,3", "--gaps", "0,4", "--quiet"]

@@ -86,6 +86,7 @@ def test_nodes_have_their_first_states_from_the_lead(fleet: Fleet) -> None:
     run(fleet.folder, "verify", "run", "--quiet")
 
 
+@pytest.mark.skipif(not SOAK, reason="20 seconds: CHECKFREE_SOAK=1")
 def test_all_are_lost_before_the_first_snapshot(fleet: Fleet) -> None:
     """Then the state to begin with is all that is left."""
     words = (*CHILD, "resume.every=1000", "iterations=100000", "validation.every=0")

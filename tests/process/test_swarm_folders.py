@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("hivemind", reason="hivemind is not installed")
 
+from tests.chaos import SOAK
 from tests.peers import id_of
 from tests.process.command import DEADLINE, checkfree_command, environment
 from tests.process.small_disk import NoMount, small_disk
@@ -64,12 +65,12 @@ def alike(tmpdir: Path, cwd: Path) -> str:
     return why
 
 
-@pytest.mark.parametrize("length", [51, 121])
+@pytest.mark.parametrize("length", [*[51] * SOAK, 121])
 def test_a_long_name_does_not_matter(short: Path, length: int) -> None:
     assert alike(of_length(short, length), short) == ""
 
 
-@pytest.mark.parametrize("kind", ["missing", "not writable"])
+@pytest.mark.parametrize("kind", [*["missing"] * SOAK, "not writable"])
 def test_one_that_is_no_good_does_not_matter(short: Path, kind: str) -> None:
     """Then Python takes another, as it does for everybody."""
     paths = {"missing": short / "none", "not writable": Path("/proc")}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from checkfree.core.records import of_kind, read
+from tests.chaos import SOAK
 from tests.process.command import end_of, numbers, run
 from tests.process.test_swarm_stop import Fleet, ended
 
@@ -73,6 +74,7 @@ def fleet(folder: Path) -> Iterator[Fleet]:
         made.end()
 
 
+@pytest.mark.skipif(not SOAK, reason="13 seconds: CHECKFREE_SOAK=1")
 def test_a_rule_of_ones_own_repairs_what_was_killed(fleet: Fleet) -> None:
     losses = {"failures": [{"iteration": 3, "stage": 1}, {"iteration": 7, "stage": 1}]}
     (fleet.folder / "losses.json").write_text(json.dumps(losses))

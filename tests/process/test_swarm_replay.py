@@ -38,7 +38,7 @@ def rules(folder: Path) -> list[str]:
     return [how["rule"] for made in recoveries for how in made["rebuilds"].values()]
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", "zbv"])
+@pytest.mark.parametrize("schedule", [*["1f1b"] * SOAK, "zbv"])
 def test_the_numbers_of_a_run_that_lost_nothing(
     swarm: Path, schedule: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

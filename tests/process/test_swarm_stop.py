@@ -211,7 +211,7 @@ def test_a_fleet_that_is_stopped_and_reclaimed_goes_on(
     assert "equal bit for bit" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("way", ["up", "up --nodes=2"])
+@pytest.mark.parametrize("way", ["up", *["up --nodes=2"] * SOAK])
 def test_a_last_step_that_goes_too_far(folder: Path, way: str) -> None:
     """No validation is asked for, and what is stored has a loss all the same, or is not stored."""
     for rate, code in (("1e30", 1), ("1e-3", 0)):
