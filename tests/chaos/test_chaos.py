@@ -12,7 +12,7 @@ from tests.chaos import SOAK
 from tests.chaos.chaos import SHAPES, Chaos, Plan, measured, replay
 from tests.tiny import same_states
 
-CHUNK, CHUNKS = 50, 20 if SOAK else 4
+CHUNK, CHUNKS = 50, 20 if SOAK else 3
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

@@ -22,6 +22,7 @@ from checkfree.core.records import of_kind, read
 from checkfree.runtime.swarm.processes.control import ask
 from checkfree.runtime.swarm.processes.sockets import _short
 from checkfree.runtime.swarm.processes.workdir import SOCKETS, Workdir
+from tests.chaos import SOAK
 from tests.process.command import (
     checkfree_command,
     end_of,
@@ -246,6 +247,7 @@ def test_a_killed_launcher_takes_all_with_it(
     replays(swarm, capsys)
 
 
+@pytest.mark.skipif(not SOAK, reason="20 seconds: CHECKFREE_SOAK=1")
 def test_nodes_of_one_machine(swarm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Seats change hands on request, a node is drained, and the last of them is killed."""
 
