@@ -49,7 +49,6 @@ def swarm(net: FarHosts, name: str, iterations: int, microbatches: int) -> float
     spaces = [net.space(0), *(net.space(host) for host in range(HOSTS))]
     with fleet(HOSTS, *words, spaces=spaces) as made:
         made.start(made.nodes[0], "--seats=2")
-        time.sleep(1)  # so that it has the first seat
         for node in made.nodes[1:]:
             made.start(node, "--seats=1")
         made.wait_for_first()
